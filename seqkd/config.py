@@ -1,0 +1,396 @@
+"""The pipeline file and the stage files, as pydantic models; the only readers of TOML.
+
+A pipeline file describes a whole experiment; `seqkd plan` resolves it into one stage file per stage. All problems of
+a file are reported at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from seqkd.errors import ConfigError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=64)]
+Precision = Literal["float32", "bf16", "fp16"]
+SearchPrecision = Literal["auto", "float32", "bf16x3", "bf16", "fp16"]
+Beams = Annotated[tuple[Annotated[int, Field(ge=1, le=64)], ...], Field(min_length=1)]
+
+
+class Strict(BaseModel):
+    """Unknown keys are errors; values do not change once read."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+# --- prepare ----------------------------------------------------------------------------------------------------
+
+
+class BitextConfig(Strict):
+    """One side-by-side text: two line-aligned files, or one TSV with source and target columns."""
+
+    source: Path
+    target: Path | None = Field(None, description="omitted: `source` is a TSV file with two columns")
+    accepted: Path | None = Field(
+        None, description="JSON lines: for each row the list of all its valid translations (toy corpora)"
+    )
+
+
+class VocabularyConfig(Strict):
+    """SentencePiece settings."""
+
+    size: int = Field(8000, ge=16, le=256_000)
+    type: Literal["unigram", "bpe"] = "unigram"
+    joint: bool = True
+    byte_fallback: bool = True
+    character_coverage: float = Field(1.0, gt=0.9, le=1.0)
+    symbols: tuple[str, ...] = Field((), description="pieces that are never split, e.g. language tags")
+
+
+class CleaningConfig(Strict):
+    """What leaves the training text, and why. Lengths are whitespace-separated words."""
+
+    max_length: int = Field(250, ge=1)
+    max_ratio: float = Field(9.0, ge=1.0, description="longer side's words over the shorter side's")
+    drop_identical: bool = True
+    drop_duplicates: bool = True
+
+
+class PrepareConfig(Strict):
+    """Text files to gold corpora (train, valid, test) and a vocabulary."""
+
+    train: BitextConfig
+    valid: BitextConfig
+    test: BitextConfig
+    vocabulary: VocabularyConfig = VocabularyConfig()
+    cleaning: CleaningConfig = CleaningConfig()
+    shard_rows: int = Field(10_000, ge=1)
+    seed: int = 1
+
+
+# --- train ------------------------------------------------------------------------------------------------------
+
+
+class TransformerConfig(Strict):
+    """An encoder-decoder Transformer (Vaswani et al. 2017)."""
+
+    arch: Literal["transformer"] = "transformer"
+    dim: int = Field(256, ge=8)
+    heads: int = Field(4, ge=1)
+    ffn_dim: int = Field(1024, ge=8)
+    encoder_layers: int = Field(3, ge=1)
+    decoder_layers: int = Field(3, ge=1)
+    dropout: float = Field(0.1, ge=0.0, lt=1.0)
+    norm: Literal["pre", "post"] = "pre"
+    positions: Literal["sinusoidal", "learned"] = "sinusoidal"
+    activation: Literal["relu", "gelu", "swiglu"] = "relu"
+    embeddings: Literal["shared", "decoder", "separate"] = Field(
+        "shared", description="shared: source = target = output; decoder: target = output; separate: three tables"
+    )
+    max_positions: int = Field(512, ge=4, description="longest source or target in tokens, end of sentence counted")
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> TransformerConfig:
+        if self.dim % self.heads:
+            raise ValueError(f"dim {self.dim} is not a multiple of heads {self.heads}")
+        return self
+
+
+ModelConfig = TransformerConfig  # a union discriminated by `arch` once there are more
+
+
+class NllConfig(Strict):
+    """Negative log-likelihood with label smoothing."""
+
+    type: Literal["nll"] = "nll"
+    label_smoothing: float = Field(0.1, ge=0.0, lt=1.0)
+
+
+ObjectiveConfig = NllConfig  # a union discriminated by `type` once there are more
+
+
+class TrainingConfig(Strict):
+    """The loop. Batches are counted in target tokens, end of sentence included."""
+
+    max_updates: int = Field(..., ge=1)
+    batch_tokens: int = Field(4096, ge=16)
+    accumulate: int = Field(1, ge=1)
+    optimizer: Literal["adam", "adamw"] = "adam"
+    learning_rate: float = Field(5e-4, gt=0.0)
+    betas: tuple[float, float] = (0.9, 0.98)
+    weight_decay: float = Field(0.0, ge=0.0)
+    schedule: Literal["inverse_sqrt", "cosine"] = "inverse_sqrt"
+    warmup_updates: int = Field(4000, ge=1)
+    clip_norm: float = Field(1.0, ge=0.0, description="0: no clipping")
+    precision: Literal["auto"] | Precision = Field(
+        "auto", description="auto: bf16 where the device has matrix units for it"
+    )
+    validate_every: int = Field(500, ge=1, description="updates between validations; each also saves a checkpoint")
+    valid_bleu: bool = Field(True, description="greedy BLEU on the validation corpus beside its NLL")
+    best_by: Literal["nll", "bleu"] = "nll"
+    patience: int = Field(0, ge=0, description="validations without improvement before stopping; 0: never")
+    average: int = Field(1, ge=1, description="how many of the latest checkpoints up to the best are averaged")
+    window: int = Field(100_000, ge=1, description="rows shuffled and sorted together")
+    seed: int = 1
+
+
+class TrainConfig(Strict):
+    """A corpus and an architecture to a model."""
+
+    role: Literal["teacher", "student"] = "student"
+    prepared: Path = Field(..., description="output of `prepare`: vocabulary and validation corpus")
+    corpus: Path = Field(..., description="training corpus: gold or distilled")
+    model: ModelConfig = TransformerConfig()
+    objective: ObjectiveConfig = NllConfig()
+    training: TrainingConfig
+    init_from: Path | None = Field(None, description="a model folder whose weights training starts from")
+
+
+# --- distill, select, evaluate, report ----------------------------------------------------------------------------
+
+
+class SearchConfig(Strict):
+    """Beam search, with fairseq's conventions."""
+
+    beam: int = Field(5, ge=1, le=64)
+    nbest: int = Field(1, ge=1, le=64)
+    length_penalty: float = Field(1.0, ge=-10.0, le=10.0)
+    normalization: Literal["power", "gnmt"] = "power"
+    stopping: Literal["first", "exact"] = Field("first", description="first: at `beam` finished hypotheses")
+    max_length_ratio: float = Field(2.0, ge=0.0, description="longest output = ratio * source tokens + extra")
+    max_length_extra: int = Field(10, ge=1)
+    min_length: int = Field(1, ge=0, description="shortest output, end of sentence not counted")
+
+    @model_validator(mode="after")
+    def _nbest_fits(self) -> SearchConfig:
+        if self.nbest > self.beam:
+            raise ValueError(f"nbest {self.nbest} is larger than beam {self.beam}")
+        return self
+
+
+class DistillConfig(Strict):
+    """Teachers and a corpus to k-best lists. Several teachers decode as an ensemble."""
+
+    models: tuple[Path, ...] = Field(..., min_length=1)
+    corpus: Path
+    search: SearchConfig = SearchConfig(beam=5, nbest=5)
+    batch_tokens: int = Field(4000, ge=1, description="source tokens, padding counted, that are decoded together")
+    precision: SearchPrecision = "auto"
+    workers: int = Field(0, ge=0, description="processes on CPU; 0: one for each core")
+
+
+class SelectConfig(Strict):
+    """K-best lists to a distilled corpus."""
+
+    kbest: Path
+    gold: Path = Field(..., description="the corpus that was decoded: sources and references")
+    prepared: Path = Field(
+        ..., description="output of `prepare`: the vocabulary that re-encodes nothing but is recorded"
+    )
+    rule: Literal["seqkd", "seqinter"]
+
+
+class EvaluateConfig(Strict):
+    """A model on the test corpus."""
+
+    name: Name
+    model: Path
+    role: Literal["teacher", "student"]
+    corpus: Path = Field(..., description="test corpus")
+    trained_on: str = Field("gold", description="name of the training corpus, for the report")
+    beams: Beams = (1, 5)
+    search: SearchConfig = SearchConfig()
+    batch_tokens: int = Field(4000, ge=1)
+    precision: SearchPrecision = "auto"
+
+
+class NamedPath(Strict):
+    """A thing in the report and where it lies."""
+
+    name: Name
+    path: Path
+
+
+class ReportConfig(Strict):
+    """Everything a pipeline made, to one page."""
+
+    pipeline: str
+    title: str = ""
+    prepared: Path
+    corpora: tuple[NamedPath, ...] = Field((), description="distilled corpora")
+    distill: tuple[NamedPath, ...] = Field((), description="k-best lists")
+    models: tuple[NamedPath, ...] = Field((), description="model folders, for training curves")
+    evaluations: tuple[NamedPath, ...] = Field((), description="output folders of `evaluate`, same names as models")
+    edges: tuple[tuple[str, str], ...] = Field((), description="the pipeline's graph, for its drawing")
+    samples: int = Field(8, ge=0)
+
+
+# --- the pipeline file --------------------------------------------------------------------------------------------
+
+
+class FetchConfig(Strict):
+    """A Python script that writes the raw text: run as `python SCRIPT --out DIR ARGS...` before `prepare`."""
+
+    script: Path = Field(..., description="relative to the repository root")
+    args: tuple[str, ...] = ()
+
+
+class DataConfig(Strict):
+    """Where the text is; relative paths are looked up in the fetch step's output, or the working folder without one."""
+
+    fetch: FetchConfig | None = None
+    train: BitextConfig
+    valid: BitextConfig
+    test: BitextConfig
+
+
+class PreparePart(Strict):
+    """`prepare` as a pipeline file gives it."""
+
+    vocabulary: VocabularyConfig = VocabularyConfig()
+    cleaning: CleaningConfig = CleaningConfig()
+    shard_rows: int = Field(10_000, ge=1)
+
+
+class ModelPart(Strict):
+    """A model to train; in `[student]` it holds what all students share."""
+
+    model: ModelConfig = TransformerConfig()
+    objective: ObjectiveConfig = NllConfig()
+    training: TrainingConfig
+
+
+class StudentPart(ModelPart):
+    """One student: `[student]` with its own keys laid over it."""
+
+    name: Name
+    corpus: Name = Field(..., description="'gold' or the name of a [[select]]")
+    init_from: Name | None = Field(None, description="the name of another student, or 'teacher'")
+
+
+class TeacherPart(Strict):
+    """A teacher to train, or with `path` one that is brought along."""
+
+    path: Path | None = Field(None, description="a model folder; nothing is trained then")
+    model: ModelConfig = TransformerConfig()
+    objective: ObjectiveConfig = NllConfig()
+    training: TrainingConfig | None = None
+
+    @model_validator(mode="after")
+    def _either(self) -> TeacherPart:
+        if (self.path is None) == (self.training is None):
+            raise ValueError("a teacher has either `path` (bring one) or `training` (train one)")
+        return self
+
+
+class DistillPart(Strict):
+    """One decode of the training corpus."""
+
+    name: Name
+    search: SearchConfig = SearchConfig(beam=5, nbest=5)
+    batch_tokens: int = Field(4000, ge=1)
+    precision: SearchPrecision = "auto"
+    workers: int = Field(0, ge=0)
+
+
+class SelectPart(Strict):
+    """One distilled corpus."""
+
+    name: Name
+    kbest: Name = Field(..., description="the name of a [[distill]]")
+    rule: Literal["seqkd", "seqinter"]
+
+
+class EvaluatePart(Strict):
+    """How every model is evaluated."""
+
+    beams: Beams = (1, 5)
+    search: SearchConfig = SearchConfig()
+    batch_tokens: int = Field(4000, ge=1)
+    precision: SearchPrecision = "auto"
+
+
+class PipelineConfig(Strict):
+    """A pipeline file."""
+
+    name: Name
+    title: str = ""
+    seed: int = 1
+    data: DataConfig
+    prepare: PreparePart = PreparePart()
+    teacher: TeacherPart
+    distill: tuple[DistillPart, ...] = ()
+    select: tuple[SelectPart, ...] = ()
+    students: tuple[StudentPart, ...] = ()
+    evaluate: EvaluatePart = EvaluatePart()
+
+
+T = TypeVar("T", bound=BaseModel)
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Read a TOML file.
+
+    Raises:
+        ConfigError: The file is missing, not UTF-8 or not TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError("no such file", where=str(path)) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot be read: {error}", where=str(path), expected="a UTF-8 TOML file") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"not valid TOML: {error}", where=str(path)) from None
+
+
+def load_stage(kind: type[T], path: Path) -> T:
+    """Read a stage file.
+
+    Raises:
+        ConfigError: Unreadable, or with unknown keys or wrong values; all of them in one message.
+    """
+    return validate(kind, read_toml(path), str(path))
+
+
+def validate(kind: type[T], values: dict[str, Any], where: str) -> T:
+    """Make a `kind` of plain values; raise one ConfigError that lists every problem."""
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        raise listed([f"{dotted(loc)}: {text}" for loc, text in problems(error)], where) from None
+
+
+def problems(error: ValidationError) -> list[tuple[tuple[str | int, ...], str]]:
+    """Each problem's place in the file and what is wrong there."""
+    found = []
+    for problem in error.errors():
+        if problem["type"] == "extra_forbidden":
+            text = "unknown key"
+        elif problem["type"] == "missing":
+            text = "missing"
+        elif isinstance(problem["input"], (dict, BaseModel)):  # about several keys at once; the message names them
+            text = problem["msg"].removeprefix("Value error, ")
+        else:
+            text = f"{problem['msg']}, got {problem['input']!r}"
+        found.append((problem["loc"], text))
+    return found
+
+
+def dotted(loc: tuple[str | int, ...]) -> str:
+    """A place in a file as one word: `students.0.model.dim`."""
+    return ".".join(str(part) for part in loc) or "(file)"
+
+
+def listed(lines: list[str], where: str) -> ConfigError:
+    """One error for all problems of a file."""
+    what = f"{len(lines)} problem{'s' * (len(lines) > 1)}:\n    " + "\n    ".join(lines)
+    return ConfigError(what, where=where)

@@ -1,0 +1,1 @@
+"""Arrow shards, manifests, and token-budget batches."""

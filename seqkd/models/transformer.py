@@ -1,0 +1,282 @@
+"""The encoder-decoder Transformer (Vaswani et al. 2017), on torch's scaled_dot_product_attention.
+
+Blocks take plain arguments; nothing here knows about files or configuration. Linear layers carry biases and embeddings
+are scaled by sqrt(dim), as in fairseq, so that its checkpoints map onto these parameters one to one.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+Norm = Literal["pre", "post"]
+Positions = Literal["sinusoidal", "learned"]
+Activation = Literal["relu", "gelu", "swiglu"]
+Embeddings = Literal["shared", "decoder", "separate"]
+
+# fairseq numbers positions from its padding id plus one; the same offset keeps imported models exact.
+POSITION_OFFSET = 2
+
+
+def sinusoidal_table(positions: int, dim: int) -> Tensor:
+    """Fixed positions: sines in the first half of the features, cosines in the second.
+
+    Returns:
+        `[positions, dim]` float32.
+    """
+    half = dim // 2
+    rate = torch.exp(torch.arange(half, dtype=torch.float32) * -(math.log(10_000) / max(half - 1, 1)))
+    angle = (torch.arange(positions, dtype=torch.float32) + POSITION_OFFSET)[:, None] * rate[None]
+    table = torch.zeros(positions, dim)
+    table[:, :half] = torch.sin(angle)
+    table[:, half : 2 * half] = torch.cos(angle)
+    return table
+
+
+def split_heads(x: Tensor, heads: int) -> Tensor:
+    """`[batch, length, dim]` to `[batch, heads, length, dim / heads]`, without a copy."""
+    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
+
+
+def merge_heads(x: Tensor) -> Tensor:
+    """`[batch, heads, length, head_dim]` to `[batch, length, heads * head_dim]`."""
+    return x.transpose(1, 2).flatten(2)
+
+
+def _linear(inputs: int, outputs: int, gain: float = 1.0) -> nn.Linear:
+    layer = nn.Linear(inputs, outputs)
+    nn.init.xavier_uniform_(layer.weight, gain=gain)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+class SelfAttention(nn.Module):
+    """Multi-head attention of a sequence over itself; queries, keys and values come from one product."""
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = _linear(dim, 3 * dim, gain=math.sqrt(2 / 3))
+        self.out = _linear(dim, dim)
+
+    def forward(self, x: Tensor, *, mask: Tensor | None = None, causal: bool = False) -> Tensor:
+        """`[batch, length, dim]` to the same shape; `mask` `[batch, 1, 1, length]` is True where keys may be seen."""
+        query, key, value = (split_heads(part, self.heads) for part in self.qkv(x).chunk(3, dim=-1))
+        attended = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=causal)
+        return self.out(merge_heads(attended))  # type: ignore[no-any-return]
+
+
+class CrossAttention(nn.Module):
+    """Multi-head attention of decoder states over the encoder's output."""
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.query = _linear(dim, dim)
+        self.key_value = _linear(dim, 2 * dim)
+        self.out = _linear(dim, dim)
+
+    def keys_values(self, memory: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of the encoder output, each `[batch, heads, source, head_dim]`; once per sentence."""
+        key, value = (split_heads(part, self.heads) for part in self.key_value(memory).chunk(2, dim=-1))
+        return key, value
+
+    def forward(self, x: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+        """`[batch, length, dim]` over `[batch, heads, source, head_dim]` to `[batch, length, dim]`."""
+        query = split_heads(self.query(x), self.heads)
+        attended = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+        return self.out(merge_heads(attended))  # type: ignore[no-any-return]
+
+
+class FeedForward(nn.Module):
+    """Two layers with ReLU or GELU between, or SwiGLU (Shazeer 2020), whose inner width is doubled for the gate."""
+
+    def __init__(self, dim: int, ffn_dim: int, activation: Activation) -> None:
+        super().__init__()
+        self.activation = activation
+        self.inner = _linear(dim, 2 * ffn_dim if activation == "swiglu" else ffn_dim)
+        self.out = _linear(ffn_dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[..., dim]` to `[..., dim]`."""
+        hidden = self.inner(x)
+        if self.activation == "relu":
+            hidden = functional.relu(hidden)
+        elif self.activation == "gelu":
+            hidden = functional.gelu(hidden)
+        else:
+            value, gate = hidden.chunk(2, dim=-1)
+            hidden = value * functional.silu(gate)
+        return self.out(hidden)  # type: ignore[no-any-return]
+
+
+class EncoderLayer(nn.Module):
+    """Self-attention and feed-forward, each with a residual and a layer norm before (pre) or after (post) it."""
+
+    def __init__(self, dim: int, heads: int, ffn_dim: int, dropout: float, norm: Norm, activation: Activation) -> None:
+        super().__init__()
+        self.pre = norm == "pre"
+        self.attention = SelfAttention(dim, heads)
+        self.attention_norm = nn.LayerNorm(dim)
+        self.ffn = FeedForward(dim, ffn_dim, activation)
+        self.ffn_norm = nn.LayerNorm(dim)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """`[batch, source, dim]` to the same; `mask` `[batch, 1, 1, source]` is True at real tokens."""
+        if self.pre:
+            x = x + self.dropout(self.attention(self.attention_norm(x), mask=mask))
+            return x + self.dropout(self.ffn(self.ffn_norm(x)))  # type: ignore[no-any-return]
+        x = self.attention_norm(x + self.dropout(self.attention(x, mask=mask)))
+        return self.ffn_norm(x + self.dropout(self.ffn(x)))  # type: ignore[no-any-return]
+
+
+class DecoderLayer(nn.Module):
+    """Causal self-attention, cross-attention and feed-forward, each with a residual and a layer norm."""
+
+    def __init__(self, dim: int, heads: int, ffn_dim: int, dropout: float, norm: Norm, activation: Activation) -> None:
+        super().__init__()
+        self.pre = norm == "pre"
+        self.attention = SelfAttention(dim, heads)
+        self.attention_norm = nn.LayerNorm(dim)
+        self.cross = CrossAttention(dim, heads)
+        self.cross_norm = nn.LayerNorm(dim)
+        self.ffn = FeedForward(dim, ffn_dim, activation)
+        self.ffn_norm = nn.LayerNorm(dim)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, memory: Tensor, memory_mask: Tensor | None) -> Tensor:
+        """`[batch, target, dim]` over `[batch, source, dim]` to `[batch, target, dim]`."""
+        key, value = self.cross.keys_values(memory)
+        if self.pre:
+            x = x + self.dropout(self.attention(self.attention_norm(x), causal=True))
+            x = x + self.dropout(self.cross(self.cross_norm(x), key, value, memory_mask))
+            return x + self.dropout(self.ffn(self.ffn_norm(x)))  # type: ignore[no-any-return]
+        x = self.attention_norm(x + self.dropout(self.attention(x, causal=True)))
+        x = self.cross_norm(x + self.dropout(self.cross(x, key, value, memory_mask)))
+        return self.ffn_norm(x + self.dropout(self.ffn(x)))  # type: ignore[no-any-return]
+
+
+class Transformer(nn.Module):
+    """Encoder-decoder Transformer.
+
+    Args:
+        source_vocab: Source pieces, special ids counted.
+        target_vocab: Target pieces.
+        dim: Width of the residual stream; a multiple of `heads`.
+        heads: Attention heads.
+        ffn_dim: Inner width of the feed-forward blocks.
+        encoder_layers: Encoder depth.
+        decoder_layers: Decoder depth.
+        dropout: After the embeddings and after each block.
+        norm: Layer norms before the blocks (and one at the end of each stack), or after them.
+        positions: Fixed sines, or a trained table.
+        activation: Of the feed-forward blocks.
+        embeddings: shared: one table for source, target and output; decoder: one for target and output;
+            separate: three.
+        max_positions: Longest source or target in tokens, end of sentence counted.
+        pad_id: Padding.
+        eos_id: End of sentence.
+        unk_id: Unknown piece.
+        start_id: What the decoder reads first.
+    """
+
+    def __init__(
+        self,
+        *,
+        source_vocab: int,
+        target_vocab: int,
+        dim: int,
+        heads: int,
+        ffn_dim: int,
+        encoder_layers: int,
+        decoder_layers: int,
+        dropout: float = 0.1,
+        norm: Norm = "pre",
+        positions: Positions = "sinusoidal",
+        activation: Activation = "relu",
+        embeddings: Embeddings = "shared",
+        max_positions: int = 512,
+        pad_id: int = 1,
+        eos_id: int = 2,
+        unk_id: int = 3,
+        start_id: int = 2,
+    ) -> None:
+        super().__init__()
+        if embeddings == "shared" and source_vocab != target_vocab:
+            raise ValueError(f"shared embeddings need one vocabulary, got {source_vocab} and {target_vocab} pieces")
+        if dim % heads:
+            raise ValueError(f"dim {dim} is not a multiple of heads {heads}")
+        self.source_vocab, self.target_vocab = source_vocab, target_vocab
+        self.dim, self.heads, self.max_positions = dim, heads, max_positions
+        self.pad_id, self.eos_id, self.unk_id, self.start_id = pad_id, eos_id, unk_id, start_id
+        self.norm = norm
+        self.scale = math.sqrt(dim)
+
+        def table(size: int) -> nn.Parameter:
+            weight = nn.init.normal_(torch.empty(size, dim), std=dim**-0.5)
+            weight[pad_id] = 0
+            return nn.Parameter(weight)
+
+        self.target_embedding = table(target_vocab)
+        self.source_embedding = self.target_embedding if embeddings == "shared" else table(source_vocab)
+        self.output_weight = table(target_vocab) if embeddings == "separate" else self.target_embedding
+        if positions == "learned":
+            self.source_positions = nn.Parameter(nn.init.normal_(torch.empty(max_positions, dim), std=dim**-0.5))
+            self.target_positions = nn.Parameter(nn.init.normal_(torch.empty(max_positions, dim), std=dim**-0.5))
+        else:
+            self.register_buffer("source_positions", sinusoidal_table(max_positions, dim), persistent=False)
+            self.register_buffer("target_positions", sinusoidal_table(max_positions, dim), persistent=False)
+        block = (dim, heads, ffn_dim, dropout, norm, activation)
+        self.encoder = nn.ModuleList(EncoderLayer(*block) for _ in range(encoder_layers))
+        self.decoder = nn.ModuleList(DecoderLayer(*block) for _ in range(decoder_layers))
+        self.encoder_norm = nn.LayerNorm(dim) if norm == "pre" else nn.Identity()
+        self.decoder_norm = nn.LayerNorm(dim) if norm == "pre" else nn.Identity()
+        self.dropout = nn.Dropout(dropout)
+
+    def memory_mask(self, source: Tensor) -> Tensor:
+        """`[batch, source]` ids to `[batch, 1, 1, source]`, True at real tokens."""
+        return source.ne(self.pad_id)[:, None, None, :]
+
+    def embed_source(self, source: Tensor) -> Tensor:
+        """`[batch, source]` ids to `[batch, source, dim]`."""
+        embedded = functional.embedding(source, self.source_embedding) * self.scale
+        return embedded + self.source_positions[: source.size(1)]  # type: ignore[no-any-return]
+
+    def encode(self, source: Tensor) -> Tensor:
+        """`[batch, source]` ids, end of sentence appended, padded on the right, to `[batch, source, dim]`."""
+        mask = self.memory_mask(source)
+        x = self.dropout(self.embed_source(source))
+        for layer in self.encoder:
+            x = layer(x, mask)
+        return self.encoder_norm(x)  # type: ignore[no-any-return]
+
+    def decode_features(self, target_in: Tensor, source: Tensor, memory: Tensor) -> Tensor:
+        """Teacher forcing: what the output layer reads.
+
+        Args:
+            target_in: `[batch, target]` ids that start with `start_id`.
+            source: `[batch, source]` ids, for their padding.
+            memory: `[batch, source, dim]` from `encode`.
+
+        Returns:
+            `[batch, target, dim]`.
+        """
+        mask = self.memory_mask(source)
+        x = functional.embedding(target_in, self.target_embedding) * self.scale
+        x = self.dropout(x + self.target_positions[: target_in.size(1)])
+        for layer in self.decoder:
+            x = layer(x, memory, mask)
+        return self.decoder_norm(x)  # type: ignore[no-any-return]
+
+    def project(self, features: Tensor) -> Tensor:
+        """`[..., dim]` to logits `[..., target_vocab]`."""
+        return functional.linear(features, self.output_weight)
+
+    def forward(self, source: Tensor, target_in: Tensor) -> Tensor:
+        """`[batch, source]` and `[batch, target]` ids to logits `[batch, target, target_vocab]`."""
+        return self.project(self.decode_features(target_in, source, self.encode(source)))

@@ -1,0 +1,249 @@
+"""Batched beam search over any number of sentences, with continuous refill.
+
+Sentences are taken longest first. A fixed number of slots is decoded together; finished sentences are harvested and
+waiting ones take their slots, so that the device always works on full batches; when none is waiting, the batch shrinks.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from seqkd.errors import WorkError
+from seqkd.progress import say
+from seqkd.search.candidates import RowCandidates, top_candidates
+from seqkd.search.ensemble import Ensemble
+from seqkd.search.frontier import Frontier
+from seqkd.search.protocol import FusedSearchModel, SearchModel
+from seqkd.search.scoring import pad_rows
+from seqkd.search.settings import BeamSettings, Hypothesis
+
+# Free slots are filled together once they are this share of all: encoding a few sentences at a time wastes the device.
+REFILL_SHARE = 8
+# Asking a GPU whether sentences are done stops its queue; a few wasted steps are cheaper.
+GPU_POLL = 4
+# With nothing left to refill from, the batch is cut down when fewer of its slots than this are busy.
+KEEP_SHARE = 0.75
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    row: int
+    source: list[int]
+
+
+class BeamSearch:
+    """Decodes with one model or an ensemble.
+
+    Args:
+        models: What to decode with; several are averaged in probability space.
+        settings: Beam, k-best, length penalty and limits.
+        fallback: Gives the same models in float32. Sentences whose logits come out NaN or infinite are decoded again
+            with them; without it they are an error.
+
+    Attributes:
+        truncated: Row ids whose source was longer than the model's positions and was cut.
+        retried: Row ids that were decoded again in float32.
+    """
+
+    def __init__(
+        self,
+        models: Sequence[SearchModel],
+        settings: BeamSettings,
+        *,
+        fallback: Callable[[], Sequence[SearchModel]] | None = None,
+    ) -> None:
+        self.model: SearchModel = models[0] if len(models) == 1 else Ensemble(models)
+        self.settings = settings
+        self.fallback = fallback
+        self.truncated: list[int] = []
+        self.retried: list[int] = []
+
+    def decode(
+        self, sources: Iterable[tuple[int, list[int]]], *, batch_tokens: int
+    ) -> Iterator[tuple[int, list[Hypothesis]]]:
+        """Decode sentences.
+
+        Args:
+            sources: Row ids and source ids without end of sentence.
+            batch_tokens: Source tokens, padding and end of sentence counted, that are decoded together. Halved
+                for the rest when a batch does not fit in memory.
+
+        Yields:
+            Row id and k-best list, each row once, in order of completion. A source without tokens has one empty
+            translation.
+
+        Raises:
+            WorkError: Logits are NaN or infinite, in float32 too; or one sentence alone does not fit in memory.
+        """
+        waiting = []
+        for row, source in sources:
+            if not source:
+                yield row, [Hypothesis([], 0.0, 0.0, "eos")]
+                continue
+            if len(source) >= self.model.max_positions:
+                self.truncated.append(row)
+                source = source[: self.model.max_positions - 1]
+            waiting.append(_Waiting(row, source))
+        queue = deque(sorted(waiting, key=lambda sentence: (-len(sentence.source), sentence.row)))
+        broken: list[_Waiting] = []
+        while queue:
+            run = _Run(self.model, self.settings, queue, batch_tokens)
+            try:
+                yield from run.results()
+            except (RuntimeError, MemoryError) as error:
+                if not _out_of_memory(error):
+                    raise
+                if run.slots == 1:
+                    raise WorkError(
+                        "one sentence alone does not fit in memory",
+                        where=f"row {queue[0].row if queue else run.rows()[0]}",
+                        hint="use a smaller beam, a shorter maximum length or a device with more memory",
+                    ) from error
+                queue.extendleft(reversed(run.unfinished()))
+                batch_tokens = max(1, run.slots * run.width // 2)
+                say(f"search: out of memory at {run.slots} sentences; going on with {batch_tokens:,} tokens a batch")
+                if self.model.device.type == "cuda":
+                    torch.cuda.empty_cache()
+            broken.extend(run.broken)
+        if broken:
+            yield from self._again(broken, batch_tokens)
+
+    def _again(self, broken: list[_Waiting], batch_tokens: int) -> Iterator[tuple[int, list[Hypothesis]]]:
+        rows = sorted(sentence.row for sentence in broken)
+        if self.fallback is None:
+            shown = ", ".join(map(str, rows[:10])) + (" ..." if len(rows) > 10 else "")
+            raise WorkError(
+                f"the model's logits are NaN or infinite for {len(rows)} sentences",
+                where=f"row {shown}",
+                hint="check the checkpoint; if it was decoded in fp16, use bf16 or float32",
+            )
+        self.retried.extend(rows)
+        again = BeamSearch(self.fallback(), self.settings)
+        yield from again.decode(((s.row, s.source) for s in broken), batch_tokens=batch_tokens)
+
+
+class _Run:
+    """One set of caches, from its first sentence until its slots are empty."""
+
+    def __init__(
+        self, model: SearchModel, settings: BeamSettings, queue: deque[_Waiting], batch_tokens: int
+    ) -> None:
+        self.model, self.settings, self.queue = model, settings, queue
+        self.width = len(queue[0].source) + 1
+        self.slots = max(1, min(batch_tokens // self.width, len(queue)))
+        self.broken: list[_Waiting] = []
+        self.held: list[_Waiting | None] = [None] * self.slots
+        self.fused = model if isinstance(model, FusedSearchModel) else None
+        self.poll = 1 if model.device.type == "cpu" else GPU_POLL
+
+    def rows(self) -> list[int]:
+        return [sentence.row for sentence in self.unfinished()]
+
+    def unfinished(self) -> list[_Waiting]:
+        """Sentences that are neither harvested nor waiting, longest first."""
+        return sorted((s for s in self.held if s is not None), key=lambda s: (-len(s.source), s.row))
+
+    def results(self) -> Iterator[tuple[int, list[Hypothesis]]]:
+        """Decode until no slot is busy; sentences much shorter than this run's caches are left in the queue."""
+        state, frontier = self._start()
+        while True:
+            self._refill(state, frontier)
+            busy = [slot for slot, sentence in enumerate(self.held) if sentence is not None]
+            if not busy:
+                return
+            if len(busy) < KEEP_SHARE * len(self.held) and not self._fits():
+                self._shrink(state, frontier, busy)
+            for _ in range(self.poll):
+                self._step(state, frontier)
+            yield from self._harvest(frontier)
+
+    # inference_mode stands on each of these and not on the generator: it must not leak out at a yield.
+    @torch.inference_mode()
+    def _start(self) -> tuple[Any, Frontier]:
+        model = self.model
+        longest = self.settings.max_length(self.width - 1, model.max_positions) + 1
+        state = model.new_state(self.slots, self.settings.beam, self.width, longest)
+        frontier = Frontier(
+            self.settings,
+            slots=self.slots,
+            max_target=longest,
+            start_id=model.start_id,
+            eos_id=model.eos_id,
+            pad_id=model.pad_id,
+            device=model.device,
+        )
+        return state, frontier
+
+    @torch.inference_mode()
+    def _shrink(self, state: Any, frontier: Frontier, busy: list[int]) -> None:
+        keep = torch.tensor(busy, device=self.model.device)
+        self.model.shrink(state, keep)
+        frontier.shrink(keep)
+        self.held = [self.held[slot] for slot in busy]
+
+    def _fits(self) -> bool:
+        """Whether the next waiting sentence is worth these caches: less than half their width wastes memory."""
+        return bool(self.queue) and 2 * (len(self.queue[0].source) + 1) > self.width
+
+    @torch.inference_mode()
+    def _refill(self, state: Any, frontier: Frontier) -> None:
+        free = [slot for slot, sentence in enumerate(self.held) if sentence is None]
+        if not free or not self._fits() or len(free) * REFILL_SHARE < len(self.held):
+            return
+        sentences: list[_Waiting] = []
+        while len(sentences) < len(free) and self._fits():
+            sentences.append(self.queue.popleft())
+        slots = free[: len(sentences)]
+        for slot, sentence in zip(slots, sentences, strict=True):
+            self.held[slot] = sentence
+        model, device = self.model, self.model.device
+        source = pad_rows([[*sentence.source, model.eos_id] for sentence in sentences], model.pad_id)
+        limits = [self.settings.max_length(len(s.source), model.max_positions) for s in sentences]
+        places = torch.tensor(slots, device=device)
+        model.admit(state, places, source.to(device))
+        frontier.admit(places, torch.tensor(limits, device=device))
+
+    @torch.inference_mode()
+    def _step(self, state: Any, frontier: Frontier) -> None:
+        count = min(frontier.count_needed, self.model.target_vocab)
+        if self.fused is not None:
+            candidates = RowCandidates(*self.fused.step_candidates(state, frontier.last, count))
+        else:
+            candidates = top_candidates(self.model.step(state, frontier.last), count, self.model.eos_id)
+        self.model.reorder(state, frontier.advance(candidates))
+
+    @torch.inference_mode()
+    def _harvest(self, frontier: Frontier) -> list[tuple[int, list[Hypothesis]]]:
+        done: list[bool] = frontier.done.tolist()
+        bad: list[bool] = frontier.bad.tolist()
+        slots = []
+        for slot, sentence in enumerate(self.held):
+            if sentence is None:
+                continue
+            if bad[slot]:
+                self.broken.append(sentence)
+                self.held[slot] = None
+                frontier.done[slot] = True
+            elif done[slot]:
+                slots.append(slot)
+        if not slots:
+            return []
+        found = frontier.harvest(torch.tensor(slots, device=self.model.device))
+        results = []
+        for slot, hypotheses in zip(slots, found, strict=True):
+            sentence = self.held[slot]
+            assert sentence is not None
+            self.held[slot] = None
+            results.append((sentence.row, hypotheses))
+        return results
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    """Whether this is a device or host allocation that failed; torch has no one type for it."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+

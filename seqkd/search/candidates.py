@@ -1,0 +1,56 @@
+"""The best continuations of each hypothesis: log-sum-exp and top-k of a row of logits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(slots=True)
+class RowCandidates:
+    """Continuations of every live hypothesis.
+
+    Attributes:
+        lse: `[slots, beam]` float32, log of the softmax's denominator.
+        values: `[slots, beam, count]` float32 logits, best first; ties stand in the order of their ids.
+        ids: `[slots, beam, count]` int64.
+        eos: `[slots, beam]` float32, the logit of end of sentence.
+    """
+
+    lse: Tensor
+    values: Tensor
+    ids: Tensor
+    eos: Tensor
+
+
+def top_candidates(logits: Tensor, count: int, eos_id: int) -> RowCandidates:
+    """Reduce logits `[slots, beam, vocab]` of any float type; sums are taken in float32."""
+    logits = logits.float()
+    lse = logits.logsumexp(dim=-1)
+    values, ids = top_k(logits, min(count, logits.size(-1)))
+    return RowCandidates(lse=lse, values=values, ids=ids, eos=logits[..., eos_id])
+
+
+def top_k(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """`torch.topk` over the last dimension with ties decided: the lower index first.
+
+    Args:
+        values: `[..., size]`, float.
+        count: At most `size`.
+
+    Returns:
+        Values and indices, `[..., count]`.
+    """
+    size = values.size(-1)
+    extra = min(count + 1, size)
+    top, ids = values.topk(extra, dim=-1)
+    # torch leaves the order of equal values open. Those within the top are put in order of their ids; where the
+    # cut itself goes through equal values (rare: one row in many thousands), the rows are sorted whole.
+    if extra > count and values.device.type == "cpu" and bool(top[..., -1].eq(top[..., -2]).any()):
+        top, ids = values.sort(dim=-1, descending=True, stable=True)
+        return top[..., :count].contiguous(), ids[..., :count].contiguous()
+    ids, order = ids[..., :count].sort(dim=-1)
+    top, order2 = top[..., :count].gather(-1, order).sort(dim=-1, descending=True, stable=True)
+    return top, ids.gather(-1, order2)

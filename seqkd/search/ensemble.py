@@ -1,0 +1,64 @@
+"""Several models as one: probabilities are averaged at every step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from seqkd.errors import ModelError
+from seqkd.search.protocol import SearchModel
+
+
+class Ensemble:
+    """A `SearchModel` whose log-probabilities are the log-mean-exp of its members'.
+
+    Raises:
+        ModelError: The members' target vocabularies or special ids differ.
+    """
+
+    def __init__(self, models: Sequence[SearchModel]) -> None:
+        first = models[0]
+        for number, model in enumerate(models[1:], start=2):
+            ours = (first.target_vocab, first.pad_id, first.eos_id, first.unk_id, first.start_id)
+            theirs = (model.target_vocab, model.pad_id, model.eos_id, model.unk_id, model.start_id)
+            if ours != theirs:
+                raise ModelError(
+                    f"model {number} of the ensemble has other target ids (pieces, pad, eos, unk, start): {theirs}",
+                    expected=f"{ours}, as the first model",
+                    hint="ensemble only models that share a vocabulary",
+                )
+        self.models = tuple(models)
+        self.target_vocab = first.target_vocab
+        self.pad_id, self.eos_id, self.unk_id, self.start_id = first.pad_id, first.eos_id, first.unk_id, first.start_id
+        self.max_positions = min(model.max_positions for model in models)
+        self.device = first.device
+
+    def new_state(self, slots: int, beam: int, max_source: int, max_target: int) -> list[object]:
+        """See `SearchModel.new_state`."""
+        return [model.new_state(slots, beam, max_source, max_target) for model in self.models]
+
+    def admit(self, state: list[object], slots: Tensor, source: Tensor) -> None:
+        """See `SearchModel.admit`."""
+        for model, part in zip(self.models, state, strict=True):
+            model.admit(part, slots, source)
+
+    def step(self, state: list[object], tokens: Tensor) -> Tensor:
+        """Log-probabilities `[slots, beam, vocab]`, float32."""
+        members = [
+            model.step(part, tokens).float().log_softmax(dim=-1)
+            for model, part in zip(self.models, state, strict=True)
+        ]
+        return torch.logsumexp(torch.stack(members), dim=0) - math.log(len(members))
+
+    def reorder(self, state: list[object], parents: Tensor) -> None:
+        """See `SearchModel.reorder`."""
+        for model, part in zip(self.models, state, strict=True):
+            model.reorder(part, parents)
+
+    def shrink(self, state: list[object], slots: Tensor) -> None:
+        """See `SearchModel.shrink`."""
+        for model, part in zip(self.models, state, strict=True):
+            model.shrink(part, slots)

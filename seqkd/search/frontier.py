@@ -1,0 +1,240 @@
+"""One step of beam search for all slots: pure tensor work, no answer from the device needed.
+
+The semantics are fairseq's: of the best 2K continuations of K live hypotheses, an end of sentence finishes if it ranks
+among the first K, and the first K others stay alive.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from seqkd.search.candidates import RowCandidates
+from seqkd.search.settings import BeamSettings, Ended, Hypothesis
+
+NEVER = float("-inf")
+
+
+@dataclass(slots=True)
+class Finished:
+    """Finished hypotheses of all slots; column `beam` is where rejected ones are written.
+
+    Attributes:
+        scores: `[slots, beam + 1]` float32, length-normalised.
+        logprobs: `[slots, beam + 1]` float32.
+        steps: `[slots, beam + 1]` int64: position at which the end of sentence was chosen.
+        parents: `[slots, beam + 1]` int64: the hypothesis that it ended.
+        forced: `[slots, beam + 1]` bool.
+    """
+
+    scores: Tensor
+    logprobs: Tensor
+    steps: Tensor
+    parents: Tensor
+    forced: Tensor
+
+    def columns(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """All of it, in the order of the fields."""
+        return self.scores, self.logprobs, self.steps, self.parents, self.forced
+
+
+class Frontier:
+    """Live and finished hypotheses of `slots` sentences.
+
+    Attributes:
+        last: `[slots, beam]` int64: the newest token of each live hypothesis.
+        done: `[slots]` bool: nothing more will change here.
+        bad: `[slots]` bool: the model returned logits that are NaN or infinite.
+    """
+
+    def __init__(
+        self,
+        settings: BeamSettings,
+        *,
+        slots: int,
+        max_target: int,
+        start_id: int,
+        eos_id: int,
+        pad_id: int,
+        device: torch.device,
+    ) -> None:
+        self.settings = settings
+        self.start_id, self.eos_id, self.pad_id = start_id, eos_id, pad_id
+        beam = settings.beam
+
+        def filled(*shape: int, value: float, dtype: torch.dtype) -> Tensor:
+            return torch.full(shape, value, dtype=dtype, device=device)
+
+        self.live = filled(slots, beam, value=NEVER, dtype=torch.float32)
+        self.last = filled(slots, beam, value=start_id, dtype=torch.long)
+        self.tokens = filled(slots, max_target, beam, value=pad_id, dtype=torch.long)
+        self.parents = filled(slots, max_target, beam, value=0, dtype=torch.long)
+        self.positions = filled(slots, value=0, dtype=torch.long)
+        self.limits = filled(slots, value=0, dtype=torch.long)
+        self.count = filled(slots, value=0, dtype=torch.long)
+        self.done = filled(slots, value=1, dtype=torch.bool)
+        self.bad = filled(slots, value=0, dtype=torch.bool)
+        self.finished = Finished(
+            scores=filled(slots, beam + 1, value=NEVER, dtype=torch.float32),
+            logprobs=filled(slots, beam + 1, value=NEVER, dtype=torch.float32),
+            steps=filled(slots, beam + 1, value=0, dtype=torch.long),
+            parents=filled(slots, beam + 1, value=0, dtype=torch.long),
+            forced=filled(slots, beam + 1, value=0, dtype=torch.bool),
+        )
+        self._ranks = torch.arange(2 * beam, device=device)
+
+    @property
+    def count_needed(self) -> int:
+        """Candidates wanted of each row: 2K, and two more because padding and end of sentence may be ruled out."""
+        return 2 * self.settings.beam + 2
+
+    def admit(self, slots: Tensor, limits: Tensor) -> None:
+        """Start new sentences in `slots` `[n]`, whose outputs hold at most `limits` `[n]` tokens."""
+        self.live[slots] = NEVER
+        # One live hypothesis, so that the first step does not find the same continuation `beam` times.
+        self.live[slots, 0] = 0.0
+        self.last[slots] = self.start_id
+        self.positions[slots] = 0
+        self.limits[slots] = limits
+        self.count[slots] = 0
+        self.done[slots] = False
+        self.bad[slots] = False
+        self.finished.scores[slots] = NEVER
+
+    def advance(self, candidates: RowCandidates) -> Tensor:
+        """Take one step in every slot.
+
+        Args:
+            candidates: The best continuations of every hypothesis.
+
+        Returns:
+            Parents `[slots, beam]` int64 of the new live hypotheses, for the model to follow.
+        """
+        beam = self.settings.beam
+        slots = self.live.size(0)
+        active = ~self.done
+        broken = ~candidates.lse.isfinite() & self.live.gt(NEVER)
+        self.bad |= broken.any(dim=1) & active
+
+        ids = candidates.ids
+        base = (self.live - candidates.lse)[..., None]
+        scores = candidates.values + base
+        barred = ids.eq(self.pad_id)
+        if self.settings.min_length > 0:
+            early = self.positions.lt(self.settings.min_length)[:, None, None]
+            barred |= early & ids.eq(self.eos_id)
+        # At its limit a hypothesis has one continuation, whether or not that is among its best.
+        at_limit = self.positions.ge(self.limits)
+        barred |= at_limit[:, None, None]
+        scores = scores.masked_fill(barred, NEVER)
+        end = candidates.eos + base[..., 0]
+        scores[..., 0] = torch.where(at_limit[:, None], end, scores[..., 0])
+        first_ids = ids[..., 0]
+        ids = torch.cat((torch.where(at_limit[:, None], self.eos_id, first_ids)[..., None], ids[..., 1:]), dim=-1)
+
+        width = ids.size(-1)
+        ranked, order = scores.flatten(1).sort(dim=1, descending=True, stable=True)
+        take = min(2 * beam, ranked.size(1))
+        ranked, order = ranked[:, :take], order[:, :take]
+        ranks = self._ranks[:take]
+        ranked_ids = ids.flatten(1).gather(1, order)
+        ranked_beams = order // width
+
+        ends = ranked_ids.eq(self.eos_id) & ranked.gt(NEVER)
+        finishing = ends & ranks.lt(beam) & active[:, None]
+        self._finish(finishing, ranked, ranked_beams, at_limit)
+
+        survivors = (ends * take + ranks).sort(dim=1).indices[:, :beam]
+        if survivors.size(1) < beam:  # a vocabulary so small that fewer continuations than beams exist
+            missing = beam - survivors.size(1)
+            survivors = torch.cat((survivors, survivors[:, -1:].expand(-1, missing)), dim=1)
+            self.live = ranked.gather(1, survivors)
+            self.live[:, -missing:] = NEVER
+        else:
+            self.live = ranked.gather(1, survivors)
+        # Where fewer than `beam` continuations go on, ends of sentence fill up the rest: they must not live on.
+        self.live.masked_fill_(ends.gather(1, survivors), NEVER)
+        self.last = ranked_ids.gather(1, survivors)
+        parents = ranked_beams.gather(1, survivors)
+        rows = torch.arange(slots, device=self.live.device)
+        self.tokens[rows, self.positions] = self.last
+        self.parents[rows, self.positions] = parents
+        self.done |= at_limit | self._settled() | self.live.eq(NEVER).all(dim=1)
+        self.positions.add_(1).clamp_(max=self.tokens.size(1) - 1)
+        return parents
+
+    def _finish(self, finishing: Tensor, logprobs: Tensor, beams: Tensor, at_limit: Tensor) -> None:
+        """Record the candidates `[slots, 2 * beam]` that are marked in `finishing`."""
+        beam = self.settings.beam
+        scores = self._normalize(logprobs, self.positions[:, None] + 1)
+        steps = self.positions[:, None].expand_as(beams)
+        forced = at_limit[:, None].expand_as(beams)
+        new = (scores, logprobs, steps, beams, forced)
+        if self.settings.stopping == "first":
+            place = self.count[:, None] + finishing.cumsum(dim=1) - 1
+            place = torch.where(finishing & place.lt(beam), place, beam)
+            for column, value in zip(self.finished.columns(), new, strict=True):
+                column.scatter_(1, place, value)
+        else:
+            held = self.finished.columns()
+            candidates = torch.cat((held[0][:, :beam], scores.masked_fill(~finishing, NEVER)), dim=1)
+            best = candidates.sort(dim=1, descending=True, stable=True).indices[:, :beam]
+            held[0][:, :beam] = candidates.gather(1, best)
+            for column, value in zip(held[1:], new[1:], strict=True):
+                column[:, :beam] = torch.cat((column[:, :beam], value), dim=1).gather(1, best)
+        self.count = (self.count + finishing.sum(dim=1)).clamp_(max=beam)
+
+    def _normalize(self, logprobs: Tensor, lengths: Tensor) -> Tensor:
+        """Final scores; lengths count the end of sentence."""
+        alpha = self.settings.length_penalty
+        length = lengths.to(torch.float32)
+        if self.settings.normalization == "gnmt":
+            length = (length + 5.0) / 6.0
+        return logprobs / length**alpha
+
+    def _settled(self) -> Tensor:
+        """`[slots]` bool: enough hypotheses are finished."""
+        full = self.count.ge(self.settings.beam)
+        if self.settings.stopping == "first":
+            return full
+        # Log-probabilities only fall. A live hypothesis can do no better than to end next, or, where longer outputs
+        # are favoured, to reach its limit at no further cost.
+        longest = self.limits if self.settings.length_penalty > 0 else self.positions + 1
+        reachable = self._normalize(self.live.amax(dim=1), longest + 1)
+        return full & reachable.le(self.finished.scores[:, : self.settings.beam].amin(dim=1))
+
+    def harvest(self, slots: Tensor) -> list[list[Hypothesis]]:
+        """The `nbest` results of finished sentences in `slots` `[n]`, best first."""
+        beam, nbest = self.settings.beam, self.settings.nbest
+        count = self.count[slots].cpu().numpy()
+        scores, logprobs, steps, beams, forced = (c[slots].cpu().numpy() for c in self.finished.columns())
+        depth = int(steps.max(initial=0)) + 1
+        tokens = self.tokens[slots, :depth].cpu().numpy()
+        parents = self.parents[slots, :depth].cpu().numpy()
+        rows = np.arange(len(count))
+        texts = np.zeros((len(count), beam, depth), dtype=np.int64)
+        at = beams[:, :beam].copy()
+        for position in range(depth - 1, -1, -1):
+            # Hypotheses that ended later have tokens here; `at` is the beam that wrote each of them.
+            inside = steps[:, :beam] > position
+            texts[:, :, position] = tokens[rows[:, None], position, at]
+            at = np.where(inside, parents[rows[:, None], position, at], at)
+        results = []
+        for row, finished in enumerate(count):
+            order = np.argsort(-scores[row, :finished], kind="stable")[:nbest]
+            hypotheses = []
+            for index in order:
+                ended: Ended = "max_length" if forced[row, index] else "eos"
+                ids = texts[row, index, : steps[row, index]].tolist()
+                hypotheses.append(Hypothesis(ids, float(scores[row, index]), float(logprobs[row, index]), ended))
+            results.append(hypotheses)
+        return results
+
+    def shrink(self, slots: Tensor) -> None:
+        """Keep only these slots, `[n]`, in this order."""
+        for name in ("live", "last", "tokens", "parents", "positions", "limits", "count", "done", "bad"):
+            setattr(self, name, getattr(self, name)[slots])
+        self.finished = Finished(*(column[slots] for column in self.finished.columns()))

@@ -1,0 +1,74 @@
+"""What beam search asks of a model.
+
+The search decodes a fixed number of *slots*, one sentence each, with `beam` hypotheses a slot. A sentence that is done
+frees its slot and a waiting one moves in, so slots stand at different target positions; the model keeps one position a
+slot. Caches are never copied to reorder beams: after each step the search says which hypothesis each beam continues,
+and the model follows those parents.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+
+class SearchModel(Protocol):
+    """A model that decodes left to right: a Transformer, an RNN, an ensemble, an imported teacher."""
+
+    target_vocab: int
+    pad_id: int
+    eos_id: int
+    unk_id: int
+    start_id: int
+    max_positions: int
+    device: torch.device
+
+    def new_state(self, slots: int, beam: int, max_source: int, max_target: int) -> Any:
+        """Caches for `slots` sentences of at most `max_source` tokens and `max_target` steps; nothing admitted yet."""
+        ...
+
+    def admit(self, state: Any, slots: Tensor, source: Tensor) -> None:
+        """Encode sentences into slots and put those at target position 0.
+
+        Args:
+            state: From `new_state`.
+            slots: `[n]` int64 slot numbers.
+            source: `[n, length]` ids with end of sentence, padded on the right.
+        """
+        ...
+
+    def step(self, state: Any, tokens: Tensor) -> Tensor:
+        """Read one token per hypothesis and move every slot one position on.
+
+        Args:
+            state: From `new_state`.
+            tokens: `[slots, beam]` int64: the last token of each hypothesis.
+
+        Returns:
+            Logits `[slots, beam, target_vocab]`, or log-probabilities; any float type.
+        """
+        ...
+
+    def reorder(self, state: Any, parents: Tensor) -> None:
+        """Beam j of slot s goes on from the hypothesis `parents[s, j]`, `[slots, beam]` int64."""
+        ...
+
+    def shrink(self, state: Any, slots: Tensor) -> None:
+        """Keep only these slots, `[n]` int64, in this order."""
+        ...
+
+
+@runtime_checkable
+class FusedSearchModel(Protocol):
+    """A model that can also reduce its own output layer, so that logits are never written to memory."""
+
+    def step_candidates(self, state: Any, tokens: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """As `SearchModel.step`, reduced.
+
+        Returns:
+            Log-sum-exp `[slots, beam]`, the `count` largest logits `[slots, beam, count]` in descending order (ties to
+            the lower id), their ids (int64), and the logit of end of sentence `[slots, beam]`; floats are float32.
+        """
+        ...

@@ -1,0 +1,1 @@
+"""Reading, normalising and cleaning bitext; the SentencePiece vocabulary."""

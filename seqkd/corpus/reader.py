@@ -1,0 +1,247 @@
+"""Read finished folders of shards, memory-mapped: what is held at a time does not grow with the corpus."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from seqkd.corpus.manifest import Manifest, ShardInfo, read_manifest
+from seqkd.corpus.records import shard_index
+from seqkd.corpus.schema import KINDS, fits
+from seqkd.errors import CorpusError
+
+MAPPED_SHARDS = 128  # kept open at once for random access: well below the usual limit of 1024 open files
+
+_AGAIN = "make the folder again with the stage that wrote it, or copy it again"
+
+
+class Corpus:
+    """A finished folder of shards: a corpus, k-best lists or soft targets. Open with `Corpus.open`.
+
+    Rows have a position, 0 to rows - 1 in the order of the shards, and an id, which survives every stage.
+
+    Attributes:
+        path: The folder.
+        manifest: Its manifest.
+        schema: The columns that its shards have.
+    """
+
+    def __init__(self, path: Path, manifest: Manifest, schema: pa.Schema) -> None:
+        self.path = path
+        self.manifest = manifest
+        self.schema = schema
+        self._mapped: OrderedDict[int, pa.Table] = OrderedDict()
+        # Positions of shard i: starts[i] to starts[i + 1] - 1.
+        self._starts = np.cumsum([0, *(shard.rows for shard in manifest.shards)], dtype=np.int64)
+
+    @classmethod
+    def open(cls, path: Path, kind: str | None = None) -> Corpus:
+        """Open a folder after checking its manifest and that each shard is there in its full size.
+
+        Nothing is hashed here: see `verify`.
+
+        Raises:
+            CorpusError: Not a finished folder, of another kind than `kind`, or a shard is missing, truncated,
+                not Arrow or not in the manifest.
+        """
+        manifest = read_manifest(path)
+        expected = [kind] if kind is not None else sorted(KINDS)
+        if manifest.kind not in expected:
+            raise CorpusError(
+                f"holds kind {manifest.kind!r}", where=str(path), expected=f"kind {' or '.join(expected)}"
+            )
+        listed = {shard.name for shard in manifest.shards}
+        for entry in sorted(path.iterdir()):
+            if shard_index(entry.name) is not None and entry.name not in listed:
+                raise CorpusError("not in the manifest", where=str(entry), hint=_AGAIN)
+        for shard in manifest.shards:
+            _check_size(path / shard.name, shard)
+        corpus = cls(path, manifest, KINDS[manifest.kind])
+        if manifest.shards:
+            corpus.schema = corpus._map(0).schema
+        return corpus
+
+    @property
+    def rows(self) -> int:
+        """Rows in all shards."""
+        return self.manifest.rows
+
+    @property
+    def shards(self) -> list[ShardInfo]:
+        """The shards in order."""
+        return self.manifest.shards
+
+    @property
+    def paths(self) -> list[str]:
+        """The shards' files in order, for other readers: `pyarrow.dataset.dataset(corpus.paths, format="ipc")`."""
+        return [str(self.path / shard.name) for shard in self.shards]
+
+    def read_shard(self, i: int, columns: Sequence[str] | None = None, verify: bool = False) -> pa.Table:
+        """Read shard `i`, memory-mapped.
+
+        Args:
+            i: 0 to len(shards) - 1.
+            columns: Which columns, in this order; all if None.
+            verify: Compare the file's SHA-256 with the manifest's first.
+
+        Raises:
+            CorpusError: Missing, damaged, or without one of the columns.
+        """
+        self._check_columns(columns)
+        if verify:
+            problem = self._problem(i)
+            if problem:
+                raise CorpusError(problem, where=str(self.path / self.shards[i].name), hint=_AGAIN)
+        table = self._map(i)
+        return table if columns is None else table.select(list(columns))
+
+    def tables(self, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+        """Yield the shards' tables in order; see `read_shard`."""
+        self._check_columns(columns)
+        for i in range(len(self.shards)):
+            yield self.read_shard(i, columns)
+
+    def take(self, rows: npt.NDArray[np.integer[Any]], columns: Sequence[str] | None = None) -> pa.Table:
+        """Copy the rows at these positions, in this order; a position may come twice.
+
+        Args:
+            rows: Positions `[n]`.
+            columns: Which columns, in this order; all if None.
+
+        Raises:
+            CorpusError: A shard is missing or damaged, or has not one of the columns.
+            IndexError: A position is outside 0 to rows - 1.
+        """
+        self._check_columns(columns)
+        positions = np.asarray(rows, dtype=np.int64)
+        if positions.size and (positions.min() < 0 or positions.max() >= self.rows):
+            raise IndexError(f"positions {positions.min()} to {positions.max()} of {self.rows} rows")
+        # Shard by shard and in file order within each, then back to the order asked for: Arrow's own `take` over
+        # many chunks would first copy all of them into one.
+        order = np.argsort(positions, kind="stable")
+        ascending = positions[order]
+        cuts = np.searchsorted(ascending, self._starts)
+        parts = []
+        for i, (low, high) in enumerate(itertools.pairwise(cuts)):
+            if low < high:
+                parts.append(self.read_shard(i, columns).take(pa.array(ascending[low:high] - self._starts[i])))
+        if not parts:
+            schema = self.schema if columns is None else pa.schema([self.schema.field(name) for name in columns])
+            return schema.empty_table()
+        back = np.empty_like(order)
+        back[order] = np.arange(order.size)
+        return pa.concat_tables(parts).combine_chunks().take(pa.array(back)).combine_chunks()
+
+    def lengths(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32], npt.NDArray[np.int32]]:
+        """Ids and subword counts of all rows, by position; reads no text.
+
+        Returns:
+            ids `[rows]` int64, source lengths `[rows]` int32, target lengths `[rows]` int32, without special ids.
+
+        Raises:
+            CorpusError: The kind has not both sides; a shard is missing or damaged.
+        """
+        columns = ["id", "source_ids", "target_ids"]
+        self._check_columns(columns)
+        ids = np.empty(self.rows, dtype=np.int64)
+        sources = np.empty(self.rows, dtype=np.int32)
+        targets = np.empty(self.rows, dtype=np.int32)
+        for i, table in enumerate(self.tables(columns)):
+            rows = slice(int(self._starts[i]), int(self._starts[i + 1]))
+            ids[rows] = table.column("id").to_numpy()
+            sources[rows] = pc.list_value_length(table.column("source_ids")).to_numpy()
+            targets[rows] = pc.list_value_length(table.column("target_ids")).to_numpy()
+        return ids, sources, targets
+
+    def verify(self, progress: Callable[[int], None] | None = None) -> None:
+        """Compare every shard's SHA-256 with the manifest's; reads all files.
+
+        Args:
+            progress: Called with the number of shards just done (1).
+
+        Raises:
+            CorpusError: Naming every shard that differs.
+        """
+        problems = []
+        for i, shard in enumerate(self.shards):
+            problem = self._problem(i)
+            if problem:
+                problems.append(f"{shard.name}: {problem}")
+            if progress is not None:
+                progress(1)
+        if problems:
+            what = f"{len(problems)} of {len(self.shards)} shards are damaged:\n    " + "\n    ".join(problems)
+            raise CorpusError(what, where=str(self.path), hint=_AGAIN)
+
+    def __reduce__(self) -> tuple[Callable[..., Corpus], tuple[Path, str]]:
+        """Send the path to another process, not the mapped shards' contents."""
+        return (Corpus.open, (self.path, self.manifest.kind))
+
+    def _check_columns(self, columns: Sequence[str] | None) -> None:
+        missing = [name for name in columns or () if name not in self.schema.names]
+        if missing:
+            raise CorpusError(
+                f"has no column {', '.join(missing)}",
+                where=str(self.path),
+                expected=f"one of those that this {self.manifest.kind} has: {', '.join(self.schema.names)}",
+            )
+
+    def _problem(self, i: int) -> str:
+        """What is wrong with shard `i`'s bytes, or ""."""
+        shard = self.shards[i]
+        digest = hashlib.sha256()
+        try:
+            with (self.path / shard.name).open("rb") as file:
+                while block := file.read(1 << 20):
+                    digest.update(block)
+        except OSError as error:
+            return f"cannot be read: {error.strerror}"
+        if digest.hexdigest() != shard.sha256:
+            return f"SHA-256 {digest.hexdigest()[:12]}... is not the manifest's {shard.sha256[:12]}..."
+        return ""
+
+    def _map(self, i: int) -> pa.Table:
+        if i in self._mapped:
+            self._mapped.move_to_end(i)
+            return self._mapped[i]
+        shard = self.shards[i]
+        path = self.path / shard.name
+        _check_size(path, shard)  # it may have changed since `open`; reading beyond a mapped file's end is a crash
+        try:
+            table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+        except (pa.ArrowException, OSError) as error:
+            raise CorpusError(f"not a readable Arrow file: {error}", where=str(path), hint=_AGAIN) from None
+        if table.num_rows != shard.rows:
+            raise CorpusError(f"{table.num_rows} rows, {shard.rows} in the manifest", where=str(path), hint=_AGAIN)
+        alike = table.schema.equals(self.schema) if i else fits(table.schema, self.manifest.kind)
+        if not alike:
+            raise CorpusError(
+                f"has the columns {', '.join(table.schema.names)}, or other types",
+                where=str(path),
+                expected=f"a {self.manifest.kind}'s, the same in each shard: {', '.join(self.schema.names)}",
+            )
+        self._mapped[i] = table
+        if len(self._mapped) > MAPPED_SHARDS:
+            self._mapped.popitem(last=False)
+        return table
+
+
+def _check_size(path: Path, shard: ShardInfo) -> None:
+    try:
+        size = path.stat().st_size
+    except FileNotFoundError:
+        raise CorpusError("missing, but listed in the manifest", where=str(path), hint=_AGAIN) from None
+    except OSError as error:
+        raise CorpusError(f"cannot be read: {error.strerror}", where=str(path)) from None
+    if size != shard.bytes:
+        state = "truncated" if size < shard.bytes else "too long"
+        raise CorpusError(f"{state}: {size:,} bytes, {shard.bytes:,} in the manifest", where=str(path), hint=_AGAIN)

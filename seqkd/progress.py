@@ -1,0 +1,127 @@
+"""How far the work is, on stderr: a bar on a terminal, now and then a plain line elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, SpinnerColumn, TaskID, TextColumn
+from rich.progress import Progress as RichProgress
+
+LINE_SECONDS = 10.0  # plain lines come at most this often: logs stay short
+
+_bar_on_screen = False  # a terminal shows one bar; a progress inside another one writes lines above it
+
+
+def say(text: str) -> None:
+    """Print one plain line on stderr; it appears above a running bar."""
+    print(text, file=sys.stderr, flush=True)
+
+
+class Progress:
+    """Counts work done; use as a context manager.
+
+    On a terminal a bar with rate and time left; elsewhere lines such as
+    `distill: 12,000/29,000 sentences (41%), 512 sentences/s, ETA 0:33`, at most one in ten seconds and one at the end.
+
+    Args:
+        label: What is going on, e.g. the stage.
+        total: How many units there are; None where that is not known.
+        unit: What is counted, in the plural.
+        done: Units that an earlier run did; they count as done, but not towards the rate.
+    """
+
+    def __init__(self, label: str, total: int | None, unit: str, *, done: int = 0) -> None:
+        self.label = label
+        self.total = total
+        self.unit = unit
+        self.done = done
+        self._before = done
+        self._note = ""
+        self._started = time.monotonic()
+        self._last_line = self._started
+        self._bar: RichProgress | None = None
+        self._task = TaskID(0)
+
+    def __enter__(self) -> Progress:
+        global _bar_on_screen
+        self._started = self._last_line = time.monotonic()
+        console = Console(stderr=True)
+        if sys.stderr.isatty() and not console.is_dumb_terminal and not _bar_on_screen:
+            self._bar = RichProgress(
+                SpinnerColumn(),
+                TextColumn("{task.description}", markup=False),
+                BarColumn(bar_width=30),
+                TextColumn("{task.fields[status]}", markup=False),
+                console=console,
+                transient=True,
+            )
+            self._task = self._bar.add_task(self.label, total=self.total, completed=self.done, status=self._status())
+            self._bar.start()
+            _bar_on_screen = True
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        global _bar_on_screen
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+            _bar_on_screen = False
+        if self.done > self._before:
+            say(self.line())
+
+    def advance(self, n: int = 1) -> None:
+        """Count `n` more units as done."""
+        self.done += n
+        self._show()
+
+    def note(self, text: str) -> None:
+        """Show `text` (a loss, the shard at hand) after the counts from now on."""
+        self._note = text
+        self._show()
+
+    def line(self) -> str:
+        """The state as one plain line."""
+        return f"{self.label}: {self._status()}"
+
+    def _show(self) -> None:
+        if self._bar is not None:
+            self._bar.update(self._task, completed=self.done, status=self._status())
+            return
+        now = time.monotonic()
+        if now - self._last_line >= LINE_SECONDS:
+            self._last_line = now
+            say(self.line())
+
+    def _status(self) -> str:
+        seconds = time.monotonic() - self._started
+        new = self.done - self._before
+        rate = new / seconds if seconds > 0 else 0.0
+        if self.total is None:
+            parts = [f"{self.done:,} {self.unit}"]
+        else:
+            percent = 100 * self.done // self.total if self.total else 100
+            parts = [f"{self.done:,}/{self.total:,} {self.unit} ({percent}%)"]
+        if new:
+            parts.append(f"{_number(rate)} {self.unit}/s")
+        if self.total is not None and self.done >= self.total:
+            parts.append(f"took {_clock(seconds)}")
+        elif self.total is not None and rate > 0:
+            parts.append(f"ETA {_clock((self.total - self.done) / rate)}")
+        if self._note:
+            parts.append(self._note)
+        return ", ".join(parts)
+
+
+def _number(rate: float) -> str:
+    return f"{rate:,.0f}" if rate >= 10 else f"{rate:.2f}"
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

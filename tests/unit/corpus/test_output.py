@@ -1,0 +1,285 @@
+"""StageOutput: start, go on, refuse."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from seqkd.corpus.manifest import Manifest, StageOutput, fingerprint, read_manifest
+from seqkd.corpus.reader import Corpus
+from seqkd.corpus.writer import finished_shards, write_shard
+from seqkd.errors import ConflictError, CorpusError, WorkError
+from tests.unit.corpus.corpora import rows
+
+
+def made_by(**config: Any) -> dict[str, Any]:
+    return fingerprint("prepare", {"seed": 1, "vocabulary": {"size": 100}, **config}, {"text": "0" * 64})
+
+
+def open_output(out: Path, *, overwrite: bool = False, **config: Any) -> StageOutput:
+    return StageOutput.open(out, "corpus", made_by(**config), overwrite=overwrite)
+
+
+def finish(out: Path, **config: Any) -> None:
+    with open_output(out, **config) as output:
+        info = write_shard(out, 0, rows(0, 3))
+        output.commit(Manifest(kind="corpus", fingerprint=made_by(**config), rows=3, shards=[info]))
+
+
+def begin(out: Path, **config: Any) -> None:
+    with open_output(out, **config):
+        write_shard(out, 0, rows(0, 3))
+
+
+def names(out: Path) -> set[str]:
+    return {entry.name for entry in out.iterdir()}
+
+
+def test_a_committed_folder_holds_its_files_only(tmp_path: Path) -> None:
+    out = tmp_path / "a" / "b"
+    finish(out)
+    assert names(out) == {"shard-00000.arrow", "manifest.json"}
+    assert read_manifest(out).fingerprint == made_by()
+
+
+def test_same_fingerprint_is_complete_and_touches_nothing(tmp_path: Path) -> None:
+    finish(tmp_path / "out")
+    before = (tmp_path / "out" / "manifest.json").stat().st_mtime_ns
+    out = tmp_path / "out"
+    out.chmod(0o555)
+    try:
+        with open_output(out) as output:
+            assert output.complete
+            assert output.manifest == read_manifest(out)
+    finally:
+        out.chmod(0o755)
+    assert (out / "manifest.json").stat().st_mtime_ns == before
+    assert names(out) == {"shard-00000.arrow", "manifest.json"}
+
+
+def test_another_fingerprint_is_refused_and_every_difference_named(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    finish(out)
+    with pytest.raises(ConflictError) as caught:
+        open_output(out, seed=2, vocabulary={"size": 200})
+    message = str(caught.value)
+    assert "config.seed: 1 -> 2" in message
+    assert "config.vocabulary.size: 100 -> 200" in message
+    assert "inputs.text" not in message
+    assert "--overwrite" in caught.value.hint
+    assert caught.value.where == str(out)
+    assert names(out) == {"shard-00000.arrow", "manifest.json"}
+
+
+def test_another_kind_is_refused(tmp_path: Path) -> None:
+    finish(tmp_path / "out")
+    with pytest.raises(ConflictError, match='kind: "corpus" -> "kbest"'):
+        StageOutput.open(tmp_path / "out", "kbest", made_by(), overwrite=False)
+
+
+def test_a_partial_folder_is_gone_on_with(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    begin(out)
+    assert names(out) == {"shard-00000.arrow", "partial.json"}
+    with pytest.raises(CorpusError, match="not a finished"):
+        Corpus.open(out)
+    with open_output(out) as output:
+        assert not output.complete
+        assert list(finished_shards(out)) == [0]
+
+
+def test_a_partial_folder_of_other_settings_is_refused(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    begin(out)
+    with pytest.raises(ConflictError, match=r"begun with other settings(.|\n)*config.seed: 1 -> 2"):
+        open_output(out, seed=2)
+    assert names(out) == {"shard-00000.arrow", "partial.json"}
+
+
+@pytest.mark.parametrize("state", [begin, finish])
+@pytest.mark.parametrize("seed", [1, 2])
+def test_overwrite_starts_anew(tmp_path: Path, state: Any, seed: int) -> None:
+    out = tmp_path / "out"
+    state(out)
+    (out / "train").mkdir()
+    (out / "train" / "shard-00000.arrow").touch()
+    with open_output(out, overwrite=True, seed=seed) as output:
+        assert not output.complete
+        assert names(out) == {"partial.json", ".lock"}
+        assert finished_shards(out) == {}
+
+
+def test_overwrite_follows_no_links_out_of_the_folder(tmp_path: Path) -> None:
+    precious = tmp_path / "precious"
+    precious.mkdir()
+    (precious / "file").touch()
+    out = tmp_path / "out"
+    begin(out)
+    (out / "link").symlink_to(precious)
+    open_output(out, overwrite=True).close()
+    assert names(precious) == {"file"}
+    assert names(out) == {"partial.json"}
+
+
+def test_a_crash_while_emptying_does_not_mix_old_and_new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "out"
+    finish(out)
+    (out / "sub").mkdir()
+
+    def crash(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(shutil, "rmtree", crash)
+    with pytest.raises(KeyboardInterrupt):
+        open_output(out, overwrite=True, seed=2)
+    monkeypatch.undo()
+    assert "manifest.json" not in names(out)
+    with open_output(out, seed=2) as output:
+        assert not output.complete
+        assert names(out) == {"partial.json", ".lock"}
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize(
+    ("name", "text"), [("thesis.txt", "mine"), ("manifest.json", '{"manifest_version": 3}'), ("partial.json", "[]")]
+)
+def test_a_foreign_folder_is_refused_and_left_as_it_was(tmp_path: Path, overwrite: bool, name: str, text: str) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ConflictError, match="--out"):
+        open_output(tmp_path, overwrite=overwrite)
+    assert {entry.name: entry.read_text() for entry in tmp_path.iterdir()} == {name: text}
+
+
+def test_a_file_is_no_folder(tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("mine")
+    with pytest.raises(ConflictError, match="is a file"):
+        open_output(tmp_path / "out", overwrite=True)
+
+
+def test_a_folder_held_in_this_process_is_in_use(tmp_path: Path) -> None:
+    with open_output(tmp_path / "out"), pytest.raises(ConflictError, match="in use by another process"):
+        open_output(tmp_path / "out", overwrite=True)
+    open_output(tmp_path / "out").close()
+
+
+def test_a_lock_whose_file_its_last_holder_removed_guards_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between our opening the lock's file and locking it, another process may finish and remove that file."""
+    real, calls = fcntl.flock, []
+
+    def slow(descriptor: int, operation: int) -> None:
+        calls.append(descriptor)
+        if len(calls) == 1:
+            (tmp_path / ".lock").unlink()
+        real(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", slow)
+    with open_output(tmp_path):
+        assert len(calls) == 2
+        with pytest.raises(ConflictError, match="in use"):
+            open_output(tmp_path)
+
+
+HOLDER = """
+    import sys, time
+    from pathlib import Path
+    from seqkd.corpus.manifest import StageOutput
+    from seqkd.corpus.writer import write_shard
+    from tests.unit.corpus.corpora import rows
+    from tests.unit.corpus.test_output import made_by
+    out = Path(sys.argv[1])
+    output = StageOutput.open(out, "corpus", made_by(), overwrite=False)
+    write_shard(out, 0, rows(0, 3))
+    print("ready", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_killed_between_shard_and_manifest(tmp_path: Path) -> None:
+    """While the other process lives the folder is taken; once it is killed, work goes on after its shard."""
+    out = tmp_path / "out"
+    holder = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(HOLDER), str(out)],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=Path(__file__).parents[3],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])},
+    )
+    try:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "ready\n"
+        with pytest.raises(ConflictError, match="in use by another process"):
+            open_output(out)
+    finally:
+        holder.send_signal(signal.SIGKILL)
+        holder.communicate()
+    (out / ".shard-00001.arrow.99.tmp").write_bytes(b"half a shard")
+    with open_output(out) as output:
+        assert not output.complete
+        done = finished_shards(out)
+        assert list(done) == [0]
+        done[1] = write_shard(out, 1, rows(3, 2))
+        output.commit(Manifest(kind="corpus", fingerprint=made_by(), rows=5, shards=list(done.values())))
+    assert names(out) == {"shard-00000.arrow", "shard-00001.arrow", "manifest.json"}
+    corpus = Corpus.open(out)
+    corpus.verify()
+    assert corpus.lengths()[0].tolist() == [0, 1, 2, 3, 4]
+
+
+def test_a_kill_right_after_locking_leaves_a_folder_that_can_be_used(tmp_path: Path) -> None:
+    (tmp_path / ".lock").touch()
+    (tmp_path / ".partial.json.7.tmp").touch()
+    with open_output(tmp_path) as output:
+        assert not output.complete
+        assert names(tmp_path) == {".lock", "partial.json"}
+
+
+def test_a_kill_right_after_the_manifest_is_complete(tmp_path: Path) -> None:
+    finish(tmp_path / "a")
+    begin(tmp_path / "b")
+    shutil.copy(tmp_path / "b" / "partial.json", tmp_path / "a" / "partial.json")
+    assert open_output(tmp_path / "a").complete
+
+
+def test_a_full_disk_at_commit_leaves_a_partial_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "out"
+    with open_output(out) as output:
+        info = write_shard(out, 0, rows(0, 3))
+
+        def full(*_: object) -> None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        monkeypatch.setattr(os, "fsync", full)
+        with pytest.raises(WorkError, match="No space left"):
+            output.commit(Manifest(kind="corpus", fingerprint=made_by(), rows=3, shards=[info]))
+        monkeypatch.undo()
+        assert not output.complete
+    assert names(out) == {"shard-00000.arrow", "partial.json"}
+
+
+def test_no_permission_is_a_work_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(Path, "mkdir", refused)
+    with pytest.raises(WorkError, match="Permission denied") as caught:
+        open_output(tmp_path / "out")
+    assert "permissions" in caught.value.hint
+
+
+def test_only_what_was_opened_can_be_committed(tmp_path: Path) -> None:
+    with open_output(tmp_path / "out") as output, pytest.raises(ValueError, match="fingerprint"):
+        output.commit(Manifest(kind="corpus", fingerprint=made_by(seed=2)))
+    with pytest.raises(ValueError, match="closed"):
+        output.commit(Manifest(kind="corpus", fingerprint=made_by()))

@@ -1,0 +1,235 @@
+from __future__ import annotations
+
+import hashlib
+import pickle
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.dataset
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from seqkd.corpus import reader
+from seqkd.corpus.manifest import Manifest, read_manifest, write_manifest
+from seqkd.corpus.reader import Corpus
+from seqkd.corpus.writer import write_shard
+from seqkd.errors import CorpusError
+from tests.unit.corpus.corpora import MADE_BY, kbest_rows, make_corpus, rows
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return make_corpus(tmp_path / "corpus", 10, 0, 7, 3)
+
+
+def flip(path: Path, offset: int = -500) -> None:
+    data = bytearray(path.read_bytes())
+    data[offset] ^= 1
+    path.write_bytes(data)
+
+
+def test_reads_what_was_written(folder: Path) -> None:
+    corpus = Corpus.open(folder, "corpus")
+    assert corpus.rows == 20
+    assert [shard.rows for shard in corpus.shards] == [10, 0, 7, 3]
+    assert pa.concat_tables(corpus.tables()).equals(rows(0, 20))
+    assert corpus.read_shard(2, ["target", "id"], verify=True).equals(rows(10, 7).select(["target", "id"]))
+
+
+def test_shards_are_memory_mapped(folder: Path) -> None:
+    before = pa.total_allocated_bytes()
+    table = Corpus.open(folder).read_shard(0)
+    assert pa.total_allocated_bytes() == before
+    assert table.num_rows == 10
+
+
+@given(st.lists(st.integers(0, 19), max_size=40))
+@settings(max_examples=50, deadline=None)
+def test_take_gives_the_rows_in_the_order_asked_for(
+    tmp_path_factory: pytest.TempPathFactory, positions: list[int]
+) -> None:
+    folder = tmp_path_factory.getbasetemp() / "taken"
+    corpus = Corpus.open(folder if folder.exists() else make_corpus(folder, 10, 0, 7, 3))
+    taken = corpus.take(np.array(positions, dtype=np.int64))
+    assert taken.equals(rows(0, 20).take(pa.array(positions, pa.int64())))
+    assert corpus.take(np.array(positions, dtype=np.int32), ["id"]).column("id").to_pylist() == positions
+
+
+@pytest.mark.parametrize("position", [-1, 20])
+def test_positions_outside_are_refused(folder: Path, position: int) -> None:
+    with pytest.raises(IndexError, match="of 20 rows"):
+        Corpus.open(folder).take(np.array([0, position]))
+
+
+def test_only_so_many_shards_are_held_open(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reader, "MAPPED_SHARDS", 2)
+    corpus = Corpus.open(folder)
+    for _ in range(2):
+        assert corpus.take(np.arange(20), ["id"]).column("id").to_pylist() == list(range(20))
+    assert len(corpus._mapped) == 2
+
+
+def test_lengths(folder: Path) -> None:
+    ids, sources, targets = Corpus.open(folder).lengths()
+    assert [str(part.dtype) for part in (ids, sources, targets)] == ["int64", "int32", "int32"]
+    assert ids.tolist() == list(range(20))
+    assert sources.tolist() == [i % 5 for i in range(20)]
+    assert targets.tolist() == [i % 7 for i in range(20)]
+
+
+def test_lengths_hold_no_text(tmp_path: Path) -> None:
+    folder = tmp_path / "wide"
+    folder.mkdir()
+    long = rows(0, 200).set_column(1, "source", pa.array(["x" * 50_000] * 200))
+    info = write_shard(folder, 0, long)
+    assert info.bytes > 10_000_000
+    write_manifest(folder, Manifest(kind="corpus", fingerprint=MADE_BY, rows=200, shards=[info]))
+    corpus, before = Corpus.open(folder), pa.default_memory_pool().bytes_allocated()
+    tracemalloc.start()
+    corpus.lengths()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1_000_000
+    assert pa.default_memory_pool().bytes_allocated() - before < 100_000
+
+
+def test_kinds(tmp_path: Path, folder: Path) -> None:
+    kbest = tmp_path / "kbest"
+    kbest.mkdir()
+    info = write_shard(kbest, 0, kbest_rows(0, 5))
+    write_manifest(kbest, Manifest(kind="kbest", fingerprint=MADE_BY, rows=5, shards=[info]))
+    assert Corpus.open(kbest).read_shard(0).equals(kbest_rows(0, 5))
+    with pytest.raises(CorpusError, match=r"holds kind 'kbest'(.|\n)*expected: kind corpus"):
+        Corpus.open(kbest, "corpus")
+    with pytest.raises(CorpusError, match="has no column target_ids"):
+        Corpus.open(kbest).lengths()
+    with pytest.raises(CorpusError, match=r"has no column score(.|\n)*source_ids"):
+        Corpus.open(folder).read_shard(0, ["id", "score"])
+
+
+def test_a_model_is_no_corpus(tmp_path: Path) -> None:
+    write_manifest(tmp_path, Manifest(kind="model", fingerprint=MADE_BY))
+    with pytest.raises(CorpusError, match="holds kind 'model'"):
+        Corpus.open(tmp_path)
+
+
+def test_a_corpus_of_no_rows(tmp_path: Path) -> None:
+    write_manifest(tmp_path, Manifest(kind="corpus", fingerprint=MADE_BY))
+    corpus = Corpus.open(tmp_path)
+    assert list(corpus.tables()) == []
+    assert [len(part) for part in corpus.lengths()] == [0, 0, 0]
+    assert corpus.take(np.array([], dtype=np.int64), ["id"]).num_rows == 0
+
+
+@pytest.mark.parametrize("keep", [0, 100, -1])
+def test_a_truncated_shard_is_named_on_opening(folder: Path, keep: int) -> None:
+    path = folder / "shard-00002.arrow"
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(CorpusError, match="truncated") as caught:
+        Corpus.open(folder)
+    assert caught.value.where == str(path)
+
+
+def test_a_shard_truncated_later_is_no_crash(folder: Path) -> None:
+    corpus = Corpus.open(folder)
+    path = folder / "shard-00002.arrow"
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(CorpusError, match="truncated"):
+        corpus.take(np.array([12]))
+
+
+def test_a_missing_shard_is_named_on_opening(folder: Path) -> None:
+    (folder / "shard-00003.arrow").unlink()
+    with pytest.raises(CorpusError, match="missing") as caught:
+        Corpus.open(folder)
+    assert caught.value.where == str(folder / "shard-00003.arrow")
+
+
+def test_an_additional_shard_is_named_on_opening(folder: Path) -> None:
+    (folder / "shard-00009.arrow").touch()
+    with pytest.raises(CorpusError, match=r"shard-00009.arrow: not in the manifest"):
+        Corpus.open(folder)
+
+
+def test_opening_reads_no_contents_and_verify_finds_a_flipped_byte(folder: Path) -> None:
+    Corpus.open(folder).verify()
+    for name in ("shard-00002.arrow", "shard-00003.arrow"):
+        flip(folder / name, len((folder / name).read_bytes()) // 2)
+    corpus = Corpus.open(folder)
+    with pytest.raises(CorpusError, match="2 of 4 shards are damaged") as caught:
+        corpus.verify()
+    assert "shard-00002.arrow: SHA-256" in caught.value.what
+    assert "shard-00003.arrow: SHA-256" in caught.value.what
+    corpus.read_shard(0, verify=True)
+    with pytest.raises(CorpusError, match="SHA-256"):
+        corpus.read_shard(2, verify=True)
+
+
+def test_opening_does_not_hash(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(hashlib, "sha256")
+    Corpus.open(folder)
+
+
+def replace_shard(folder: Path, index: int, data: bytes) -> None:
+    """Put `data` in a shard's place, with a manifest that fits."""
+    manifest = read_manifest(folder)
+    old = manifest.shards[index]
+    (folder / old.name).write_bytes(data)
+    manifest.shards[index] = type(old)(
+        name=old.name, rows=old.rows, sha256=hashlib.sha256(data).hexdigest(), bytes=len(data)
+    )
+    write_manifest(folder, manifest)
+
+
+def test_a_file_that_is_not_arrow(folder: Path) -> None:
+    replace_shard(folder, 2, b"not arrow" * 50)
+    with pytest.raises(CorpusError, match=r"shard-00002.arrow: not a readable Arrow file"):
+        Corpus.open(folder).read_shard(2)
+
+
+@pytest.mark.parametrize("index", [0, 2])
+def test_a_shard_with_other_columns_or_rows(folder: Path, tmp_path: Path, index: int) -> None:
+    size = read_manifest(folder).shards[index].rows
+    info = write_shard(tmp_path, 0, kbest_rows(0, size))
+    replace_shard(folder, index, (tmp_path / info.name).read_bytes())
+    with pytest.raises(CorpusError, match="has the columns id, source_ids, hypotheses"):
+        Corpus.open(folder).read_shard(index)
+    info = write_shard(tmp_path, 0, rows(0, size + 1))
+    replace_shard(folder, index, (tmp_path / info.name).read_bytes())
+    with pytest.raises(CorpusError, match=f"{size + 1} rows, {size} in the manifest"):
+        Corpus.open(folder).read_shard(index)
+
+
+def test_another_process_gets_the_path_not_the_rows(folder: Path) -> None:
+    corpus = Corpus.open(folder)
+    corpus.take(np.arange(20))
+    sent = pickle.dumps(corpus)
+    assert len(sent) < 1000
+    assert pickle.loads(sent).take(np.arange(20)).equals(rows(0, 20))
+
+
+def test_pyarrow_dataset_opens_it(folder: Path) -> None:
+    opened = pyarrow.dataset.dataset(str(folder), format="ipc", exclude_invalid_files=True)
+    assert opened.to_table().equals(rows(0, 20))
+    assert pyarrow.dataset.dataset(Corpus.open(folder).paths, format="ipc").to_table().equals(rows(0, 20))
+
+
+def test_pyarrow_dataset_takes_the_manifest_for_a_shard_unless_told(folder: Path) -> None:
+    """Why `exclude_invalid_files` or `paths` is in our documentation; when this fails, it can go."""
+    with pytest.raises(pa.ArrowInvalid, match=r"manifest\.json"):
+        pyarrow.dataset.dataset(str(folder), format="ipc")
+
+
+def test_hugging_face_datasets_opens_it(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_DATASETS_OFFLINE", "1")
+    datasets = pytest.importorskip("datasets")
+    loaded = datasets.load_dataset(
+        "arrow", data_files=str(folder / "shard-*.arrow"), split="train", cache_dir=str(tmp_path / "cache")
+    )
+    assert loaded.num_rows == 20
+    assert [loaded[i] for i in range(20)] == rows(0, 20).to_pylist()

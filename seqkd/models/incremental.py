@@ -152,6 +152,14 @@ class IncrementalTransformer:
         state.ancestors[:, :, :seen] = table.gather(1, parents[:, :, None].expand(-1, -1, seen))
 
     @torch.inference_mode()
+    def release(self, state: TransformerState, slots: Tensor) -> None:
+        """See `SearchModel.release`: an idle slot must not keep the caches in use long."""
+        host = slots.cpu()
+        state.positions[slots] = 0
+        state.host_positions[host] = 0
+        state.source_lengths[host] = 1
+
+    @torch.inference_mode()
     def shrink(self, state: TransformerState, slots: Tensor) -> None:
         """See `SearchModel.shrink`."""
         for group in (state.keys, state.values, state.cross_keys, state.cross_values):

@@ -39,7 +39,8 @@ def sinusoidal_table(positions: int, dim: int) -> Tensor:
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
     """`[batch, length, dim]` to `[batch, heads, length, dim / heads]`, without a copy."""
-    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
+    batch, length, dim = x.shape
+    return x.view(batch, length, heads, dim // heads).transpose(1, 2)
 
 
 def merge_heads(x: Tensor) -> Tensor:
@@ -245,7 +246,7 @@ class Transformer(nn.Module):
     def embed_source(self, source: Tensor) -> Tensor:
         """`[batch, source]` ids to `[batch, source, dim]`."""
         embedded = functional.embedding(source, self.source_embedding) * self.scale
-        return embedded + self.source_positions[: source.size(1)]  # type: ignore[no-any-return]
+        return embedded + self.source_positions[: source.size(1)]
 
     def encode(self, source: Tensor) -> Tensor:
         """`[batch, source]` ids, end of sentence appended, padded on the right, to `[batch, source, dim]`."""

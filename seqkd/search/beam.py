@@ -130,9 +130,7 @@ class BeamSearch:
 class _Run:
     """One set of caches, from its first sentence until its slots are empty."""
 
-    def __init__(
-        self, model: SearchModel, settings: BeamSettings, queue: deque[_Waiting], batch_tokens: int
-    ) -> None:
+    def __init__(self, model: SearchModel, settings: BeamSettings, queue: deque[_Waiting], batch_tokens: int) -> None:
         self.model, self.settings, self.queue = model, settings, queue
         self.width = len(queue[0].source) + 1
         self.slots = max(1, min(batch_tokens // self.width, len(queue)))
@@ -160,7 +158,7 @@ class _Run:
                 self._shrink(state, frontier, busy)
             for _ in range(self.poll):
                 self._step(state, frontier)
-            yield from self._harvest(frontier)
+            yield from self._harvest(state, frontier)
 
     # inference_mode stands on each of these and not on the generator: it must not leak out at a yield.
     @torch.inference_mode()
@@ -218,32 +216,31 @@ class _Run:
         self.model.reorder(state, frontier.advance(candidates))
 
     @torch.inference_mode()
-    def _harvest(self, frontier: Frontier) -> list[tuple[int, list[Hypothesis]]]:
+    def _harvest(self, state: Any, frontier: Frontier) -> list[tuple[int, list[Hypothesis]]]:
         done: list[bool] = frontier.done.tolist()
         bad: list[bool] = frontier.bad.tolist()
         slots = []
         for slot, sentence in enumerate(self.held):
-            if sentence is None:
-                continue
-            if bad[slot]:
-                self.broken.append(sentence)
-                self.held[slot] = None
-                frontier.done[slot] = True
-            elif done[slot]:
+            if sentence is not None and (bad[slot] or done[slot]):
                 slots.append(slot)
         if not slots:
             return []
-        found = frontier.harvest(torch.tensor(slots, device=self.model.device))
+        places = torch.tensor(slots, device=self.model.device)
+        frontier.done[places] = True
+        self.model.release(state, places)
+        found = frontier.harvest(places)
         results = []
         for slot, hypotheses in zip(slots, found, strict=True):
             sentence = self.held[slot]
             assert sentence is not None
             self.held[slot] = None
-            results.append((sentence.row, hypotheses))
+            if bad[slot]:
+                self.broken.append(sentence)
+            else:
+                results.append((sentence.row, hypotheses))
         return results
 
 
 def _out_of_memory(error: BaseException) -> bool:
     """Whether this is a device or host allocation that failed; torch has no one type for it."""
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
-

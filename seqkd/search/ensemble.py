@@ -48,8 +48,7 @@ class Ensemble:
     def step(self, state: list[object], tokens: Tensor) -> Tensor:
         """Log-probabilities `[slots, beam, vocab]`, float32."""
         members = [
-            model.step(part, tokens).float().log_softmax(dim=-1)
-            for model, part in zip(self.models, state, strict=True)
+            model.step(part, tokens).float().log_softmax(dim=-1) for model, part in zip(self.models, state, strict=True)
         ]
         return torch.logsumexp(torch.stack(members), dim=0) - math.log(len(members))
 
@@ -57,6 +56,11 @@ class Ensemble:
         """See `SearchModel.reorder`."""
         for model, part in zip(self.models, state, strict=True):
             model.reorder(part, parents)
+
+    def release(self, state: list[object], slots: Tensor) -> None:
+        """See `SearchModel.release`."""
+        for model, part in zip(self.models, state, strict=True):
+            model.release(part, slots)
 
     def shrink(self, state: list[object], slots: Tensor) -> None:
         """See `SearchModel.shrink`."""

@@ -55,6 +55,10 @@ class SearchModel(Protocol):
         """Beam j of slot s goes on from the hypothesis `parents[s, j]`, `[slots, beam]` int64."""
         ...
 
+    def release(self, state: Any, slots: Tensor) -> None:
+        """These slots, `[n]` int64, are done; until they are admitted again, what is returned for them is ignored."""
+        ...
+
     def shrink(self, state: Any, slots: Tensor) -> None:
         """Keep only these slots, `[n]` int64, in this order."""
         ...

@@ -188,6 +188,9 @@ class Broken:
     def reorder(self, state: dict[str, Any], parents: Tensor) -> None:
         self.inner.reorder(state["inner"], parents)
 
+    def release(self, state: dict[str, Any], slots: Tensor) -> None:
+        self.inner.release(state["inner"], slots)
+
     def shrink(self, state: dict[str, Any], slots: Tensor) -> None:
         self.inner.shrink(state["inner"], slots)
         state["sick"], state["age"] = state["sick"][slots], state["age"][slots]
@@ -217,7 +220,8 @@ class Small:
         self.pad_id, self.eos_id, self.unk_id = self.inner.pad_id, self.inner.eos_id, self.inner.unk_id
         self.start_id, self.device = self.inner.start_id, self.inner.device
         self.new = self.inner.new_state
-        self.admit, self.reorder, self.shrink = self.inner.admit, self.inner.reorder, self.inner.shrink
+        self.admit, self.reorder = self.inner.admit, self.inner.reorder
+        self.release, self.shrink = self.inner.release, self.inner.shrink
         self.steps = 0
 
     def _check(self, slots: int) -> None:
@@ -238,9 +242,7 @@ class Small:
 
 
 @pytest.mark.parametrize("late", [True, False])
-def test_a_batch_that_does_not_fit_is_split_and_nothing_is_lost(
-    late: bool, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_batch_that_does_not_fit_is_split_and_nothing_is_lost(late: bool, capsys: pytest.CaptureFixture[str]) -> None:
     rows = sentences(40)
     chosen = BeamSettings(beam=3, nbest=3)
     small = Small(4, late=late)

@@ -1,0 +1,124 @@
+"""From a model folder to something that search can drive."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from seqkd.errors import InputError, ModelError
+from seqkd.models.checkpoint import LoadedModel, load_model
+from seqkd.models.incremental import IncrementalTransformer
+from seqkd.models.transformer import Transformer
+from seqkd.search.native.engine import NativeTransformer, matrix_unit, usable
+from seqkd.search.protocol import SearchModel
+
+Precision = Literal["float32", "bf16x3", "bf16", "fp16"]
+DTYPES = {"float32": torch.float32, "bf16x3": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True, slots=True)
+class SearchTeam:
+    """Models to decode with, loaded from their folders.
+
+    Attributes:
+        engines: What `BeamSearch` takes.
+        loaded: The same models as modules, with their vocabularies.
+        precision: Of the weights.
+        device: Where they are.
+        fallback: Gives the engines in float32; None where they are in float32 already.
+    """
+
+    engines: Sequence[SearchModel]
+    loaded: Sequence[LoadedModel]
+    precision: Precision
+    device: torch.device
+    fallback: Callable[[], Sequence[SearchModel]] | None
+
+
+def resolve_device(device: str) -> torch.device:
+    """`auto` is the first CUDA device, or the CPU where there is none.
+
+    Raises:
+        InputError: No such device here.
+    """
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        found = torch.device(device)
+        torch.empty(0, device=found)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(
+            f"device {device!r} cannot be used here: {error}", expected="auto, cpu, cuda or cuda:N"
+        ) from None
+    return found
+
+
+def resolve_precision(precision: Literal["auto"] | Precision, device: torch.device) -> Precision:
+    """`auto` is bf16 on CUDA; on the CPU bf16x3 where it has a matrix unit, float32 where it has none.
+
+    Raises:
+        InputError: bf16x3 where there is no such unit.
+    """
+    if device.type != "cpu":
+        if precision == "bf16x3":
+            raise InputError("precision bf16x3 is for CPUs with a matrix unit", expected="float32, bf16 or fp16")
+        return "bf16" if precision == "auto" else precision
+    if precision == "auto":
+        return "bf16x3" if matrix_unit() else "float32"
+    if precision == "bf16x3" and not matrix_unit():
+        raise InputError(
+            "precision bf16x3 needs a CPU with a bf16 matrix unit (AMX) and a C++ compiler",
+            expected="auto, float32 or bf16 on this machine",
+        )
+    return precision
+
+
+def load_team(paths: Sequence[Path], *, device: str, precision: Literal["auto"] | Precision) -> SearchTeam:
+    """Load one model, or the members of an ensemble.
+
+    Raises:
+        ModelError: A folder is no model, or the members' vocabularies differ.
+        InputError: No such device here.
+    """
+    where = resolve_device(device)
+    chosen = resolve_precision(precision, where)
+    # The kernels pack float32 weights themselves.
+    dtype = torch.float32 if where.type == "cpu" and chosen != "fp16" else DTYPES[chosen]
+    loaded = [load_model(path, dtype=dtype, device=where) for path in paths]
+    for path, model in zip(paths[1:], loaded[1:], strict=True):
+        if model.vocabulary.digest != loaded[0].vocabulary.digest:
+            raise ModelError(
+                "its vocabulary is not that of the first model",
+                where=str(path),
+                expected=f"the vocabulary of {paths[0]}",
+                hint="ensemble only models that were trained with one vocabulary",
+            )
+
+    def in_float32() -> list[SearchModel]:
+        return [engine(load_model(path, dtype=torch.float32, device=where), "float32") for path in paths]
+
+    return SearchTeam(
+        engines=[engine(model, chosen) for model in loaded],
+        loaded=loaded,
+        precision=chosen,
+        device=where,
+        fallback=None if chosen == "float32" else in_float32,
+    )
+
+
+def engine(loaded: LoadedModel, precision: Precision) -> SearchModel:
+    """The fastest way to drive this model one step at a time.
+
+    Raises:
+        ModelError: The architecture does not decode left to right.
+    """
+    model = loaded.model
+    if not isinstance(model, Transformer):
+        raise ModelError(f"beam search cannot drive the architecture {loaded.arch!r}")
+    if precision != "fp16" and usable(model) and (precision == "float32" or matrix_unit()):
+        return NativeTransformer(model, precision)
+    return IncrementalTransformer(model.to(DTYPES[precision]))

@@ -1,0 +1,1 @@
+"""A CPU engine for Transformers: kernels in C++, compiled on first use."""

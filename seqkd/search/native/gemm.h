@@ -1,0 +1,237 @@
+// C = A * W^T with weights packed once, in panels of 32 outputs.
+//
+// Three arithmetics: float32 on the vector unit; bf16 on the matrix unit (AMX); and "bf16x3", float32 operands split into
+// the bf16 nearest to them and the bf16 nearest to the rest, whose three leading products the matrix unit sums in
+// float32: a relative error near 2^-16 for a third of its speed, which is still several times the vector unit's.
+#pragma once
+#include <cmath>
+#include <cstdlib>
+#include <vector>
+
+#include "vector.h"
+#if defined(__AMX_BF16__)
+#include <immintrin.h>
+#endif
+
+constexpr int BLOCK = 32;  // rows and columns of one product
+
+enum Arithmetic { FLOAT32 = 0, BF16 = 1, BF16X3 = 2 };
+
+template <typename T>
+struct Buffer {  // grows, is aligned to cache lines, and is never cleared
+  T* data = nullptr;
+  size_t size = 0;
+  T* need(size_t count) {
+    if (count > size) {
+      free(data);
+      size = (count + 63) / 64 * 64;
+      data = static_cast<T*>(aligned_alloc(64, size * sizeof(T)));
+      if (!data) abort();
+    }
+    return data;
+  }
+  ~Buffer() { free(data); }
+  Buffer() = default;
+  Buffer(const Buffer&) = delete;
+  Buffer& operator=(const Buffer&) = delete;
+};
+
+static inline int round_up(int n, int unit) { return (n + unit - 1) / unit * unit; }
+
+struct Weight {
+  int outputs = 0, inputs = 0;  // as given
+  int depth = 0;                // inputs, padded to a multiple of 32
+  int panels = 0;
+  Buffer<float> floats;       // [panel][depth][32]
+  Buffer<uint16_t> high, low; // [panel][depth / 32][half][16][32]: tiles of 16 pairs of inputs x 16 outputs
+  std::vector<float> bias;    // [panels * 32]; empty: none
+
+  void pack(const float* w, const float* b, int n, int k, Arithmetic arithmetic) {
+    outputs = n, inputs = k, depth = round_up(k, 32), panels = round_up(n, BLOCK) / BLOCK;
+    if (b) {
+      bias.assign(panels * BLOCK, 0.0f);
+      for (int i = 0; i < n; ++i) bias[i] = b[i];
+    }
+    size_t total = size_t(panels) * depth * BLOCK;
+    auto at = [&](int row, int column) { return row < n && column < k ? w[size_t(row) * k + column] : 0.0f; };
+    if (arithmetic == FLOAT32) {
+      float* out = floats.need(total);
+      for (int p = 0; p < panels; ++p)
+        for (int c = 0; c < depth; ++c)
+          for (int r = 0; r < BLOCK; ++r) *out++ = at(p * BLOCK + r, c);
+      return;
+    }
+    uint16_t* hi = high.need(total);
+    uint16_t* lo = arithmetic == BF16X3 ? low.need(total) : nullptr;
+    for (int p = 0; p < panels; ++p)
+      for (int c = 0; c < depth; c += 32)
+        for (int half = 0; half < 2; ++half)
+          for (int pair = 0; pair < 16; ++pair)
+            for (int r = 0; r < 16; ++r)
+              for (int e = 0; e < 2; ++e) {
+                vf x = splat(at(p * BLOCK + half * 16 + r, c + 2 * pair + e));
+                vh h = narrow(x);
+                *hi++ = h[0];
+                if (lo) *lo++ = narrow(x - widen(h))[0];
+              }
+  }
+};
+
+// The left operand, laid out for the arithmetic; rows are padded to whole blocks.
+struct Operand {
+  Arithmetic arithmetic = FLOAT32;
+  const float* floats = nullptr;
+  int rows = 0, stride = 0, depth = 0;
+  Buffer<float> padded;
+  Buffer<uint16_t> high, low;
+
+  void set(Arithmetic chosen, const float* a, int m, int k) {
+    arithmetic = chosen, rows = m, depth = round_up(k, 32);
+    int whole = round_up(m, BLOCK);
+    stride = depth;
+    if (arithmetic == FLOAT32) {
+      float* out = padded.need(size_t(whole) * depth);
+      for (int r = 0; r < m; ++r) {
+        memcpy(out + size_t(r) * depth, a + size_t(r) * k, k * sizeof(float));
+        for (int c = k; c < depth; ++c) out[size_t(r) * depth + c] = 0.0f;
+      }
+      memset(out + size_t(m) * depth, 0, size_t(whole - m) * depth * sizeof(float));
+      floats = out;
+      return;
+    }
+    uint16_t* hi = high.need(size_t(whole) * depth);
+    uint16_t* lo = arithmetic == BF16X3 ? low.need(size_t(whole) * depth) : nullptr;
+    for (int r = 0; r < m; ++r)
+      for (int c = 0; c < depth; c += LANES) {
+        vf x = c < k ? load(a + size_t(r) * k + c) : splat(0.0f);  // k is a multiple of 16
+        vh h = narrow(x);
+        *reinterpret_cast<vh_any*>(hi + size_t(r) * depth + c) = h;
+        if (lo) store(lo + size_t(r) * depth + c, x - widen(h));
+      }
+    memset(hi + size_t(m) * depth, 0, size_t(whole - m) * depth * sizeof(uint16_t));
+    if (lo) memset(lo + size_t(m) * depth, 0, size_t(whole - m) * depth * sizeof(uint16_t));
+  }
+};
+
+#if defined(__AMX_BF16__)
+struct alignas(64) TileConfig {
+  uint8_t palette = 1, start_row = 0, reserved[14] = {};
+  uint16_t bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
+  uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
+};
+
+static inline void tile_product(const Operand& a, const Weight& w, int row, int panel, float* out, int stride) {
+  const size_t step = 2 * 16 * 32;  // one column of tiles: two halves of 16 x 32 bf16
+  const uint16_t* b_high = w.high.data + size_t(panel) * w.depth * BLOCK;
+  const uint16_t* a_high = a.high.data + size_t(row) * a.depth;
+  const long line = a.depth * 2, half = 16L * a.depth;
+  // GCC's tile loads do not tell it that they read memory.
+  __asm__ volatile("" ::: "memory");
+  _tile_zero(0);
+  _tile_zero(1);
+  _tile_zero(2);
+  _tile_zero(3);
+  if (a.arithmetic == BF16) {
+    for (int c = 0; c < w.depth; c += 32, b_high += step) {
+      _tile_loadd(4, a_high + c, line);
+      _tile_loadd(6, b_high, 64);
+      _tile_loadd(7, b_high + step / 2, 64);
+      _tile_dpbf16ps(0, 4, 6);
+      _tile_dpbf16ps(1, 4, 7);
+      _tile_loadd(5, a_high + half + c, line);
+      _tile_dpbf16ps(2, 5, 6);
+      _tile_dpbf16ps(3, 5, 7);
+    }
+  } else {
+    const uint16_t* b_low = w.low.data + size_t(panel) * w.depth * BLOCK;
+    const uint16_t* a_low = a.low.data + size_t(row) * a.depth;
+    for (int c = 0; c < w.depth; c += 32, b_high += step, b_low += step) {
+      _tile_loadd(6, b_high, 64);
+      _tile_loadd(7, b_high + step / 2, 64);
+      _tile_loadd(4, a_low + c, line);
+      _tile_loadd(5, a_low + half + c, line);
+      _tile_dpbf16ps(0, 4, 6);
+      _tile_dpbf16ps(1, 4, 7);
+      _tile_dpbf16ps(2, 5, 6);
+      _tile_dpbf16ps(3, 5, 7);
+      _tile_loadd(4, a_high + c, line);
+      _tile_loadd(5, a_high + half + c, line);
+      _tile_dpbf16ps(0, 4, 6);
+      _tile_dpbf16ps(1, 4, 7);
+      _tile_dpbf16ps(2, 5, 6);
+      _tile_dpbf16ps(3, 5, 7);
+      _tile_loadd(6, b_low, 64);
+      _tile_loadd(7, b_low + step / 2, 64);
+      _tile_dpbf16ps(0, 4, 6);
+      _tile_dpbf16ps(1, 4, 7);
+      _tile_dpbf16ps(2, 5, 6);
+      _tile_dpbf16ps(3, 5, 7);
+    }
+  }
+  _tile_stored(0, out, stride * 4L);
+  _tile_stored(1, out + 16, stride * 4L);
+  _tile_stored(2, out + 16L * stride, stride * 4L);
+  _tile_stored(3, out + 16L * stride + 16, stride * 4L);
+}
+#endif
+
+static inline void vector_product(const Operand& a, const Weight& w, int row, int panel, float* out, int stride) {
+  constexpr int ROWS = 8;
+  const int rows = std::min(BLOCK, round_up(a.rows - row, ROWS));
+  for (int r = 0; r < rows; r += ROWS) {
+    vf left[ROWS] = {}, right[ROWS] = {};
+    const float* b = w.floats.data + size_t(panel) * w.depth * BLOCK;
+    const float* x = a.floats + size_t(row + r) * a.stride;
+    for (int c = 0; c < w.inputs; ++c, b += BLOCK) {
+      vf b0 = load(b), b1 = load(b + LANES);
+#pragma GCC unroll 8
+      for (int i = 0; i < ROWS; ++i) {
+        vf value = splat(x[size_t(i) * a.stride + c]);
+        left[i] += value * b0;
+        right[i] += value * b1;
+      }
+    }
+    for (int i = 0; i < ROWS; ++i) {
+      store(out + size_t(r + i) * stride, left[i]);
+      store(out + size_t(r + i) * stride + LANES, right[i]);
+    }
+  }
+}
+
+// out[32 x 32] = rows row..row+31 of A times panel `panel` of W; no bias.
+static inline void product(const Operand& a, const Weight& w, int row, int panel, float* out, int stride) {
+#if defined(__AMX_BF16__)
+  if (a.arithmetic != FLOAT32) return tile_product(a, w, row, panel, out, stride);
+#endif
+  vector_product(a, w, row, panel, out, stride);
+}
+
+enum Finish { PLAIN = 0, RELU = 1, GELU = 2, ADD = 3 };
+
+// c[m x outputs] = finish(A * W^T + bias); ADD adds onto what c holds (the residual).
+static void multiply(const Operand& a, const Weight& w, float* c, Finish finish) {
+  alignas(64) float tile[BLOCK * BLOCK];
+  for (int panel = 0; panel < w.panels; ++panel) {
+    const int columns = std::min(BLOCK, w.outputs - panel * BLOCK);
+    vf bias[2] = {};
+    if (!w.bias.empty()) bias[0] = load(&w.bias[panel * BLOCK]), bias[1] = load(&w.bias[panel * BLOCK + LANES]);
+    for (int row = 0; row < a.rows; row += BLOCK) {
+      product(a, w, row, panel, tile, BLOCK);
+      const int rows = std::min(BLOCK, a.rows - row);
+      for (int r = 0; r < rows; ++r) {
+        float* out = c + size_t(row + r) * w.outputs + panel * BLOCK;
+        for (int part = 0; part * LANES < columns; ++part) {  // outputs are a multiple of 16
+          vf x = load(tile + r * BLOCK + part * LANES) + bias[part];
+          if (finish == RELU) {
+            x = x > 0.0f ? x : (x != x ? x : splat(0.0f));
+          } else if (finish == GELU) {
+            for (int i = 0; i < LANES; ++i) x[i] = 0.5f * x[i] * (1.0f + erff(x[i] * 0.70710678f));
+          } else if (finish == ADD) {
+            x += load(out + part * LANES);
+          }
+          store(out + part * LANES, x);
+        }
+      }
+    }
+  }
+}

@@ -1,0 +1,137 @@
+"""The Transformer: teacher forcing equals one step at a time, and padding does not leak."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from torch import Tensor
+
+from seqkd.models.incremental import IncrementalTransformer
+from seqkd.models.transformer import Activation, Embeddings, Norm, Positions, Transformer
+
+EOS, PAD = 2, 1
+
+
+def small(
+    *,
+    norm: Norm = "pre",
+    positions: Positions = "sinusoidal",
+    activation: Activation = "relu",
+    embeddings: Embeddings = "shared",
+) -> Transformer:
+    torch.manual_seed(4)
+    return Transformer(
+        source_vocab=30,
+        target_vocab=30,
+        dim=16,
+        heads=4,
+        ffn_dim=24,
+        encoder_layers=2,
+        decoder_layers=2,
+        dropout=0.2,
+        norm=norm,
+        positions=positions,
+        activation=activation,
+        embeddings=embeddings,
+        max_positions=20,
+    ).eval()
+
+
+def padded(lengths: list[int], seed: int) -> Tensor:
+    draw = torch.Generator().manual_seed(seed)
+    out = torch.full((len(lengths), max(lengths)), PAD)
+    for row, length in enumerate(lengths):
+        out[row, :length] = torch.randint(4, 30, (length,), generator=draw)
+    return out
+
+
+@pytest.mark.parametrize(
+    ("norm", "positions", "activation", "embeddings"),
+    [
+        *itertools.product(["pre", "post"], ["sinusoidal", "learned"], ["relu"], ["shared"]),
+        ("pre", "sinusoidal", "gelu", "decoder"),
+        ("post", "learned", "swiglu", "separate"),
+    ],
+)
+def test_one_step_at_a_time_equals_teacher_forcing(
+    norm: Norm, positions: Positions, activation: Activation, embeddings: Embeddings
+) -> None:
+    model = small(norm=norm, positions=positions, activation=activation, embeddings=embeddings)
+    source, target = padded([5, 7, 2], 1), padded([6, 6, 6], 2)
+    with torch.no_grad():
+        expected = model(source, target).log_softmax(-1)
+    engine = IncrementalTransformer(model)
+    state = engine.new_state(3, 1, 7, 6)
+    engine.admit(state, torch.arange(3), source)
+    for position in range(6):
+        logits = engine.step(state, target[:, position : position + 1])
+        torch.testing.assert_close(logits[:, 0].log_softmax(-1), expected[:, position], atol=1e-5, rtol=1e-5)
+
+
+def test_beams_follow_their_parents_without_a_copy() -> None:
+    model = small()
+    engine = IncrementalTransformer(model)
+    source = padded([4, 4], 3)
+    beam, steps = 3, 5
+    draw = torch.Generator().manual_seed(0)
+    state = engine.new_state(2, beam, 4, steps)
+    engine.admit(state, torch.arange(2), source)
+    prefixes = torch.empty(2, beam, 0, dtype=torch.long)
+    for _ in range(steps):
+        tokens = torch.randint(4, 30, (2, beam), generator=draw)
+        prefixes = torch.cat((prefixes, tokens[:, :, None]), dim=2)
+        logits = engine.step(state, tokens)
+        for slot, k in itertools.product(range(2), range(beam)):
+            with torch.no_grad():
+                expected = model(source[slot : slot + 1], prefixes[slot, k][None])[0, -1]
+            torch.testing.assert_close(logits[slot, k], expected, atol=1e-5, rtol=1e-5)
+        parents = torch.randint(0, beam, (2, beam), generator=draw)
+        engine.reorder(state, parents)
+        prefixes = prefixes.gather(1, parents[:, :, None].expand_as(prefixes))
+
+
+def test_a_slot_that_is_filled_again_forgets_its_past() -> None:
+    model = small()
+    engine = IncrementalTransformer(model)
+    state = engine.new_state(2, 1, 7, 6)
+    engine.admit(state, torch.arange(2), padded([7, 6], 1))
+    for _ in range(3):
+        engine.step(state, torch.full((2, 1), 9))
+    source, target = padded([3], 5), padded([4], 6)
+    engine.admit(state, torch.tensor([1]), source)
+    with torch.no_grad():
+        expected = model(source, target)[0]
+    for position in range(4):
+        logits = engine.step(state, torch.tensor([[9], [int(target[0, position])]]))
+        torch.testing.assert_close(logits[1, 0], expected[position], atol=1e-5, rtol=1e-5)
+    engine.shrink(state, torch.tensor([1]))
+    assert engine.step(state, torch.tensor([[9]])).shape == (1, 1, 30)
+
+
+def test_padding_changes_nothing() -> None:
+    model = small()
+    alone, wider = padded([4], 1), torch.cat((padded([4], 1), torch.full((1, 5), PAD)), dim=1)
+    target = padded([6], 2)
+    with torch.no_grad():
+        torch.testing.assert_close(model(alone, target), model(wider, target), atol=1e-5, rtol=1e-5)
+
+
+def test_the_decoder_does_not_see_the_future() -> None:
+    model = small()
+    source, target = padded([4], 1), padded([6], 2)
+    changed = target.clone()
+    changed[0, 4:] = 7
+    with torch.no_grad():
+        torch.testing.assert_close(model(source, target)[:, :4], model(source, changed)[:, :4])
+
+
+def test_embeddings_are_tied_as_asked() -> None:
+    assert len({id(small().source_embedding), id(small().output_weight)}) == 2  # two models, one table each
+    shared, decoder, separate = (small(embeddings=e) for e in ("shared", "decoder", "separate"))
+    assert shared.source_embedding is shared.target_embedding is shared.output_weight
+    assert decoder.source_embedding is not decoder.target_embedding is decoder.output_weight
+    assert separate.output_weight is not separate.target_embedding
+    with pytest.raises(ValueError, match="one vocabulary"):
+        Transformer(source_vocab=30, target_vocab=31, dim=16, heads=4, ffn_dim=24, encoder_layers=1, decoder_layers=1)

@@ -1,0 +1,164 @@
+"""The C++ kernels against plain torch: the same logits, candidates and k-best lists."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from seqkd.errors import WorkError
+from seqkd.models.incremental import IncrementalTransformer
+from seqkd.models.transformer import Activation, Norm, Transformer
+from seqkd.search import BeamSearch, BeamSettings
+from seqkd.search.candidates import top_candidates
+from seqkd.search.native.build import kernels
+from seqkd.search.native.engine import Arithmetic, NativeTransformer, matrix_unit, usable
+from tests.unit.search.support import EOS, PAD, sentences
+
+pytestmark = pytest.mark.skipif(kernels() is None, reason="no C++ compiler here: the torch engine is used")
+
+ARITHMETICS: list[Arithmetic] = ["float32", *(["bf16x3", "bf16"] if matrix_unit() else [])]  # type: ignore[list-item]
+# The largest difference of a logit, for logits of size 1 to 10.
+TOLERANCE: dict[Arithmetic, float] = {"float32": 2e-5, "bf16x3": 5e-4, "bf16": 0.2}
+
+
+def model(*, norm: Norm = "pre", activation: Activation = "relu", vocab: int = 77) -> Transformer:
+    torch.manual_seed(5)
+    built = Transformer(
+        source_vocab=vocab,
+        target_vocab=vocab,
+        dim=64,
+        heads=2,
+        ffn_dim=96,
+        encoder_layers=2,
+        decoder_layers=2,
+        dropout=0.0,
+        norm=norm,
+        activation=activation,
+        max_positions=64,
+    )
+    with torch.no_grad():
+        for parameter in built.parameters():
+            if parameter.dim() == 1:
+                parameter.add_(torch.randn_like(parameter) * 0.1)  # biases and norms that are not trivial
+        built.output_weight[EOS] *= 1.5
+    return built.eval()
+
+
+def padded(lengths: list[int], seed: int) -> Tensor:
+    draw = torch.Generator().manual_seed(seed)
+    out = torch.full((len(lengths), max(lengths)), PAD)
+    for row, length in enumerate(lengths):
+        out[row, : length - 1] = torch.randint(4, 77, (length - 1,), generator=draw)
+        out[row, length - 1] = EOS
+    return out
+
+
+@pytest.mark.parametrize("arithmetic", ARITHMETICS)
+@pytest.mark.parametrize(
+    ("norm", "activation"), [("pre", "relu"), ("post", "relu"), ("pre", "gelu"), ("post", "swiglu")]
+)
+def test_logits_equal_those_of_torch_through_reorder_refill_and_shrink(
+    arithmetic: Arithmetic, norm: Norm, activation: Activation
+) -> None:
+    plain = model(norm=norm, activation=activation)
+    engines = (IncrementalTransformer(plain), NativeTransformer(plain, arithmetic))
+    slots, beam = 5, 3
+    states = [engine.new_state(slots, beam, 40, 12) for engine in engines]
+    draw = torch.Generator().manual_seed(1)
+
+    def both(name: str, *arguments: Tensor) -> list[Tensor]:
+        return [getattr(e, name)(s, *arguments) for e, s in zip(engines, states, strict=True)]
+
+    both("admit", torch.arange(slots), padded([3, 40, 17, 1, 33], 2))
+    for step in range(8):
+        tokens = torch.randint(4, 77, (slots, beam), generator=draw)
+        if step == 0:
+            tokens[:] = EOS
+        expected, found = both("step", tokens)
+        first = 1 if step == 0 else beam  # at the first position only one beam is alive
+        busy = [slot for slot in range(slots) if not (step == 4 and slot == 2)]
+        torch.testing.assert_close(
+            found[busy][:, :first], expected[busy][:, :first], atol=TOLERANCE[arithmetic], rtol=0
+        )
+        parents = torch.randint(0, beam if step else 1, (slots, beam), generator=draw)
+        both("reorder", parents)
+        if step == 3:
+            both("release", torch.tensor([2]))
+        if step == 4:
+            both("admit", torch.tensor([2]), padded([9], 3))
+            expected, found = both("step", torch.full((slots, beam), EOS))
+            torch.testing.assert_close(found[2, :1], expected[2, :1], atol=TOLERANCE[arithmetic], rtol=0)
+            both("reorder", torch.zeros(slots, beam, dtype=torch.long))
+        if step == 5:
+            both("shrink", torch.tensor([4, 2, 0]))
+            slots = 3
+
+
+@pytest.mark.parametrize("arithmetic", ARITHMETICS)
+@pytest.mark.parametrize("count", [1, 12, 77])
+def test_candidates_are_those_of_the_logits(arithmetic: Arithmetic, count: int) -> None:
+    native = NativeTransformer(model(), arithmetic)
+    results = []
+    for _ in range(2):
+        state = native.new_state(2, 3, 9, 5)
+        native.admit(state, torch.arange(2), padded([9, 4], 2))
+        native.step(state, torch.full((2, 3), EOS))
+        native.reorder(state, torch.zeros(2, 3, dtype=torch.long))
+        results.append(state)
+    tokens = torch.tensor([[5, 6, 7], [8, 9, 10]])
+    expected = top_candidates(native.step(results[0], tokens), count, EOS)
+    lse, values, ids, eos = native.step_candidates(results[1], tokens, count)
+    torch.testing.assert_close(lse, expected.lse, atol=1e-5, rtol=0)
+    assert torch.equal(values, expected.values)
+    assert torch.equal(ids, expected.ids)
+    assert torch.equal(eos, expected.eos)
+
+
+def test_equal_logits_stand_in_the_order_of_their_ids() -> None:
+    plain = model()
+    with torch.no_grad():
+        plain.output_weight[40:77] = plain.output_weight[10]
+    native = NativeTransformer(plain, "float32")
+    state = native.new_state(1, 1, 9, 5)
+    native.admit(state, torch.arange(1), padded([9], 2))
+    _, _, ids, _ = native.step_candidates(state, torch.tensor([[EOS]]), 77)
+    alike = [piece for piece in ids.flatten().tolist() if piece == 10 or piece >= 40]
+    assert alike == [10, *range(40, 77)]
+
+
+@pytest.mark.parametrize("norm", ["pre", "post"])
+@pytest.mark.parametrize("arithmetic", [a for a in ARITHMETICS if a != "bf16"])
+def test_k_best_lists_equal_those_of_torch(arithmetic: Arithmetic, norm: Norm) -> None:
+    plain = model(norm=norm)
+    rows = sentences(60, vocab=77, longest=12)
+    chosen = BeamSettings(beam=5, nbest=5, length_penalty=0.8)
+    expected = dict(BeamSearch([IncrementalTransformer(plain)], chosen).decode(rows, batch_tokens=120))
+    found = dict(BeamSearch([NativeTransformer(plain, arithmetic)], chosen).decode(rows, batch_tokens=90))
+    assert found.keys() == expected.keys()
+    for row, hypotheses in expected.items():
+        for one, other in itertools.zip_longest(hypotheses, found[row]):
+            assert one.ids == other.ids
+            assert one.ended == other.ended
+            assert one.score == pytest.approx(other.score, abs=1e-4)
+
+
+@pytest.mark.parametrize("arithmetic", ARITHMETICS)
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_bad_weights_are_found(arithmetic: Arithmetic, value: float) -> None:
+    plain = model()
+    with torch.no_grad():
+        plain.output_weight[50] = value
+    with pytest.raises(WorkError, match="NaN or infinite for 3 sentences"):
+        list(BeamSearch([NativeTransformer(plain, arithmetic)], BeamSettings()).decode(sentences(3), batch_tokens=90))
+
+
+def test_models_that_do_not_fit_the_vector_unit_are_left_to_torch() -> None:
+    assert usable(model())
+    narrow = Transformer(
+        source_vocab=9, target_vocab=9, dim=24, heads=3, ffn_dim=32, encoder_layers=1, decoder_layers=1
+    )
+    assert not usable(narrow)

@@ -12,7 +12,8 @@ typedef uint16_t vh_any __attribute__((vector_size(32), aligned(2), may_alias));
 
 constexpr int LANES = 16;
 
-static inline vf splat(float x) { return vf{} + x; }
+// Not `vf{} + x`: adding zero is an addition, because of -0.
+static inline vf splat(float x) { return vf{x, x, x, x, x, x, x, x, x, x, x, x, x, x, x, x}; }
 static inline vf load(const float* p) { return *reinterpret_cast<const vf_any*>(p); }
 static inline void store(float* p, vf x) { *reinterpret_cast<vf_any*>(p) = x; }
 

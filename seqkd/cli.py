@@ -1,0 +1,216 @@
+"""The command line: parse, call one stage, print. What a command needs is imported when it runs."""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from seqkd import __version__
+from seqkd.errors import ConflictError, SeqkdError
+
+INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+
+app = typer.Typer(
+    name="seqkd",
+    help="Offline sequence-level knowledge distillation for translation models, as a data pipeline.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,  # main() prints them
+    rich_markup_mode=None,
+)
+
+Config = Annotated[Path, typer.Option(help="stage file (TOML)")]
+Out = Annotated[Path, typer.Option(help="output folder")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="start anew, whatever an earlier run left in --out")]
+OverwriteChanged = Annotated[
+    bool,
+    typer.Option(
+        "--overwrite-changed", help="start anew only if --out was made with other settings or inputs; else go on"
+    ),
+]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")]
+Debug = Annotated[bool, typer.Option("--debug", help="show the traceback of a failure")]
+Models = Annotated[list[Path], typer.Option("--model", help="model folder; give several for an ensemble")]
+
+
+class Precision(str, Enum):
+    """Of a model's weights while it works; auto: the fastest that is as good."""
+
+    auto = "auto"
+    float32 = "float32"
+    bf16x3 = "bf16x3"
+    bf16 = "bf16"
+    fp16 = "fp16"
+
+
+Weights = Annotated[Precision, typer.Option("--precision", help="of the weights")]
+BatchTokens = Annotated[int, typer.Option(min=1, help="tokens worked on together")]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit code: 0, 2 for bad usage or input, 1 for a failure at work.
+
+    Every failure is one message on stderr; its traceback comes with `--debug`.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        code = _run(words)
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read our output has gone. What is still buffered must not fail again when Python ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        if "--debug" in words:
+            traceback.print_exc()
+        print(f"error: {_explained(error)}", file=sys.stderr)
+        return error.exit_code if isinstance(error, SeqkdError) else 1
+    return code
+
+
+def _run(words: Sequence[str]) -> int:
+    try:
+        app(words, prog_name="seqkd")
+    except SystemExit as stop:  # typer's: bad usage has been explained by now
+        return stop.code if isinstance(stop.code, int) else 1
+    return 0
+
+
+def _explained(error: Exception) -> str:
+    if isinstance(error, SeqkdError):
+        return str(error)
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        where = f"{error.filename}: " if error.filename else ""
+        return f"{where}no space left on the disk\n  to do: free some space, then run the same command again"
+    return f"internal error: {type(error).__name__}: {error}\n  to do: run again with --debug and report the traceback"
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"seqkd {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    _: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="show the version")] = False,
+) -> None:
+    pass
+
+
+@app.command("plan")
+def _plan(
+    pipeline: Annotated[Path, typer.Argument(help="pipeline file (TOML)")],
+    runs: Annotated[Path, typer.Option(help="where the pipeline's folder goes")] = Path("runs"),
+    debug: Debug = False,  # noqa: ARG001
+) -> None:
+    """Write a pipeline's Make rules and stage files."""
+    from seqkd.plan import write_plan
+
+    print(write_plan(pipeline, runs))
+
+
+def _stage_command(name: str, kind: str) -> Callable[[Path, Path, bool, bool, str, bool], None]:
+    """The command of the stage `name`, whose settings are `seqkd.config`'s class `kind`."""
+
+    def command(
+        config: Config,
+        out: Out,
+        overwrite: Overwrite = False,
+        overwrite_changed: OverwriteChanged = False,
+        device: Device = "auto",
+        debug: Debug = False,  # noqa: ARG001
+    ) -> None:
+        from seqkd.config import load_stage
+
+        settings = load_stage(getattr(importlib.import_module("seqkd.config"), kind), config)
+        run = importlib.import_module(f"seqkd.stages.{name}").run
+        try:
+            run(settings, out, overwrite=overwrite, device=device)
+        except ConflictError:
+            if not overwrite_changed or overwrite:
+                raise
+            # A folder that is in use, or is not seqkd's, refuses this too.
+            run(settings, out, overwrite=True, device=device)
+        (out / "manifest.json").touch()  # Make compares times: a stage with nothing to do is up to date again
+
+    return command
+
+
+for _name, _kind, _help in (
+    ("prepare", "PrepareConfig", "Text files to gold corpora and a vocabulary."),
+    ("train", "TrainConfig", "A corpus to a model."),
+    ("distill", "DistillConfig", "Teachers and a corpus to k-best lists."),
+    ("select", "SelectConfig", "K-best lists to a distilled corpus."),
+    ("evaluate", "EvaluateConfig", "Quality and speed of a model on a test corpus."),
+    ("report", "ReportConfig", "Everything a pipeline made, on one page."),
+):
+    app.command(_name, help=_help)(_stage_command(_name, _kind))
+
+
+@app.command("translate")
+def _translate(
+    model: Models,
+    beam: Annotated[int, typer.Option(min=1, max=64, help="hypotheses kept at each step")] = 5,
+    nbest: Annotated[int, typer.Option(min=1, max=64, help="translations of each line")] = 1,
+    length_penalty: Annotated[float, typer.Option(help="exponent of the length that scores are divided by")] = 1.0,
+    json: Annotated[bool, typer.Option("--json", help="one JSON object a line, with scores")] = False,
+    device: Device = "auto",
+    precision: Weights = Precision.auto,
+    batch_tokens: BatchTokens = 4000,
+    debug: Debug = False,  # noqa: ARG001
+) -> None:
+    """Text on stdin, its translation on stdout, line by line."""
+    from seqkd.stages.translate import Translator, translate_lines
+
+    translator = Translator.load(
+        model,
+        beam=beam,
+        nbest=nbest,
+        length_penalty=length_penalty,
+        device=device,
+        precision=precision.value,
+        batch_tokens=batch_tokens,
+    )
+    translate_lines(translator, sys.stdin.buffer, sys.stdout.buffer, as_json=json, one_by_one=sys.stdin.isatty())
+
+
+@app.command("score")
+def _score(
+    model: Models,
+    source: Annotated[Path, typer.Option(help="source text, a sentence a line")],
+    target: Annotated[Path, typer.Option(help="target text, a sentence a line")],
+    device: Device = "auto",
+    precision: Weights = Precision.float32,
+    batch_tokens: BatchTokens = 4000,
+    debug: Debug = False,  # noqa: ARG001
+) -> None:
+    """Log-probability and length in tokens of each pair, tab-separated; the whole text's perplexity on stderr."""
+    from seqkd.stages.score import score_files
+
+    score_files(
+        model, source, target, sys.stdout.buffer, device=device, precision=precision.value, batch_tokens=batch_tokens
+    )
+
+
+@app.command("inspect")
+def _inspect(
+    path: Annotated[Path, typer.Argument(help="folder of a corpus, k-best lists, a model or another stage")],
+    rows: Annotated[int, typer.Option(min=0, help="how many rows to show")] = 3,
+    debug: Debug = False,  # noqa: ARG001
+) -> None:
+    """Show what a folder holds."""
+    from seqkd.stages.inspect import inspect
+
+    inspect(path, rows=rows)

@@ -1,0 +1,173 @@
+"""Pipeline files read, with all that is wrong in one message, and stage files written."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from seqkd.config import PipelineConfig, dotted, listed, problems, read_toml
+
+MAKE_SAFE = re.compile(r"^[A-Za-z0-9_./,+@=-]+$")  # what a Make target can hold without escaping
+
+_LISTS = ("distill", "select", "students")  # arrays of tables whose members have names
+
+
+def read_pipeline(file: Path) -> PipelineConfig:
+    """Read a pipeline file; `[student]` is laid under each of `[[students]]`.
+
+    Raises:
+        ConfigError: Unreadable, or with unknown keys, wrong values or names that fit nothing: all in one message.
+    """
+    values = read_toml(file)
+    shared = values.pop("student", {})
+    lines: list[str] = []
+    own: list[Any] = []
+    if not isinstance(shared, dict):
+        lines.append("student: what all students share must be one table, [student]")
+        shared = {}
+    if isinstance(values.get("students"), list):
+        own = values["students"]
+        values["students"] = [_laid_over(shared, table) if isinstance(table, dict) else table for table in own]
+    elif shared:
+        lines.append("student: there are no [[students]] to share it")
+    pipeline = None
+    try:
+        pipeline = PipelineConfig.model_validate(values)
+    except ValidationError as error:
+        # A mistake in [student] is every student's mistake: said once.
+        lines.extend(dict.fromkeys(f"{_place(loc, values, own, shared)}: {text}" for loc, text in problems(error)))
+    lines.extend(_name_problems(values, file))
+    if pipeline is None or lines:
+        raise listed(lines, str(file))
+    return pipeline
+
+
+def to_toml(config: BaseModel) -> str:
+    """Write a stage file's values as TOML; reading it back gives an equal `config`."""
+    values = config.model_dump(mode="json", exclude_none=True)
+    return "\n".join(_table(values, ())).lstrip("\n") + "\n"
+
+
+def _laid_over(shared: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(shared)
+    for key, value in own.items():
+        below = merged.get(key)
+        merged[key] = _laid_over(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def _place(loc: tuple[str | int, ...], values: Mapping[str, Any], own: list[Any], shared: Mapping[str, Any]) -> str:
+    """Where in the file a problem stands: members of lists by name, what comes from [student] under `student`."""
+    if len(loc) < 2 or loc[0] not in _LISTS or not isinstance(loc[1], int):
+        return dotted(loc)
+    list_name, index, inside = str(loc[0]), loc[1], loc[2:]
+    if list_name == "students" and not _has(own[index], inside) and _has(shared, inside):
+        return dotted(("student", *inside))
+    member = values[list_name][index]
+    name = member.get("name") if isinstance(member, dict) else None
+    return dotted((list_name, name if isinstance(name, str) else index, *inside))
+
+
+def _has(table: Any, loc: tuple[str | int, ...]) -> bool:
+    if not loc:
+        return True
+    return isinstance(table, dict) and loc[0] in table and (len(loc) == 1 or _has(table[loc[0]], loc[1:]))
+
+
+def _name_problems(values: Mapping[str, Any], file: Path) -> list[str]:
+    """Names that stand twice or fit nothing, from the plain values: the file may have other problems too."""
+    lines = []
+    name = values.get("name")
+    if isinstance(name, str) and name != file.stem:
+        lines.append(f"name: {name!r} differs from the file's name, {file.name}: two files must not share a run folder")
+    for path, value in _paths(values):
+        if not MAKE_SAFE.match(value):
+            lines.append(f"{path}: {value!r} cannot be a Make target; use letters, digits and _ . / , + @ = -")
+    script = dict(_paths(values)).get("data.fetch.script")
+    if script is not None and not Path(script).is_file():
+        lines.append(f"data.fetch.script: no such file in {Path.cwd()}: {script}")
+    names = {list_name: _names(values.get(list_name)) for list_name in _LISTS}
+    for list_name in _LISTS:
+        seen: set[str] = set()
+        for name in names[list_name]:
+            if name in seen:
+                lines.append(f"{list_name}.{name}: the name is taken by another of [[{list_name}]]")
+            seen.add(name)
+    if "gold" in names["select"]:
+        lines.append("select.gold: the name is taken by the prepared corpus")
+    if "teacher" in names["students"]:
+        lines.append("students.teacher: the name is taken by the teacher")
+    for table in _tables(values.get("select")):
+        lines += _unknown(table, "select", "kbest", names["distill"], "[[distill]]")
+    parents: dict[str, str] = {}
+    for table in _tables(values.get("students")):
+        lines += _unknown(table, "students", "corpus", ["gold", *names["select"]], "[[select]]")
+        lines += _unknown(table, "students", "init_from", ["teacher", *names["students"]], "[[students]]")
+        if isinstance(table.get("init_from"), str) and isinstance(table.get("name"), str):
+            parents[table["name"]] = table["init_from"]
+    reported: set[str] = set()
+    for start in parents:
+        way = [start]
+        while way[-1] in parents and parents[way[-1]] not in way:
+            way.append(parents[way[-1]])
+        if parents.get(way[-1]) == start and start not in reported:
+            lines.append(f"students.{start}.init_from: goes in a circle: {' <- '.join([*way, start])}")
+            reported.update(way)
+    return lines
+
+
+def _tables(value: Any) -> list[dict[str, Any]]:
+    return [table for table in value if isinstance(table, dict)] if isinstance(value, list) else []
+
+
+def _names(value: Any) -> list[str]:
+    return [table["name"] for table in _tables(value) if isinstance(table.get("name"), str)]
+
+
+def _unknown(table: Mapping[str, Any], list_name: str, key: str, known: Sequence[str], kind: str) -> list[str]:
+    value = table.get(key)
+    if not isinstance(value, str) or value in known:
+        return []
+    there = ", ".join(dict.fromkeys(known)) or "nothing"
+    return [f"{list_name}.{table.get('name', '?')}.{key}: no {kind} is named {value!r}; there is {there}"]
+
+
+def _paths(values: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Paths that become Make targets or prerequisites, with their places in the file."""
+    keys = [("data", split, side) for split in ("train", "valid", "test") for side in ("source", "target", "accepted")]
+    found = []
+    for loc in [*keys, ("data", "fetch", "script"), ("teacher", "path")]:
+        value: Any = values
+        for part in loc:
+            value = value.get(part) if isinstance(value, dict) else None
+        if isinstance(value, str):
+            found.append((dotted(loc), value))
+    return found
+
+
+def _table(values: Mapping[str, Any], path: tuple[str, ...]) -> list[str]:
+    """Lines of a table: its plain values first, since what follows a header belongs to that header."""
+    lines = [f"{key} = {_value(value)}" for key, value in values.items() if not isinstance(value, dict)]
+    if path:
+        lines = ["", f"[{'.'.join(path)}]", *lines]
+    for key, value in values.items():
+        if isinstance(value, dict):
+            lines += _table(value, (*path, key))
+    return lines
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, (int, float)):
+        return repr(value)
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    if isinstance(value, list):
+        return f"[{', '.join(_value(item) for item in value)}]"
+    return f"{{ {', '.join(f'{key} = {_value(item)}' for key, item in value.items())} }}"

@@ -1,0 +1,86 @@
+"""Write the toy corpus: `python data/toy/generate.py --out DIR [--rows N] [--seed S]`.
+
+Files: train.src/.tgt (N rows), valid.src/.tgt and test.src/.tgt (500 rows each), and test.accepted.jsonl, where each
+line is the JSON list of all valid translations of that test row. No source sentence occurs twice anywhere. The same
+arguments give the same bytes; the number of training rows does not change the validation and test rows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import random
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TextIO
+
+from grammar import Sentence, render, sample_sentence, sample_translation, translations
+
+HELD_OUT_ROWS = 500  # validation and test, each
+
+
+def generate(out: Path, rows: int, seed: int) -> None:
+    """Write the corpus to `out`; every file appears whole or not at all.
+
+    Raises:
+        OSError: The files cannot be written.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    seen: set[str] = set()
+    with contextlib.ExitStack() as stack:
+        accepted = stack.enter_context(_whole(out / "test.accepted.jsonl"))
+        for name, number in (("test", HELD_OUT_ROWS), ("valid", HELD_OUT_ROWS), ("train", rows)):
+            # A stream of random numbers for each part: more training rows leave the others alone.
+            rng = random.Random(f"{seed}/{name}")
+            source = stack.enter_context(_whole(out / f"{name}.src"))
+            target = stack.enter_context(_whole(out / f"{name}.tgt"))
+            for sentence in _new_sentences(number, rng, seen):
+                source.write(render(sentence) + "\n")
+                target.write(sample_translation(sentence, rng) + "\n")
+                if name == "test":
+                    accepted.write(json.dumps(list(translations(sentence))) + "\n")
+
+
+def _new_sentences(number: int, rng: random.Random, seen: set[str]) -> Iterator[Sentence]:
+    while number:
+        sentence = sample_sentence(rng)
+        source = render(sentence)
+        if source not in seen:
+            seen.add(source)
+            number -= 1
+            yield sentence
+
+
+@contextlib.contextmanager
+def _whole(path: Path) -> Iterator[TextIO]:
+    """Open a file under another name for writing; it takes its own name only if all goes well."""
+    part = path.with_name(f".{path.name}.part")
+    try:
+        with part.open("w", encoding="utf-8", newline="\n") as file:
+            yield file
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description="Write the toy corpus.")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the files")
+    parser.add_argument("--rows", type=int, default=20_000, help="training rows (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=1, help="(default: %(default)s)")
+    options = parser.parse_args(arguments)
+    if options.rows < 1:
+        parser.error(f"--rows must be at least 1, got {options.rows}")
+    try:
+        generate(options.out, options.rows, options.seed)
+    except OSError as error:
+        print(f"error: {options.out} cannot be written: {error}", file=sys.stderr)
+        return 1
+    print(f"toy corpus: {options.rows:,} training rows in {options.out}", file=sys.stderr)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,76 @@
+"""Finding repeated pairs in a corpus of any size with bounded memory."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+_RECORD = np.dtype([("high", "<u8"), ("low", "<u8"), ("row", "<i8")])
+_BUCKET_ROWS = 250_000  # 6 MB a bucket
+_MOST_BUCKETS = 4096  # enough for a billion rows; files are opened one at a time
+_BUFFER_ROWS = 65_536
+
+
+class DuplicateFinder:
+    """Finds rows whose pair occurred in an earlier row.
+
+    Each pair's 128-bit hash goes to one of many files, chosen by the hash itself, so that equal pairs meet in one file
+    and each file alone fits in memory. Two different pairs share a hash with a probability below 1e-20 for a billion
+    rows.
+
+    Args:
+        folder: Empty folder for the files; they are left there.
+        rows: About how many pairs will come.
+    """
+
+    def __init__(self, folder: Path, rows: int) -> None:
+        self._folder = folder
+        self._buckets = min(_MOST_BUCKETS, 1 + rows // _BUCKET_ROWS)
+        self._hashes: list[bytes] = []
+        self._rows: list[int] = []
+
+    def add(self, row: int, source: str, target: str) -> None:
+        """Note the pair of row `row`. Rows come in rising order."""
+        left, right = source.encode("utf-8"), target.encode("utf-8")
+        # The length keeps ("a", "bc") and ("ab", "c") apart whatever characters they hold.
+        key = b"%d:" % len(left) + left + right
+        self._hashes.append(hashlib.blake2b(key, digest_size=16).digest())
+        self._rows.append(row)
+        if len(self._rows) >= _BUFFER_ROWS:
+            self._flush()
+
+    def repeated(self) -> Iterator[npt.NDArray[np.int64]]:
+        """Yield, bucket by bucket, the rising row numbers of all pairs that an earlier row had."""
+        self._flush()
+        for bucket in range(self._buckets):
+            path = self._path(bucket)
+            if not path.exists():
+                continue
+            records = np.fromfile(path, dtype=_RECORD)
+            order = np.lexsort((records["row"], records["low"], records["high"]))
+            records = records[order]
+            same = (records["high"][1:] == records["high"][:-1]) & (records["low"][1:] == records["low"][:-1])
+            yield np.sort(records["row"][1:][same]).astype(np.int64)
+
+    def _flush(self) -> None:
+        if not self._rows:
+            return
+        records = np.empty(len(self._rows), dtype=_RECORD)
+        words = np.frombuffer(b"".join(self._hashes), dtype="<u8").reshape(-1, 2)
+        records["high"], records["low"], records["row"] = words[:, 0], words[:, 1], self._rows
+        bucket = (records["high"] % np.uint64(self._buckets)).astype(np.int64)
+        order = np.argsort(bucket, kind="stable")
+        edges = np.searchsorted(bucket[order], np.arange(self._buckets + 1))
+        for index in range(self._buckets):
+            part = records[order[edges[index] : edges[index + 1]]]
+            if len(part):
+                with self._path(index).open("ab") as file:
+                    file.write(part.tobytes())
+        self._hashes, self._rows = [], []
+
+    def _path(self, bucket: int) -> Path:
+        return self._folder / f"bucket-{bucket:04d}.bin"

@@ -1,0 +1,99 @@
+"""Judging every row of the training text before anything is made of it.
+
+The verdicts lie in a file, one byte a row, so that later passes over a corpus of any size can follow them without
+holding them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+from seqkd.text.cleaning import DUPLICATE_PAIR, EMPTY_SIDE, IDENTICAL_SIDES, LENGTH_RATIO, TOO_LONG, Cleaner
+from seqkd.text.duplicates import DuplicateFinder
+from seqkd.text.normalize import Normalizer
+from seqkd.text.reading import INVALID_UTF8, WRONG_COLUMNS, RawPair
+
+REASONS = (INVALID_UTF8, WRONG_COLUMNS, EMPTY_SIDE, TOO_LONG, LENGTH_RATIO, IDENTICAL_SIDES, DUPLICATE_PAIR)
+
+_KEPT = 0
+_CODES = {reason: code for code, reason in enumerate(REASONS, 1)}
+_BATCH_ROWS = 4096
+_BLOCK = 1 << 20
+
+
+def screen(
+    pairs: Iterable[RawPair],
+    verdicts: Path,
+    *,
+    cleaner: Cleaner,
+    duplicates: DuplicateFinder | None,
+    advance: Callable[[int], None],
+) -> None:
+    """Judge all rows and write the verdicts.
+
+    Args:
+        pairs: The rows as they stand in the files.
+        verdicts: The file to write.
+        cleaner: Judges normalised pairs one by one.
+        duplicates: Finds pairs that an earlier row had, among those that the cleaner keeps; None lets them stay.
+        advance: Told how many more rows are judged.
+
+    Raises:
+        TextError: While reading the rows.
+        OSError: A file cannot be written.
+    """
+    rows = iter(pairs)
+    normalizer = Normalizer()
+    with verdicts.open("wb") as file:
+        while batch := list(islice(rows, _BATCH_ROWS)):
+            codes = bytearray()
+            sources = normalizer.many([pair.source or "" for pair in batch])
+            targets = normalizer.many([pair.target or "" for pair in batch])
+            for pair, source, target in zip(batch, sources, targets, strict=True):
+                reason = pair.problem or cleaner.reason(source, target)
+                codes.append(_CODES[reason] if reason else _KEPT)
+                if duplicates is not None and reason is None:
+                    duplicates.add(pair.line - 1, source, target)
+            file.write(codes)
+            advance(len(batch))
+    if duplicates is not None:
+        for repeated in duplicates.repeated():
+            if len(repeated):
+                codes_on_disk = np.memmap(verdicts, dtype=np.uint8, mode="r+")
+                codes_on_disk[repeated] = _CODES[DUPLICATE_PAIR]
+                codes_on_disk.flush()
+
+
+def kept(pairs: Iterable[RawPair], verdicts: Path) -> Iterator[tuple[str, str]]:
+    """Yield source and target, as they stand in the files, of the rows that stay."""
+    for pair, code in zip(pairs, _codes(verdicts), strict=True):
+        if code == _KEPT:
+            assert pair.source is not None  # a row with a problem never has the verdict "kept"
+            assert pair.target is not None
+            yield pair.source, pair.target
+
+
+def rejected(verdicts: Path) -> Iterator[tuple[int, str]]:
+    """Yield line number, from 1, and reason of the rows that go."""
+    for line, code in enumerate(_codes(verdicts), 1):
+        if code != _KEPT:
+            yield line, REASONS[code - 1]
+
+
+def count(verdicts: Path) -> tuple[int, dict[str, int]]:
+    """How many rows stay, and how many go by reason; a reason without rows counts 0."""
+    totals = np.zeros(len(REASONS) + 1, dtype=np.int64)
+    with verdicts.open("rb") as file:
+        while block := file.read(_BLOCK):
+            totals += np.bincount(np.frombuffer(block, dtype=np.uint8), minlength=len(totals))
+    return int(totals[_KEPT]), {reason: int(totals[code]) for reason, code in _CODES.items()}
+
+
+def _codes(verdicts: Path) -> Iterator[int]:
+    with verdicts.open("rb") as file:
+        while block := file.read(_BLOCK):
+            yield from block

@@ -1,0 +1,31 @@
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+DATA = Path(__file__).parents[3] / "data"
+
+
+@pytest.fixture(scope="session")
+def toy() -> Iterator[dict[str, ModuleType]]:
+    """The toy corpus's modules by name; they are scripts, not part of the package."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(DATA / "toy"))
+        modules = {name: importlib.import_module(name) for name in ("lexicon", "grammar", "generate")}
+        yield modules
+        for name in modules:
+            sys.modules.pop(name, None)
+
+
+@pytest.fixture(scope="session")
+def fetching() -> Iterator[ModuleType]:
+    """`data/multi30k/fetch.py` as a module."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(DATA / "multi30k"))
+        yield importlib.import_module("fetch")
+        sys.modules.pop("fetch", None)

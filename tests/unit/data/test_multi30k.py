@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+import gzip
+import hashlib
+import http.client
+import re
+import urllib.error
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+TEXTS = {
+    f"{part}.{language}": f"{part} in {language}\n".encode() * 3
+    for part in ("train", "val", "test_2016_flickr")
+    for language in ("en", "de", "fr", "cs")
+}
+CHECKSUMS = {name: hashlib.sha256(text).hexdigest() for name, text in TEXTS.items()}
+EN_DE = {name: text for name, text in TEXTS.items() if name.endswith((".en", ".de"))}
+
+
+@pytest.fixture
+def mirror(tmp_path: Path) -> Path:
+    folder = tmp_path / "mirror" / "multi30k"
+    folder.mkdir(parents=True)
+    for name, text in TEXTS.items():
+        (folder / f"{name}.gz").write_bytes(gzip.compress(text))
+    return folder.parent
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()} if folder.exists() else {}
+
+
+def test_the_files_of_a_pair_from_a_mirror(fetching: ModuleType, mirror: Path, tmp_path: Path) -> None:
+    fetching.fetch(tmp_path / "out", "en-de", mirror=mirror, checksums=CHECKSUMS)
+    assert contents(tmp_path / "out") == EN_DE
+    fetching.fetch(tmp_path / "other", "cs-fr", mirror=mirror, checksums=CHECKSUMS)
+    assert {name.split(".")[1] for name in contents(tmp_path / "other")} == {"cs", "fr"}
+
+
+def test_downloads_from_the_public_home(
+    fetching: ModuleType, mirror: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def download(url: str) -> bytes:
+        asked.append(url)
+        return (mirror / "multi30k" / url.rsplit("/", 1)[1]).read_bytes()
+
+    monkeypatch.setattr(fetching, "_download", download)
+    fetching.fetch(tmp_path / "out", "en-de", mirror=None, checksums=CHECKSUMS)
+    assert contents(tmp_path / "out") == EN_DE
+    assert asked[0] == "https://raw.githubusercontent.com/multi30k/dataset/master/data/task1/raw/train.en.gz"
+
+
+def test_files_that_are_there_are_not_fetched_again(fetching: ModuleType, mirror: Path, tmp_path: Path) -> None:
+    fetching.fetch(tmp_path / "out", "en-de", mirror=mirror, checksums=CHECKSUMS)
+    (tmp_path / "out" / "val.de").write_bytes(b"cut")
+    for path in (mirror / "multi30k").iterdir():
+        if path.name != "val.de.gz":
+            path.unlink()
+    fetching.fetch(tmp_path / "out", "en-de", mirror=mirror, checksums=CHECKSUMS)
+    assert contents(tmp_path / "out") == EN_DE
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (gzip.compress(b"another text\n"), "another text than expected"),
+        (gzip.compress(b"text\n" * 500)[:-9], "cannot be decompressed"),
+        (b"<html>not found</html>", "cannot be decompressed"),
+        (None, "cannot be read"),
+    ],
+)
+def test_a_bad_file_stops_everything(
+    fetching: ModuleType, mirror: Path, tmp_path: Path, content: bytes | None, message: str
+) -> None:
+    path = mirror / "multi30k" / "test_2016_flickr.de.gz"
+    if content is None:
+        path.unlink()
+    else:
+        path.write_bytes(content)
+    with pytest.raises(fetching.FetchError, match=message) as caught:
+        fetching.fetch(tmp_path / "out", "en-de", mirror=mirror, checksums=CHECKSUMS)
+    assert str(path) in str(caught.value)
+    assert contents(tmp_path / "out") == {}
+
+
+@pytest.mark.parametrize(
+    "error", [urllib.error.URLError("no route"), TimeoutError("timed out"), http.client.IncompleteRead(b"x")]
+)
+def test_a_network_failure_is_one_clear_error(
+    fetching: ModuleType,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    error: Exception,
+) -> None:
+    def fail(url: str) -> bytes:
+        raise error
+
+    monkeypatch.delenv("SEQKD_DATA_MIRROR", raising=False)
+    monkeypatch.setattr(fetching, "_download", fail)
+    assert fetching.main(["--out", str(tmp_path / "out"), "--pair", "en-de"]) == 1
+    message = capsys.readouterr().err
+    assert message.startswith("error: https://")
+    assert message.count("error:") == 1
+    assert "SEQKD_DATA_MIRROR" in message
+    assert contents(tmp_path / "out") == {}
+
+
+@pytest.mark.parametrize("pair", ["en", "en-en", "en-xx", "en-de-fr", ""])
+def test_unknown_pairs(fetching: ModuleType, tmp_path: Path, pair: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert fetching.main(["--out", str(tmp_path / "out"), "--pair", pair]) == 1
+    assert "expected two of en, de, fr, cs" in capsys.readouterr().err
+
+
+def test_the_environment_names_the_mirror_and_the_text_is_checked(
+    fetching: ModuleType,
+    mirror: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("SEQKD_DATA_MIRROR", str(mirror))
+    assert fetching.main(["--out", str(tmp_path / "out"), "--pair", "en-de"]) == 1
+    assert "another text than expected" in capsys.readouterr().err  # the real corpus has other checksums
+
+
+def test_a_folder_that_cannot_be_written(fetching: ModuleType, mirror: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("")
+    with pytest.raises(fetching.FetchError, match="cannot be written"):
+        fetching.fetch(tmp_path / "out", "en-de", mirror=mirror, checksums=CHECKSUMS)
+
+
+def test_every_file_has_a_checksum(fetching: ModuleType) -> None:
+    assert fetching.CHECKSUMS.keys() == TEXTS.keys()
+    assert all(re.fullmatch("[0-9a-f]{64}", value) for value in fetching.CHECKSUMS.values())
+    assert len(set(fetching.CHECKSUMS.values())) == 12

@@ -1,0 +1,359 @@
+from __future__ import annotations
+
+import gzip
+import json
+import multiprocessing
+import os
+import random
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from seqkd.config import PrepareConfig, validate
+from seqkd.corpus.manifest import Manifest, read_manifest
+from seqkd.corpus.reader import Corpus
+from seqkd.errors import ConflictError, InputError, TextError, WorkError
+from seqkd.stages import prepare
+from seqkd.text.normalize import Normalizer
+from seqkd.text.vocabulary import Vocabulary
+
+_RANDOM = random.Random(0)
+WORDS = ["".join(_RANDOM.choice("abcdeghiklmnorstu") for _ in range(_RANDOM.randint(1, 7))) for _ in range(120)]
+
+
+def sentence(rng: random.Random) -> str:
+    return " ".join(rng.choice(WORDS) for _ in range(rng.randint(3, 9)))
+
+
+def write(folder: Path, name: str, rows: list[tuple[str, str]]) -> None:
+    (folder / f"{name}.src").write_text("".join(f"{source}\n" for source, _ in rows), encoding="utf-8", newline="")
+    (folder / f"{name}.tgt").write_text("".join(f"{target}\n" for _, target in rows), encoding="utf-8", newline="")
+
+
+def pairs(number: int, seed: int) -> list[tuple[str, str]]:
+    rng = random.Random(seed)
+    return [(sentence(rng), sentence(rng)) for _ in range(number)]
+
+
+@pytest.fixture
+def raw(tmp_path: Path) -> Path:
+    folder = tmp_path / "raw"
+    folder.mkdir()
+    rows = pairs(250, 1)
+    rows[10] = ("", "empty side")
+    rows[20] = rows[5]
+    rows[30] = (f"  {rows[6][0]}", rows[6][1].replace(" ", "\u00a0"))  # the pair of row 6 after normalisation
+    rows[40] = ("same here", "same here")
+    rows[249] = rows[0]
+    write(folder, "train", rows)
+    write(folder, "valid", [*pairs(19, 2), ("", "an empty row stays")])
+    write(folder, "test", pairs(12, 3))
+    return folder
+
+
+LEFT_OUT = {11: "empty side", 21: "duplicate pair", 31: "duplicate pair", 41: "identical sides", 250: "duplicate pair"}
+
+
+def config(raw: Path, **changes: Any) -> PrepareConfig:
+    values: dict[str, Any] = {
+        part: {"source": raw / f"{part}.src", "target": raw / f"{part}.tgt"} for part in ("train", "valid", "test")
+    }
+    values |= {"vocabulary": {"size": 330}, "shard_rows": 64}
+    return validate(PrepareConfig, values | changes, "test")
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_the_output_is_as_promised(raw: Path, tmp_path: Path) -> None:
+    out = tmp_path / "gold"
+    prepare.run(config(raw), out)
+    names = {path.name for path in out.iterdir()}
+    assert names == {"train", "valid", "test", "vocab.model", "rejected.tsv", "manifest.json"}
+    manifest = read_manifest(out)
+    assert manifest.kind == "prepared"
+    assert (manifest.rows, manifest.extra["valid_rows"], manifest.extra["test_rows"]) == (245, 20, 12)
+    assert {reason: number for reason, number in manifest.counts.items() if number} == {
+        "empty side": 1,
+        "duplicate pair": 3,
+        "identical sides": 1,
+    }
+    vocabulary = Vocabulary.load(out / "vocab.model")
+    assert vocabulary.size == 330
+    assert vocabulary.digest == manifest.vocabulary == read_manifest(out / "train").vocabulary
+    lines = (out / "rejected.tsv").read_text().splitlines()
+    assert lines == ["line\treason", *(f"{line}\t{reason}" for line, reason in LEFT_OUT.items())]
+
+
+def test_train_holds_the_kept_rows_in_order(raw: Path, tmp_path: Path) -> None:
+    out = tmp_path / "gold"
+    prepare.run(config(raw), out)
+    corpus = Corpus.open(out / "train", "corpus")
+    corpus.verify()
+    assert [shard.rows for shard in corpus.manifest.shards] == [64, 64, 64, 53]
+    table = corpus.take(np.arange(corpus.rows), ["id", "source", "target", "source_ids", "target_ids"])
+    assert table["id"].to_pylist() == list(range(245))
+    normalizer = Normalizer()
+    sources = (raw / "train.src").read_text().split("\n")[:-1]
+    kept = [normalizer(text) for line, text in enumerate(sources, 1) if line not in LEFT_OUT]
+    assert table["source"].to_pylist() == kept
+    vocabulary = Vocabulary.load(out / "vocab.model")
+    assert table["source_ids"].to_pylist() == vocabulary.encode(kept)
+    assert vocabulary.decode(table["target_ids"].to_pylist()) == table["target"].to_pylist()
+    assert corpus.manifest.source_tokens == sum(len(ids) for ids in table["source_ids"].to_pylist())
+    assert corpus.manifest.target_tokens == sum(len(ids) for ids in table["target_ids"].to_pylist())
+
+
+def test_valid_and_test_lose_no_row(raw: Path, tmp_path: Path) -> None:
+    rows = [("same", "same"), ("", ""), ("a " * 300, "b"), ("same", "same")]
+    write(raw, "test", rows)
+    out = tmp_path / "gold"
+    prepare.run(config(raw), out)
+    table = Corpus.open(out / "test").take(np.arange(4), ["id", "source", "target"])
+    assert table["id"].to_pylist() == [0, 1, 2, 3]
+    assert list(zip(table["source"].to_pylist(), table["target"].to_pylist(), strict=True)) == [
+        (source.strip(), target) for source, target in rows
+    ]
+
+
+def test_vocabularies_per_side(raw: Path, tmp_path: Path) -> None:
+    out = tmp_path / "gold"
+    prepare.run(config(raw, vocabulary={"size": 330, "joint": False}), out)
+    source, target = Vocabulary.load(out / "vocab.source.model"), Vocabulary.load(out / "vocab.model")
+    assert source.digest != target.digest
+    manifest = read_manifest(out / "train")
+    assert (manifest.vocabulary, manifest.extra["source_vocabulary"]) == (target.digest, source.digest)
+    table = Corpus.open(out / "test").take(np.arange(3), ["source", "source_ids", "target", "target_ids"])
+    assert source.encode(table["source"].to_pylist()) == table["source_ids"].to_pylist()
+    assert target.encode(table["target"].to_pylist()) == table["target_ids"].to_pylist()
+
+
+def test_cleaning_can_be_switched_off(raw: Path, tmp_path: Path) -> None:
+    out = tmp_path / "gold"
+    prepare.run(config(raw, cleaning={"drop_duplicates": False, "drop_identical": False}), out)
+    assert read_manifest(out).rows == 249
+
+
+def test_the_same_bytes_again_and_from_other_files(raw: Path, tmp_path: Path) -> None:
+    prepare.run(config(raw), tmp_path / "a")
+    packed = tmp_path / "packed"
+    packed.mkdir()
+    for part in ("train", "valid", "test"):
+        both = zip(*((raw / f"{part}.{side}").read_text().split("\n")[:-1] for side in ("src", "tgt")), strict=True)
+        (packed / f"{part}.tsv.gz").write_bytes(gzip.compress("".join(f"{a}\t{b}\n" for a, b in both).encode()))
+    bitexts = {part: {"source": packed / f"{part}.tsv.gz"} for part in ("train", "valid", "test")}
+    prepare.run(config(raw, **bitexts), tmp_path / "b")
+    prepare.run(config(raw), tmp_path / "c")
+    first, other, again = (contents(tmp_path / name) for name in "abc")
+    assert first == again
+    assert first.keys() == other.keys()
+    assert {name for name in first if first[name] != other[name]} == {
+        "manifest.json",
+        *(f"{part}/manifest.json" for part in ("train", "valid", "test")),
+    }
+
+
+def test_a_finished_folder_is_left_alone(raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "gold"
+    prepare.run(config(raw), out)
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
+    capsys.readouterr()
+    prepare.run(config(raw), out)
+    assert before == {path: path.stat().st_mtime_ns for path in out.rglob("*")}
+    assert "up to date" in capsys.readouterr().err
+
+
+def test_other_settings_or_text_need_overwrite(raw: Path, tmp_path: Path) -> None:
+    out = tmp_path / "gold"
+    prepare.run(config(raw), out)
+    with pytest.raises(ConflictError, match=r"vocabulary\.size: 330 -> 320"):
+        prepare.run(config(raw, vocabulary={"size": 320}), out)
+    write(raw, "test", pairs(12, 4))
+    with pytest.raises(ConflictError, match=r"test\.source"):
+        prepare.run(config(raw), out)
+    before = read_manifest(out / "train").digest()
+    prepare.run(config(raw), out, overwrite=True)
+    assert read_manifest(out / "train").digest() == before  # the training corpus has not changed with the test text
+
+
+class Killed(BaseException):
+    """Stands for a process that ends at once."""
+
+
+STEPS = ("screen", "Vocabulary.train", "write_shard", "_write_rejected", "_copy_accepted", "StageOutput.commit")
+
+
+@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("after", [False, True])
+def test_resuming_gives_the_same_bytes(
+    raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, after: bool
+) -> None:
+    (raw / "accepted").write_text('["x"]\n' * 12)
+    settings = config(raw, test={"source": raw / "test.src", "target": raw / "test.tgt", "accepted": raw / "accepted"})
+    prepare.run(settings, tmp_path / "whole")
+    owner, _, name = step.rpartition(".")
+    holder: Any = getattr(prepare, owner) if owner else prepare
+    calls = 0
+    while True:
+        real = getattr(holder, name)
+        calls += 1
+        left = calls
+
+        def dying(*arguments: Any, real: Any = real, **options: Any) -> Any:
+            nonlocal left
+            left -= 1
+            if left:
+                return real(*arguments, **options)
+            if after:
+                real(*arguments, **options)
+            raise Killed
+
+        out = tmp_path / f"out{calls}"
+        with monkeypatch.context() as patch:
+            patch.setattr(holder, name, dying)
+            try:
+                prepare.run(settings, out)
+            except Killed:
+                pass
+            else:
+                break  # the step is not run that often
+        prepare.run(settings, out)
+        assert contents(out) == contents(tmp_path / "whole")
+    assert calls > 1
+
+
+def _run_and_die(settings: PrepareConfig, out: Path) -> None:
+    real = prepare.write_shard
+
+    def dying(folder: Path, index: int, table: Any) -> Any:
+        info = real(folder, index, table)
+        if index == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return info
+
+    prepare.write_shard = dying
+    prepare.run(settings, out)
+
+
+def test_resuming_after_sigkill_writes_only_what_is_missing(
+    raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, out = config(raw), tmp_path / "gold"
+    prepare.run(settings, tmp_path / "whole")
+    process = multiprocessing.get_context("fork").Process(target=_run_and_die, args=(settings, out))
+    process.start()
+    process.join(60)
+    assert process.exitcode == -signal.SIGKILL
+    written: list[int] = []
+    real = prepare.write_shard
+
+    def noting(folder: Path, index: int, table: Any) -> Any:
+        if folder.name == "train":
+            written.append(index)
+        return real(folder, index, table)
+
+    monkeypatch.setattr(prepare, "write_shard", noting)
+    prepare.run(settings, out)
+    assert written == [2, 3]
+    assert contents(out) == contents(tmp_path / "whole")
+
+
+def test_a_damaged_shard_of_an_interrupted_run_is_written_again(raw: Path, tmp_path: Path) -> None:
+    settings, out = config(raw), tmp_path / "gold"
+    prepare.run(settings, tmp_path / "whole")
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(prepare, "_corpus_manifest", lambda *_: (_ for _ in ()).throw(Killed()))
+        prepare.run(settings, out)
+    shard = out / "train" / "shard-00001.arrow"
+    shard.write_bytes(shard.read_bytes()[:500])
+    prepare.run(settings, out)
+    assert contents(out) == contents(tmp_path / "whole")
+
+
+def test_accepted_translations_are_copied_normalised(raw: Path, tmp_path: Path) -> None:
+    accepted = [[f"ｏｎｅ  {row}", f"two ä{row}"] for row in range(12)]
+    (raw / "accepted").write_text("".join(json.dumps(texts) + "\n" for texts in accepted))
+    out = tmp_path / "gold"
+    test = {"source": raw / "test.src", "target": raw / "test.tgt", "accepted": raw / "accepted"}
+    prepare.run(config(raw, test=test), out)
+    copied = [json.loads(line) for line in (out / "test.accepted.jsonl").read_text().splitlines()]
+    assert copied == [[f"one {row}", f"two ä{row}"] for row in range(12)]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('["a"]\n' * 11, "11 rows for 12"),
+        ('["a"]\n' * 13, "13 rows for 12"),
+        ('["a"]\n[]\n' + '["a"]\n' * 10, "line 2"),
+        ('["a"]\n' * 11 + '"a"\n', "line 12"),
+        ("a\n" * 12, "line 1"),
+        (None, "cannot be read"),
+    ],
+)
+def test_accepted_translations_must_fit(raw: Path, tmp_path: Path, text: str | None, message: str) -> None:
+    if text is not None:
+        (raw / "accepted").write_text(text)
+    test = {"source": raw / "test.src", "target": raw / "test.tgt", "accepted": raw / "accepted"}
+    with pytest.raises(TextError, match=message):
+        prepare.run(config(raw, test=test), tmp_path / "gold")
+    assert not (tmp_path / "gold").exists()
+
+
+def test_accepted_translations_are_for_test_only(raw: Path, tmp_path: Path) -> None:
+    valid = {"source": raw / "valid.src", "target": raw / "valid.tgt", "accepted": raw / "valid.src"}
+    with pytest.raises(InputError, match="test text only"):
+        prepare.run(config(raw, valid=valid), tmp_path / "gold")
+
+
+def test_all_problems_of_the_input_at_once(raw: Path, tmp_path: Path) -> None:
+    (raw / "train.src").unlink()
+    (raw / "valid.tgt").write_bytes(b"one line\n")
+    (raw / "test.src").write_bytes(b"\xff\n" * 12)
+    with pytest.raises(InputError) as caught:
+        prepare.run(config(raw, vocabulary={"size": 330, "symbols": ["a b"]}), tmp_path / "gold")
+    message = str(caught.value)
+    assert message.startswith("4 problems")
+    for part in ("train.src: no such file", "different numbers of lines", "and 7 more", "'a b'"):
+        assert part in message
+    assert not (tmp_path / "gold").exists()
+
+
+def test_unreadable_rows_leave_train_but_stop_valid(raw: Path, tmp_path: Path) -> None:
+    lines = (raw / "train.src").read_bytes().split(b"\n")
+    lines[7] = b"caf\xe9 au lait"
+    (raw / "train.src").write_bytes(b"\n".join(lines))
+    prepare.run(config(raw), tmp_path / "gold")
+    assert "8\tinvalid UTF-8" in (tmp_path / "gold" / "rejected.tsv").read_text().splitlines()
+    assert read_manifest(tmp_path / "gold").counts["invalid UTF-8"] == 1
+    (raw / "valid.src").write_bytes(b"\n" * 2 + b"caf\xe9\n" + b"\n" * 17)
+    with pytest.raises(TextError, match=r"line 3 \(invalid UTF-8\)"):
+        prepare.run(config(raw), tmp_path / "other")
+
+
+def test_nothing_left_after_cleaning(raw: Path, tmp_path: Path) -> None:
+    write(raw, "train", [("", "a"), ("b", ""), ("same", "same")])
+    with pytest.raises(InputError, match="no training pair is left after cleaning") as caught:
+        prepare.run(config(raw), tmp_path / "gold")
+    assert "2 empty side, 1 identical sides" in str(caught.value)
+
+
+@pytest.mark.parametrize("joint", [True, False])
+def test_a_vocabulary_too_large_is_told_and_can_be_corrected(raw: Path, tmp_path: Path, joint: bool) -> None:
+    with pytest.raises(InputError, match=r"size = \d+ or less"):
+        prepare.run(config(raw, vocabulary={"size": 200_000, "joint": joint}), tmp_path / "gold")
+    assert list((tmp_path / "gold").iterdir()) == []
+    prepare.run(config(raw), tmp_path / "gold")
+
+
+def test_a_full_disk_is_an_error_of_work(raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> Manifest:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(prepare, "_prepare", full)
+    with pytest.raises(WorkError, match="No space left"):
+        prepare.run(config(raw), tmp_path / "gold")

@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+import tempfile
+import tracemalloc
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from seqkd.text import duplicates
+from seqkd.text.duplicates import DuplicateFinder
+
+SIDE = st.sampled_from(["", "a", "b", "ab", "a b", "ä", "\t"])
+
+
+def repeated(finder: DuplicateFinder) -> list[int]:
+    return sorted(row for rows in finder.repeated() for row in rows.tolist())
+
+
+@given(pairs=st.lists(st.tuples(SIDE, SIDE), max_size=60), bucket_rows=st.integers(1, 20), buffer=st.integers(1, 20))
+def test_all_but_the_first_of_equal_pairs(pairs: list[tuple[str, str]], bucket_rows: int, buffer: int) -> None:
+    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder:
+        patch.setattr(duplicates, "_BUCKET_ROWS", bucket_rows)
+        patch.setattr(duplicates, "_BUFFER_ROWS", buffer)
+        finder = DuplicateFinder(Path(folder), len(pairs))
+        for row, (source, target) in enumerate(pairs):
+            finder.add(row, source, target)
+        assert repeated(finder) == [row for row, pair in enumerate(pairs) if pair in pairs[:row]]
+
+
+def test_sides_do_not_run_together(tmp_path: Path) -> None:
+    finder = DuplicateFinder(tmp_path, 4)
+    for row, pair in enumerate([("ab", "c"), ("a", "bc"), ("1:a", "b"), ("1", ":ab")]):
+        finder.add(row, *pair)
+    assert repeated(finder) == []
+
+
+def test_memory_does_not_grow_with_the_corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(duplicates, "_BUCKET_ROWS", 500)
+    monkeypatch.setattr(duplicates, "_BUFFER_ROWS", 500)
+    peaks = []
+    for rows in (2_000, 20_000):
+        folder = tmp_path / str(rows)
+        folder.mkdir()
+        tracemalloc.start()
+        finder = DuplicateFinder(folder, rows)
+        for row in range(rows):
+            finder.add(row, str(row % (rows - 10)), "x")
+        found = sum(len(part) for part in finder.repeated())
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        assert found == 10
+    assert peaks[1] < 1.5 * peaks[0]

@@ -90,7 +90,7 @@ class NativeTransformer:
                 linear: dict[int, nn.Linear] = {
                     0: layer.attention.qkv,  # type: ignore[union-attr,dict-item]
                     1: layer.attention.out,  # type: ignore[union-attr,dict-item]
-                    5: layer.ffn.inner,  # type: ignore[union-attr,dict-item]
+                    5: layer.ffn.inner,  # type: ignore[dict-item]
                     6: layer.ffn.out,  # type: ignore[union-attr,dict-item]
                 }
                 norms: dict[int, nn.LayerNorm] = {0: layer.attention_norm, 2: layer.ffn_norm}  # type: ignore[dict-item]

@@ -1,0 +1,265 @@
+"""Model folders: `model.safetensors`, `config.json`, `vocab.model`, and `vocab.source.model` where sides differ."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from seqkd.corpus.files import atomic_path, atomic_write
+from seqkd.errors import ModelError
+from seqkd.models.registry import build
+from seqkd.text.vocabulary import Vocabulary
+
+WEIGHTS = "model.safetensors"
+CONFIG = "config.json"
+VOCABULARY = "vocab.model"
+SOURCE_VOCABULARY = "vocab.source.model"
+FORMAT = 1
+
+_FILES = (WEIGHTS, CONFIG, VOCABULARY)
+_NAMED = 5  # in an error message
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedModel:
+    """A model folder's contents.
+
+    Attributes:
+        model: In evaluation mode, on the device asked for.
+        arch: Its architecture's name.
+        settings: The architecture's own options.
+        vocabulary: Of the target, and of the source too unless `source_vocabulary` is there.
+        source_vocabulary: Of the source, where it differs.
+        digest: `model_digest` of the folder.
+    """
+
+    model: nn.Module
+    arch: str
+    settings: dict[str, Any]
+    vocabulary: Vocabulary
+    source_vocabulary: Vocabulary | None
+    digest: str
+
+
+def weights_of(model: nn.Module) -> dict[str, Tensor]:
+    """What a model's file holds: its state, where a tensor that has several names (tied embeddings) appears once."""
+    seen: set[int] = set()
+    weights = {}
+    for name, value in model.state_dict(keep_vars=True).items():
+        if id(value) not in seen:
+            seen.add(id(value))
+            weights[name] = value.detach()
+    return weights
+
+
+def write_weights(path: Path, weights: Mapping[str, Tensor]) -> None:
+    """Write tensors as safetensors, whole or not at all.
+
+    Raises:
+        WorkError: The system refuses: disk full, no permission.
+    """
+    plain = {name: weights[name].detach().cpu().contiguous() for name in sorted(weights)}
+    with atomic_path(path) as temporary:
+        try:
+            save_file(plain, temporary, metadata={"format": "pt"})
+        except SafetensorError as error:  # its own wrapper of the system's refusal
+            raise OSError(None, str(error)) from error
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Read tensors that `write_weights` wrote.
+
+    Raises:
+        ModelError: No such file, or damaged.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+    except FileNotFoundError:
+        raise ModelError("no such file", where=str(path)) from None
+    except (OSError, SafetensorError) as error:
+        raise ModelError(f"damaged: {error}", where=str(path), hint="train or copy the model again") from None
+
+
+def load_weights(model: nn.Module, weights: Mapping[str, Tensor], where: Path) -> None:
+    """Copy tensors into a model.
+
+    Raises:
+        ModelError: Names or shapes differ from the model's.
+    """
+    own = weights_of(model)
+    problems = [f"{name}: missing" for name in own if name not in weights]
+    problems += [f"{name}: the model has no such weight" for name in weights if name not in own]
+    problems += [
+        f"{name}: shape {list(weights[name].shape)}, the model's is {list(own[name].shape)}"
+        for name in own
+        if name in weights and own[name].shape != weights[name].shape
+    ]
+    if problems:
+        more = f"\n    and {len(problems) - _NAMED} more" if len(problems) > _NAMED else ""
+        what = "the weights do not fit the model:\n    " + "\n    ".join(problems[:_NAMED]) + more
+        raise ModelError(what, where=str(where))
+    with torch.no_grad():
+        for name, value in own.items():
+            value.copy_(weights[name])
+
+
+def save_model(
+    folder: Path,
+    model: nn.Module,
+    *,
+    arch: str,
+    settings: Mapping[str, Any],
+    vocab: Path,
+    source_vocab: Path | None = None,
+) -> None:
+    """Write a model folder's files; equal weights give equal bytes.
+
+    Args:
+        folder: Must be there.
+        model: Its weights are stored in their own type.
+        arch: Its name in the registry.
+        settings: What the registry builds it from.
+        vocab: The SentencePiece model of the target, and of the source too without `source_vocab`.
+        source_vocab: The source's, where it has its own.
+
+    Raises:
+        ModelError: A vocabulary cannot be read or has not as many pieces as the model.
+        WorkError: The system refuses: disk full, no permission.
+    """
+    target = Vocabulary.load(vocab)
+    source = Vocabulary.load(source_vocab) if source_vocab else None
+    _check_sizes(model, target, source, folder)
+    atomic_write(folder / VOCABULARY, vocab.read_bytes())
+    if source_vocab:
+        atomic_write(folder / SOURCE_VOCABULARY, source_vocab.read_bytes())
+    values = {
+        "format": FORMAT,
+        "arch": arch,
+        "settings": dict(settings),
+        "vocabulary": target.digest,
+        "source_vocabulary": source.digest if source else None,
+    }
+    atomic_write(folder / CONFIG, (json.dumps(values, indent=2, sort_keys=True) + "\n").encode())
+    write_weights(folder / WEIGHTS, weights_of(model))
+
+
+def load_model(folder: Path, *, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu") -> LoadedModel:
+    """Read a model folder. Nothing is unpickled.
+
+    Args:
+        folder: What `save_model` wrote.
+        dtype: Of the weights once loaded.
+        device: Where to put them.
+
+    Raises:
+        ModelError: A file is missing or damaged, or weights, settings and vocabulary do not fit each other.
+    """
+    digest = model_digest(folder)
+    config = _read_config(folder / CONFIG)
+    vocabulary = _vocabulary(folder / VOCABULARY, config["vocabulary"])
+    source = None
+    if config["source_vocabulary"] is not None:
+        source = _vocabulary(folder / SOURCE_VOCABULARY, config["source_vocabulary"])
+    weights = read_weights(folder / WEIGHTS)
+    model = build(
+        config["arch"],
+        config["settings"],
+        source_vocab=(source or vocabulary).size,
+        target_vocab=vocabulary.size,
+    )
+    load_weights(model, weights, folder / WEIGHTS)
+    return LoadedModel(
+        model=model.to(device=device, dtype=dtype).eval(),
+        arch=config["arch"],
+        settings=config["settings"],
+        vocabulary=vocabulary,
+        source_vocabulary=source,
+        digest=digest,
+    )
+
+
+def model_digest(folder: Path) -> str:
+    """SHA-256 (hex) over a model folder's files: the same model gives the same digest wherever it lies.
+
+    Raises:
+        ModelError: Not a model folder, or a file cannot be read.
+    """
+    if not folder.is_dir():
+        raise ModelError("no such folder", where=str(folder), expected="a model folder: " + ", ".join(_FILES))
+    digest = hashlib.sha256()
+    for name in (*_FILES, SOURCE_VOCABULARY):
+        try:
+            with (folder / name).open("rb") as file:
+                digest.update(f"{name} {_file_digest(file)}\n".encode())
+        except FileNotFoundError:
+            if name != SOURCE_VOCABULARY:
+                raise ModelError(
+                    f"not a finished model folder: no {name}",
+                    where=str(folder),
+                    expected="a model folder: " + ", ".join(_FILES),
+                    hint="finish its training by running the same command again, or check the path",
+                ) from None
+        except OSError as error:
+            raise ModelError(f"cannot be read: {error.strerror}", where=str(folder / name)) from None
+    return digest.hexdigest()
+
+
+def _file_digest(file: IO[bytes]) -> str:
+    digest = hashlib.sha256()  # hashlib.file_digest is Python 3.11's
+    while block := file.read(1 << 20):
+        digest.update(block)
+    return digest.hexdigest()
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"cannot be read: {error}", where=str(path)) from None
+    kinds: dict[str, Any] = {
+        "format": int,
+        "arch": str,
+        "settings": dict,
+        "vocabulary": str,
+        "source_vocabulary": (str, type(None)),
+    }
+    if not isinstance(values, dict) or any(not isinstance(values.get(key), kind) for key, kind in kinds.items()):
+        raise ModelError("not a model's settings", where=str(path), expected=f"the keys {', '.join(kinds)}")
+    if values["format"] > FORMAT:
+        raise ModelError(
+            f"format {values['format']} is newer than this seqkd's {FORMAT}", where=str(path), hint="update seqkd"
+        )
+    return values
+
+
+def _vocabulary(path: Path, digest: str) -> Vocabulary:
+    vocabulary = Vocabulary.load(path)
+    if vocabulary.digest != digest:
+        raise ModelError(
+            "not the vocabulary that this model was trained with",
+            where=str(path),
+            expected=f"SHA-256 {digest[:12]}..., found {vocabulary.digest[:12]}...",
+            hint="copy the whole model folder, or train the model again",
+        )
+    return vocabulary
+
+
+def _check_sizes(model: nn.Module, target: Vocabulary, source: Vocabulary | None, where: Path) -> None:
+    for side, vocabulary in (("target", target), ("source", source or target)):
+        pieces = getattr(model, f"{side}_vocab")
+        if pieces != vocabulary.size:
+            raise ModelError(
+                f"the model has {pieces} {side} pieces, the vocabulary {vocabulary.size}",
+                where=str(where),
+                expected=f"the vocabulary the model was built for, not {vocabulary.path}",
+            )

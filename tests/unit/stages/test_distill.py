@@ -1,0 +1,164 @@
+"""Distill: the same bytes however often it is interrupted and however many processes work."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+import torch
+
+from seqkd.config import BitextConfig, DistillConfig, PrepareConfig, SearchConfig, VocabularyConfig
+from seqkd.corpus.manifest import read_manifest
+from seqkd.corpus.reader import Corpus
+from seqkd.errors import ConflictError, CorpusError, WorkError
+from seqkd.models.checkpoint import load_model, save_model
+from seqkd.models.registry import build
+from seqkd.search import score_pairs
+from seqkd.stages import distill, prepare
+from seqkd.text.vocabulary import Vocabulary
+
+ROWS = 90
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("distill")
+    draw = random.Random(3)
+    words = ["eins", "zwei", "drei", "vier", "acht", "neun", "zehn"]
+    for name, count in (("train", ROWS), ("valid", 3), ("test", 3)):
+        lines = [" ".join(draw.choices(words, k=draw.randint(1, 6))) + f" {row}" for row in range(count)]
+        (folder / f"{name}.s").write_text("\n".join(lines) + "\n")
+        (folder / f"{name}.t").write_text("\n".join(line[::-1] for line in lines) + "\n")
+    sides = {
+        name: BitextConfig(source=folder / f"{name}.s", target=folder / f"{name}.t")
+        for name in ("train", "valid", "test")
+    }
+    config = PrepareConfig(**sides, vocabulary=VocabularyConfig(size=50, byte_fallback=False), shard_rows=40)
+    prepare.run(config, folder / "gold")
+    return folder / "gold"
+
+
+def make_teacher(folder: Path, vocabulary: Path, *, broken: bool = False) -> Path:
+    torch.manual_seed(1)
+    settings = {"dim": 32, "heads": 2, "ffn_dim": 32, "encoder_layers": 1, "decoder_layers": 1, "max_positions": 64}
+    size = Vocabulary.load(vocabulary).size
+    model = build("transformer", settings, source_vocab=size, target_vocab=size)
+    if broken:
+        with torch.no_grad():
+            model.get_parameter("target_embedding")[9] = float("nan")
+    folder.mkdir()
+    save_model(folder, model, arch="transformer", settings=settings, vocab=vocabulary)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def teacher(prepared: Path) -> Path:
+    return make_teacher(prepared.parent / "teacher", prepared / "vocab.model")
+
+
+def settings(prepared: Path, teacher: Path, *, workers: int = 1, beam: int = 3) -> DistillConfig:
+    return DistillConfig(
+        models=(teacher,),
+        corpus=prepared / "train",
+        search=SearchConfig(beam=beam, nbest=2),
+        batch_tokens=120,
+        workers=workers,
+    )
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {p.name: p.read_bytes() for p in folder.iterdir() if p.suffix == ".arrow" or p.name == "manifest.json"}
+
+
+def test_every_row_gets_its_list(prepared: Path, teacher: Path, tmp_path: Path) -> None:
+    distill.run(settings(prepared, teacher), tmp_path / "out", device="cpu")
+    gold, found = Corpus.open(prepared / "train"), Corpus.open(tmp_path / "out", "kbest")
+    assert [shard.rows for shard in found.shards] == [shard.rows for shard in gold.shards]
+    model = load_model(teacher)
+    for one, other in zip(gold.tables(), found.tables(), strict=True):
+        assert one.column("id").to_pylist() == other.column("id").to_pylist()
+        assert one.column("source_ids").to_pylist() == other.column("source_ids").to_pylist()
+        for row in other.to_pylist():
+            assert len(row["hypotheses"]) == 2
+            for hypothesis in row["hypotheses"]:
+                assert hypothesis["text"] == model.vocabulary.decode([hypothesis["ids"]])[0]
+                scored = score_pairs([model.model], [(row["source_ids"], hypothesis["ids"])], batch_tokens=100)[0]  # type: ignore[list-item]
+                assert hypothesis["logprob"] == pytest.approx(scored.logprob, abs=1e-3)
+    speed = json.loads((tmp_path / "out" / "speed.json").read_text())
+    assert speed["sentences_per_second"] > 0
+    assert read_manifest(tmp_path / "out").extra["beam"] == 3
+
+
+@pytest.mark.slow
+def test_more_processes_give_the_same_bytes(
+    prepared: Path, teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(distill, "CHUNK_ROWS", 17)
+    distill.run(settings(prepared, teacher), tmp_path / "one", device="cpu")
+    distill.run(settings(prepared, teacher, workers=2), tmp_path / "two", device="cpu")
+    assert contents(tmp_path / "one") == contents(tmp_path / "two")
+
+
+def test_an_interrupted_run_goes_on_and_ends_with_the_same_bytes(
+    prepared: Path, teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    distill.run(settings(prepared, teacher), tmp_path / "whole", device="cpu")
+    write = distill.write_shard
+
+    def dies(folder: Path, index: int, table: object) -> object:
+        if index == 1:
+            raise KeyboardInterrupt
+        return write(folder, index, table)
+
+    monkeypatch.setattr(distill, "write_shard", dies)
+    with pytest.raises(KeyboardInterrupt):
+        distill.run(settings(prepared, teacher), tmp_path / "out", device="cpu")
+    assert not (tmp_path / "out" / "manifest.json").exists()
+    made = []
+
+    def counts(folder: Path, index: int, table: object) -> object:
+        made.append(index)
+        return write(folder, index, table)
+
+    monkeypatch.setattr(distill, "write_shard", counts)
+    distill.run(settings(prepared, teacher), tmp_path / "out", device="cpu")
+    assert made == [1, 2]
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+def test_a_finished_folder_is_left_alone_and_other_settings_are_refused(
+    prepared: Path, teacher: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    distill.run(settings(prepared, teacher), tmp_path / "out", device="cpu")
+    before = contents(tmp_path / "out")
+    distill.run(settings(prepared, teacher, workers=2), tmp_path / "out", device="cpu")
+    assert "up to date" in capsys.readouterr().err
+    with pytest.raises(ConflictError, match=r"search\.beam"):
+        distill.run(settings(prepared, teacher, beam=4), tmp_path / "out", device="cpu")
+    assert contents(tmp_path / "out") == before
+
+
+def test_a_teacher_with_another_vocabulary_is_refused(prepared: Path, tmp_path: Path) -> None:
+    Vocabulary.train(
+        ["anderer text hier", "noch mehr text"] * 20,
+        tmp_path / "other.model",
+        size=30,
+        type="bpe",
+        byte_fallback=False,
+        character_coverage=1.0,
+        symbols=(),
+        seed=1,
+    )
+    other = make_teacher(tmp_path / "teacher", tmp_path / "other.model")
+    with pytest.raises(CorpusError, match="another vocabulary"):
+        distill.run(settings(prepared, other), tmp_path / "out", device="cpu")
+    assert not (tmp_path / "out" / "manifest.json").exists()
+
+
+def test_a_broken_teacher_stops_the_run_and_names_rows(prepared: Path, tmp_path: Path) -> None:
+    broken = make_teacher(tmp_path / "teacher", prepared / "vocab.model", broken=True)
+    with pytest.raises(WorkError, match=r"row \d+, .*NaN or infinite"):
+        distill.run(settings(prepared, broken), tmp_path / "out", device="cpu")
+    assert not list((tmp_path / "out").glob("shard-*"))

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from seqkd.progress import say
 
-SOURCES = ("decoder.cpp", "blocks.h", "gemm.h", "vector.h")
-FLAGS = ("-O3", "-march=native", "-std=c++17", "-shared", "-fPIC", "-fno-math-errno")
+SOURCES = ("api.cpp", "decoder.h", "workers.h", "blocks.h", "gemm.h", "vector.h")
+FLAGS = ("-O3", "-march=native", "-std=c++17", "-shared", "-fPIC", "-pthread", "-fno-math-errno")
 
 
 def cache_folder() -> Path:

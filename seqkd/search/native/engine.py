@@ -1,4 +1,4 @@
-"""Drives a Transformer through the C++ kernels; one core, no torch in the step."""
+"""Drives a Transformer through the C++ kernels; no torch in the step."""
 
 from __future__ import annotations
 
@@ -50,6 +50,9 @@ class NativeTransformer:
         model: A Transformer on the CPU; its weights are copied, packed for the arithmetic.
         arithmetic: Of the matrix products. bf16x3 splits each float32 in two bf16 and sums the three leading products
             in float32; like bf16 it needs the CPU's matrix unit. Everything else is float32 always.
+
+    As many threads work as torch has (`torch.set_num_threads`) when the engine is made; each row's result is the same
+    in every bit, whatever their number and whatever other rows are in the batch.
     """
 
     def __init__(self, model: Transformer, arithmetic: Arithmetic) -> None:
@@ -78,6 +81,7 @@ class NativeTransformer:
             ARITHMETIC[arithmetic],
             len(model.encoder),
             len(model.decoder),
+            torch.get_num_threads(),
             *(_pointer(table) for table in self._kept),
         )
         self.handle = ctypes.c_void_p(handle)

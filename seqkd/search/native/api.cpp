@@ -1,0 +1,156 @@
+// What Python calls, through ctypes: plain pointers and numbers only.
+#include <vector>
+
+#include "decoder.h"
+#if defined(__AMX_BF16__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
+extern "C" {
+
+// 1: there is a matrix unit and the kernel lets us use it.
+int seqkd_matrix_unit() {
+#if defined(__AMX_BF16__)
+  constexpr long REQUEST_PERMISSION = 0x1023, TILE_DATA = 18;
+  return syscall(SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA) == 0;
+#else
+  return 0;
+#endif
+}
+
+Model* seqkd_model_new(int dim, int heads, int vocab, int pad, int eos, int pre, int activation, int arithmetic,
+                       int encoder_layers, int decoder_layers, int threads,
+                       const float* source_embedding, const float* target_embedding, const float* source_positions, const float* target_positions) {
+  Model* m = new Model;
+  m->dim = dim, m->heads = heads, m->vocab = vocab, m->pad = pad, m->eos = eos, m->pre = pre;
+  m->activation = activation, m->arithmetic = Arithmetic(arithmetic);
+  m->source_embedding = source_embedding, m->target_embedding = target_embedding;
+  m->source_positions = source_positions, m->target_positions = target_positions;
+  m->workers.start(threads);
+  m->encoder = std::vector<Layer>(encoder_layers);
+  m->decoder = std::vector<Layer>(decoder_layers);
+  return m;
+}
+
+void seqkd_model_free(Model* m) { delete m; }
+
+// stack: 0 encoder, 1 decoder, 2 output layer
+void seqkd_set_weight(Model* m, int stack, int layer, int part, const float* w, const float* bias, int n, int k) {
+  if (stack == 2) return m->output.pack(w, bias, n, k, m->arithmetic);
+  Layer& l = (stack == 0 ? m->encoder : m->decoder)[layer];
+  Weight* parts[] = {&l.qkv, &l.out, &l.query, &l.key_value, &l.cross_out, &l.inner, &l.ffn_out};
+  parts[part]->pack(w, bias, n, k, m->arithmetic);
+}
+
+// layer -1: the norm at the end of the stack
+void seqkd_set_norm(Model* m, int stack, int layer, int part, const float* weight, const float* bias) {
+  Norm* norm;
+  if (layer < 0) {
+    norm = stack == 0 ? &m->encoder_norm : &m->decoder_norm;
+  } else {
+    Layer& l = (stack == 0 ? m->encoder : m->decoder)[layer];
+    Norm* parts[] = {&l.attention_norm, &l.cross_norm, &l.ffn_norm};
+    norm = parts[part];
+  }
+  norm->weight.assign(weight, weight + m->dim);
+  norm->bias.assign(bias, bias + m->dim);
+}
+
+State* seqkd_state_new(const Model* m, int slots, int beam, int max_source, int max_target) {
+  State* s = new State;
+  s->beam = beam, s->max_source = max_source, s->max_target = max_target;
+  s->slots.resize(slots);
+  s->ancestors.resize(size_t(slots) * beam * max_target);
+  const size_t own = m->decoder.size() * size_t(slots) * max_target * beam * m->dim;
+  const size_t cross = m->decoder.size() * size_t(slots) * max_source * m->dim;
+  if (m->arithmetic == BF16) {
+    s->half_keys.resize(own), s->half_values.resize(own);
+    s->half_cross_keys.resize(cross), s->half_cross_values.resize(cross);
+  } else {
+    s->keys.resize(own), s->values.resize(own), s->cross_keys.resize(cross), s->cross_values.resize(cross);
+  }
+  return s;
+}
+
+void seqkd_state_free(State* s) { delete s; }
+
+void seqkd_admit(Model* m, State* s, int count, const int64_t* places, const int64_t* ids, int stride,
+                 const int32_t* lengths) {
+  m->workers.run(count, 1, [&](int first, int part) {
+    auto some = m->arithmetic == BF16 ? admit<uint16_t> : admit<float>;
+    some(*m, *s, part, places + first, ids + size_t(first) * stride, stride, lengths + first);
+  });
+}
+
+void seqkd_release(State* s, int count, const int64_t* places) {
+  for (int n = 0; n < count; ++n) s->slots[places[n]].busy = false;
+}
+
+// Reduced step; rows that were not computed come out as having no continuation.
+void seqkd_step(Model* m, State* s, const int64_t* tokens, int count, float* lse, float* values, int64_t* ids,
+                float* eos) {
+  const size_t all = s->slots.size() * s->beam;
+  std::fill(lse, lse + all, 0.0f);
+  std::fill(eos, eos + all, NEVER);
+  std::fill(values, values + all * count, NEVER);
+  std::fill(ids, ids + all * count, int64_t(m->pad));
+  const std::vector<Row> list = rows_of(*s);
+  all_rows(*m, *s, tokens, list, [&](Scratch& w, int first, int rows) {
+    std::vector<Best> best(rows);
+    std::vector<float> row_lse(rows), row_eos(rows);
+    auto at = [&](int r) { return size_t(list[first + r].slot) * s->beam + list[first + r].beam; };
+    for (int r = 0; r < rows; ++r) best[r] = {count, values + at(r) * count, ids + at(r) * count};
+    w.reduction.run(w.operand, m->output, m->eos, best, row_lse.data(), row_eos.data());
+    for (int r = 0; r < rows; ++r) lse[at(r)] = row_lse[r], eos[at(r)] = row_eos[r];
+  });
+}
+
+// Whole logits [slots][beam][vocab]; rows that were not computed are left as they are.
+void seqkd_step_logits(Model* m, State* s, const int64_t* tokens, float* logits) {
+  const std::vector<Row> list = rows_of(*s);
+  all_rows(*m, *s, tokens, list, [&](Scratch& w, int first, int rows) {
+    alignas(64) float tile[BLOCK * BLOCK];
+    const Weight& output = m->output;
+    for (int panel = 0; panel < output.panels; ++panel)
+      for (int row = 0; row < rows; row += BLOCK) {
+        product(w.operand, output, row, panel, tile, BLOCK);
+        const int columns = std::min(BLOCK, m->vocab - panel * BLOCK);
+        for (int r = 0; r < std::min(BLOCK, rows - row); ++r) {
+          const Row at = list[first + row + r];
+          float* out = logits + (size_t(at.slot) * s->beam + at.beam) * m->vocab + panel * BLOCK;
+          for (int c = 0; c < columns; ++c)
+            out[c] = tile[r * BLOCK + c] + (output.bias.empty() ? 0.0f : output.bias[panel * BLOCK + c]);
+        }
+      }
+  });
+}
+
+void seqkd_reorder(State* s, const int64_t* parents) {
+  std::vector<uint8_t> before(size_t(s->beam) * s->max_target);
+  for (size_t slot = 0; slot < s->slots.size(); ++slot) {
+    const int seen = s->slots[slot].position;
+    if (!s->slots[slot].busy || !seen) continue;
+    uint8_t* table = &s->ancestors[slot * s->beam * s->max_target];
+    std::copy_n(table, before.size(), before.begin());
+    for (int beam = 0; beam < s->beam; ++beam)
+      std::copy_n(before.begin() + parents[slot * s->beam + beam] * s->max_target, seen, table + beam * s->max_target);
+  }
+}
+
+void seqkd_shrink(const Model* m, State* s, int count, const int64_t* places) {
+  const size_t layers = m->decoder.size();
+  const size_t own = size_t(s->max_target) * s->beam * m->dim, cross = size_t(s->max_source) * m->dim;
+  if (m->arithmetic == BF16) {
+    keep(*s, s->half_keys, layers, own, places, count), keep(*s, s->half_values, layers, own, places, count);
+    keep(*s, s->half_cross_keys, layers, cross, places, count), keep(*s, s->half_cross_values, layers, cross, places, count);
+  } else {
+    keep(*s, s->keys, layers, own, places, count), keep(*s, s->values, layers, own, places, count);
+    keep(*s, s->cross_keys, layers, cross, places, count), keep(*s, s->cross_values, layers, cross, places, count);
+  }
+  keep(*s, s->ancestors, 1, size_t(s->beam) * s->max_target, places, count);
+  std::vector<Slot> slots(count);
+  for (int n = 0; n < count; ++n) slots[n] = s->slots[places[n]];
+  s->slots.swap(slots);
+}
+}

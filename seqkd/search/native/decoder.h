@@ -1,0 +1,273 @@
+// A Transformer that encodes sentences into slots and decodes all their hypotheses one position at a time.
+//
+// Rows of hypotheses that do not matter are never computed: slots that are done, and all but the first beam at the first
+// position. Keys and values are written once and stay where they are; a table of ancestors says whose entry each
+// hypothesis reads at each position.
+#pragma once
+#include <algorithm>
+#include <cstdint>
+#include <vector>
+
+#include "blocks.h"
+#include "workers.h"
+
+struct Layer {
+  Weight qkv, out, query, key_value, cross_out, inner, ffn_out;
+  Norm attention_norm, cross_norm, ffn_norm;
+};
+
+struct Model {
+  int dim, heads, vocab, pad, eos;
+  bool pre;
+  int activation;  // 0 ReLU, 1 GELU, 2 SwiGLU
+  Arithmetic arithmetic;
+  const float *source_embedding, *target_embedding, *source_positions, *target_positions;
+  std::vector<Layer> encoder, decoder;
+  Norm encoder_norm, decoder_norm;
+  Weight output;
+  Workers workers;
+};
+
+// What one thread needs while it works.
+struct Scratch {
+  Operand operand;
+  Buffer<float> x, normed, wide, hidden, attended, scores;
+  Reduction reduction;
+};
+static Scratch& scratch() {
+  thread_local Scratch own;
+  return own;
+}
+
+enum Part { QKV, OUT, QUERY, KEY_VALUE, CROSS_OUT, INNER, FFN_OUT };
+enum NormPart { ATTENTION_NORM, CROSS_NORM, FFN_NORM };
+
+struct Slot {
+  int position = 0, source = 0;
+  bool busy = false;
+};
+
+struct State {
+  int beam, max_source, max_target;
+  std::vector<Slot> slots;
+  std::vector<uint8_t> ancestors;  // [slot][beam][max_target]
+  // [layer][slot][...]; floats, or bf16 where the arithmetic is bf16
+  std::vector<float> keys, values, cross_keys, cross_values;
+  std::vector<uint16_t> half_keys, half_values, half_cross_keys, half_cross_values;
+};
+
+template <typename T>
+struct Caches {
+  std::vector<T>&keys, &values, &cross_keys, &cross_values;
+};
+static Caches<float> caches(State& s, float) { return {s.keys, s.values, s.cross_keys, s.cross_values}; }
+static Caches<uint16_t> caches(State& s, uint16_t) {
+  return {s.half_keys, s.half_values, s.half_cross_keys, s.half_cross_values};
+}
+
+template <typename T>
+static void put(T* to, const float* from, int count) {
+  for (int i = 0; i < count; i += LANES) store(to + i, load(from + i));
+}
+
+// The matrix unit has to be asked for once a process and set up anew in each call: other libraries use it as well.
+struct MatrixUnit {
+  explicit MatrixUnit(Arithmetic arithmetic) : on(arithmetic != FLOAT32) {
+#if defined(__AMX_BF16__)
+    if (on) {
+      static const TileConfig config;
+      _tile_loadconfig(&config);
+    }
+#endif
+  }
+  ~MatrixUnit() {
+#if defined(__AMX_BF16__)
+    if (on) _tile_release();
+#endif
+  }
+  bool on;
+};
+
+static void feed_forward(const Model& m, Scratch& w, const Layer& layer, const float* input, float* x, int rows) {
+  const int inner = layer.ffn_out.inputs;
+  float* hidden = w.hidden.need(size_t(rows) * layer.inner.outputs);
+  w.operand.set(m.arithmetic, input, rows, m.dim);
+  multiply(w.operand, layer.inner, hidden, m.activation == 0 ? RELU : m.activation == 1 ? GELU : PLAIN);
+  if (m.activation == 2) {
+    for (int r = 0; r < rows; ++r) {
+      const float* both = hidden + size_t(r) * 2 * inner;
+      for (int i = 0; i < inner; i += LANES) {
+        vf gate = load(both + inner + i);
+        store(hidden + size_t(r) * inner + i, load(both + i) * gate / (1.0f + vexp(-gate)));
+      }
+    }
+  }
+  w.operand.set(m.arithmetic, hidden, rows, inner);
+  multiply(w.operand, layer.ffn_out, x, ADD);
+}
+
+// What a block reads: the stream itself, or its norm where norms come first.
+static const float* block_input(const Model& m, Scratch& w, const Norm& norm, const float* x, int rows) {
+  if (!m.pre) return x;
+  float* out = w.normed.need(size_t(rows) * m.dim);
+  norm.apply(x, out, rows);
+  return out;
+}
+
+static void embed(const Model& m, const float* table, const float* positions, int64_t id, int position, float* out) {
+  const vf scale = splat(sqrtf(float(m.dim)));
+  for (int i = 0; i < m.dim; i += LANES)
+    store(out + i, load(table + size_t(id) * m.dim + i) * scale + load(positions + size_t(position) * m.dim + i));
+}
+
+template <typename T>
+static void admit(const Model& m, State& s, int count, const int64_t* places, const int64_t* ids, int stride,
+                  const int32_t* lengths) {
+  MatrixUnit unit(m.arithmetic);
+  Scratch& w = scratch();
+  const int d = m.dim, head_dim = d / m.heads;
+  const float scale = 1.0f / sqrtf(float(head_dim));
+  int rows = 0, longest = 0;
+  for (int n = 0; n < count; ++n) rows += lengths[n], longest = std::max(longest, lengths[n]);
+  float* x = w.x.need(size_t(rows) * d);
+  float* wide = w.wide.need(size_t(rows) * 3 * d);
+  float* attended = w.attended.need(size_t(rows) * d);
+  float* scores = w.scores.need(size_t(m.heads) * round_up(longest, LANES));
+  for (int n = 0, row = 0; n < count; ++n)
+    for (int p = 0; p < lengths[n]; ++p, ++row)
+      embed(m, m.source_embedding, m.source_positions, ids[size_t(n) * stride + p], p, x + size_t(row) * d);
+  for (const Layer& layer : m.encoder) {
+    w.operand.set(m.arithmetic, block_input(m, w, layer.attention_norm, x, rows), rows, d);
+    multiply(w.operand, layer.qkv, wide, PLAIN);
+    for (int n = 0, first = 0; n < count; first += lengths[n], ++n) {
+      const float* base = wide + size_t(first) * 3 * d;
+      for (int q = 0; q < lengths[n]; ++q)
+        attend(base + size_t(q) * 3 * d, lengths[n], [&](int p) { return base + size_t(p) * 3 * d + d; },
+               [&](int p) { return base + size_t(p) * 3 * d + 2 * d; }, m.heads, head_dim, scale, scores,
+               attended + size_t(first + q) * d);
+    }
+    w.operand.set(m.arithmetic, attended, rows, d);
+    multiply(w.operand, layer.out, x, ADD);
+    if (!m.pre) layer.attention_norm.apply(x, x, rows);
+    feed_forward(m, w, layer, block_input(m, w, layer.ffn_norm, x, rows), x, rows);
+    if (!m.pre) layer.ffn_norm.apply(x, x, rows);
+  }
+  if (m.pre) m.encoder_norm.apply(x, x, rows);
+  w.operand.set(m.arithmetic, x, rows, d);
+  Caches<T> cache = caches(s, T{});
+  const size_t slots = s.slots.size();
+  for (size_t l = 0; l < m.decoder.size(); ++l) {
+    multiply(w.operand, m.decoder[l].key_value, wide, PLAIN);
+    for (int n = 0, row = 0; n < count; ++n) {
+      const size_t base = (l * slots + places[n]) * s.max_source;
+      for (int p = 0; p < lengths[n]; ++p, ++row) {
+        put(&cache.cross_keys[(base + p) * d], wide + size_t(row) * 2 * d, d);
+        put(&cache.cross_values[(base + p) * d], wide + size_t(row) * 2 * d + d, d);
+      }
+    }
+  }
+  for (int n = 0; n < count; ++n) s.slots[places[n]] = {0, lengths[n], true};
+}
+
+struct Row {
+  int slot, beam;
+};
+
+// The hypotheses that matter in this step.
+static std::vector<Row> rows_of(State& s) {
+  std::vector<Row> list;
+  for (int slot = 0; slot < int(s.slots.size()); ++slot) {
+    if (!s.slots[slot].busy) continue;
+    // At the first position all beams are alike and only the first is alive.
+    const int beams = s.slots[slot].position == 0 ? 1 : s.beam;
+    for (int beam = 0; beam < beams; ++beam) {
+      list.push_back({slot, beam});
+      s.ancestors[(size_t(slot) * s.beam + beam) * s.max_target + s.slots[slot].position] = uint8_t(beam);
+    }
+  }
+  return list;
+}
+
+// Runs all layers for some rows, which depend on no other row of this step; returns their features.
+template <typename T>
+static const float* advance(const Model& m, Scratch& w, State& s, const int64_t* tokens, const Row* list, int rows) {
+  const int d = m.dim, head_dim = d / m.heads;
+  const float scale = 1.0f / sqrtf(float(head_dim));
+  int longest = 1;
+  for (int r = 0; r < rows; ++r)
+    longest = std::max({longest, s.slots[list[r].slot].position + 1, s.slots[list[r].slot].source});
+  float* x = w.x.need(size_t(rows) * d);
+  float* wide = w.wide.need(size_t(rows) * 3 * d);
+  float* attended = w.attended.need(size_t(rows) * d);
+  float* scores = w.scores.need(size_t(m.heads) * round_up(longest, LANES));
+  for (int r = 0; r < rows; ++r) {
+    const int64_t id = tokens[size_t(list[r].slot) * s.beam + list[r].beam];
+    embed(m, m.target_embedding, m.target_positions, id, s.slots[list[r].slot].position, x + size_t(r) * d);
+  }
+  Caches<T> cache = caches(s, T{});
+  const size_t slots = s.slots.size();
+  for (size_t l = 0; l < m.decoder.size(); ++l) {
+    const Layer& layer = m.decoder[l];
+    w.operand.set(m.arithmetic, block_input(m, w, layer.attention_norm, x, rows), rows, d);
+    multiply(w.operand, layer.qkv, wide, PLAIN);
+    for (int r = 0; r < rows; ++r) {
+      const Slot& slot = s.slots[list[r].slot];
+      const size_t base = ((l * slots + list[r].slot) * s.max_target + slot.position) * s.beam + list[r].beam;
+      put(&cache.keys[base * d], wide + size_t(r) * 3 * d + d, d);
+      put(&cache.values[base * d], wide + size_t(r) * 3 * d + 2 * d, d);
+    }
+    for (int r = 0; r < rows; ++r) {
+      const Slot& slot = s.slots[list[r].slot];
+      const uint8_t* who = &s.ancestors[(size_t(list[r].slot) * s.beam + list[r].beam) * s.max_target];
+      const size_t base = (l * slots + list[r].slot) * s.max_target;
+      attend(wide + size_t(r) * 3 * d, slot.position + 1,
+             [&](int p) { return &cache.keys[((base + p) * s.beam + who[p]) * d]; },
+             [&](int p) { return &cache.values[((base + p) * s.beam + who[p]) * d]; }, m.heads, head_dim, scale, scores,
+             attended + size_t(r) * d);
+    }
+    w.operand.set(m.arithmetic, attended, rows, d);
+    multiply(w.operand, layer.out, x, ADD);
+    if (!m.pre) layer.attention_norm.apply(x, x, rows);
+
+    w.operand.set(m.arithmetic, block_input(m, w, layer.cross_norm, x, rows), rows, d);
+    multiply(w.operand, layer.query, wide, PLAIN);
+    for (int r = 0; r < rows; ++r) {
+      const size_t base = (l * slots + list[r].slot) * s.max_source;
+      attend(wide + size_t(r) * d, s.slots[list[r].slot].source,
+             [&](int p) { return &cache.cross_keys[(base + p) * d]; },
+             [&](int p) { return &cache.cross_values[(base + p) * d]; }, m.heads, head_dim, scale, scores,
+             attended + size_t(r) * d);
+    }
+    w.operand.set(m.arithmetic, attended, rows, d);
+    multiply(w.operand, layer.cross_out, x, ADD);
+    if (!m.pre) layer.cross_norm.apply(x, x, rows);
+
+    feed_forward(m, w, layer, block_input(m, w, layer.ffn_norm, x, rows), x, rows);
+    if (!m.pre) layer.ffn_norm.apply(x, x, rows);
+  }
+  return block_input(m, w, m.decoder_norm, x, rows);
+}
+
+// Splits the rows over the threads and calls `finish(scratch, first, count)` on each part, whose features are the operand.
+template <typename Finish>
+static void all_rows(Model& m, State& s, const int64_t* tokens, const std::vector<Row>& list, Finish finish) {
+  m.workers.run(int(list.size()), BLOCK, [&](int first, int count) {
+    MatrixUnit unit(m.arithmetic);
+    Scratch& w = scratch();
+    const Row* part = &list[first];
+    const float* features = m.arithmetic == BF16 ? advance<uint16_t>(m, w, s, tokens, part, count)
+                                                 : advance<float>(m, w, s, tokens, part, count);
+    w.operand.set(m.arithmetic, features, count, m.dim);
+    finish(w, first, count);
+  });
+  for (Slot& slot : s.slots) slot.position += slot.busy && slot.position + 1 < s.max_target;
+}
+
+template <typename T>
+static void keep(State& s, std::vector<T>& buffer, size_t layers, size_t unit, const int64_t* places, int count) {
+  std::vector<T> kept(layers * count * unit);
+  for (size_t l = 0; l < layers; ++l)
+    for (int n = 0; n < count; ++n)
+      std::copy_n(buffer.begin() + (l * s.slots.size() + places[n]) * unit, unit, kept.begin() + (l * count + n) * unit);
+  buffer.swap(kept);
+}

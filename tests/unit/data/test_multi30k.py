@@ -97,7 +97,7 @@ def test_a_network_failure_is_one_clear_error(
     capsys: pytest.CaptureFixture[str],
     error: Exception,
 ) -> None:
-    def fail(url: str) -> bytes:
+    def fail(_url: str) -> bytes:
         raise error
 
     monkeypatch.delenv("SEQKD_DATA_MIRROR", raising=False)

@@ -82,7 +82,7 @@ def test_mutated_translations_are_rejected(toy: Toy, samples: list[tuple[Any, li
         words = rng.choice(texts).split()
         place = rng.randrange(len(words))
         shorter = words[:place] + words[place + 1 :]
-        longer = words[:place] + [words[place]] + words[place:]
+        longer = [*words[:place], words[place], *words[place:]]
         misspelt = [*words[:place], words[place] + "x", *words[place + 1 :]]
         for mutant in (shorter, longer, misspelt):
             assert not toy["grammar"].is_valid(source, " ".join(mutant))
@@ -105,7 +105,7 @@ def test_changing_the_gender_anywhere_is_rejected(toy: Toy, samples: list[tuple[
     assert tried > 1000
 
 
-def test_the_second_half_of_another_mode_is_rejected(toy: Toy, samples: list[tuple[Any, list[str]]]) -> None:
+def test_the_second_half_of_another_mode_is_rejected(samples: list[tuple[Any, list[str]]]) -> None:
     """What follows a choice depends on it: halves of translations that differ early do not fit together."""
     rng = random.Random(11)
     mixed = valid = 0

@@ -15,6 +15,7 @@ import pytest
 from seqkd.config import PrepareConfig, validate
 from seqkd.corpus.manifest import Manifest, read_manifest
 from seqkd.corpus.reader import Corpus
+from seqkd.corpus.writer import write_shard
 from seqkd.errors import ConflictError, InputError, TextError, WorkError
 from seqkd.stages import prepare
 from seqkd.text.normalize import Normalizer
@@ -227,7 +228,7 @@ def test_resuming_gives_the_same_bytes(
 
 
 def _run_and_die(settings: PrepareConfig, out: Path) -> None:
-    real = prepare.write_shard
+    real = write_shard
 
     def dying(folder: Path, index: int, table: Any) -> Any:
         info = real(folder, index, table)
@@ -235,8 +236,9 @@ def _run_and_die(settings: PrepareConfig, out: Path) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         return info
 
-    prepare.write_shard = dying
-    prepare.run(settings, out)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(prepare, "write_shard", dying)
+        prepare.run(settings, out)
 
 
 def test_resuming_after_sigkill_writes_only_what_is_missing(
@@ -249,7 +251,7 @@ def test_resuming_after_sigkill_writes_only_what_is_missing(
     process.join(60)
     assert process.exitcode == -signal.SIGKILL
     written: list[int] = []
-    real = prepare.write_shard
+    real = write_shard
 
     def noting(folder: Path, index: int, table: Any) -> Any:
         if folder.name == "train":
@@ -265,9 +267,10 @@ def test_resuming_after_sigkill_writes_only_what_is_missing(
 def test_a_damaged_shard_of_an_interrupted_run_is_written_again(raw: Path, tmp_path: Path) -> None:
     settings, out = config(raw), tmp_path / "gold"
     prepare.run(settings, tmp_path / "whole")
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(prepare, "_corpus_manifest", lambda *_: (_ for _ in ()).throw(Killed()))
-        prepare.run(settings, out)
+        with pytest.raises(Killed):
+            prepare.run(settings, out)
     shard = out / "train" / "shard-00001.arrow"
     shard.write_bytes(shard.read_bytes()[:500])
     prepare.run(settings, out)
@@ -275,7 +278,7 @@ def test_a_damaged_shard_of_an_interrupted_run_is_written_again(raw: Path, tmp_p
 
 
 def test_accepted_translations_are_copied_normalised(raw: Path, tmp_path: Path) -> None:
-    accepted = [[f"ｏｎｅ  {row}", f"two ä{row}"] for row in range(12)]
+    accepted = [[f"\uff4f\uff4e\uff45  {row}", f"two ä{row}"] for row in range(12)]
     (raw / "accepted").write_text("".join(json.dumps(texts) + "\n" for texts in accepted))
     out = tmp_path / "gold"
     test = {"source": raw / "test.src", "target": raw / "test.tgt", "accepted": raw / "accepted"}

@@ -1,0 +1,164 @@
+"""Everything the report states, as plain values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from seqkd.metrics.lengths import LengthHistogram
+from seqkd.metrics.results import EvaluationResult
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CorpusEntry:
+    """A training corpus.
+
+    Attributes:
+        name: "gold" or the distilled corpus's name.
+        rule: How its targets were chosen; "reference" for gold.
+        rows: Its rows.
+        target_tokens: Target subwords in all rows.
+        mean_length: Mean target length in subwords.
+        complexity: C(d) in nats (Zhou et al. 2020), None where there was nothing to align.
+        faithfulness: F(d) in nats, 0 for gold.
+        equal_reference: Share of rows, 0 to 1, whose target is the reference; None for gold.
+        rejected: Rows left out, by reason.
+        lengths: Target lengths.
+    """
+
+    name: str
+    rule: str
+    rows: int
+    target_tokens: int
+    mean_length: float
+    complexity: float | None
+    faithfulness: float | None
+    equal_reference: float | None
+    rejected: dict[str, int]
+    lengths: LengthHistogram
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DistillEntry:
+    """A decode of the training corpus."""
+
+    name: str
+    rows: int
+    sentences_per_second: float | None
+    beam: int | None
+    nbest: int | None
+    device: str
+    precision: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CurvePoint:
+    """One validation; None for what was not measured."""
+
+    update: int
+    train_loss: float | None
+    valid_nll: float | None
+    valid_bleu: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SampleText:
+    """One target of a sample: words, each with whether the reference lacks it."""
+
+    name: str
+    words: tuple[tuple[str, bool], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """One training row and what became of it."""
+
+    id: int
+    source: str
+    reference: str
+    targets: tuple[SampleText, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contents:
+    """The report.
+
+    Attributes:
+        pipeline: Its name.
+        title: A line on what it is about, may be empty.
+        corpora: Gold first.
+        distill: Decodes.
+        models: Evaluated models, as in the pipeline.
+        curves: Validations of each model that was trained here.
+        samples: Training rows.
+        edges: The pipeline's graph.
+        kinds: What each node of the graph is: corpus, kbest, model or other.
+        aligned_rows: Rows that complexity and faithfulness were computed on.
+        splits: Rows of train, valid and test.
+        seeds: Seeds of the training runs, as far as they are known.
+    """
+
+    pipeline: str
+    title: str
+    corpora: tuple[CorpusEntry, ...]
+    distill: tuple[DistillEntry, ...]
+    models: tuple[EvaluationResult, ...]
+    curves: dict[str, tuple[CurvePoint, ...]]
+    samples: tuple[Sample, ...]
+    edges: tuple[tuple[str, str], ...]
+    kinds: dict[str, str]
+    aligned_rows: int
+    splits: dict[str, int]
+    seeds: tuple[int, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """report.json: these keys stay; others may be added."""
+        return {
+            "pipeline": self.pipeline,
+            "corpora": [_corpus_json(corpus) for corpus in self.corpora],
+            "distill": [
+                {
+                    "name": entry.name,
+                    "sentences_per_second": entry.sentences_per_second,
+                    "beam": entry.beam,
+                    "nbest": entry.nbest,
+                    "device": entry.device,
+                }
+                for entry in self.distill
+            ],
+            "models": [model_json(model) for model in self.models],
+        }
+
+
+def _corpus_json(corpus: CorpusEntry) -> dict[str, Any]:
+    return {
+        "name": corpus.name,
+        "rows": corpus.rows,
+        "target_tokens": corpus.target_tokens,
+        "complexity": corpus.complexity,
+        "faithfulness": corpus.faithfulness,
+    }
+
+
+def model_json(model: EvaluationResult) -> dict[str, Any]:
+    """One entry of `models`: single numbers are those of the largest beam, but for the latency."""
+    best = model.beams[model.quality_beam]
+    entry = {
+        "name": model.name,
+        "role": model.role,
+        "arch": model.arch,
+        "corpus": model.trained_on,
+        "objective": model.objective,
+        "parameters": model.parameters,
+        "bleu": {str(beam): result.bleu for beam, result in sorted(model.beams.items())},
+        "chrf": best.chrf,
+        "signature": model.signatures["bleu"],
+        "perplexity": model.perplexity,
+        "mode_probability": model.mode_probability,
+        "sentences_per_second": best.sentences_per_second,
+        "latency_ms": model.latency_ms,
+        "device": model.device,
+    }
+    if best.valid is not None:
+        entry["valid"] = best.valid
+    return entry

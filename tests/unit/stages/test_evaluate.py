@@ -1,0 +1,201 @@
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+import sacrebleu
+import torch
+
+from seqkd.config import EvaluateConfig
+from seqkd.corpus.manifest import Manifest, fingerprint, read_manifest, write_manifest
+from seqkd.corpus.writer import write_shard
+from seqkd.errors import ConflictError, CorpusError
+from seqkd.metrics.results import EvaluationResult, read_result
+from seqkd.models.checkpoint import load_model, save_model
+from seqkd.models.registry import build
+from seqkd.search import score_pairs
+from seqkd.stages import evaluate
+from seqkd.text.vocabulary import Vocabulary
+
+SOURCES = ["eins", "zwei drei", "vier fünf sechs", "drei eins", "sechs", "zwei zwei", "fünf eins", "vier"] * 2
+TARGETS = ["one", "two three", "four five six", "three one", "six", "two two", "five one", "four"] * 2
+SETTINGS = {
+    "dim": 16,
+    "heads": 2,
+    "ffn_dim": 16,
+    "encoder_layers": 1,
+    "decoder_layers": 1,
+    "dropout": 0.0,
+    "norm": "pre",
+    "positions": "sinusoidal",
+    "activation": "relu",
+    "embeddings": "shared",
+    "max_positions": 32,
+}
+
+
+def write_test(folder: Path, vocabulary: Vocabulary, *, rows: int = len(SOURCES)) -> Path:
+    folder.mkdir(parents=True)
+    sources, targets = SOURCES[:rows], TARGETS[:rows]
+    table = pa.table(
+        {
+            "id": list(range(rows)),
+            "source": sources,
+            "target": targets,
+            "source_ids": vocabulary.encode(sources),
+            "target_ids": vocabulary.encode(targets),
+        }
+    )
+    shards = [write_shard(folder, 0, table)] if rows else []
+    made_by = fingerprint("prepare", {}, {})
+    manifest = Manifest(kind="corpus", fingerprint=made_by, rows=rows, shards=shards, vocabulary=vocabulary.digest)
+    write_manifest(folder, manifest)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("evaluate")
+    path = root / "vocab.model"
+    vocabulary = Vocabulary.train(
+        SOURCES + TARGETS,
+        path,
+        size=40,
+        type="bpe",
+        byte_fallback=False,
+        character_coverage=1.0,
+        symbols=(),
+        seed=1,
+    )
+    write_test(root / "gold" / "test", vocabulary)
+    accepted = [[text, text + " !"] if row % 2 else [text] for row, text in enumerate(TARGETS)]
+    lines = "".join(json.dumps(texts) + "\n" for texts in accepted)
+    (root / "gold" / "test.accepted.jsonl").write_text(lines)
+    write_test(root / "plain" / "test", vocabulary)
+    torch.manual_seed(1)
+    model = build("transformer", SETTINGS, source_vocab=vocabulary.size, target_vocab=vocabulary.size)
+    (root / "model").mkdir()
+    save_model(root / "model", model, arch="transformer", settings=SETTINGS, vocab=path)
+    return root
+
+
+def config(folders: Path, part: str = "gold", **changes: object) -> EvaluateConfig:
+    values: dict[str, object] = {
+        "name": "small",
+        "model": folders / "model",
+        "role": "student",
+        "corpus": folders / part / "test",
+        "beams": (1, 3),
+        "precision": "float32",
+        "search": {"max_length_ratio": 1.0, "max_length_extra": 4},
+    }
+    return EvaluateConfig.model_validate(values | changes)
+
+
+@pytest.fixture(scope="module")
+def result(folders: Path) -> EvaluationResult:
+    evaluate.run(config(folders), folders / "out", device="cpu")
+    return read_result(folders / "out")
+
+
+def texts(folders: Path, beam: int) -> list[str]:
+    return (folders / "out" / f"hypotheses.beam{beam}.txt").read_text().splitlines()
+
+
+def test_scores_are_those_of_the_texts_written(folders: Path, result: EvaluationResult) -> None:
+    for beam in (1, 3):
+        outputs = texts(folders, beam)
+        assert len(outputs) == len(TARGETS)
+        assert result.beams[beam].bleu == sacrebleu.corpus_bleu(outputs, [TARGETS]).score
+        assert result.beams[beam].chrf == sacrebleu.corpus_chrf(outputs, [TARGETS]).score
+        assert result.beams[beam].ter == sacrebleu.corpus_ter(outputs, [TARGETS]).score
+
+
+def test_accepted_translations_give_validity_and_several_references(result: EvaluationResult) -> None:
+    assert all(found.valid is not None and 0.0 <= found.valid <= 1.0 for found in result.beams.values())
+    assert all(found.bleu_accepted is not None for found in result.beams.values())
+    assert result.signatures["bleu_accepted"].startswith("nrefs:var|")
+
+
+def test_without_accepted_translations_both_stay_open(folders: Path) -> None:
+    evaluate.run(config(folders, "plain"), folders / "out-plain", device="cpu")
+    found = read_result(folders / "out-plain").beams[1]
+    assert found.valid is None
+    assert found.bleu_accepted is None
+
+
+def test_perplexity_is_that_of_the_references(folders: Path, result: EvaluationResult) -> None:
+    loaded = load_model(folders / "model")
+    pairs = list(zip(loaded.vocabulary.encode(SOURCES), loaded.vocabulary.encode(TARGETS), strict=True))
+    scores = [score_pairs([loaded.model], [pair], batch_tokens=100)[0] for pair in pairs]  # type: ignore[list-item]
+    mean = sum(score.logprob for score in scores) / sum(score.tokens for score in scores)
+    assert result.perplexity == pytest.approx(math.exp(-mean), rel=1e-5)
+
+
+def test_the_rest_of_the_result(folders: Path, result: EvaluationResult) -> None:
+    loaded = load_model(folders / "model")
+    assert result.parameters == sum(weight.numel() for weight in loaded.model.parameters())
+    assert (result.name, result.role, result.arch, result.trained_on) == ("small", "student", "transformer", "gold")
+    assert (result.rows, result.quality_beam, result.latency_beam, result.precision) == (16, 3, 1, "float32")
+    assert result.objective == ""  # the folder has no manifest: the model was brought along
+    assert 0.0 < result.mode_probability <= 1.0
+    assert result.latency_ms > 0.0
+    assert result.latency_sentences == 16
+    assert all(found.sentences_per_second > 0.0 for found in result.beams.values())
+    assert "thread" in result.device
+
+
+def test_a_second_run_does_nothing_and_other_settings_are_refused(folders: Path, result: EvaluationResult) -> None:
+    evaluate.run(config(folders), folders / "out", device="cpu")
+    assert read_result(folders / "out") == result  # speeds and all
+    with pytest.raises(ConflictError, match=r"config\.beams"):
+        evaluate.run(config(folders, beams=(1, 2)), folders / "out", device="cpu")
+
+
+def test_manifests_hold_no_measured_time(folders: Path, result: EvaluationResult) -> None:
+    assert result.rows == 16
+    evaluate.run(config(folders), folders / "again", device="cpu")
+    assert read_manifest(folders / "again").digest() == read_manifest(folders / "out").digest()
+
+
+def test_wrong_corpora_are_refused(folders: Path, tmp_path: Path) -> None:
+    vocabulary = Vocabulary.load(folders / "vocab.model")
+    write_test(tmp_path / "empty" / "test", vocabulary, rows=0)
+    with pytest.raises(CorpusError, match="no rows"):
+        evaluate.run(config(folders, corpus=tmp_path / "empty" / "test"), tmp_path / "out", device="cpu")
+    other = Vocabulary.train(
+        SOURCES, tmp_path / "v", size=30, type="bpe", byte_fallback=False, character_coverage=1.0, symbols=(), seed=1
+    )
+    write_test(tmp_path / "other" / "test", other)
+    with pytest.raises(CorpusError, match="another vocabulary"):
+        evaluate.run(config(folders, corpus=tmp_path / "other" / "test"), tmp_path / "out2", device="cpu")
+
+
+def test_accepted_rows_must_cover_the_test_corpus(folders: Path, tmp_path: Path) -> None:
+    write_test(tmp_path / "test", Vocabulary.load(folders / "vocab.model"))
+    (tmp_path / "test.accepted.jsonl").write_text('["one"]\n')
+    with pytest.raises(CorpusError, match="does not fit"):
+        evaluate.run(config(folders, corpus=tmp_path / "test"), tmp_path / "out", device="cpu")
+
+
+def test_a_reference_longer_than_the_model_is_cut_and_counted(folders: Path, tmp_path: Path) -> None:
+    vocabulary = Vocabulary.load(folders / "vocab.model")
+    (tmp_path / "test").mkdir()
+    table = pa.table(
+        {
+            "id": [0],
+            "source": ["eins"],
+            "target": ["one " * 40],
+            "source_ids": [vocabulary.encode(["eins"])[0]],
+            "target_ids": [vocabulary.encode(["one " * 40])[0]],
+        }
+    )
+    shards = [write_shard(tmp_path / "test", 0, table)]
+    made_by = fingerprint("prepare", {}, {})
+    manifest = Manifest(kind="corpus", fingerprint=made_by, rows=1, shards=shards, vocabulary=vocabulary.digest)
+    write_manifest(tmp_path / "test", manifest)
+    evaluate.run(config(folders, corpus=tmp_path / "test"), tmp_path / "out", device="cpu")
+    assert read_manifest(tmp_path / "out").counts == {"cut to the model's positions": 1}

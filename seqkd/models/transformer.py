@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from seqkd.models.functional import Dropout, attend, linear
+
 Norm = Literal["pre", "post"]
 Positions = Literal["sinusoidal", "learned"]
 Activation = Literal["relu", "gelu", "swiglu"]
@@ -66,9 +68,9 @@ class SelfAttention(nn.Module):
 
     def forward(self, x: Tensor, *, mask: Tensor | None = None, causal: bool = False) -> Tensor:
         """`[batch, length, dim]` to the same shape; `mask` `[batch, 1, 1, length]` is True where keys may be seen."""
-        query, key, value = (split_heads(part, self.heads) for part in self.qkv(x).chunk(3, dim=-1))
-        attended = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=causal)
-        return self.out(merge_heads(attended))  # type: ignore[no-any-return]
+        query, key, value = (split_heads(part, self.heads) for part in linear(x, self.qkv).chunk(3, dim=-1))
+        attended = attend(query, key, value, mask=mask, causal=causal)
+        return linear(merge_heads(attended), self.out)
 
 
 class CrossAttention(nn.Module):
@@ -83,14 +85,14 @@ class CrossAttention(nn.Module):
 
     def keys_values(self, memory: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values of the encoder output, each `[batch, heads, source, head_dim]`; once per sentence."""
-        key, value = (split_heads(part, self.heads) for part in self.key_value(memory).chunk(2, dim=-1))
+        key, value = (split_heads(part, self.heads) for part in linear(memory, self.key_value).chunk(2, dim=-1))
         return key, value
 
     def forward(self, x: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
         """`[batch, length, dim]` over `[batch, heads, source, head_dim]` to `[batch, length, dim]`."""
-        query = split_heads(self.query(x), self.heads)
-        attended = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
-        return self.out(merge_heads(attended))  # type: ignore[no-any-return]
+        query = split_heads(linear(x, self.query), self.heads)
+        attended = attend(query, key, value, mask=mask)
+        return linear(merge_heads(attended), self.out)
 
 
 class FeedForward(nn.Module):
@@ -104,7 +106,7 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`[..., dim]` to `[..., dim]`."""
-        hidden = self.inner(x)
+        hidden = linear(x, self.inner)
         if self.activation == "relu":
             hidden = functional.relu(hidden)
         elif self.activation == "gelu":
@@ -112,7 +114,7 @@ class FeedForward(nn.Module):
         else:
             value, gate = hidden.chunk(2, dim=-1)
             hidden = value * functional.silu(gate)
-        return self.out(hidden)  # type: ignore[no-any-return]
+        return linear(hidden, self.out)
 
 
 class EncoderLayer(nn.Module):
@@ -125,7 +127,7 @@ class EncoderLayer(nn.Module):
         self.attention_norm = nn.LayerNorm(dim)
         self.ffn = FeedForward(dim, ffn_dim, activation)
         self.ffn_norm = nn.LayerNorm(dim)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """`[batch, source, dim]` to the same; `mask` `[batch, 1, 1, source]` is True at real tokens."""
@@ -148,7 +150,7 @@ class DecoderLayer(nn.Module):
         self.cross_norm = nn.LayerNorm(dim)
         self.ffn = FeedForward(dim, ffn_dim, activation)
         self.ffn_norm = nn.LayerNorm(dim)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor, memory: Tensor, memory_mask: Tensor | None) -> Tensor:
         """`[batch, target, dim]` over `[batch, source, dim]` to `[batch, target, dim]`."""
@@ -237,7 +239,7 @@ class Transformer(nn.Module):
         self.decoder = nn.ModuleList(DecoderLayer(*block) for _ in range(decoder_layers))
         self.encoder_norm = nn.LayerNorm(dim) if norm == "pre" else nn.Identity()
         self.decoder_norm = nn.LayerNorm(dim) if norm == "pre" else nn.Identity()
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def memory_mask(self, source: Tensor) -> Tensor:
         """`[batch, source]` ids to `[batch, 1, 1, source]`, True at real tokens."""

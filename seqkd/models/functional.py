@@ -1,0 +1,120 @@
+"""Products, attention and dropout with shortcuts for training on CPUs; elsewhere they are torch's own.
+
+Measured in docs/performance.md. oneDNN, behind torch's bf16 products, compiles a kernel for every new shape, some
+milliseconds each, and keeps a thousand of them; batches have ever new shapes, so rows are filled up to a few round
+numbers. In bf16 torch's fused attention has a slow backward pass on CPUs, and its dropout draws random numbers on one
+thread, one at a time.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+ROUND_ROWS = 256
+
+
+def linear(x: Tensor, layer: nn.Linear) -> Tensor:
+    """`layer(x)`, `[..., inputs]` to `[..., outputs]`."""
+    if x.device.type == "cpu" and torch.is_grad_enabled() and torch.is_autocast_enabled("cpu"):
+        low = torch.get_autocast_dtype("cpu")
+        with torch.autocast("cpu", enabled=False):
+            return cast(Tensor, _Linear.apply(x, layer.weight, layer.bias, low))  # type: ignore[no-untyped-call]
+    return cast(Tensor, layer(x))
+
+
+def rounded_rows(x: Tensor, dtype: torch.dtype, multiple: int) -> Tensor:
+    """`[rows, width]` as `dtype`, zeros below it up to a multiple of rows."""
+    rows = -(-len(x) // multiple) * multiple
+    if rows == len(x):
+        return x.to(dtype).contiguous()
+    full = torch.empty(rows, x.size(1), dtype=dtype, device=x.device)
+    full[: len(x)].copy_(x)
+    full[len(x) :].zero_()
+    return full
+
+
+class _Linear(torch.autograd.Function):
+    """A linear layer in a lower type whose products see few shapes."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, dtype: torch.dtype) -> Tensor:
+        rows = x.numel() // x.size(-1)
+        full = rounded_rows(x.reshape(rows, -1), dtype, ROUND_ROWS)
+        low = weight.to(dtype)
+        ctx.save_for_backward(full, low)
+        ctx.shape = x.shape
+        return torch.addmm(bias.to(dtype), full, low.t())[:rows].view(*x.shape[:-1], -1)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        full, low = ctx.saved_tensors
+        (grad,) = grads
+        flat = grad.reshape(-1, grad.size(-1))
+        rounded = rounded_rows(flat, low.dtype, ROUND_ROWS)
+        to_x = torch.mm(rounded, low)[: len(flat)].view(ctx.shape)
+        return to_x, torch.mm(rounded.t(), full), rounded.sum(0, dtype=torch.float32), None
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, *, mask: Tensor | None = None, causal: bool = False) -> Tensor:
+    """Scaled dot-product attention (Vaswani et al. 2017, eq. 1).
+
+    Args:
+        query: `[batch, heads, target, head_dim]`.
+        key: `[batch, heads, source, head_dim]`.
+        value: Likewise.
+        mask: `[batch, 1, 1, source]`, True where keys may be seen.
+        causal: A query sees the keys up to its own position; not together with `mask`.
+
+    Returns:
+        `[batch, heads, target, head_dim]`.
+    """
+    if query.device.type == "cpu" and torch.is_grad_enabled():
+        query, key, value = query.float(), key.float(), value.float()
+        with torch.autocast("cpu", enabled=False):
+            return functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=causal)
+    return functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=causal)
+
+
+class Dropout(nn.Module):
+    """Dropout (Srivastava et al. 2014), reproducible from torch's seed.
+
+    Args:
+        p: Share of the features that become zero, less than 1; on a CPU rounded to a multiple of 2**-16.
+    """
+
+    def __init__(self, p: float) -> None:
+        super().__init__()
+        self.p = p
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The same shape; nothing changes in evaluation mode."""
+        if not self.training or self.p == 0.0:
+            return x
+        if x.device.type != "cpu":
+            return functional.dropout(x, self.p)
+        return cast(Tensor, _Dropout.apply(x, self.p))  # type: ignore[no-untyped-call]
+
+
+class _Dropout(torch.autograd.Function):
+    """Sixteen random bits a feature; what stays is kept as ones and zeros of `x`'s type."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, p: float) -> Tensor:
+        steps = round(p * (1 << 16))
+        seed = int(torch.empty((), dtype=torch.int64).random_())
+        words = np.random.SFC64(seed).random_raw(-(-x.numel() // 4))
+        bits = torch.from_numpy(words.view(np.int16))[: x.numel()].view(x.shape)
+        kept = torch.ge(bits, steps - (1 << 15), out=torch.empty_like(x, memory_format=torch.contiguous_format))
+        ctx.scale = 1 / (1 - steps / (1 << 16))
+        ctx.save_for_backward(kept)
+        return (x * kept).mul_(ctx.scale)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        (kept,) = ctx.saved_tensors
+        return (grads[0] * kept).mul_(ctx.scale), None

@@ -1,0 +1,79 @@
+"""What an objective sees and what it answers."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+
+class Batch(NamedTuple):
+    """Sentence pairs, padded on the right.
+
+    A tuple rather than a dataclass: Fabric and DDP look into tuples to move and cast what is inside.
+
+    Attributes:
+        ids: `[batch]` int64 row ids.
+        source: `[batch, source]` int64, end of sentence last.
+        target_in: `[batch, target]` int64, the start symbol first.
+        target_out: `[batch, target]` int64, end of sentence last.
+        kept: `[tokens]` int64, where `target_out.flatten()` is not padding; known on the host, so that no device has to
+            be asked for its length.
+        tokens: Target tokens, end of sentence included, padding not.
+    """
+
+    ids: npt.NDArray[np.int64]
+    source: Tensor
+    target_in: Tensor
+    target_out: Tensor
+    kept: Tensor
+    tokens: int
+
+    def to(self, device: torch.device) -> Batch:
+        """The same batch on `device`."""
+        if device.type == "cpu":
+            return self
+        source, target_in, target_out, kept = (
+            x.pin_memory().to(device, non_blocking=True)
+            for x in (self.source, self.target_in, self.target_out, self.kept)
+        )
+        return Batch(self.ids, source, target_in, target_out, kept, self.tokens)
+
+
+class LossOutput(NamedTuple):
+    """One batch's loss.
+
+    Attributes:
+        loss: Scalar float32: what is minimised, summed over the target tokens.
+        nll: Scalar float32 without gradient: the negative log-likelihood in nats, summed over the target tokens.
+        tokens: What both are divided by.
+    """
+
+    loss: Tensor
+    nll: Tensor
+    tokens: int
+
+
+class Objective(Protocol):
+    """What training minimises."""
+
+    def __call__(self, model: nn.Module, batch: Batch) -> LossOutput:
+        """The loss of `model` on `batch`."""
+        ...
+
+
+class TeacherForced(Protocol):
+    """A model that gives its features at all target positions at once, as the Transformer does."""
+
+    output_weight: Tensor
+
+    def encode(self, source: Tensor) -> Tensor:
+        """`[batch, source]` ids to `[batch, source, dim]`."""
+        ...
+
+    def decode_features(self, target_in: Tensor, source: Tensor, memory: Tensor) -> Tensor:
+        """Teacher forcing, to `[batch, target, dim]`."""
+        ...

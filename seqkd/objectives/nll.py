@@ -1,0 +1,35 @@
+"""Negative log-likelihood: the gold or distilled target, word by word."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import cast
+
+from torch import nn
+
+from seqkd.objectives.base import Batch, LossOutput, TeacherForced
+from seqkd.objectives.projection import projected_nll
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelSmoothedNll:
+    """Negative log-likelihood under teacher forcing, with label smoothing (Szegedy et al. 2016, section 7).
+
+    Trained on a teacher's outputs it is sequence-level knowledge distillation (Kim and Rush 2016, equation 8).
+
+    Args:
+        smoothing: Share of the uniform distribution in the target, 0 for none.
+    """
+
+    smoothing: float
+
+    def __call__(self, model: nn.Module, batch: Batch) -> LossOutput:
+        """The loss of a model with `encode`, `decode_features` and `output_weight`."""
+        forced = cast(TeacherForced, model)
+        memory = forced.encode(batch.source)
+        features = forced.decode_features(batch.target_in, batch.source, memory)
+        # Padding leaves before the widest layer.
+        rows = features.flatten(0, 1).index_select(0, batch.kept)
+        targets = batch.target_out.flatten().index_select(0, batch.kept)
+        loss, nll = projected_nll(rows, forced.output_weight, targets, self.smoothing)
+        return LossOutput(loss, nll, batch.tokens)

@@ -1,0 +1,108 @@
+"""The output layer and its cross-entropy in one: logits of all tokens never exist at the same time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from seqkd.models.functional import rounded_rows
+
+CHUNK_ELEMENTS = 1 << 21  # logits at a time: 8 MB in float32 stay in a CPU's cache; see docs/performance.md
+CHUNK_ELEMENTS_CUDA = 1 << 26
+ROUND_ROWS = 64
+
+
+def projected_nll(features: Tensor, weight: Tensor, targets: Tensor, smoothing: float) -> tuple[Tensor, Tensor]:
+    """Label-smoothed cross-entropy of `softmax(features @ weight.T)` (Szegedy et al. 2016, section 7), summed.
+
+    The target distribution is `(1 - smoothing) * one_hot + smoothing / vocab`, as in torch's `cross_entropy`.
+    Rows go through in chunks. Gradients are computed at once, while a chunk's logits are at hand, which spares their
+    storage and a second product. Under autocast the products run in its type; the log-sum-exp is always float32.
+
+    Args:
+        features: `[tokens, dim]`, float32 or lower.
+        weight: `[vocab, dim]`.
+        targets: `[tokens]` int64.
+        smoothing: Share of the uniform distribution, 0 for none.
+
+    Returns:
+        The loss, and the unsmoothed negative log-likelihood without gradient; scalars in float32.
+    """
+    kind = features.device.type
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
+    with torch.autocast(kind, enabled=False):
+        low = weight.detach().to(dtype)
+        return _ProjectedNll.apply(features, weight, low, targets, smoothing, torch.is_grad_enabled())  # type: ignore
+
+
+class _ProjectedNll(torch.autograd.Function):
+    """`low` is the weight in the type of the products."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, features: Tensor, weight: Tensor, low: Tensor, targets: Tensor, smoothing: float, train: bool
+    ) -> tuple[Tensor, Tensor]:
+        tokens, vocab = len(features), len(weight)
+        limit = CHUNK_ELEMENTS if features.device.type == "cpu" else CHUNK_ELEMENTS_CUDA
+        step = max(1, limit // vocab)
+        multiple = ROUND_ROWS if step >= ROUND_ROWS else 1
+        rows = rounded_rows(features.detach(), low.dtype, multiple)
+        step = min(step - step % multiple, max(len(rows), 1))
+        narrow = torch.empty(step, vocab, dtype=low.dtype, device=low.device)
+        wide = narrow if low.dtype == torch.float32 else torch.empty_like(narrow, dtype=torch.float32)
+        targets = functional.pad(targets, (0, len(rows) - tokens))
+        grad_rows = torch.empty_like(rows)
+        grad_weight = torch.zeros_like(weight, dtype=torch.float32) if train else None
+        share = smoothing / vocab
+        nll = torch.zeros((), device=low.device)
+        log_sums = torch.zeros((), device=low.device)
+        for start in range(0, len(rows), step):
+            part = rows[start : start + step]
+            real = min(tokens - start, step)  # the rest are zeros below the last row
+            wanted = targets[start : start + step, None]
+            logits, x = narrow[: len(part)], wide[: len(part)]
+            torch.mm(part, low.t(), out=logits)
+            peak = logits.amax(-1, keepdim=True).float()
+            if wide is not narrow:
+                x.copy_(logits)
+            picked = x.gather(1, wanted)
+            total = x.sub_(peak).exp_().sum(-1, keepdim=True)
+            log_sum = total.log() + peak
+            nll += (log_sum - picked)[:real].sum()
+            log_sums += log_sum[:real].sum()
+            if grad_weight is None:
+                continue
+            # The softmax is x / total. Dividing [rows, dim] instead, before and after the products, saves a pass.
+            x.scatter_add_(1, wanted, total * (smoothing - 1))
+            x[real:] = 0.0
+            if wide is not narrow:
+                logits.copy_(x)
+            torch.mm(logits, low, out=grad_rows[start : start + step])
+            grad_rows[start : start + step] /= total
+            scaled = (part / total).to(low.dtype)
+            if wide is narrow:
+                grad_weight.addmm_(logits.t(), scaled)
+            else:
+                grad_weight += torch.mm(logits.t(), scaled)
+        loss = nll
+        if smoothing:
+            # Smoothing subtracts share * (sum of all logits); that and its gradients are rank one.
+            weight_sum = weight.detach().sum(0, dtype=torch.float32)
+            row_sum = rows.sum(0, dtype=torch.float32)
+            loss = (1 - smoothing) * nll + smoothing * log_sums - share * (row_sum @ weight_sum)
+            if grad_weight is not None:
+                grad_rows -= (share * weight_sum).to(low.dtype)
+                grad_weight -= share * row_sum
+        if grad_weight is not None:
+            ctx.save_for_backward(grad_rows[:tokens].to(features.dtype), grad_weight.to(weight.dtype))
+        nll = nll.clone()
+        ctx.mark_non_differentiable(nll)
+        return loss, nll
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        rows, weight = ctx.saved_tensors
+        return rows * grads[0], weight * grads[0], None, None, None, None

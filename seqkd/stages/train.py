@@ -1,0 +1,324 @@
+"""`seqkd train`: a corpus and an architecture to a model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from torch import nn
+from torch.utils.tensorboard.writer import SummaryWriter
+
+from seqkd.config import TrainConfig
+from seqkd.corpus.manifest import Manifest, StageOutput, atomic_write, fingerprint, read_manifest
+from seqkd.corpus.reader import Corpus
+from seqkd.errors import ConfigError, CorpusError, ModelError
+from seqkd.metrics.corpus import corpus_bleu
+from seqkd.models.checkpoint import LoadedModel, load_model, load_weights, model_digest, save_model, weights_of
+from seqkd.models.registry import build
+from seqkd.objectives.nll import LabelSmoothedNll
+from seqkd.progress import say
+from seqkd.search import BeamSearch, BeamSettings
+from seqkd.search.loading import engine, resolve_device, resolve_precision
+from seqkd.stages.prepare import SOURCE_VOCABULARY, VOCABULARY
+from seqkd.text.vocabulary import Vocabulary
+from seqkd.training.data import CorpusData, SpecialIds
+from seqkd.training.loop import LoopSettings, TrainResult, fit
+from seqkd.training.optim import OptimSettings
+from seqkd.training.runtime import choose_precision, keep_freed_memory, make_fabric
+from seqkd.training.state import Validation
+from seqkd.training.validation import held_out_nll
+
+HISTORY = "history.json"
+REJECTED = "rejected.tsv"
+STATE = "state"
+TENSORBOARD = "tensorboard"
+TOO_LONG = "longer than max_positions"
+DECODE_TOKENS = 4000  # source tokens decoded together for validation BLEU
+
+
+def run(config: TrainConfig, out: Path, *, overwrite: bool = False, device: str = "auto") -> None:
+    """Train a model on `config.corpus` into the model folder `out`; under torchrun with all its processes.
+
+    Args:
+        config: The stage's settings.
+        out: Output folder.
+        overwrite: Start anew where `out` was made with other settings.
+        device: auto, cpu, cuda or cuda:N.
+
+    Raises:
+        ConfigError: Settings that contradict each other.
+        CorpusError: A corpus is missing or damaged, was made with another vocabulary, or has no row that fits.
+        ModelError: `init_from` is no model, or another one than is trained here.
+        ConflictError: `out` was made with other settings.
+        WorkError: The loss is not finite, the run was stopped, the system refuses to write.
+    """
+    if config.training.best_by == "bleu" and not config.training.valid_bleu:
+        raise ConfigError("best_by is bleu, but valid_bleu is false", where="training.best_by")
+    keep_freed_memory()
+    inputs = _Inputs(config)
+    where = resolve_device(device)
+    precision = choose_precision(config.training.precision, where)
+    settings = config.model_dump(mode="json", include={"role", "model", "objective", "training"})
+    made_by = fingerprint("train", settings, inputs.digests())
+    fabric = make_fabric(where, precision)
+    output = StageOutput.open(out, "model", made_by, overwrite=overwrite) if fabric.is_global_zero else None
+    if fabric.broadcast(output is not None and output.complete):
+        if fabric.is_global_zero:
+            say(f"train: {out} is up to date")
+        return
+    try:
+        model, result, data = _train(config, inputs, fabric, out)
+        if output is not None:
+            manifest = _write(config, inputs, model, result, data, out, made_by)
+            output.commit(manifest)
+            bleu = "" if result.best.valid_bleu is None else f", BLEU {result.best.valid_bleu:.2f}"
+            say(
+                f"train: {manifest.extra['parameters']:,} parameters, {result.updates:,} updates; best at "
+                f"{result.best.update:,}: NLL {result.best.valid_nll:.4f}{bleu}; {out}"
+            )
+        fabric.barrier()
+    finally:
+        if output is not None:
+            output.close()
+
+
+class _Inputs:
+    """The corpora and vocabularies, checked against each other."""
+
+    def __init__(self, config: TrainConfig) -> None:
+        self.prepared = read_manifest(config.prepared)
+        if self.prepared.kind != "prepared":
+            raise CorpusError(
+                f"holds kind {self.prepared.kind!r}", where=str(config.prepared), expected="output of `seqkd prepare`"
+            )
+        self.corpus = Corpus.open(config.corpus, "corpus")
+        self.valid = Corpus.open(config.prepared / "valid", "corpus")
+        self.vocab = config.prepared / VOCABULARY
+        source = config.prepared / SOURCE_VOCABULARY
+        self.source_vocab = source if source.exists() else None
+        self.target = Vocabulary.load(self.vocab)
+        self.source = Vocabulary.load(source) if self.source_vocab else self.target
+        self.init_from = config.init_from
+        for corpus in (self.corpus, self.valid):
+            manifest = corpus.manifest
+            sides = {"target": (manifest.vocabulary, self.target)}
+            if "source_vocabulary" in manifest.extra:
+                sides["source"] = (manifest.extra["source_vocabulary"], self.source)
+            for side, (digest, vocabulary) in sides.items():
+                if digest != vocabulary.digest:
+                    raise CorpusError(
+                        f"was made with another {side} vocabulary than {vocabulary.path}",
+                        where=str(corpus.path),
+                        expected=f"vocabulary {vocabulary.digest[:12]}..., found {digest[:12]}...",
+                        hint="give the `prepared` folder that this corpus comes from",
+                    )
+
+    def digests(self) -> dict[str, str]:
+        """What the model depends on."""
+        digests = {"corpus": self.corpus.manifest.digest(), "prepared": self.prepared.digest()}
+        if self.init_from is not None:
+            digests["init_from"] = model_digest(self.init_from)
+        return digests
+
+
+def _train(
+    config: TrainConfig, inputs: _Inputs, fabric: Fabric, out: Path
+) -> tuple[nn.Module, TrainResult, CorpusData]:
+    training = config.training
+    torch.manual_seed(training.seed)
+    model: Any = _build(config, inputs)
+    objective = LabelSmoothedNll(smoothing=config.objective.label_smoothing)
+    special = SpecialIds(pad=model.pad_id, eos=model.eos_id, start=model.start_id)
+
+    def data_of(corpus: Corpus) -> CorpusData:
+        data = CorpusData(
+            corpus,
+            special,
+            max_positions=model.max_positions,
+            batch_tokens=training.batch_tokens,
+            window=training.window,
+            seed=training.seed,
+            rank=fabric.global_rank,
+            world=fabric.world_size,
+        )
+        _check_rows(data, corpus, model.max_positions, quiet=not fabric.is_global_zero)
+        return data
+
+    data, held_out = data_of(inputs.corpus), data_of(inputs.valid)
+    bleu = _greedy_bleu(config, inputs, held_out) if training.valid_bleu else None
+
+    def validate(current: nn.Module) -> tuple[float, float | None]:
+        nll = held_out_nll(fabric, current, objective, held_out)
+        if bleu is None:
+            return nll, None
+        return nll, fabric.broadcast(bleu(current) if fabric.is_global_zero else 0.0)
+
+    state = out / STATE
+    state.mkdir(exist_ok=True, parents=True)
+    options = training.model_dump(
+        include={"max_updates", "accumulate", "clip_norm", "validate_every", "patience", "average", "best_by", "seed"}
+    )
+    optim = training.model_dump(
+        include={"optimizer", "learning_rate", "betas", "weight_decay", "schedule", "warmup_updates", "max_updates"}
+    )
+    observer = _Observer(out, writes=fabric.is_global_zero)
+    try:
+        result = fit(
+            fabric=fabric,
+            model=model,
+            objective=objective,
+            data=data,
+            validate=validate,
+            settings=LoopSettings(**options, optim=OptimSettings(**optim)),
+            precision=choose_precision(training.precision, fabric.device),
+            folder=state,
+            observer=observer,
+        )
+    finally:
+        observer.close()
+    return model, result, data
+
+
+def _build(config: TrainConfig, inputs: _Inputs) -> nn.Module:
+    settings = config.model.model_dump(exclude={"arch"})
+    if settings["embeddings"] == "shared" and inputs.source.digest != inputs.target.digest:
+        raise ConfigError(
+            "embeddings are shared, but source and target have their own vocabularies",
+            where="model.embeddings",
+            expected='"decoder" or "separate"',
+            hint="or prepare with vocabulary.joint = true",
+        )
+    model = build(config.model.arch, settings, source_vocab=inputs.source.size, target_vocab=inputs.target.size)
+    if config.init_from is None:
+        return model
+    first = load_model(config.init_from)
+    if first.vocabulary.digest != inputs.target.digest or (
+        (first.source_vocabulary or first.vocabulary).digest != inputs.source.digest
+    ):
+        raise ModelError(
+            f"its vocabulary is not that of {config.prepared}",
+            where=str(config.init_from),
+            hint="start from a model that was trained on this `prepared` folder",
+        )
+    if first.arch != config.model.arch:
+        raise ModelError(f"its architecture is {first.arch!r}", where=str(config.init_from), expected=config.model.arch)
+    load_weights(model, weights_of(first.model), config.init_from)
+    return model
+
+
+def _check_rows(data: CorpusData, corpus: Corpus, limit: int, *, quiet: bool) -> None:
+    if not data.rows:
+        raise CorpusError(
+            "has no row that the model can be trained on",
+            where=str(corpus.path),
+            expected=f"rows of fewer than {limit} tokens a side, found {corpus.rows:,} rows, all longer"
+            if corpus.rows
+            else "at least one row",
+        )
+    if data.skipped and not quiet:
+        say(
+            f"train: {len(data.skipped):,} of {corpus.rows:,} rows of {corpus.path} have {limit} or more tokens on a "
+            "side (model.max_positions counts the end of sentence) and are left out"
+        )
+
+
+def _greedy_bleu(config: TrainConfig, inputs: _Inputs, held_out: CorpusData) -> Callable[[nn.Module], float]:
+    table = inputs.valid.take(held_out.positions, ["id", "source_ids", "target"])
+    sources = list(zip(table.column("id").to_pylist(), table.column("source_ids").to_pylist(), strict=True))
+    references = [[target] for target in table.column("target").to_pylist()]
+
+    def bleu(model: nn.Module) -> float:
+        device = next(model.parameters()).device
+        driven = LoadedModel(
+            model=model,
+            arch=config.model.arch,
+            settings={},
+            vocabulary=inputs.target,
+            source_vocabulary=None,
+            digest="",
+        )
+        precision = resolve_precision("auto" if device.type == "cpu" else "float32", device)
+        search = BeamSearch([engine(driven, precision)], BeamSettings(beam=1))
+        found = {row: lists[0].ids for row, lists in search.decode(sources, batch_tokens=DECODE_TOKENS)}
+        texts = inputs.target.decode([found[row] for row, _ in sources])
+        return corpus_bleu(texts, references).value
+
+    return bleu
+
+
+class _Observer:
+    """Writes history.json and TensorBoard's events."""
+
+    def __init__(self, out: Path, *, writes: bool) -> None:
+        self.out = out
+        self._writer: SummaryWriter | None = None
+        self._writes = writes
+
+    def trained(self, update: int, values: dict[str, float]) -> None:
+        """Curves."""
+        self._add("train", update, values)
+
+    def validated(self, history: Sequence[Validation]) -> None:
+        """All validations so far, the last one to the curves."""
+        lines = [asdict(line) for line in history]
+        atomic_write(self.out / HISTORY, (json.dumps(lines, indent=2) + "\n").encode())
+        last = history[-1]
+        values = {"nll": last.valid_nll} | ({} if last.valid_bleu is None else {"bleu": last.valid_bleu})
+        self._add("valid", last.update, values)
+
+    def close(self) -> None:
+        """Write out what is held back."""
+        if self._writer is not None:
+            self._writer.close()
+
+    def _add(self, group: str, update: int, values: dict[str, float]) -> None:
+        if not self._writes:
+            return
+        if self._writer is None:
+            # What an earlier run drew beyond the state that this one goes on from is hidden.
+            self._writer = SummaryWriter(str(self.out / TENSORBOARD), purge_step=update)
+        for name, value in values.items():
+            self._writer.add_scalar(f"{group}/{name}", value, update)
+
+
+def _write(
+    config: TrainConfig,
+    inputs: _Inputs,
+    model: nn.Module,
+    result: TrainResult,
+    data: CorpusData,
+    out: Path,
+    made_by: dict[str, Any],
+) -> Manifest:
+    rejected = "".join(f"{row}\t{TOO_LONG}\n" for row in data.skipped)
+    atomic_write(out / REJECTED, ("id\treason\n" + rejected).encode())
+    save_model(
+        out,
+        model,
+        arch=config.model.arch,
+        settings=config.model.model_dump(exclude={"arch"}),
+        vocab=inputs.vocab,
+        source_vocab=inputs.source_vocab,
+    )
+    return Manifest(
+        kind="model",
+        fingerprint=made_by,
+        rows=data.rows,
+        vocabulary=inputs.target.digest,
+        counts={TOO_LONG: len(data.skipped)} if data.skipped else {},
+        extra={
+            "source_vocabulary": inputs.source.digest,
+            "role": config.role,
+            "arch": config.model.arch,
+            "parameters": int(np.sum([weight.numel() for weight in model.parameters()])),
+            "updates": result.updates,
+            "best_update": result.best.update,
+            "averaged_updates": result.averaged,
+        },
+    )

@@ -1,0 +1,184 @@
+"""From a corpus on disk to padded tensors."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import torch
+
+from seqkd.corpus.batches import Rows, plan_epoch
+from seqkd.corpus.reader import Corpus
+from seqkd.objectives.base import Batch
+
+COLUMNS = ("id", "source_ids", "target_ids")
+AHEAD = 4  # groups of batches read while the device works on one
+
+T = TypeVar("T")
+Lengths = npt.NDArray[np.int32]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpecialIds:
+    """What a collater adds to a corpus' ids.
+
+    Attributes:
+        pad: Fills rows up on the right.
+        eos: Ends every source and target.
+        start: What the decoder reads first.
+    """
+
+    pad: int
+    eos: int
+    start: int
+
+
+class TrainingData(Protocol):
+    """What the loop trains on."""
+
+    def plan(self, epoch: int) -> Sequence[Rows]:
+        """This rank's batches of one epoch, as row positions; equal in number on every rank."""
+        ...
+
+    def load(self, rows: Rows) -> Batch:
+        """The batch of these positions."""
+        ...
+
+
+def collate(table: pa.Table, special: SpecialIds) -> Batch:
+    """Pad the rows of a corpus table.
+
+    Args:
+        table: With the columns id, source_ids and target_ids. Without rows it gives one sentence pair that is all
+            padding in its target and counts nothing: ranks that have run out of batches still take part.
+        special: See `SpecialIds`.
+    """
+    rows = table.num_rows
+    if rows == 0:
+        return Batch(
+            ids=np.empty(0, dtype=np.int64),
+            source=torch.tensor([[special.eos]]),
+            target_in=torch.tensor([[special.start]]),
+            target_out=torch.tensor([[special.pad]]),
+            kept=torch.empty(0, dtype=torch.long),
+            tokens=0,
+        )
+    sources, source_lengths = _flat(table.column("source_ids"))
+    targets, target_lengths = _flat(table.column("target_ids"))
+    source = _padded(sources, source_lengths, special)
+    target_out = _padded(targets, target_lengths, special)
+    target_in = np.empty_like(target_out)
+    target_in[:, 0] = special.start
+    target_in[:, 1:] = target_out[:, :-1]
+    places = np.arange(target_out.shape[1])
+    target_in[places > target_lengths[:, None]] = special.pad  # where end of sentence moved to
+    kept = np.flatnonzero(places <= target_lengths[:, None])
+    return Batch(
+        table.column("id").to_numpy(),
+        torch.from_numpy(source),
+        torch.from_numpy(target_in),
+        torch.from_numpy(target_out),
+        torch.from_numpy(kept),
+        len(kept),
+    )
+
+
+def _flat(column: pa.ChunkedArray) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
+    """All ids of a column one after another, and each row's number of them."""
+    lists = pa.concat_arrays(column.chunks)
+    return lists.flatten().to_numpy(zero_copy_only=False), np.diff(lists.offsets.to_numpy()).astype(np.int64)
+
+
+def _padded(ids: npt.NDArray[np.int32], lengths: npt.NDArray[np.int64], special: SpecialIds) -> npt.NDArray[np.int64]:
+    """`[rows, longest + 1]` int64, end of sentence after each row."""
+    places = np.arange(int(lengths.max()) + 1)
+    padded = np.full((len(lengths), len(places)), special.pad, dtype=np.int64)
+    padded[places < lengths[:, None]] = ids
+    padded[np.arange(len(lengths)), lengths] = special.eos
+    return padded
+
+
+class CorpusData:
+    """A corpus' rows in batches; those that are too long for the model are left out.
+
+    Args:
+        corpus: Gold or distilled.
+        special: See `SpecialIds`.
+        max_positions: Longest source or target, end of sentence counted.
+        batch_tokens: Rows of a batch times its longest sentence, at most.
+        window: Rows shuffled and sorted together.
+        seed: Of the shuffles.
+        rank: Which of `world` processes this is.
+        world: Processes that share the corpus.
+
+    Attributes:
+        rows: How many rows fit.
+        positions: Where they are in the corpus `[rows]`.
+        skipped: Ids of the rows that do not.
+    """
+
+    def __init__(
+        self,
+        corpus: Corpus,
+        special: SpecialIds,
+        *,
+        max_positions: int,
+        batch_tokens: int,
+        window: int,
+        seed: int,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        ids, sources, targets = corpus.lengths()
+        fits = np.maximum(sources, targets) < max_positions
+        self._corpus, self._special = corpus, special
+        self.positions = np.flatnonzero(fits)
+        self._sources, self._targets = sources[fits], targets[fits]
+        self._batch_tokens, self._window, self._seed = batch_tokens, window, seed
+        self._rank, self._world = rank, world
+        self.rows = len(self.positions)
+        self.skipped: list[int] = ids[~fits].tolist()
+
+    def plan(self, epoch: int) -> list[Rows]:
+        """This rank's batches of one epoch, as positions in the corpus."""
+        batches = plan_epoch(
+            self._sources,
+            self._targets,
+            batch_tokens=self._batch_tokens,
+            seed=self._seed,
+            epoch=epoch,
+            window=self._window,
+            rank=self._rank,
+            world=self._world,
+        )
+        return [self.positions[batch] for batch in batches]
+
+    def load(self, rows: Rows) -> Batch:
+        """The batch of these positions."""
+        return collate(self._corpus.take(rows, list(COLUMNS)), self._special)
+
+
+def read_ahead(load: Callable[[T], Batch], groups: Iterable[Sequence[T]]) -> Generator[list[Batch]]:
+    """Load groups of batches in a thread, a few ahead of where they are used; in order."""
+
+    def load_all(group: Sequence[T]) -> list[Batch]:
+        return [load(item) for item in group]
+
+    waiting: deque[Future[list[Batch]]] = deque()
+    with ThreadPoolExecutor(1) as thread:
+        try:
+            for group in groups:
+                waiting.append(thread.submit(load_all, group))
+                if len(waiting) > AHEAD:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()

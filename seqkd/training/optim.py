@@ -1,0 +1,64 @@
+"""Optimisers and learning-rate schedules."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import nn
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OptimSettings:
+    """How weights move.
+
+    Attributes:
+        optimizer: adam (Kingma and Ba 2015) or adamw (Loshchilov and Hutter 2019).
+        learning_rate: The schedule's peak.
+        betas: Decay of the two moments.
+        weight_decay: Of matrices; biases and norms never decay.
+        schedule: inverse_sqrt (Vaswani et al. 2017, eq. 3, scaled to the peak) or cosine, to 0 at `max_updates`.
+        warmup_updates: The rate grows linearly until this update.
+        max_updates: Where the cosine ends.
+    """
+
+    optimizer: Literal["adam", "adamw"] = "adam"
+    learning_rate: float = 5e-4
+    betas: tuple[float, float] = (0.9, 0.98)
+    weight_decay: float = 0.0
+    schedule: Literal["inverse_sqrt", "cosine"] = "inverse_sqrt"
+    warmup_updates: int = 4000
+    max_updates: int
+
+
+def learning_rate(settings: OptimSettings, update: int) -> float:
+    """The rate of an update; the first is 1."""
+    peak, warmup = settings.learning_rate, settings.warmup_updates
+    if update <= warmup:
+        return peak * update / warmup
+    if settings.schedule == "inverse_sqrt":
+        return peak * math.sqrt(warmup / update)
+    done = (update - warmup) / max(1, settings.max_updates - warmup)
+    return peak * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+
+
+def build_optimizer(
+    parameters: Iterable[nn.Parameter], settings: OptimSettings, *, fused: bool
+) -> torch.optim.Optimizer:
+    """The optimiser over `parameters`.
+
+    Args:
+        parameters: Each once.
+        settings: See `OptimSettings`.
+        fused: One kernel for all weights; it cannot be had together with a gradient scaler (fp16) and clipping.
+    """
+    listed = list(parameters)
+    groups = [
+        {"params": [p for p in listed if p.dim() > 1], "weight_decay": settings.weight_decay},
+        {"params": [p for p in listed if p.dim() <= 1], "weight_decay": 0.0},
+    ]
+    kind = torch.optim.AdamW if settings.optimizer == "adamw" else torch.optim.Adam
+    return kind(groups, lr=settings.learning_rate, betas=settings.betas, fused=fused)

@@ -1,0 +1,108 @@
+"""What a training process asks of the machine: device, precision, memory, signals."""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import signal
+from types import FrameType, TracebackType
+from typing import Any, Literal
+
+import torch
+from lightning_fabric import Fabric
+from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+from lightning_fabric.strategies.ddp import DDPStrategy
+
+from seqkd.errors import InputError
+
+Precision = Literal["float32", "bf16", "fp16"]
+
+_FABRIC: dict[str, Any] = {"float32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
+_TOP_PAD = 64 << 20
+_INT_MAX = (1 << 31) - 1
+
+
+def choose_precision(precision: Literal["auto"] | Precision, device: torch.device) -> Precision:
+    """`auto` is bf16 where the device has matrix units for it, float32 elsewhere.
+
+    Weights, their gradients' sum and the optimiser stay in float32 in every case.
+
+    Raises:
+        InputError: fp16 on a CPU.
+    """
+    if device.type == "cpu" and precision == "fp16":
+        raise InputError("training in fp16 needs a GPU", expected="precision auto, bf16 or float32 on a CPU")
+    if precision != "auto":
+        return precision
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
+    return "bf16" if torch.cpu._is_amx_tile_supported() else "float32"
+
+
+def make_fabric(device: torch.device, precision: Precision) -> Fabric:
+    """Fabric for this process: alone, or one of torchrun's, where it joins the others."""
+    for name in ("lightning.fabric", "lightning_fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    if not TorchElasticEnvironment.detect():
+        devices: Any = [device.index or 0] if device.type == "cuda" else 1
+        fabric = Fabric(accelerator=device.type, devices=devices, precision=_FABRIC[precision])
+    else:
+        local = int(os.environ["LOCAL_WORLD_SIZE"])
+        fabric = Fabric(
+            accelerator=device.type,
+            devices=local,
+            num_nodes=int(os.environ["WORLD_SIZE"]) // local,
+            # Nothing in our models' buffers changes while training.
+            strategy=DDPStrategy(broadcast_buffers=False, gradient_as_bucket_view=True),
+            precision=_FABRIC[precision],
+        )
+    fabric.launch()
+    return fabric
+
+
+def keep_freed_memory() -> None:
+    """Tell glibc to keep freed memory instead of giving it back to the system.
+
+    A training step frees and asks for the same large blocks again and again; each time the system would hand out fresh
+    pages and zero them one fault at a time. Other C libraries are left alone.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_MMAP_MAX, 0)
+        mallopt(_M_TRIM_THRESHOLD, _INT_MAX)
+        mallopt(_M_TOP_PAD, _TOP_PAD)
+
+
+class StopRequest:
+    """Notes SIGTERM and Ctrl-C, so that work can come to a good end; a second one ends the process at once.
+
+    Use as a context manager.
+
+    Attributes:
+        made: Whether one has come.
+    """
+
+    def __init__(self) -> None:
+        self.made = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> StopRequest:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._restore()
+
+    def _note(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
+        self.made = True
+        self._restore()
+
+    def _restore(self) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before = {}

@@ -1,0 +1,181 @@
+"""What training writes down to go on from, and the checkpoints that become the model."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from seqkd.corpus.files import atomic_path
+from seqkd.errors import ConflictError, WorkError
+from seqkd.models.checkpoint import read_weights, write_weights
+
+LAST = "last.pt"
+FORMAT = 1
+
+_CHECKPOINT = re.compile(r"^update-(\d{8})\.safetensors$")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Validation:
+    """One line of history.json.
+
+    Attributes:
+        update: Updates done.
+        epoch: Of the last batch, from 0.
+        train_loss: What is minimised, per target token, since the validation before.
+        valid_nll: Nats per target token.
+        valid_bleu: Of greedy outputs; None where it is not asked for.
+        tokens_per_second: Target tokens trained on, validations not counted.
+        learning_rate: Of the last update.
+    """
+
+    update: int
+    epoch: int
+    train_loss: float
+    valid_nll: float
+    valid_bleu: float | None
+    tokens_per_second: float
+    learning_rate: float
+
+
+@dataclass(slots=True, kw_only=True)
+class TrainState:
+    """Where training stands, beside weights and moments.
+
+    Attributes:
+        world: Processes; batches are dealt to them, so this cannot change on the way.
+        precision: Of the products.
+        update: Updates done.
+        epoch: Epoch of the next batch.
+        step: Batches of that epoch already used, on each rank.
+        loss: Sum over the target tokens since the last validation.
+        tokens: Target tokens since the last validation.
+        seconds: Spent training since then.
+        history: Validations so far.
+    """
+
+    world: int
+    precision: str
+    update: int = 0
+    epoch: int = 0
+    step: int = 0
+    loss: float = 0.0
+    tokens: int = 0
+    seconds: float = 0.0
+    history: list[Validation] = field(default_factory=list)
+
+
+def save_state(folder: Path, state: TrainState, tensors: dict[str, Any]) -> None:
+    """Write `last.pt`, whole or not at all.
+
+    Args:
+        folder: The state folder.
+        state: Where training stands.
+        tensors: Weights, the optimiser's and the gradient scaler's state: plain containers of tensors and numbers.
+
+    Raises:
+        WorkError: The system refuses: disk full, no permission.
+    """
+    values = {"format": FORMAT, "state": asdict(state), **tensors}
+    with atomic_path(folder / LAST) as temporary:
+        try:
+            torch.save(values, temporary)
+        except RuntimeError as error:  # torch's writer wraps what the system said
+            raise OSError(None, str(error).splitlines()[0]) from error
+
+
+def load_state(folder: Path, *, world: int, precision: str) -> tuple[TrainState, dict[str, Any]] | None:
+    """Read `last.pt`; None where training has not got that far. Nothing is unpickled but tensors and plain values.
+
+    Raises:
+        ConflictError: It was written by another number of processes or in another precision.
+        WorkError: Damaged.
+    """
+    path = folder / LAST
+    if not path.exists():
+        return None
+    try:
+        values = torch.load(path, map_location="cpu", weights_only=True)
+        if values.pop("format") != FORMAT:
+            raise ValueError("another format")
+        plain = values.pop("state")
+        history = [Validation(**line) for line in plain.pop("history")]
+        state = TrainState(history=history, **plain)
+    except Exception as error:  # torch.load raises whatever the damage leads to
+        raise WorkError(
+            f"cannot be gone on from: {error}", where=str(path), hint="--overwrite starts training anew"
+        ) from error
+    for name, old, new in (("processes", state.world, world), ("precision", state.precision, precision)):
+        if old != new:
+            raise ConflictError(
+                f"training began with {name}: {old}, now {name}: {new}",
+                where=str(path),
+                expected="the same, so that it comes to the same end",
+                hint="go on as it began, or start anew with --overwrite",
+            )
+    return state, values
+
+
+def best_index(history: list[Validation], by: Literal["nll", "bleu"]) -> int:
+    """The first of the best validations."""
+    return min(range(len(history)), key=lambda i: (_badness(history[i], by), i))
+
+
+def averaged_updates(history: list[Validation], by: Literal["nll", "bleu"], average: int) -> list[int]:
+    """Updates whose checkpoints make the model: the best and the `average - 1` validations before it."""
+    best = best_index(history, by)
+    return [line.update for line in history[max(0, best + 1 - average) : best + 1]]
+
+
+def needed_updates(history: list[Validation], by: Literal["nll", "bleu"], average: int) -> set[int]:
+    """Updates whose checkpoints the model is, or may still be, made of."""
+    latest = history[max(0, len(history) + 1 - average) :]
+    return {*averaged_updates(history, by, average), *(line.update for line in latest)}
+
+
+def checkpoint_path(folder: Path, update: int) -> Path:
+    """Where the checkpoint of an update lies."""
+    return folder / f"update-{update:08d}.safetensors"
+
+
+def save_checkpoint(folder: Path, update: int, weights: dict[str, Tensor]) -> None:
+    """Write the weights of an update."""
+    write_weights(checkpoint_path(folder, update), weights)
+
+
+def prune_checkpoints(folder: Path, needed: set[int]) -> None:
+    """Delete the checkpoints of other updates."""
+    for path in folder.iterdir():
+        match = _CHECKPOINT.match(path.name)
+        if match and int(match[1]) not in needed:
+            path.unlink()
+
+
+def average_checkpoints(paths: Iterable[Path]) -> dict[str, Tensor]:
+    """The mean of each weight, summed in float64.
+
+    Raises:
+        ModelError: A file is missing or damaged.
+    """
+    total: dict[str, Tensor] = {}
+    kinds: dict[str, torch.dtype] = {}
+    count = 0
+    for path in paths:
+        for name, value in read_weights(path).items():
+            kinds[name] = value.dtype
+            total[name] = value.double() + total[name] if count else value.double()
+        count += 1
+    return {name: (value / count).to(kinds[name]) for name, value in total.items()}
+
+
+def _badness(line: Validation, by: Literal["nll", "bleu"]) -> float:
+    if by == "nll":
+        return line.valid_nll
+    assert line.valid_bleu is not None
+    return -line.valid_bleu

@@ -1,0 +1,31 @@
+"""Negative log-likelihood of held-out pairs."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from seqkd.objectives.base import Objective
+from seqkd.training.data import TrainingData
+
+
+def held_out_nll(fabric: Fabric, model: nn.Module, objective: Objective, data: TrainingData) -> float:
+    """Nats per target token, end of sentence counted, over all ranks' batches of epoch 0.
+
+    Args:
+        fabric: Device, precision and processes.
+        model: Not the wrapped one; in evaluation mode.
+        objective: Its `nll` is read.
+        data: The held-out corpus.
+    """
+    total = torch.zeros(2, dtype=torch.float64)
+    with torch.no_grad(), fabric.autocast():
+        for rows in data.plan(0):
+            batch = data.load(rows).to(fabric.device)
+            total += torch.tensor([float(objective(model, batch).nll), batch.tokens], dtype=torch.float64)
+    if fabric.world_size > 1:
+        total = cast(Tensor, fabric.all_reduce(total.to(fabric.device), reduce_op="sum")).cpu()
+    return float(total[0] / total[1].clamp(min=1))

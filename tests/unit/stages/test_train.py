@@ -1,0 +1,153 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from seqkd.config import TrainConfig, validate
+from seqkd.corpus.manifest import read_manifest
+from seqkd.corpus.reader import Corpus
+from seqkd.errors import ConfigError, ConflictError, CorpusError, ModelError, WorkError
+from seqkd.models.checkpoint import load_model, model_digest, read_weights
+from seqkd.stages import prepare, train
+from tests.unit.stages.support import prepare_config
+
+MODEL = {"dim": 16, "heads": 2, "ffn_dim": 32, "encoder_layers": 1, "decoder_layers": 1, "max_positions": 64}
+TRAINING = {"max_updates": 12, "batch_tokens": 200, "learning_rate": 0.01, "warmup_updates": 4, "validate_every": 4}
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("text")
+    prepare.run(prepare_config(folder), folder / "prepared")
+    return folder / "prepared"
+
+
+def config(prepared: Path, **more: Any) -> TrainConfig:
+    values: dict[str, Any] = {
+        "prepared": prepared,
+        "corpus": prepared / "train",
+        "model": MODEL,
+        "training": {**TRAINING, **more.pop("training", {})},
+    }
+    return validate(TrainConfig, {**values, **more}, "test")
+
+
+def test_writes_a_model_folder(tmp_path: Path, prepared: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "model"
+    train.run(config(prepared, training={"average": 2}), out, device="cpu")
+    loaded = load_model(out)
+    assert loaded.vocabulary.digest == read_manifest(prepared).vocabulary
+    manifest = read_manifest(out)
+    assert manifest.kind == "model"
+    assert manifest.vocabulary == loaded.vocabulary.digest
+    assert manifest.extra["role"] == "student"
+    assert manifest.extra["arch"] == "transformer"
+    assert manifest.extra["updates"] == 12
+    assert manifest.extra["parameters"] == sum(weight.numel() for weight in loaded.model.parameters())
+    lines = json.loads((out / "history.json").read_text())
+    assert [line["update"] for line in lines] == [4, 8, 12]
+    assert set(lines[0]) == {
+        "update",
+        "epoch",
+        "train_loss",
+        "valid_nll",
+        "valid_bleu",
+        "tokens_per_second",
+        "learning_rate",
+    }
+    assert lines[-1]["valid_nll"] < lines[0]["valid_nll"]
+    assert 0 <= lines[0]["valid_bleu"] <= 100
+    assert list((out / "tensorboard").iterdir())
+    best = [out / "state" / f"update-{update:08d}.safetensors" for update in manifest.extra["averaged_updates"]]
+    expected = torch.stack([read_weights(path)["encoder_norm.weight"] for path in best]).mean(0)
+    torch.testing.assert_close(loaded.model.state_dict()["encoder_norm.weight"], expected)
+    digest = model_digest(out)
+    capfd.readouterr()
+    train.run(config(prepared, training={"average": 2}), out, device="cpu")
+    assert "up to date" in capfd.readouterr().err
+    assert model_digest(out) == digest
+    with pytest.raises(ConflictError, match=r"config\.training\.max_updates: 12 -> 13"):
+        train.run(config(prepared, training={"max_updates": 13, "average": 2}), out, device="cpu")
+
+
+def test_an_interrupted_run_ends_with_the_same_model(
+    tmp_path: Path, prepared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = config(prepared, training={"precision": "float32", "max_updates": 24, "validate_every": 8})
+    train.run(settings, tmp_path / "whole", device="cpu")
+    trained = train._Observer.trained
+
+    def stop(self: Any, update: int, values: dict[str, float]) -> None:
+        trained(self, update, values)
+        if update == 10:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train._Observer, "trained", stop)
+        with pytest.raises(WorkError, match="stopped at update 10 of 24"):
+            train.run(settings, tmp_path / "stopped", device="cpu")
+    assert not (tmp_path / "stopped" / "manifest.json").exists()
+    train.run(settings, tmp_path / "stopped", device="cpu")
+    assert model_digest(tmp_path / "whole") == model_digest(tmp_path / "stopped")
+
+
+def test_starts_from_another_model(tmp_path: Path, prepared: Path) -> None:
+    train.run(config(prepared), tmp_path / "first", device="cpu")
+    tiny_step = {"max_updates": 1, "learning_rate": 1e-9, "valid_bleu": False}
+    train.run(config(prepared, init_from=tmp_path / "first", training=tiny_step), tmp_path / "second", device="cpu")
+    first, second = load_model(tmp_path / "first").model, load_model(tmp_path / "second").model
+    for a, b in zip(first.parameters(), second.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-6)
+    other = {**MODEL, "dim": 32}
+    with pytest.raises(ModelError, match="do not fit the model"):
+        train.run(config(prepared, init_from=tmp_path / "first", model=other), tmp_path / "third", device="cpu")
+
+
+def test_rows_too_long_are_left_out_and_counted(
+    tmp_path: Path, prepared: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    ids, sources, targets = Corpus.open(prepared / "train").lengths()
+    limit = int(max(sources.max(), targets.max()))
+    expected = [int(row) for row in ids[(sources >= limit) | (targets >= limit)]]
+    training = {"max_updates": 1, "valid_bleu": False}
+    train.run(config(prepared, model={**MODEL, "max_positions": limit}, training=training), tmp_path, device="cpu")
+    assert expected
+    assert f"{len(expected)} of {len(ids)} rows" in capfd.readouterr().err
+    assert read_manifest(tmp_path).counts == {"longer than max_positions": len(expected)}
+    lines = (tmp_path / "rejected.tsv").read_text().splitlines()
+    assert lines == ["id\treason", *(f"{row}\tlonger than max_positions" for row in expected)]
+
+
+def test_no_row_fits(tmp_path: Path, prepared: Path) -> None:
+    with pytest.raises(CorpusError, match="no row that the model can be trained on"):
+        train.run(config(prepared, model={**MODEL, "max_positions": 4}), tmp_path, device="cpu")
+
+
+def test_a_corpus_of_another_vocabulary(tmp_path: Path, prepared: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    prepare.run(prepare_config(other, size=38), other / "prepared")
+    with pytest.raises(CorpusError, match="another target vocabulary than"):
+        train.run(config(prepared, corpus=other / "prepared" / "train"), tmp_path / "out", device="cpu")
+    assert not (tmp_path / "out").exists()
+
+
+def test_shared_embeddings_need_one_vocabulary(tmp_path: Path) -> None:
+    prepare.run(prepare_config(tmp_path, joint=False, size=30), tmp_path / "prepared")
+    settings = config(tmp_path / "prepared")
+    with pytest.raises(ConfigError, match="embeddings are shared"):
+        train.run(settings, tmp_path / "out", device="cpu")
+    apart = config(tmp_path / "prepared", model={**MODEL, "embeddings": "decoder"}, training={"max_updates": 2})
+    train.run(apart, tmp_path / "apart", device="cpu")
+    assert load_model(tmp_path / "apart").source_vocabulary is not None
+
+
+def test_best_by_bleu_without_bleu(tmp_path: Path, prepared: Path) -> None:
+    with pytest.raises(ConfigError, match="best_by is bleu, but valid_bleu is false"):
+        train.run(config(prepared, training={"best_by": "bleu", "valid_bleu": False}), tmp_path, device="cpu")

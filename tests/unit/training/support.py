@@ -1,0 +1,132 @@
+"""A tiny task and what a run of it needs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import nn
+
+from seqkd.corpus.batches import Rows, plan_epoch
+from seqkd.models.transformer import Transformer
+from seqkd.objectives.base import Batch, Objective
+from seqkd.objectives.nll import LabelSmoothedNll
+from seqkd.training.data import SpecialIds, collate
+from seqkd.training.loop import LoopSettings, TrainResult, fit
+from seqkd.training.optim import OptimSettings
+from seqkd.training.runtime import make_fabric
+from seqkd.training.state import Validation
+from seqkd.training.validation import held_out_nll
+
+VOCAB = 12
+SPECIAL = SpecialIds(pad=1, eos=2, start=2)
+
+
+def copy_rows(count: int, seed: int = 0) -> pa.Table:
+    """Targets equal sources, of 1 to 5 tokens."""
+    random = np.random.default_rng(seed)
+    rows = [random.integers(4, VOCAB, random.integers(1, 6)).tolist() for _ in range(count)]
+    lists = pa.array(rows, pa.list_(pa.int32()))
+    return pa.table({"id": pa.array(np.arange(count) + 100), "source_ids": lists, "target_ids": lists})
+
+
+class TableData:
+    """Training data of a table in memory."""
+
+    def __init__(self, table: pa.Table, *, batch_tokens: int = 40, rank: int = 0, world: int = 1) -> None:
+        self.table, self.batch_tokens, self.rank, self.world = table, batch_tokens, rank, world
+        self.lengths = np.array([len(row) for row in table.column("source_ids").to_pylist()], dtype=np.int32)
+
+    def plan(self, epoch: int) -> list[Rows]:
+        return plan_epoch(
+            self.lengths,
+            self.lengths,
+            batch_tokens=self.batch_tokens,
+            seed=1,
+            epoch=epoch,
+            window=1000,
+            rank=self.rank,
+            world=self.world,
+        )
+
+    def load(self, rows: Rows) -> Batch:
+        return collate(self.table.take(pa.array(rows)), SPECIAL)
+
+
+class Recorder:
+    """An observer that remembers."""
+
+    def __init__(self, on_update: Callable[[int], None] = lambda _: None) -> None:
+        self.points: list[tuple[int, dict[str, float]]] = []
+        self.history: list[Validation] = []
+        self.on_update = on_update
+
+    def trained(self, update: int, values: dict[str, float]) -> None:
+        self.points.append((update, values))
+        self.on_update(update)
+
+    def validated(self, history: Sequence[Validation]) -> None:
+        self.history = list(history)
+
+
+def tiny_model(*, dropout: float = 0.1, dim: int = 32) -> Transformer:
+    torch.manual_seed(5)
+    return Transformer(
+        source_vocab=VOCAB,
+        target_vocab=VOCAB,
+        dim=dim,
+        heads=4,
+        ffn_dim=2 * dim,
+        encoder_layers=1,
+        decoder_layers=1,
+        dropout=dropout,
+        max_positions=16,
+    )
+
+
+def settings(max_updates: int, **more: Any) -> LoopSettings:
+    optim = OptimSettings(learning_rate=5e-3, warmup_updates=10, max_updates=max_updates)
+    defaults = LoopSettings(max_updates=max_updates, validate_every=10, optim=optim)
+    return replace(defaults, **more)
+
+
+def train(
+    folder: Path,
+    loop: LoopSettings,
+    *,
+    model: nn.Module | None = None,
+    data: Any = None,
+    objective: Objective | None = None,
+    observer: Recorder | None = None,
+    validate: Callable[[nn.Module], tuple[float, float | None]] | None = None,
+    held_out: pa.Table | None = None,
+    smoothing: float = 0.1,
+) -> tuple[nn.Module, TrainResult, Recorder]:
+    """Run the loop on the copy task."""
+    folder.mkdir(exist_ok=True, parents=True)
+    fabric = make_fabric(torch.device("cpu"), "float32")
+    model = model or tiny_model()
+    goal = objective or LabelSmoothedNll(smoothing=smoothing)
+    observer = observer or Recorder()
+    valid = TableData(held_out or copy_rows(20, seed=9))
+    result = fit(
+        fabric=fabric,
+        model=model,
+        objective=goal,
+        data=data or TableData(copy_rows(60)),
+        validate=validate or (lambda current: (held_out_nll(fabric, current, goal, valid), None)),
+        settings=loop,
+        precision="float32",
+        folder=folder,
+        observer=observer,
+    )
+    return model, result, observer
+
+
+def same_weights(a: nn.Module, b: nn.Module) -> bool:
+    return all(torch.equal(x, y) for x, y in zip(a.parameters(), b.parameters(), strict=True))

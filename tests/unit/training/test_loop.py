@@ -1,0 +1,258 @@
+from __future__ import annotations
+
+import math
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from seqkd.corpus.batches import Rows
+from seqkd.errors import ConflictError, WorkError
+from seqkd.models.checkpoint import read_weights
+from seqkd.objectives.base import Batch, LossOutput
+from seqkd.objectives.nll import LabelSmoothedNll
+from seqkd.training import loop as loop_module
+from seqkd.training.state import checkpoint_path, load_state
+from tests.unit.training.support import Recorder, TableData, copy_rows, same_weights, settings, tiny_model, train
+
+
+def test_learns_to_copy(tmp_path: Path) -> None:
+    rows = copy_rows(40)
+    loop = settings(150, validate_every=50)
+    model, result, observer = train(
+        tmp_path, loop, model=tiny_model(dropout=0.0), data=TableData(rows), held_out=rows, smoothing=0.0
+    )
+    losses = [line.valid_nll for line in result.history]
+    assert [line.update for line in result.history] == [50, 100, 150]
+    assert losses[-1] < 0.1 < 0.2 < losses[0] < math.log(12)
+    batch = TableData(rows).load(np.arange(40))
+    right = model(batch.source, batch.target_in).argmax(-1).eq(batch.target_out).flatten()[batch.kept]
+    assert right.float().mean() > 0.99
+    assert observer.history == result.history
+    assert all(line.tokens_per_second > 0 for line in result.history)
+    assert [update for update, _ in observer.points] == list(range(10, 151, 10))
+
+
+@pytest.mark.parametrize("stop_at", [10, 30, 40])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stopped_run_goes_on_to_the_same_weights(tmp_path: Path, stop_at: int, number: signal.Signals) -> None:
+    loop = settings(45, accumulate=2, average=2)
+    whole, expected, _ = train(tmp_path / "whole", loop)
+
+    def stop(update: int) -> None:
+        if update == stop_at:
+            os.kill(os.getpid(), number)
+
+    with pytest.raises(WorkError, match=rf"stopped at update {stop_at} of 45\n.*run the same command") as raised:
+        train(tmp_path / "stopped", loop, observer=Recorder(stop))
+    assert raised.value.exit_code == 1
+    resumed, result, _ = train(tmp_path / "stopped", loop, model=tiny_model())
+    assert same_weights(whole, resumed)
+    for got, want in zip(result.history, expected.history, strict=True):
+        assert (got.update, got.epoch, got.train_loss, got.valid_nll) == (
+            want.update,
+            want.epoch,
+            want.train_loss,
+            want.valid_nll,
+        )
+    assert result.averaged == expected.averaged
+
+
+def test_a_killed_run_goes_on_from_its_last_state(tmp_path: Path) -> None:
+    class KilledError(Exception):
+        pass
+
+    def kill(update: int) -> None:
+        if update == 40:
+            raise KilledError
+
+    loop = settings(50, validate_every=15)
+    whole, _, _ = train(tmp_path / "whole", loop)
+    with pytest.raises(KilledError):
+        train(tmp_path / "killed", loop, observer=Recorder(kill))
+    found = load_state(tmp_path / "killed", world=1, precision="float32")
+    assert found is not None
+    assert found[0].update == 30
+    resumed, _, _ = train(tmp_path / "killed", loop)
+    assert same_weights(whole, resumed)
+
+
+def test_dropout_depends_on_the_update(tmp_path: Path) -> None:
+    seen = []
+
+    def objective(model: nn.Module, batch: Batch) -> LossOutput:
+        seen.append(float(torch.rand(())))
+        return LabelSmoothedNll(smoothing=0.0)(model, batch)
+
+    train(tmp_path, settings(8), objective=objective, validate=lambda _: (1.0, None))
+    assert len(set(seen)) == 8
+
+
+class Joined(TableData):
+    """Three batches of the plan in one."""
+
+    def plan(self, epoch: int) -> list[Rows]:
+        parts = super().plan(epoch)
+        return [np.concatenate(parts[start : start + 3]) for start in range(0, len(parts), 3)]
+
+
+def plain_descent(parameters: Iterable[nn.Parameter], *_: object, **__: object) -> torch.optim.Optimizer:
+    """Adam would blow up the rounding of gradients that are zero in theory."""
+    return torch.optim.SGD(parameters)
+
+
+def test_accumulated_batches_equal_one_of_all_their_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop_module, "build_optimizer", plain_descent)
+    table, loop = copy_rows(60), settings(12, validate_every=12, clip_norm=0.5)
+    first = tiny_model(dropout=0.0)
+    apart, _, _ = train(
+        tmp_path / "a", replace(loop, accumulate=3), model=tiny_model(dropout=0.0), data=TableData(table)
+    )
+    together, _, _ = train(tmp_path / "b", loop, model=tiny_model(dropout=0.0), data=Joined(table))
+    for a, b, before in zip(apart.parameters(), together.parameters(), first.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+        assert not torch.equal(a, before)
+
+
+def test_the_gradient_is_that_of_the_mean_over_tokens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop_module, "build_optimizer", plain_descent)
+    data = TableData(copy_rows(60))
+    objective = LabelSmoothedNll(smoothing=0.1)
+    expected = tiny_model(dropout=0.0)
+    batch = data.load(data.plan(0)[0])
+    (objective(expected, batch).loss / batch.tokens).backward()  # type: ignore[no-untyped-call]
+    loop = settings(1, clip_norm=0.0)
+    got, _, _ = train(tmp_path, loop, model=tiny_model(dropout=0.0), data=data, objective=objective)
+    rate = 5e-3 / 10
+    for moved, weight in zip(got.parameters(), expected.parameters(), strict=True):
+        assert weight.grad is not None
+        torch.testing.assert_close(moved, weight.detach() - rate * weight.grad)
+
+
+def test_early_stopping_and_the_average_up_to_the_best(tmp_path: Path) -> None:
+    losses = iter([5.0, 4.0, 3.0, 3.5, 3.0, 3.2, 1.0])
+    seen: dict[int, dict[str, Tensor]] = {}
+
+    def validate(model: nn.Module) -> tuple[float, float | None]:
+        assert not model.training
+        seen[10 * (len(seen) + 1)] = {name: value.detach().clone() for name, value in model.named_parameters()}
+        return next(losses), None
+
+    loop = settings(1000, patience=3, average=2)
+    model, result, _ = train(tmp_path, loop, validate=validate)
+    assert result.updates == 60  # the tie at 50 is no improvement on 30
+    assert result.best.update == 30
+    assert result.averaged == [20, 30]
+    for name, value in model.named_parameters():
+        torch.testing.assert_close(value.detach(), (seen[20][name] + seen[30][name]) / 2)
+    kept = sorted(path.name for path in tmp_path.glob("update-*"))
+    assert kept == [checkpoint_path(tmp_path, update).name for update in (20, 30, 60)]
+    # Done is done: running again gives the same without another update.
+    again, result, _ = train(tmp_path, loop, validate=validate)
+    assert result.updates == 60
+    assert same_weights(model, again)
+
+
+def test_best_by_bleu(tmp_path: Path) -> None:
+    values = iter([(1.0, 3.0), (2.0, 7.0), (0.5, 5.0)])
+    _, result, _ = train(tmp_path, settings(30, best_by="bleu"), validate=lambda _: next(values))
+    assert result.best.update == 20
+    assert [path.name for path in tmp_path.glob("update-*")] == ["update-00000020.safetensors"]
+    assert read_weights(checkpoint_path(tmp_path, 20))
+
+
+def test_a_loss_that_is_not_finite_names_update_and_rows(tmp_path: Path) -> None:
+    table = copy_rows(60)
+
+    def objective(model: nn.Module, batch: Batch) -> LossOutput:
+        output = LabelSmoothedNll(smoothing=0.1)(model, batch)
+        return output._replace(loss=output.loss * float("nan")) if 107 in batch.ids else output
+
+    with pytest.raises(WorkError, match=r"update \d+, rows .*\b107\b.*: the loss is nan") as raised:
+        train(tmp_path, settings(50), data=TableData(table), objective=objective)
+    assert raised.value.exit_code == 1
+    assert raised.value.hint
+
+
+def test_a_gradient_that_is_not_finite_stops_too(tmp_path: Path) -> None:
+    def objective(model: nn.Module, batch: Batch) -> LossOutput:
+        output = LabelSmoothedNll(smoothing=0.1)(model, batch)
+        zero = next(model.parameters()).sum() * 0.0
+        return output._replace(loss=output.loss + zero.sqrt())  # whose slope is infinite there
+
+    with pytest.raises(WorkError, match=r"update 1, rows .*: the gradient's norm is"):
+        train(tmp_path, settings(5), objective=objective)
+
+
+def test_a_validation_loss_that_is_not_finite(tmp_path: Path) -> None:
+    with pytest.raises(WorkError, match="update 10: the validation loss is inf"):
+        train(tmp_path, settings(20), validate=lambda _: (math.inf, None))
+
+
+def test_nothing_to_train_on(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="nothing to train on"):
+        train(tmp_path, settings(5), data=TableData(copy_rows(60).slice(0, 0)))
+
+
+def test_another_number_of_processes_is_refused(tmp_path: Path) -> None:
+    train(tmp_path, settings(10))
+    with pytest.raises(ConflictError, match="processes: 1, now processes: 2"):
+        load_state(tmp_path, world=2, precision="float32")
+    with pytest.raises(ConflictError, match="precision: float32, now precision: bf16"):
+        load_state(tmp_path, world=1, precision="bf16")
+
+
+DISTRIBUTED = """
+import sys, torch
+from pathlib import Path
+from seqkd.training import loop
+from seqkd.training.runtime import make_fabric
+from seqkd.training.validation import held_out_nll
+from seqkd.objectives.nll import LabelSmoothedNll
+from tests.unit.training.support import Recorder, TableData, copy_rows, settings, tiny_model
+from tests.unit.training.test_loop import plain_descent
+loop.build_optimizer = plain_descent
+fabric = make_fabric(torch.device("cpu"), "float32")
+rank, world = fabric.global_rank, fabric.world_size
+goal, model = LabelSmoothedNll(smoothing=0.1), tiny_model()
+held_out = TableData(copy_rows(20, seed=9), rank=rank, world=world)
+result = loop.fit(
+    fabric=fabric, model=model, objective=goal, data=TableData(copy_rows(64), rank=rank, world=world),
+    validate=lambda current: (held_out_nll(fabric, current, goal, held_out), None),
+    settings=settings(24, validate_every=12, accumulate=2 // world), precision="float32",
+    folder=Path(sys.argv[1]), observer=Recorder(),
+)
+if fabric.is_global_zero:
+    torch.save((model.state_dict(), [(x.train_loss, x.valid_nll) for x in result.history]), sys.argv[1] + "/out.pt")
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_equal_one_that_accumulates(tmp_path: Path) -> None:
+    script = tmp_path / "run.py"
+    script.write_text(DISTRIBUTED)
+    environment = {**os.environ, "PYTHONPATH": str(Path.cwd()), "OMP_NUM_THREADS": "1"}
+    found = []
+    for processes in (1, 2):
+        folder = tmp_path / str(processes)
+        folder.mkdir()
+        launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+        subprocess.run(
+            [sys.executable, *launch, str(script), str(folder)],
+            env=environment,
+            check=True,
+            timeout=150,
+            capture_output=True,
+        )
+        found.append(torch.load(folder / "out.pt", weights_only=True))
+    (alone, lines), (shared, shared_lines) = found
+    torch.testing.assert_close(shared, alone, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(torch.tensor(shared_lines), torch.tensor(lines), rtol=1e-4, atol=1e-5)

@@ -13,6 +13,7 @@ from seqkd.errors import InputError, ModelError
 from seqkd.models.checkpoint import LoadedModel, load_model
 from seqkd.models.incremental import IncrementalTransformer
 from seqkd.models.transformer import Transformer
+from seqkd.search.gpu.engine import GraphTransformer, runs_here
 from seqkd.search.native.engine import NativeTransformer, matrix_unit, usable
 from seqkd.search.protocol import SearchModel
 
@@ -121,4 +122,5 @@ def engine(loaded: LoadedModel, precision: Precision) -> SearchModel:
         raise ModelError(f"beam search cannot drive the architecture {loaded.arch!r}")
     if precision != "fp16" and usable(model) and (precision == "float32" or matrix_unit()):
         return NativeTransformer(model, precision)
-    return IncrementalTransformer(model.to(DTYPES[precision]))
+    model = model.to(DTYPES[precision])
+    return GraphTransformer(model) if runs_here(model) else IncrementalTransformer(model)

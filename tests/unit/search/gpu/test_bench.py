@@ -1,0 +1,45 @@
+"""The benchmark of the GPU engine runs, on a toy, where there is no GPU."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("triton")
+pytest.importorskip("transformers")
+
+from seqkd.search import Hypothesis
+from tests.bench import gpu
+
+
+@pytest.mark.slow
+def test_smoke(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    gpu.main(["--smoke", "--out", str(tmp_path / "gpu.json")])
+    result = json.loads((tmp_path / "gpu.json").read_text())
+    assert {"engine", "engine without graphs", "plain torch (IncrementalTransformer)"} <= result["variants"].keys()
+    assert all(row["sentences_per_second"] > 0 for row in result["variants"].values())
+    assert result["same_lists_float32"] == 1.0
+    assert result["work"]["flops"] > 0
+    assert result["hugging_face"]["sentences_per_second"] > 0
+    assert result["microseconds"]["whole step"] > 0
+    assert "sentences/s  engine" in capsys.readouterr().out
+
+
+def test_work_is_counted() -> None:
+    scale = gpu.SMOKE
+    sources = gpu.draw_sources(scale, 2, seed=1)
+    found = {row: [Hypothesis(ids, 0.0, 0.0, "eos")] * scale.beam for row, ids in sources}
+    once = gpu.work(scale, sources, found, 100)
+    twice = gpu.work(scale, sources + [(row + 2, ids) for row, ids in sources], found | {
+        row + 2: kbest for row, kbest in found.items()
+    }, 100)  # fmt: skip
+    assert twice["flops"] == pytest.approx(2 * once["flops"])
+    assert twice["bytes"] == pytest.approx(2 * once["bytes"])
+    # by hand, for one sentence of 2 tokens whose outputs have 2: 3 positions read, 3 steps
+    one = gpu.work(scale, [(0, [5, 6])], {0: [Hypothesis([5, 6], 0.0, 0.0, "eos")]}, 3)
+    encode = 2 * 3 * (6 * 16 * 16 + 2 * 16 * 16) + 4 * 16 * 3 * 3
+    steps = 2 * (2 * 3 * (6 * 16 * 16 + 2 * 16 * 16 + 16 * 40) + 4 * 16 * (6 + 9))
+    assert one["flops"] == encode + steps
+    assert one["steps_a_sentence"] == 3

@@ -1,0 +1,266 @@
+"""The GPU engine against plain torch: the same logits, candidates and k-best lists.
+
+Without a GPU its kernels run in Triton's interpreter and its steps are not captured, but are otherwise the same.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from seqkd.errors import WorkError
+from seqkd.models.incremental import IncrementalTransformer
+from seqkd.models.transformer import Activation, Norm, Transformer
+from seqkd.search import BeamSearch, BeamSettings, FusedSearchModel
+from seqkd.search.gpu import engine as engine_module
+from seqkd.search.gpu.engine import KEPT, Buffers, GraphTransformer, Shape, rung, runs_here
+from seqkd.search.gpu.operations import PLAIN, Operations
+from tests.unit.search.gpu.support import DEVICE
+from tests.unit.search.support import EOS, PAD, sentences
+
+pytest.importorskip("triton")
+
+from seqkd.search.gpu.kernels import TRITON
+
+VOCAB = 77
+
+
+def model(*, norm: Norm = "pre", activation: Activation = "relu") -> Transformer:
+    torch.manual_seed(5)
+    built = Transformer(
+        source_vocab=VOCAB,
+        target_vocab=VOCAB,
+        dim=32,
+        heads=2,
+        ffn_dim=48,
+        encoder_layers=1,
+        decoder_layers=2,
+        dropout=0.0,
+        norm=norm,
+        activation=activation,
+        max_positions=64,
+    )
+    with torch.no_grad():
+        for parameter in built.parameters():
+            if parameter.dim() == 1:
+                parameter.add_(torch.randn_like(parameter) * 0.1)  # biases and norms that are not trivial
+        built.output_weight[EOS] *= 1.5
+    return built.eval().to(DEVICE)
+
+
+def padded(lengths: list[int], seed: int) -> Tensor:
+    draw = torch.Generator().manual_seed(seed)
+    out = torch.full((len(lengths), max(lengths)), PAD)
+    for row, length in enumerate(lengths):
+        out[row, : length - 1] = torch.randint(4, VOCAB, (length - 1,), generator=draw)
+        out[row, length - 1] = EOS
+    return out.to(DEVICE)
+
+
+def through_a_decode(
+    plain: Transformer, operations: Operations, *, slots: int, beam: int, keep: list[int], steps: int
+) -> None:
+    """Logits of every step equal those of torch, through reorder, release, refill and shrink."""
+    engines = (IncrementalTransformer(plain), GraphTransformer(plain, operations=operations))
+    states = [engine.new_state(slots, beam, 40, 12) for engine in engines]
+    draw = torch.Generator().manual_seed(1)
+
+    def both(name: str, *arguments: Tensor) -> list[Tensor]:
+        return [getattr(e, name)(s, *arguments) for e, s in zip(engines, states, strict=True)]
+
+    both("admit", torch.arange(slots, device=DEVICE), padded([3, 40, 17, 1, 33, *range(2, 14)][:slots], 2))
+    idle: set[int] = set()
+    for step in range(steps):
+        tokens = torch.randint(4, VOCAB, (slots, beam), generator=draw).to(DEVICE)
+        expected, found = both("step", tokens)
+        busy = [slot for slot in range(slots) if slot not in idle]
+        torch.testing.assert_close(found[busy], expected[busy], atol=2e-5, rtol=0)
+        both("reorder", torch.randint(0, beam, (slots, beam), generator=draw).to(DEVICE))
+        if step == 1:
+            both("release", torch.tensor([1, 2], device=DEVICE))
+            idle = {1, 2}
+        if step == 2:
+            both("admit", torch.tensor([2], device=DEVICE), padded([9], 3))
+            idle = {1}
+        if step == 3:
+            # the reorder before this one has not been followed yet; and the slots come in another order
+            both("shrink", torch.tensor(keep, device=DEVICE))
+            slots, idle = len(keep), set()
+        if step == 4:
+            both("release", torch.tensor([1, 3], device=DEVICE))
+            both("admit", torch.tensor([3, 1], device=DEVICE), padded([5, 30], 4))
+
+
+@pytest.mark.parametrize("norm", ["pre", "post"])
+def test_logits_equal_those_of_torch(norm: Norm) -> None:
+    # five slots are rounded up to six rows
+    through_a_decode(model(norm=norm), TRITON, slots=7, beam=2, keep=[4, 2, 6, 0, 5], steps=7)
+
+
+@pytest.mark.parametrize("norm", ["pre", "post"])
+@pytest.mark.parametrize("activation", ["relu", "gelu", "swiglu"])
+def test_logits_equal_those_of_torch_with_plain_operations(norm: Norm, activation: Activation) -> None:
+    through_a_decode(model(norm=norm, activation=activation), PLAIN, slots=17, beam=3, keep=[4, 2, 0, 16, 9], steps=12)
+
+
+@pytest.mark.parametrize("count", [12, VOCAB])
+def test_candidates_are_those_of_the_logits(count: int) -> None:
+    graph = GraphTransformer(model())
+    states = []
+    for _ in range(2):
+        state = graph.new_state(2, 3, 9, 5)
+        graph.admit(state, torch.arange(2, device=DEVICE), padded([9, 4], 2))
+        graph.step(state, torch.full((2, 3), EOS, device=DEVICE))
+        graph.reorder(state, torch.zeros(2, 3, dtype=torch.long, device=DEVICE))
+        states.append(state)
+    tokens = torch.tensor([[5, 6, 7], [8, 9, 10]], device=DEVICE)
+    logits = graph.step(states[0], tokens)
+    lse, values, ids, eos = graph.step_candidates(states[1], tokens, count)
+    expected, expected_ids = logits.sort(dim=-1, descending=True, stable=True)
+    torch.testing.assert_close(lse, logits.logsumexp(dim=-1))
+    torch.testing.assert_close(values, expected[..., :count])
+    assert torch.equal(ids, expected_ids[..., :count])
+    torch.testing.assert_close(eos, logits[..., EOS])
+
+
+def same_lists(plain: Transformer, operations: Operations, chosen: BeamSettings, *, count: int, budget: int) -> None:
+    rows = sentences(count, vocab=VOCAB, longest=9)
+    graph = GraphTransformer(plain, operations=operations)
+    assert isinstance(graph, FusedSearchModel)
+    expected = dict(BeamSearch([IncrementalTransformer(plain)], chosen).decode(rows, batch_tokens=120))
+    found = dict(BeamSearch([graph], chosen).decode(rows, batch_tokens=budget))
+    assert found.keys() == expected.keys()
+    for row, hypotheses in expected.items():
+        for one, other in itertools.zip_longest(hypotheses, found[row]):
+            assert one.ids == other.ids
+            assert one.ended == other.ended
+            assert one.score == pytest.approx(other.score, abs=1e-4)
+
+
+def test_k_best_lists_equal_those_of_torch() -> None:
+    chosen = BeamSettings(beam=2, nbest=2, length_penalty=0.8, max_length_ratio=0.4, max_length_extra=2)
+    same_lists(model(), TRITON, chosen, count=6, budget=30)
+
+
+@pytest.mark.parametrize(("norm", "budget"), [("pre", 40), ("post", 300)])
+def test_k_best_lists_equal_those_of_torch_with_plain_operations(norm: Norm, budget: int) -> None:
+    # The lengths bring refills and, at the end, smaller batches.
+    same_lists(model(norm=norm), PLAIN, BeamSettings(beam=5, nbest=5), count=50, budget=budget)
+
+
+def test_an_ensemble_of_two_engines() -> None:
+    members = [model(norm="pre"), model(norm="post")]
+    rows = sentences(3, vocab=VOCAB, longest=5)
+    chosen = BeamSettings(beam=2, nbest=2, max_length_ratio=1.0, max_length_extra=1)
+    expected = dict(BeamSearch([IncrementalTransformer(m) for m in members], chosen).decode(rows, batch_tokens=60))
+    found = dict(
+        BeamSearch([GraphTransformer(m, operations=PLAIN) for m in members], chosen).decode(rows, batch_tokens=60)
+    )
+    assert {r: [h.ids for h in k] for r, k in found.items()} == {r: [h.ids for h in k] for r, k in expected.items()}
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_bad_weights_are_found(value: float) -> None:
+    plain = model()
+    with torch.no_grad():
+        plain.output_weight[50] = value
+    chosen = BeamSettings(beam=2, max_length_extra=1, max_length_ratio=0.0)
+    with pytest.raises(WorkError, match="NaN or infinite for 2 sentences"):
+        list(BeamSearch([GraphTransformer(plain)], chosen).decode(sentences(2), batch_tokens=90))
+
+
+def test_buffers_are_used_again_once_their_state_is_gone() -> None:
+    graph = GraphTransformer(model(), operations=PLAIN)
+    first = graph.new_state(3, 2, 9, 12)
+    second = graph.new_state(3, 2, 9, 12)
+    assert first.buffers is not second.buffers
+    held = first.buffers
+    del first
+    assert graph.new_state(3, 2, 9, 12).buffers is held
+    # Widths of about the same size share buffers, and so graphs.
+    assert graph.new_state(3, 2, 30, 40).buffers.shape == graph.new_state(3, 2, 29, 39).buffers.shape
+    for slots in range(1, 12):
+        graph.new_state(slots, 2, 9, 12)
+    # the two in use, and the latest others
+    assert len([buffers for buffers in graph._buffers if buffers.idle()]) <= KEPT + 1
+    assert second.buffers in graph._buffers
+
+
+def test_a_state_starts_anew_in_used_buffers() -> None:
+    graph = GraphTransformer(model(), operations=PLAIN)
+    tokens = torch.tensor([[5, 6], [7, 8]], device=DEVICE)
+    results = []
+    for _ in range(2):
+        state = graph.new_state(2, 2, 9, 12)
+        graph.admit(state, torch.arange(2, device=DEVICE), padded([9, 4], 2))
+        logits = [graph.step(state, tokens + step).clone() for step in range(3)]
+        graph.shrink(state, torch.tensor([1], device=DEVICE))
+        results.append(torch.stack(logits))
+        del state
+    assert torch.equal(*results)
+
+
+def test_kept_buffers_give_way_when_memory_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    graph = GraphTransformer(model(), operations=PLAIN)
+    graph.new_state(3, 2, 9, 12)
+    tried: list[Shape] = []
+
+    def allocate(shape: Shape, plain: Transformer, *, graphs: bool) -> Buffers:
+        tried.append(shape)
+        if graph._buffers:
+            raise torch.OutOfMemoryError("no room beside those")
+        return Buffers(shape, plain, graphs=graphs)
+
+    monkeypatch.setattr(engine_module, "Buffers", allocate)
+    state = graph.new_state(5, 2, 9, 12)
+    assert len(tried) == 2
+    assert graph._buffers == [state.buffers]
+
+
+def test_memory_that_runs_out_in_a_step_frees_what_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> Tensor:
+        raise torch.OutOfMemoryError("no room for the logits")
+
+    plain = model()
+    graph = GraphTransformer(plain, operations=PLAIN)
+    graph.new_state(3, 2, 9, 12)
+    state = graph.new_state(5, 2, 9, 12)
+    monkeypatch.setattr(graph, "_features", fail)
+    with pytest.raises(torch.OutOfMemoryError):
+        graph.step_candidates(state, torch.full((5, 2), EOS, device=DEVICE), 6)
+    assert graph._buffers == []
+
+
+def test_the_search_goes_on_with_smaller_batches_when_memory_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = model()
+    rows = sentences(8, vocab=VOCAB, longest=5)
+    chosen = BeamSettings(beam=2, max_length_ratio=1.0, max_length_extra=1)
+    expected = dict(BeamSearch([IncrementalTransformer(plain)], chosen).decode(rows, batch_tokens=60))
+    graph = GraphTransformer(plain, operations=PLAIN)
+    features = graph._features
+
+    def small_only(buffers: Buffers, groups: int) -> Tensor:
+        if groups > 2:
+            raise torch.OutOfMemoryError("too many rows")
+        return features(buffers, groups)
+
+    monkeypatch.setattr(graph, "_features", small_only)
+    found = dict(BeamSearch([graph], chosen).decode(rows, batch_tokens=60))
+    assert {r: [h.ids for h in k] for r, k in found.items()} == {r: [h.ids for h in k] for r, k in expected.items()}
+
+
+@pytest.mark.parametrize("parts", [2, 4, 8])
+def test_rungs_are_few_and_waste_little(parts: int) -> None:
+    for size in range(1, 3000):
+        assert size <= rung(size, parts) <= size * (1 + 1 / parts) + 1
+        assert rung(rung(size, parts), parts) == rung(size, parts)
+    assert len({rung(size, parts) for size in range(513, 1025)}) == parts
+
+
+def test_only_models_on_a_gpu_are_meant() -> None:
+    assert runs_here(model()) == (DEVICE.type == "cuda")
+    assert not runs_here(torch.nn.Linear(2, 2))

@@ -10,8 +10,10 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
+from seqkd.config_search import Beams, SearchPrecision, Strict, check_beams
+from seqkd.config_search import SearchConfig as SearchConfig  # read from here by everybody else
 from seqkd.errors import ConfigError
 
 if sys.version_info >= (3, 11):
@@ -21,15 +23,6 @@ else:
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=64)]
 Precision = Literal["float32", "bf16", "fp16"]
-SearchPrecision = Literal["auto", "float32", "bf16x3", "bf16", "fp16"]
-Beams = Annotated[tuple[Annotated[int, Field(ge=1, le=64)], ...], Field(min_length=1)]
-
-
-class Strict(BaseModel):
-    """Unknown keys are errors; values do not change once read."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
 
 # --- prepare ----------------------------------------------------------------------------------------------------
 
@@ -71,6 +64,7 @@ class PrepareConfig(Strict):
     valid: BitextConfig
     test: BitextConfig
     vocabulary: VocabularyConfig = VocabularyConfig()
+    vocabulary_from: Path | None = Field(None, description="a model folder whose vocabulary is used; none is trained")
     cleaning: CleaningConfig = CleaningConfig()
     shard_rows: int = Field(10_000, ge=1)
     seed: int = 1
@@ -157,25 +151,6 @@ class TrainConfig(Strict):
 # --- distill, select, evaluate, report ----------------------------------------------------------------------------
 
 
-class SearchConfig(Strict):
-    """Beam search, with fairseq's conventions."""
-
-    beam: int = Field(5, ge=1, le=64)
-    nbest: int = Field(1, ge=1, le=64)
-    length_penalty: float = Field(1.0, ge=-10.0, le=10.0)
-    normalization: Literal["power", "gnmt"] = "power"
-    stopping: Literal["first", "exact"] = Field("first", description="first: at `beam` finished hypotheses")
-    max_length_ratio: float = Field(2.0, ge=0.0, description="longest output = ratio * source tokens + extra")
-    max_length_extra: int = Field(10, ge=1)
-    min_length: int = Field(1, ge=0, description="shortest output, end of sentence not counted")
-
-    @model_validator(mode="after")
-    def _nbest_fits(self) -> SearchConfig:
-        if self.nbest > self.beam:
-            raise ValueError(f"nbest {self.nbest} is larger than beam {self.beam}")
-        return self
-
-
 class DistillConfig(Strict):
     """Teachers and a corpus to k-best lists. Several teachers decode as an ensemble."""
 
@@ -210,6 +185,11 @@ class EvaluateConfig(Strict):
     search: SearchConfig = SearchConfig()
     batch_tokens: int = Field(4000, ge=1)
     precision: SearchPrecision = "auto"
+
+    @model_validator(mode="after")
+    def _beams_fit(self) -> EvaluateConfig:
+        check_beams(self.search, self.beams)
+        return self
 
 
 class NamedPath(Strict):
@@ -279,7 +259,7 @@ class StudentPart(ModelPart):
 class TeacherPart(Strict):
     """A teacher to train, or with `path` one that is brought along."""
 
-    path: Path | None = Field(None, description="a model folder; nothing is trained then")
+    path: Path | None = Field(None, description="a model folder; its vocabulary becomes the pipeline's")
     model: ModelConfig = TransformerConfig()
     objective: ObjectiveConfig = NllConfig()
     training: TrainingConfig | None = None
@@ -316,6 +296,11 @@ class EvaluatePart(Strict):
     search: SearchConfig = SearchConfig()
     batch_tokens: int = Field(4000, ge=1)
     precision: SearchPrecision = "auto"
+
+    @model_validator(mode="after")
+    def _beams_fit(self) -> EvaluatePart:
+        check_beams(self.search, self.beams)
+        return self
 
 
 class PipelineConfig(Strict):

@@ -7,18 +7,20 @@ waiting ones take their slots, so that the device always works on full batches; 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from seqkd.errors import WorkError
+from seqkd.errors import InputError, WorkError
 from seqkd.progress import say
-from seqkd.search.candidates import RowCandidates, top_candidates
+from seqkd.search.candidates import RowCandidates, penalized, top_candidates
+from seqkd.search.constraints import Shaper
 from seqkd.search.ensemble import Ensemble
 from seqkd.search.frontier import Frontier
 from seqkd.search.protocol import FusedSearchModel, SearchModel
+from seqkd.search.sampling import Sampler
 from seqkd.search.scoring import pad_rows
 from seqkd.search.settings import BeamSettings, Hypothesis
 
@@ -34,14 +36,15 @@ KEEP_SHARE = 0.75
 class _Waiting:
     row: int
     source: list[int]
+    prefix: list[int]
 
 
 class BeamSearch:
-    """Decodes with one model or an ensemble.
+    """Decodes with one model or an ensemble: beam search, or sampling where the settings say so.
 
     Args:
         models: What to decode with; several are averaged in probability space.
-        settings: Beam, k-best, length penalty and limits.
+        settings: Beam, k-best, length penalty, limits and options.
         fallback: Gives the same models in float32. Sentences whose logits come out NaN or infinite are decoded again
             with them; without it they are an error.
 
@@ -64,7 +67,11 @@ class BeamSearch:
         self.retried: list[int] = []
 
     def decode(
-        self, sources: Iterable[tuple[int, list[int]]], *, batch_tokens: int
+        self,
+        sources: Iterable[tuple[int, list[int]]],
+        *,
+        batch_tokens: int,
+        prefix: Sequence[int] | Mapping[int, Sequence[int]] = (),
     ) -> Iterator[tuple[int, list[Hypothesis]]]:
         """Decode sentences.
 
@@ -72,12 +79,17 @@ class BeamSearch:
             sources: Row ids and source ids without end of sentence.
             batch_tokens: Source tokens, padding and end of sentence counted, that are decoded together. Halved
                 for the rest when a batch does not fit in memory.
+            prefix: Target ids that every output opens with, such as a language tag; or for each row id its own (a row
+                without one is free). They count as part of the output, in its length and its log-probability, and
+                raise the longest output to their number.
 
         Yields:
             Row id and k-best list, each row once, in order of completion. A source without tokens has one empty
-            translation.
+            translation, whatever the prefix.
 
         Raises:
+            InputError: A prefix holds padding, end of sentence or an unknown id, or is as long as the model's
+                positions.
             WorkError: Logits are NaN or infinite, in float32 too; or one sentence alone does not fit in memory.
         """
         waiting = []
@@ -88,7 +100,8 @@ class BeamSearch:
             if len(source) >= self.model.max_positions:
                 self.truncated.append(row)
                 source = source[: self.model.max_positions - 1]
-            waiting.append(_Waiting(row, source))
+            opening = prefix.get(row, ()) if isinstance(prefix, Mapping) else prefix
+            waiting.append(_Waiting(row, source, self._checked(opening, row)))
         queue = deque(sorted(waiting, key=lambda sentence: (-len(sentence.source), sentence.row)))
         broken: list[_Waiting] = []
         while queue:
@@ -113,6 +126,23 @@ class BeamSearch:
         if broken:
             yield from self._again(broken, batch_tokens)
 
+    def _checked(self, prefix: Sequence[int], row: int) -> list[int]:
+        model = self.model
+        for token in prefix:
+            if not 0 <= token < model.target_vocab or token in (model.pad_id, model.eos_id):
+                raise InputError(
+                    f"the prefix holds the id {token}",
+                    where=f"row {row}",
+                    expected=f"ids below {model.target_vocab} that are neither padding nor end of sentence",
+                )
+        if len(prefix) >= model.max_positions:
+            raise InputError(
+                f"the prefix is {len(prefix)} tokens long",
+                where=f"row {row}",
+                expected=f"less than the model's {model.max_positions} positions",
+            )
+        return list(prefix)
+
     def _again(self, broken: list[_Waiting], batch_tokens: int) -> Iterator[tuple[int, list[Hypothesis]]]:
         rows = sorted(sentence.row for sentence in broken)
         if self.fallback is None:
@@ -124,7 +154,11 @@ class BeamSearch:
             )
         self.retried.extend(rows)
         again = BeamSearch(self.fallback(), self.settings)
-        yield from again.decode(((s.row, s.source) for s in broken), batch_tokens=batch_tokens)
+        yield from again.decode(
+            ((s.row, s.source) for s in broken),
+            batch_tokens=batch_tokens,
+            prefix={s.row: s.prefix for s in broken},
+        )
 
 
 class _Run:
@@ -138,6 +172,10 @@ class _Run:
         self.held: list[_Waiting | None] = [None] * self.slots
         self.fused = model if isinstance(model, FusedSearchModel) else None
         self.poll = 1 if model.device.type == "cpu" else GPU_POLL
+        self.longest_prefix = max(len(sentence.prefix) for sentence in queue)
+        # What shapes whole distributions, if any step needs that; what does without them, if any step can.
+        self.shaper: Shaper | None = None
+        self.quick: Frontier | None = None
 
     def rows(self) -> list[int]:
         return [sentence.row for sentence in self.unfinished()]
@@ -162,12 +200,32 @@ class _Run:
 
     # inference_mode stands on each of these and not on the generator: it must not leak out at a yield.
     @torch.inference_mode()
-    def _start(self) -> tuple[Any, Frontier]:
-        model = self.model
-        longest = self.settings.max_length(self.width - 1, model.max_positions) + 1
-        state = model.new_state(self.slots, self.settings.beam, self.width, longest)
+    def _start(self) -> tuple[Any, Frontier | Sampler]:
+        model, settings = self.model, self.settings
+        longest = max(settings.max_length(self.width - 1, model.max_positions), self.longest_prefix) + 1
+        state = model.new_state(self.slots, settings.beam, self.width, longest)
+        if settings.whole or self.longest_prefix:
+            self.shaper = Shaper(
+                settings,
+                slots=self.slots,
+                max_target=longest,
+                longest_prefix=self.longest_prefix,
+                eos_id=model.eos_id,
+                pad_id=model.pad_id,
+                unk_id=model.unk_id,
+                device=model.device,
+            )
+        if settings.sampling:
+            return state, Sampler(
+                settings,
+                slots=self.slots,
+                max_target=longest,
+                start_id=model.start_id,
+                eos_id=model.eos_id,
+                device=model.device,
+            )
         frontier = Frontier(
-            self.settings,
+            settings,
             slots=self.slots,
             max_target=longest,
             start_id=model.start_id,
@@ -175,13 +233,16 @@ class _Run:
             pad_id=model.pad_id,
             device=model.device,
         )
+        self.quick = None if settings.whole else frontier
         return state, frontier
 
     @torch.inference_mode()
-    def _shrink(self, state: Any, frontier: Frontier, busy: list[int]) -> None:
+    def _shrink(self, state: Any, frontier: Frontier | Sampler, busy: list[int]) -> None:
         keep = torch.tensor(busy, device=self.model.device)
         self.model.shrink(state, keep)
         frontier.shrink(keep)
+        if self.shaper is not None:
+            self.shaper.shrink(keep)
         self.held = [self.held[slot] for slot in busy]
 
     def _fits(self) -> bool:
@@ -189,7 +250,7 @@ class _Run:
         return bool(self.queue) and 2 * (len(self.queue[0].source) + 1) > self.width
 
     @torch.inference_mode()
-    def _refill(self, state: Any, frontier: Frontier) -> None:
+    def _refill(self, state: Any, frontier: Frontier | Sampler) -> None:
         free = [slot for slot, sentence in enumerate(self.held) if sentence is None]
         if not free or not self._fits() or len(free) * REFILL_SHARE < len(self.held):
             return
@@ -201,22 +262,44 @@ class _Run:
             self.held[slot] = sentence
         model, device = self.model, self.model.device
         source = pad_rows([[*sentence.source, model.eos_id] for sentence in sentences], model.pad_id)
-        limits = [self.settings.max_length(len(s.source), model.max_positions) for s in sentences]
+        settings = self.settings
+        minimums = [settings.shortest(len(s.source)) for s in sentences]
+        limits = [max(settings.max_length(len(s.source), model.max_positions), len(s.prefix)) for s in sentences]
         places = torch.tensor(slots, device=device)
         model.admit(state, places, source.to(device))
-        frontier.admit(places, torch.tensor(limits, device=device))
+        frontier.admit(
+            places,
+            minimums=torch.tensor(minimums, device=device),
+            limits=torch.tensor(limits, device=device),
+            rows=[sentence.row for sentence in sentences],
+        )
+        if self.shaper is not None:
+            self.shaper.admit(places, [sentence.prefix for sentence in sentences])
 
     @torch.inference_mode()
-    def _step(self, state: Any, frontier: Frontier) -> None:
-        count = min(frontier.count_needed, self.model.target_vocab)
+    def _step(self, state: Any, frontier: Frontier | Sampler) -> None:
+        shaper, quick = self.shaper, self.quick
+        if quick is not None and (shaper is None or not shaper.opening):
+            self.model.reorder(state, quick.advance(self._candidates(state, quick)))
+            return
+        assert shaper is not None
+        positions = frontier.clock.positions.clone()
+        parents = frontier.choose(shaper(self.model.step(state, frontier.last), frontier.clock))
+        shaper.follow(parents, frontier.last, positions)
+        self.model.reorder(state, parents)
+
+    def _candidates(self, state: Any, frontier: Frontier) -> RowCandidates:
+        """The best continuations of each hypothesis, by the shortest way that the model offers."""
+        model, penalty = self.model, self.settings.unk_penalty
+        count = min(frontier.count_needed, model.target_vocab)
         if self.fused is not None:
             candidates = RowCandidates(*self.fused.step_candidates(state, frontier.last, count))
         else:
-            candidates = top_candidates(self.model.step(state, frontier.last), count, self.model.eos_id)
-        self.model.reorder(state, frontier.advance(candidates))
+            candidates = top_candidates(model.step(state, frontier.last), count, model.eos_id)
+        return penalized(candidates, model.unk_id, penalty) if penalty else candidates
 
     @torch.inference_mode()
-    def _harvest(self, state: Any, frontier: Frontier) -> list[tuple[int, list[Hypothesis]]]:
+    def _harvest(self, state: Any, frontier: Frontier | Sampler) -> list[tuple[int, list[Hypothesis]]]:
         done: list[bool] = frontier.done.tolist()
         bad: list[bool] = frontier.bad.tolist()
         slots = []
@@ -234,7 +317,8 @@ class _Run:
             sentence = self.held[slot]
             assert sentence is not None
             self.held[slot] = None
-            if bad[slot]:
+            # No hypothesis at all: the model ruled out every continuation with logits of -inf.
+            if bad[slot] or not hypotheses:
                 self.broken.append(sentence)
             else:
                 results.append((sentence.row, hypotheses))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -32,6 +32,12 @@ def top_candidates(logits: Tensor, count: int, eos_id: int) -> RowCandidates:
     return RowCandidates(lse=lse, values=values, ids=ids, eos=logits[..., eos_id])
 
 
+def penalized(candidates: RowCandidates, token: int, penalty: float) -> RowCandidates:
+    """Subtract `penalty` from the logit of one token, which may then stand too early in its row."""
+    values = candidates.values - candidates.ids.eq(token) * penalty
+    return replace(candidates, values=values)
+
+
 def top_k(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """`torch.topk` over the last dimension with ties decided: the lower index first.
 
@@ -43,11 +49,14 @@ def top_k(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
         Values and indices, `[..., count]`.
     """
     size = values.size(-1)
-    extra = min(count + 1, size)
+    if count == size:
+        return values.sort(dim=-1, descending=True, stable=True)
+    extra = count + 1
     top, ids = values.topk(extra, dim=-1)
     # torch leaves the order of equal values open. Those within the top are put in order of their ids; where the
-    # cut itself goes through equal values (rare: one row in many thousands), the rows are sorted whole.
-    if extra > count and values.device.type == "cpu" and bool(top[..., -1].eq(top[..., -2]).any()):
+    # cut itself goes through equal values (rare: one row in many thousands), the rows are sorted whole. Which of those
+    # that are ruled out stand at the end does not matter.
+    if values.device.type == "cpu" and bool((top[..., -1].eq(top[..., -2]) & top[..., -1].gt(float("-inf"))).any()):
         top, ids = values.sort(dim=-1, descending=True, stable=True)
         return top[..., :count].contiguous(), ids[..., :count].contiguous()
     ids, order = ids[..., :count].sort(dim=-1)

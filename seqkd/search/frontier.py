@@ -6,16 +6,17 @@ among the first K, and the first K others stay alive.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from seqkd.search.candidates import RowCandidates
+from seqkd.search.candidates import RowCandidates, top_k
+from seqkd.search.constraints import NEVER, Clock, Distribution
+from seqkd.search.diverse import rank_groups
 from seqkd.search.settings import BeamSettings, Ended, Hypothesis
-
-NEVER = float("-inf")
 
 
 @dataclass(slots=True)
@@ -41,10 +42,19 @@ class Finished:
         return self.scores, self.logprobs, self.steps, self.parents, self.forced
 
 
+def normalized(settings: BeamSettings, logprobs: Tensor, lengths: Tensor) -> Tensor:
+    """Final scores; `lengths` count the end of sentence."""
+    length = lengths.to(torch.float32)
+    if settings.normalization == "gnmt":
+        length = (length + 5.0) / 6.0
+    return logprobs / length**settings.length_penalty
+
+
 class Frontier:
     """Live and finished hypotheses of `slots` sentences.
 
     Attributes:
+        clock: Where each sentence stands.
         last: `[slots, beam]` int64: the newest token of each live hypothesis.
         done: `[slots]` bool: nothing more will change here.
         bad: `[slots]` bool: the model returned logits that are NaN or infinite.
@@ -72,8 +82,7 @@ class Frontier:
         self.last = filled(slots, beam, value=start_id, dtype=torch.long)
         self.tokens = filled(slots, max_target, beam, value=pad_id, dtype=torch.long)
         self.parents = filled(slots, max_target, beam, value=0, dtype=torch.long)
-        self.positions = filled(slots, value=0, dtype=torch.long)
-        self.limits = filled(slots, value=0, dtype=torch.long)
+        self.clock = Clock.stopped(slots, device)
         self.count = filled(slots, value=0, dtype=torch.long)
         self.done = filled(slots, value=1, dtype=torch.bool)
         self.bad = filled(slots, value=0, dtype=torch.bool)
@@ -88,17 +97,26 @@ class Frontier:
 
     @property
     def count_needed(self) -> int:
-        """Candidates wanted of each row: 2K, and two more because padding and end of sentence may be ruled out."""
-        return 2 * self.settings.beam + 2
+        """Candidates wanted of each row: 2K, and more because padding and end of sentence may be ruled out.
 
-    def admit(self, slots: Tensor, limits: Tensor) -> None:
-        """Start new sentences in `slots` `[n]`, whose outputs hold at most `limits` `[n]` tokens."""
+        A penalised unknown piece may fall behind others that were not among the best.
+        """
+        return 2 * self.settings.beam + (3 if self.settings.unk_penalty else 2)
+
+    def admit(self, slots: Tensor, *, minimums: Tensor, limits: Tensor, rows: Sequence[int]) -> None:  # noqa: ARG002
+        """Start new sentences in `slots` `[n]`.
+
+        Args:
+            slots: Where.
+            minimums: `[n]`: least tokens of their outputs.
+            limits: `[n]`: most tokens.
+            rows: Their ids; the beam does not ask who they are.
+        """
         self.live[slots] = NEVER
-        # One live hypothesis, so that the first step does not find the same continuation `beam` times.
-        self.live[slots, 0] = 0.0
+        # One live hypothesis a group, so that the first step does not find the same continuation several times.
+        self.live[slots, : self.settings.diverse_groups] = 0.0
         self.last[slots] = self.start_id
-        self.positions[slots] = 0
-        self.limits[slots] = limits
+        self.clock.admit(slots, minimums, limits)
         self.count[slots] = 0
         self.done[slots] = False
         self.bad[slots] = False
@@ -113,38 +131,65 @@ class Frontier:
         Returns:
             Parents `[slots, beam]` int64 of the new live hypotheses, for the model to follow.
         """
-        beam = self.settings.beam
-        slots = self.live.size(0)
-        active = ~self.done
-        broken = ~candidates.lse.isfinite() & self.live.gt(NEVER)
-        self.bad |= broken.any(dim=1) & active
-
-        ids = candidates.ids
+        self._watch(candidates.lse.isfinite())
+        ids, clock = candidates.ids, self.clock
         base = (self.live - candidates.lse)[..., None]
         scores = candidates.values + base
         barred = ids.eq(self.pad_id)
-        if self.settings.min_length > 0:
-            early = self.positions.lt(self.settings.min_length)[:, None, None]
-            barred |= early & ids.eq(self.eos_id)
+        early = clock.positions.lt(clock.minimums)[:, None, None]
+        barred |= early & ids.eq(self.eos_id)
         # At its limit a hypothesis has one continuation, whether or not that is among its best.
-        at_limit = self.positions.ge(self.limits)
+        at_limit = clock.at_limit()
         barred |= at_limit[:, None, None]
         scores = scores.masked_fill(barred, NEVER)
         end = candidates.eos + base[..., 0]
         scores[..., 0] = torch.where(at_limit[:, None], end, scores[..., 0])
         first_ids = ids[..., 0]
         ids = torch.cat((torch.where(at_limit[:, None], self.eos_id, first_ids)[..., None], ids[..., 1:]), dim=-1)
+        return self._take(*self._rank(scores, ids), at_limit)
 
-        width = ids.size(-1)
+    def choose(self, distribution: Distribution) -> Tensor:
+        """Take one step in every slot, given all continuations, shaped by the search's options.
+
+        Returns:
+            Parents, as `advance`.
+        """
+        self._watch(distribution.finite)
+        settings, logprobs = self.settings, distribution.logprobs
+        if settings.diverse_groups > 1:
+            ranked = rank_groups(
+                self.live[..., None] + logprobs,
+                groups=settings.diverse_groups,
+                strength=settings.diverse_strength,
+                forced=distribution.forced,
+            )
+        else:
+            values, ids = top_k(logprobs, min(2 * settings.beam, logprobs.size(-1)))
+            ranked = self._rank(values + self.live[..., None], ids)
+        return self._take(*ranked, self.clock.at_limit())
+
+    def _watch(self, finite: Tensor) -> None:
+        """Note in which slots a live hypothesis' logits are not `finite`, `[slots, beam]` bool."""
+        broken = ~finite & self.live.gt(NEVER)
+        self.bad |= broken.any(dim=1) & ~self.done
+
+    def _rank(self, scores: Tensor, ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The best 2K of all hypotheses' continuations `[slots, beam, count]`.
+
+        Returns:
+            Scores, ids, and the hypotheses that they continue, `[slots, 2K]`.
+        """
         ranked, order = scores.flatten(1).sort(dim=1, descending=True, stable=True)
-        take = min(2 * beam, ranked.size(1))
-        ranked, order = ranked[:, :take], order[:, :take]
-        ranks = self._ranks[:take]
-        ranked_ids = ids.flatten(1).gather(1, order)
-        ranked_beams = order // width
+        take = min(2 * self.settings.beam, ranked.size(1))
+        order = order[:, :take]
+        return ranked[:, :take], ids.flatten(1).gather(1, order), order // ids.size(-1)
 
+    def _take(self, ranked: Tensor, ranked_ids: Tensor, ranked_beams: Tensor, at_limit: Tensor) -> Tensor:
+        """Finish and continue hypotheses, given candidates `[slots, 2K]` in their order of precedence."""
+        beam, take = self.settings.beam, ranked.size(1)
+        ranks = self._ranks[:take]
         ends = ranked_ids.eq(self.eos_id) & ranked.gt(NEVER)
-        finishing = ends & ranks.lt(beam) & active[:, None]
+        finishing = ends & ranks.lt(beam) & ~self.done[:, None]
         self._finish(finishing, ranked, ranked_beams, at_limit)
 
         survivors = (ends * take + ranks).sort(dim=1).indices[:, :beam]
@@ -159,18 +204,19 @@ class Frontier:
         self.live.masked_fill_(ends.gather(1, survivors), NEVER)
         self.last = ranked_ids.gather(1, survivors)
         parents = ranked_beams.gather(1, survivors)
-        rows = torch.arange(slots, device=self.live.device)
-        self.tokens[rows, self.positions] = self.last
-        self.parents[rows, self.positions] = parents
+        positions = self.clock.positions
+        rows = torch.arange(self.live.size(0), device=self.live.device)
+        self.tokens[rows, positions] = self.last
+        self.parents[rows, positions] = parents
         self.done |= at_limit | self._settled() | self.live.eq(NEVER).all(dim=1)
-        self.positions.add_(1).clamp_(max=self.tokens.size(1) - 1)
+        positions.add_(1).clamp_(max=self.tokens.size(1) - 1)
         return parents
 
     def _finish(self, finishing: Tensor, logprobs: Tensor, beams: Tensor, at_limit: Tensor) -> None:
         """Record the candidates `[slots, 2 * beam]` that are marked in `finishing`."""
         beam = self.settings.beam
-        scores = self._normalize(logprobs, self.positions[:, None] + 1)
-        steps = self.positions[:, None].expand_as(beams)
+        scores = normalized(self.settings, logprobs, self.clock.positions[:, None] + 1)
+        steps = self.clock.positions[:, None].expand_as(beams)
         forced = at_limit[:, None].expand_as(beams)
         new = (scores, logprobs, steps, beams, forced)
         if self.settings.stopping == "first":
@@ -187,14 +233,6 @@ class Frontier:
                 column[:, :beam] = torch.cat((column[:, :beam], value), dim=1).gather(1, best)
         self.count = (self.count + finishing.sum(dim=1)).clamp_(max=beam)
 
-    def _normalize(self, logprobs: Tensor, lengths: Tensor) -> Tensor:
-        """Final scores; lengths count the end of sentence."""
-        alpha = self.settings.length_penalty
-        length = lengths.to(torch.float32)
-        if self.settings.normalization == "gnmt":
-            length = (length + 5.0) / 6.0
-        return logprobs / length**alpha
-
     def _settled(self) -> Tensor:
         """`[slots]` bool: enough hypotheses are finished."""
         full = self.count.ge(self.settings.beam)
@@ -202,8 +240,8 @@ class Frontier:
             return full
         # Log-probabilities only fall. A live hypothesis can do no better than to end next, or, where longer outputs
         # are favoured, to reach its limit at no further cost.
-        longest = self.limits if self.settings.length_penalty > 0 else self.positions + 1
-        reachable = self._normalize(self.live.amax(dim=1), longest + 1)
+        longest = self.clock.limits if self.settings.length_penalty > 0 else self.clock.positions + 1
+        reachable = normalized(self.settings, self.live.amax(dim=1), longest + 1)
         return full & reachable.le(self.finished.scores[:, : self.settings.beam].amin(dim=1))
 
     def harvest(self, slots: Tensor) -> list[list[Hypothesis]]:
@@ -235,6 +273,7 @@ class Frontier:
 
     def shrink(self, slots: Tensor) -> None:
         """Keep only these slots, `[n]`, in this order."""
-        for name in ("live", "last", "tokens", "parents", "positions", "limits", "count", "done", "bad"):
+        for name in ("live", "last", "tokens", "parents", "count", "done", "bad"):
             setattr(self, name, getattr(self, name)[slots])
+        self.clock.shrink(slots)
         self.finished = Finished(*(column[slots] for column in self.finished.columns()))

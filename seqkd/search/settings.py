@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -9,23 +10,41 @@ Normalization = Literal["power", "gnmt"]
 Stopping = Literal["first", "exact"]
 Ended = Literal["eos", "max_length"]
 
+# A product like 0.1 * 30 must not be rounded up to 4.
+ROUNDING = 1e-9
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BeamSettings:
-    """Beam search, with fairseq's conventions.
+    """Beam search or sampling, with fairseq's conventions.
 
     Attributes:
-        beam: Hypotheses kept alive for each sentence.
+        beam: Hypotheses kept alive for each sentence; when sampling, samples drawn for each sentence.
         nbest: Hypotheses returned for each sentence, best first.
         length_penalty: alpha of `normalization`.
         normalization: power: logprob / length**alpha; gnmt: logprob / ((5 + length) / 6)**alpha (Wu et al. 2016,
             eq. 14). The length counts the end of sentence.
         stopping: first: a sentence is done at `beam` finished hypotheses; exact: when no live hypothesis can still
-            beat the worst of the `beam` best finished ones.
+            beat the worst of the `beam` best finished ones. Samples are not affected.
         max_length_ratio: The longest output, end of sentence not counted, is
             max_length_ratio * source tokens + max_length_extra.
         max_length_extra: See `max_length_ratio`.
-        min_length: Shortest output, end of sentence not counted.
+        min_length: Shortest output, end of sentence not counted. Where it contradicts the longest, that one holds.
+        min_length_ratio: The shortest output is also at least min_length_ratio * source tokens.
+        unk_penalty: Subtracted from the log-probability of the unknown piece.
+        no_repeat_ngram_size: No output holds the same n tokens in a row twice; 0: no such rule. A hypothesis that has
+            no other continuation left may end, even if it is too short.
+        temperature: Logits are divided by it (an ensemble's: its averaged log-probabilities).
+        sampling: Draw `beam` samples, each on its own, instead of searching; the same one may come twice.
+        top_k: Sample from the k likeliest continuations; 0: from all.
+        top_p: Sample from the smallest set of likeliest continuations (of those that `top_k` leaves) that holds this
+            share of their probability (Holtzman et al. 2020).
+        seed: Of sampling. With the row id, the number of the sample and the position it decides every draw, so that
+            neither batches nor order change a sample.
+        diverse_groups: Diverse beam search (Vijayakumar et al. 2016): the beam is cut into groups that take turns at
+            each step. Groups may find the same translation twice. 1: plain beam search.
+        diverse_strength: Subtracted from a continuation's log-probability, and with that from the final score, for each
+            candidate of an earlier group that has the same token at the same step.
     """
 
     beam: int = 5
@@ -36,14 +55,41 @@ class BeamSettings:
     max_length_ratio: float = 2.0
     max_length_extra: int = 10
     min_length: int = 1
+    min_length_ratio: float = 0.0
+    unk_penalty: float = 0.0
+    no_repeat_ngram_size: int = 0
+    temperature: float = 1.0
+    sampling: bool = False
+    top_k: int = 0
+    top_p: float = 1.0
+    seed: int = 1
+    diverse_groups: int = 1
+    diverse_strength: float = 0.5
 
     def __post_init__(self) -> None:
         if not 1 <= self.beam <= 64:
             raise ValueError(f"beam must be from 1 to 64, got {self.beam}")
         if not 1 <= self.nbest <= self.beam:
             raise ValueError(f"nbest must be from 1 to the beam of {self.beam}, got {self.nbest}")
-        if self.max_length_extra < 1 or self.max_length_ratio < 0 or self.min_length < 0:
-            raise ValueError("max_length_extra must be at least 1, max_length_ratio and min_length at least 0")
+        for name, least in _LEAST.items():
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value >= least):
+                raise ValueError(f"{name} must be at least {least}, got {value}")
+        if not 0.0 < self.temperature < math.inf:
+            raise ValueError(f"temperature must be above 0, got {self.temperature}")
+        if not 0.0 < self.top_p <= 1.0:
+            raise ValueError(f"top_p must be above 0 and at most 1, got {self.top_p}")
+        if (self.top_k or self.top_p < 1.0) and not self.sampling:
+            raise ValueError("top_k and top_p are for sampling, which is off")
+        if self.beam % self.diverse_groups:
+            raise ValueError(f"diverse_groups must divide the beam of {self.beam}, got {self.diverse_groups}")
+        if self.sampling and self.diverse_groups > 1:
+            raise ValueError("diverse_groups is for beam search; samples know nothing of each other")
+
+    @property
+    def whole(self) -> bool:
+        """Whether every step needs all log-probabilities, so that the best few of each row are not enough."""
+        return self.temperature != 1.0 or self.no_repeat_ngram_size > 0 or self.sampling or self.diverse_groups > 1
 
     def max_length(self, source_tokens: int, max_positions: int) -> int:
         """The longest output for a source of that many tokens (end of sentence counted in neither).
@@ -52,15 +98,33 @@ class BeamSettings:
         """
         return min(int(self.max_length_ratio * source_tokens) + self.max_length_extra, max_positions - 1)
 
+    def shortest(self, source_tokens: int) -> int:
+        """The shortest output for a source of that many tokens (end of sentence counted in neither)."""
+        return max(self.min_length, math.ceil(self.min_length_ratio * source_tokens - ROUNDING))
+
+
+_LEAST = {
+    "max_length_ratio": 0,
+    "max_length_extra": 1,
+    "min_length": 0,
+    "min_length_ratio": 0,
+    "unk_penalty": 0,
+    "no_repeat_ngram_size": 0,
+    "top_k": 0,
+    "diverse_groups": 1,
+    "diverse_strength": 0,
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Hypothesis:
     """One translation.
 
     Attributes:
-        ids: Target ids, end of sentence not among them.
+        ids: Target ids, a forced prefix among them, end of sentence not.
         score: Length-normalised log-probability.
-        logprob: Log-probability, end of sentence counted.
+        logprob: Log-probability, end of sentence and a forced prefix counted. It is that of the search: after
+            temperature and penalties, before top_k and top_p; `score_pairs` gives the model's own.
         ended: eos: the model ended it; max_length: it was cut off, and its end of sentence was forced.
     """
 

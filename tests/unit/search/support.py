@@ -4,24 +4,29 @@ from __future__ import annotations
 
 import itertools
 import random
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from seqkd.models.incremental import IncrementalTransformer
 from seqkd.models.transformer import Transformer
-from seqkd.search import BeamSettings, PairScore, score_pairs
+from seqkd.search import BeamSearch, BeamSettings, Hypothesis, PairScore, SearchModel, score_pairs
 
 BOS, PAD, EOS, UNK = 0, 1, 2, 3
 
 
-def tiny_model(*, vocab: int = 40, seed: int = 0, end_bias: float = 0.0, norm: str = "pre") -> Transformer:
+def tiny_model(
+    *, vocab: int = 40, seed: int = 0, end_bias: float = 0.0, norm: str = "pre", heads: int = 2
+) -> Transformer:
     """A random Transformer; `end_bias` makes the end of sentence likelier, so that lengths are realistic."""
     torch.manual_seed(seed)
     model = Transformer(
         source_vocab=vocab,
         target_vocab=vocab,
         dim=16,
-        heads=2,
+        heads=heads,
         ffn_dim=32,
         encoder_layers=1,
         decoder_layers=2,
@@ -56,10 +61,11 @@ def exhaustive(
 ) -> list[tuple[float, float, tuple[int, ...]]]:
     """Every translation up to the limit, with its score and log-probability, best first."""
     limit = settings.max_length(len(source), model.max_positions)
+    shortest = settings.shortest(len(source))
     pieces = [piece for piece in range(model.target_vocab) if piece not in (PAD, EOS)]
     targets = [
         list(target)
-        for length in range(settings.min_length, limit + 1)
+        for length in range(min(shortest, limit), limit + 1)
         for target in itertools.product(pieces, repeat=length)
     ]
     scored: list[PairScore] = score_pairs([model], [(source, target) for target in targets], batch_tokens=50_000)
@@ -68,5 +74,89 @@ def exhaustive(
         length = float(pair.tokens)
         if settings.normalization == "gnmt":
             length = (length + 5) / 6
-        found.append((pair.logprob / length**settings.length_penalty, pair.logprob, tuple(target)))
+        logprob = pair.logprob - settings.unk_penalty * target.count(UNK)
+        found.append((logprob / length**settings.length_penalty, logprob, tuple(target)))
     return sorted(found, reverse=True)
+
+
+def decode(
+    model: SearchModel,
+    chosen: BeamSettings,
+    rows: list[tuple[int, list[int]]],
+    budget: int = 60,
+    prefix: Sequence[int] | Mapping[int, Sequence[int]] = (),
+) -> dict[int, list[Hypothesis]]:
+    results = list(BeamSearch([model], chosen).decode(rows, batch_tokens=budget, prefix=prefix))
+    assert len(results) == len({row for row, _ in results})
+    return dict(results)
+
+
+def lists(results: dict[int, list[Hypothesis]]) -> dict[int, list[list[int]]]:
+    return {row: [h.ids for h in hypotheses] for row, hypotheses in results.items()}
+
+
+class Broken:
+    """An engine whose logits turn bad for sources that hold piece 39, at the second step."""
+
+    def __init__(self, value: float) -> None:
+        self.inner = engine(tiny_model(end_bias=0.1))
+        self.value = value
+        self.target_vocab, self.max_positions = self.inner.target_vocab, self.inner.max_positions
+        self.pad_id, self.eos_id, self.unk_id = self.inner.pad_id, self.inner.eos_id, self.inner.unk_id
+        self.start_id, self.device = self.inner.start_id, self.inner.device
+
+    def new_state(self, slots: int, beam: int, max_source: int, max_target: int) -> dict[str, Any]:
+        state = self.inner.new_state(slots, beam, max_source, max_target)
+        return {"inner": state, "sick": torch.zeros(slots, dtype=torch.bool), "age": torch.zeros(slots)}
+
+    def admit(self, state: dict[str, Any], slots: Tensor, source: Tensor) -> None:
+        self.inner.admit(state["inner"], slots, source)
+        state["sick"][slots] = source.eq(39).any(dim=1)
+        state["age"][slots] = 0
+
+    def step(self, state: dict[str, Any], tokens: Tensor) -> Tensor:
+        logits = self.inner.step(state["inner"], tokens).clone()
+        state["age"] += 1
+        logits[state["sick"] & state["age"].eq(2), 0, 7] = self.value
+        return logits
+
+    def reorder(self, state: dict[str, Any], parents: Tensor) -> None:
+        self.inner.reorder(state["inner"], parents)
+
+    def release(self, state: dict[str, Any], slots: Tensor) -> None:
+        self.inner.release(state["inner"], slots)
+
+    def shrink(self, state: dict[str, Any], slots: Tensor) -> None:
+        self.inner.shrink(state["inner"], slots)
+        state["sick"], state["age"] = state["sick"][slots], state["age"][slots]
+
+
+class Small:
+    """An engine that runs out of memory with more than `capacity` slots, after a few steps or at the start."""
+
+    def __init__(self, capacity: int, *, late: bool) -> None:
+        self.inner = engine(tiny_model(end_bias=0.1))
+        self.capacity, self.late, self.refused = capacity, late, 0
+        self.target_vocab, self.max_positions = self.inner.target_vocab, self.inner.max_positions
+        self.pad_id, self.eos_id, self.unk_id = self.inner.pad_id, self.inner.eos_id, self.inner.unk_id
+        self.start_id, self.device = self.inner.start_id, self.inner.device
+        self.new = self.inner.new_state
+        self.admit, self.reorder = self.inner.admit, self.inner.reorder
+        self.release, self.shrink = self.inner.release, self.inner.shrink
+        self.steps = 0
+
+    def _check(self, slots: int) -> None:
+        if slots > self.capacity:
+            self.refused += 1
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    def new_state(self, slots: int, beam: int, max_source: int, max_target: int) -> Any:
+        if not self.late:
+            self._check(slots)
+        return self.new(slots, beam, max_source, max_target)
+
+    def step(self, state: Any, tokens: Tensor) -> Tensor:
+        self.steps += 1
+        if self.late and self.steps > 3:
+            self._check(len(tokens))
+        return self.inner.step(state, tokens)

@@ -4,31 +4,16 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
 
 from seqkd.errors import ModelError, WorkError
-from seqkd.models.incremental import IncrementalTransformer
 from seqkd.search import BeamSearch, BeamSettings, Hypothesis, score_pairs
-from tests.unit.search.support import EOS, PAD, engine, exhaustive, sentences, tiny_model
-
-
-def decode(
-    model: IncrementalTransformer, chosen: BeamSettings, rows: list[tuple[int, list[int]]], budget: int = 60
-) -> dict[int, list[Hypothesis]]:
-    results = list(BeamSearch([model], chosen).decode(rows, batch_tokens=budget))
-    assert len(results) == len({row for row, _ in results})
-    return dict(results)
-
-
-def lists(results: dict[int, list[Hypothesis]]) -> dict[int, list[list[int]]]:
-    return {row: [h.ids for h in hypotheses] for row, hypotheses in results.items()}
+from tests.unit.search.support import EOS, PAD, Broken, Small, decode, engine, exhaustive, lists, sentences, tiny_model
 
 
 @pytest.mark.parametrize("normalization", ["power", "gnmt"])
@@ -160,42 +145,6 @@ def test_odd_sources_lose_no_row() -> None:
     assert len(found[1]) == len(found[9]) == len(found[2]) == 2
 
 
-class Broken:
-    """An engine whose logits turn bad for sources that hold piece 39, at the second step."""
-
-    def __init__(self, value: float) -> None:
-        self.inner = engine(tiny_model(end_bias=0.1))
-        self.value = value
-        self.target_vocab, self.max_positions = self.inner.target_vocab, self.inner.max_positions
-        self.pad_id, self.eos_id, self.unk_id = self.inner.pad_id, self.inner.eos_id, self.inner.unk_id
-        self.start_id, self.device = self.inner.start_id, self.inner.device
-
-    def new_state(self, slots: int, beam: int, max_source: int, max_target: int) -> dict[str, Any]:
-        state = self.inner.new_state(slots, beam, max_source, max_target)
-        return {"inner": state, "sick": torch.zeros(slots, dtype=torch.bool), "age": torch.zeros(slots)}
-
-    def admit(self, state: dict[str, Any], slots: Tensor, source: Tensor) -> None:
-        self.inner.admit(state["inner"], slots, source)
-        state["sick"][slots] = source.eq(39).any(dim=1)
-        state["age"][slots] = 0
-
-    def step(self, state: dict[str, Any], tokens: Tensor) -> Tensor:
-        logits = self.inner.step(state["inner"], tokens).clone()
-        state["age"] += 1
-        logits[state["sick"] & state["age"].eq(2), 0, 7] = self.value
-        return logits
-
-    def reorder(self, state: dict[str, Any], parents: Tensor) -> None:
-        self.inner.reorder(state["inner"], parents)
-
-    def release(self, state: dict[str, Any], slots: Tensor) -> None:
-        self.inner.release(state["inner"], slots)
-
-    def shrink(self, state: dict[str, Any], slots: Tensor) -> None:
-        self.inner.shrink(state["inner"], slots)
-        state["sick"], state["age"] = state["sick"][slots], state["age"][slots]
-
-
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_bad_logits_name_their_rows_or_are_retried_in_float32(value: float) -> None:
     rows = [(row, source) for row, source in sentences(20) if 39 not in source]
@@ -208,37 +157,6 @@ def test_bad_logits_name_their_rows_or_are_retried_in_float32(value: float) -> N
     found = dict(search.decode(rows, batch_tokens=60))
     assert search.retried == [1001, 1002]
     assert lists(found) == lists(decode(sound, chosen, rows))
-
-
-class Small:
-    """An engine that runs out of memory with more than `capacity` slots, after a few steps or at the start."""
-
-    def __init__(self, capacity: int, *, late: bool) -> None:
-        self.inner = engine(tiny_model(end_bias=0.1))
-        self.capacity, self.late, self.refused = capacity, late, 0
-        self.target_vocab, self.max_positions = self.inner.target_vocab, self.inner.max_positions
-        self.pad_id, self.eos_id, self.unk_id = self.inner.pad_id, self.inner.eos_id, self.inner.unk_id
-        self.start_id, self.device = self.inner.start_id, self.inner.device
-        self.new = self.inner.new_state
-        self.admit, self.reorder = self.inner.admit, self.inner.reorder
-        self.release, self.shrink = self.inner.release, self.inner.shrink
-        self.steps = 0
-
-    def _check(self, slots: int) -> None:
-        if slots > self.capacity:
-            self.refused += 1
-            raise torch.OutOfMemoryError("CUDA out of memory")
-
-    def new_state(self, slots: int, beam: int, max_source: int, max_target: int) -> Any:
-        if not self.late:
-            self._check(slots)
-        return self.new(slots, beam, max_source, max_target)
-
-    def step(self, state: Any, tokens: Tensor) -> Tensor:
-        self.steps += 1
-        if self.late and self.steps > 3:
-            self._check(len(tokens))
-        return self.inner.step(state, tokens)
 
 
 @pytest.mark.parametrize("late", [True, False])
@@ -263,12 +181,3 @@ def test_one_sentence_that_does_not_fit_is_an_error_naming_it() -> None:
 def test_settings_out_of_range_are_refused(wrong: dict[str, int]) -> None:
     with pytest.raises(ValueError, match=next(reversed(wrong))):
         BeamSettings(**wrong)  # type: ignore[arg-type]
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Tiny tensors gain nothing from threads, and two test workers would fight over them."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)

@@ -1,0 +1,62 @@
+"""The search part of stage and pipeline files; the fields are those of `seqkd.search.BeamSettings`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+SearchPrecision = Literal["auto", "float32", "bf16x3", "bf16", "fp16"]
+Beams = Annotated[tuple[Annotated[int, Field(ge=1, le=64)], ...], Field(min_length=1)]
+
+
+class Strict(BaseModel):
+    """Unknown keys are errors; values do not change once read."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class SearchConfig(Strict):
+    """Beam search or sampling, with fairseq's conventions."""
+
+    beam: int = Field(5, ge=1, le=64, description="hypotheses kept alive; when sampling, samples drawn")
+    nbest: int = Field(1, ge=1, le=64)
+    length_penalty: float = Field(1.0, ge=-10.0, le=10.0)
+    normalization: Literal["power", "gnmt"] = "power"
+    stopping: Literal["first", "exact"] = Field("first", description="first: at `beam` finished hypotheses")
+    max_length_ratio: float = Field(2.0, ge=0.0, description="longest output = ratio * source tokens + extra")
+    max_length_extra: int = Field(10, ge=1)
+    min_length: int = Field(1, ge=0, description="shortest output, end of sentence not counted")
+    min_length_ratio: float = Field(0.0, ge=0.0, description="shortest output, also: ratio * source tokens")
+    unk_penalty: float = Field(0.0, ge=0.0, description="subtracted from the unknown piece's log-probability")
+    no_repeat_ngram_size: int = Field(0, ge=0, description="no output holds the same n tokens twice; 0: no such rule")
+    temperature: float = Field(1.0, gt=0.0, description="logits are divided by it")
+    sampling: bool = Field(False, description="draw `beam` samples instead of searching")
+    top_k: int = Field(0, ge=0, description="sample from the k likeliest tokens; 0: from all")
+    top_p: float = Field(1.0, gt=0.0, le=1.0, description="sample from the likeliest tokens that hold this probability")
+    seed: int = Field(1, description="of sampling; with the row id it decides every draw")
+    diverse_groups: int = Field(1, ge=1, le=64, description="groups of the beam (diverse beam search); 1: plain search")
+    diverse_strength: float = Field(0.5, ge=0.0, description="penalty for a token that an earlier group has too")
+
+    @model_validator(mode="after")
+    def _fits(self) -> SearchConfig:
+        if self.nbest > self.beam:
+            raise ValueError(f"nbest {self.nbest} is larger than beam {self.beam}")
+        if (self.top_k or self.top_p < 1.0) and not self.sampling:
+            raise ValueError("top_k and top_p are for sampling: set `sampling = true`")
+        if self.sampling and self.diverse_groups > 1:
+            raise ValueError("diverse_groups is for beam search, not for sampling")
+        if self.beam % self.diverse_groups:
+            raise ValueError(f"diverse_groups {self.diverse_groups} does not divide beam {self.beam}")
+        return self
+
+
+def check_beams(search: SearchConfig, beams: tuple[int, ...]) -> None:
+    """Refuse a search that cannot be run with each of `beams` in place of its own.
+
+    Raises:
+        ValueError: Its diverse groups do not divide one of them.
+    """
+    odd = [beam for beam in beams if beam % search.diverse_groups]
+    if odd:
+        raise ValueError(f"search.diverse_groups {search.diverse_groups} does not divide beams {odd}")

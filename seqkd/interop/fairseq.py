@@ -1,0 +1,388 @@
+"""Transformer checkpoints of fairseq (Ott et al. 2019), in and out.
+
+fairseq itself is not needed. Its checkpoints are pickles; they are read with torch's `weights_only=True`, and the one
+class allowed beyond plain values is `argparse.Namespace`, which holds the training arguments.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import io
+import pickle
+import re
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from seqkd.corpus.files import atomic_write
+from seqkd.corpus.manifest import Manifest, StageOutput, fingerprint
+from seqkd.errors import ModelError
+from seqkd.interop.fairseq_dictionary import (
+    SPECIALS,
+    DictionaryVocabulary,
+    dictionary_text,
+    piece_vocabulary,
+    read_dictionary,
+    word_vocabulary,
+)
+from seqkd.interop.fairseq_weights import layer_counts, to_fairseq, to_seqkd
+from seqkd.models.checkpoint import load_model, save_model
+from seqkd.models.registry import build
+from seqkd.models.transformer import Transformer
+from seqkd.text.vocabulary import Vocabulary
+
+CHECKPOINT = "checkpoint.pt"
+SOURCE_LANGUAGE, TARGET_LANGUAGE = "src", "tgt"
+
+# Options that change what a Transformer computes in ways that ours does not; all are off by default.
+_OTHER_MODEL = (
+    "adaptive_input",
+    "adaptive_softmax_cutoff",
+    "cross_self_attention",
+    "decoder_layers_to_keep",
+    "encoder_layers_to_keep",
+    "layernorm_embedding",
+    "merge_src_tgt_embed",
+    "no_cross_attention",
+    "no_decoder_final_norm",
+    "no_scale_embedding",
+    "no_token_positional_embeddings",
+)
+
+# How torch's message names what it refuses to load.
+_GLOBAL = re.compile(r"GLOBAL ([\w.]+)")
+
+
+@dataclass(frozen=True, slots=True)
+class ImportReport:
+    """What an import made.
+
+    Attributes:
+        parameters: Of the model, shared ones counted once.
+        notes: What a person should know, a line each: pieces matched, added and left out.
+    """
+
+    parameters: int
+    notes: tuple[str, ...]
+
+
+def import_checkpoint(
+    checkpoint: Path,
+    out: Path,
+    *,
+    dictionary: Path,
+    source_dictionary: Path | None = None,
+    sentencepiece: Path | None = None,
+    source_sentencepiece: Path | None = None,
+    overwrite: bool = False,
+) -> ImportReport:
+    """Turn a fairseq Transformer into a model folder; ids stay those of the fairseq dictionaries.
+
+    Args:
+        checkpoint: A `.pt` file.
+        out: The model folder to make.
+        dictionary: dict.txt of the target, or of both sides.
+        source_dictionary: dict.txt of the source, where it is another one.
+        sentencepiece: The model that segmented the training text. Without it the vocabulary is one of whole words, and
+            text must come segmented as it was for fairseq.
+        source_sentencepiece: That of the source, where it is another one.
+        overwrite: Replace a model folder that was made from something else.
+
+    Raises:
+        ModelError: The checkpoint is no such Transformer, would have to be unpickled, or does not fit the dictionaries.
+        ConflictError: `out` was made from something else.
+    """
+    target = _vocabulary(read_dictionary(dictionary), sentencepiece)
+    source: DictionaryVocabulary | None = None
+    if source_dictionary is not None or source_sentencepiece is not None:
+        source = _vocabulary(read_dictionary(source_dictionary or dictionary), source_sentencepiece or sentencepiece)
+        source = None if source.model == target.model else source
+    inputs = {"checkpoint": _file_digest(checkpoint), "vocabulary": hashlib.sha256(target.model).hexdigest()}
+    if source is not None:
+        inputs["source_vocabulary"] = hashlib.sha256(source.model).hexdigest()
+    contents = read_checkpoint(checkpoint)
+    model, settings = build_model(
+        contents, checkpoint, source_pieces=_size(source or target), target_pieces=_size(target)
+    )
+    parameters = sum(weight.numel() for weight in model.parameters())
+    made_by = fingerprint("import", {"from": "fairseq"}, inputs)
+    notes = [*target.notes("vocabulary"), *(source.notes("source vocabulary") if source else [])]
+    with StageOutput.open(out, "model", made_by, overwrite=overwrite) as output:
+        if output.complete:
+            return ImportReport(parameters, tuple(notes))
+        with tempfile.TemporaryDirectory() as folder:
+            vocab, source_vocab = Path(folder, "vocab.model"), Path(folder, "vocab.source.model")
+            vocab.write_bytes(target.model)
+            if source is not None:
+                source_vocab.write_bytes(source.model)
+            save_model(
+                out,
+                model,
+                arch="transformer",
+                settings=settings,
+                vocab=vocab,
+                source_vocab=source_vocab if source else None,
+            )
+        extra = {"role": "teacher", "arch": "transformer", "parameters": parameters, "imported_from": "fairseq"}
+        output.commit(Manifest(kind="model", fingerprint=made_by, vocabulary=inputs["vocabulary"], extra=extra))
+    return ImportReport(parameters, tuple(notes))
+
+
+def export_checkpoint(model_dir: Path, out: Path, *, overwrite: bool = False) -> None:
+    """Write a model folder as checkpoint.pt, dict.src.txt and dict.tgt.txt for fairseq and its converters.
+
+    fairseq loads the checkpoint where torch may unpickle `argparse.Namespace` (torch >= 2.6: set
+    TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1, or allow the class).
+
+    Raises:
+        ModelError: fairseq has no such architecture.
+        ConflictError: `out` was made from something else.
+    """
+    loaded = load_model(model_dir)
+    model = loaded.model
+    if not isinstance(model, Transformer):
+        raise ModelError(f"fairseq has no equal of the architecture {loaded.arch!r}", where=str(model_dir))
+    settings: Mapping[str, Any] = loaded.settings
+    if settings["activation"] not in ("relu", "gelu"):
+        what = f"fairseq's Transformer has no activation {settings['activation']!r}"
+        raise ModelError(what, where=str(model_dir), expected="relu or gelu")
+    source: Vocabulary = loaded.source_vocabulary or loaded.vocabulary
+    dictionaries = {
+        f"dict.{SOURCE_LANGUAGE}.txt": dictionary_text(source.path).encode(),
+        f"dict.{TARGET_LANGUAGE}.txt": dictionary_text(loaded.vocabulary.path).encode(),
+    }
+    weights = to_fairseq(
+        model.state_dict(),
+        pre_norm=settings["norm"] == "pre",
+        learned=settings["positions"] == "learned",
+        layers=(settings["encoder_layers"], settings["decoder_layers"]),
+    )
+    buffer = io.BytesIO()
+    torch.save(_checkpoint(weights, _arguments(settings)), buffer)
+    made_by = fingerprint("export", {"to": "fairseq"}, {"model": loaded.digest})
+    with StageOutput.open(out, "export", made_by, overwrite=overwrite) as output:
+        if not output.complete:
+            atomic_write(out / CHECKPOINT, buffer.getbuffer())
+            for name, text in dictionaries.items():
+                atomic_write(out / name, text)
+            extra = {"to": "fairseq"}
+            output.commit(
+                Manifest(kind="export", fingerprint=made_by, vocabulary=loaded.vocabulary.digest, extra=extra)
+            )
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Load a `.pt` file without running any code that it may hold.
+
+    Raises:
+        ModelError: No such file, no fairseq checkpoint, or it needs more classes than `argparse.Namespace`.
+    """
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            contents = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise ModelError(f"cannot be read: {error.strerror}", where=str(path)) from None
+    except pickle.UnpicklingError as error:
+        raise _unsafe(path, error) from None
+    except (RuntimeError, EOFError, ValueError, KeyError) as error:
+        what = str(error).split("\n", 1)[0]
+        raise ModelError(f"not a checkpoint: {what}", where=str(path), expected="a .pt file of fairseq") from None
+    if not isinstance(contents, dict) or not isinstance(contents.get("model"), dict):
+        raise ModelError("not a fairseq checkpoint: it has no `model`", where=str(path))
+    return contents
+
+
+def build_model(
+    contents: Mapping[str, Any], path: Path, *, source_pieces: int, target_pieces: int
+) -> tuple[Transformer, dict[str, Any]]:
+    """The model of a checkpoint's contents, and its settings.
+
+    Args:
+        contents: From `read_checkpoint`.
+        path: For messages.
+        source_pieces: Entries of the source dictionary, special ones included.
+        target_pieces: Entries of the target dictionary.
+
+    Raises:
+        ModelError: It is no Transformer that seqkd has, or does not fit the dictionaries.
+    """
+    options = _options(contents, path)
+    try:
+        settings, weights = _translate(options, contents["model"])
+    except ModelError as error:
+        raise ModelError(error.what, where=str(path), expected=error.expected, hint=error.hint) from None
+    sides = (("source", source_pieces), ("target", target_pieces))
+    for side, pieces in sides:
+        rows = weights[f"{side}_embedding"].size(0)
+        if rows != pieces:
+            raise ModelError(
+                f"it has {rows:,} {side} embeddings, but the {side} dictionary has {pieces:,} entries",
+                where=str(path),
+                expected=f"{rows:,} entries, the {len(SPECIALS)} special ones included",
+                hint="give the dict.txt files that the model was trained with",
+            )
+    try:
+        model = build("transformer", settings, source_vocab=source_pieces, target_vocab=target_pieces)
+    except ModelError as error:
+        raise ModelError(error.what, where=str(path)) from None
+    assert isinstance(model, Transformer)
+    expected = model.state_dict()
+    if wrong := [name for name, weight in weights.items() if expected[name].shape != weight.shape]:
+        shown = "; ".join(f"{n}: {tuple(weights[n].shape)}, not {tuple(expected[n].shape)}" for n in wrong[:4])
+        raise ModelError(f"shapes differ: {shown}", where=str(path), expected="the same widths in encoder and decoder")
+    model.load_state_dict(weights)
+    return model.eval(), settings
+
+
+def _translate(options: Mapping[str, Any], theirs: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    if other := [f"{name}={options[name]!r}" for name in _OTHER_MODEL if options.get(name)]:
+        raise ModelError(f"seqkd's Transformer has no {', '.join(other)}", expected="these options off")
+    heads = _both(options, "attention_heads")
+    pre_norm = bool(_both(options, "normalize_before", default=False))
+    learned = bool(_both(options, "learned_pos", default=False))
+    activation = options.get("activation_fn", "relu")
+    if activation not in ("relu", "gelu"):
+        raise ModelError(f"activation_fn is {activation!r}", expected="relu or gelu")
+    most = min(int(options.get(f"max_{side}_positions") or 1024) for side in ("source", "target"))
+    weights = to_seqkd(theirs, pre_norm=pre_norm, learned=learned, max_positions=most)
+    source, target, output = (weights[n] for n in ("source_embedding", "target_embedding", "output_weight"))
+    tied = target.shape == output.shape and torch.equal(target, output)
+    shared = tied and source.shape == target.shape and torch.equal(source, target)
+    layers = layer_counts(theirs)
+    settings = {
+        "dim": target.size(1),
+        "heads": int(heads),
+        "ffn_dim": weights["encoder.0.ffn.out.weight"].size(1),
+        "encoder_layers": layers[0],
+        "decoder_layers": layers[1],
+        "dropout": float(options.get("dropout", 0.1)),
+        "norm": "pre" if pre_norm else "post",
+        "positions": "learned" if learned else "sinusoidal",
+        "activation": activation,
+        "embeddings": "shared" if shared else "decoder" if tied else "separate",
+        "max_positions": most,
+    }
+    return settings, weights
+
+
+def _options(contents: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """The model's options as flat names, from `args` or, in newer checkpoints, `cfg`."""
+    found = contents.get("args")
+    if found is None and isinstance(contents.get("cfg"), dict):
+        found = contents["cfg"].get("model")
+    if isinstance(found, argparse.Namespace):
+        return dict(vars(found))
+    if isinstance(found, dict):
+        flat = {name: value for name, value in found.items() if not isinstance(value, dict)}
+        for stack in ("encoder", "decoder"):
+            flat |= {f"{stack}_{name}": value for name, value in (found.get(stack) or {}).items()}
+        return flat
+    raise ModelError("it holds no training arguments (`args` or `cfg.model`)", where=str(path))
+
+
+def _both(options: Mapping[str, Any], name: str, *, default: Any = None) -> Any:
+    """An option that encoder and decoder have each, and that must be the same."""
+    encoder, decoder = (options.get(f"{stack}_{name}", default) for stack in ("encoder", "decoder"))
+    if encoder is None or decoder is None:
+        raise ModelError(f"its arguments lack encoder_{name} or decoder_{name}", expected="a fairseq `transformer`")
+    if encoder != decoder:
+        raise ModelError(f"{name} is {encoder!r} in the encoder and {decoder!r} in the decoder", expected="the same")
+    return encoder
+
+
+def _unsafe(path: Path, error: pickle.UnpicklingError) -> ModelError:
+    try:
+        needed = set(torch.serialization.get_unsafe_globals_in_checkpoint(path))
+    except (RuntimeError, ValueError, pickle.UnpicklingError):  # a file from before torch's zip format
+        needed = set(_GLOBAL.findall(str(error)))
+    listed = ", ".join(sorted(needed - {"argparse.Namespace"}))
+    return ModelError(
+        f"it can only be loaded by running code: it needs {listed}" if listed else "not a checkpoint, or damaged",
+        where=str(path),
+        expected="tensors, plain values and argparse.Namespace",
+        hint="if you trust it, load it where fairseq is and save its `args` (or `cfg`) and `model` entries alone",
+    )
+
+
+def _vocabulary(symbols: list[str], sentencepiece: Path | None) -> DictionaryVocabulary:
+    return word_vocabulary(symbols) if sentencepiece is None else piece_vocabulary(symbols, sentencepiece)
+
+
+def _size(vocabulary: DictionaryVocabulary) -> int:
+    return len(SPECIALS) + vocabulary.matched + vocabulary.unmatched
+
+
+def _file_digest(path: Path) -> str:
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb") as file:
+            while piece := file.read(1 << 20):
+                digest.update(piece)
+    except OSError as error:
+        raise ModelError(f"cannot be read: {error.strerror}", where=str(path)) from None
+    return digest.hexdigest()
+
+
+def _arguments(settings: Mapping[str, Any]) -> argparse.Namespace:
+    """What fairseq needs to build the model again."""
+    both = {
+        "embed_dim": settings["dim"],
+        "ffn_embed_dim": settings["ffn_dim"],
+        "attention_heads": settings["heads"],
+        "normalize_before": settings["norm"] == "pre",
+        "learned_pos": settings["positions"] == "learned",
+        "embed_path": None,
+        "layers_to_keep": None,
+        "layerdrop": 0.0,
+    }
+    values: dict[str, Any] = {f"{stack}_{name}": v for stack in ("encoder", "decoder") for name, v in both.items()}
+    values |= dict.fromkeys(_OTHER_MODEL, False)
+    values |= {
+        "arch": "transformer",
+        "task": "translation",
+        "source_lang": SOURCE_LANGUAGE,
+        "target_lang": TARGET_LANGUAGE,
+        "data": ".",
+        "left_pad_source": True,
+        "left_pad_target": False,
+        "encoder_layers": settings["encoder_layers"],
+        "decoder_layers": settings["decoder_layers"],
+        "encoder_layers_to_keep": None,
+        "decoder_layers_to_keep": None,
+        "decoder_input_dim": settings["dim"],
+        "decoder_output_dim": settings["dim"],
+        "dropout": settings["dropout"],
+        "attention_dropout": 0.0,
+        "activation_dropout": 0.0,
+        "activation_fn": settings["activation"],
+        "adaptive_softmax_cutoff": None,
+        "adaptive_softmax_dropout": 0.0,
+        "share_all_embeddings": settings["embeddings"] == "shared",
+        "share_decoder_input_output_embed": settings["embeddings"] != "separate",
+        "max_source_positions": settings["max_positions"],
+        "max_target_positions": settings["max_positions"],
+    }
+    return argparse.Namespace(**values)
+
+
+def _checkpoint(weights: dict[str, Tensor], arguments: argparse.Namespace) -> dict[str, Any]:
+    history = {
+        "criterion_name": "LabelSmoothedCrossEntropyCriterion",
+        "optimizer_name": "FairseqAdam",
+        "lr_scheduler_state": {},
+        "num_updates": 0,
+    }
+    return {
+        "args": arguments,
+        "cfg": None,
+        "model": weights,
+        "optimizer_history": [history],
+        "task_state": {},
+        "extra_state": {"train_iterator": {"epoch": 1, "iterations_in_epoch": 0}},
+    }

@@ -1,0 +1,199 @@
+"""fairseq dictionaries (dict.txt) and SentencePiece vocabularies with the same ids."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sentencepiece import SentencePieceProcessor, sentencepiece_model_pb2
+
+from seqkd.errors import ModelError
+
+schema: Any = sentencepiece_model_pb2  # made at import time from a protobuf description: no types to check
+
+SPECIALS = ("<s>", "<pad>", "</s>", "<unk>")
+_SPACE = "▁"
+_BYTES = 256
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DictionaryVocabulary:
+    """A SentencePiece model whose ids are those of a fairseq dictionary.
+
+    Attributes:
+        model: The serialised model.
+        matched: Dictionary entries that are pieces of the given SentencePiece model.
+        unmatched: Entries that it lacks; text never contains them, the model may still write them.
+        left_out: Its pieces that the dictionary lacks; text is segmented without them.
+        unreachable: Entries that a BPE model can no longer build, because the merges to them were left out.
+        bytes_off: Whether byte fallback went, because the dictionary lacks some of the 256 bytes.
+    """
+
+    model: bytes
+    matched: int
+    unmatched: int
+    left_out: int = 0
+    unreachable: int = 0
+    bytes_off: bool = False
+
+    def notes(self, name: str) -> list[str]:
+        """What a person should know about it, a line each."""
+        lines = [f"{name}: {len(SPECIALS) + self.matched + self.unmatched:,} pieces, ids as in the dictionary"]
+        if self.unmatched:
+            lines.append(f"{name}: {self.unmatched:,} dictionary entries are no SentencePiece pieces: text has none")
+        if self.left_out:
+            lines.append(f"{name}: {self.left_out:,} SentencePiece pieces are not in the dictionary and were left out")
+        if self.unreachable:
+            lines.append(f"{name}: {self.unreachable:,} entries cannot be built any more, their merges were left out")
+        if self.bytes_off:
+            lines.append(f"{name}: byte fallback is off, the dictionary lacks some bytes")
+        return lines
+
+
+def read_dictionary(path: Path) -> list[str]:
+    """The symbols of a dict.txt, in order; the four special ones come before them and are not in the file.
+
+    Raises:
+        ModelError: Unreadable, a line is not `symbol count`, or a symbol occurs twice.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ModelError(f"cannot be read: {error}", where=str(path), expected="a fairseq dict.txt") from None
+    symbols: list[str] = []
+    seen = set(SPECIALS)
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        entry = line.rstrip().removesuffix(" #fairseq:overwrite")
+        symbol, space, count = entry.rpartition(" ")
+        where = f"{path}, line {number}"
+        if not space or not symbol or not count.lstrip("-").isdigit():
+            raise ModelError(f"{line.strip()[:60]!r} is no dictionary entry", where=where, expected="`symbol count`")
+        if symbol in seen:
+            raise ModelError(f"the symbol {symbol!r} occurs twice", where=where, expected="each symbol once")
+        seen.add(symbol)
+        symbols.append(symbol)
+    return symbols
+
+
+def dictionary_text(vocabulary: Path) -> str:
+    """A dict.txt with the pieces of one of our vocabularies; fairseq gives them the same ids.
+
+    Raises:
+        ModelError: A piece cannot stand in a dict.txt.
+    """
+    model = _parse(vocabulary)
+    words = model.trainer_spec.model_type == schema.TrainerSpec.WORD
+    lines = []
+    for index, piece in enumerate(model.pieces):
+        if index < len(SPECIALS):
+            continue
+        # Whole-word vocabularies mark each word's start; fairseq's words carry no mark.
+        symbol = piece.piece.removeprefix(_SPACE) if words else piece.piece
+        if not symbol or any(mark in symbol for mark in "\n\r"):
+            raise ModelError(f"the piece {piece.piece!r} cannot stand in a dict.txt", where=str(vocabulary))
+        lines.append(f"{symbol} 1\n")
+    return "".join(lines)
+
+
+def word_vocabulary(symbols: Sequence[str]) -> DictionaryVocabulary:
+    """A vocabulary of whole words, for text that comes segmented as the dictionary's symbols are."""
+    model = schema.ModelProto()
+    _head(model, SPECIALS)
+    for symbol in symbols:
+        model.pieces.add(piece=_SPACE + symbol, score=0.0)
+    spec = model.trainer_spec
+    spec.model_type = schema.TrainerSpec.WORD
+    model.normalizer_spec.name = "identity"
+    model.normalizer_spec.add_dummy_prefix = True
+    model.normalizer_spec.remove_extra_whitespaces = True
+    model.normalizer_spec.escape_whitespaces = True
+    return DictionaryVocabulary(model=_tail(model), matched=len(symbols), unmatched=0)
+
+
+def piece_vocabulary(symbols: Sequence[str], sentencepiece: Path) -> DictionaryVocabulary:
+    """The pieces of a SentencePiece model in a dictionary's order.
+
+    Raises:
+        ModelError: It is no SentencePiece model, or shares no piece with the dictionary.
+    """
+    old = _parse(sentencepiece)
+    kinds = schema.ModelProto.SentencePiece
+    pieces = {piece.piece: piece for piece in old.pieces}
+    special = {piece.piece for piece in old.pieces if piece.type in (kinds.CONTROL, kinds.UNKNOWN)}
+    matched = [symbol for symbol in symbols if symbol in pieces]
+    if not matched:
+        raise ModelError(
+            "none of its pieces is in the fairseq dictionary",
+            where=str(sentencepiece),
+            expected="the SentencePiece model that the checkpoint's training text was segmented with",
+            hint="leave it out if the text was segmented in another way",
+        )
+    byte_count = sum(pieces[symbol].type == kinds.BYTE for symbol in matched)
+    bytes_off = bool(old.trainer_spec.byte_fallback) and byte_count < _BYTES
+
+    model = schema.ModelProto()
+    _head(model, SPECIALS)
+    for symbol in symbols:
+        if symbol not in pieces:
+            model.pieces.add(piece=symbol, score=0.0, type=kinds.UNUSED)
+        else:
+            kind = pieces[symbol].type
+            unused = kind == kinds.UNKNOWN or (kind == kinds.BYTE and bytes_off)
+            model.pieces.add(piece=symbol, score=pieces[symbol].score, type=kinds.UNUSED if unused else kind)
+    model.trainer_spec.CopyFrom(old.trainer_spec)
+    model.normalizer_spec.CopyFrom(old.normalizer_spec)
+    if old.HasField("denormalizer_spec"):
+        model.denormalizer_spec.CopyFrom(old.denormalizer_spec)
+    if bytes_off:
+        model.trainer_spec.byte_fallback = False
+    bpe = old.trainer_spec.model_type == schema.TrainerSpec.BPE
+    return DictionaryVocabulary(
+        model=_tail(model),
+        matched=len(matched),
+        unmatched=len(symbols) - len(matched),
+        left_out=len(pieces.keys() - set(symbols) - special - set(SPECIALS)),
+        unreachable=_unreachable([s for s in matched if pieces[s].type == kinds.NORMAL]) if bpe else 0,
+        bytes_off=bytes_off,
+    )
+
+
+def _unreachable(pieces: Sequence[str]) -> int:
+    """How many pieces no chain of merges within `pieces` leads to; single characters need none."""
+    reachable: set[str] = set()
+    for piece in sorted(pieces, key=len):
+        halves = ((piece[:cut], piece[cut:]) for cut in range(1, len(piece)))
+        if len(piece) == 1 or any(all(len(half) == 1 or half in reachable for half in pair) for pair in halves):
+            reachable.add(piece)
+    return len(set(pieces)) - len(reachable)
+
+
+def _parse(path: Path) -> Any:
+    model = schema.ModelProto()
+    try:
+        data = path.read_bytes()
+        SentencePieceProcessor(model_proto=data)
+        model.ParseFromString(data)
+    except OSError as error:
+        raise ModelError(f"cannot be read: {error.strerror}", where=str(path)) from None
+    except RuntimeError:
+        raise ModelError("not a SentencePiece model", where=str(path)) from None
+    return model
+
+
+def _head(model: Any, specials: Sequence[str]) -> None:
+    kinds = schema.ModelProto.SentencePiece
+    for symbol in specials:
+        kind = kinds.UNKNOWN if symbol == "<unk>" else kinds.CONTROL
+        model.pieces.add(piece=symbol, score=0.0, type=kind)
+
+
+def _tail(model: schema.ModelProto) -> bytes:
+    spec = model.trainer_spec
+    spec.bos_id, spec.pad_id, spec.eos_id, spec.unk_id = range(4)
+    spec.bos_piece, spec.pad_piece, spec.eos_piece, spec.unk_piece = SPECIALS
+    spec.vocab_size = len(model.pieces)
+    return bytes(model.SerializeToString(deterministic=True))

@@ -66,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = _run(words)
         sys.stdout.flush()
     except KeyboardInterrupt:
-        return INTERRUPTED
+        code = INTERRUPTED
     except BrokenPipeError:
         # Whoever read our output has gone. What is still buffered must not fail again when Python ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -76,6 +76,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         print(f"error: {_explained(error)}", file=sys.stderr)
         return error.exit_code if isinstance(error, SeqkdError) else 1
+    if code == INTERRUPTED:
+        print("interrupted", file=sys.stderr)
     return code
 
 
@@ -143,7 +145,7 @@ def _stage_command(name: str, kind: str) -> Callable[[Path, Path, bool, bool, st
                 raise
             # A folder that is in use, or is not seqkd's, refuses this too.
             run(settings, out, overwrite=True, device=device)
-        (out / "manifest.json").touch()  # Make compares times: a stage with nothing to do is up to date again
+        os.utime(out / "manifest.json")  # Make compares times: a stage with nothing to do is up to date again
 
     return command
 

@@ -88,6 +88,9 @@ def _name_problems(values: Mapping[str, Any], file: Path) -> list[str]:
     for path, value in _paths(values):
         if not MAKE_SAFE.match(value):
             lines.append(f"{path}: {value!r} cannot be a Make target; use letters, digits and _ . / , + @ = -")
+    brought = isinstance(values.get("teacher"), dict) and "path" in values["teacher"]
+    if brought and isinstance(values.get("prepare"), dict) and "vocabulary" in values["prepare"]:
+        lines.append("prepare.vocabulary: the teacher that is brought along has its own, which all models share")
     script = dict(_paths(values)).get("data.fetch.script")
     if script is not None and not Path(script).is_file():
         lines.append(f"data.fetch.script: no such file in {Path.cwd()}: {script}")

@@ -202,6 +202,7 @@ def _data(pipeline: PipelineConfig, folders: _Folders) -> list[Stage]:
         valid=texts[1],
         test=texts[2],
         vocabulary=pipeline.prepare.vocabulary,
+        vocabulary_from=pipeline.teacher.path,
         cleaning=pipeline.prepare.cleaning,
         shard_rows=pipeline.prepare.shard_rows,
         seed=_seed(pipeline.seed, "prepare"),
@@ -211,6 +212,8 @@ def _data(pipeline: PipelineConfig, folders: _Folders) -> list[Stage]:
     else:  # a text that is missing is not named to Make: `seqkd prepare` says it better
         files = [path for text in texts for path in (text.source, text.target, text.accepted) if path is not None]
         needs = tuple(dict.fromkeys(path for path in files if path.exists()))
+    if pipeline.teacher.path is not None:
+        needs = (*needs, folders.model("teacher").file)
     gold = folders.gold.folder
     return [*stages, Stage(name="prepare", command="prepare", goal="prepare", config=config, out=gold, needs=needs)]
 

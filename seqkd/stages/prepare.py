@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from seqkd.config import BitextConfig, PrepareConfig
-from seqkd.corpus.files import atomic_path, work_error
+from seqkd.corpus.files import atomic_path, atomic_write, work_error
 from seqkd.corpus.manifest import PARTIAL, Manifest, ShardInfo, StageOutput, fingerprint, shard_name
 from seqkd.corpus.writer import finished_shards, write_shard
 from seqkd.errors import InputError, SeqkdError, TextError
@@ -61,6 +61,9 @@ def run(config: PrepareConfig, out: Path, *, overwrite: bool = False, device: st
     if accepted_digest:
         inputs["test.accepted"] = accepted_digest
     settings = config.model_dump(mode="json", include={"vocabulary", "cleaning", "shard_rows", "seed"})
+    if config.vocabulary_from is not None:
+        del settings["vocabulary"]
+        inputs |= {name: vocabulary.digest for name, vocabulary in _given(config.vocabulary_from).items()}
     made_by = fingerprint("prepare", settings, inputs)
     with StageOutput.open(out, "prepared", made_by, overwrite=overwrite) as output:
         if output.complete:
@@ -245,12 +248,23 @@ def _screen(config: PrepareConfig, work: Path, rows: int) -> Path:
 
 
 def _vocabularies(config: PrepareConfig, out: Path, verdicts: Path) -> tuple[Vocabulary, Vocabulary]:
-    """Train, or take from an earlier run, the vocabularies of source and target; joint: the same one twice."""
+    """Copy, train, or take from an earlier run the vocabularies of source and target; joint: the same one twice."""
+    if config.vocabulary_from is not None:
+        given = _given(config.vocabulary_from)
+        for name, vocabulary in given.items():
+            atomic_write(out / name, vocabulary.path.read_bytes())
+        return given.get(SOURCE_VOCABULARY, given[VOCABULARY]), given[VOCABULARY]
     if config.vocabulary.joint:
         both = _vocabulary(config, out / VOCABULARY, verdicts, (0, 1))
         return both, both
     source = _vocabulary(config, out / SOURCE_VOCABULARY, verdicts, (0,))
     return source, _vocabulary(config, out / VOCABULARY, verdicts, (1,))
+
+
+def _given(folder: Path) -> dict[str, Vocabulary]:
+    """The vocabularies of a model folder, by file name."""
+    names = [VOCABULARY, *([SOURCE_VOCABULARY] if (folder / SOURCE_VOCABULARY).exists() else [])]
+    return {name: Vocabulary.load(folder / name) for name in names}
 
 
 def _vocabulary(config: PrepareConfig, path: Path, verdicts: Path, sides: tuple[int, ...]) -> Vocabulary:

@@ -274,6 +274,17 @@ def test_a_brought_teacher_is_not_trained(pipeline: Path) -> None:
     stages = {stage.name: stage for stage in plan_stages(read_pipeline(pipeline), Path("runs"))}
     assert "teacher" not in stages
     assert Path("models/big/model.safetensors") in stages["distill.beam5"].needs
+    assert Path("models/big/model.safetensors") in stages["prepare"].needs
+    prepare = stages["prepare"].config
+    assert isinstance(prepare, PrepareConfig)
+    assert prepare.vocabulary_from == Path("models/big")
+
+
+def test_a_brought_teacher_brings_the_vocabulary(pipeline: Path) -> None:
+    edited(
+        pipeline, "[teacher.training]\nmax_updates = 10", '[teacher]\npath = "big"\n[prepare.vocabulary]\nsize = 300'
+    )
+    assert [line.split(":")[0] for line in problems(pipeline)] == ["prepare.vocabulary"]
 
 
 def test_only_stage_files_that_change_are_rewritten(pipeline: Path, tmp_path: Path) -> None:

@@ -1,0 +1,252 @@
+"""What a folder holds, as a person would want to see it."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from seqkd.corpus.manifest import MANIFEST, Manifest, read_manifest
+from seqkd.corpus.reader import Corpus
+from seqkd.corpus.schema import KINDS
+from seqkd.errors import CorpusError, ModelError
+
+WEIGHTS = "model.safetensors"
+FILE_WIDTH = 120  # letters, where no terminal says how wide it is
+RESULTS = {"evaluation": "result.json", "report": "report.json"}
+
+_TITLES = {
+    "corpus": "Corpus",
+    "kbest": "K-best lists",
+    "soft": "Soft targets",
+    "prepared": "Prepared data",
+    "model": "Model",
+    "evaluation": "Evaluation",
+    "report": "Report",
+}
+_DIGEST = re.compile(r"^[0-9a-f]{64}$")
+
+
+def inspect(path: Path, *, rows: int = 3, console: Console | None = None) -> None:
+    """Print what the folder `path` holds.
+
+    Args:
+        path: Output folder of a stage, a model folder, or a folder with such folders in it.
+        rows: How many sample rows to show, spread over the whole.
+        console: Where to print; stdout if None.
+
+    Raises:
+        CorpusError: Nothing that seqkd made, or damaged.
+        ModelError: A model that cannot be read.
+    """
+    console = console or Console(highlight=False, width=None if sys.stdout.isatty() else FILE_WIDTH)
+    if (path / MANIFEST).exists() or not path.is_dir():
+        _show(path, read_manifest(path), rows, console)
+    elif (path / WEIGHTS).exists():
+        _heading(console, "Model", path)
+        _model(path, console)
+    else:
+        _folders(path, console)
+
+
+def _show(path: Path, manifest: Manifest, rows: int, console: Console) -> None:
+    _heading(console, _TITLES.get(manifest.kind, manifest.kind), path)
+    facts: dict[str, Any] = {}
+    if manifest.rows:
+        facts["rows"] = manifest.rows
+        facts["source tokens"] = manifest.source_tokens
+        facts["target tokens"] = manifest.target_tokens
+    if manifest.shards:
+        facts["shards"] = f"{len(manifest.shards):,}, {sum(shard.bytes for shard in manifest.shards) / 1e6:,.1f} MB"
+    if manifest.vocabulary:
+        facts["vocabulary"] = manifest.vocabulary
+    console.print(_pairs({**facts, **manifest.extra}))
+    if manifest.kind in KINDS:
+        _rows(Corpus.open(path), rows, console)
+    elif manifest.kind == "model":
+        _model(path, console)
+    elif manifest.kind in RESULTS:
+        console.print(_pairs(_flat(_read_json(path / RESULTS[manifest.kind])), "result"))
+    elif manifest.kind == "prepared":
+        _folders(path, console)
+    if manifest.counts:
+        console.print(_pairs(manifest.counts, "rows by reason"))
+    console.print(_pairs(_flat(manifest.fingerprint), "made with"))
+
+
+# --- corpora ------------------------------------------------------------------------------------------------------
+
+
+def _rows(corpus: Corpus, number: int, console: Console) -> None:
+    kind = corpus.manifest.kind
+    lengths: dict[str, npt.NDArray[np.int32]] = {}
+    if kind == "corpus":
+        _, lengths["source"], lengths["target"] = corpus.lengths()
+    elif kind == "kbest":
+        lengths = _kbest_lengths(corpus, console)
+    if corpus.rows and lengths:
+        table = Table("tokens a row", "least", "mean", "median", "95 %", "most", title_justify="left")
+        for column in table.columns[1:]:
+            column.justify = "right"
+        for name, values in lengths.items():
+            least, median, high, most = np.percentile(values, [0, 50, 95, 100])
+            table.add_row(
+                name,
+                *(f"{value:,.0f}" for value in (least,)),
+                f"{values.mean():,.1f}",
+                *(f"{value:,.0f}" for value in (median, high, most)),
+            )
+        console.print(table)
+    _samples(corpus, number, console)
+
+
+def _kbest_lengths(corpus: Corpus, console: Console) -> dict[str, npt.NDArray[np.int32]]:
+    """Count why hypotheses ended, print it, and give the lengths of sources and best hypotheses, a shard at a time."""
+    sources, best, sizes = [], [], []
+    ended: Counter[str] = Counter()
+    for table in corpus.tables(["source_ids", "hypotheses"]):
+        lists = _array(table.column("hypotheses"))
+        flat = lists.flatten()
+        counts = _numpy(pc.list_value_length(lists))
+        starts = (np.cumsum(counts) - counts)[counts > 0]
+        sources.append(_numpy(pc.list_value_length(_array(table.column("source_ids")))))
+        best.append(_numpy(pc.list_value_length(flat.field("ids")))[starts])
+        sizes.append(counts)
+        ended.update({pair["values"]: pair["counts"] for pair in pc.value_counts(flat.field("ended")).to_pylist()})
+    if not sizes:
+        return {}
+    size = np.concatenate(sizes)
+    facts: dict[str, Any] = {"hypotheses": int(size.sum()), "hypotheses a row": f"{size.min()} to {size.max()}"}
+    facts |= {f"ended by {reason}": count for reason, count in sorted(ended.items())}
+    console.print(_pairs(facts))
+    return {"source": np.concatenate(sources), "best hypothesis": np.concatenate(best)}
+
+
+def _samples(corpus: Corpus, number: int, console: Console) -> None:
+    if not number or not corpus.rows or corpus.manifest.kind == "soft":
+        return
+    positions = np.unique(np.linspace(0, corpus.rows - 1, min(number, corpus.rows)).astype(np.int64))
+    table = Table("id", "", "text", title="sample rows", title_justify="left", show_lines=True)
+    for row in corpus.take(positions).to_pylist():
+        if corpus.manifest.kind == "corpus":
+            sides = [("source", row["source"]), ("target", row["target"])]
+            sides += [(name, str(row[name])) for name in ("score", "rule", "origin") if row.get(name) is not None]
+        else:
+            sides = [(f"{best['score']:.3f}", best["text"]) for best in row["hypotheses"]]
+        table.add_row(str(row["id"]), "\n".join(name for name, _ in sides), Text("\n".join(text for _, text in sides)))
+    console.print(table)
+
+
+def _array(column: pa.ChunkedArray) -> Any:
+    return pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)
+
+
+def _numpy(values: Any) -> npt.NDArray[np.int32]:
+    result: npt.NDArray[np.int32] = values.to_numpy(zero_copy_only=False)
+    return result
+
+
+# --- other folders ------------------------------------------------------------------------------------------------
+
+
+def _model(path: Path, console: Console) -> None:
+    console.print(_pairs({"weights": _weights(path / WEIGHTS), **_flat(_read_json(path / "config.json"))}, "settings"))
+
+
+def _weights(path: Path) -> str:
+    """Numbers and types in a safetensors file; its header alone is read."""
+    from safetensors import SafetensorError, safe_open
+
+    counts: Counter[str] = Counter()
+    try:
+        with safe_open(str(path), framework="np") as file:
+            for name in file.keys():  # noqa: SIM118  (not a dict)
+                part = file.get_slice(name)
+                counts[part.get_dtype()] += int(np.prod(part.get_shape(), dtype=np.int64))
+    except (OSError, SafetensorError) as error:
+        raise ModelError(f"cannot be read: {error}", where=str(path)) from None
+    return ", ".join(f"{count:,} numbers ({kind})" for kind, count in counts.items())
+
+
+def _folders(path: Path, console: Console) -> None:
+    """What the folders below hold, e.g. all that a pipeline made."""
+    found = sorted({file.parent for pattern in ("*", "*/*") for file in path.glob(f"{pattern}/{MANIFEST}")})
+    if not found:
+        raise CorpusError(
+            f"no {MANIFEST} here or in the folders below",
+            where=str(path),
+            expected="a folder that a seqkd stage wrote, a model folder, or a pipeline's run folder",
+        )
+    table = Table("folder", "holds", "rows", "target tokens", title_justify="left")
+    for folder in found:
+        manifest = read_manifest(folder)
+        numbers = [f"{value:,}" if value else "" for value in (manifest.rows, manifest.target_tokens)]
+        table.add_row(str(folder.relative_to(path)), _TITLES.get(manifest.kind, manifest.kind), *numbers)
+    for column in table.columns[2:]:
+        column.justify = "right"
+    console.print(table)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CorpusError(f"cannot be read: {error}", where=str(path)) from None
+    if not isinstance(values, dict):
+        raise CorpusError("not a JSON object", where=str(path))
+    return values
+
+
+# --- printing -----------------------------------------------------------------------------------------------------
+
+
+def _heading(console: Console, title: str, path: Path) -> None:
+    console.print(Text.assemble((f"{title} ", "bold"), str(path)))
+
+
+def _pairs(values: Mapping[str, Any], title: str | None = None) -> Table:
+    table = Table(show_header=False, title=title, title_justify="left")
+    table.add_column()
+    table.add_column(overflow="fold")
+    for key, value in values.items():
+        table.add_row(Text(str(key)), Text(_shown(value)))
+    return table
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, bool) or value is None:
+        return str(value)
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, str):
+        return f"{value[:12]}..." if _DIGEST.match(value) else value
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _flat(values: Mapping[str, Any], path: Sequence[str] = ()) -> dict[str, Any]:
+    """Nested tables as one, with dotted keys."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            found |= _flat(value, (*path, str(key)))
+        elif not isinstance(value, list) or _plain(value):
+            found[".".join((*path, str(key)))] = value
+    return found
+
+
+def _plain(values: Iterable[Any]) -> bool:
+    return not any(isinstance(value, (dict, list)) for value in values)

@@ -1,0 +1,142 @@
+"""Text lines to translations: what `seqkd translate` does."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import BinaryIO, Literal
+
+from seqkd.errors import InputError, TextError
+from seqkd.progress import say
+from seqkd.search import BeamSearch, BeamSettings
+from seqkd.search.loading import Precision, SearchTeam, load_team
+from seqkd.text.normalize import Normalizer
+
+CHUNK_LINES = 2048  # held and searched together: enough to sort by length, little enough to see output soon
+
+
+@dataclass(frozen=True, slots=True)
+class Translation:
+    """One translation of a line: its text, final score, log-probability, and why it ended (eos, max_length)."""
+
+    text: str
+    score: float
+    logprob: float
+    ended: str
+
+
+class Translator:
+    """Models and settings, ready to translate. Open with `Translator.load`.
+
+    Attributes:
+        truncated: Positions, in the last call's texts, of those that were longer than the model takes and were cut.
+    """
+
+    def __init__(self, team: SearchTeam, settings: BeamSettings, batch_tokens: int) -> None:
+        self.team, self.settings, self.batch_tokens = team, settings, batch_tokens
+        self.truncated: list[int] = []
+        self._normalizer = Normalizer()
+
+    @classmethod
+    def load(
+        cls,
+        models: Sequence[Path],
+        *,
+        beam: int,
+        nbest: int,
+        length_penalty: float,
+        device: str,
+        precision: Literal["auto"] | Precision,
+        batch_tokens: int,
+    ) -> Translator:
+        """Load one model, or several as an ensemble.
+
+        Raises:
+            InputError: The settings do not fit together, or there is no such device.
+            ModelError: A folder is no model, or the models' vocabularies differ.
+        """
+        if nbest > beam:
+            raise InputError(f"--nbest {nbest} is larger than --beam {beam}", expected="nbest of at most beam")
+        if not math.isfinite(length_penalty):
+            raise InputError(f"--length-penalty {length_penalty} is not finite")
+        settings = BeamSettings(beam=beam, nbest=nbest, length_penalty=length_penalty)
+        return cls(load_team(models, device=device, precision=precision), settings, batch_tokens)
+
+    def __call__(self, texts: Sequence[str]) -> list[list[Translation]]:
+        """Translate texts; each gets its k-best list, best first. A text without words has one empty translation."""
+        first = self.team.loaded[0]
+        encoder = first.source_vocabulary or first.vocabulary
+        sources = encoder.encode(self._normalizer.many(list(texts)))
+        search = BeamSearch(self.team.engines, self.settings, fallback=self.team.fallback)
+        found = dict(search.decode(enumerate(sources), batch_tokens=self.batch_tokens))
+        self.truncated = sorted(search.truncated)
+        results = []
+        for index in range(len(sources)):
+            decoded = first.vocabulary.decode([hypothesis.ids for hypothesis in found[index]])
+            results.append(
+                [
+                    Translation(text, hypothesis.score, hypothesis.logprob, hypothesis.ended)
+                    for text, hypothesis in zip(decoded, found[index], strict=True)
+                ]
+            )
+        return results
+
+
+def translate_lines(
+    translator: Translator, lines: Iterable[bytes], out: BinaryIO, *, as_json: bool, one_by_one: bool
+) -> None:
+    """Translate lines in their order.
+
+    With one translation a line, that is what each output line is; with more, `LINE ||| TEXT ||| SCORE` with the line's
+    number from 0, as Moses and Marian write k-best lists; with `as_json`, an object for each line.
+
+    Args:
+        translator: Does the work.
+        lines: UTF-8 with line ends.
+        out: Flushed after each chunk of lines.
+        as_json: See above.
+        one_by_one: Answer each line before the next is read: somebody is typing.
+
+    Raises:
+        TextError: A line is not UTF-8.
+    """
+    number = 0
+    for chunk in _chunks(lines, 1 if one_by_one else CHUNK_LINES):
+        texts = [_text(line, number + index) for index, line in enumerate(chunk, 1)]
+        for index, found in enumerate(translator(texts)):
+            out.write(_written(number + index, texts[index], found, translator.settings.nbest, as_json).encode())
+        out.flush()
+        for index in translator.truncated:
+            say(f"translate: line {number + index + 1} is longer than the model takes: only its start was translated")
+        number += len(chunk)
+
+
+def _chunks(lines: Iterable[bytes], size: int) -> Iterator[list[bytes]]:
+    waiting = iter(lines)
+    while chunk := list(islice(waiting, size)):
+        yield chunk
+
+
+def _text(line: bytes, number: int) -> str:
+    try:
+        return line.decode("utf-8").removesuffix("\n").removesuffix("\r")
+    except UnicodeDecodeError as error:
+        raise TextError(f"not UTF-8: {error.reason}", where=f"stdin, line {number}") from None
+
+
+def _written(number: int, source: str, found: Sequence[Translation], nbest: int, as_json: bool) -> str:
+    if as_json:
+        values = {"line": number, "source": source, "translations": [asdict(translation) for translation in found]}
+        return json.dumps(values, ensure_ascii=False) + "\n"
+    if nbest == 1:
+        return _one_line(found[0].text) + "\n"
+    return "".join(f"{number} ||| {_one_line(best.text)} ||| {best.score:.6f}\n" for best in found)
+
+
+def _one_line(text: str) -> str:
+    """Byte pieces can spell a line end; it must not shift the lines after it."""
+    return text.replace("\r", " ").replace("\n", " ")

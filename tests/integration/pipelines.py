@@ -1,0 +1,88 @@
+"""Shipped pipelines, made small enough to run in a test; everything else stays as shipped."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from seqkd.config import PipelineConfig
+from seqkd.pipeline import read_pipeline, to_toml
+
+ROOT = Path(__file__).parents[2]
+SHIPPED = sorted(ROOT.glob("pipelines/**/*.toml"))
+GENERATOR = ROOT / "data" / "toy" / "generate.py"
+
+_MODEL = {"dim": 16, "heads": 2, "ffn_dim": 32, "encoder_layers": 1, "decoder_layers": 1}
+_TRAINING = {
+    "max_updates": 12,
+    "batch_tokens": 512,
+    "warmup_updates": 4,
+    "validate_every": 4,
+    "average": 2,
+    "patience": 0,
+    "accumulate": 1,
+}
+
+
+def toy_text(folder: Path, *, rows: int, held_out: int) -> dict[str, Any]:
+    """Write toy text and give a pipeline's `[data]` that names it."""
+    subprocess.run([sys.executable, GENERATOR, "--out", folder, "--rows", str(rows)], check=True)
+    for name in ("valid.src", "valid.tgt", "test.src", "test.tgt", "test.accepted.jsonl"):
+        lines = (folder / name).read_text().splitlines(keepends=True)
+        (folder / name).write_text("".join(lines[:held_out]))
+    data: dict[str, Any] = {
+        part: {"source": str(folder / f"{part}.src"), "target": str(folder / f"{part}.tgt")}
+        for part in ("train", "valid", "test")
+    }
+    data["test"]["accepted"] = str(folder / "test.accepted.jsonl")
+    return data
+
+
+def shrunk(file: Path, data: dict[str, Any] | None = None) -> dict[str, Any]:
+    """A shipped pipeline's values with tiny models and few updates, on `data` or, without it, on its own data."""
+    values = read_pipeline(file).model_dump(mode="json", exclude_none=True, exclude_unset=True)
+    if data is not None:
+        values["data"] = data
+    values.setdefault("prepare", {})["vocabulary"] = {"size": 200, "byte_fallback": False}
+    for part in (values["teacher"], *values["students"]):
+        part["model"] = part.get("model", {}) | _MODEL
+        part["training"] |= _TRAINING
+    for part in values["distill"]:
+        part["workers"] = 1
+    values["evaluate"] = values.get("evaluate", {}) | {"beams": [1, 2]}
+    return values
+
+
+def write_pipeline(values: dict[str, Any], folder: Path) -> Path:
+    """Write a pipeline file into `folder`."""
+    path = folder / f"{values['name']}.toml"
+    path.write_text(to_toml(PipelineConfig.model_validate(values)))
+    return path
+
+
+def environment() -> dict[str, str]:
+    """This process's environment without the Make that may have started it, and with one thread."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("MAKE") and key != "MFLAGS"}
+    return kept | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+
+
+def make_command(file: Path, runs: Path, *words: str) -> list[str]:
+    """The user's command, with this Python in place of a virtual environment of its own."""
+    return ["make", "VENV=", f"PYTHON={sys.executable}", f"PIPELINE={file}", f"RUNS={runs}", "DEVICE=cpu", *words]
+
+
+def make(file: Path, runs: Path, *words: str) -> str:
+    """Run Make in the repository and give what it printed."""
+    done = subprocess.run(
+        make_command(file, runs, *words),
+        cwd=ROOT,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout
+    return done.stdout

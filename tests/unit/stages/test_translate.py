@@ -1,0 +1,196 @@
+"""`seqkd translate` and `seqkd score` on a small model with random weights."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from seqkd.errors import InputError, TextError
+from seqkd.models.checkpoint import load_model, save_model
+from seqkd.models.registry import build
+from seqkd.stages.score import score_files
+from seqkd.stages.translate import Translator, translate_lines
+from seqkd.text.vocabulary import Vocabulary
+
+WORDS = ["a", "big", "small", "dog", "cat", "sees", "runs", "red", "house", "the"]
+SENTENCES = [" ".join(WORDS[(row * step) % len(WORDS)] for step in range(1, 6)) for row in range(1, 40)]
+
+Score = Callable[[str, str], list[tuple[float, int]]]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("model")
+    vocabulary = folder / "trained.model"
+    Vocabulary.train(
+        iter(SENTENCES),
+        vocabulary,
+        size=26,
+        type="unigram",
+        byte_fallback=False,
+        character_coverage=1.0,
+        symbols=(),
+        seed=1,
+    )
+    size = Vocabulary.load(vocabulary).size
+    settings: dict[str, Any] = {
+        "dim": 16,
+        "heads": 2,
+        "ffn_dim": 32,
+        "encoder_layers": 1,
+        "decoder_layers": 1,
+        "dropout": 0.0,
+        "norm": "pre",
+        "positions": "sinusoidal",
+        "activation": "relu",
+        "embeddings": "shared",
+        "max_positions": 32,
+    }
+    torch.manual_seed(0)
+    network = build("transformer", settings, source_vocab=size, target_vocab=size)
+    save_model(folder, network, arch="transformer", settings=settings, vocab=vocabulary)
+    return folder
+
+
+def load(model: Path, *, beam: int = 3, nbest: int = 1, length_penalty: float = 1.0) -> Translator:
+    return Translator.load(
+        [model],
+        beam=beam,
+        nbest=nbest,
+        length_penalty=length_penalty,
+        device="cpu",
+        precision="float32",
+        batch_tokens=200,
+    )
+
+
+def translated(translator: Translator, text: bytes, *, as_json: bool = False, one_by_one: bool = False) -> str:
+    out = io.BytesIO()
+    translate_lines(translator, io.BytesIO(text), out, as_json=as_json, one_by_one=one_by_one)
+    return out.getvalue().decode()
+
+
+@pytest.fixture
+def score(model: Path, tmp_path: Path) -> Score:
+    def run(source: str, target: str) -> list[tuple[float, int]]:
+        (tmp_path / "s").write_text(source, encoding="utf-8")
+        (tmp_path / "t").write_text(target, encoding="utf-8")
+        out = io.BytesIO()
+        score_files([model], tmp_path / "s", tmp_path / "t", out, device="cpu", precision="float32", batch_tokens=100)
+        rows = [line.split("\t") for line in out.getvalue().decode().splitlines()]
+        return [(float(logprob), int(tokens)) for logprob, tokens in rows]
+
+    return run
+
+
+def test_lines_come_out_in_the_order_they_went_in(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("seqkd.stages.translate.CHUNK_LINES", 16)
+    translator = load(model)
+    lines = [SENTENCES[(7 * row) % len(SENTENCES)] for row in range(50)]
+    alone = {line: translated(translator, f"{line}\n".encode()) for line in SENTENCES}
+    assert len(set(alone.values())) > 3
+    assert translated(translator, "".join(f"{line}\n" for line in lines).encode()) == "".join(
+        alone[line] for line in lines
+    )
+
+
+def test_empty_lines_stay_empty(model: Path) -> None:
+    lines = translated(load(model), b"\na dog\n   \nthe cat").split("\n")
+    assert [bool(line) for line in lines] == [False, True, False, True, False]
+    assert translated(load(model), b"") == ""
+
+
+def test_only_line_feeds_end_lines(model: Path) -> None:
+    assert translated(load(model), "a\u2028dog\x0c\x85 runs\r\nthe cat\r\n".encode()).count("\n") == 2
+
+
+def test_nbest_lines_are_numbered_and_best_first(model: Path) -> None:
+    rows = [line.split(" ||| ") for line in translated(load(model, nbest=3), b"a dog\nthe cat\n").splitlines()]
+    assert [row[0] for row in rows] == ["0", "0", "0", "1", "1", "1"]
+    scores = [float(row[2]) for row in rows]
+    assert scores[:3] == sorted(scores[:3], reverse=True)
+    assert rows[0][1] == translated(load(model), b"a dog\n").rstrip("\n")
+
+
+def test_json_holds_each_line_and_its_translations(model: Path) -> None:
+    rows = [
+        json.loads(line) for line in translated(load(model, nbest=2), "a dög\n\n".encode(), as_json=True).splitlines()
+    ]
+    assert [(row["line"], row["source"], len(row["translations"])) for row in rows] == [(0, "a dög", 2), (1, "", 1)]
+    assert set(rows[0]["translations"][0]) == {"text", "score", "logprob", "ended"}
+
+
+def test_a_reader_gets_each_answer_before_the_next_question(model: Path) -> None:
+    out = io.BytesIO()
+    sizes = []
+
+    def typed() -> Any:
+        for line in (b"a dog\n", b"the cat\n", b"a house\n"):
+            sizes.append(out.getvalue().count(b"\n"))
+            yield line
+
+    translate_lines(load(model), typed(), out, as_json=False, one_by_one=True)
+    assert sizes == [0, 1, 2]
+
+
+def test_a_line_that_is_not_utf8_is_named(model: Path) -> None:
+    with pytest.raises(TextError, match="line 2"):
+        translated(load(model), b"a dog\n\xff\n")
+
+
+def test_a_line_that_is_too_long_is_cut_and_said(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    long = " ".join(["house"] * 60)
+    assert translated(load(model), f"a dog\n{long}\n".encode()).count("\n") == 2
+    assert "line 2 is longer than the model takes" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("values", [{"beam": 2, "nbest": 3}, {"length_penalty": math.nan}])
+def test_settings_that_do_not_fit_are_refused(model: Path, values: dict[str, Any]) -> None:
+    with pytest.raises(InputError):
+        load(model, **values)
+
+
+# --- score --------------------------------------------------------------------------------------------------------
+
+
+def test_a_score_is_the_sum_over_the_target_and_its_end(model: Path, score: Score) -> None:
+    loaded = load_model(model)
+    source, target = loaded.vocabulary.encode(["the red house", "a small dog"])
+    eos = loaded.vocabulary.eos_id
+    with torch.no_grad():
+        logits = loaded.model(torch.tensor([[*source, eos]]), torch.tensor([[eos, *target]]))
+    chosen = logits[0].log_softmax(dim=-1)[torch.arange(len(target) + 1), torch.tensor([*target, eos])]
+    [(logprob, tokens)] = score("the red house\n", "a small dog\n")
+    assert tokens == len(target) + 1
+    assert logprob == pytest.approx(chosen.sum().item(), abs=1e-4)
+
+
+def test_scores_do_not_depend_on_what_stands_beside(score: Score) -> None:
+    together = score("a dog\nthe big red house\n\n", "the cat\na\nsmall\n")
+    alone = [score("a dog\n", "the cat\n")[0], score("the big red house\n", "a\n")[0], score("\n", "small\n")[0]]
+    assert [tokens for _, tokens in together] == [tokens for _, tokens in alone]
+    for (ours, _), (theirs, _) in zip(together, alone, strict=True):
+        assert ours == pytest.approx(theirs, abs=1e-4)
+
+
+def test_perplexity_is_said(score: Score, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = score("a dog\nthe cat\n", "the cat\na dog\n")
+    total, tokens = sum(row[0] for row in rows), sum(row[1] for row in rows)
+    assert f"{tokens:,} tokens, perplexity {math.exp(-total / tokens):.3f}" in capsys.readouterr().err
+
+
+def test_texts_that_do_not_line_up_are_refused(score: Score) -> None:
+    with pytest.raises(TextError, match="different numbers of lines"):
+        score("a dog\n", "the cat\na dog\n")
+
+
+def test_a_pair_that_is_too_long_is_refused(score: Score) -> None:
+    with pytest.raises(TextError, match="line 2"):
+        score("a dog\na dog\n", f"a\n{'house ' * 60}\n")

@@ -21,6 +21,10 @@ from seqkd.models.checkpoint import LoadedModel, load_model
 from seqkd.models.transformer import Transformer, sinusoidal_table
 from seqkd.text.normalize import Normalizer
 
+# A torchaudio that does not fit torch, as fairseq can bring one along, would keep `transformers` from loading, which
+# ctranslate2's converters import too. Nothing here needs audio.
+sys.modules.setdefault("torchaudio", None)  # type: ignore[arg-type]
+
 MULTI30K_PARTS = ("test_2016_flickr", "val", "train")
 
 
@@ -108,7 +112,7 @@ def _to_ctranslate2(exported: Path, out: Path) -> None:
 
 def to_marian(model: Transformer, settings: dict[str, Any], out: Path) -> None:
     """Put the weights into Hugging Face's Marian, which is a post-norm Transformer with tied embeddings and ReLU."""
-    transformers = marian_library()
+    transformers: Any = importlib.import_module("transformers")
     if (settings["norm"], settings["positions"], settings["embeddings"]) != ("post", "sinusoidal", "shared"):
         raise ValueError("marian takes post-norm models with sinusoidal positions and shared embeddings only")
     layers = settings["encoder_layers"], settings["decoder_layers"]
@@ -161,7 +165,7 @@ def load_marian(folder: Path, dtype: torch.dtype) -> Any:
 
     Marian numbers positions from 0 and computes their table whenever a model is loaded; ours start at 2.
     """
-    transformers = marian_library()
+    transformers: Any = importlib.import_module("transformers")
     transformers.logging.set_verbosity_error()
     model = transformers.MarianMTModel.from_pretrained(folder, dtype=dtype).eval()
     table = sinusoidal_table(model.config.max_position_embeddings, model.config.d_model).to(dtype)
@@ -169,12 +173,6 @@ def load_marian(folder: Path, dtype: torch.dtype) -> Any:
         for stack in (model.model.encoder, model.model.decoder):
             stack.embed_positions.weight.copy_(table)
     return model
-
-
-def marian_library() -> Any:
-    """The package `transformers`, without audio: a torchaudio that does not fit torch would keep it from loading."""
-    sys.modules.setdefault("torchaudio", None)  # type: ignore[arg-type]
-    return importlib.import_module("transformers")
 
 
 def _lines(path: Path) -> list[str]:

@@ -6,12 +6,14 @@ import json
 import random
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 import torch
 
 from seqkd.config import BitextConfig, DistillConfig, PrepareConfig, SearchConfig, VocabularyConfig
-from seqkd.corpus.manifest import read_manifest
+from seqkd.corpus.manifest import ShardInfo, read_manifest
 from seqkd.corpus.reader import Corpus
+from seqkd.corpus.writer import write_shard
 from seqkd.errors import ConflictError, CorpusError, WorkError
 from seqkd.models.checkpoint import load_model, save_model
 from seqkd.models.registry import build
@@ -105,9 +107,9 @@ def test_an_interrupted_run_goes_on_and_ends_with_the_same_bytes(
     prepared: Path, teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     distill.run(settings(prepared, teacher), tmp_path / "whole", device="cpu")
-    write = distill.write_shard
+    write = write_shard
 
-    def dies(folder: Path, index: int, table: object) -> object:
+    def dies(folder: Path, index: int, table: pa.Table) -> ShardInfo:
         if index == 1:
             raise KeyboardInterrupt
         return write(folder, index, table)
@@ -118,7 +120,7 @@ def test_an_interrupted_run_goes_on_and_ends_with_the_same_bytes(
     assert not (tmp_path / "out" / "manifest.json").exists()
     made = []
 
-    def counts(folder: Path, index: int, table: object) -> object:
+    def counts(folder: Path, index: int, table: pa.Table) -> ShardInfo:
         made.append(index)
         return write(folder, index, table)
 

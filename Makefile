@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 RUNS ?= runs
 DEVICE ?= auto
+MODEL ?= $(RUNS)/multi30k-en-de/teacher
 TORCH ?= $(shell grep '^torch==' constraints.txt)
 
 .DEFAULT_GOAL := help
@@ -16,6 +17,7 @@ ifneq ($(VENV),)
   SEQKD_PYTHON := $(VENV)/bin/python
   SETUP := $(VENV)/.installed
   FAIRSEQ := $(VENV)/.fairseq
+  PEERS := $(VENV)/.peers
   PIP := $(SEQKD_PYTHON) -m pip --disable-pip-version-check
 else
   SEQKD_PYTHON := $(PYTHON)
@@ -54,6 +56,10 @@ $(FAIRSEQ): $(SETUP)
 	@echo "Compiling fairseq, the reference of the search tests: about four minutes, once"
 	$(PIP) install --quiet -c $(VENV)/constraints.txt numpy cython setuptools wheel
 	$(PIP) install --quiet -c $(VENV)/constraints.txt --no-build-isolation -e '.[dev,fairseq]'
+	@touch $@
+
+$(PEERS): $(SETUP)
+	$(PIP) install --quiet -c $(VENV)/constraints.txt -e '.[dev,ctranslate2,marian]'
 	@touch $@
 endif
 
@@ -98,8 +104,10 @@ check: $(SETUP) ## format, lint, types, import contract, unit tests
 	$(BIN)lint-imports
 	OMP_NUM_THREADS=1 $(SEQKD_PYTHON) -m pytest -m 'not slow' tests/unit
 
-bench: $(SETUP) ## speed beside other systems
-	$(SEQKD_PYTHON) tests/bench/run.py
+bench: $(SETUP) $(FAIRSEQ) $(PEERS) ## speed beside other systems; MODEL=folder: a teacher of multi30k-en-de
+	$(SEQKD_PYTHON) tests/bench/run.py --model $(MODEL) --data $(MODEL)/../raw
+	$(SEQKD_PYTHON) tests/bench/techniques.py --model $(MODEL) --corpus $(MODEL)/../gold/train
+	$(SEQKD_PYTHON) tests/bench/train.py --data $(MODEL)/../raw
 
 clean: ## remove what set-up and checks made, and with PIPELINE=NAME that pipeline's results
 	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from seqkd.search.candidates import top_k
 from seqkd.search.constraints import NEVER, Clock, Distribution
@@ -22,6 +23,8 @@ LAST_SHIFT = 31
 # A double has 53 bits of mantissa.
 SPARE_BITS = 11
 UNIT = 2.0**-53
+# Continuations that are looked at first for `top_p`.
+FEW = 128
 
 
 def _signed(value: int) -> int:
@@ -70,17 +73,36 @@ def draw(logprobs: Tensor, numbers: Tensor, *, count: int, mass: float) -> Tenso
     Returns:
         Ids `[...]`.
     """
+    ids: Tensor | None = None
     if count or mass < 1.0:
-        values, ids = top_k(logprobs, min(count or logprobs.size(-1), logprobs.size(-1)))
-        if mass < 1.0:
-            shares = values.double().softmax(dim=-1)
-            values = values.masked_fill(shares.cumsum(dim=-1) - shares >= mass, NEVER)
-        logprobs = torch.full_like(logprobs, NEVER).scatter_(-1, ids, values)
+        values, ids = _likeliest(logprobs, count or logprobs.size(-1), mass)
+        ids, order = ids.sort(dim=-1)
+        logprobs = values.gather(-1, order)
     sums = logprobs.double().softmax(dim=-1).cumsum(dim=-1)
     # The first place whose sum is larger; it has a probability above 0.
     place = torch.searchsorted(sums, numbers[..., None] * sums[..., -1:], right=True)
     # Rows without a sound distribution have no such place; they are reported elsewhere.
-    return place.clamp(max=sums.size(-1) - 1)[..., 0]
+    place = place.clamp(max=sums.size(-1) - 1)
+    return (place if ids is None else ids.gather(-1, place))[..., 0]
+
+
+def _likeliest(logprobs: Tensor, count: int, mass: float) -> tuple[Tensor, Tensor]:
+    """Log-probabilities and ids of the likeliest continuations, -inf behind those that hold `mass`."""
+    vocab = logprobs.size(-1)
+    count = min(count, vocab)
+    if mass == 1.0:
+        return top_k(logprobs, count)
+    # Sorting whole rows is slow on a CPU, and the mass nearly always lies with a few.
+    few = min(count, FEW)
+    values, ids = top_k(logprobs, few)
+    total = logprobs if count == vocab else values if few == count else top_k(logprobs, count)[0]
+    total = total.double().logsumexp(dim=-1, keepdim=True)
+    sums = (values.double() - total).exp().cumsum(dim=-1)
+    if few < count and bool(sums[..., -1].lt(mass).any()):
+        values, ids = top_k(logprobs, count)
+        sums = (values.double() - total).exp().cumsum(dim=-1)
+    # What is kept before a place decides about it, so the first always stays.
+    return values.masked_fill(functional.pad(sums[..., :-1], (1, 0)) >= mass, NEVER), ids
 
 
 class Sampler:

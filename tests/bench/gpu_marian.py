@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import statistics
+import sys
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,8 @@ def hugging_face(
     """Marian of the same size with random weights; a batch runs for as many tokens as our outputs have on average."""
     if importlib.util.find_spec("transformers") is None:
         return None
+    # A torchaudio that does not fit torch would keep it from loading, and nothing here needs audio.
+    sys.modules.setdefault("torchaudio", None)  # type: ignore[arg-type]
     from transformers import MarianConfig, MarianMTModel
 
     torch.manual_seed(1)

@@ -80,6 +80,15 @@ def test_draws_follow_the_truncated_distribution(count: int, mass: float) -> Non
         assert statistic < bound
 
 
+@pytest.mark.parametrize("count", [0, 300])
+def test_flat_and_peaked_rows_are_cut_at_the_same_mass(count: int) -> None:
+    logits = torch.zeros(2, 1000)
+    logits[1, 700] = 20.0
+    found = draw(logits[:, None].expand(-1, 5000, -1), numbers(5000).expand(2, -1), count=count, mass=0.5)
+    assert set(found[0].tolist()) == set(range(150 if count else 500))  # equally likely: the lower ids come first
+    assert set(found[1].tolist()) == {700}
+
+
 def test_draws_cover_the_ends_of_the_unit_interval() -> None:
     logits = torch.tensor([-math.inf, 0.0, 0.0, -math.inf]).expand(2, -1)
     assert draw(logits, torch.tensor([0.0, 1 - 2.0**-53], dtype=torch.double), count=0, mass=1.0).tolist() == [1, 2]

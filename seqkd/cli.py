@@ -15,7 +15,7 @@ from typing import Annotated
 import typer
 
 from seqkd import __version__
-from seqkd.errors import ConflictError, SeqkdError
+from seqkd.errors import ConflictError, InputError, SeqkdError
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
@@ -50,6 +50,20 @@ class Precision(str, Enum):
     bf16x3 = "bf16x3"
     bf16 = "bf16"
     fp16 = "fp16"
+
+
+class Normalization(str, Enum):
+    """logprob / length**alpha, or GNMT's ((5 + length) / 6)**alpha."""
+
+    power = "power"
+    gnmt = "gnmt"
+
+
+class Stopping(str, Enum):
+    """When a sentence is done."""
+
+    first = "first"
+    exact = "exact"
 
 
 Weights = Annotated[Precision, typer.Option("--precision", help="of the weights")]
@@ -164,9 +178,27 @@ for _name, _kind, _help in (
 @app.command("translate")
 def _translate(
     model: Models,
-    beam: Annotated[int, typer.Option(min=1, max=64, help="hypotheses kept at each step")] = 5,
+    beam: Annotated[int, typer.Option(min=1, max=64, help="hypotheses kept at each step, or samples drawn")] = 5,
     nbest: Annotated[int, typer.Option(min=1, max=64, help="translations of each line")] = 1,
     length_penalty: Annotated[float, typer.Option(help="exponent of the length that scores are divided by")] = 1.0,
+    normalization: Annotated[Normalization, typer.Option(help="of scores by length")] = Normalization.power,
+    stopping: Annotated[Stopping, typer.Option(help="at the first `beam` hypotheses, or when none can win")] = (
+        Stopping.first
+    ),
+    max_length_ratio: Annotated[float, typer.Option(min=0.0, help="longest output: this * source tokens ...")] = 2.0,
+    max_length_extra: Annotated[int, typer.Option(min=1, help="... + this")] = 10,
+    min_length: Annotated[int, typer.Option(min=0, help="shortest output in tokens")] = 1,
+    min_length_ratio: Annotated[float, typer.Option(min=0.0, help="shortest output, also: this * source tokens")] = 0.0,
+    prefix: Annotated[str, typer.Option(help="pieces that every output opens with, e.g. a language tag")] = "",
+    unk_penalty: Annotated[float, typer.Option(min=0.0, help="against the unknown piece")] = 0.0,
+    no_repeat_ngram_size: Annotated[int, typer.Option(min=0, help="no n tokens in a row come twice")] = 0,
+    temperature: Annotated[float, typer.Option(help="logits are divided by it")] = 1.0,
+    sampling: Annotated[bool, typer.Option("--sampling", help="draw samples instead of searching")] = False,
+    top_k: Annotated[int, typer.Option(min=0, help="sample from the k likeliest tokens; 0: all")] = 0,
+    top_p: Annotated[float, typer.Option(help="sample from the likeliest tokens with this probability")] = 1.0,
+    seed: Annotated[int, typer.Option(help="of sampling; with a line's number it decides every draw")] = 1,
+    diverse_groups: Annotated[int, typer.Option(min=1, max=64, help="groups of the beam that differ")] = 1,
+    diverse_strength: Annotated[float, typer.Option(min=0.0, help="how much they differ")] = 0.5,
     json: Annotated[bool, typer.Option("--json", help="one JSON object a line, with scores")] = False,
     device: Device = "auto",
     precision: Weights = Precision.auto,
@@ -174,13 +206,36 @@ def _translate(
     debug: Debug = False,  # noqa: ARG001
 ) -> None:
     """Text on stdin, its translation on stdout, line by line."""
+    from seqkd.search.settings import BeamSettings
     from seqkd.stages.translate import Translator, translate_lines
 
+    try:
+        settings = BeamSettings(
+            beam=beam,
+            nbest=nbest,
+            length_penalty=length_penalty,
+            normalization=normalization.value,
+            stopping=stopping.value,
+            max_length_ratio=max_length_ratio,
+            max_length_extra=max_length_extra,
+            min_length=min_length,
+            min_length_ratio=min_length_ratio,
+            unk_penalty=unk_penalty,
+            no_repeat_ngram_size=no_repeat_ngram_size,
+            temperature=temperature,
+            sampling=sampling,
+            top_k=top_k,
+            top_p=top_p,
+            seed=seed,
+            diverse_groups=diverse_groups,
+            diverse_strength=diverse_strength,
+        )
+    except ValueError as error:
+        raise InputError(str(error)) from None
     translator = Translator.load(
         model,
-        beam=beam,
-        nbest=nbest,
-        length_penalty=length_penalty,
+        settings,
+        prefix=prefix.split(),
         device=device,
         precision=precision.value,
         batch_tokens=batch_tokens,

@@ -71,6 +71,8 @@ class BeamSettings:
             raise ValueError(f"beam must be from 1 to 64, got {self.beam}")
         if not 1 <= self.nbest <= self.beam:
             raise ValueError(f"nbest must be from 1 to the beam of {self.beam}, got {self.nbest}")
+        if not math.isfinite(self.length_penalty):
+            raise ValueError(f"length_penalty must be finite, got {self.length_penalty}")
         for name, least in _LEAST.items():
             value = getattr(self, name)
             if not (math.isfinite(value) and value >= least):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
@@ -36,8 +35,8 @@ class Translator:
         truncated: Positions, in the last call's texts, of those that were longer than the model takes and were cut.
     """
 
-    def __init__(self, team: SearchTeam, settings: BeamSettings, batch_tokens: int) -> None:
-        self.team, self.settings, self.batch_tokens = team, settings, batch_tokens
+    def __init__(self, team: SearchTeam, settings: BeamSettings, batch_tokens: int, prefix: Sequence[int]) -> None:
+        self.team, self.settings, self.batch_tokens, self.prefix = team, settings, batch_tokens, prefix
         self.truncated: list[int] = []
         self._normalizer = Normalizer()
 
@@ -45,37 +44,53 @@ class Translator:
     def load(
         cls,
         models: Sequence[Path],
+        settings: BeamSettings,
         *,
-        beam: int,
-        nbest: int,
-        length_penalty: float,
+        prefix: Sequence[str] = (),
         device: str,
         precision: Literal["auto"] | Precision,
         batch_tokens: int,
     ) -> Translator:
         """Load one model, or several as an ensemble.
 
+        Args:
+            models: Model folders.
+            settings: Of the search.
+            prefix: Pieces of the vocabulary that every translation opens with, such as a language tag.
+            device: auto, cpu, cuda or cuda:N.
+            precision: Of the weights.
+            batch_tokens: Source tokens that are decoded together.
+
         Raises:
-            InputError: The settings do not fit together, or there is no such device.
+            InputError: The prefix holds what is no piece, or there is no such device.
             ModelError: A folder is no model, or the models' vocabularies differ.
         """
-        if nbest > beam:
-            raise InputError(f"--nbest {nbest} is larger than --beam {beam}", expected="nbest of at most beam")
-        if not math.isfinite(length_penalty):
-            raise InputError(f"--length-penalty {length_penalty} is not finite")
-        settings = BeamSettings(beam=beam, nbest=nbest, length_penalty=length_penalty)
-        return cls(load_team(models, device=device, precision=precision), settings, batch_tokens)
+        team = load_team(models, device=device, precision=precision)
+        ids = {piece: index for index, piece in enumerate(team.loaded[0].vocabulary.pieces())} if prefix else {}
+        strange = [piece for piece in prefix if piece not in ids]
+        if strange:
+            raise InputError(
+                f"the prefix holds {strange[0]!r}, which is no piece of the vocabulary",
+                where=str(models[0]),
+                expected="pieces separated by spaces; a piece at the start of a word opens with '\u2581'",
+            )
+        return cls(team, settings, batch_tokens, [ids[piece] for piece in prefix])
 
-    def __call__(self, texts: Sequence[str]) -> list[list[Translation]]:
-        """Translate texts; each gets its k-best list, best first. A text without words has one empty translation."""
+    def __call__(self, texts: Sequence[str], *, first_row: int = 0) -> list[list[Translation]]:
+        """Translate texts; each gets its k-best list, best first. A text without words has one empty translation.
+
+        Texts are rows `first_row` and on: with the seed, that decides their samples.
+        """
         first = self.team.loaded[0]
         encoder = first.source_vocabulary or first.vocabulary
         sources = encoder.encode(self._normalizer.many(list(texts)))
         search = BeamSearch(self.team.engines, self.settings, fallback=self.team.fallback)
-        found = dict(search.decode(enumerate(sources), batch_tokens=self.batch_tokens))
-        self.truncated = sorted(search.truncated)
+        rows = range(first_row, first_row + len(sources))
+        decoding = search.decode(zip(rows, sources, strict=True), batch_tokens=self.batch_tokens, prefix=self.prefix)
+        found = dict(decoding)
+        self.truncated = sorted(row - first_row for row in search.truncated)
         results = []
-        for index in range(len(sources)):
+        for index in rows:
             decoded = first.vocabulary.decode([hypothesis.ids for hypothesis in found[index]])
             results.append(
                 [
@@ -107,7 +122,7 @@ def translate_lines(
     number = 0
     for chunk in _chunks(lines, 1 if one_by_one else CHUNK_LINES):
         texts = [_text(line, number + index) for index, line in enumerate(chunk, 1)]
-        for index, found in enumerate(translator(texts)):
+        for index, found in enumerate(translator(texts, first_row=number)):
             out.write(_written(number + index, texts[index], found, translator.settings.nbest, as_json).encode())
         out.flush()
         for index in translator.truncated:

@@ -5,16 +5,18 @@ from __future__ import annotations
 import io
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from seqkd.cli import main
 from seqkd.errors import InputError, TextError
 from seqkd.models.checkpoint import load_model, save_model
 from seqkd.models.registry import build
+from seqkd.search import BeamSettings
 from seqkd.stages.score import score_files
 from seqkd.stages.translate import Translator, translate_lines
 from seqkd.text.vocabulary import Vocabulary
@@ -59,16 +61,9 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def load(model: Path, *, beam: int = 3, nbest: int = 1, length_penalty: float = 1.0) -> Translator:
-    return Translator.load(
-        [model],
-        beam=beam,
-        nbest=nbest,
-        length_penalty=length_penalty,
-        device="cpu",
-        precision="float32",
-        batch_tokens=200,
-    )
+def load(model: Path, prefix: Sequence[str] = (), **options: Any) -> Translator:
+    settings = BeamSettings(**{"beam": 3, **options})
+    return Translator.load([model], settings, prefix=prefix, device="cpu", precision="float32", batch_tokens=200)
 
 
 def translated(translator: Translator, text: bytes, *, as_json: bool = False, one_by_one: bool = False) -> str:
@@ -151,10 +146,51 @@ def test_a_line_that_is_too_long_is_cut_and_said(model: Path, capsys: pytest.Cap
     assert "line 2 is longer than the model takes" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("values", [{"beam": 2, "nbest": 3}, {"length_penalty": math.nan}])
-def test_settings_that_do_not_fit_are_refused(model: Path, values: dict[str, Any]) -> None:
-    with pytest.raises(InputError):
-        load(model, **values)
+def test_every_translation_opens_with_the_prefix(model: Path) -> None:
+    translator = load(model, ["h", "o"], nbest=3)
+    for line in translated(translator, b"a dog\nthe cat\n").splitlines():
+        assert line.split(" ||| ")[1].startswith("ho")
+    with pytest.raises(InputError, match="'<2de>', which is no piece"):
+        load(model, ["<2de>"])
+
+
+def test_a_line_has_its_own_samples_wherever_its_chunk_starts(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    translator = load(model, sampling=True)
+    whole = translated(translator, b"a dog\n" * 9)
+    assert len(set(whole.splitlines())) > 1
+    monkeypatch.setattr("seqkd.stages.translate.CHUNK_LINES", 4)
+    assert translated(translator, b"a dog\n" * 9) == whole
+    assert translated(load(model, sampling=True, seed=2), b"a dog\n" * 9) != whole
+
+
+def test_options_of_the_command_reach_the_search(
+    model: Path, monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    def run(*words: str) -> tuple[int, list[str]]:
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"a dog\nthe red house\n")))
+        code = main(["translate", "--model", str(model), "--device", "cpu", "--precision", "float32", *words])
+        return code, capfdbinary.readouterr().out.decode().splitlines()
+
+    words = "--beam 4 --nbest 4 --normalization gnmt --stopping exact --max-length-ratio 0 --max-length-extra 5"
+    words += " --min-length 1 --min-length-ratio 0.5 --prefix r --unk-penalty 2 --temperature 1.2"
+    code, plain = run(*words.split(), "--diverse-groups", "2", "--diverse-strength", "0.9")
+    assert code == 0
+    assert len(plain) == 8
+    assert all(line.split(" ||| ")[1].startswith("r") for line in plain)
+    code, drawn = run(*words.split(), "--sampling", "--top-k", "9", "--top-p", "0.9", "--seed", "4")
+    assert code == 0
+    assert len(drawn) == 8
+    assert drawn != plain
+    assert run("--no-repeat-ngram-size", "1")[1] != run()[1]
+
+
+@pytest.mark.parametrize(
+    "words", ["--beam 2 --nbest 3", "--length-penalty nan", "--top-k 3", "--diverse-groups 2", "--temperature 0"]
+)
+def test_settings_that_do_not_fit_are_refused(model: Path, words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["translate", "--model", str(model), "--device", "cpu", *words.split()]) == 2
+    name = words.split()[-2].removeprefix("--").replace("-", "_")
+    assert f"error: {name}" in capsys.readouterr().err
 
 
 # --- score --------------------------------------------------------------------------------------------------------

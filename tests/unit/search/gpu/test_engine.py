@@ -95,6 +95,7 @@ def through_a_decode(
             both("admit", torch.tensor([3, 1], device=DEVICE), padded([5, 30], 4))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", ["pre", "post"])
 def test_logits_equal_those_of_torch(norm: Norm) -> None:
     # five slots are rounded up to six rows
@@ -141,6 +142,7 @@ def same_lists(plain: Transformer, operations: Operations, chosen: BeamSettings,
             assert one.score == pytest.approx(other.score, abs=1e-4)
 
 
+@pytest.mark.slow
 def test_k_best_lists_equal_those_of_torch() -> None:
     chosen = BeamSettings(beam=2, nbest=2, length_penalty=0.8, max_length_ratio=0.4, max_length_extra=2)
     same_lists(model(), TRITON, chosen, count=6, budget=30)

@@ -33,7 +33,7 @@ def test_first_run_is_ordinary_the_second_captured_the_others_replayed(monkeypat
     monkeypatch.setattr(torch.cuda, "graph_pool_handle", object)
     monkeypatch.setattr(torch.cuda, "CUDAGraph", FakeGraph)
     monkeypatch.setattr(torch.cuda, "graph", capture)
-    monkeypatch.setattr(torch.cuda, "device", capture)
+    monkeypatch.setattr(torch.cuda, "device", lambda _: nullcontext())
     recorder = Recorder(torch.device("cuda"), enabled=True)
     calls: list[str] = []
 

@@ -20,6 +20,9 @@ pytest.importorskip("triton")
 from seqkd.search.gpu.kernels import TRITON
 from seqkd.search.gpu.output import candidates, fused_output
 
+# NumPy says of NaN and infinity what a GPU does not.
+pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
+
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 # The interpreter has no bf16 arithmetic of its own: it multiplies the bits of such numbers and does not round them.
 ROUNDED = DTYPES if DEVICE.type == "cuda" else [torch.float32, torch.float16]

@@ -15,6 +15,7 @@ from typing import Annotated
 import typer
 
 from seqkd import __version__
+from seqkd.cli_interop import exports, imports
 from seqkd.errors import ConflictError, InputError, SeqkdError
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
@@ -27,6 +28,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,  # main() prints them
     rich_markup_mode=None,
 )
+
+app.add_typer(imports, name="import")
+app.add_typer(exports, name="export")
 
 Config = Annotated[Path, typer.Option(help="stage file (TOML)")]
 Out = Annotated[Path, typer.Option(help="output folder")]

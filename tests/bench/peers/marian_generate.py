@@ -39,6 +39,7 @@ def load(work: Path, settings: Settings) -> harness.Decoder:
                 length_penalty=1.0,
                 early_stopping=True,
                 max_new_tokens=settings.max_length + 1,
+                min_new_tokens=1,
                 bad_words_ids=[[PAD]],
                 return_dict_in_generate=True,
                 output_scores=True,

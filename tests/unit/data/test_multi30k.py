@@ -24,7 +24,7 @@ def mirror(tmp_path: Path) -> Path:
     folder = tmp_path / "mirror" / "multi30k"
     folder.mkdir(parents=True)
     for name, text in TEXTS.items():
-        (folder / f"{name}.gz").write_bytes(gzip.compress(text))
+        (folder / f"{name}.gz").write_bytes(gzip.compress(text, mtime=0))
     return folder.parent
 
 
@@ -67,8 +67,8 @@ def test_files_that_are_there_are_not_fetched_again(fetching: ModuleType, mirror
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (gzip.compress(b"another text\n"), "another text than expected"),
-        (gzip.compress(b"text\n" * 500)[:-9], "cannot be decompressed"),
+        (gzip.compress(b"another text\n", mtime=0), "another text than expected"),
+        (gzip.compress(b"text\n" * 500, mtime=0)[:-9], "cannot be decompressed"),
         (b"<html>not found</html>", "cannot be decompressed"),
         (None, "cannot be read"),
     ],

@@ -50,7 +50,7 @@ def test_what_was_written_is_read_back(lines: list[str]) -> None:
 
 def test_gzip_by_name_and_in_any_mixture(tmp_path: Path) -> None:
     source, target = tmp_path / "a.gz", tmp_path / "b"
-    source.write_bytes(gzip.compress("ä\n".encode()) + gzip.compress(b"second\n"))
+    source.write_bytes(gzip.compress("ä\n".encode()) + gzip.compress(b"second\n", mtime=0))
     target.write_bytes(b"x\ny\n")
     assert [(row.source, row.target) for row in read_bitext(source, target)] == [("ä", "x"), ("second", "y")]
     assert check_bitext(source, target).digests[0] == hashlib.sha256("ä\nsecond\n".encode()).hexdigest()
@@ -102,7 +102,7 @@ def test_a_binary_file_is_refused_with_its_line(tmp_path: Path) -> None:
 
 def test_gzip_without_its_name_is_told(tmp_path: Path) -> None:
     path = tmp_path / "packed"
-    path.write_bytes(gzip.compress(b"text\n"))
+    path.write_bytes(gzip.compress(b"text\n", mtime=0))
     with pytest.raises(TextError, match=r"ends with \.gz"):
         check_bitext(path, None)
 
@@ -120,13 +120,13 @@ def test_line_numbers_go_on_over_blocks(tmp_path: Path, monkeypatch: pytest.Monk
 @pytest.mark.parametrize("name", ["empty", "empty.gz"])
 def test_an_empty_file_is_an_error(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
-    path.write_bytes(gzip.compress(b"") if name.endswith("gz") else b"")
+    path.write_bytes(gzip.compress(b"", mtime=0) if name.endswith("gz") else b"")
     with pytest.raises(TextError, match="empty corpus"):
         check_bitext(path, None)
 
 
 @pytest.mark.parametrize(
-    "content", [b"no gzip at all\n", gzip.compress(b"text\n" * 1000)[:-12], b"\x1f\x8b\x08\x00garbage"]
+    "content", [b"no gzip at all\n", gzip.compress(b"text\n" * 1000, mtime=0)[:-12], b"\x1f\x8b\x08\x00garbage"]
 )
 def test_damaged_gzip_is_an_error(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "text.gz"
@@ -147,6 +147,6 @@ def test_a_missing_file_and_a_folder_are_errors(tmp_path: Path) -> None:
 def test_the_digest_is_that_of_the_text(tmp_path: Path) -> None:
     plain, packed = tmp_path / "a", tmp_path / "a.gz"
     plain.write_bytes(b"x\ty\n")
-    packed.write_bytes(gzip.compress(b"x\ty\n"))
+    packed.write_bytes(gzip.compress(b"x\ty\n", mtime=0))
     assert check_bitext(plain, None).digests == check_bitext(packed, None).digests
     assert check_bitext(plain, packed).digests == check_bitext(plain, None).digests * 2

@@ -41,7 +41,6 @@ def test_all_peers_decode_the_same_model(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
     result: dict[str, Any] = json.loads((tmp_path / "out" / "bench.json").read_text())
     assert result["failures"] == []
-    print(json.dumps(result["peers"], indent=1))
     entries = {entry["name"].split()[0]: entry for entry in result["peers"]}
     assert entries.keys() == PEERS.keys()
     assert all(entry["sentences_per_second"] > 0 and entry["peak_rss_mb"] > 0 for entry in entries.values())

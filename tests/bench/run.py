@@ -97,20 +97,20 @@ class Bench:
 
 
 def chosen(bench: Bench, name: str, peer: Peer, base: Settings) -> list[Entry]:
-    """The peer's best in float32, and its best in any number format where that is faster."""
+    """The peer's best in float32, and its best in any number format where that is faster; of ours all formats."""
     found = bench.best(name, peer, base)
     if found is None:
         return []
     plain, speed = found
     entries = [Entry(f"{name} float32", name, plain, [])]
-    fastest = (plain, speed)
+    others: list[tuple[Settings, float]] = []
     for precision in peer.precisions:
         other = bench.best(name, peer, replace(plain, precision=precision))
-        if other is not None and other[1] > fastest[1]:
-            fastest = other
-    if fastest[0] != plain:
-        entries.append(Entry(f"{name} {fastest[0].precision}", name, fastest[0], []))
-    return entries
+        if other is not None and (other[1] > speed or name == table.OURS):
+            others.append(other)
+    if name != table.OURS:
+        others = sorted(others, key=lambda other: other[1])[-1:]
+    return entries + [Entry(f"{name} {settings.precision}", name, settings, []) for settings, _ in others]
 
 
 def say(text: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -32,7 +33,7 @@ def test_help_is_the_default_and_names_every_goal_and_pipeline() -> None:
 
 @pytest.mark.parametrize("words", [["report"], ["PIPELINE=nope", "report"], ["PIPELINE=nope.toml", "students"]])
 def test_a_pipeline_that_is_not_there_is_answered_with_those_that_are(words: list[str]) -> None:
-    code, shown = make("VENV=", *words)
+    code, shown = make("VENV=", f"PYTHON={sys.executable}", *words)
     assert code == 2
     assert "there are: " in shown
     assert "toy" in shown
@@ -51,7 +52,7 @@ def test_a_python_that_is_too_old_or_missing_is_answered(python: str, tmp_path: 
 def test_a_mistake_in_a_pipeline_file_stops_make_with_its_message(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     path.write_text('name = "mine"\n')
-    code, shown = make("VENV=", f"PIPELINE={path}", f"RUNS={tmp_path}", "report")
+    code, shown = make("VENV=", f"PYTHON={sys.executable}", f"PIPELINE={path}", f"RUNS={tmp_path}", "report")
     assert code == 2
     assert f"error: {path}: 2 problems:" in shown
     assert "Traceback" not in shown

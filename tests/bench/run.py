@@ -28,6 +28,7 @@ from tests.bench import big, table, work  # noqa: E402
 from tests.bench.settings import Peer, Settings, peers, varied  # noqa: E402
 
 TIMEOUT = 3600
+PIPELINE = "multi30k-en-de"
 
 
 @dataclass(slots=True)
@@ -92,7 +93,8 @@ class Bench:
             return None
         Path(run["outputs"]).unlink()
         speed = float(run["sentences_per_second"])
-        self.tried.append({"peer": name, "settings": dataclasses.asdict(settings), "sentences_per_second": speed})
+        values = dataclasses.asdict(settings)
+        self.tried.append({"peer": name, "label": settings.label(), "settings": values, "sentences_per_second": speed})
         return speed
 
 
@@ -132,11 +134,15 @@ def machine() -> dict[str, Any]:
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    pipeline = Path(os.environ.get("RUNS", "runs"), PIPELINE)
     mirror = os.environ.get("SEQKD_DATA_MIRROR")
-    parser.add_argument("--model", type=Path, help="a model folder: post-norm, sinusoidal, shared for all peers")
+    data = Path(mirror, "multi30k") if mirror else pipeline / "raw"
+    parser.add_argument(
+        "--model", type=Path, default=pipeline / "teacher", help="post-norm, for all peers (default: %(default)s)"
+    )
     parser.add_argument("--size", choices=("given", "big"), default="given", help="big: 512x6+6, 32k, random weights")
     parser.add_argument("--source", type=Path, help="a file of source ids, a sentence a line")
-    parser.add_argument("--data", type=Path, default=Path(mirror, "multi30k") if mirror else None, help="Multi30k")
+    parser.add_argument("--data", type=Path, default=data, help="Multi30k (default: %(default)s)")
     parser.add_argument("--pair", default="en-de", help="its languages (default: %(default)s)")
     parser.add_argument("--sentences", type=int, default=2000)
     parser.add_argument("--tune-sentences", type=int, default=400, help="0: no search for the best settings")
@@ -152,10 +158,10 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--out", type=Path, default=Path("build/bench"))
     options = parser.parse_args()
-    if (options.model is None) == (options.size == "given"):
-        parser.error("give --model DIR, or --size big")
-    if options.size == "given" and options.source is None and options.data is None:
-        parser.error("give --data DIR (or set SEQKD_DATA_MIRROR), or --source FILE")
+    if options.size == "given" and not (options.model / "config.json").exists():
+        parser.error(f"no model in {options.model}: `make PIPELINE={PIPELINE} teacher` trains one; or give --model DIR")
+    if options.size == "given" and options.source is None and not options.data.is_dir():
+        parser.error(f"no folder {options.data}: give --data DIR, set SEQKD_DATA_MIRROR, or give --source FILE")
     return options
 
 

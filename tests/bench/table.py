@@ -91,6 +91,11 @@ def markdown(result: dict[str, Any]) -> str:
         for row in result["beams"]:
             speeds = [_cell(row["sentences_per_second"].get(beam), "{:.1f}") for beam in beams]
             lines.append(f"| {row['name']} | " + " | ".join(speeds) + " |")
+    if result["tuning"]:
+        lines += ["", "Settings tried, on a part of the sentences, one run each:", ""]
+        lines += ["| system | settings | sentences/s |", "|---|---|---:|"]
+        for tried in result["tuning"]:
+            lines.append(f"| {tried['peer']} | {tried['label']} | {tried['sentences_per_second']:.1f} |")
     if result["failures"]:
         lines += ["", "Not possible here:", "", *(f"- {failure}" for failure in result["failures"])]
     return "\n".join(lines) + "\n"

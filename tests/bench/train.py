@@ -26,7 +26,7 @@ if str(REPOSITORY) not in sys.path:  # run as a script
 from seqkd.corpus.reader import Corpus  # noqa: E402
 from seqkd.interop.fairseq_dictionary import dictionary_text  # noqa: E402
 from seqkd.text.vocabulary import Vocabulary  # noqa: E402
-from tests.bench.run import machine, say  # noqa: E402
+from tests.bench.run import PIPELINE, machine, say  # noqa: E402
 from tests.bench.settings import RAISED_MALLOC  # noqa: E402
 
 DIM, FFN, HEADS, LAYERS = 256, 1024, 4, 3
@@ -155,8 +155,10 @@ def _run(command: list[str], threads: int, environment: dict[str, str]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    pipeline = Path(os.environ.get("RUNS", "runs"), PIPELINE)
     mirror = os.environ.get("SEQKD_DATA_MIRROR")
-    parser.add_argument("--data", type=Path, default=Path(mirror, "multi30k") if mirror else None, help="Multi30k")
+    data = Path(mirror, "multi30k") if mirror else pipeline / "raw"
+    parser.add_argument("--data", type=Path, default=data, help="Multi30k (default: %(default)s)")
     parser.add_argument("--prepared", type=Path, help="output of `seqkd prepare` to train on instead")
     parser.add_argument("--pair", default="en-de", help="(default: %(default)s)")
     parser.add_argument("--updates", type=int, default=300)
@@ -166,8 +168,8 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--out", type=Path, default=Path("build/bench"))
     options = parser.parse_args()
-    if options.data is None and options.prepared is None:
-        parser.error("give --data DIR (or set SEQKD_DATA_MIRROR), or --prepared DIR")
+    if options.prepared is None and not options.data.is_dir():
+        parser.error(f"no folder {options.data}: give --data DIR, set SEQKD_DATA_MIRROR, or give --prepared DIR")
     runs = []
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)

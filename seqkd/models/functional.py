@@ -18,12 +18,19 @@ from torch.nn import functional
 ROUND_ROWS = 256
 
 
-def linear(x: Tensor, layer: nn.Linear) -> Tensor:
-    """`layer(x)`, `[..., inputs]` to `[..., outputs]`."""
-    if x.device.type == "cpu" and torch.is_grad_enabled() and torch.is_autocast_enabled("cpu"):
+def linear(x: Tensor, layer: nn.Linear, *, narrow: bool = False) -> Tensor:
+    """`layer(x)`, `[..., inputs]` to `[..., outputs]`.
+
+    Args:
+        x: Any float type.
+        layer: Its weights.
+        narrow: Under autocast the result may stay in the lower type, for a cheap function between two layers.
+            Elsewhere it does anyway; in training on a CPU sums of a float32 and a bf16 tensor are slow.
+    """
+    if x.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
         low = torch.get_autocast_dtype("cpu")
         with torch.autocast("cpu", enabled=False):
-            return cast(Tensor, _Linear.apply(x, layer.weight, layer.bias, low))  # type: ignore[no-untyped-call]
+            return cast(Tensor, _Linear.apply(x, layer.weight, layer.bias, low, narrow))  # type: ignore[no-untyped-call]
     return cast(Tensor, layer(x))
 
 
@@ -42,22 +49,23 @@ class _Linear(torch.autograd.Function):
     """A linear layer in a lower type whose products see few shapes."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, dtype: torch.dtype) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, dtype: torch.dtype, narrow: bool) -> Tensor:
         rows = x.numel() // x.size(-1)
         full = rounded_rows(x.reshape(rows, -1), dtype, ROUND_ROWS)
         low = weight.to(dtype)
         ctx.save_for_backward(full, low)
         ctx.shape = x.shape
-        return torch.addmm(bias.to(dtype), full, low.t())[:rows].view(*x.shape[:-1], -1)
+        product = torch.addmm(bias.to(dtype), full, low.t())[:rows].view(*x.shape[:-1], -1)
+        return product if narrow else product.float()
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         full, low = ctx.saved_tensors
         (grad,) = grads
         flat = grad.reshape(-1, grad.size(-1))
         rounded = rounded_rows(flat, low.dtype, ROUND_ROWS)
         to_x = torch.mm(rounded, low)[: len(flat)].view(ctx.shape)
-        return to_x, torch.mm(rounded.t(), full), rounded.sum(0, dtype=torch.float32), None
+        return to_x, torch.mm(rounded.t(), full), rounded.sum(0), None, None
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, *, mask: Tensor | None = None, causal: bool = False) -> Tensor:
@@ -91,20 +99,20 @@ class Dropout(nn.Module):
         super().__init__()
         self.p = p
 
-    def forward(self, x: Tensor) -> Tensor:
-        """The same shape; nothing changes in evaluation mode."""
-        if not self.training or self.p == 0.0:
-            return x
-        if x.device.type != "cpu":
-            return functional.dropout(x, self.p)
-        return cast(Tensor, _Dropout.apply(x, self.p))  # type: ignore[no-untyped-call]
+    def forward(self, x: Tensor, onto: Tensor | None = None) -> Tensor:
+        """`x` after dropout, plus `onto` where it is given; the same shape. In evaluation nothing is dropped."""
+        if self.training and self.p > 0.0:
+            if x.device.type == "cpu":
+                return cast(Tensor, _Dropout.apply(x, onto, self.p))  # type: ignore[no-untyped-call]
+            x = functional.dropout(x, self.p)
+        return x if onto is None else onto + x
 
 
 class _Dropout(torch.autograd.Function):
     """Sixteen random bits a feature; what stays is kept as ones and zeros of `x`'s type."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, p: float) -> Tensor:
+    def forward(ctx: Any, x: Tensor, onto: Tensor | None, p: float) -> Tensor:
         steps = round(p * (1 << 16))
         seed = int(torch.empty((), dtype=torch.int64).random_())
         words = np.random.SFC64(seed).random_raw(-(-x.numel() // 4))
@@ -112,9 +120,11 @@ class _Dropout(torch.autograd.Function):
         kept = torch.ge(bits, steps - (1 << 15), out=torch.empty_like(x, memory_format=torch.contiguous_format))
         ctx.scale = 1 / (1 - steps / (1 << 16))
         ctx.save_for_backward(kept)
-        return (x * kept).mul_(ctx.scale)
+        if onto is None:
+            return (x * kept).mul_(ctx.scale)
+        return torch.addcmul(onto, x, kept, value=ctx.scale)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (kept,) = ctx.saved_tensors
-        return (grads[0] * kept).mul_(ctx.scale), None
+        return (grads[0] * kept).mul_(ctx.scale), grads[0] if ctx.needs_input_grad[1] else None, None

@@ -106,7 +106,7 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`[..., dim]` to `[..., dim]`."""
-        hidden = linear(x, self.inner)
+        hidden = linear(x, self.inner, narrow=True)
         if self.activation == "relu":
             hidden = functional.relu(hidden)
         elif self.activation == "gelu":
@@ -132,10 +132,10 @@ class EncoderLayer(nn.Module):
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """`[batch, source, dim]` to the same; `mask` `[batch, 1, 1, source]` is True at real tokens."""
         if self.pre:
-            x = x + self.dropout(self.attention(self.attention_norm(x), mask=mask))
-            return x + self.dropout(self.ffn(self.ffn_norm(x)))  # type: ignore[no-any-return]
-        x = self.attention_norm(x + self.dropout(self.attention(x, mask=mask)))
-        return self.ffn_norm(x + self.dropout(self.ffn(x)))  # type: ignore[no-any-return]
+            x = self.dropout(self.attention(self.attention_norm(x), mask=mask), onto=x)
+            return self.dropout(self.ffn(self.ffn_norm(x)), onto=x)  # type: ignore[no-any-return]
+        x = self.attention_norm(self.dropout(self.attention(x, mask=mask), onto=x))
+        return self.ffn_norm(self.dropout(self.ffn(x), onto=x))  # type: ignore[no-any-return]
 
 
 class DecoderLayer(nn.Module):
@@ -156,12 +156,12 @@ class DecoderLayer(nn.Module):
         """`[batch, target, dim]` over `[batch, source, dim]` to `[batch, target, dim]`."""
         key, value = self.cross.keys_values(memory)
         if self.pre:
-            x = x + self.dropout(self.attention(self.attention_norm(x), causal=True))
-            x = x + self.dropout(self.cross(self.cross_norm(x), key, value, memory_mask))
-            return x + self.dropout(self.ffn(self.ffn_norm(x)))  # type: ignore[no-any-return]
-        x = self.attention_norm(x + self.dropout(self.attention(x, causal=True)))
-        x = self.cross_norm(x + self.dropout(self.cross(x, key, value, memory_mask)))
-        return self.ffn_norm(x + self.dropout(self.ffn(x)))  # type: ignore[no-any-return]
+            x = self.dropout(self.attention(self.attention_norm(x), causal=True), onto=x)
+            x = self.dropout(self.cross(self.cross_norm(x), key, value, memory_mask), onto=x)
+            return self.dropout(self.ffn(self.ffn_norm(x)), onto=x)  # type: ignore[no-any-return]
+        x = self.attention_norm(self.dropout(self.attention(x, causal=True), onto=x))
+        x = self.cross_norm(self.dropout(self.cross(x, key, value, memory_mask), onto=x))
+        return self.ffn_norm(self.dropout(self.ffn(x), onto=x))  # type: ignore[no-any-return]
 
 
 class Transformer(nn.Module):

@@ -10,7 +10,10 @@ from torch.nn import functional
 
 from seqkd.models.functional import rounded_rows
 
-CHUNK_ELEMENTS = 1 << 21  # logits at a time: 8 MB in float32 stay in a CPU's cache; see docs/performance.md
+# Logits at a time. In float32 gradients add up inside the product; in lower types each chunk costs a pass over the
+# weight's gradient, so that fewer and larger ones are faster. See docs/performance.md.
+CHUNK_ELEMENTS = 1 << 21
+CHUNK_ELEMENTS_LOW = 1 << 23
 CHUNK_ELEMENTS_CUDA = 1 << 26
 ROUND_ROWS = 64
 
@@ -46,7 +49,8 @@ class _ProjectedNll(torch.autograd.Function):
         ctx: Any, features: Tensor, weight: Tensor, low: Tensor, targets: Tensor, smoothing: float, train: bool
     ) -> tuple[Tensor, Tensor]:
         tokens, vocab = len(features), len(weight)
-        limit = CHUNK_ELEMENTS if features.device.type == "cpu" else CHUNK_ELEMENTS_CUDA
+        limit = CHUNK_ELEMENTS if low.dtype == torch.float32 else CHUNK_ELEMENTS_LOW
+        limit = limit if features.device.type == "cpu" else CHUNK_ELEMENTS_CUDA
         step = max(1, limit // vocab)
         multiple = ROUND_ROWS if step >= ROUND_ROWS else 1
         rows = rounded_rows(features.detach(), low.dtype, multiple)
@@ -86,7 +90,7 @@ class _ProjectedNll(torch.autograd.Function):
             if wide is narrow:
                 grad_weight.addmm_(logits.t(), scaled)
             else:
-                grad_weight += torch.mm(logits.t(), scaled)
+                grad_weight += torch.mm(logits.t(), scaled).float()  # sums of two types are slow
         loss = nll
         if smoothing:
             # Smoothing subtracts share * (sum of all logits); that and its gradients are rank one.

@@ -21,9 +21,12 @@ def test_linear_under_autocast_is_the_layer_in_bf16(rows: int) -> None:
     slope = torch.randn(rows, 1, 20)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         got = linear(x, layer)
-    assert got.dtype == torch.bfloat16
+        low = linear(x, layer, narrow=True)
+    assert got.dtype == torch.float32
+    assert low.dtype == torch.bfloat16
+    assert torch.equal(got, low.float())
     assert got.shape == slope.shape
-    got.backward(slope.bfloat16())  # type: ignore[no-untyped-call]
+    got.backward(slope)  # type: ignore[no-untyped-call]
     found = [x.grad, layer.weight.grad, layer.bias.grad]
     x.grad = layer.weight.grad = layer.bias.grad = None
     want = layer(x)
@@ -38,8 +41,6 @@ def test_linear_under_autocast_is_the_layer_in_bf16(rows: int) -> None:
 def test_linear_elsewhere_is_the_layer() -> None:
     layer, x = nn.Linear(3, 4), torch.randn(5, 3)
     assert torch.equal(linear(x, layer), layer(x))
-    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
-        assert torch.equal(linear(x, layer), layer(x))
 
 
 def test_rounded_rows() -> None:
@@ -91,6 +92,22 @@ def test_dropout(p: float, dtype: torch.dtype) -> None:
     # Rows and columns are independent: no pattern in the bits.
     for axis in (0, 1):
         assert dropped.float().mean(axis).std().item() < 2 * (p * (1 - p) / 300) ** 0.5
+
+
+def test_dropout_onto_a_residual() -> None:
+    layer = Dropout(0.4)
+    x, onto = torch.randn(40, 30, requires_grad=True), torch.randn(40, 30, requires_grad=True)
+    torch.manual_seed(4)
+    alone = layer(x)
+    torch.manual_seed(4)
+    both = layer(x, onto=onto)
+    torch.testing.assert_close(both, onto + alone)
+    slope = torch.randn(40, 30)
+    want = torch.autograd.grad(alone, x, slope)
+    got = torch.autograd.grad(both, (x, onto), slope)
+    assert torch.equal(got[0], want[0])
+    assert torch.equal(got[1], slope)
+    assert torch.equal(layer.eval()(x, onto=onto), onto + x)
 
 
 def test_dropout_follows_torchs_seed() -> None:

@@ -51,6 +51,6 @@ def test_padding_changes_nothing() -> None:
 def test_a_batch_without_tokens_has_no_loss_and_no_gradient() -> None:
     model = model_of()
     output = LabelSmoothedNll(smoothing=0.1)(model, batch_of([[2]], [[1]]))
-    assert float(output.loss) == 0.0
+    assert output.loss.item() == 0.0
     output.loss.backward()  # type: ignore[no-untyped-call]
     assert all(weight.grad is None or not weight.grad.any() for weight in model.parameters())

@@ -1,4 +1,5 @@
 // What Python calls, through ctypes: plain pointers and numbers only.
+#include <algorithm>
 #include <vector>
 
 #include "decoder.h"
@@ -61,14 +62,14 @@ State* seqkd_state_new(const Model* m, int slots, int beam, int max_source, int 
   State* s = new State;
   s->beam = beam, s->max_source = max_source, s->max_target = max_target;
   s->slots.resize(slots);
+  for (int slot = 0; slot < slots; ++slot) s->places.push_back(slot);
   s->ancestors.resize(size_t(slots) * beam * max_target);
   const size_t own = m->decoder.size() * size_t(slots) * max_target * beam * m->dim;
   const size_t cross = m->decoder.size() * size_t(slots) * max_source * m->dim;
   if (m->arithmetic == BF16) {
-    s->half_keys.resize(own), s->half_values.resize(own);
-    s->half_cross_keys.resize(cross), s->half_cross_values.resize(cross);
+    s->half_keys.need(own), s->half_values.need(own), s->half_cross_keys.need(cross), s->half_cross_values.need(cross);
   } else {
-    s->keys.resize(own), s->values.resize(own), s->cross_keys.resize(cross), s->cross_values.resize(cross);
+    s->keys.need(own), s->values.need(own), s->cross_keys.need(cross), s->cross_values.need(cross);
   }
   return s;
 }
@@ -77,20 +78,22 @@ void seqkd_state_free(State* s) { delete s; }
 
 void seqkd_admit(Model* m, State* s, int count, const int64_t* places, const int64_t* ids, int stride,
                  const int32_t* lengths) {
+  std::vector<int64_t> kept(count);
+  for (int n = 0; n < count; ++n) kept[n] = s->places[places[n]];
   m->workers.run(count, 1, [&](int first, int part) {
     auto some = m->arithmetic == BF16 ? admit<uint16_t> : admit<float>;
-    some(*m, *s, part, places + first, ids + size_t(first) * stride, stride, lengths + first);
+    some(*m, *s, part, &kept[first], ids + size_t(first) * stride, stride, lengths + first);
   });
 }
 
 void seqkd_release(State* s, int count, const int64_t* places) {
-  for (int n = 0; n < count; ++n) s->slots[places[n]].busy = false;
+  for (int n = 0; n < count; ++n) s->slots[s->places[places[n]]].busy = false;
 }
 
 // Reduced step; rows that were not computed come out as having no continuation.
 void seqkd_step(Model* m, State* s, const int64_t* tokens, int count, float* lse, float* values, int64_t* ids,
                 float* eos) {
-  const size_t all = s->slots.size() * s->beam;
+  const size_t all = s->places.size() * s->beam;
   std::fill(lse, lse + all, 0.0f);
   std::fill(eos, eos + all, NEVER);
   std::fill(values, values + all * count, NEVER);
@@ -128,29 +131,22 @@ void seqkd_step_logits(Model* m, State* s, const int64_t* tokens, float* logits)
 
 void seqkd_reorder(State* s, const int64_t* parents) {
   std::vector<uint8_t> before(size_t(s->beam) * s->max_target);
-  for (size_t slot = 0; slot < s->slots.size(); ++slot) {
-    const int seen = s->slots[slot].position;
-    if (!s->slots[slot].busy || !seen) continue;
-    uint8_t* table = &s->ancestors[slot * s->beam * s->max_target];
+  for (size_t slot = 0; slot < s->places.size(); ++slot) {
+    const size_t place = s->places[slot];
+    const int seen = s->slots[place].position;
+    if (!s->slots[place].busy || !seen) continue;
+    uint8_t* table = &s->ancestors[place * s->beam * s->max_target];
     std::copy_n(table, before.size(), before.begin());
     for (int beam = 0; beam < s->beam; ++beam)
       std::copy_n(before.begin() + parents[slot * s->beam + beam] * s->max_target, seen, table + beam * s->max_target);
   }
 }
 
-void seqkd_shrink(const Model* m, State* s, int count, const int64_t* places) {
-  const size_t layers = m->decoder.size();
-  const size_t own = size_t(s->max_target) * s->beam * m->dim, cross = size_t(s->max_source) * m->dim;
-  if (m->arithmetic == BF16) {
-    keep(*s, s->half_keys, layers, own, places, count), keep(*s, s->half_values, layers, own, places, count);
-    keep(*s, s->half_cross_keys, layers, cross, places, count), keep(*s, s->half_cross_values, layers, cross, places, count);
-  } else {
-    keep(*s, s->keys, layers, own, places, count), keep(*s, s->values, layers, own, places, count);
-    keep(*s, s->cross_keys, layers, cross, places, count), keep(*s, s->cross_values, layers, cross, places, count);
-  }
-  keep(*s, s->ancestors, 1, size_t(s->beam) * s->max_target, places, count);
-  std::vector<Slot> slots(count);
-  for (int n = 0; n < count; ++n) slots[n] = s->slots[places[n]];
-  s->slots.swap(slots);
+void seqkd_shrink(State* s, int count, const int64_t* slots) {
+  std::vector<int> places(count);
+  for (int n = 0; n < count; ++n) places[n] = s->places[slots[n]];
+  for (int place : s->places)
+    if (std::find(places.begin(), places.end(), place) == places.end()) s->slots[place].busy = false;
+  s->places.swap(places);
 }
 }

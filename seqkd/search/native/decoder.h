@@ -49,20 +49,24 @@ struct Slot {
 
 struct State {
   int beam, max_source, max_target;
-  std::vector<Slot> slots;
-  std::vector<uint8_t> ancestors;  // [slot][beam][max_target]
-  // [layer][slot][...]; floats, or bf16 where the arithmetic is bf16
-  std::vector<float> keys, values, cross_keys, cross_values;
-  std::vector<uint16_t> half_keys, half_values, half_cross_keys, half_cross_values;
+  std::vector<int> places;  // where the slots that the search knows are kept; shrinking drops some, and copies nothing
+  std::vector<Slot> slots;  // by place, as all that follows
+  std::vector<uint8_t> ancestors;  // [place][beam][max_target]
+  // [layer][place][...]; floats, or bf16 where the arithmetic is bf16. Room for the longest outputs is reserved, but
+  // memory that no output reaches is never touched, and so never asked of the system.
+  Buffer<float> keys, values, cross_keys, cross_values;
+  Buffer<uint16_t> half_keys, half_values, half_cross_keys, half_cross_values;
 };
 
 template <typename T>
 struct Caches {
-  std::vector<T>&keys, &values, &cross_keys, &cross_values;
+  T *keys, *values, *cross_keys, *cross_values;
 };
-static Caches<float> caches(State& s, float) { return {s.keys, s.values, s.cross_keys, s.cross_values}; }
+static Caches<float> caches(State& s, float) {
+  return {s.keys.data, s.values.data, s.cross_keys.data, s.cross_values.data};
+}
 static Caches<uint16_t> caches(State& s, uint16_t) {
-  return {s.half_keys, s.half_values, s.half_cross_keys, s.half_cross_values};
+  return {s.half_keys.data, s.half_values.data, s.half_cross_keys.data, s.half_cross_values.data};
 }
 
 template <typename T>
@@ -170,19 +174,21 @@ static void admit(const Model& m, State& s, int count, const int64_t* places, co
 }
 
 struct Row {
-  int slot, beam;
+  int slot, beam, place;
 };
 
 // The hypotheses that matter in this step.
 static std::vector<Row> rows_of(State& s) {
   std::vector<Row> list;
-  for (int slot = 0; slot < int(s.slots.size()); ++slot) {
-    if (!s.slots[slot].busy) continue;
+  for (int slot = 0; slot < int(s.places.size()); ++slot) {
+    const int place = s.places[slot];
+    const Slot& held = s.slots[place];
+    if (!held.busy) continue;
     // At the first position all beams are alike and only the first is alive.
-    const int beams = s.slots[slot].position == 0 ? 1 : s.beam;
+    const int beams = held.position == 0 ? 1 : s.beam;
     for (int beam = 0; beam < beams; ++beam) {
-      list.push_back({slot, beam});
-      s.ancestors[(size_t(slot) * s.beam + beam) * s.max_target + s.slots[slot].position] = uint8_t(beam);
+      list.push_back({slot, beam, place});
+      s.ancestors[(size_t(place) * s.beam + beam) * s.max_target + held.position] = uint8_t(beam);
     }
   }
   return list;
@@ -195,14 +201,14 @@ static const float* advance(const Model& m, Scratch& w, State& s, const int64_t*
   const float scale = 1.0f / sqrtf(float(head_dim));
   int longest = 1;
   for (int r = 0; r < rows; ++r)
-    longest = std::max({longest, s.slots[list[r].slot].position + 1, s.slots[list[r].slot].source});
+    longest = std::max({longest, s.slots[list[r].place].position + 1, s.slots[list[r].place].source});
   float* x = w.x.need(size_t(rows) * d);
   float* wide = w.wide.need(size_t(rows) * 3 * d);
   float* attended = w.attended.need(size_t(rows) * d);
   float* scores = w.scores.need(size_t(m.heads) * round_up(longest, LANES));
   for (int r = 0; r < rows; ++r) {
     const int64_t id = tokens[size_t(list[r].slot) * s.beam + list[r].beam];
-    embed(m, m.target_embedding, m.target_positions, id, s.slots[list[r].slot].position, x + size_t(r) * d);
+    embed(m, m.target_embedding, m.target_positions, id, s.slots[list[r].place].position, x + size_t(r) * d);
   }
   Caches<T> cache = caches(s, T{});
   const size_t slots = s.slots.size();
@@ -211,15 +217,15 @@ static const float* advance(const Model& m, Scratch& w, State& s, const int64_t*
     w.operand.set(m.arithmetic, block_input(m, w, layer.attention_norm, x, rows), rows, d);
     multiply(w.operand, layer.qkv, wide, PLAIN);
     for (int r = 0; r < rows; ++r) {
-      const Slot& slot = s.slots[list[r].slot];
-      const size_t base = ((l * slots + list[r].slot) * s.max_target + slot.position) * s.beam + list[r].beam;
+      const Slot& slot = s.slots[list[r].place];
+      const size_t base = ((l * slots + list[r].place) * s.max_target + slot.position) * s.beam + list[r].beam;
       put(&cache.keys[base * d], wide + size_t(r) * 3 * d + d, d);
       put(&cache.values[base * d], wide + size_t(r) * 3 * d + 2 * d, d);
     }
     for (int r = 0; r < rows; ++r) {
-      const Slot& slot = s.slots[list[r].slot];
-      const uint8_t* who = &s.ancestors[(size_t(list[r].slot) * s.beam + list[r].beam) * s.max_target];
-      const size_t base = (l * slots + list[r].slot) * s.max_target;
+      const Slot& slot = s.slots[list[r].place];
+      const uint8_t* who = &s.ancestors[(size_t(list[r].place) * s.beam + list[r].beam) * s.max_target];
+      const size_t base = (l * slots + list[r].place) * s.max_target;
       attend(wide + size_t(r) * 3 * d, slot.position + 1,
              [&](int p) { return &cache.keys[((base + p) * s.beam + who[p]) * d]; },
              [&](int p) { return &cache.values[((base + p) * s.beam + who[p]) * d]; }, m.heads, head_dim, scale, scores,
@@ -232,8 +238,8 @@ static const float* advance(const Model& m, Scratch& w, State& s, const int64_t*
     w.operand.set(m.arithmetic, block_input(m, w, layer.cross_norm, x, rows), rows, d);
     multiply(w.operand, layer.query, wide, PLAIN);
     for (int r = 0; r < rows; ++r) {
-      const size_t base = (l * slots + list[r].slot) * s.max_source;
-      attend(wide + size_t(r) * d, s.slots[list[r].slot].source,
+      const size_t base = (l * slots + list[r].place) * s.max_source;
+      attend(wide + size_t(r) * d, s.slots[list[r].place].source,
              [&](int p) { return &cache.cross_keys[(base + p) * d]; },
              [&](int p) { return &cache.cross_values[(base + p) * d]; }, m.heads, head_dim, scale, scores,
              attended + size_t(r) * d);
@@ -261,13 +267,4 @@ static void all_rows(Model& m, State& s, const int64_t* tokens, const std::vecto
     finish(w, first, count);
   });
   for (Slot& slot : s.slots) slot.position += slot.busy && slot.position + 1 < s.max_target;
-}
-
-template <typename T>
-static void keep(State& s, std::vector<T>& buffer, size_t layers, size_t unit, const int64_t* places, int count) {
-  std::vector<T> kept(layers * count * unit);
-  for (size_t l = 0; l < layers; ++l)
-    for (int n = 0; n < count; ++n)
-      std::copy_n(buffer.begin() + (l * s.slots.size() + places[n]) * unit, unit, kept.begin() + (l * count + n) * unit);
-  buffer.swap(kept);
 }

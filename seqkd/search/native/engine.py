@@ -174,7 +174,7 @@ class NativeTransformer:
     def shrink(self, state: _State, slots: Tensor) -> None:
         """See `SearchModel.shrink`."""
         slots = slots.contiguous()
-        self.library.seqkd_shrink(self.handle, state.handle, len(slots), _pointer(slots))
+        self.library.seqkd_shrink(state.handle, len(slots), _pointer(slots))
         state.slots = len(slots)
 
 

@@ -85,7 +85,7 @@ def peers(device: str) -> dict[str, Peer]:
             module="seqkd_search",
             needs="seqkd",
             start=replace(many, batch=1000, unit="tokens"),
-            axes={"shape": shapes, "batch": (500, 2000, 4000), "malloc": ("raised",)},
+            axes={"shape": shapes, "batch": (250, 500, 2000), "malloc": ("raised",)},
             precisions=("bf16x3", "bf16"),
         ),
         "fairseq": Peer(

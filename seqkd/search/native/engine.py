@@ -59,7 +59,7 @@ class NativeTransformer:
         library = kernels()
         if library is None or (arithmetic != "float32" and not library.seqkd_matrix_unit()):
             raise ValueError(f"arithmetic {arithmetic} is not to be had on this machine")
-        self.library = library
+        self.kernels = library
         self.arithmetic = arithmetic
         self.target_vocab = model.target_vocab
         self.pad_id, self.eos_id, self.unk_id = model.pad_id, model.eos_id, model.unk_id
@@ -113,31 +113,31 @@ class NativeTransformer:
     def _set_weight(self, stack: int, layer: int, part: int, weight: Tensor, bias: Tensor | None) -> None:
         weight = weight.detach().float().contiguous()
         bias = None if bias is None else bias.detach().float().contiguous()
-        self.library.seqkd_set_weight(
+        self.kernels.seqkd_set_weight(
             self.handle, stack, layer, part, _pointer(weight), None if bias is None else _pointer(bias), *weight.shape
         )
 
     def _set_norm(self, stack: int, layer: int, part: int, norm: nn.LayerNorm) -> None:
         weight, bias = norm.weight.detach().float().contiguous(), norm.bias.detach().float().contiguous()
-        self.library.seqkd_set_norm(self.handle, stack, layer, part, _pointer(weight), _pointer(bias))
+        self.kernels.seqkd_set_norm(self.handle, stack, layer, part, _pointer(weight), _pointer(bias))
 
     def new_state(self, slots: int, beam: int, max_source: int, max_target: int) -> _State:
         """See `SearchModel.new_state`."""
-        handle = self.library.seqkd_state_new(self.handle, slots, beam, max_source, max_target)
-        return _State(self.library, handle, slots, beam, max_source)
+        handle = self.kernels.seqkd_state_new(self.handle, slots, beam, max_source, max_target)
+        return _State(self.kernels, handle, slots, beam, max_source)
 
     def admit(self, state: _State, slots: Tensor, source: Tensor) -> None:
         """See `SearchModel.admit`."""
         slots, source = slots.contiguous(), source.contiguous()
         lengths = source.ne(self.pad_id).sum(dim=1, dtype=torch.int32)
-        self.library.seqkd_admit(
+        self.kernels.seqkd_admit(
             self.handle, state.handle, len(slots), _pointer(slots), _pointer(source), source.size(1), _pointer(lengths)
         )
 
     def release(self, state: _State, slots: Tensor) -> None:
         """See `SearchModel.release`."""
         slots = slots.contiguous()
-        self.library.seqkd_release(state.handle, len(slots), _pointer(slots))
+        self.kernels.seqkd_release(state.handle, len(slots), _pointer(slots))
 
     def step(self, state: _State, tokens: Tensor) -> Tensor:
         """See `SearchModel.step`; hypotheses that cannot matter have no continuation."""
@@ -145,7 +145,7 @@ class NativeTransformer:
         logits = torch.full((state.slots, state.beam, self.target_vocab), float("-inf"))
         # A row that is not computed gets one certain continuation, so that its log-sum-exp stays finite.
         logits[..., self.pad_id] = 0.0
-        self.library.seqkd_step_logits(self.handle, state.handle, _pointer(tokens), _pointer(logits))
+        self.kernels.seqkd_step_logits(self.handle, state.handle, _pointer(tokens), _pointer(logits))
         return logits
 
     def step_candidates(self, state: _State, tokens: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -154,7 +154,7 @@ class NativeTransformer:
         lse, eos = torch.empty(2, state.slots, state.beam)
         values = torch.empty(state.slots, state.beam, count)
         ids = torch.empty(state.slots, state.beam, count, dtype=torch.long)
-        self.library.seqkd_step(
+        self.kernels.seqkd_step(
             self.handle,
             state.handle,
             _pointer(tokens),
@@ -169,12 +169,12 @@ class NativeTransformer:
     def reorder(self, state: _State, parents: Tensor) -> None:
         """See `SearchModel.reorder`."""
         parents = parents.contiguous()
-        self.library.seqkd_reorder(state.handle, _pointer(parents))
+        self.kernels.seqkd_reorder(state.handle, _pointer(parents))
 
     def shrink(self, state: _State, slots: Tensor) -> None:
         """See `SearchModel.shrink`."""
         slots = slots.contiguous()
-        self.library.seqkd_shrink(state.handle, len(slots), _pointer(slots))
+        self.kernels.seqkd_shrink(state.handle, len(slots), _pointer(slots))
         state.slots = len(slots)
 
 

@@ -27,10 +27,11 @@ from seqkd.corpus.reader import Corpus
 from seqkd.corpus.schema import KBEST_SCHEMA
 from seqkd.corpus.writer import finished_shards, write_shard
 from seqkd.errors import CorpusError, WorkError
-from seqkd.models.checkpoint import model_digest
+from seqkd.models.checkpoint import VOCABULARY, model_digest
 from seqkd.progress import Progress, say
 from seqkd.search import BeamSearch, BeamSettings
 from seqkd.search.loading import SearchTeam, load_team, resolve_device, resolve_precision
+from seqkd.text.vocabulary import Vocabulary
 
 # Rows are decoded in fixed pieces, so that neither the number of processes nor a restart changes which sentences share
 # a batch, and with that not a bit of the result.
@@ -102,6 +103,7 @@ def run(config: DistillConfig, out: Path, *, overwrite: bool = False, device: st
         WorkError: Logits are not finite, memory or disk ran out, a worker died.
     """
     corpus = Corpus.open(config.corpus, "corpus")
+    _check_vocabulary(corpus, config)
     where = resolve_device(device)
     precision = resolve_precision(config.precision, where)
     inputs = {"corpus": corpus.manifest.digest()}
@@ -200,12 +202,9 @@ def _decode_shards(
     pieces = {shard: _pieces(corpus.shards[shard].rows, where) for shard in todo}
     if where.type != "cpu" or workers == 1:
         worker = _Worker(config, str(where))
-        _check_vocabulary(corpus, worker.team, config)
         for shard in todo:
             yield shard, [worker.decode(shard, start, stop) for start, stop in pieces[shard]]
         return
-    team = load_team(config.models[:1], device="cpu", precision="float32")
-    _check_vocabulary(corpus, team, config)
     with _pool(config, workers) as pool:
         # A bounded number of shards is under way: results wait in memory until their shard is whole.
         queue: deque[tuple[int, list[Future[_Decoded]]]] = deque()
@@ -246,8 +245,8 @@ def _pieces(rows: int, where: torch.device) -> list[tuple[int, int]]:
     return [(start, min(start + size, rows)) for start in range(0, rows, size)]
 
 
-def _check_vocabulary(corpus: Corpus, team: SearchTeam, config: DistillConfig) -> None:
-    expected = team.loaded[0].vocabulary.digest
+def _check_vocabulary(corpus: Corpus, config: DistillConfig) -> None:
+    expected = Vocabulary.load(config.models[0] / VOCABULARY).digest
     if corpus.manifest.vocabulary != expected:
         raise CorpusError(
             "was made with another vocabulary than the teacher's",

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from seqkd.models.incremental import IncrementalTransformer
-from seqkd.models.transformer import Transformer
+from seqkd.models.transformer import Activation, Norm, Transformer
 from seqkd.search import BeamSearch, BeamSettings, Hypothesis, PairScore, SearchModel, score_pairs
 
 BOS, PAD, EOS, UNK = 0, 1, 2, 3
@@ -160,3 +160,39 @@ class Small:
         if self.late and self.steps > 3:
             self._check(len(tokens))
         return self.inner.step(state, tokens)
+
+
+def engine_model(
+    *, dim: int, ffn_dim: int, encoder_layers: int, norm: Norm = "pre", activation: Activation = "relu", vocab: int = 77
+) -> Transformer:
+    """A random Transformer with biases and norms that are not trivial, to hold engines against."""
+    torch.manual_seed(5)
+    built = Transformer(
+        source_vocab=vocab,
+        target_vocab=vocab,
+        dim=dim,
+        heads=2,
+        ffn_dim=ffn_dim,
+        encoder_layers=encoder_layers,
+        decoder_layers=2,
+        dropout=0.0,
+        norm=norm,
+        activation=activation,
+        max_positions=64,
+    )
+    with torch.no_grad():
+        for parameter in built.parameters():
+            if parameter.dim() == 1:
+                parameter.add_(torch.randn_like(parameter) * 0.1)
+        built.output_weight[EOS] *= 1.5
+    return built.eval()
+
+
+def padded(lengths: list[int], seed: int, *, vocab: int = 77) -> Tensor:
+    """Random sources with end of sentence, padded on the right."""
+    draw = torch.Generator().manual_seed(seed)
+    out = torch.full((len(lengths), max(lengths)), PAD)
+    for row, length in enumerate(lengths):
+        out[row, : length - 1] = torch.randint(4, vocab, (length - 1,), generator=draw)
+        out[row, length - 1] = EOS
+    return out

@@ -19,8 +19,9 @@ from seqkd.search import BeamSearch, BeamSettings, FusedSearchModel
 from seqkd.search.gpu import engine as engine_module
 from seqkd.search.gpu.engine import KEPT, Buffers, GraphTransformer, Shape, rung, runs_here
 from seqkd.search.gpu.operations import PLAIN, Operations
+from tests.unit.search import support
 from tests.unit.search.gpu.support import DEVICE
-from tests.unit.search.support import EOS, PAD, sentences
+from tests.unit.search.support import EOS, engine_model, sentences
 
 pytest.importorskip("triton")
 
@@ -30,35 +31,11 @@ VOCAB = 77
 
 
 def model(*, norm: Norm = "pre", activation: Activation = "relu") -> Transformer:
-    torch.manual_seed(5)
-    built = Transformer(
-        source_vocab=VOCAB,
-        target_vocab=VOCAB,
-        dim=32,
-        heads=2,
-        ffn_dim=48,
-        encoder_layers=1,
-        decoder_layers=2,
-        dropout=0.0,
-        norm=norm,
-        activation=activation,
-        max_positions=64,
-    )
-    with torch.no_grad():
-        for parameter in built.parameters():
-            if parameter.dim() == 1:
-                parameter.add_(torch.randn_like(parameter) * 0.1)  # biases and norms that are not trivial
-        built.output_weight[EOS] *= 1.5
-    return built.eval().to(DEVICE)
+    return engine_model(dim=32, ffn_dim=48, encoder_layers=1, norm=norm, activation=activation, vocab=VOCAB).to(DEVICE)
 
 
 def padded(lengths: list[int], seed: int) -> Tensor:
-    draw = torch.Generator().manual_seed(seed)
-    out = torch.full((len(lengths), max(lengths)), PAD)
-    for row, length in enumerate(lengths):
-        out[row, : length - 1] = torch.randint(4, VOCAB, (length - 1,), generator=draw)
-        out[row, length - 1] = EOS
-    return out.to(DEVICE)
+    return support.padded(lengths, seed, vocab=VOCAB).to(DEVICE)
 
 
 def through_a_decode(

@@ -16,7 +16,7 @@ from seqkd.search import BeamSearch, BeamSettings
 from seqkd.search.candidates import top_candidates
 from seqkd.search.native.build import kernels
 from seqkd.search.native.engine import Arithmetic, NativeTransformer, matrix_unit, usable
-from tests.unit.search.support import EOS, PAD, sentences
+from tests.unit.search.support import EOS, engine_model, padded, sentences
 
 pytestmark = pytest.mark.skipif(kernels() is None, reason="no C++ compiler here: the torch engine is used")
 
@@ -26,35 +26,7 @@ TOLERANCE: dict[Arithmetic, float] = {"float32": 2e-5, "bf16x3": 5e-4, "bf16": 0
 
 
 def model(*, norm: Norm = "pre", activation: Activation = "relu", vocab: int = 77) -> Transformer:
-    torch.manual_seed(5)
-    built = Transformer(
-        source_vocab=vocab,
-        target_vocab=vocab,
-        dim=64,
-        heads=2,
-        ffn_dim=96,
-        encoder_layers=2,
-        decoder_layers=2,
-        dropout=0.0,
-        norm=norm,
-        activation=activation,
-        max_positions=64,
-    )
-    with torch.no_grad():
-        for parameter in built.parameters():
-            if parameter.dim() == 1:
-                parameter.add_(torch.randn_like(parameter) * 0.1)  # biases and norms that are not trivial
-        built.output_weight[EOS] *= 1.5
-    return built.eval()
-
-
-def padded(lengths: list[int], seed: int) -> Tensor:
-    draw = torch.Generator().manual_seed(seed)
-    out = torch.full((len(lengths), max(lengths)), PAD)
-    for row, length in enumerate(lengths):
-        out[row, : length - 1] = torch.randint(4, 77, (length - 1,), generator=draw)
-        out[row, length - 1] = EOS
-    return out
+    return engine_model(dim=64, ffn_dim=96, encoder_layers=2, norm=norm, activation=activation, vocab=vocab)
 
 
 @pytest.mark.parametrize("arithmetic", ARITHMETICS)

@@ -100,12 +100,15 @@ void seqkd_step(Model* m, State* s, const int64_t* tokens, int count, float* lse
   std::fill(ids, ids + all * count, int64_t(m->pad));
   const std::vector<Row> list = rows_of(*s);
   all_rows(*m, *s, tokens, list, [&](Scratch& w, int first, int rows) {
-    std::vector<Best> best(rows);
     std::vector<float> row_lse(rows), row_eos(rows);
-    auto at = [&](int r) { return size_t(list[first + r].slot) * s->beam + list[first + r].beam; };
-    for (int r = 0; r < rows; ++r) best[r] = {count, values + at(r) * count, ids + at(r) * count};
-    w.reduction.run(w.operand, m->output, m->eos, best, row_lse.data(), row_eos.data());
-    for (int r = 0; r < rows; ++r) lse[at(r)] = row_lse[r], eos[at(r)] = row_eos[r];
+    Reduction& reduction = w.reduction;
+    reduction.run(w.operand, m->output, count, m->eos, row_lse.data(), row_eos.data());
+    for (int r = 0; r < rows; ++r) {
+      const size_t at = size_t(list[first + r].slot) * s->beam + list[first + r].beam;
+      lse[at] = row_lse[r], eos[at] = row_eos[r];
+      std::copy_n(reduction.best.of(r), count, values + at * count);
+      std::copy_n(reduction.best.ids_of(r), count, ids + at * count);
+    }
   });
 }
 

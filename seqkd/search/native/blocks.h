@@ -28,23 +28,121 @@ struct Norm {
   }
 };
 
-// One query over `count` keys and values, which `key(p)` and `value(p)` point to; all heads of a row lie side by side.
-// `scores` has room for heads * round_up(count, 16).
-template <typename Key, typename Value>
-static inline void attend(const float* query, int count, Key key, Value value, int heads, int head_dim, float scale,
-                          float* scores, float* out) {
-  const int width = round_up(count, LANES);
-  for (int p = 0; p < count; ++p) {
-    auto k = key(p);
-    for (int h = 0; h < heads; ++h) {
-      vf dot = {};
-      for (int i = h * head_dim; i < (h + 1) * head_dim; i += LANES) dot += load(query + i) * load(k + i);
-      scores[h * width + p] = sum(dot) * scale;
+// Zero in the first `count` lanes, minus infinity in those after.
+static inline vf outside_mask(int count) {
+  vf mask = {};
+  for (int i = 0; i < LANES; ++i) mask[i] = i < count ? 0.0f : NEVER;
+  return mask;
+}
+
+// Dot products of a query's head with sixteen keys; vectors of the head are `V`.
+template <int V>
+static inline vf products(const vf* query, const float* const* keys, int offset, int count) {
+  vf part[LANES];
+  for (int j = 0; j < count; ++j) {
+    const float* k = keys[j] + offset;
+    vf dot = query[0] * load(k);
+    for (int i = 1; i < V; ++i) dot += query[i] * load(k + i * LANES);
+    part[j] = dot;
+  }
+  for (int j = count; j < LANES; ++j) part[j] = vf{};
+  return sums(part);
+}
+template <int V>
+static inline vf products(const vf* query, const uint16_t* const* keys, int offset, int count) {
+  vf part[LANES];
+#if defined(__AVX512BF16__)
+  if constexpr (V % 2 == 0) {
+    __m512bh pairs[V / 2];
+    for (int i = 0; i < V / 2; ++i) pairs[i] = _mm512_cvtne2ps_pbh((__m512)query[2 * i + 1], (__m512)query[2 * i]);
+    for (int j = 0; j < count; ++j) {
+      __m512 dot = _mm512_setzero_ps();
+      for (int i = 0; i < V / 2; ++i)
+        dot = _mm512_dpbf16_ps(dot, pairs[i], (__m512bh)_mm512_loadu_si512(keys[j] + offset + 32 * i));
+      part[j] = (vf)dot;
     }
+    for (int j = count; j < LANES; ++j) part[j] = vf{};
+    return sums(part);
+  }
+#endif
+  for (int j = 0; j < count; ++j) {
+    const uint16_t* k = keys[j] + offset;
+    vf dot = query[0] * load(k);
+    for (int i = 1; i < V; ++i) dot += query[i] * load(k + i * LANES);
+    part[j] = dot;
+  }
+  for (int j = count; j < LANES; ++j) part[j] = vf{};
+  return sums(part);
+}
+
+// Weighted sum of a head's values, in two sums, of even and of odd positions: one alone would wait for itself.
+template <int V>
+static inline void weigh(const float* weights, const float* const* values, int offset, int count, float inverse,
+                         float* out) {
+  vf even[V] = {}, odd[V] = {};
+  int p = 0;
+  for (; p + 1 < count; p += 2)
+    for (int i = 0; i < V; ++i) {
+      even[i] += weights[p] * load(values[p] + offset + i * LANES);
+      odd[i] += weights[p + 1] * load(values[p + 1] + offset + i * LANES);
+    }
+  if (p < count)
+    for (int i = 0; i < V; ++i) even[i] += weights[p] * load(values[p] + offset + i * LANES);
+  for (int i = 0; i < V; ++i) store(out + i * LANES, (even[i] + odd[i]) * inverse);
+}
+template <int V>
+static inline void weigh(const float* weights, const uint16_t* const* values, int offset, int count, float inverse,
+                         float* out) {
+  // Two neighbours lie in one 32-bit lane: the lower is a shift away from a float, the upper a mask. Sums of lower and
+  // of upper ones are kept apart and interleaved at the end; an odd last vector goes through `load`.
+  constexpr int PAIRS = V / 2;
+  vf lower[PAIRS + 1] = {}, upper[PAIRS + 1] = {}, rest = {};
+  const vu mask = (vu)(vu{} + 0xffff0000u);
+  for (int p = 0; p < count; ++p) {
+    const vf weight = splat(weights[p]);
+    const uint16_t* v = values[p] + offset;
+    for (int i = 0; i < PAIRS; ++i) {
+      vu both;
+      memcpy(&both, v + i * 2 * LANES, sizeof both);
+      lower[i] += weight * (vf)(both << 16);
+      upper[i] += weight * (vf)(both & mask);
+    }
+    if (V % 2) rest += weight * load(v + (V - 1) * LANES);
+  }
+  for (int i = 0; i < PAIRS; ++i)
+    for (int half = 0; half < 2; ++half) {
+      vf x;
+#if defined(__AVX512F__)
+      const __m512i order = half == 0 ? _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23)
+                                      : _mm512_setr_epi32(8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+      x = (vf)_mm512_permutex2var_ps((__m512)lower[i], order, (__m512)upper[i]);
+#else
+      for (int j = 0; j < LANES; ++j) x[j] = (j % 2 ? upper[i] : lower[i])[half * LANES / 2 + j / 2];
+#endif
+      store(out + (2 * i + half) * LANES, x * inverse);
+    }
+  if (V % 2) store(out + (V - 1) * LANES, rest * inverse);
+}
+
+// One query over `count` keys and values; all heads of a row lie side by side, each `V` vectors wide. `scores` has room
+// for heads * (round_up(count, 16) + 16).
+template <int V, typename T>
+static void attend_heads(const float* query, int count, const T* const* keys, const T* const* values, int heads,
+                         float scale, float* scores, float* out) {
+  // One phase after the other for all heads: within a head every phase waits for the one before it.
+  const int width = round_up(count, LANES), line = width + LANES;
+  const int last = width - LANES;
+  const vf outside = outside_mask(count - last);
+  for (int h = 0; h < heads; ++h) {
+    const int offset = h * V * LANES;
+    float* s = scores + h * line;
+    vf q[V];
+    for (int i = 0; i < V; ++i) q[i] = load(query + offset + i * LANES) * scale;
+    for (int p = 0; p < last; p += LANES) store(s + p, products<V>(q, keys + p, offset, LANES));
+    store(s + last, products<V>(q, keys + last, offset, count - last) + outside);
   }
   for (int h = 0; h < heads; ++h) {
-    float* s = scores + h * width;
-    for (int p = count; p < width; ++p) s[p] = NEVER;
+    float* s = scores + h * line;
     vf top = load(s);
     for (int p = LANES; p < width; p += LANES) top = vmax(top, load(s + p));
     const float peak = largest(top);
@@ -54,100 +152,186 @@ static inline void attend(const float* query, int count, Key key, Value value, i
       store(s + p, e);
       total += e;
     }
-    const float inverse = 1.0f / sum(total);
-    for (int p = 0; p < width; p += LANES) store(s + p, load(s + p) * inverse);
+    s[width] = 1.0f / sum(total);
   }
-  const int dim = heads * head_dim;
-  for (int i = 0; i < dim; i += LANES) store(out + i, vf{});
-  for (int p = 0; p < count; ++p) {
-    auto v = value(p);
-    for (int h = 0; h < heads; ++h) {
-      const float weight = scores[h * width + p];
-      for (int i = h * head_dim; i < (h + 1) * head_dim; i += LANES) store(out + i, load(out + i) + weight * load(v + i));
-    }
+  for (int h = 0; h < heads; ++h) {
+    const float* s = scores + h * line;
+    weigh<V>(s, values, h * V * LANES, count, s[width], out + h * V * LANES);
   }
 }
 
-// The largest `count` values of a row, best first; equal values keep the order of their ids, because ids come ascending.
-struct Best {
-  int count = 0;
-  float* values = nullptr;
-  int64_t* ids = nullptr;
-  void clear() {
-    std::fill(values, values + count, NEVER);
-    std::fill(ids, ids + count, int64_t(0));
+template <typename T>
+static void attend(const float* query, int count, const T* const* keys, const T* const* values, int heads, int head_dim,
+                   float scale, float* scores, float* out) {
+  switch (head_dim / LANES) {
+    case 1: return attend_heads<1>(query, count, keys, values, heads, scale, scores, out);
+    case 2: return attend_heads<2>(query, count, keys, values, heads, scale, scores, out);
+    case 3: return attend_heads<3>(query, count, keys, values, heads, scale, scores, out);
+    case 4: return attend_heads<4>(query, count, keys, values, heads, scale, scores, out);
+    case 5: return attend_heads<5>(query, count, keys, values, heads, scale, scores, out);
+    case 6: return attend_heads<6>(query, count, keys, values, heads, scale, scores, out);
+    case 8: return attend_heads<8>(query, count, keys, values, heads, scale, scores, out);
   }
-  float bar() const { return values[count - 1]; }
-  void insert(float value, int64_t id) {
-    int place = count - 1;
-    for (; place > 0 && values[place - 1] < value; --place) {
-      values[place] = values[place - 1];
-      ids[place] = ids[place - 1];
+}
+
+// The largest `count` values of each row, best first; equal values keep the order of their ids, because ids come
+// ascending. A row's are kept in vectors; those beyond `count` are there too, and of no meaning.
+struct Best {
+  int count = 0, vectors = 0;
+  Buffer<float> values;  // [rows][vectors * 16]
+  Buffer<int32_t> ids;
+
+  void start(int rows, int wanted) {
+    count = wanted, vectors = round_up(count, LANES) / LANES;
+    std::fill_n(values.need(size_t(rows) * vectors * LANES), size_t(rows) * vectors * LANES, NEVER);
+    std::fill_n(ids.need(size_t(rows) * vectors * LANES), size_t(rows) * vectors * LANES, 0);
+  }
+  float* of(int row) { return values.data + size_t(row) * vectors * LANES; }
+  int32_t* ids_of(int row) { return ids.data + size_t(row) * vectors * LANES; }
+  // What a value must be above to come in.
+  float bar(int row) { return of(row)[count - 1]; }
+
+  // Those of x whose bits are set in `marks`, 64 columns a word, in order; column 0 has the id `offset`.
+  void insert(int row, const float* x, const uint64_t* marks, int words, int offset) {
+#if defined(__AVX512F__)
+    if (vectors == 1) {  // stays in registers: from one value to the next, memory would be slower than all the rest
+      __m512 v = _mm512_loadu_ps(of(row));
+      __m512i at = _mm512_loadu_si512(ids_of(row));
+      const __m512i before = _mm512_setr_epi32(0, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14);
+      for (int word = 0; word < words; ++word)
+        for (uint64_t mask = marks[word]; mask; mask &= mask - 1) {
+          const int i = word * 64 + __builtin_ctzll(mask);
+          const __m512 value = _mm512_set1_ps(x[i]);
+          const __mmask16 later = _mm512_cmp_ps_mask(v, value, _CMP_LT_OQ);
+          const __mmask16 place = _kandn_mask16(_kshiftli_mask16(later, 1), later);
+          v = _mm512_mask_mov_ps(_mm512_mask_permutexvar_ps(v, later, before, v), place, value);
+          at = _mm512_mask_set1_epi32(_mm512_mask_permutexvar_epi32(at, later, before, at), place, offset + i);
+        }
+      _mm512_storeu_ps(of(row), v);
+      _mm512_storeu_si512(ids_of(row), at);
+      return;
     }
-    values[place] = value;
-    ids[place] = id;
+#endif
+    for (int word = 0; word < words; ++word)
+      for (uint64_t mask = marks[word]; mask; mask &= mask - 1) {
+        const int i = word * 64 + __builtin_ctzll(mask);
+        insert(row, x[i], offset + i);
+      }
+  }
+
+ private:
+  // Branches would be guessed wrong: every vector is shifted by one lane from where the value belongs.
+  void insert(int row, float value, int id) {
+    float* v = of(row);
+    int32_t* at = ids_of(row);
+#if defined(__AVX512F__)
+    const __m512 x = _mm512_set1_ps(value);
+    __m512 here = _mm512_loadu_ps(v + (vectors - 1) * LANES);
+    __m512i here_ids = _mm512_loadu_si512(at + (vectors - 1) * LANES);
+    for (int j = vectors - 1; j >= 0; --j) {
+      const __m512 before = j ? _mm512_loadu_ps(v + (j - 1) * LANES) : x;
+      const __m512i before_ids = j ? _mm512_loadu_si512(at + (j - 1) * LANES) : _mm512_set1_epi32(id);
+      const __mmask16 later = _mm512_cmp_ps_mask(here, x, _CMP_LT_OQ);
+      const unsigned lead = j ? _mm512_cmp_ps_mask(before, x, _CMP_LT_OQ) >> 15 : 0;
+      const __mmask16 place = later & ~(__mmask16)((later << 1) | lead);
+      const __m512 moved = _mm512_castsi512_ps(
+          _mm512_alignr_epi32(_mm512_castps_si512(here), _mm512_castps_si512(before), 15));
+      const __m512i moved_ids = _mm512_alignr_epi32(here_ids, before_ids, 15);
+      _mm512_storeu_ps(v + j * LANES, _mm512_mask_mov_ps(_mm512_mask_mov_ps(here, later, moved), place, x));
+      _mm512_storeu_si512(at + j * LANES,
+                          _mm512_mask_set1_epi32(_mm512_mask_mov_epi32(here_ids, later, moved_ids), place, id));
+      here = before, here_ids = before_ids;
+    }
+#else
+    if (!(value > v[count - 1])) return;
+    int place = count - 1;
+    for (; place > 0 && v[place - 1] < value; --place) {
+      v[place] = v[place - 1];
+      at[place] = at[place - 1];
+    }
+    v[place] = value;
+    at[place] = id;
+#endif
   }
 };
 
-// Log-sum-exp, top-k and one chosen logit of every row of A * W^T. Logits live in a small buffer only: 32 rows by 8
-// panels at a time are reduced while they are in the first-level cache.
+// Log-sum-exp, top-k and one chosen logit of every row of A * W^T. Logits live in a small buffer only: 32 rows by
+// `PANELS` panels at a time are reduced while they are in the first-level cache.
 struct Reduction {
-  static constexpr int PANELS = 8;
+  static constexpr int PANELS = 8, WIDTH = PANELS * BLOCK;
   Buffer<float> logits;
-  std::vector<float> peak;
+  std::vector<float> reference;
   std::vector<double> total;
+  Best best;
 
-  void run(const Operand& a, const Weight& w, int chosen, std::vector<Best>& best, float* lse, float* chosen_logit) {
-    constexpr int WIDTH = PANELS * BLOCK;
+  void run(const Operand& a, const Weight& w, int count, int chosen, float* lse, float* chosen_logit) {
     float* block = logits.need(BLOCK * WIDTH);
-    peak.assign(a.rows, NEVER);
+    reference.assign(a.rows, NEVER);
     total.assign(a.rows, 0.0);
-    for (int r = 0; r < a.rows; ++r) best[r].clear();
+    best.start(a.rows, count);
     for (int first = 0; first < w.panels; first += PANELS) {
       const int panels = std::min(PANELS, w.panels - first);
-      const int columns = std::min(panels * BLOCK, w.outputs - first * BLOCK);
       const int offset = first * BLOCK;
+      const int columns = std::min(WIDTH, w.outputs - offset), padded = round_up(columns, LANES);
       for (int row = 0; row < a.rows; row += BLOCK) {
         for (int p = 0; p < panels; ++p) product(a, w, row, first + p, block + p * BLOCK, WIDTH);
-        const int rows = std::min(BLOCK, a.rows - row);
-        for (int r = 0; r < rows; ++r) {
+        for (int r = 0; r < std::min(BLOCK, a.rows - row); ++r) {
           float* x = block + r * WIDTH;
-          const int padded = round_up(columns, LANES);
           if (!w.bias.empty())
             for (int c = 0; c < padded; c += LANES) store(x + c, load(x + c) + load(&w.bias[offset + c]));
           for (int c = columns; c < padded; ++c) x[c] = NEVER;
-          reduce(x, padded, offset, row + r, best[row + r]);
+          reduce(x, padded, offset, row + r);
           if (chosen >= offset && chosen < offset + columns) chosen_logit[row + r] = x[chosen - offset];
         }
       }
     }
-    for (int r = 0; r < a.rows; ++r) lse[r] = float(peak[r] + std::log(total[r]));
+    for (int r = 0; r < a.rows; ++r) lse[r] = float(reference[r] + std::log(total[r]));
   }
 
-  void reduce(const float* x, int columns, int offset, int row, Best& best) {
-    vf top = splat(peak[row]);
-    const float before = peak[row];
-    for (int c = 0; c < columns; c += LANES) top = vmax(top, load(x + c));
-    const float now = largest(top);
-    vf part = {};
-    for (int c = 0; c < columns; c += LANES) part += vexp(load(x + c) - now);
-    // A NaN never wins `vmax`, but it stays in the sum, and so does inf - inf: both end as a NaN here.
-    total[row] = (before == NEVER ? 0.0 : total[row] * std::exp(double(before) - now)) + sum(part);
-    peak[row] = now;
-    if (!(now > best.bar())) return;
-    for (int c = 0; c < columns; c += LANES) {
-      vi above = load(x + c) > best.bar();
-#if defined(__AVX512F__)
-      unsigned mask = _mm512_movepi32_mask((__m512i)above);
-#else
-      unsigned mask = 0;
-      for (int i = 0; i < LANES; ++i) mask |= unsigned(above[i] != 0) << i;
-#endif
-      while (mask) {
-        const int i = __builtin_ctz(mask);
-        mask &= mask - 1;
-        if (x[c + i] > best.bar()) best.insert(x[c + i], offset + c + i);
+  // Adds exp(x - reference) up; the reference is the largest logit of the row's first columns, and moves only when
+  // one comes so far above it that the sum might overflow.
+  void reduce(const float* x, int columns, int offset, int row) {
+    constexpr float FAR = 60.0f;
+    // Of sixteen lanes each has one value that is no smaller than the smallest of their maxima.
+    float bar = best.bar(row);
+    if (bar == NEVER && best.count <= LANES) {
+      vf top = load(x);
+      for (int c = LANES; c < columns; c += LANES) top = vmax(top, load(x + c));
+      const float smallest = -largest(-top);
+      if (smallest > NEVER) bar = std::nextafterf(smallest, NEVER);
+    }
+    uint64_t marks[WIDTH / 64] = {}, any = 0;
+    for (int c = 0; c < columns; c += LANES) marks[c / 64] |= uint64_t(above(load(x + c), splat(bar))) << c % 64;
+    for (uint64_t some : marks) any |= some;
+    if (any) {
+      best.insert(row, x, marks, round_up(columns, 64) / 64, offset);
+      const float now = *best.of(row), before = reference[row];
+      if (before == NEVER || now > before + FAR) {
+        total[row] = before == NEVER ? total[row] : total[row] * std::exp(double(before) - now);
+        reference[row] = now;
       }
     }
+    // A NaN is never above, but it stays in the sum, and so does inf - inf: both end as a NaN here. Where all are minus
+    // infinity so far, so is the reference, and the sum is a NaN as well.
+    const vf base = splat(reference[row]);
+    vf even = {}, odd = {};
+    int c = 0;
+    for (; c + LANES < columns; c += 2 * LANES) {
+      even += vexp(load(x + c) - base);
+      odd += vexp(load(x + c + LANES) - base);
+    }
+    if (c < columns) even += vexp(load(x + c) - base);
+    total[row] += sum(even + odd);
+  }
+
+  static unsigned above(vf x, vf bar) {
+#if defined(__AVX512F__)
+    return _mm512_cmp_ps_mask((__m512)x, (__m512)bar, _CMP_GT_OQ);
+#else
+    const vi over = x > bar;
+    unsigned mask = 0;
+    for (int i = 0; i < LANES; ++i) mask |= unsigned(over[i] != 0) << i;
+    return mask;
+#endif
   }
 };

@@ -32,6 +32,7 @@ struct Model {
 struct Scratch {
   Operand operand;
   Buffer<float> x, normed, wide, hidden, attended, scores;
+  Buffer<const void*> keys, values;  // where the entries are that one query reads
   Reduction reduction;
 };
 static Scratch& scratch() {
@@ -136,7 +137,9 @@ static void admit(const Model& m, State& s, int count, const int64_t* places, co
   float* x = w.x.need(size_t(rows) * d);
   float* wide = w.wide.need(size_t(rows) * 3 * d);
   float* attended = w.attended.need(size_t(rows) * d);
-  float* scores = w.scores.need(size_t(m.heads) * round_up(longest, LANES));
+  float* scores = w.scores.need(size_t(m.heads) * (round_up(longest, LANES) + LANES));
+  auto** keys = reinterpret_cast<const float**>(w.keys.need(longest));
+  auto** values = reinterpret_cast<const float**>(w.values.need(longest));
   for (int n = 0, row = 0; n < count; ++n)
     for (int p = 0; p < lengths[n]; ++p, ++row)
       embed(m, m.source_embedding, m.source_positions, ids[size_t(n) * stride + p], p, x + size_t(row) * d);
@@ -145,9 +148,12 @@ static void admit(const Model& m, State& s, int count, const int64_t* places, co
     multiply(w.operand, layer.qkv, wide, PLAIN);
     for (int n = 0, first = 0; n < count; first += lengths[n], ++n) {
       const float* base = wide + size_t(first) * 3 * d;
+      for (int p = 0; p < lengths[n]; ++p) {
+        keys[p] = base + size_t(p) * 3 * d + d;
+        values[p] = keys[p] + d;
+      }
       for (int q = 0; q < lengths[n]; ++q)
-        attend(base + size_t(q) * 3 * d, lengths[n], [&](int p) { return base + size_t(p) * 3 * d + d; },
-               [&](int p) { return base + size_t(p) * 3 * d + 2 * d; }, m.heads, head_dim, scale, scores,
+        attend(base + size_t(q) * 3 * d, lengths[n], keys, values, m.heads, head_dim, scale, scores,
                attended + size_t(first + q) * d);
     }
     w.operand.set(m.arithmetic, attended, rows, d);
@@ -194,76 +200,115 @@ static std::vector<Row> rows_of(State& s) {
   return list;
 }
 
-// Runs all layers for some rows, which depend on no other row of this step; returns their features.
+// Rows that go through a layer together: what they read and write stays in the second-level cache.
+constexpr int TOGETHER = 128;
+
+// Asks for an entry of a cache some time before it is read. Caches of many slots lie far away, and scattered.
 template <typename T>
-static const float* advance(const Model& m, Scratch& w, State& s, const int64_t* tokens, const Row* list, int rows) {
+static inline void fetch(const T* entry, int dim) {
+  for (size_t byte = 0; byte < dim * sizeof(T); byte += 64)
+    __builtin_prefetch(reinterpret_cast<const char*>(entry) + byte, 0, 2);
+}
+
+// One decoder layer, for rows whose residual stream is x.
+template <typename T>
+static void decode_layer(const Model& m, Scratch& w, State& s, size_t l, const Row* list, float* x, int rows) {
+  const Layer& layer = m.decoder[l];
   const int d = m.dim, head_dim = d / m.heads;
   const float scale = 1.0f / sqrtf(float(head_dim));
   int longest = 1;
   for (int r = 0; r < rows; ++r)
     longest = std::max({longest, s.slots[list[r].place].position + 1, s.slots[list[r].place].source});
-  float* x = w.x.need(size_t(rows) * d);
   float* wide = w.wide.need(size_t(rows) * 3 * d);
   float* attended = w.attended.need(size_t(rows) * d);
-  float* scores = w.scores.need(size_t(m.heads) * round_up(longest, LANES));
+  float* scores = w.scores.need(size_t(m.heads) * (round_up(longest, LANES) + LANES));
+  auto** keys = reinterpret_cast<const T**>(w.keys.need(longest));
+  auto** values = reinterpret_cast<const T**>(w.values.need(longest));
+  const Caches<T> cache = caches(s, T{});
+  const size_t slots = s.slots.size();
+
+  w.operand.set(m.arithmetic, block_input(m, w, layer.attention_norm, x, rows), rows, d);
+  multiply(w.operand, layer.qkv, wide, PLAIN);
+  for (int r = 0; r < rows; ++r) {
+    if (const int ahead = r + s.beam; ahead < rows) {
+      const Row next = list[ahead];
+      const size_t base = (l * slots + next.place) * s.max_target;
+      const uint8_t* who = &s.ancestors[(size_t(next.place) * s.beam + next.beam) * s.max_target];
+      for (int p = 0; p < s.slots[next.place].position; ++p) {
+        if (next.beam && who[p] == who[p - s.max_target]) continue;  // the beam before it reads the same
+        const size_t read = ((base + p) * s.beam + who[p]) * d;
+        fetch(cache.keys + read, d);
+        fetch(cache.values + read, d);
+      }
+    }
+    const Slot& slot = s.slots[list[r].place];
+    const float* own = wide + size_t(r) * 3 * d;
+    const size_t base = (l * slots + list[r].place) * s.max_target;
+    const size_t entry = ((base + slot.position) * s.beam + list[r].beam) * d;
+    put(&cache.keys[entry], own + d, d);
+    put(&cache.values[entry], own + 2 * d, d);
+    const uint8_t* who = &s.ancestors[(size_t(list[r].place) * s.beam + list[r].beam) * s.max_target];
+    for (int p = 0; p <= slot.position; ++p) {
+      const size_t read = ((base + p) * s.beam + who[p]) * d;
+      keys[p] = cache.keys + read;
+      values[p] = cache.values + read;
+    }
+    attend(own, slot.position + 1, keys, values, m.heads, head_dim, scale, scores, attended + size_t(r) * d);
+  }
+  w.operand.set(m.arithmetic, attended, rows, d);
+  multiply(w.operand, layer.out, x, ADD);
+  if (!m.pre) layer.attention_norm.apply(x, x, rows);
+
+  w.operand.set(m.arithmetic, block_input(m, w, layer.cross_norm, x, rows), rows, d);
+  multiply(w.operand, layer.query, wide, PLAIN);
+  for (int r = 0; r < rows; ++r) {
+    if (const int ahead = r + s.beam; ahead < rows && list[ahead].beam == 0) {
+      const size_t base = (l * slots + list[ahead].place) * s.max_source;
+      for (int p = 0; p < s.slots[list[ahead].place].source; ++p) {
+        fetch(cache.cross_keys + (base + p) * d, d);
+        fetch(cache.cross_values + (base + p) * d, d);
+      }
+    }
+    const size_t base = (l * slots + list[r].place) * s.max_source;
+    const int source = s.slots[list[r].place].source;
+    for (int p = 0; p < source; ++p) {
+      keys[p] = cache.cross_keys + (base + p) * d;
+      values[p] = cache.cross_values + (base + p) * d;
+    }
+    attend(wide + size_t(r) * d, source, keys, values, m.heads, head_dim, scale, scores, attended + size_t(r) * d);
+  }
+  w.operand.set(m.arithmetic, attended, rows, d);
+  multiply(w.operand, layer.cross_out, x, ADD);
+  if (!m.pre) layer.cross_norm.apply(x, x, rows);
+
+  feed_forward(m, w, layer, block_input(m, w, layer.ffn_norm, x, rows), x, rows);
+  if (!m.pre) layer.ffn_norm.apply(x, x, rows);
+}
+
+// Runs all layers for some rows, which depend on no other row of this step, and makes their features the operand.
+template <typename T>
+static void advance(const Model& m, Scratch& w, State& s, const int64_t* tokens, const Row* list, int rows) {
+  const int d = m.dim;
+  float* x = w.x.need(size_t(rows) * d);
   for (int r = 0; r < rows; ++r) {
     const int64_t id = tokens[size_t(list[r].slot) * s.beam + list[r].beam];
     embed(m, m.target_embedding, m.target_positions, id, s.slots[list[r].place].position, x + size_t(r) * d);
   }
-  Caches<T> cache = caches(s, T{});
-  const size_t slots = s.slots.size();
-  for (size_t l = 0; l < m.decoder.size(); ++l) {
-    const Layer& layer = m.decoder[l];
-    w.operand.set(m.arithmetic, block_input(m, w, layer.attention_norm, x, rows), rows, d);
-    multiply(w.operand, layer.qkv, wide, PLAIN);
-    for (int r = 0; r < rows; ++r) {
-      const Slot& slot = s.slots[list[r].place];
-      const size_t base = ((l * slots + list[r].place) * s.max_target + slot.position) * s.beam + list[r].beam;
-      put(&cache.keys[base * d], wide + size_t(r) * 3 * d + d, d);
-      put(&cache.values[base * d], wide + size_t(r) * 3 * d + 2 * d, d);
-    }
-    for (int r = 0; r < rows; ++r) {
-      const Slot& slot = s.slots[list[r].place];
-      const uint8_t* who = &s.ancestors[(size_t(list[r].place) * s.beam + list[r].beam) * s.max_target];
-      const size_t base = (l * slots + list[r].place) * s.max_target;
-      attend(wide + size_t(r) * 3 * d, slot.position + 1,
-             [&](int p) { return &cache.keys[((base + p) * s.beam + who[p]) * d]; },
-             [&](int p) { return &cache.values[((base + p) * s.beam + who[p]) * d]; }, m.heads, head_dim, scale, scores,
-             attended + size_t(r) * d);
-    }
-    w.operand.set(m.arithmetic, attended, rows, d);
-    multiply(w.operand, layer.out, x, ADD);
-    if (!m.pre) layer.attention_norm.apply(x, x, rows);
-
-    w.operand.set(m.arithmetic, block_input(m, w, layer.cross_norm, x, rows), rows, d);
-    multiply(w.operand, layer.query, wide, PLAIN);
-    for (int r = 0; r < rows; ++r) {
-      const size_t base = (l * slots + list[r].place) * s.max_source;
-      attend(wide + size_t(r) * d, s.slots[list[r].place].source,
-             [&](int p) { return &cache.cross_keys[(base + p) * d]; },
-             [&](int p) { return &cache.cross_values[(base + p) * d]; }, m.heads, head_dim, scale, scores,
-             attended + size_t(r) * d);
-    }
-    w.operand.set(m.arithmetic, attended, rows, d);
-    multiply(w.operand, layer.cross_out, x, ADD);
-    if (!m.pre) layer.cross_norm.apply(x, x, rows);
-
-    feed_forward(m, w, layer, block_input(m, w, layer.ffn_norm, x, rows), x, rows);
-    if (!m.pre) layer.ffn_norm.apply(x, x, rows);
-  }
-  return block_input(m, w, m.decoder_norm, x, rows);
+  for (size_t l = 0; l < m.decoder.size(); ++l)
+    for (int r = 0; r < rows; r += TOGETHER)
+      decode_layer<T>(m, w, s, l, list + r, x + size_t(r) * d, std::min(TOGETHER, rows - r));
+  w.operand.set(m.arithmetic, block_input(m, w, m.decoder_norm, x, rows), rows, d);
 }
 
-// Splits the rows over the threads and calls `finish(scratch, first, count)` on each part, whose features are the operand.
+// Splits the rows over the threads and calls `finish(scratch, first, count)` on each part; features are the operand.
 template <typename Finish>
 static void all_rows(Model& m, State& s, const int64_t* tokens, const std::vector<Row>& list, Finish finish) {
   m.workers.run(int(list.size()), BLOCK, [&](int first, int count) {
     MatrixUnit unit(m.arithmetic);
     Scratch& w = scratch();
     const Row* part = &list[first];
-    const float* features = m.arithmetic == BF16 ? advance<uint16_t>(m, w, s, tokens, part, count)
-                                                 : advance<float>(m, w, s, tokens, part, count);
-    w.operand.set(m.arithmetic, features, count, m.dim);
+    auto some = m.arithmetic == BF16 ? advance<uint16_t> : advance<float>;
+    some(m, w, s, tokens, part, count);
     finish(w, first, count);
   });
   for (Slot& slot : s.slots) slot.position += slot.busy && slot.position + 1 < s.max_target;

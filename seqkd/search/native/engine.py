@@ -16,6 +16,7 @@ Arithmetic = Literal["float32", "bf16", "bf16x3"]
 ARITHMETIC = {"float32": 0, "bf16": 1, "bf16x3": 2}
 ACTIVATION = {"relu": 0, "gelu": 1, "swiglu": 2}
 LANES = 16  # floats in a vector: widths must be multiples of it
+HEAD_VECTORS = (1, 2, 3, 4, 5, 6, 8)  # in a head, as the kernels are compiled for
 
 
 def usable(model: nn.Module) -> bool:
@@ -23,7 +24,9 @@ def usable(model: nn.Module) -> bool:
     if not isinstance(model, Transformer) or model.output_weight.device.type != "cpu":
         return False
     head_dim = model.dim // model.heads
-    if head_dim % LANES or model.encoder[0].ffn.out.in_features % LANES:  # type: ignore[union-attr,operator]
+    if head_dim % LANES or head_dim // LANES not in HEAD_VECTORS:
+        return False
+    if model.encoder[0].ffn.out.in_features % LANES:  # type: ignore[union-attr,operator]
         return False
     return kernels() is not None
 

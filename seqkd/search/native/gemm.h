@@ -83,7 +83,7 @@ struct Operand {
   const float* floats = nullptr;
   int rows = 0, stride = 0, depth = 0;
   Buffer<float> padded;
-  Buffer<uint16_t> high, low;
+  Buffer<uint16_t> high, low;  // [row / 16][depth / 32][16][32]: tiles
 
   void set(Arithmetic chosen, const float* a, int m, int k) {
     arithmetic = chosen, rows = m, depth = round_up(k, 32);
@@ -104,12 +104,12 @@ struct Operand {
     for (int r = 0; r < m; ++r)
       for (int c = 0; c < depth; c += LANES) {
         vf x = c < k ? load(a + size_t(r) * k + c) : splat(0.0f);  // k is a multiple of 16
+        const size_t at = (size_t(r / 16) * (depth / 32) + c / 32) * 512 + r % 16 * 32 + c % 32;
         vh h = narrow(x);
-        *reinterpret_cast<vh_any*>(hi + size_t(r) * depth + c) = h;
-        if (lo) store(lo + size_t(r) * depth + c, x - widen(h));
+        *reinterpret_cast<vh_any*>(hi + at) = h;
+        if (lo) store(lo + at, x - widen(h));
       }
-    memset(hi + size_t(m) * depth, 0, size_t(whole - m) * depth * sizeof(uint16_t));
-    if (lo) memset(lo + size_t(m) * depth, 0, size_t(whole - m) * depth * sizeof(uint16_t));
+    // What stands in the rows beyond the last comes to nothing: each row of a product is its own.
   }
 };
 
@@ -121,10 +121,11 @@ struct alignas(64) TileConfig {
 };
 
 static inline void tile_product(const Operand& a, const Weight& w, int row, int panel, float* out, int stride) {
-  const size_t step = 2 * 16 * 32;  // one column of tiles: two halves of 16 x 32 bf16
+  const int steps = w.depth / 32;
+  const size_t tile = 16 * 32;
   const uint16_t* b_high = w.high.data + size_t(panel) * w.depth * BLOCK;
   const uint16_t* a_high = a.high.data + size_t(row) * a.depth;
-  const long line = a.depth * 2, half = 16L * a.depth;
+  const size_t half = steps * tile;  // the block's rows 16 to 31
   // GCC's tile loads do not tell it that they read memory.
   __asm__ volatile("" ::: "memory");
   _tile_zero(0);
@@ -132,36 +133,36 @@ static inline void tile_product(const Operand& a, const Weight& w, int row, int 
   _tile_zero(2);
   _tile_zero(3);
   if (a.arithmetic == BF16) {
-    for (int c = 0; c < w.depth; c += 32, b_high += step) {
-      _tile_loadd(4, a_high + c, line);
+    for (int c = 0; c < steps; ++c, a_high += tile, b_high += 2 * tile) {
       _tile_loadd(6, b_high, 64);
-      _tile_loadd(7, b_high + step / 2, 64);
+      _tile_loadd(4, a_high, 64);
+      _tile_loadd(7, b_high + tile, 64);
+      _tile_loadd(5, a_high + half, 64);
       _tile_dpbf16ps(0, 4, 6);
       _tile_dpbf16ps(1, 4, 7);
-      _tile_loadd(5, a_high + half + c, line);
       _tile_dpbf16ps(2, 5, 6);
       _tile_dpbf16ps(3, 5, 7);
     }
   } else {
     const uint16_t* b_low = w.low.data + size_t(panel) * w.depth * BLOCK;
     const uint16_t* a_low = a.low.data + size_t(row) * a.depth;
-    for (int c = 0; c < w.depth; c += 32, b_high += step, b_low += step) {
+    for (int c = 0; c < steps; ++c, a_high += tile, a_low += tile, b_high += 2 * tile, b_low += 2 * tile) {
       _tile_loadd(6, b_high, 64);
-      _tile_loadd(7, b_high + step / 2, 64);
-      _tile_loadd(4, a_low + c, line);
-      _tile_loadd(5, a_low + half + c, line);
+      _tile_loadd(4, a_low, 64);
+      _tile_loadd(7, b_high + tile, 64);
+      _tile_loadd(5, a_low + half, 64);
       _tile_dpbf16ps(0, 4, 6);
       _tile_dpbf16ps(1, 4, 7);
       _tile_dpbf16ps(2, 5, 6);
       _tile_dpbf16ps(3, 5, 7);
-      _tile_loadd(4, a_high + c, line);
-      _tile_loadd(5, a_high + half + c, line);
+      _tile_loadd(4, a_high, 64);
+      _tile_loadd(5, a_high + half, 64);
       _tile_dpbf16ps(0, 4, 6);
       _tile_dpbf16ps(1, 4, 7);
       _tile_dpbf16ps(2, 5, 6);
       _tile_dpbf16ps(3, 5, 7);
       _tile_loadd(6, b_low, 64);
-      _tile_loadd(7, b_low + step / 2, 64);
+      _tile_loadd(7, b_low + tile, 64);
       _tile_dpbf16ps(0, 4, 6);
       _tile_dpbf16ps(1, 4, 7);
       _tile_dpbf16ps(2, 5, 6);
@@ -208,7 +209,8 @@ static inline void product(const Operand& a, const Weight& w, int row, int panel
 
 enum Finish { PLAIN = 0, RELU = 1, GELU = 2, ADD = 3 };
 
-// c[m x outputs] = finish(A * W^T + bias); ADD adds onto what c holds (the residual).
+// c[m x outputs] = finish(A * W^T + bias); ADD adds onto what c holds (the residual). Fastest where what is read and
+// written stays in the second-level cache: callers give some hundred rows at a time.
 static void multiply(const Operand& a, const Weight& w, float* c, Finish finish) {
   alignas(64) float tile[BLOCK * BLOCK];
   for (int panel = 0; panel < w.panels; ++panel) {

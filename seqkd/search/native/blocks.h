@@ -292,14 +292,8 @@ struct Reduction {
   // one comes so far above it that the sum might overflow.
   void reduce(const float* x, int columns, int offset, int row) {
     constexpr float FAR = 60.0f;
-    // Of sixteen lanes each has one value that is no smaller than the smallest of their maxima.
     float bar = best.bar(row);
-    if (bar == NEVER && best.count <= LANES) {
-      vf top = load(x);
-      for (int c = LANES; c < columns; c += LANES) top = vmax(top, load(x + c));
-      const float smallest = -largest(-top);
-      if (smallest > NEVER) bar = std::nextafterf(smallest, NEVER);
-    }
+    if (bar == NEVER) bar = std::max(bar, floor_of(x, columns, best.vectors));
     uint64_t marks[WIDTH / 64] = {}, any = 0;
     for (int c = 0; c < columns; c += LANES) marks[c / 64] |= uint64_t(above(load(x + c), splat(bar))) << c % 64;
     for (uint64_t some : marks) any |= some;
@@ -322,6 +316,23 @@ struct Reduction {
     }
     if (c < columns) even += vexp(load(x + c) - base);
     total[row] += sum(even + odd);
+  }
+
+  // A value that at least `deep` * 16 of x are above: in each lane `deep` are as large as the lane's deep-th largest.
+  static float floor_of(const float* x, int columns, int deep) {
+    vf top[8];
+    if (deep > 8 || columns < deep * LANES) return NEVER;
+    for (int i = 0; i < deep; ++i) top[i] = splat(NEVER);
+    for (int c = 0; c < columns; c += LANES) {
+      vf y = load(x + c);
+      for (int i = 0; i < deep; ++i) {
+        const vf over = vmax(top[i], y);
+        y = top[i] < y ? top[i] : y;
+        top[i] = over;
+      }
+    }
+    const float smallest = -largest(-top[deep - 1]);
+    return smallest > NEVER ? std::nextafterf(smallest, NEVER) : NEVER;
   }
 
   static unsigned above(vf x, vf bar) {

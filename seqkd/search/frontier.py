@@ -6,6 +6,7 @@ among the first K, and the first K others stay alive.
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,6 +17,8 @@ from torch import Tensor
 from seqkd.search.candidates import RowCandidates, top_k
 from seqkd.search.constraints import NEVER, Clock, Distribution
 from seqkd.search.diverse import rank_groups
+from seqkd.search.native.build import kernels
+from seqkd.search.native.frontier import FrontierNumbers, NativeFrontier
 from seqkd.search.settings import BeamSettings, Ended, Hypothesis
 
 
@@ -42,12 +45,17 @@ class Finished:
         return self.scores, self.logprobs, self.steps, self.parents, self.forced
 
 
-def normalized(settings: BeamSettings, logprobs: Tensor, lengths: Tensor) -> Tensor:
-    """Final scores; `lengths` count the end of sentence."""
+def divisors(settings: BeamSettings, lengths: Tensor) -> Tensor:
+    """What log-probabilities are divided by; `lengths` count the end of sentence."""
     length = lengths.to(torch.float32)
     if settings.normalization == "gnmt":
         length = (length + 5.0) / 6.0
-    return logprobs / length**settings.length_penalty
+    return length**settings.length_penalty
+
+
+def normalized(settings: BeamSettings, logprobs: Tensor, lengths: Tensor) -> Tensor:
+    """Final scores; `lengths` count the end of sentence."""
+    return logprobs / divisors(settings, lengths)
 
 
 class Frontier:
@@ -94,6 +102,8 @@ class Frontier:
             forced=filled(slots, beam + 1, value=0, dtype=torch.bool),
         )
         self._ranks = torch.arange(2 * beam, device=device)
+        self._kernels = kernels() if device.type == "cpu" else None
+        self._native: NativeFrontier | None = None
 
     @property
     def count_needed(self) -> int:
@@ -131,6 +141,10 @@ class Frontier:
         Returns:
             Parents `[slots, beam]` int64 of the new live hypotheses, for the model to follow.
         """
+        if self._kernels is not None:
+            if self._native is None:
+                self._native = self._bound(self._kernels)
+            return self._native.advance(candidates.lse, candidates.values, candidates.ids, candidates.eos)
         self._watch(candidates.lse.isfinite())
         ids, clock = candidates.ids, self.clock
         base = (self.live - candidates.lse)[..., None]
@@ -148,12 +162,31 @@ class Frontier:
         ids = torch.cat((torch.where(at_limit[:, None], self.eos_id, first_ids)[..., None], ids[..., 1:]), dim=-1)
         return self._take(*self._rank(scores, ids), at_limit)
 
+    def _bound(self, library: ctypes.CDLL) -> NativeFrontier:
+        """This frontier for the CPU's kernel; whatever replaces one of the tensors drops it again."""
+        settings, clock = self.settings, self.clock
+        slots, max_target, beam = self.tokens.shape
+        lengths = torch.arange(max_target + 2)
+        held = (self.live, self.last, self.tokens, self.parents, clock.positions, clock.minimums, clock.limits)
+        tensors = [*held, self.count, self.done, self.bad, *self.finished.columns(), divisors(settings, lengths)]
+        numbers = FrontierNumbers(
+            slots=slots,
+            beam=beam,
+            max_target=max_target,
+            eos=self.eos_id,
+            pad=self.pad_id,
+            exact=settings.stopping == "exact",
+            favours_length=settings.length_penalty > 0,
+        )
+        return NativeFrontier(library, numbers, tensors)
+
     def choose(self, distribution: Distribution) -> Tensor:
         """Take one step in every slot, given all continuations, shaped by the search's options.
 
         Returns:
             Parents, as `advance`.
         """
+        self._native = None
         self._watch(distribution.finite)
         settings, logprobs = self.settings, distribution.logprobs
         if settings.diverse_groups > 1:
@@ -273,6 +306,7 @@ class Frontier:
 
     def shrink(self, slots: Tensor) -> None:
         """Keep only these slots, `[n]`, in this order."""
+        self._native = None
         for name in ("live", "last", "tokens", "parents", "count", "done", "bad"):
             setattr(self, name, getattr(self, name)[slots])
         self.clock.shrink(slots)

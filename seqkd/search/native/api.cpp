@@ -3,6 +3,7 @@
 #include <vector>
 
 #include "decoder.h"
+#include "frontier.h"
 #if defined(__AMX_BF16__)
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -143,6 +144,11 @@ void seqkd_reorder(State* s, const int64_t* parents) {
     for (int beam = 0; beam < s->beam; ++beam)
       std::copy_n(before.begin() + parents[slot * s->beam + beam] * s->max_target, seen, table + beam * s->max_target);
   }
+}
+
+void seqkd_frontier_advance(const FrontierState* f, int count, const float* lse, const float* values, const int64_t* ids,
+                            const float* eos_logits, int64_t* came_from) {
+  frontier_advance(*f, count, lse, values, ids, eos_logits, came_from);
 }
 
 void seqkd_shrink(State* s, int count, const int64_t* slots) {

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from seqkd.progress import say
 
-SOURCES = ("api.cpp", "decoder.h", "workers.h", "blocks.h", "gemm.h", "vector.h")
+SOURCES = ("api.cpp", "decoder.h", "frontier.h", "workers.h", "blocks.h", "gemm.h", "vector.h")
 FLAGS = ("-O3", "-march=native", "-std=c++17", "-shared", "-fPIC", "-pthread", "-fno-math-errno")
 
 

@@ -14,6 +14,7 @@
 #endif
 
 constexpr int BLOCK = 32;  // rows and columns of one product
+constexpr int VECTOR_ROWS = 8;  // that the vector unit takes together
 
 enum Arithmetic { FLOAT32 = 0, BF16 = 1, BF16X3 = 2 };
 
@@ -90,6 +91,10 @@ struct Operand {
     int whole = round_up(m, BLOCK);
     stride = depth;
     if (arithmetic == FLOAT32) {
+      if (k == depth && m % VECTOR_ROWS == 0) {  // as it lies; nothing that is multiplied is written over meanwhile
+        floats = a;
+        return;
+      }
       float* out = padded.need(size_t(whole) * depth);
       for (int r = 0; r < m; ++r) {
         memcpy(out + size_t(r) * depth, a + size_t(r) * k, k * sizeof(float));
@@ -177,7 +182,7 @@ static inline void tile_product(const Operand& a, const Weight& w, int row, int 
 #endif
 
 static inline void vector_product(const Operand& a, const Weight& w, int row, int panel, float* out, int stride) {
-  constexpr int ROWS = 8;
+  constexpr int ROWS = VECTOR_ROWS;
   const int rows = std::min(BLOCK, round_up(a.rows - row, ROWS));
   for (int r = 0; r < rows; r += ROWS) {
     vf left[ROWS] = {}, right[ROWS] = {};

@@ -11,7 +11,9 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Callable
+import unittest.mock
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -72,6 +74,18 @@ def decode(engine: SearchModel, settings: BeamSettings, sources: Sources, batch_
         pass
 
 
+@contextmanager
+def steps_in_torch() -> Iterator[None]:
+    """Each step of the search as torch's operations, as on a GPU."""
+    with unittest.mock.patch("seqkd.search.frontier.kernels", lambda: None):
+        yield
+
+
+def decode_stepping_in_torch(engine: SearchModel, settings: BeamSettings, sources: Sources, batch_tokens: int) -> None:
+    with steps_in_torch():
+        decode(engine, settings, sources, batch_tokens)
+
+
 def one_batch_after_the_other(
     engine: SearchModel, settings: BeamSettings, sources: Sources, batch_tokens: int, *, by_length: bool
 ) -> None:
@@ -102,7 +116,7 @@ def main() -> None:
     parser.add_argument("--sentences", type=int, default=600)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--beam", type=int, default=5)
-    parser.add_argument("--batch-tokens", type=int, default=1000)
+    parser.add_argument("--batch-tokens", type=int, default=2000)
     parser.add_argument("--out", type=Path, default=Path("build/bench/techniques.json"))
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -116,6 +130,7 @@ def main() -> None:
     rows: list[tuple[str, Callable[[], None]]] = [
         ("full engine", lambda: decode(full, beam, sources, tokens)),
         ("logits written and reduced by torch", lambda: decode(WithoutFusion(full), beam, sources, tokens)),
+        ("steps of the search in torch", lambda: decode_stepping_in_torch(full, beam, sources, tokens)),
         ("no refill, sorted by length", lambda: one_batch_after_the_other(full, beam, sources, tokens, by_length=True)),
         ("no refill, not sorted", lambda: one_batch_after_the_other(full, beam, sources, tokens, by_length=False)),
         ("float32 on the vector unit", lambda: decode(NativeTransformer(model, "float32"), beam, sources, tokens)),
@@ -124,7 +139,7 @@ def main() -> None:
     ]
     if matrix_unit():
         rows.append(("bf16", lambda: decode(NativeTransformer(model, "bf16"), beam, sources, tokens)))
-    for size in (200, 500, 2000, 4000, 8000):
+    for size in (250, 500, 1000, 4000, 8000):
         rows.append((f"batches of {size:,} tokens", lambda size=size: decode(full, beam, sources, size)))  # type: ignore[misc]
     decode(full, beam, sources[:100], tokens)
     results: list[dict[str, Any]] = []

@@ -12,6 +12,16 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
+from seqkd.config_models import (
+    MODELS,
+    OBJECTIVES,
+    ModelConfig,
+    NllConfig,
+    ObjectiveConfig,
+    TransformerConfig,
+    check_objective,
+    with_objective,
+)
 from seqkd.config_search import Beams, SearchPrecision, Strict, check_beams
 from seqkd.config_search import SearchConfig as SearchConfig  # read from here by everybody else
 from seqkd.errors import ConfigError
@@ -73,44 +83,6 @@ class PrepareConfig(Strict):
 # --- train ------------------------------------------------------------------------------------------------------
 
 
-class TransformerConfig(Strict):
-    """An encoder-decoder Transformer (Vaswani et al. 2017)."""
-
-    arch: Literal["transformer"] = "transformer"
-    dim: int = Field(256, ge=8)
-    heads: int = Field(4, ge=1)
-    ffn_dim: int = Field(1024, ge=8)
-    encoder_layers: int = Field(3, ge=1)
-    decoder_layers: int = Field(3, ge=1)
-    dropout: float = Field(0.1, ge=0.0, lt=1.0)
-    norm: Literal["pre", "post"] = "pre"
-    positions: Literal["sinusoidal", "learned"] = "sinusoidal"
-    activation: Literal["relu", "gelu", "swiglu"] = "relu"
-    embeddings: Literal["shared", "decoder", "separate"] = Field(
-        "shared", description="shared: source = target = output; decoder: target = output; separate: three tables"
-    )
-    max_positions: int = Field(512, ge=4, description="longest source or target in tokens, end of sentence counted")
-
-    @model_validator(mode="after")
-    def _heads_divide(self) -> TransformerConfig:
-        if self.dim % self.heads:
-            raise ValueError(f"dim {self.dim} is not a multiple of heads {self.heads}")
-        return self
-
-
-ModelConfig = TransformerConfig  # a union discriminated by `arch` once there are more
-
-
-class NllConfig(Strict):
-    """Negative log-likelihood with label smoothing."""
-
-    type: Literal["nll"] = "nll"
-    label_smoothing: float = Field(0.1, ge=0.0, lt=1.0)
-
-
-ObjectiveConfig = NllConfig  # a union discriminated by `type` once there are more
-
-
 class TrainingConfig(Strict):
     """The loop. Batches are counted in target tokens, end of sentence included."""
 
@@ -146,6 +118,13 @@ class TrainConfig(Strict):
     objective: ObjectiveConfig = NllConfig()
     training: TrainingConfig
     init_from: Path | None = Field(None, description="a model folder whose weights training starts from")
+
+    _named = model_validator(mode="before")(with_objective)
+
+    @model_validator(mode="after")
+    def _suits(self) -> TrainConfig:
+        check_objective(self.model, self.objective)
+        return self
 
 
 # --- distill, select, evaluate, report ----------------------------------------------------------------------------
@@ -247,6 +226,13 @@ class ModelPart(Strict):
     objective: ObjectiveConfig = NllConfig()
     training: TrainingConfig
 
+    _named = model_validator(mode="before")(with_objective)
+
+    @model_validator(mode="after")
+    def _suits(self) -> ModelPart:
+        check_objective(self.model, self.objective)
+        return self
+
 
 class StudentPart(ModelPart):
     """One student: `[student]` with its own keys laid over it."""
@@ -263,6 +249,13 @@ class TeacherPart(Strict):
     model: ModelConfig = TransformerConfig()
     objective: ObjectiveConfig = NllConfig()
     training: TrainingConfig | None = None
+
+    _named = model_validator(mode="before")(with_objective)
+
+    @model_validator(mode="after")
+    def _suits(self) -> TeacherPart:
+        check_objective(self.model, self.objective)
+        return self
 
     @model_validator(mode="after")
     def _either(self) -> TeacherPart:
@@ -362,12 +355,28 @@ def problems(error: ValidationError) -> list[tuple[tuple[str | int, ...], str]]:
             text = "unknown key"
         elif problem["type"] == "missing":
             text = "missing"
+        elif problem["type"] == "union_tag_invalid":
+            text = f"unknown {problem['ctx']['tag']!r}, expected one of: {_known(problem['loc'])}"
         elif isinstance(problem["input"], (dict, BaseModel)):  # about several keys at once; the message names them
             text = problem["msg"].removeprefix("Value error, ")
         else:
             text = f"{problem['msg']}, got {problem['input']!r}"
-        found.append((problem["loc"], text))
+        found.append((_untagged(problem["loc"]), text))
     return found
+
+
+def _untagged(loc: tuple[str | int, ...]) -> tuple[str | int, ...]:
+    """A place without the name of the architecture or objective, which is not written there in the file."""
+    return tuple(
+        part
+        for before, part in zip((None, *loc), loc, strict=False)
+        if not (before == "model" and part in MODELS) and not (before == "objective" and part in OBJECTIVES)
+    )
+
+
+def _known(loc: tuple[str | int, ...]) -> str:
+    names = MODELS if loc[-1] == "model" else OBJECTIVES
+    return ", ".join(f"{name}NAME" if name.endswith(":") else name for name in names)
 
 
 def dotted(loc: tuple[str | int, ...]) -> str:

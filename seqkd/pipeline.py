@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from seqkd.config import PipelineConfig, dotted, listed, problems, read_toml
+from seqkd.config_models import MODELS, OBJECTIVES, SUITED, tag
 
 MAKE_SAFE = re.compile(r"^[A-Za-z0-9_./,+@=-]+$")  # what a Make target can hold without escaping
 
@@ -32,7 +33,7 @@ def read_pipeline(file: Path) -> PipelineConfig:
         shared = {}
     if isinstance(values.get("students"), list):
         own = values["students"]
-        values["students"] = [_laid_over(shared, table) if isinstance(table, dict) else table for table in own]
+        values["students"] = [_student(shared, table) if isinstance(table, dict) else table for table in own]
     elif shared:
         lines.append("student: there are no [[students]] to share it")
     pipeline = None
@@ -51,6 +52,28 @@ def to_toml(config: BaseModel) -> str:
     """Write a stage file's values as TOML; reading it back gives an equal `config`."""
     values = config.model_dump(mode="json", exclude_none=True)
     return "\n".join(_table(values, ())).lstrip("\n") + "\n"
+
+
+def _student(shared: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """One of `[[students]]` over `[student]`; with another architecture it takes of that what its own one has too."""
+    model, below = own.get("model"), dict(shared)
+    if not isinstance(model, dict) or "arch" not in model:
+        return _laid_over(below, own)
+    arch = tag(str(model["arch"]))
+    objective = own.get("objective")
+    named = objective.get("type") if isinstance(objective, dict) else None
+    kinds = {
+        "model": MODELS.get(arch),
+        "objective": OBJECTIVES.get(str(named or SUITED.get(arch, ("",))[0])),
+    }
+    for key, kind in kinds.items():
+        table = below.get(key)
+        if isinstance(table, dict) and kind is not None:
+            below[key] = {name: value for name, value in table.items() if name in kind.model_fields}
+    for key, name in (("model", "arch"), ("objective", "type")):
+        if isinstance(below.get(key), dict):
+            below[key].pop(name, None)
+    return _laid_over(below, own)
 
 
 def _laid_over(shared: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from seqkd.models.functional import Dropout, attend, linear
+from seqkd.models.protocol import Lengths, Marks, too_long
 
 Norm = Literal["pre", "post"]
 Positions = Literal["sinusoidal", "learned"]
@@ -139,7 +140,7 @@ class EncoderLayer(nn.Module):
 
 
 class DecoderLayer(nn.Module):
-    """Causal self-attention, cross-attention and feed-forward, each with a residual and a layer norm."""
+    """Self-attention, cross-attention and feed-forward, each with a residual and a layer norm."""
 
     def __init__(self, dim: int, heads: int, ffn_dim: int, dropout: float, norm: Norm, activation: Activation) -> None:
         super().__init__()
@@ -152,14 +153,18 @@ class DecoderLayer(nn.Module):
         self.ffn_norm = nn.LayerNorm(dim)
         self.dropout = Dropout(dropout)
 
-    def forward(self, x: Tensor, memory: Tensor, memory_mask: Tensor | None) -> Tensor:
-        """`[batch, target, dim]` over `[batch, source, dim]` to `[batch, target, dim]`."""
+    def forward(self, x: Tensor, memory: Tensor, memory_mask: Tensor | None, own: Tensor | None = None) -> Tensor:
+        """`[batch, target, dim]` over `[batch, source, dim]` to `[batch, target, dim]`.
+
+        A position sees those before it and itself; or, with `own` `[batch, 1, 1, target]`, all that are True there.
+        """
+        causal = own is None
         key, value = self.cross.keys_values(memory)
         if self.pre:
-            x = self.dropout(self.attention(self.attention_norm(x), causal=True), onto=x)
+            x = self.dropout(self.attention(self.attention_norm(x), mask=own, causal=causal), onto=x)
             x = self.dropout(self.cross(self.cross_norm(x), key, value, memory_mask), onto=x)
             return self.dropout(self.ffn(self.ffn_norm(x)), onto=x)  # type: ignore[no-any-return]
-        x = self.attention_norm(self.dropout(self.attention(x, causal=True), onto=x))
+        x = self.attention_norm(self.dropout(self.attention(x, mask=own, causal=causal), onto=x))
         x = self.cross_norm(self.dropout(self.cross(x, key, value, memory_mask), onto=x))
         return self.ffn_norm(self.dropout(self.ffn(x), onto=x))  # type: ignore[no-any-return]
 
@@ -240,6 +245,10 @@ class Transformer(nn.Module):
         self.encoder_norm = nn.LayerNorm(dim) if norm == "pre" else nn.Identity()
         self.decoder_norm = nn.LayerNorm(dim) if norm == "pre" else nn.Identity()
         self.dropout = Dropout(dropout)
+
+    def unusable(self, source: Lengths, target: Lengths) -> dict[str, Marks]:
+        """See `SequenceModel.unusable`."""
+        return too_long(source, target, self.max_positions)
 
     def memory_mask(self, source: Tensor) -> Tensor:
         """`[batch, source]` ids to `[batch, 1, 1, source]`, True at real tokens."""

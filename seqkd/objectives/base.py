@@ -23,6 +23,7 @@ class Batch(NamedTuple):
         kept: `[tokens]` int64, where `target_out.flatten()` is not padding; known on the host, so that no device has to
             be asked for its length.
         tokens: Target tokens, end of sentence included, padding not.
+        progress: How much of the training is done, from 0 to 1; objectives with a schedule read it.
     """
 
     ids: npt.NDArray[np.int64]
@@ -31,6 +32,7 @@ class Batch(NamedTuple):
     target_out: Tensor
     kept: Tensor
     tokens: int
+    progress: float = 0.0
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on `device`."""
@@ -40,7 +42,7 @@ class Batch(NamedTuple):
             x.pin_memory().to(device, non_blocking=True)
             for x in (self.source, self.target_in, self.target_out, self.kept)
         )
-        return Batch(self.ids, source, target_in, target_out, kept, self.tokens)
+        return Batch(self.ids, source, target_in, target_out, kept, self.tokens, self.progress)
 
 
 class LossOutput(NamedTuple):

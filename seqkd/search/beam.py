@@ -19,6 +19,7 @@ from seqkd.search.candidates import RowCandidates, penalized, top_candidates
 from seqkd.search.constraints import Shaper
 from seqkd.search.ensemble import Ensemble
 from seqkd.search.frontier import Frontier
+from seqkd.search.memory import out_of_memory
 from seqkd.search.protocol import FusedSearchModel, SearchModel
 from seqkd.search.sampling import Sampler
 from seqkd.search.scoring import pad_rows
@@ -109,7 +110,7 @@ class BeamSearch:
             try:
                 yield from run.results()
             except (RuntimeError, MemoryError) as error:
-                if not _out_of_memory(error):
+                if not out_of_memory(error):
                     raise
                 if run.slots == 1:
                     raise WorkError(
@@ -323,8 +324,3 @@ class _Run:
             else:
                 results.append((sentence.row, hypotheses))
         return results
-
-
-def _out_of_memory(error: BaseException) -> bool:
-    """Whether this is a device or host allocation that failed; torch has no one type for it."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)

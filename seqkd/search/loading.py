@@ -12,10 +12,14 @@ import torch
 from seqkd.errors import InputError, ModelError
 from seqkd.models.checkpoint import LoadedModel, load_model
 from seqkd.models.incremental import IncrementalTransformer
+from seqkd.models.protocol import ParallelModel, ParallelSettings
 from seqkd.models.transformer import Transformer
+from seqkd.search.beam import BeamSearch
 from seqkd.search.gpu.engine import GraphTransformer, runs_here
 from seqkd.search.native.engine import NativeTransformer, matrix_unit, usable
+from seqkd.search.parallel import Decoder, ParallelSearch
 from seqkd.search.protocol import SearchModel
+from seqkd.search.settings import BeamSettings
 
 Precision = Literal["float32", "bf16x3", "bf16", "fp16"]
 DTYPES = {"float32": torch.float32, "bf16x3": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -124,3 +128,13 @@ def engine(loaded: LoadedModel, precision: Precision) -> SearchModel:
         return NativeTransformer(model, precision)
     model = model.to(DTYPES[precision])
     return GraphTransformer(model) if runs_here(model) else IncrementalTransformer(model)
+
+
+def quick_decoder(loaded: LoadedModel) -> Decoder:
+    """A fast decoder for a model in training, where it is: greedy, or the model's own way at its cheapest."""
+    model = loaded.model
+    if isinstance(model, ParallelModel):
+        return ParallelSearch(model, ParallelSettings())
+    device = next(model.parameters()).device
+    precision = resolve_precision("auto" if device.type == "cpu" else "float32", device)
+    return BeamSearch([engine(loaded, precision)], BeamSettings(beam=1))

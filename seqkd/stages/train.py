@@ -21,10 +21,9 @@ from seqkd.errors import ConfigError, CorpusError, ModelError
 from seqkd.metrics.corpus import corpus_bleu
 from seqkd.models.checkpoint import LoadedModel, load_model, load_weights, model_digest, save_model, weights_of
 from seqkd.models.registry import build
-from seqkd.objectives.nll import LabelSmoothedNll
 from seqkd.progress import say
-from seqkd.search import BeamSearch, BeamSettings
-from seqkd.search.loading import engine, resolve_device, resolve_precision
+from seqkd.search.loading import quick_decoder, resolve_device
+from seqkd.stages.building import build_objective
 from seqkd.stages.prepare import SOURCE_VOCABULARY, VOCABULARY
 from seqkd.text.vocabulary import Vocabulary
 from seqkd.training.data import CorpusData, SpecialIds
@@ -38,7 +37,6 @@ HISTORY = "history.json"
 REJECTED = "rejected.tsv"
 STATE = "state"
 TENSORBOARD = "tensorboard"
-TOO_LONG = "longer than max_positions"
 DECODE_TOKENS = 4000  # source tokens decoded together for validation BLEU
 
 
@@ -133,21 +131,21 @@ def _train(
     training = config.training
     torch.manual_seed(training.seed)
     model: Any = _build(config, inputs)
-    objective = LabelSmoothedNll(smoothing=config.objective.label_smoothing)
+    objective = build_objective(config.objective)
     special = SpecialIds(pad=model.pad_id, eos=model.eos_id, start=model.start_id)
 
     def data_of(corpus: Corpus) -> CorpusData:
         data = CorpusData(
             corpus,
             special,
-            max_positions=model.max_positions,
+            unusable=model.unusable,
             batch_tokens=training.batch_tokens,
             window=training.window,
             seed=training.seed,
             rank=fabric.global_rank,
             world=fabric.world_size,
         )
-        _check_rows(data, corpus, model.max_positions, quiet=not fabric.is_global_zero)
+        _check_rows(data, corpus, quiet=not fabric.is_global_zero)
         return data
 
     data, held_out = data_of(inputs.corpus), data_of(inputs.valid)
@@ -187,7 +185,7 @@ def _train(
 
 def _build(config: TrainConfig, inputs: _Inputs) -> nn.Module:
     settings = config.model.model_dump(exclude={"arch"})
-    if settings["embeddings"] == "shared" and inputs.source.digest != inputs.target.digest:
+    if settings.get("embeddings") == "shared" and inputs.source.digest != inputs.target.digest:
         raise ConfigError(
             "embeddings are shared, but source and target have their own vocabularies",
             where="model.embeddings",
@@ -212,20 +210,18 @@ def _build(config: TrainConfig, inputs: _Inputs) -> nn.Module:
     return model
 
 
-def _check_rows(data: CorpusData, corpus: Corpus, limit: int, *, quiet: bool) -> None:
+def _check_rows(data: CorpusData, corpus: Corpus, *, quiet: bool) -> None:
+    left_out = ", ".join(f"{len(rows):,} {reason}" for reason, rows in data.skipped.items() if rows)
     if not data.rows:
         raise CorpusError(
             "has no row that the model can be trained on",
             where=str(corpus.path),
-            expected=f"rows of fewer than {limit} tokens a side, found {corpus.rows:,} rows, all longer"
+            expected=f"shorter rows, or a larger model.max_positions; left out were {left_out}"
             if corpus.rows
             else "at least one row",
         )
-    if data.skipped and not quiet:
-        say(
-            f"train: {len(data.skipped):,} of {corpus.rows:,} rows of {corpus.path} have {limit} or more tokens on a "
-            "side (model.max_positions counts the end of sentence) and are left out"
-        )
+    if left_out and not quiet:
+        say(f"train: of {corpus.rows:,} rows of {corpus.path} some are left out: {left_out}")
 
 
 def _greedy_bleu(config: TrainConfig, inputs: _Inputs, held_out: CorpusData) -> Callable[[nn.Module], float]:
@@ -234,7 +230,6 @@ def _greedy_bleu(config: TrainConfig, inputs: _Inputs, held_out: CorpusData) -> 
     references = [[target] for target in table.column("target").to_pylist()]
 
     def bleu(model: nn.Module) -> float:
-        device = next(model.parameters()).device
         driven = LoadedModel(
             model=model,
             arch=config.model.arch,
@@ -243,9 +238,8 @@ def _greedy_bleu(config: TrainConfig, inputs: _Inputs, held_out: CorpusData) -> 
             source_vocabulary=None,
             digest="",
         )
-        precision = resolve_precision("auto" if device.type == "cpu" else "float32", device)
-        search = BeamSearch([engine(driven, precision)], BeamSettings(beam=1))
-        found = {row: lists[0].ids for row, lists in search.decode(sources, batch_tokens=DECODE_TOKENS)}
+        decoder = quick_decoder(driven)
+        found = {row: lists[0].ids for row, lists in decoder.decode(sources, batch_tokens=DECODE_TOKENS)}
         texts = inputs.target.decode([found[row] for row, _ in sources])
         return corpus_bleu(texts, references).value
 
@@ -296,7 +290,8 @@ def _write(
     out: Path,
     made_by: dict[str, Any],
 ) -> Manifest:
-    rejected = "".join(f"{row}\t{TOO_LONG}\n" for row in data.skipped)
+    skipped = sorted((row, reason) for reason, rows in data.skipped.items() for row in rows)
+    rejected = "".join(f"{row}\t{reason}\n" for row, reason in skipped)
     atomic_write(out / REJECTED, ("id\treason\n" + rejected).encode())
     save_model(
         out,
@@ -311,7 +306,7 @@ def _write(
         fingerprint=made_by,
         rows=data.rows,
         vocabulary=inputs.target.digest,
-        counts={TOO_LONG: len(data.skipped)} if data.skipped else {},
+        counts={reason: len(rows) for reason, rows in data.skipped.items() if rows},
         extra={
             "source_vocabulary": inputs.source.digest,
             "role": config.role,

@@ -15,13 +15,13 @@ import torch
 
 from seqkd.corpus.batches import Rows, plan_epoch
 from seqkd.corpus.reader import Corpus
+from seqkd.models.protocol import Lengths, Marks
 from seqkd.objectives.base import Batch
 
 COLUMNS = ("id", "source_ids", "target_ids")
 AHEAD = 4  # groups of batches read while the device works on one
 
 T = TypeVar("T")
-Lengths = npt.NDArray[np.int32]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,7 +110,7 @@ class CorpusData:
     Args:
         corpus: Gold or distilled.
         special: See `SpecialIds`.
-        max_positions: Longest source or target, end of sentence counted.
+        unusable: The model's `SequenceModel.unusable`.
         batch_tokens: Rows of a batch times its longest sentence, at most.
         window: Rows shuffled and sorted together.
         seed: Of the shuffles.
@@ -120,7 +120,7 @@ class CorpusData:
     Attributes:
         rows: How many rows fit.
         positions: Where they are in the corpus `[rows]`.
-        skipped: Ids of the rows that do not.
+        skipped: By reason, the ids of the rows that do not.
     """
 
     def __init__(
@@ -128,7 +128,7 @@ class CorpusData:
         corpus: Corpus,
         special: SpecialIds,
         *,
-        max_positions: int,
+        unusable: Callable[[Lengths, Lengths], dict[str, Marks]],
         batch_tokens: int,
         window: int,
         seed: int,
@@ -136,14 +136,18 @@ class CorpusData:
         world: int = 1,
     ) -> None:
         ids, sources, targets = corpus.lengths()
-        fits = np.maximum(sources, targets) < max_positions
+        reasons = unusable(sources, targets)
+        self.skipped: dict[str, list[int]] = {}
+        fits = np.ones(len(ids), dtype=np.bool_)
+        for reason, marks in reasons.items():
+            self.skipped[reason] = ids[fits & marks].tolist()
+            fits &= ~marks
         self._corpus, self._special = corpus, special
         self.positions = np.flatnonzero(fits)
         self._sources, self._targets = sources[fits], targets[fits]
         self._batch_tokens, self._window, self._seed = batch_tokens, window, seed
         self._rank, self._world = rank, world
         self.rows = len(self.positions)
-        self.skipped: list[int] = ids[~fits].tolist()
 
     def plan(self, epoch: int) -> list[Rows]:
         """This rank's batches of one epoch, as positions in the corpus."""

@@ -251,7 +251,7 @@ class _Run:
         losses = []
         for index, batch in enumerate(batches):
             torch.manual_seed(self._seed(update, index))
-            batch = batch.to(fabric.device)
+            batch = batch._replace(progress=state.update / self.settings.max_updates).to(fabric.device)
             with fabric.no_backward_sync(self.module, enabled=index < len(batches) - 1):
                 loss = self.module(batch)
                 fabric.backward(loss * scale)

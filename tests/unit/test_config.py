@@ -15,11 +15,11 @@ from seqkd.config import (
     SearchConfig,
     TeacherPart,
     TrainConfig,
-    TransformerConfig,
     load_stage,
     read_toml,
     validate,
 )
+from seqkd.config_models import MODELS, OBJECTIVES, SUITED, TransformerConfig, tag
 from seqkd.errors import ConfigError
 
 
@@ -116,3 +116,41 @@ def test_load_stage_names_the_file(tmp_path: Path) -> None:
     path.write_text("beams = 4\n")
     with pytest.raises(ConfigError, match=r"search\.toml: 1 problem:\n    beams: unknown key"):
         load_stage(SearchConfig, path)
+
+
+# --- architectures and objectives ---------------------------------------------------------------------------------
+
+
+def train_config(**values: object) -> TrainConfig:
+    return validate(
+        TrainConfig, {"prepared": "p", "corpus": "c", "training": {"max_updates": 1}, **values}, "train.toml"
+    )
+
+
+@pytest.mark.parametrize("arch", [name if not name.endswith(":") else f"{name}lstm" for name in MODELS])
+def test_an_architecture_brings_its_own_objective(arch: str) -> None:
+    config = train_config(model={"arch": arch})
+    assert type(config.model) is MODELS[tag(arch)]
+    assert config.objective.type == SUITED[tag(arch)][0]
+    assert type(config.objective) is OBJECTIVES[config.objective.type]
+
+
+def test_an_objective_without_its_name_is_the_architectures() -> None:
+    config = train_config(model={"arch": "ctc"}, objective={"glancing": [0.5, 0.3]})
+    assert (config.objective.type, getattr(config.objective, "glancing", None)) == ("ctc", (0.5, 0.3))
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"model": {"arch": "rnn"}}, "model: unknown 'rnn', expected one of: transformer, lstm, .*, fairseq:NAME"),
+        ({"objective": {"type": "mse"}}, "objective: unknown 'mse', expected one of: nll, nat"),
+        ({"model": {"arch": "ctc"}, "objective": {"type": "nll"}}, "'nll' does not fit model.arch 'ctc', which takes"),
+        ({"model": {"arch": "lstm", "heads": 4}}, r"    model.heads: unknown key"),
+        ({"model": {"arch": "dag", "upsample": 0}}, r"    model.upsample: Input should be greater"),
+        ({"objective": {"label_smoothing": 2}}, r"    objective.label_smoothing: Input should be less"),
+    ],
+)
+def test_mistakes_are_named_where_the_file_has_them(values: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        train_config(**values)

@@ -17,6 +17,7 @@ from seqkd.config import (
     VocabularyConfig,
     load_stage,
 )
+from seqkd.config_models import LstmConfig, NllConfig, TransformerConfig
 from seqkd.errors import ConfigError
 from seqkd.pipeline import read_pipeline, to_toml
 from seqkd.plan import GOALS, plan_stages, write_plan
@@ -120,8 +121,19 @@ def test_a_shipped_pipeline_opens_with_the_command_that_runs_it(path: Path) -> N
 # --- reading ------------------------------------------------------------------------------------------------------
 
 
+def test_a_student_of_another_architecture_takes_what_that_has_too(pipeline: Path) -> None:
+    with pipeline.open("a") as file:
+        file.write('\n[[students]]\nname = "rnn"\ncorpus = "gold"\nmodel = { arch = "lstm", dropout = 0.3 }\n')
+    edited(pipeline, "[student.training]", "[student.objective]\nlabel_smoothing = 0.2\n\n[student.training]")
+    rnn = read_pipeline(pipeline).students[-1]
+    assert rnn.model == LstmConfig(dim=32, dropout=0.3)  # without the shared `heads`
+    assert rnn.objective == NllConfig(label_smoothing=0.2)
+
+
 def test_student_tables_are_laid_over_the_shared_one(pipeline: Path) -> None:
     gold, kd, tuned = read_pipeline(pipeline).students
+    assert isinstance(gold.model, TransformerConfig)
+    assert isinstance(kd.model, TransformerConfig)
     assert (gold.model.dim, gold.training.max_updates, gold.training.learning_rate) == (32, 20, 5e-4)
     assert (kd.model.dim, kd.training.max_updates, kd.training.learning_rate) == (32, 20, 0.01)
     assert tuned.init_from == "kd"

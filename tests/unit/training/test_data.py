@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import threading
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from seqkd.corpus.manifest import Manifest, fingerprint, write_manifest
 from seqkd.corpus.reader import Corpus
 from seqkd.corpus.writer import write_shard
+from seqkd.models.protocol import TOO_LONG, too_long
 from seqkd.objectives.base import Batch
 from seqkd.training.data import CorpusData, collate, read_ahead
 from tests.unit.training.support import SPECIAL
@@ -82,8 +84,10 @@ def corpus(tmp_path: Path) -> Corpus:
 
 
 def test_rows_too_long_are_left_out_and_named(corpus: Corpus) -> None:
-    data = CorpusData(corpus, SPECIAL, max_positions=10, batch_tokens=30, window=100, seed=1)
-    assert sorted(data.skipped) == [100 + length for length in range(10, 20)]
+    data = CorpusData(
+        corpus, SPECIAL, unusable=partial(too_long, max_positions=10), batch_tokens=30, window=100, seed=1
+    )
+    assert sorted(data.skipped[TOO_LONG]) == [100 + length for length in range(10, 20)]
     assert data.rows == 9
     batches = [data.load(rows) for rows in data.plan(0)]
     assert sorted(np.concatenate([batch.ids for batch in batches]).tolist()) == [101 + i for i in range(9)]
@@ -97,7 +101,16 @@ def test_rows_too_long_are_left_out_and_named(corpus: Corpus) -> None:
 def test_ranks_share_an_epoch(corpus: Corpus) -> None:
     ids = []
     for rank in range(2):
-        data = CorpusData(corpus, SPECIAL, max_positions=30, batch_tokens=30, window=100, seed=1, rank=rank, world=2)
+        data = CorpusData(
+            corpus,
+            SPECIAL,
+            unusable=partial(too_long, max_positions=30),
+            batch_tokens=30,
+            window=100,
+            seed=1,
+            rank=rank,
+            world=2,
+        )
         ids += [int(row) for rows in data.plan(3) for row in data.load(rows).ids]
     assert sorted(ids) == list(range(101, 120))
 

@@ -1,0 +1,1 @@
+"""Models that write all target positions at once."""

@@ -1,0 +1,136 @@
+"""What non-autoregressive models share: embeddings, a Transformer encoder, a decoder that sees all its positions."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from seqkd.models.functional import Dropout
+from seqkd.models.transformer import (
+    Activation,
+    DecoderLayer,
+    Embeddings,
+    EncoderLayer,
+    Norm,
+    Positions,
+    sinusoidal_table,
+)
+
+
+class ParallelStack(nn.Module):
+    """Encoder and bidirectional decoder; a model holds one and adds what is its own.
+
+    Args:
+        source_vocab: Source pieces, special ids counted.
+        target_vocab: Target pieces.
+        dim: Width of the residual stream; a multiple of `heads`.
+        heads: Attention heads.
+        ffn_dim: Inner width of the feed-forward blocks.
+        encoder_layers: Encoder depth.
+        decoder_layers: Decoder depth.
+        dropout: After the embeddings and after each block.
+        norm: As in `Transformer`.
+        positions: As in `Transformer`.
+        activation: As in `Transformer`.
+        embeddings: As in `Transformer`.
+        encoder_positions: Longest source, end of sentence counted.
+        decoder_positions: Longest decoder input.
+        pad_id: Padding.
+        extra_pieces: Ids beyond the target vocabulary that the decoder can read and never writes, such as a mask.
+    """
+
+    def __init__(
+        self,
+        *,
+        source_vocab: int,
+        target_vocab: int,
+        dim: int,
+        heads: int,
+        ffn_dim: int,
+        encoder_layers: int,
+        decoder_layers: int,
+        dropout: float,
+        norm: Norm,
+        positions: Positions,
+        activation: Activation,
+        embeddings: Embeddings,
+        encoder_positions: int,
+        decoder_positions: int,
+        pad_id: int,
+        extra_pieces: int = 0,
+    ) -> None:
+        super().__init__()
+        if embeddings == "shared" and source_vocab != target_vocab:
+            raise ValueError(f"shared embeddings need one vocabulary, got {source_vocab} and {target_vocab} pieces")
+        if dim % heads:
+            raise ValueError(f"dim {dim} is not a multiple of heads {heads}")
+        self.target_vocab, self.dim, self.pad_id = target_vocab, dim, pad_id
+        self.scale = math.sqrt(dim)
+
+        def table(size: int) -> nn.Parameter:
+            weight = nn.init.normal_(torch.empty(size, dim), std=dim**-0.5)
+            weight[pad_id] = 0
+            return nn.Parameter(weight)
+
+        self.target_embedding = table(target_vocab)
+        self.source_embedding = self.target_embedding if embeddings == "shared" else table(source_vocab)
+        self.output_weight = table(target_vocab) if embeddings == "separate" else self.target_embedding
+        self.extra_embedding = (
+            nn.Parameter(nn.init.normal_(torch.empty(extra_pieces, dim), std=dim**-0.5)) if extra_pieces else None
+        )
+        if positions == "learned":
+            self.source_positions = nn.Parameter(nn.init.normal_(torch.empty(encoder_positions, dim), std=dim**-0.5))
+            self.target_positions = nn.Parameter(nn.init.normal_(torch.empty(decoder_positions, dim), std=dim**-0.5))
+        else:
+            self.register_buffer("source_positions", sinusoidal_table(encoder_positions, dim), persistent=False)
+            self.register_buffer("target_positions", sinusoidal_table(decoder_positions, dim), persistent=False)
+        block = (dim, heads, ffn_dim, dropout, norm, activation)
+        self.encoder = nn.ModuleList(EncoderLayer(*block) for _ in range(encoder_layers))
+        self.decoder = nn.ModuleList(DecoderLayer(*block) for _ in range(decoder_layers))
+        self.encoder_norm = nn.LayerNorm(dim) if norm == "pre" else nn.Identity()
+        self.decoder_norm = nn.LayerNorm(dim) if norm == "pre" else nn.Identity()
+        self.dropout = Dropout(dropout)
+
+    def source_mask(self, source: Tensor) -> Tensor:
+        """`[batch, source]` ids to `[batch, source]`, True at real tokens."""
+        return source.ne(self.pad_id)
+
+    def encode(self, source: Tensor) -> Tensor:
+        """`[batch, source]` ids, end of sentence appended, padded on the right, to `[batch, source, dim]`."""
+        mask = self.source_mask(source)[:, None, None, :]
+        x = functional.embedding(source, self.source_embedding) * self.scale
+        x = self.dropout(x + self.source_positions[: source.size(1)])
+        for layer in self.encoder:
+            x = layer(x, mask)
+        return self.encoder_norm(x)  # type: ignore[no-any-return]
+
+    def embed_target(self, ids: Tensor) -> Tensor:
+        """`[batch, target]` ids, those of extra pieces after the vocabulary's, to `[batch, target, dim]`, scaled."""
+        own, extra = self.target_embedding, self.extra_embedding
+        return functional.embedding(ids, own if extra is None else torch.cat((own, extra))) * self.scale
+
+    def decode(self, inputs: Tensor, real: Tensor, memory: Tensor, source: Tensor) -> Tensor:
+        """All positions at once.
+
+        Args:
+            inputs: `[batch, target, dim]`, without positions, which are added here.
+            real: `[batch, target]` bool, False at padding, which nothing attends to. Each row has a real position.
+            memory: `[batch, source, dim]` from `encode`.
+            source: `[batch, source]` ids, for their padding.
+
+        Returns:
+            Features `[batch, target, dim]`.
+        """
+        mask = self.source_mask(source)[:, None, None, :]
+        own = real[:, None, None, :]
+        x = self.dropout(inputs + self.target_positions[: inputs.size(1)])
+        for layer in self.decoder:
+            x = layer(x, memory, mask, own=own)
+        return self.decoder_norm(x)  # type: ignore[no-any-return]
+
+    def project(self, features: Tensor) -> Tensor:
+        """`[..., dim]` to logits `[..., target_vocab]`."""
+        return functional.linear(features, self.output_weight)

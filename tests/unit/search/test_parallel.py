@@ -1,0 +1,97 @@
+"""The driver of models that write all positions at once, with a model that writes its source backwards."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from seqkd.errors import InputError, WorkError
+from seqkd.models.protocol import Output, ParallelModel, ParallelSettings
+from seqkd.search.parallel import ParallelSearch
+from seqkd.search.scoring import score_pairs
+from tests.unit.search.support import EOS, PAD, sentences, tiny_model
+
+ROOM = 6
+
+
+class Backwards(nn.Module):
+    """Its n-th candidate is the source backwards without its first n tokens, worse by n."""
+
+    pad_id, eos_id, max_positions = PAD, EOS, ROOM
+
+    def __init__(self, *, most: int = 1000, broken: bool = False) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1))
+        self.most, self.broken = most, broken
+        self.batches: list[tuple[int, int]] = []
+
+    def strategies(self) -> tuple[str, ...]:
+        return ("greedy",)
+
+    def translate(self, source: Tensor, settings: ParallelSettings) -> Sequence[Sequence[Output]]:
+        assert not torch.is_grad_enabled()
+        self.batches.append((source.size(0), source.size(1)))
+        if source.numel() > self.most:
+            raise torch.OutOfMemoryError
+        score = float("nan") if self.broken else 0.0
+        found = []
+        for row in source.tolist():
+            ids = [token for token in row if token not in (PAD, EOS)][::-1]
+            found.append([Output(ids[index:], score - index, score) for index in range(settings.candidates)])
+        return [outputs[: settings.nbest] for outputs in found]
+
+
+def backwards(rows: list[tuple[int, list[int]]]) -> dict[int, list[int]]:
+    return {row: source[: ROOM - 1][::-1] for row, source in rows}
+
+
+def test_every_row_comes_back_once_whatever_the_batches() -> None:
+    rows = [*sentences(40), (1, [])]
+    model = Backwards()
+    assert isinstance(model, ParallelModel)
+    for budget in (1, 20, 1000):
+        search = ParallelSearch(model, ParallelSettings())
+        found = list(search.decode(rows, batch_tokens=budget))
+        assert len(found) == len(rows)
+        assert {row: lists[0].ids for row, lists in found} == backwards(rows)
+        assert sorted(search.truncated) == sorted(row for row, source in rows if len(source) >= ROOM)
+    assert max(count * width for count, width in model.batches) <= 1000
+
+
+def test_a_batch_that_does_not_fit_is_halved_and_nothing_is_lost(capfd: pytest.CaptureFixture[str]) -> None:
+    rows = sentences(40)
+    model = Backwards(most=30)
+    found = dict(ParallelSearch(model, ParallelSettings()).decode(rows, batch_tokens=200))
+    assert {row: lists[0].ids for row, lists in found.items()} == backwards(rows)
+    assert "out of memory" in capfd.readouterr().err
+    with pytest.raises(WorkError, match="one sentence alone does not fit"):
+        list(ParallelSearch(Backwards(most=1), ParallelSettings()).decode(rows, batch_tokens=200))
+
+
+def test_rescorers_choose_among_the_candidates() -> None:
+    rows = sentences(12, longest=5)
+    judge = tiny_model()
+    three = ParallelSettings(candidates=3, nbest=3)
+    own = dict(ParallelSearch(Backwards(), three).decode(rows, batch_tokens=100))
+    settings = ParallelSettings(candidates=3, nbest=2)
+    found = dict(ParallelSearch(Backwards(), settings, rescorers=[judge]).decode(rows, batch_tokens=100))
+    for row, source in rows:
+        pairs = [(source, hypothesis.ids) for hypothesis in own[row]]
+        scored = score_pairs([judge], pairs, batch_tokens=100)
+        expected = sorted((pair.logprob / pair.tokens for pair in scored), reverse=True)[:2]
+        assert [hypothesis.score for hypothesis in found[row]] == pytest.approx(expected, abs=1e-5)
+    assert any(found[row][0].ids != own[row][0].ids for row, _ in rows)
+
+
+def test_scores_that_are_no_numbers_and_strategies_that_are_none() -> None:
+    with pytest.raises(WorkError, match="NaN or infinite for 3 sentences") as caught:
+        list(ParallelSearch(Backwards(broken=True), ParallelSettings()).decode(sentences(3), batch_tokens=100))
+    assert sorted(str(caught.value.where).removeprefix("row ").split(", ")) == ["0", "14", "7"]
+    with pytest.raises(InputError, match="'lookahead'") as unknown:
+        ParallelSearch(Backwards(), ParallelSettings(strategy="lookahead"))
+    assert unknown.value.expected == "one of: auto, greedy"
+    with pytest.raises(ValueError, match="nbest"):
+        ParallelSettings(nbest=2)

@@ -165,7 +165,7 @@ def load_model(folder: Path, *, dtype: torch.dtype = torch.float32, device: str 
         ModelError: A file is missing or damaged, or weights, settings and vocabulary do not fit each other.
     """
     digest = model_digest(folder)
-    config = _read_config(folder / CONFIG)
+    config = read_config(folder)
     vocabulary = _vocabulary(folder / VOCABULARY, config["vocabulary"])
     source = None
     if config["source_vocabulary"] is not None:
@@ -186,6 +186,33 @@ def load_model(folder: Path, *, dtype: torch.dtype = torch.float32, device: str 
         source_vocabulary=source,
         digest=digest,
     )
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """What a model folder says of its model: format, arch, settings, vocabulary, source_vocabulary.
+
+    Raises:
+        ModelError: There is no such file, or it says something else.
+    """
+    path = folder / CONFIG
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"cannot be read: {error}", where=str(path)) from None
+    kinds: dict[str, Any] = {
+        "format": int,
+        "arch": str,
+        "settings": dict,
+        "vocabulary": str,
+        "source_vocabulary": (str, type(None)),
+    }
+    if not isinstance(values, dict) or any(not isinstance(values.get(key), kind) for key, kind in kinds.items()):
+        raise ModelError("not a model's settings", where=str(path), expected=f"the keys {', '.join(kinds)}")
+    if values["format"] > FORMAT:
+        raise ModelError(
+            f"format {values['format']} is newer than this seqkd's {FORMAT}", where=str(path), hint="update seqkd"
+        )
+    return values
 
 
 def model_digest(folder: Path) -> str:
@@ -219,27 +246,6 @@ def _file_digest(file: IO[bytes]) -> str:
     while block := file.read(1 << 20):
         digest.update(block)
     return digest.hexdigest()
-
-
-def _read_config(path: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"cannot be read: {error}", where=str(path)) from None
-    kinds: dict[str, Any] = {
-        "format": int,
-        "arch": str,
-        "settings": dict,
-        "vocabulary": str,
-        "source_vocabulary": (str, type(None)),
-    }
-    if not isinstance(values, dict) or any(not isinstance(values.get(key), kind) for key, kind in kinds.items()):
-        raise ModelError("not a model's settings", where=str(path), expected=f"the keys {', '.join(kinds)}")
-    if values["format"] > FORMAT:
-        raise ModelError(
-            f"format {values['format']} is newer than this seqkd's {FORMAT}", where=str(path), hint="update seqkd"
-        )
-    return values
 
 
 def _vocabulary(path: Path, digest: str) -> Vocabulary:

@@ -49,13 +49,15 @@ class _Linear(torch.autograd.Function):
     """A linear layer in a lower type whose products see few shapes."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, dtype: torch.dtype, narrow: bool) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, dtype: torch.dtype, narrow: bool) -> Tensor:
         rows = x.numel() // x.size(-1)
         full = rounded_rows(x.reshape(rows, -1), dtype, ROUND_ROWS)
         low = weight.to(dtype)
         ctx.save_for_backward(full, low)
         ctx.shape = x.shape
-        product = torch.addmm(bias.to(dtype), full, low.t())[:rows].view(*x.shape[:-1], -1)
+        ctx.biased = bias is not None
+        product = full @ low.t() if bias is None else torch.addmm(bias.to(dtype), full, low.t())
+        product = product[:rows].view(*x.shape[:-1], -1)
         return product if narrow else product.float()
 
     @staticmethod
@@ -65,7 +67,7 @@ class _Linear(torch.autograd.Function):
         flat = grad.reshape(-1, grad.size(-1))
         rounded = rounded_rows(flat, low.dtype, ROUND_ROWS)
         to_x = torch.mm(rounded, low)[: len(flat)].view(ctx.shape)
-        return to_x, torch.mm(rounded.t(), full), rounded.sum(0), None, None
+        return to_x, torch.mm(rounded.t(), full), rounded.sum(0) if ctx.biased else None, None, None
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, *, mask: Tensor | None = None, causal: bool = False) -> Tensor:

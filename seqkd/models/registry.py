@@ -8,9 +8,11 @@ from typing import Any
 from torch import nn
 
 from seqkd.errors import ModelError
+from seqkd.models.lstm import Lstm
+from seqkd.models.sru import Sru
 from seqkd.models.transformer import Transformer
 
-_ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {"transformer": Transformer}
+_ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {"transformer": Transformer, "lstm": Lstm, "sru": Sru}
 
 
 def build(arch: str, settings: Mapping[str, Any], *, source_vocab: int, target_vocab: int) -> nn.Module:

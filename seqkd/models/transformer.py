@@ -40,6 +40,27 @@ def sinusoidal_table(positions: int, dim: int) -> Tensor:
     return table
 
 
+def embedding_tables(
+    source_vocab: int, target_vocab: int, dim: int, embeddings: Embeddings, pad_id: int
+) -> tuple[nn.Parameter, nn.Parameter, nn.Parameter]:
+    """Tables of target, source and output, `[vocab, dim]` each; tables that are shared are one parameter.
+
+    Raises:
+        ValueError: One table is asked for, but the vocabularies' sizes differ.
+    """
+    if embeddings == "shared" and source_vocab != target_vocab:
+        raise ValueError(f"shared embeddings need one vocabulary, got {source_vocab} and {target_vocab} pieces")
+
+    def table(size: int) -> nn.Parameter:
+        weight = nn.init.normal_(torch.empty(size, dim), std=dim**-0.5)
+        weight[pad_id] = 0
+        return nn.Parameter(weight)
+
+    target = table(target_vocab)
+    source = target if embeddings == "shared" else table(source_vocab)
+    return target, source, table(target_vocab) if embeddings == "separate" else target
+
+
 def split_heads(x: Tensor, heads: int) -> Tensor:
     """`[batch, length, dim]` to `[batch, heads, length, dim / heads]`, without a copy."""
     batch, length, dim = x.shape
@@ -215,8 +236,6 @@ class Transformer(nn.Module):
         start_id: int = 2,
     ) -> None:
         super().__init__()
-        if embeddings == "shared" and source_vocab != target_vocab:
-            raise ValueError(f"shared embeddings need one vocabulary, got {source_vocab} and {target_vocab} pieces")
         if dim % heads:
             raise ValueError(f"dim {dim} is not a multiple of heads {heads}")
         self.source_vocab, self.target_vocab = source_vocab, target_vocab
@@ -224,15 +243,9 @@ class Transformer(nn.Module):
         self.pad_id, self.eos_id, self.unk_id, self.start_id = pad_id, eos_id, unk_id, start_id
         self.norm = norm
         self.scale = math.sqrt(dim)
-
-        def table(size: int) -> nn.Parameter:
-            weight = nn.init.normal_(torch.empty(size, dim), std=dim**-0.5)
-            weight[pad_id] = 0
-            return nn.Parameter(weight)
-
-        self.target_embedding = table(target_vocab)
-        self.source_embedding = self.target_embedding if embeddings == "shared" else table(source_vocab)
-        self.output_weight = table(target_vocab) if embeddings == "separate" else self.target_embedding
+        self.target_embedding, self.source_embedding, self.output_weight = embedding_tables(
+            source_vocab, target_vocab, dim, embeddings, pad_id
+        )
         if positions == "learned":
             self.source_positions = nn.Parameter(nn.init.normal_(torch.empty(max_positions, dim), std=dim**-0.5))
             self.target_positions = nn.Parameter(nn.init.normal_(torch.empty(max_positions, dim), std=dim**-0.5))

@@ -5,18 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
 from seqkd.errors import InputError, ModelError
-from seqkd.models.checkpoint import LoadedModel, load_model
+from seqkd.models.checkpoint import LoadedModel, load_model, read_config
 from seqkd.models.incremental import IncrementalTransformer
+from seqkd.models.incremental_lstm import IncrementalLstm
+from seqkd.models.incremental_sru import IncrementalSru
+from seqkd.models.lstm import Lstm
 from seqkd.models.protocol import ParallelModel, ParallelSettings
+from seqkd.models.sru import Sru
 from seqkd.models.transformer import Transformer
 from seqkd.search.beam import BeamSearch
 from seqkd.search.gpu.engine import GraphTransformer, runs_here
-from seqkd.search.native.engine import NativeTransformer, matrix_unit, usable
+from seqkd.search.native.engine import NativeTransformer, fits, matrix_unit, usable
 from seqkd.search.parallel import Decoder, ParallelSearch
 from seqkd.search.protocol import SearchModel
 from seqkd.search.settings import BeamSettings
@@ -82,6 +86,23 @@ def resolve_precision(precision: Literal["auto"] | Precision, device: torch.devi
     return precision
 
 
+def team_precision(paths: Sequence[Path], precision: Literal["auto"] | Precision, device: torch.device) -> Precision:
+    """What these models are decoded in: `resolve_precision`, or float32 where bf16x3 has no kernels for one of them.
+
+    Raises:
+        ModelError: A folder is no model.
+        InputError: As `resolve_precision`.
+    """
+    chosen = resolve_precision(precision, device)
+    return "float32" if chosen == "bf16x3" and not all(map(_has_kernels, paths)) else chosen
+
+
+def _has_kernels(folder: Path) -> bool:
+    config = read_config(folder)
+    settings = config["settings"]
+    return config["arch"] == "transformer" and fits(settings["dim"], settings["heads"], settings["ffn_dim"])
+
+
 def load_team(paths: Sequence[Path], *, device: str, precision: Literal["auto"] | Precision) -> SearchTeam:
     """Load one model, or the members of an ensemble.
 
@@ -90,7 +111,7 @@ def load_team(paths: Sequence[Path], *, device: str, precision: Literal["auto"] 
         InputError: No such device here.
     """
     where = resolve_device(device)
-    chosen = resolve_precision(precision, where)
+    chosen = team_precision(paths, precision, where)
     # The kernels pack float32 weights themselves.
     dtype = torch.float32 if where.type == "cpu" and chosen != "fp16" else DTYPES[chosen]
     loaded = [load_model(path, dtype=dtype, device=where) for path in paths]
@@ -121,13 +142,24 @@ def engine(loaded: LoadedModel, precision: Precision) -> SearchModel:
     Raises:
         ModelError: The architecture does not decode left to right.
     """
-    model = loaded.model
-    if not isinstance(model, Transformer):
+    make = _ENGINES.get(type(loaded.model))
+    if make is None:
         raise ModelError(f"beam search cannot drive the architecture {loaded.arch!r}")
+    return make(loaded.model, precision)
+
+
+def _transformer(model: Transformer, precision: Precision) -> SearchModel:
     if precision != "fp16" and usable(model) and (precision == "float32" or matrix_unit()):
         return NativeTransformer(model, precision)
     model = model.to(DTYPES[precision])
     return GraphTransformer(model) if runs_here(model) else IncrementalTransformer(model)
+
+
+_ENGINES: dict[type, Callable[[Any, Precision], SearchModel]] = {
+    Transformer: _transformer,
+    Lstm: lambda model, precision: IncrementalLstm(model.to(DTYPES[precision])),
+    Sru: lambda model, precision: IncrementalSru(model.to(DTYPES[precision])),
+}
 
 
 def quick_decoder(loaded: LoadedModel) -> Decoder:

@@ -30,7 +30,7 @@ from seqkd.errors import CorpusError, WorkError
 from seqkd.models.checkpoint import VOCABULARY, model_digest
 from seqkd.progress import Progress, say
 from seqkd.search import BeamSearch, BeamSettings
-from seqkd.search.loading import SearchTeam, load_team, resolve_device, resolve_precision
+from seqkd.search.loading import SearchTeam, load_team, resolve_device, team_precision
 from seqkd.text.vocabulary import Vocabulary
 
 # Rows are decoded in fixed pieces, so that neither the number of processes nor a restart changes which sentences share
@@ -105,7 +105,7 @@ def run(config: DistillConfig, out: Path, *, overwrite: bool = False, device: st
     corpus = Corpus.open(config.corpus, "corpus")
     _check_vocabulary(corpus, config)
     where = resolve_device(device)
-    precision = resolve_precision(config.precision, where)
+    precision = team_precision(config.models, config.precision, where)
     inputs = {"corpus": corpus.manifest.digest()}
     inputs |= {f"model{number}": model_digest(path) for number, path in enumerate(config.models, start=1)}
     made_by = fingerprint(

@@ -23,7 +23,7 @@ from seqkd.metrics.results import RESULT, BeamResult, EvaluationResult
 from seqkd.models.checkpoint import model_digest
 from seqkd.progress import Progress, say
 from seqkd.search import BeamSearch, BeamSettings, Hypothesis, score_pairs
-from seqkd.search.loading import SearchTeam, load_team, resolve_device, resolve_precision
+from seqkd.search.loading import SearchTeam, load_team, resolve_device, team_precision
 
 WARM_UP = 8  # sentences decoded before the clock starts: first calls load kernels and allocate
 LATENCY_SENTENCES = 50
@@ -50,7 +50,7 @@ def run(config: EvaluateConfig, out: Path, *, overwrite: bool = False, device: s
     """
     corpus = Corpus.open(config.corpus, "corpus")
     where = resolve_device(device)
-    precision = resolve_precision(config.precision, where)
+    precision = team_precision([config.model], config.precision, where)
     accepted = config.corpus.parent / f"{config.corpus.name}.accepted.jsonl"
     inputs = {"corpus": corpus.manifest.digest(), "model": model_digest(config.model)}
     if accepted.is_file():

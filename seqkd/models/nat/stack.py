@@ -16,6 +16,7 @@ from seqkd.models.transformer import (
     EncoderLayer,
     Norm,
     Positions,
+    embedding_tables,
     sinusoidal_table,
 )
 
@@ -63,21 +64,13 @@ class ParallelStack(nn.Module):
         extra_pieces: int = 0,
     ) -> None:
         super().__init__()
-        if embeddings == "shared" and source_vocab != target_vocab:
-            raise ValueError(f"shared embeddings need one vocabulary, got {source_vocab} and {target_vocab} pieces")
         if dim % heads:
             raise ValueError(f"dim {dim} is not a multiple of heads {heads}")
         self.target_vocab, self.dim, self.pad_id = target_vocab, dim, pad_id
         self.scale = math.sqrt(dim)
-
-        def table(size: int) -> nn.Parameter:
-            weight = nn.init.normal_(torch.empty(size, dim), std=dim**-0.5)
-            weight[pad_id] = 0
-            return nn.Parameter(weight)
-
-        self.target_embedding = table(target_vocab)
-        self.source_embedding = self.target_embedding if embeddings == "shared" else table(source_vocab)
-        self.output_weight = table(target_vocab) if embeddings == "separate" else self.target_embedding
+        self.target_embedding, self.source_embedding, self.output_weight = embedding_tables(
+            source_vocab, target_vocab, dim, embeddings, pad_id
+        )
         self.extra_embedding = (
             nn.Parameter(nn.init.normal_(torch.empty(extra_pieces, dim), std=dim**-0.5)) if extra_pieces else None
         )

@@ -23,12 +23,13 @@ def usable(model: nn.Module) -> bool:
     """Whether the kernels exist on this machine and fit this model."""
     if not isinstance(model, Transformer) or model.output_weight.device.type != "cpu":
         return False
-    head_dim = model.dim // model.heads
-    if head_dim % LANES or head_dim // LANES not in HEAD_VECTORS:
-        return False
-    if model.encoder[0].ffn.out.in_features % LANES:  # type: ignore[union-attr,operator]
-        return False
-    return kernels() is not None
+    return fits(model.dim, model.heads, model.encoder[0].ffn.out.in_features) and kernels() is not None  # type: ignore[union-attr,arg-type]
+
+
+def fits(dim: int, heads: int, ffn_dim: int) -> bool:
+    """Whether the kernels can have a Transformer of these widths."""
+    vectors, rest = divmod(dim // heads, LANES)
+    return not rest and vectors in HEAD_VECTORS and not ffn_dim % LANES
 
 
 def matrix_unit() -> bool:

@@ -1,0 +1,310 @@
+"""LSTM recurrences over whole sequences: steps in place, backward passes by hand.
+
+What does not depend on the step before is a product over all steps, done outside or after the loop: the inputs' part of
+the gates, attention's keys and values, and all gradients of weights. A step is left with one product for each layer,
+and the cell. Steps come first in all shapes, so that each of them is contiguous.
+
+Under autocast products are in its type; cells and attention stay in float32.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from seqkd.models.functional import ROUND_ROWS, rounded_rows
+
+STEP_ROWS = 32  # a lower type's products see batches in multiples of it: see `seqkd.models.functional`
+
+
+def advance_cell(gates: Tensor, before: Tensor, after: Tensor, squashed: Tensor, hidden: Tensor) -> None:
+    """One step of an LSTM cell (Hochreiter and Schmidhuber 1997, with the forget gate of Gers et al. 2000), in place.
+
+    Args:
+        gates: `[..., 4 * dim]`: input, forget and output gate and the cell's input, before (and then after) their
+            sigmoids and tanh.
+        before: `[..., dim]`: the cell.
+        after: Likewise; receives the new cell, and may be `before`.
+        squashed: Likewise; receives its tanh.
+        hidden: Likewise; receives the output.
+    """
+    width = before.size(-1)
+    gates[..., : 3 * width].sigmoid_()
+    gates[..., 3 * width :].tanh_()
+    entry, keep, out, new = gates.chunk(4, dim=-1)
+    torch.mul(before, keep, out=after).addcmul_(entry, new)
+    torch.tanh(after, out=squashed)
+    torch.mul(out, squashed, out=hidden)
+
+
+def _cell_gradients(
+    to_hidden: Tensor, to_cell: Tensor, gates: Tensor, before: Tensor, squashed: Tensor, to_gates: Tensor
+) -> None:
+    """`advance_cell` backwards: fills `to_gates` and turns `to_cell` from the new cell's gradient to the old one's."""
+    width = before.size(-1)
+    entry, keep, out, new = gates.chunk(4, dim=-1)
+    to_cell.add_(torch.ops.aten.tanh_backward(to_hidden * out, squashed))
+    torch.mul(to_cell, new, out=to_gates[..., :width])
+    torch.mul(to_cell, before, out=to_gates[..., width : 2 * width])
+    torch.mul(to_hidden, squashed, out=to_gates[..., 2 * width : 3 * width])
+    torch.mul(to_cell, entry, out=to_gates[..., 3 * width :])
+    sigmoids, tanhs = to_gates[..., : 3 * width], to_gates[..., 3 * width :]
+    torch.ops.aten.sigmoid_backward(sigmoids, gates[..., : 3 * width], grad_input=sigmoids)
+    torch.ops.aten.tanh_backward(tanhs, new, grad_input=tanhs)
+    to_cell.mul_(keep)
+
+
+def _product_type(like: Tensor) -> torch.dtype:
+    kind = like.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else like.dtype
+
+
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    """Of cells and sums, where products are in `dtype`."""
+    return torch.promote_types(dtype, torch.float32)
+
+
+def _rows(batch: int, dtype: torch.dtype) -> int:
+    return batch if dtype == _wide(dtype) else -(-batch // STEP_ROWS) * STEP_ROWS
+
+
+def _empty_tail(shape: tuple[int, ...], batch: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """`[..., rows, width]`, where rows beyond the batch are zeros and the others are not set."""
+    full = torch.empty(shape, dtype=dtype, device=device)
+    full[..., batch:, :] = 0
+    return full
+
+
+def _weight_gradient(to_outputs: Tensor, inputs: Tensor) -> Tensor:
+    """The gradient of a weight over all rows, `[rows, outputs]` and `[rows, inputs]` to `[outputs, inputs]`."""
+    if to_outputs.dtype == _wide(to_outputs.dtype):
+        return to_outputs.t() @ inputs
+    multiple = ROUND_ROWS
+    return rounded_rows(to_outputs, to_outputs.dtype, multiple).t() @ rounded_rows(inputs, inputs.dtype, multiple)
+
+
+# --- the encoder ------------------------------------------------------------------------------------------------
+
+
+def run_layer(gates: Tensor, weight: Tensor) -> Tensor:
+    """An LSTM layer in several directions at once, from zeros.
+
+    Args:
+        gates: `[length, directions, batch, 4 * dim]`: the inputs' part of the gates, biases added.
+        weight: `[directions, 4 * dim, dim]`: the recurrent part.
+
+    Returns:
+        `[length, directions, batch, dim]`.
+    """
+    low = _product_type(weight)
+    with torch.autocast(gates.device.type, enabled=False):
+        outputs = cast(Tensor, _Layer.apply(gates.to(_wide(low)), weight, low))  # type: ignore[no-untyped-call]
+    return outputs.to(weight.dtype)
+
+
+class _Layer(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, gates: Tensor, weight: Tensor, low: torch.dtype) -> Tensor:
+        length, directions, batch, wide = gates.shape
+        dim, rows, device = wide // 4, _rows(batch, low), gates.device
+        turned = weight.detach().to(low).transpose(1, 2)
+        product = torch.empty(directions, rows, wide, dtype=low, device=device)
+        inputs = _empty_tail((length + 1, directions, rows, dim), batch, low, device)
+        inputs[0] = 0
+        cells = torch.empty(length + 1, directions, batch, dim, dtype=gates.dtype, device=device)
+        cells[0] = 0
+        squashed = torch.empty_like(cells[1:])
+        outputs = torch.empty_like(squashed)
+        acts = torch.empty_like(gates)
+        for t in range(length):
+            torch.bmm(inputs[t], turned, out=product)
+            acts[t].copy_(product[:, :batch]).add_(gates[t])
+            advance_cell(acts[t], cells[t], cells[t + 1], squashed[t], outputs[t])
+            inputs[t + 1, :, :batch] = outputs[t]
+        ctx.save_for_backward(turned, inputs, cells, squashed, acts)
+        ctx.weight_type = weight.dtype
+        return outputs
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        turned, inputs, cells, squashed, acts = ctx.saved_tensors
+        length, directions, batch, wide = acts.shape
+        low, device = inputs.dtype, acts.device
+        weight = turned.transpose(1, 2)
+        to_gates = torch.empty_like(acts)
+        to_product = _empty_tail((directions, length, inputs.size(2), wide), batch, low, device)
+        to_cell = torch.zeros_like(cells[0])
+        to_hidden = grads[0][length - 1]
+        for t in range(length - 1, -1, -1):
+            _cell_gradients(to_hidden, to_cell, acts[t], cells[t], squashed[t], to_gates[t])
+            to_product[:, t, :batch] = to_gates[t]
+            if t:
+                back = torch.bmm(to_product[:, t], weight)[:, :batch]
+                to_hidden = grads[0][t - 1] + back.to(acts.dtype)
+        to_weight = [
+            _weight_gradient(to_product[d].flatten(0, 1), inputs[:-1, d].flatten(0, 1)) for d in range(directions)
+        ]
+        return to_gates, torch.stack(to_weight).to(ctx.weight_type), None
+
+
+# --- the decoder ------------------------------------------------------------------------------------------------
+
+
+def run_attentive(
+    gates: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    mix: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    mask: Tensor,
+    start: Tensor,
+    kept: Tensor | None,
+) -> Tensor:
+    """Stacked LSTM layers with general attention and input feeding (Luong et al. 2015, sections 3.1 and 3.3).
+
+    Args:
+        gates: `[length, batch, 4 * dim]`: the embeddings' part of the first layer's gates, its biases added.
+        weight: `[layers, 4 * dim, 2 * dim]`: of what a layer reads (the first one the last step's features, the others
+            the layer below), and of its own output of the step before.
+        bias: `[layers - 1, 4 * dim]`: of the gates of the layers above the first.
+        mix: `[dim, dim]`: the last layer's part of the features before their tanh.
+        keys: `[batch, source, dim]`: what the last layer's output is multiplied with for attention's weights.
+        values: Likewise: what they weigh, the memory's part of the features before their tanh.
+        mask: `[batch, 1, source]`: added to the products, -inf where there is no token.
+        start: `[layers, batch, dim]`: the cells before the first step; a layer's output before it is their tanh, and
+            the features before it are zeros.
+        kept: `[layers - 1, length, batch, dim]`: what the layers' outputs are multiplied with on the way up; dropout.
+
+    Returns:
+        Features `[length, batch, dim]`.
+    """
+    low = _product_type(weight)
+    wide = _wide(low)
+    with torch.autocast(gates.device.type, enabled=False):
+        moved = (gates.to(wide), weight, bias, mix, keys.to(wide), values.to(wide), mask.to(wide), start.to(wide))
+        features = cast(Tensor, _Attentive.apply(*moved, kept, low))  # type: ignore[no-untyped-call]
+    return features.to(weight.dtype)
+
+
+class _Attentive(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        gates: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        mix: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        mask: Tensor,
+        start: Tensor,
+        kept: Tensor | None,
+        low: torch.dtype,
+    ) -> Tensor:
+        length, batch, dim = len(gates), len(keys), keys.size(2)
+        layers, rows, device, wide = len(weight), _rows(len(keys), low), gates.device, gates.dtype
+
+        def empty(*shape: int) -> Tensor:
+            return torch.empty(shape, dtype=wide, device=device)
+
+        turned = weight.detach().to(low).transpose(1, 2)
+        mix_turned = mix.detach().to(low).t()
+        bias_wide = bias.detach().to(wide)
+        across = keys.transpose(1, 2)
+        product = torch.empty(rows, 4 * dim, dtype=low, device=device)
+        mixed = torch.empty(rows, dim, dtype=low, device=device)
+        # [..., :dim] is read from the features or the layer below, [..., dim:] from the step before
+        inputs = _empty_tail((layers, length + 1, rows, 2 * dim), batch, low, device)
+        inputs[0, 0, :, :dim] = 0
+        inputs[:, 0, :batch, dim:] = start.tanh()
+        cells = empty(layers, length + 1, batch, dim)
+        cells[:, 0] = start
+        acts, squashed = empty(layers, length, batch, 4 * dim), empty(layers, length, batch, dim)
+        outputs = empty(length, batch, dim)  # of the last layer
+        hidden = empty(batch, dim)
+        attention = empty(length, batch, 1, keys.size(1))
+        features = empty(length, batch, dim)
+        for t in range(length):
+            for layer in range(layers):
+                torch.mm(inputs[layer, t], turned[layer], out=product)
+                act = acts[layer, t].copy_(product[:batch]).add_(bias_wide[layer - 1] if layer else gates[t])
+                out = outputs[t] if layer == layers - 1 else hidden
+                advance_cell(act, cells[layer, t], cells[layer, t + 1], squashed[layer, t], out)
+                inputs[layer, t + 1, :batch, dim:] = out
+                if layer < layers - 1:
+                    inputs[layer + 1, t, :batch, :dim] = out if kept is None else out * kept[layer, t]
+            torch.baddbmm(mask, outputs[t][:, None], across, out=attention[t])
+            torch.softmax(attention[t], dim=-1, out=attention[t])
+            torch.mm(inputs[layers - 1, t + 1, :, dim:], mix_turned, out=mixed)
+            torch.bmm(attention[t], values, out=features[t][:, None])
+            features[t].add_(mixed[:batch]).tanh_()
+            inputs[0, t + 1, :batch, :dim] = features[t]
+        saved = (turned, mix_turned, keys, values, kept, inputs, cells, acts, squashed, outputs, attention, features)
+        ctx.save_for_backward(*saved)
+        ctx.types = (weight.dtype, bias.dtype, mix.dtype)
+        return features
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        turned, mix_turned, keys, values, kept, inputs, cells, acts, squashed, outputs, attention, features = (
+            ctx.saved_tensors
+        )
+        layers, length, batch, _ = acts.shape
+        dim, low, wide, device = keys.size(2), inputs.dtype, acts.dtype, acts.device
+        rows = inputs.size(2)
+        weight, mix = turned.transpose(1, 2), mix_turned.t()
+        across = values.transpose(1, 2)
+        product = torch.empty(rows, 2 * dim, dtype=low, device=device)
+        to_gates = torch.empty_like(acts)
+        to_products = _empty_tail((layers, length, rows, 4 * dim), batch, low, device)
+        to_mixed = _empty_tail((length, rows, dim), batch, low, device)
+        to_sums = torch.ops.aten.tanh_backward(grads[0], features)
+        slope = 1 - features * features
+        to_scores = torch.empty_like(attention)
+        to_cells = torch.zeros_like(cells[:, 0])
+        to_outputs = torch.zeros_like(to_cells)  # of the step at hand, by the step after it
+        for t in range(length - 1, -1, -1):
+            # to_sums[t] has what the step after added
+            to_mixed[t, :batch] = to_sums[t]
+            torch.bmm(to_sums[t][:, None], across, out=to_scores[t])
+            torch.ops.aten._softmax_backward_data(to_scores[t], attention[t], -1, wide, grad_input=to_scores[t])
+            above = torch.mm(to_mixed[t], mix)[:batch].to(wide)
+            above.add_(torch.bmm(to_scores[t], keys)[:, 0])
+            for layer in range(layers - 1, -1, -1):
+                to_out = to_outputs[layer].add_(above)
+                _cell_gradients(
+                    to_out, to_cells[layer], acts[layer, t], cells[layer, t], squashed[layer, t], to_gates[layer, t]
+                )
+                to_products[layer, t, :batch] = to_gates[layer, t]
+                torch.mm(to_products[layer, t], weight[layer], out=product)
+                to_outputs[layer] = product[:batch, dim:]
+                above = product[:batch, :dim].to(wide)
+                if layer and kept is not None:
+                    above = above * kept[layer - 1, t]
+            if t:
+                to_sums[t - 1].addcmul_(slope[t - 1], above)
+        to_weight = torch.stack(
+            [
+                _weight_gradient(to_products[layer].flatten(0, 1), inputs[layer, :-1].flatten(0, 1))
+                for layer in range(layers)
+            ]
+        )
+        to_mix = _weight_gradient(to_mixed.flatten(0, 1), inputs[-1, 1:, :, dim:].flatten(0, 1))
+        scores, weights = to_scores[:, :, 0].permute(1, 2, 0), attention[:, :, 0].permute(1, 2, 0)
+        weight_type, bias_type, mix_type = ctx.types
+        before = inputs[:, 0, :batch, dim:].to(wide)
+        return (
+            to_gates[0],
+            to_weight.to(weight_type),
+            to_gates[1:].sum(dim=(1, 2)).to(bias_type),
+            to_mix.to(mix_type),
+            torch.bmm(scores, outputs.transpose(0, 1)),
+            torch.bmm(weights, to_sums.transpose(0, 1)),
+            None,
+            to_cells + to_outputs * (1 - before * before),
+            None,
+            None,
+        )

@@ -1,0 +1,268 @@
+"""A Transformer whose decoder remembers by simple recurrent units instead of attending to itself.
+
+A step of decoding costs the same at every position and keeps one vector a layer, while training still computes all
+positions together: nothing but elementwise sums runs along time.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from seqkd.models.functional import Dropout, linear
+from seqkd.models.protocol import Lengths, Marks, too_long
+from seqkd.models.recurrence import gated_averages, leaky_sums
+from seqkd.models.transformer import (
+    Activation,
+    CrossAttention,
+    Embeddings,
+    EncoderLayer,
+    FeedForward,
+    Norm,
+    Positions,
+    embedding_tables,
+    sinusoidal_table,
+)
+
+Cell = Literal["ssru", "sru"]
+
+# Lei et al. 2018, section 3.2: keeps the variance through the highway, while the reset gate's bias is near zero.
+HIGHWAY_SCALE = math.sqrt(3)
+
+
+def _wide(x: Tensor) -> Tensor:
+    """Cells are means over many steps: they are kept in float32 at least."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+class SimplerUnit(nn.Module):
+    """The simpler simple recurrent unit (Kim et al. 2019, section 3.1).
+
+    `f_t = sigmoid(W_f x_t + b_f)`, `c_t = f_t * c_{t-1} + (1 - f_t) * W x_t`, `o_t = relu(c_t)`.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.products = nn.Linear(dim, 2 * dim)
+        for part in self.products.weight.chunk(2):
+            nn.init.xavier_uniform_(part)
+        nn.init.zeros_(self.products.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[batch, length, dim]` to the same, from a cell of zeros."""
+        gate, value = _wide(linear(x, self.products)).chunk(2, dim=-1)
+        keep = gate.sigmoid()
+        return functional.relu(leaky_sums(keep, value - keep * value)).to(x.dtype)
+
+    def step(self, x: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
+        """One position, `[..., dim]`, after a cell of the same shape, to the output and the new cell."""
+        gate, value = _wide(linear(x, self.products)).chunk(2, dim=-1)
+        cell = torch.lerp(value, cell, gate.sigmoid())
+        return functional.relu(cell).to(x.dtype), cell
+
+
+class SimpleUnit(nn.Module):
+    """The simple recurrent unit (Lei et al. 2018, equations 1 to 4).
+
+    `f_t = sigmoid(W_f x_t + v_f * c_{t-1} + b_f)`, `c_t = f_t * c_{t-1} + (1 - f_t) * W x_t`,
+    `r_t = sigmoid(W_r x_t + v_r * c_{t-1} + b_r)`, `h_t = r_t * c_t + (1 - r_t) * x_t * sqrt(3)`.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.products = nn.Linear(dim, 3 * dim)
+        self.peepholes = nn.Parameter(torch.zeros(2, dim))
+        for part in self.products.weight.chunk(3):
+            nn.init.xavier_uniform_(part)
+        nn.init.zeros_(self.products.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[batch, length, dim]` to the same, from a cell of zeros."""
+        gate, value, reset = _wide(linear(x, self.products)).chunk(3, dim=-1)
+        forget_peephole, reset_peephole = _wide(self.peepholes)
+        cells = gated_averages(gate, value, forget_peephole)
+        before = functional.pad(cells[:, :-1], (0, 0, 1, 0))
+        return self._output(x, cells, torch.addcmul(reset, before, reset_peephole))
+
+    def step(self, x: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
+        """One position, `[..., dim]`, after a cell of the same shape, to the output and the new cell."""
+        gate, value, reset = _wide(linear(x, self.products)).chunk(3, dim=-1)
+        forget_peephole, reset_peephole = _wide(self.peepholes)
+        after = torch.lerp(value, cell, torch.addcmul(gate, cell, forget_peephole).sigmoid())
+        return self._output(x, after, torch.addcmul(reset, cell, reset_peephole)), after
+
+    @staticmethod
+    def _output(x: Tensor, cells: Tensor, reset: Tensor) -> Tensor:
+        return torch.lerp(_wide(x) * HIGHWAY_SCALE, cells, reset.sigmoid()).to(x.dtype)
+
+
+class RecurrentLayer(nn.Module):
+    """A recurrent unit, cross-attention and feed-forward, each with a residual and a layer norm."""
+
+    def __init__(
+        self, dim: int, heads: int, ffn_dim: int, dropout: float, norm: Norm, activation: Activation, cell: Cell
+    ) -> None:
+        super().__init__()
+        self.pre = norm == "pre"
+        self.unit = SimplerUnit(dim) if cell == "ssru" else SimpleUnit(dim)
+        self.unit_norm = nn.LayerNorm(dim)
+        self.cross = CrossAttention(dim, heads)
+        self.cross_norm = nn.LayerNorm(dim)
+        self.ffn = FeedForward(dim, ffn_dim, activation)
+        self.ffn_norm = nn.LayerNorm(dim)
+        self.dropout = Dropout(dropout)
+
+    def forward(self, x: Tensor, memory: Tensor, memory_mask: Tensor | None) -> Tensor:
+        """`[batch, target, dim]` over `[batch, source, dim]` to `[batch, target, dim]`."""
+        remembered = self.unit(self.unit_norm(x) if self.pre else x)
+        key, value = self.cross.keys_values(memory)
+        return self._rest(x, remembered, key, value, memory_mask)
+
+    def step(
+        self, x: Tensor, cell: Tensor, key: Tensor, value: Tensor, memory_mask: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """One position of each beam.
+
+        Args:
+            x: `[batch, beam, dim]`.
+            cell: `[batch, beam, dim]`, of the position before.
+            key: `[batch, heads, source, head_dim]`, shared by a sentence's beams.
+            value: Likewise.
+            memory_mask: `[batch, 1, 1, source]`, True at real tokens.
+
+        Returns:
+            The output `[batch, beam, dim]` and the new cell.
+        """
+        remembered, cell = self.unit.step(self.unit_norm(x) if self.pre else x, cell)
+        return self._rest(x, remembered, key, value, memory_mask), cell
+
+    def _rest(self, x: Tensor, remembered: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+        x = self.dropout(remembered, onto=x)
+        if self.pre:
+            x = self.dropout(self.cross(self.cross_norm(x), key, value, mask), onto=x)
+            return self.dropout(self.ffn(self.ffn_norm(x)), onto=x)  # type: ignore[no-any-return]
+        x = self.unit_norm(x)
+        x = self.cross_norm(self.dropout(self.cross(x, key, value, mask), onto=x))
+        return self.ffn_norm(self.dropout(self.ffn(x), onto=x))  # type: ignore[no-any-return]
+
+
+class Sru(nn.Module):
+    """Transformer encoder, recurrent decoder.
+
+    Args:
+        source_vocab: Source pieces, special ids counted.
+        target_vocab: Target pieces.
+        dim: Width of the residual stream; a multiple of `heads`.
+        heads: Attention heads.
+        ffn_dim: Inner width of the feed-forward blocks.
+        encoder_layers: Encoder depth.
+        decoder_layers: Decoder depth.
+        cell: ssru: `SimplerUnit`; sru: `SimpleUnit`.
+        dropout: As in `Transformer`.
+        norm: As in `Transformer`.
+        positions: As in `Transformer`, on both sides.
+        activation: As in `Transformer`.
+        embeddings: As in `Transformer`.
+        max_positions: Longest source or target in tokens, end of sentence counted.
+        pad_id: Padding.
+        eos_id: End of sentence.
+        unk_id: Unknown piece.
+        start_id: What the decoder reads first.
+    """
+
+    def __init__(
+        self,
+        *,
+        source_vocab: int,
+        target_vocab: int,
+        dim: int,
+        heads: int,
+        ffn_dim: int,
+        encoder_layers: int,
+        decoder_layers: int,
+        cell: Cell = "ssru",
+        dropout: float = 0.1,
+        norm: Norm = "pre",
+        positions: Positions = "sinusoidal",
+        activation: Activation = "relu",
+        embeddings: Embeddings = "shared",
+        max_positions: int = 512,
+        pad_id: int = 1,
+        eos_id: int = 2,
+        unk_id: int = 3,
+        start_id: int = 2,
+    ) -> None:
+        super().__init__()
+        if dim % heads:
+            raise ValueError(f"dim {dim} is not a multiple of heads {heads}")
+        self.source_vocab, self.target_vocab = source_vocab, target_vocab
+        self.dim, self.heads, self.max_positions = dim, heads, max_positions
+        self.pad_id, self.eos_id, self.unk_id, self.start_id = pad_id, eos_id, unk_id, start_id
+        self.scale = math.sqrt(dim)
+        self.target_embedding, self.source_embedding, self.output_weight = embedding_tables(
+            source_vocab, target_vocab, dim, embeddings, pad_id
+        )
+        if positions == "learned":
+            self.source_positions = nn.Parameter(nn.init.normal_(torch.empty(max_positions, dim), std=dim**-0.5))
+            self.target_positions = nn.Parameter(nn.init.normal_(torch.empty(max_positions, dim), std=dim**-0.5))
+        else:
+            self.register_buffer("source_positions", sinusoidal_table(max_positions, dim), persistent=False)
+            self.register_buffer("target_positions", sinusoidal_table(max_positions, dim), persistent=False)
+        block = (dim, heads, ffn_dim, dropout, norm, activation)
+        self.encoder = nn.ModuleList(EncoderLayer(*block) for _ in range(encoder_layers))
+        self.decoder = nn.ModuleList(RecurrentLayer(*block, cell) for _ in range(decoder_layers))
+        self.encoder_norm = nn.LayerNorm(dim) if norm == "pre" else nn.Identity()
+        self.decoder_norm = nn.LayerNorm(dim) if norm == "pre" else nn.Identity()
+        self.dropout = Dropout(dropout)
+
+    def unusable(self, source: Lengths, target: Lengths) -> dict[str, Marks]:
+        """See `SequenceModel.unusable`."""
+        return too_long(source, target, self.max_positions)
+
+    def memory_mask(self, source: Tensor) -> Tensor:
+        """`[batch, source]` ids to `[batch, 1, 1, source]`, True at real tokens."""
+        return source.ne(self.pad_id)[:, None, None, :]
+
+    def encode(self, source: Tensor) -> Tensor:
+        """`[batch, source]` ids, end of sentence appended, padded on the right, to `[batch, source, dim]`."""
+        mask = self.memory_mask(source)
+        x = functional.embedding(source, self.source_embedding) * self.scale
+        x = self.dropout(x + self.source_positions[: source.size(1)])
+        for layer in self.encoder:
+            x = layer(x, mask)
+        return self.encoder_norm(x)  # type: ignore[no-any-return]
+
+    def embed_target(self, ids: Tensor, positions: Tensor) -> Tensor:
+        """Ids and their positions, of shapes that fit each other, to embeddings `[..., dim]`."""
+        embedded = functional.embedding(ids, self.target_embedding) * self.scale
+        return embedded + functional.embedding(positions, cast(Tensor, self.target_positions))
+
+    def decode_features(self, target_in: Tensor, source: Tensor, memory: Tensor) -> Tensor:
+        """Teacher forcing: what the output layer reads.
+
+        Args:
+            target_in: `[batch, target]` ids that start with `start_id`.
+            source: `[batch, source]` ids, for their padding.
+            memory: `[batch, source, dim]` from `encode`.
+
+        Returns:
+            `[batch, target, dim]`.
+        """
+        mask = self.memory_mask(source)
+        positions = torch.arange(target_in.size(1), device=target_in.device)
+        x = self.dropout(self.embed_target(target_in, positions))
+        for layer in self.decoder:
+            x = layer(x, memory, mask)
+        return self.decoder_norm(x)  # type: ignore[no-any-return]
+
+    def project(self, features: Tensor) -> Tensor:
+        """`[..., dim]` to logits `[..., target_vocab]`."""
+        return functional.linear(features, self.output_weight)
+
+    def forward(self, source: Tensor, target_in: Tensor) -> Tensor:
+        """`[batch, source]` and `[batch, target]` ids to logits `[batch, target, target_vocab]`."""
+        return self.project(self.decode_features(target_in, source, self.encode(source)))

@@ -133,20 +133,24 @@ class _Layer(torch.autograd.Function):
         length, directions, batch, wide = acts.shape
         low, device = inputs.dtype, acts.device
         weight = turned.transpose(1, 2)
-        to_gates = torch.empty_like(acts)
         to_product = _empty_tail((directions, length, inputs.size(2), wide), batch, low, device)
+        to_gates = torch.empty_like(acts[0])
         to_cell = torch.zeros_like(cells[0])
         to_hidden = grads[0][length - 1]
         for t in range(length - 1, -1, -1):
-            _cell_gradients(to_hidden, to_cell, acts[t], cells[t], squashed[t], to_gates[t])
-            to_product[:, t, :batch] = to_gates[t]
+            _cell_gradients(to_hidden, to_cell, acts[t], cells[t], squashed[t], to_gates)
+            to_product[:, t, :batch] = to_gates
             if t:
                 back = torch.bmm(to_product[:, t], weight)[:, :batch]
                 to_hidden = grads[0][t - 1] + back.to(acts.dtype)
         to_weight = [
             _weight_gradient(to_product[d].flatten(0, 1), inputs[:-1, d].flatten(0, 1)) for d in range(directions)
         ]
-        return to_gates, torch.stack(to_weight).to(ctx.weight_type), None
+        return (
+            to_product[:, :, :batch].transpose(0, 1).to(acts.dtype),
+            torch.stack(to_weight).to(ctx.weight_type),
+            None,
+        )
 
 
 # --- the decoder ------------------------------------------------------------------------------------------------
@@ -258,7 +262,7 @@ class _Attentive(torch.autograd.Function):
         weight, mix = turned.transpose(1, 2), mix_turned.t()
         across = values.transpose(1, 2)
         product = torch.empty(rows, 2 * dim, dtype=low, device=device)
-        to_gates = torch.empty_like(acts)
+        to_gates = torch.empty_like(acts[0, 0])
         to_products = _empty_tail((layers, length, rows, 4 * dim), batch, low, device)
         to_mixed = _empty_tail((length, rows, dim), batch, low, device)
         to_sums = torch.ops.aten.tanh_backward(grads[0], features)
@@ -275,10 +279,8 @@ class _Attentive(torch.autograd.Function):
             above.add_(torch.bmm(to_scores[t], keys)[:, 0])
             for layer in range(layers - 1, -1, -1):
                 to_out = to_outputs[layer].add_(above)
-                _cell_gradients(
-                    to_out, to_cells[layer], acts[layer, t], cells[layer, t], squashed[layer, t], to_gates[layer, t]
-                )
-                to_products[layer, t, :batch] = to_gates[layer, t]
+                _cell_gradients(to_out, to_cells[layer], acts[layer, t], cells[layer, t], squashed[layer, t], to_gates)
+                to_products[layer, t, :batch] = to_gates
                 torch.mm(to_products[layer, t], weight[layer], out=product)
                 to_outputs[layer] = product[:batch, dim:]
                 above = product[:batch, :dim].to(wide)
@@ -297,9 +299,9 @@ class _Attentive(torch.autograd.Function):
         weight_type, bias_type, mix_type = ctx.types
         before = inputs[:, 0, :batch, dim:].to(wide)
         return (
-            to_gates[0],
+            to_products[0, :, :batch].to(wide),
             to_weight.to(weight_type),
-            to_gates[1:].sum(dim=(1, 2)).to(bias_type),
+            to_products[1:].sum(dim=(1, 2), dtype=wide).to(bias_type),
             to_mix.to(mix_type),
             torch.bmm(scores, outputs.transpose(0, 1)),
             torch.bmm(weights, to_sums.transpose(0, 1)),

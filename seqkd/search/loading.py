@@ -100,7 +100,10 @@ def team_precision(paths: Sequence[Path], precision: Literal["auto"] | Precision
 def _has_kernels(folder: Path) -> bool:
     config = read_config(folder)
     settings = config["settings"]
-    return config["arch"] == "transformer" and fits(settings["dim"], settings["heads"], settings["ffn_dim"])
+    try:
+        return config["arch"] == "transformer" and fits(settings["dim"], settings["heads"], settings["ffn_dim"])
+    except (KeyError, TypeError, ZeroDivisionError):  # loading the model says what is wrong
+        return False
 
 
 def load_team(paths: Sequence[Path], *, device: str, precision: Literal["auto"] | Precision) -> SearchTeam:

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 from seqkd.models.incremental import IncrementalTransformer
+from seqkd.models.lstm import Lstm
+from seqkd.models.sru import Cell, Sru
 from seqkd.models.transformer import Activation, Norm, Transformer
 from seqkd.search import BeamSearch, BeamSettings, Hypothesis, PairScore, SearchModel, score_pairs
 
@@ -47,6 +49,55 @@ def tiny_model(
     return model.eval()
 
 
+def tiny_lstm(*, vocab: int = 40, seed: int = 0, end_bias: float = 0.0) -> Lstm:
+    """As `tiny_model`."""
+    torch.manual_seed(seed)
+    model = Lstm(
+        source_vocab=vocab,
+        target_vocab=vocab,
+        dim=16,
+        encoder_layers=1,
+        decoder_layers=2,
+        dropout=0.0,
+        embeddings="separate",
+        max_positions=64,
+    )
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(3.0)
+        model.decoder.value.bias.fill_(0.5)
+        model.output_weight[EOS] += end_bias
+    return model.eval()
+
+
+def tiny_sru(*, vocab: int = 40, seed: int = 0, end_bias: float = 0.0, cell: Cell = "ssru") -> Sru:
+    """As `tiny_model`."""
+    torch.manual_seed(seed)
+    model = Sru(
+        source_vocab=vocab,
+        target_vocab=vocab,
+        dim=16,
+        heads=2,
+        ffn_dim=32,
+        encoder_layers=1,
+        decoder_layers=2,
+        cell=cell,
+        dropout=0.0,
+        embeddings="separate",
+        max_positions=64,
+    )
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.mul_(2.0)
+        for name, parameter in model.named_parameters():
+            if "peepholes" in name:
+                parameter.normal_()
+        model.decoder_norm.bias.fill_(0.5)  # type: ignore[union-attr]
+        model.output_weight[EOS] += end_bias
+    return model.eval()
+
+
 def engine(model: Transformer) -> IncrementalTransformer:
     return IncrementalTransformer(model)
 
@@ -57,7 +108,7 @@ def sentences(count: int, *, vocab: int = 40, longest: int = 9, seed: int = 0) -
 
 
 def exhaustive(
-    model: Transformer, source: list[int], settings: BeamSettings
+    model: Transformer | Lstm | Sru, source: list[int], settings: BeamSettings
 ) -> list[tuple[float, float, tuple[int, ...]]]:
     """Every translation up to the limit, with its score and log-probability, best first."""
     limit = settings.max_length(len(source), model.max_positions)

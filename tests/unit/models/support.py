@@ -1,0 +1,74 @@
+"""Small recurrent models whose mistakes would show."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from seqkd.models.lstm import Lstm
+from seqkd.models.sru import Cell, Sru
+from seqkd.models.transformer import Embeddings, Norm, Positions
+
+PAD = 1
+
+Model = TypeVar("Model", bound=nn.Module)
+
+
+def small_lstm(*, dim: int = 16, encoder: int = 2, decoder: int = 2, embeddings: Embeddings = "shared") -> Lstm:
+    torch.manual_seed(4)
+    model = Lstm(
+        source_vocab=30,
+        target_vocab=30,
+        dim=dim,
+        encoder_layers=encoder,
+        decoder_layers=decoder,
+        dropout=0.2,
+        embeddings=embeddings,
+        max_positions=20,
+    )
+    return _stirred(model)
+
+
+def small_sru(
+    *,
+    cell: Cell = "ssru",
+    norm: Norm = "pre",
+    positions: Positions = "sinusoidal",
+    embeddings: Embeddings = "shared",
+) -> Sru:
+    torch.manual_seed(4)
+    model = Sru(
+        source_vocab=30,
+        target_vocab=30,
+        dim=16,
+        heads=4,
+        ffn_dim=24,
+        encoder_layers=2,
+        decoder_layers=2,
+        cell=cell,
+        dropout=0.2,
+        norm=norm,
+        positions=positions,
+        embeddings=embeddings,
+        max_positions=20,
+    )
+    return _stirred(model)
+
+
+def _stirred(model: Model) -> Model:
+    """Larger weights, for peaked attention, and no bias or peephole of zero."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(1.5 * parameter + 0.1 * torch.randn_like(parameter))
+    return model.eval()
+
+
+def padded(lengths: list[int], seed: int) -> Tensor:
+    """Random ids, padded on the right."""
+    draw = torch.Generator().manual_seed(seed)
+    out = torch.full((len(lengths), max(lengths)), PAD)
+    for row, length in enumerate(lengths):
+        out[row, :length] = torch.randint(4, 30, (length,), generator=draw)
+    return out

@@ -1,0 +1,121 @@
+"""From folders to engines: each architecture has its own, and the precision is told as it is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from seqkd.errors import ModelError
+from seqkd.models.checkpoint import CONFIG, LoadedModel, load_model, save_model
+from seqkd.models.incremental_lstm import IncrementalLstm
+from seqkd.models.incremental_sru import IncrementalSru
+from seqkd.models.registry import build
+from seqkd.search import loading
+from seqkd.search.loading import engine, load_team, quick_decoder, team_precision
+from seqkd.text.vocabulary import Vocabulary
+
+CPU = torch.device("cpu")
+WIDTHS = {"dim": 32, "encoder_layers": 1, "decoder_layers": 1, "max_positions": 64}
+SETTINGS: dict[str, dict[str, Any]] = {
+    "transformer": {**WIDTHS, "heads": 2, "ffn_dim": 32},
+    "narrow": {**WIDTHS, "heads": 4, "ffn_dim": 32},
+    "lstm": WIDTHS,
+    "sru": {**WIDTHS, "heads": 2, "ffn_dim": 32},
+}
+PAIR = torch.tensor([[5, 6, 7, 2]]), torch.tensor([[2, 7, 8]])
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """One model folder for each of `SETTINGS`."""
+    top = tmp_path_factory.mktemp("models")
+    vocab = top / "vocab.model"
+    Vocabulary.train(
+        iter(["der hund schläft heute nicht", "die katze jagt den hund", "alle vögel singen morgens laut"] * 4),
+        vocab,
+        size=290,
+        type="unigram",
+        byte_fallback=True,
+        character_coverage=1.0,
+        symbols=(),
+        seed=1,
+    )
+    for name, settings in SETTINGS.items():
+        arch = "transformer" if name == "narrow" else name
+        torch.manual_seed(3)
+        model = build(arch, settings, source_vocab=290, target_vocab=290)
+        (top / name).mkdir()
+        save_model(top / name, model, arch=arch, settings=settings, vocab=vocab)
+    return {name: top / name for name in SETTINGS}
+
+
+@pytest.fixture
+def _matrix_unit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loading, "matrix_unit", lambda: True)
+
+
+@pytest.mark.parametrize("arch", ["lstm", "sru"])
+def test_a_recurrent_model_comes_back_from_its_folder(folders: dict[str, Path], arch: str) -> None:
+    torch.manual_seed(3)
+    expected = build(arch, SETTINGS[arch], source_vocab=290, target_vocab=290).eval()
+    model = load_model(folders[arch]).model
+    with torch.no_grad():
+        assert torch.equal(model(*PAIR), expected(*PAIR))
+
+
+@pytest.mark.usefixtures("_matrix_unit")
+def test_the_precision_is_the_kernels_only_where_they_fit(folders: dict[str, Path]) -> None:
+    def chosen(*names: str, asked: Any = "auto") -> str:
+        return team_precision([folders[name] for name in names], asked, CPU)
+
+    assert chosen("transformer") == chosen("transformer", "transformer") == "bf16x3"
+    assert chosen("narrow") == chosen("lstm") == chosen("sru") == "float32"
+    assert chosen("transformer", "lstm") == "float32"
+    assert chosen("lstm", asked="bf16x3") == "float32"
+    assert chosen("lstm", asked="bf16") == "bf16"
+
+
+@pytest.mark.usefixtures("_matrix_unit")
+@pytest.mark.parametrize("settings", ['{"heads": 2}', '{"dim": "x", "heads": 2, "ffn_dim": 32}'])
+def test_settings_that_fit_no_model_are_the_loaders_to_tell(
+    folders: dict[str, Path], tmp_path: Path, settings: str
+) -> None:
+    for file in folders["transformer"].iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    text = (tmp_path / CONFIG).read_text()
+    start, stop = text.index("{", 1), text.index("}") + 1
+    (tmp_path / CONFIG).write_text(text[:start] + settings + text[stop:])
+    with pytest.raises(ModelError, match="settings do not fit"):
+        load_team([tmp_path], device="cpu", precision="auto")
+
+
+@pytest.mark.parametrize(("arch", "kind"), [("lstm", IncrementalLstm), ("sru", IncrementalSru)])
+def test_recurrent_models_have_their_engines(folders: dict[str, Path], arch: str, kind: type) -> None:
+    team = load_team([folders[arch]], device="cpu", precision="auto")
+    assert team.precision == "float32"
+    assert team.fallback is None
+    assert isinstance(team.engines[0], kind)
+    low = load_team([folders[arch]], device="cpu", precision="bf16")
+    assert low.precision == "bf16"
+    assert low.engines[0].dtype == torch.bfloat16  # type: ignore[attr-defined]
+    assert low.fallback is not None
+    assert low.fallback()[0].dtype == torch.float32  # type: ignore[attr-defined]
+    decoder = quick_decoder(team.loaded[0])
+    assert [row for row, _ in decoder.decode([(3, [5, 6, 7])], batch_tokens=20)] == [3]
+
+
+def test_an_architecture_without_an_engine_is_refused(folders: dict[str, Path]) -> None:
+    known = load_model(folders["lstm"])
+    strange = LoadedModel(
+        model=torch.nn.Linear(2, 2),
+        arch="linear",
+        settings={},
+        vocabulary=known.vocabulary,
+        source_vocabulary=None,
+        digest="",
+    )
+    with pytest.raises(ModelError, match="cannot drive the architecture 'linear'"):
+        engine(strange, "float32")

@@ -1,0 +1,78 @@
+"""Recurrent students from training to evaluation, through the stages that everybody uses."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from seqkd.config import EvaluateConfig, TrainConfig, validate
+from seqkd.corpus.manifest import read_manifest
+from seqkd.errors import WorkError
+from seqkd.models.checkpoint import model_digest
+from seqkd.stages import evaluate, prepare, train
+from tests.unit.stages.support import prepare_config
+
+MODELS: dict[str, dict[str, Any]] = {
+    "lstm": {"arch": "lstm", "dim": 16, "encoder_layers": 1, "decoder_layers": 2},
+    "ssru": {"arch": "sru", "dim": 16, "heads": 2, "ffn_dim": 32, "encoder_layers": 1, "decoder_layers": 1},
+}
+MODELS["sru"] = {**MODELS["ssru"], "cell": "sru"}
+TRAINING = {"max_updates": 12, "batch_tokens": 200, "learning_rate": 0.01, "warmup_updates": 4, "validate_every": 4}
+each = pytest.mark.parametrize("name", list(MODELS))
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("text")
+    prepare.run(prepare_config(folder), folder / "prepared")
+    return folder / "prepared"
+
+
+def config(prepared: Path, name: str, **training: Any) -> TrainConfig:
+    model = {**MODELS[name], "max_positions": 64}
+    values = {"prepared": prepared, "corpus": prepared / "train", "model": model}
+    return validate(TrainConfig, {**values, "training": {**TRAINING, **training}}, "test")
+
+
+@each
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_an_interrupted_run_ends_with_the_same_model(
+    tmp_path: Path, prepared: Path, monkeypatch: pytest.MonkeyPatch, name: str, precision: str
+) -> None:
+    settings = config(prepared, name, precision=precision, valid_bleu=False)
+    train.run(settings, tmp_path / "whole", device="cpu")
+    trained = train._Observer.trained
+
+    def stop(self: Any, update: int, values: dict[str, float]) -> None:
+        trained(self, update, values)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train._Observer, "trained", stop)
+        with pytest.raises(WorkError, match="stopped at update 10 of 12"):
+            train.run(settings, tmp_path / "stopped", device="cpu")
+    train.run(settings, tmp_path / "stopped", device="cpu")
+    assert model_digest(tmp_path / "whole") == model_digest(tmp_path / "stopped")
+
+
+@pytest.mark.slow
+@each
+def test_learns_and_is_evaluated(tmp_path: Path, prepared: Path, name: str) -> None:
+    settings = config(prepared, name, max_updates=150, validate_every=50)
+    train.run(settings, tmp_path / "model", device="cpu")
+    assert read_manifest(tmp_path / "model").extra["arch"] == MODELS[name]["arch"]
+    lines = json.loads((tmp_path / "model" / "history.json").read_text())
+    assert lines[-1]["valid_nll"] < 0.7 * lines[0]["valid_nll"]
+    assert lines[-1]["valid_bleu"] > lines[0]["valid_bleu"]
+    values = {"name": name, "model": tmp_path / "model", "role": "student", "corpus": prepared / "test"}
+    evaluate.run(validate(EvaluateConfig, values, "test"), tmp_path / "evaluation", device="cpu")
+    result = json.loads((tmp_path / "evaluation" / "result.json").read_text())
+    assert result["arch"] == MODELS[name]["arch"]
+    assert result["precision"] == "float32"
+    assert read_manifest(tmp_path / "evaluation").extra["precision"] == "float32"
+    assert set(result["beams"]) == {"1", "5"}

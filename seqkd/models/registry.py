@@ -9,10 +9,18 @@ from torch import nn
 
 from seqkd.errors import ModelError
 from seqkd.models.lstm import Lstm
+from seqkd.models.nat.ctc import Ctc
+from seqkd.models.nat.dag import Dag
 from seqkd.models.sru import Sru
 from seqkd.models.transformer import Transformer
 
-_ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {"transformer": Transformer, "lstm": Lstm, "sru": Sru}
+_ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
+    "transformer": Transformer,
+    "lstm": Lstm,
+    "sru": Sru,
+    "ctc": Ctc,
+    "dag": Dag,
+}
 
 
 def build(arch: str, settings: Mapping[str, Any], *, source_vocab: int, target_vocab: int) -> nn.Module:

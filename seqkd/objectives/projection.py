@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -110,3 +111,62 @@ class _ProjectedNll(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         rows, weight = ctx.saved_tensors
         return rows * grads[0], weight * grads[0], None, None, None, None
+
+
+def projected_log_sum_exp(features: Tensor, weight: Tensor) -> Tensor:
+    """Log-sum-exp of `features @ weight.T` for each row, in chunks; their logits are computed again for gradients.
+
+    Args:
+        features: `[rows, dim]`, float32 or lower.
+        weight: `[vocab, dim]`.
+
+    Returns:
+        `[rows]` float32. Under autocast the products run in its type.
+    """
+    kind = features.device.type
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
+    with torch.autocast(kind, enabled=False):
+        return _ProjectedLogSumExp.apply(features, weight, weight.detach().to(dtype))  # type: ignore
+
+
+def _row_chunks(rows: int, low: Tensor) -> Iterator[slice]:
+    limit = CHUNK_ELEMENTS if low.dtype == torch.float32 else CHUNK_ELEMENTS_LOW
+    limit = limit if low.device.type == "cpu" else CHUNK_ELEMENTS_CUDA
+    step = max(1, limit // len(low))
+    step -= step % ROUND_ROWS if step >= ROUND_ROWS else 0
+    for start in range(0, rows, step):
+        yield slice(start, start + step)
+
+
+class _ProjectedLogSumExp(torch.autograd.Function):
+    """`low` is the weight in the type of the products."""
+
+    @staticmethod
+    def forward(ctx: Any, features: Tensor, weight: Tensor, low: Tensor) -> Tensor:
+        rows = rounded_rows(features.detach(), low.dtype, ROUND_ROWS)
+        sums = torch.empty(len(rows), dtype=torch.promote_types(low.dtype, torch.float32), device=rows.device)
+        for chunk in _row_chunks(len(rows), low):
+            sums[chunk] = torch.mm(rows[chunk], low.t()).to(sums.dtype).logsumexp(-1)
+        ctx.save_for_backward(rows, low, sums)
+        ctx.types = features.dtype, weight.dtype
+        return sums[: len(features)].clone()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        rows, low, sums = ctx.saved_tensors
+        (grad,) = grads
+        scale = torch.zeros_like(sums)
+        scale[: len(grad)] = grad
+        grad_rows = torch.empty_like(rows)
+        grad_weight = torch.zeros(low.shape, dtype=sums.dtype, device=low.device)
+        for chunk in _row_chunks(len(rows), low):
+            logits = torch.mm(rows[chunk], low.t())
+            soft = logits.to(sums.dtype).sub_(sums[chunk, None]).exp_()
+            soft = soft.mul_(scale[chunk, None]).to(low.dtype)
+            torch.mm(soft, low, out=grad_rows[chunk])
+            if low.dtype == sums.dtype:
+                grad_weight.addmm_(soft.t(), rows[chunk])
+            else:
+                grad_weight += torch.mm(soft.t(), rows[chunk]).to(sums.dtype)
+        features_type, weight_type = ctx.types
+        return grad_rows[: len(grad)].to(features_type), grad_weight.to(weight_type), None

@@ -25,7 +25,8 @@ def held_out_nll(fabric: Fabric, model: nn.Module, objective: Objective, data: T
     with torch.no_grad(), fabric.autocast():
         for rows in data.plan(0):
             batch = data.load(rows).to(fabric.device)
-            total += torch.tensor([float(objective(model, batch).nll), batch.tokens], dtype=torch.float64)
+            output = objective(model, batch)
+            total += torch.tensor([float(output.nll), output.tokens], dtype=torch.float64)
     if fabric.world_size > 1:
         total = cast(Tensor, fabric.all_reduce(total.to(fabric.device), reduce_op="sum")).cpu()
     return float(total[0] / total[1].clamp(min=1))

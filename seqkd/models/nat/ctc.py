@@ -1,0 +1,153 @@
+"""A student that writes a frame for each of several copies of a source token (Libovický and Helcl 2018).
+
+Each encoder state is split into `upsample` decoder inputs by one linear layer, as in the paper's section 3; a decoder
+that sees all of them, and the source, gives every frame a piece or the blank. Equal neighbours are one piece, blanks
+none. The blank is the id that begins sentences elsewhere, which no target holds and which has an embedding, so that
+glancing can show it.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from seqkd.models.functional import linear
+from seqkd.models.nat.ctc_beam import prefix_beam
+from seqkd.models.nat.output import top_pieces
+from seqkd.models.nat.stack import ParallelStack
+from seqkd.models.protocol import Lengths, Marks, Output, ParallelSettings, too_long
+from seqkd.models.transformer import Activation, Embeddings, Norm, Positions
+
+TOO_MANY = "longer than the upsampled source"
+
+
+class Ctc(nn.Module):
+    """Encoder, upsampling and a bidirectional decoder, trained by connectionist temporal classification.
+
+    Args:
+        source_vocab: Source pieces, special ids counted.
+        target_vocab: Target pieces.
+        dim: Width of the residual stream; a multiple of `heads`.
+        heads: Attention heads.
+        ffn_dim: Inner width of the feed-forward blocks.
+        encoder_layers: Encoder depth.
+        decoder_layers: Decoder depth.
+        upsample: Frames for each source token, end of sentence counted.
+        dropout: As in `Transformer`; so are all that follow.
+        norm: Likewise.
+        positions: Likewise.
+        activation: Likewise.
+        embeddings: Likewise.
+        max_positions: Longest source or target in tokens, end of sentence counted.
+        blank_id: Written between repeated pieces and where a frame adds nothing.
+        pad_id: Padding.
+        eos_id: End of sentence; it ends sources and is never written.
+        unk_id: Unknown piece.
+        start_id: What decoders read first; this one does not.
+    """
+
+    def __init__(
+        self,
+        *,
+        source_vocab: int,
+        target_vocab: int,
+        dim: int,
+        heads: int,
+        ffn_dim: int,
+        encoder_layers: int,
+        decoder_layers: int,
+        upsample: int = 2,
+        dropout: float = 0.1,
+        norm: Norm = "pre",
+        positions: Positions = "sinusoidal",
+        activation: Activation = "relu",
+        embeddings: Embeddings = "shared",
+        max_positions: int = 512,
+        blank_id: int = 0,
+        pad_id: int = 1,
+        eos_id: int = 2,
+        unk_id: int = 3,
+        start_id: int = 2,
+    ) -> None:
+        super().__init__()
+        self.source_vocab, self.target_vocab = source_vocab, target_vocab
+        self.upsample, self.max_positions, self.blank_id = upsample, max_positions, blank_id
+        self.pad_id, self.eos_id, self.unk_id, self.start_id = pad_id, eos_id, unk_id, start_id
+        self.stack = ParallelStack(
+            source_vocab=source_vocab,
+            target_vocab=target_vocab,
+            dim=dim,
+            heads=heads,
+            ffn_dim=ffn_dim,
+            encoder_layers=encoder_layers,
+            decoder_layers=decoder_layers,
+            dropout=dropout,
+            norm=norm,
+            positions=positions,
+            activation=activation,
+            embeddings=embeddings,
+            encoder_positions=max_positions,
+            decoder_positions=upsample * max_positions,
+            pad_id=pad_id,
+        )
+        self.split = nn.Linear(dim, upsample * dim)
+
+    def unusable(self, source: Lengths, target: Lengths) -> dict[str, Marks]:
+        """See `SequenceModel.unusable`. Repeated pieces need a frame more; the objective sees them and leaves such
+        rows out where that frame is missing.
+        """
+        frames = self.upsample * (source.astype("int64") + 1)
+        return too_long(source, target, self.max_positions) | {TOO_MANY: target > frames}
+
+    def frames(self, source: Tensor) -> Tensor:
+        """`[batch, source]` ids to `[batch, upsample * source]` bool, True at real frames."""
+        return self.stack.source_mask(source).repeat_interleave(self.upsample, dim=1)
+
+    def inputs(self, memory: Tensor) -> Tensor:
+        """`[batch, source, dim]` encoder states to decoder inputs `[batch, upsample * source, dim]`."""
+        batch, length, dim = memory.shape
+        return linear(memory, self.split).view(batch, length * self.upsample, dim)
+
+    def translate(self, source: Tensor, settings: ParallelSettings) -> list[list[Output]]:
+        """See `ParallelModel.translate`.
+
+        greedy takes the best piece of each frame: one output, whose score is the log-probability of that one alignment.
+        beam is a prefix beam search with `settings.candidates` prefixes; scores are log-probabilities of the whole
+        output, summed over all its alignments. auto is greedy for one candidate and beam for more.
+        """
+        real = self.frames(source)
+        memory = self.stack.encode(source)
+        features = self.stack.decode(self.inputs(memory), real, memory, source)
+        strategy = settings.strategy
+        if strategy == "auto":
+            strategy = "greedy" if settings.candidates == 1 else "beam"
+        if strategy == "greedy":
+            return self._greedy(features, real)
+        found = prefix_beam(
+            features,
+            real.sum(1),
+            self.stack.output_weight,
+            beam=settings.candidates,
+            blank=self.blank_id,
+            banned=(self.pad_id, self.eos_id),
+        )
+        return [[Output(ids, logprob, logprob) for ids, logprob in outputs[: settings.nbest]] for outputs in found]
+
+    def strategies(self) -> tuple[str, ...]:
+        """See `ParallelModel.strategies`."""
+        return ("greedy", "beam")
+
+    def _greedy(self, features: Tensor, real: Tensor) -> list[list[Output]]:
+        banned = (self.pad_id, self.eos_id)
+        logits, ids, sums = top_pieces(features[real], self.stack.output_weight, 1, banned)
+        path = torch.full(real.shape, self.blank_id, device=real.device)
+        path[real] = ids[:, 0]
+        logprobs = torch.zeros(real.shape, dtype=torch.float64, device=real.device)
+        logprobs[real] = (logits[:, 0] - sums).double()
+        kept = path.ne(self.blank_id)
+        kept[:, 1:] &= path[:, 1:].ne(path[:, :-1])
+        pieces = iter(path[kept].tolist())
+        outputs = []
+        for count, score in zip(kept.sum(1).tolist(), logprobs.sum(1).tolist(), strict=True):
+            outputs.append([Output([next(pieces) for _ in range(count)], score, score)])
+        return outputs

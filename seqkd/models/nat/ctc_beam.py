@@ -1,0 +1,147 @@
+"""CTC prefix beam search (Graves and Jaitly 2014; Hannun et al. 2014), over a batch at once."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from seqkd.models.nat.ctc_lattice import log_likelihood
+from seqkd.models.nat.output import top_pieces
+
+TOP_PIECES = 16  # that may extend a prefix at one frame
+_MULTIPLIER = 0x5851F42D4C957F2D  # Knuth's; a prefix's hash is a polynomial in it, modulo 2**64
+
+
+class _Beam(NamedTuple):
+    """Prefixes `[batch, beam]` and their log-probabilities, those with a last blank apart from those without.
+
+    Prefixes that are not there have -inf in both.
+    """
+
+    blank: Tensor
+    token: Tensor
+    last: Tensor
+    own: Tensor
+    before: Tensor
+
+
+def prefix_beam(
+    features: Tensor, frames: Tensor, weight: Tensor, *, beam: int, blank: int, banned: tuple[int, ...]
+) -> list[list[tuple[list[int], float]]]:
+    """The most probable outputs, each summed over its alignments.
+
+    At each frame the `TOP_PIECES` likeliest pieces may extend a prefix; the best `beam` prefixes are kept. In the end
+    each output's probability is summed again over all alignments, those that were dropped on the way too.
+
+    Args:
+        features: `[batch, frames, dim]`.
+        frames: `[batch]` int64, each row's frames.
+        weight: `[vocab, dim]`.
+        beam: Prefixes for each sentence.
+        blank: Its id.
+        banned: Ids that are never written.
+
+    Returns:
+        For each sentence up to `beam` outputs with their log-probabilities, best first.
+    """
+    batch, width, _ = features.shape
+    device = features.device
+    logits, ids, sums = top_pieces(features.flatten(0, 1), weight, TOP_PIECES, (*banned, blank))
+    blanks = functional.linear(features, weight[blank : blank + 1]).float().flatten(0, 1)[:, 0]
+    pieces = ids.view(batch, width, -1)
+    piece_ratios = (logits - blanks[:, None]).view(batch, width, -1)
+    contrast = (weight - weight[blank]).float()
+
+    shape = (batch, beam)
+    none = torch.full(shape, -torch.inf, device=device)
+    zeros = torch.zeros(shape, dtype=torch.long, device=device)
+    start = none.clone()
+    start[:, 0] = 0
+    now = _Beam(start, none, zeros - 1, zeros, zeros - 1)
+    parents, added = [], []
+    for frame in range(width):
+        last_ratio = (contrast[now.last.clamp(min=0)] @ features[:, frame, :, None].float())[..., 0]
+        after, parent, piece = _step(now, last_ratio, pieces[:, frame], piece_ratios[:, frame])
+        inside = (frames > frame)[:, None]
+        now = _Beam(*(torch.where(inside, new, old) for new, old in zip(after, now, strict=True)))
+        parents.append(torch.where(inside, parent, torch.arange(beam, device=device)))
+        added.append(torch.where(inside, piece, -1))
+    outputs = _traced(torch.stack(parents).cpu(), torch.stack(added).cpu(), now)
+    base = (blanks - sums).view(batch, width).double()
+    base = base.masked_fill(torch.arange(width, device=device) >= frames[:, None], 0).sum(1)
+    return _summed(outputs, features, frames, contrast, base)
+
+
+def _step(now: _Beam, last_ratio: Tensor, pieces: Tensor, ratios: Tensor) -> tuple[_Beam, Tensor, Tensor]:
+    """One frame: the new prefixes, which of the old each continues, and what was added, -1 for nothing.
+
+    Log-probabilities are relative to the blank's, which is the same for all prefixes.
+    """
+    total = torch.logaddexp(now.blank, now.token)
+    # Prefixes that stay: a blank, or their last piece again.
+    stay_blank = total
+    stay_token = now.token + last_ratio
+    # A prefix that extends another one of the beam: what the other gives it is its own.
+    is_parent = now.before[:, :, None].eq(now.own[:, None]) & total[:, None].gt(-torch.inf)
+    is_parent &= now.last[:, :, None].ge(0)
+    repeated = now.last[:, :, None].eq(now.last[:, None])
+    given = torch.where(repeated, now.blank[:, None], total[:, None]).masked_fill(~is_parent, -torch.inf)
+    stay_token = torch.logaddexp(stay_token, given.amax(2) + last_ratio)  # at most one is finite
+    # Extensions `[batch, beam, pieces]`, without those that are in the beam already.
+    again = pieces[:, None].eq(now.last[:, :, None])
+    extended = torch.where(again, now.blank[:, :, None], total[:, :, None]) + ratios[:, None]
+    in_beam = (is_parent[..., None] & now.last[:, :, None, None].eq(pieces[:, None, None])).any(1)
+    extended = extended.masked_fill(in_beam, -torch.inf)
+
+    beam, count = total.size(1), pieces.size(1)
+    scores = torch.cat((torch.logaddexp(stay_blank, stay_token), extended.flatten(1)), 1)
+    score, best = scores.topk(beam, dim=1)
+    there = score.gt(-torch.inf)  # what is not has no piece, so that it cannot be taken for another's extension
+    stays = best < beam
+    place = (best - beam).clamp(min=0)
+    parent = torch.where(stays, best.clamp(max=beam - 1), place // count)
+    piece = pieces.gather(1, place % count)
+    own = now.own.gather(1, parent)
+    after = _Beam(
+        blank=torch.where(stays, stay_blank.gather(1, parent), -torch.inf),
+        token=torch.where(stays, stay_token.gather(1, parent), extended.flatten(1).gather(1, place)),
+        last=torch.where(stays, now.last.gather(1, parent), piece).masked_fill(~there, -1),
+        own=torch.where(stays, own, own * _MULTIPLIER + piece + 1),
+        before=torch.where(stays, now.before.gather(1, parent), own),
+    )
+    return after, parent, torch.where(stays, -1, piece)
+
+
+def _traced(parents: Tensor, added: Tensor, now: _Beam) -> list[list[list[int]]]:
+    """Each sentence's prefixes, those that are there."""
+    place = torch.arange(parents.size(2)).expand(parents.shape[1:])
+    columns = []
+    for frame in range(len(parents) - 1, -1, -1):
+        columns.append(added[frame].gather(1, place))
+        place = parents[frame].gather(1, place)
+    there = torch.logaddexp(now.blank, now.token).gt(-torch.inf).tolist()
+    steps = torch.stack(columns[::-1], 2).tolist()
+    return [
+        [[piece for piece in row if piece >= 0] for row, real in zip(rows, reals, strict=True) if real]
+        for rows, reals in zip(steps, there, strict=True)
+    ]
+
+
+def _summed(
+    outputs: list[list[list[int]]], features: Tensor, frames: Tensor, contrast: Tensor, base: Tensor
+) -> list[list[tuple[list[int], float]]]:
+    """Outputs with the log-probability of all their alignments, best first."""
+    device = features.device
+    lengths = torch.tensor([len(ids) for rows in outputs for ids in rows], device=device)
+    symbols = torch.zeros(len(lengths), max(1, int(lengths.max())), dtype=torch.long)
+    for index, ids in enumerate(ids for rows in outputs for ids in rows):
+        symbols[index, : len(ids)] = torch.tensor(ids, dtype=torch.long)
+    symbols = symbols.to(device)
+    owners = torch.repeat_interleave(torch.tensor([len(rows) for rows in outputs])).to(device)
+    ratios = features.float()[owners] @ contrast[symbols].transpose(1, 2)
+    logprobs = iter((log_likelihood(ratios, symbols, frames[owners], lengths).double() + base[owners]).tolist())
+    found = [[(ids, next(logprobs)) for ids in rows] for rows in outputs]
+    return [sorted(rows, key=lambda row: -row[1]) for rows in found]

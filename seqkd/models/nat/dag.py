@@ -1,0 +1,175 @@
+"""DA-Transformer: the decoder's positions are vertices of a directed acyclic graph (Huang et al. 2022).
+
+Each vertex has a distribution over pieces and one over the later vertices; a path from the first vertex to the last
+writes a piece at each vertex between them. The first and the last write nothing: they stand for the start and the end
+of sentence, so that sentences may begin and end at any vertex. Each row has `upsample` vertices for a source token.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from seqkd.models.nat.output import top_pieces
+from seqkd.models.nat.stack import ParallelStack
+from seqkd.models.protocol import Lengths, Marks, Output, ParallelSettings, too_long
+from seqkd.models.transformer import Activation, Embeddings, Norm, Positions, split_heads
+
+TOO_MANY = "longer than the graph"
+# Probability of a transition that rounds to nothing. With it every path has a finite log-probability.
+FLOOR = 1e-26
+
+
+class Dag(nn.Module):
+    """Encoder, a decoder over the vertices, transitions between them.
+
+    Args:
+        source_vocab: Source pieces, special ids counted.
+        target_vocab: Target pieces.
+        dim: Width of the residual stream; a multiple of `heads`.
+        heads: Attention heads, and heads of the transitions.
+        ffn_dim: Inner width of the feed-forward blocks.
+        encoder_layers: Encoder depth.
+        decoder_layers: Decoder depth.
+        upsample: Vertices for each source token, end of sentence counted.
+        dropout: As in `Transformer`; so are all that follow.
+        norm: Likewise.
+        positions: Likewise.
+        activation: Likewise.
+        embeddings: Likewise.
+        max_positions: Longest source or target in tokens, end of sentence counted.
+        pad_id: Padding.
+        eos_id: End of sentence; it ends sources and is written by the last vertex only.
+        unk_id: Unknown piece.
+        start_id: What decoders read first; this one does not.
+    """
+
+    def __init__(
+        self,
+        *,
+        source_vocab: int,
+        target_vocab: int,
+        dim: int,
+        heads: int,
+        ffn_dim: int,
+        encoder_layers: int,
+        decoder_layers: int,
+        upsample: int = 8,
+        dropout: float = 0.1,
+        norm: Norm = "pre",
+        positions: Positions = "sinusoidal",
+        activation: Activation = "relu",
+        embeddings: Embeddings = "shared",
+        max_positions: int = 512,
+        pad_id: int = 1,
+        eos_id: int = 2,
+        unk_id: int = 3,
+        start_id: int = 2,
+    ) -> None:
+        super().__init__()
+        self.source_vocab, self.target_vocab, self.heads = source_vocab, target_vocab, heads
+        self.upsample, self.max_positions = upsample, max_positions
+        self.pad_id, self.eos_id, self.unk_id, self.start_id = pad_id, eos_id, unk_id, start_id
+        self.stack = ParallelStack(
+            source_vocab=source_vocab,
+            target_vocab=target_vocab,
+            dim=dim,
+            heads=heads,
+            ffn_dim=ffn_dim,
+            encoder_layers=encoder_layers,
+            decoder_layers=decoder_layers,
+            dropout=dropout,
+            norm=norm,
+            positions=positions,
+            activation=activation,
+            embeddings=embeddings,
+            encoder_positions=max_positions,
+            decoder_positions=upsample * max_positions,
+            pad_id=pad_id,
+            extra_pieces=1,
+        )
+        self.query_key = nn.Linear(2 * dim, 2 * dim)
+        self.gate = nn.Linear(2 * dim, heads)
+        nn.init.xavier_uniform_(self.query_key.weight)
+        nn.init.zeros_(self.query_key.bias)
+
+    def unusable(self, source: Lengths, target: Lengths) -> dict[str, Marks]:
+        """See `SequenceModel.unusable`."""
+        vertices = self.upsample * (source.astype("int64") + 1)
+        return too_long(source, target, self.max_positions) | {TOO_MANY: target + 2 > vertices}
+
+    def vertices(self, source: Tensor) -> Tensor:
+        """`[batch, source]` ids to `[batch, upsample * source]` bool, True at real vertices."""
+        return self.stack.source_mask(source).repeat_interleave(self.upsample, dim=1)
+
+    def inputs(self, real: Tensor) -> Tensor:
+        """What all vertices read, positions apart: one trained embedding, `[batch, vertices, dim]`."""
+        return self.stack.embed_target(torch.full(real.shape, self.target_vocab, device=real.device))
+
+    def transitions(self, features: Tensor, real: Tensor) -> Tensor:
+        """Probabilities of going from one vertex to another: a gated mixture of heads (Huang et al. 2022, section 3.2).
+
+        Heads read the features and, beside them, the vertices' positions. They stay probabilities: sums over paths are
+        products of matrices.
+
+        Args:
+            features: `[batch, vertices, dim]`.
+            real: `[batch, vertices]` bool.
+
+        Returns:
+            `[batch, vertices, vertices]` float32. Rows sum to one over later real vertices; the last real vertex' row
+            and those of padding are zero.
+        """
+        batch, count, _ = features.shape
+        later = torch.ones(count, count, dtype=torch.bool, device=real.device).triu(1)
+        allowed = later & real[:, None]
+        with torch.autocast(features.device.type, enabled=False):
+            places = self.stack.target_positions[:count].to(features.dtype).expand_as(features)
+            x = torch.cat((features, places), -1)
+            query, key = (split_heads(part, self.heads) for part in self.query_key(x).chunk(2, dim=-1))
+            gates = self.gate(x).float().softmax(-1)
+            mixed = torch.zeros(batch, count, count, device=features.device)
+            for head in range(self.heads):
+                scores = (query[:, head] @ key[:, head].transpose(1, 2)).float() / math.sqrt(query.size(-1))
+                weights = scores.masked_fill(~allowed, torch.finfo(torch.float32).min).softmax(-1)
+                mixed = torch.addcmul(mixed, weights, gates[:, :, head, None])
+            return mixed.clamp(min=FLOOR).masked_fill(~allowed, 0)
+
+    def translate(self, source: Tensor, settings: ParallelSettings) -> list[list[Output]]:
+        """See `ParallelModel.translate`: one path, its log-probability with its pieces.
+
+        greedy goes to the likeliest next vertex; lookahead to the one where transition and best piece together are
+        likeliest (Huang et al. 2022, section 3.4). auto is lookahead.
+        """
+        real = self.vertices(source)
+        memory = self.stack.encode(source)
+        features = self.stack.decode(self.inputs(real), real, memory, source)
+        banned = (self.start_id, self.pad_id, self.eos_id)
+        logits, ids, sums = top_pieces(features.flatten(0, 1), self.stack.output_weight, 1, banned)
+        pieces = ids.view(real.shape)
+        emitted = (logits[:, 0] - sums).view(real.shape)
+        last = real.sum(1, keepdim=True) - 1
+        emitted = emitted.scatter(1, last, 0.0)
+        going = self.transitions(features, real).log()
+        joint = going + emitted[:, None]
+        following = (going if settings.strategy == "greedy" else joint).argmax(-1)
+        steps = joint.gather(2, following[..., None])[..., 0]
+        outputs = []
+        for end, row, written, logprobs in zip(
+            last[:, 0].tolist(), following.tolist(), pieces.tolist(), steps.tolist(), strict=True
+        ):
+            target: list[int] = []
+            vertex, score = 0, 0.0
+            while vertex != end:
+                score += logprobs[vertex]
+                vertex = row[vertex]
+                if vertex != end:
+                    target.append(written[vertex])
+            outputs.append([Output(target, score, score)])
+        return outputs
+
+    def strategies(self) -> tuple[str, ...]:
+        """See `ParallelModel.strategies`."""
+        return ("greedy", "lookahead")

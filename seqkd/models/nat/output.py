@@ -1,0 +1,49 @@
+"""The output layer over many positions, a chunk at a time: logits of all of them never exist together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+# Logits at a time.
+CHUNK_ELEMENTS = 1 << 21
+CHUNK_ELEMENTS_CUDA = 1 << 27
+
+
+def top_pieces(
+    features: Tensor, weight: Tensor, count: int, banned: Sequence[int] = ()
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The likeliest pieces of `softmax(features @ weight.T)`.
+
+    Args:
+        features: `[rows, dim]`.
+        weight: `[vocab, dim]`.
+        count: Pieces for each row; fewer where the vocabulary has no more.
+        banned: Ids that are never among them. They keep their probability.
+
+    Returns:
+        Logits `[rows, count]` float32, descending; their ids `[rows, count]`; the log-sum-exp `[rows]` float32.
+    """
+    count = min(count, len(weight) - len(banned))
+    logits, ids, sums = [], [], []
+    for chunk in _logits(features, weight):
+        sums.append(chunk.logsumexp(-1))
+        chunk[:, list(banned)] = -torch.inf
+        best = chunk.max(-1, keepdim=True) if count == 1 else chunk.topk(count)
+        logits.append(best[0])
+        ids.append(best[1])
+    return torch.cat(logits), torch.cat(ids), torch.cat(sums)
+
+
+def best_pieces(features: Tensor, weight: Tensor) -> Tensor:
+    """The likeliest piece for each of `[rows, dim]`, `[rows]`."""
+    return torch.cat([chunk.argmax(-1) for chunk in _logits(features, weight)])
+
+
+def _logits(features: Tensor, weight: Tensor) -> Iterator[Tensor]:
+    limit = CHUNK_ELEMENTS if features.device.type == "cpu" else CHUNK_ELEMENTS_CUDA
+    for part in torch.split(features, max(1, limit // len(weight))):
+        yield functional.linear(part, weight).float()

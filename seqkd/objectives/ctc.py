@@ -1,0 +1,130 @@
+"""Connectionist temporal classification (Graves et al. 2006) for translation (Libovický and Helcl 2018)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from seqkd.models.nat.ctc_lattice import best_alignment, frames_needed, log_likelihood
+from seqkd.models.nat.output import best_pieces
+from seqkd.models.nat.stack import ParallelStack
+from seqkd.objectives.base import Batch, LossOutput
+from seqkd.objectives.glancing import shown
+from seqkd.objectives.projection import projected_nll
+
+
+class FrameModel(Protocol):
+    """A model that writes one piece or the blank at each of its frames, as `Ctc` does."""
+
+    stack: ParallelStack
+    pad_id: int
+    blank_id: int
+
+    def frames(self, source: Tensor) -> Tensor:
+        """Real frames `[batch, frames]` bool, the first ones of each row."""
+        ...
+
+    def inputs(self, memory: Tensor) -> Tensor:
+        """Encoder states to decoder inputs `[batch, frames, dim]`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CtcLoss:
+    """Negative log-likelihood of the target, summed over its alignments to the frames.
+
+    An alignment has one symbol a frame, so the loss is the cross-entropy of blanks at all frames less the log-sum of
+    what symbols add to it (`log_likelihood`); log-probabilities of the whole vocabulary never exist.
+
+    A target whose repeated pieces do not leave room for blanks has no alignment. Such a row counts neither in the loss
+    nor in the tokens of the output.
+
+    In training with glancing, loss and `nll` are those of the second pass, which has seen some frames; in evaluation
+    nothing is shown and `nll` is exact.
+
+    Args:
+        smoothing: Share of the uniform distribution at each frame, as in label smoothing; 0 for none.
+        glancing: Share of wrong frames that are shown, at the start and the end of training (GLAT, Qian et al. 2021,
+            section 3.1; with CTC: Gu and Kong 2021, section 3.4); linear in between.
+    """
+
+    smoothing: float
+    glancing: tuple[float, float] | None
+
+    def __call__(self, model: nn.Module, batch: Batch) -> LossOutput:
+        """The loss of a `FrameModel`."""
+        frame_model = cast(FrameModel, model)
+        stack = frame_model.stack
+        real = frame_model.frames(batch.source)
+        targets = _Targets.of(batch, real, frame_model.pad_id)
+        memory = stack.encode(batch.source)
+        inputs = frame_model.inputs(memory)
+        if self.glancing is not None and model.training:
+            start, end = self.glancing
+            ratio = start + (end - start) * batch.progress
+            with torch.no_grad():
+                features = stack.decode(inputs, real, memory, batch.source)
+                aligned, visible = _glance(frame_model, features, real, targets, ratio)
+            inputs = torch.where(visible[..., None], stack.embed_target(aligned), inputs)
+        features = stack.decode(inputs, real, memory, batch.source)
+        counted = (real & targets.fits[:, None]).flatten().nonzero()[:, 0]
+        rows = features.flatten(0, 1).index_select(0, counted)
+        blanks = torch.full((len(rows),), frame_model.blank_id, device=rows.device)
+        base, base_nll = projected_nll(rows, stack.output_weight, blanks, self.smoothing)
+        gain = log_likelihood(_ratios(frame_model, features, targets), targets.ids, targets.frames, targets.lengths)
+        gain = torch.where(targets.fits, gain, 0.0).sum()
+        return LossOutput(base - (1 - self.smoothing) * gain, base_nll - gain.detach(), targets.tokens)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Targets:
+    """What is aligned.
+
+    Attributes:
+        ids: `[batch, target]`, without end of sentence.
+        lengths: `[batch]`.
+        frames: `[batch]`, at least 1.
+        fits: `[batch]` bool, whether there is an alignment; False in rows that are all padding.
+        tokens: Target tokens of the rows that fit, end of sentence counted.
+    """
+
+    ids: Tensor
+    lengths: Tensor
+    frames: Tensor
+    fits: Tensor
+    tokens: int
+
+    @staticmethod
+    def of(batch: Batch, real: Tensor, pad_id: int) -> _Targets:
+        counts = batch.target_out.ne(pad_id).sum(1)
+        lengths = (counts - 1).clamp(min=0)
+        ids = batch.target_out[:, : max(1, batch.target_out.size(1) - 1)]
+        frames = real.sum(1)
+        fits = (frames_needed(ids, lengths) <= frames) & counts.gt(0)
+        return _Targets(
+            ids=ids, lengths=lengths, frames=frames, fits=fits, tokens=int(counts.masked_fill(~fits, 0).sum())
+        )
+
+
+def _ratios(model: FrameModel, features: Tensor, targets: _Targets) -> Tensor:
+    """Log-ratios of each target piece to the blank, `[batch, frames, target]` float32."""
+    weight = model.stack.output_weight
+    with torch.autocast(features.device.type, enabled=False):
+        contrast = functional.embedding(targets.ids, weight).float() - weight[model.blank_id].float()
+        return torch.bmm(features.float(), contrast.transpose(1, 2))
+
+
+def _glance(
+    model: FrameModel, features: Tensor, real: Tensor, targets: _Targets, ratio: float
+) -> tuple[Tensor, Tensor]:
+    """The symbol that the best alignment has at each frame, and which frames are shown; both `[batch, frames]`."""
+    ratios = _ratios(model, features, targets)
+    aligned = best_alignment(ratios, targets.ids, targets.frames, targets.lengths, model.blank_id)
+    counted = real & targets.fits[:, None]
+    wrong = torch.zeros_like(counted)
+    wrong[counted] = best_pieces(features[counted], model.stack.output_weight).ne(aligned[counted])
+    return aligned, shown(counted, wrong.sum(1), ratio)

@@ -1,0 +1,210 @@
+"""Likelihood over all paths through a directed acyclic graph of pieces (DA-Transformer, Huang et al. 2022)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from seqkd.models.nat.output import best_pieces
+from seqkd.models.nat.stack import ParallelStack
+from seqkd.objectives.base import Batch, LossOutput
+from seqkd.objectives.glancing import shown
+from seqkd.objectives.projection import projected_log_sum_exp
+
+_LARGEST_EXPONENT = 80.0  # exp of it is finite in float32
+
+
+class GraphModel(Protocol):
+    """A model whose decoder's positions are the vertices of a graph, as `Dag`'s are."""
+
+    stack: ParallelStack
+    pad_id: int
+
+    def vertices(self, source: Tensor) -> Tensor:
+        """Real vertices `[batch, vertices]` bool, the first ones of each row."""
+        ...
+
+    def inputs(self, real: Tensor) -> Tensor:
+        """Decoder inputs `[batch, vertices, dim]`."""
+        ...
+
+    def transitions(self, features: Tensor, real: Tensor) -> Tensor:
+        """Probabilities `[batch, vertices, vertices]`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DagLoss:
+    """Negative log-likelihood of the target, summed over all paths (Huang et al. 2022, section 3.3).
+
+    In training with glancing, loss and `nll` are those of the second pass, which has seen some of the target; in
+    evaluation nothing is shown and `nll` is exact.
+
+    Args:
+        glancing: Share of wrong target tokens that are shown at their vertices on the best path, at the start and the
+            end of training; linear in between.
+    """
+
+    glancing: tuple[float, float] | None
+
+    def __call__(self, model: nn.Module, batch: Batch) -> LossOutput:
+        """The loss of a `GraphModel`."""
+        graph = cast(GraphModel, model)
+        stack = graph.stack
+        real = graph.vertices(batch.source)
+        memory = stack.encode(batch.source)
+        inputs = graph.inputs(real)
+        if self.glancing is not None and model.training:
+            start, end = self.glancing
+            ratio = start + (end - start) * batch.progress
+            with torch.no_grad():
+                features = stack.decode(inputs, real, memory, batch.source)
+                pieces, visible = _glance(graph, features, real, batch, ratio)
+            inputs = torch.where(visible[..., None], stack.embed_target(pieces), inputs)
+        features = stack.decode(inputs, real, memory, batch.source)
+        emissions = _emissions(graph, features, real, batch)
+        lengths = batch.target_out.ne(graph.pad_id).sum(1)
+        sums = log_likelihood(graph.transitions(features, real), emissions, lengths)
+        loss = -sums.sum()
+        return LossOutput(loss, loss.detach(), batch.tokens)
+
+
+def log_likelihood(transitions: Tensor, emissions: Tensor, lengths: Tensor) -> Tensor:
+    """Log of the sum over all paths from vertex 0 that emit one token at each vertex they come to.
+
+    Steps over the target are products with the transition matrix, in probabilities scaled by the largest; gradients
+    are a hand-written backward recursion. A path whose probability up to some token is less than 1e-38 of the best
+    path's counts nothing.
+
+    Args:
+        transitions: `[batch, vertices, vertices]` probabilities, zero except to later vertices.
+        emissions: `[batch, target, vertices]` log-probability of each token at each vertex, -inf where it must not be.
+        lengths: `[batch]` int64, each row's tokens; a row without any has a log-likelihood of 0.
+
+    Returns:
+        `[batch]`.
+    """
+    return cast(Tensor, _LogLikelihood.apply(transitions, emissions, lengths))  # type: ignore[no-untyped-call]
+
+
+def best_path(transitions: Tensor, emissions: Tensor, lengths: Tensor) -> Tensor:
+    """The most probable path (Viterbi); arguments as for `log_likelihood`.
+
+    Returns:
+        `[batch, target]` the vertex of each token; anything after a row's length.
+    """
+    log_transitions = transitions.log()
+    rows = torch.arange(len(lengths), device=lengths.device)
+    scores = [log_transitions[:, 0] + emissions[:, 0]]
+    for step in range(1, emissions.size(1)):
+        reached = (scores[-1][:, :, None] + log_transitions).amax(1)
+        scores.append(reached + emissions[:, step])
+    path = torch.zeros(emissions.shape[:2], dtype=torch.long, device=lengths.device)
+    vertex = torch.zeros_like(lengths)
+    for step in range(emissions.size(1) - 1, -1, -1):
+        score = scores[step]
+        before = (score + log_transitions[rows, :, vertex]).argmax(1)
+        vertex = torch.where(lengths - 1 == step, score.argmax(1), before)
+        path[:, step] = vertex
+    return path
+
+
+class _LogLikelihood(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, transitions: Tensor, emissions: Tensor, lengths: Tensor) -> Tensor:
+        batch, target, count = emissions.shape
+        steps = emissions.transpose(0, 1)
+        # Probabilities of all prefixes' paths by their last vertex, divided by the largest, whose log is in `scales`.
+        reached = emissions.new_zeros(target + 1, batch, count)
+        reached[0, :, 0] = 1
+        scales = emissions.new_zeros(target + 1, batch)
+        for step in range(target):
+            logs = torch.bmm(reached[step][:, None], transitions)[:, 0].log_() + steps[step]
+            peak = logs.amax(1)
+            peak = torch.where(peak.isfinite(), peak, 0.0)
+            torch.exp(logs - peak[:, None], out=reached[step + 1])
+            torch.add(scales[step], peak, out=scales[step + 1])
+        rows = torch.arange(batch, device=lengths.device)
+        total = reached[lengths, rows].sum(1).log() + scales[lengths, rows]
+        total = torch.where(lengths.gt(0), total, 0.0)
+        ctx.save_for_backward(transitions, emissions, lengths, reached, scales, total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        transitions, emissions, lengths, reached, scales, total = ctx.saved_tensors
+        (grad,) = grads
+        target = emissions.size(1)
+        backward = transitions.transpose(1, 2)
+        # For each token and vertex: its emission and everything after it, relative to the total and to what
+        # `reached` was divided by. The product of both is at most one where it counts.
+        rest = torch.zeros_like(emissions)
+        occupied = torch.zeros_like(emissions)
+        ahead = torch.full_like(emissions[:, 0], -torch.inf)
+        for step in range(target - 1, -1, -1):
+            ahead = torch.where((lengths - 1 == step)[:, None], 0.0, ahead)
+            logs = ahead + emissions[:, step]
+            shifted = logs + (scales[step] - total)[:, None]
+            rest[:, step] = shifted.clamp_(max=_LARGEST_EXPONENT).exp_()
+            peak = logs.amax(1)
+            peak = torch.where(peak.isfinite(), peak, 0.0)
+            occupied[:, step] = (
+                reached[step + 1] * (ahead + (scales[step + 1] - total)[:, None]).clamp_(max=_LARGEST_EXPONENT).exp_()
+            )
+            scaled = (logs - peak[:, None]).exp_()
+            ahead = torch.bmm(scaled[:, None], backward)[:, 0].log_() + peak[:, None]
+        weighted = rest * grad[:, None, None]
+        to_transitions = torch.bmm(reached[:-1].permute(1, 2, 0), weighted)
+        return to_transitions, occupied * grad[:, None, None], None
+
+
+def _allowed(real: Tensor, lengths: Tensor, target: int) -> Tensor:
+    """Where each token may be `[batch, target, vertices]`: as many vertices before it as tokens, and after it too.
+
+    The last token, end of sentence, is at the last vertex. Vertices from which a path could not end in time are left
+    out, so that no sum is scaled by what leads nowhere.
+    """
+    vertex = torch.arange(real.size(1), device=real.device)
+    step = torch.arange(target, device=real.device)[:, None]
+    count, length = real.sum(1)[:, None, None], lengths[:, None, None]
+    inside = (vertex > step) & (vertex <= count - length + step) & (step < length)
+    return inside & ((step < length - 1) | (vertex == count - 1))
+
+
+def _emissions(model: GraphModel, features: Tensor, real: Tensor, batch: Batch) -> Tensor:
+    """Log-probability of each target token at each vertex, `[batch, target, vertices]` float32."""
+    stack, target = model.stack, batch.target_out
+    lengths = target.ne(model.pad_id).sum(1)
+    sums = projected_log_sum_exp(features.flatten(0, 1), stack.output_weight).view(real.shape)
+    with torch.autocast(features.device.type, enabled=False):
+        pieces = functional.embedding(target, stack.output_weight).float()
+        logits = torch.bmm(pieces, features.float().transpose(1, 2))
+    step = torch.arange(target.size(1), device=target.device)
+    is_end = (step == lengths[:, None] - 1)[..., None]
+    # The last vertex stands for the end of sentence and has nothing else to say.
+    emissions = (logits - sums[:, None]).masked_fill(is_end, 0.0)
+    return emissions.masked_fill(~_allowed(real, lengths, target.size(1)), -torch.inf)
+
+
+def _glance(model: GraphModel, features: Tensor, real: Tensor, batch: Batch, ratio: float) -> tuple[Tensor, Tensor]:
+    """Target tokens at their vertices on the best path, and which of those are shown; both `[batch, vertices]`."""
+    target = batch.target_out
+    lengths = target.ne(model.pad_id).sum(1)
+    emissions = _emissions(model, features, real, batch)
+    path = best_path(model.transitions(features, real), emissions, lengths)
+    written = torch.arange(target.size(1), device=target.device) < lengths[:, None] - 1
+    on_path = features.gather(1, path[..., None].expand(-1, -1, features.size(-1)))
+    wrong = torch.zeros_like(written)
+    wrong[written] = best_pieces(on_path[written], model.stack.output_weight).ne(target[written])
+    visible = shown(written, wrong.sum(1), ratio)
+    # Tokens after a row's last would write to a vertex, so they go to a column of their own.
+    place = torch.where(written, path, real.size(1))
+    pieces = torch.zeros(len(real), real.size(1) + 1, dtype=torch.long, device=real.device)
+    marks = torch.zeros_like(pieces, dtype=torch.bool)
+    pieces.scatter_(1, place, target)
+    marks.scatter_(1, place, visible)
+    return pieces[:, :-1], marks[:, :-1]

@@ -15,7 +15,7 @@ from seqkd.objectives.base import Batch, LossOutput
 from seqkd.objectives.glancing import shown
 from seqkd.objectives.projection import projected_log_sum_exp
 
-_LARGEST_EXPONENT = 80.0  # exp of it is finite in float32
+_LARGEST_EXPONENT = 700.0  # exp of it is finite in float64
 
 
 class GraphModel(Protocol):
@@ -77,8 +77,8 @@ def log_likelihood(transitions: Tensor, emissions: Tensor, lengths: Tensor) -> T
     """Log of the sum over all paths from vertex 0 that emit one token at each vertex they come to.
 
     Steps over the target are products with the transition matrix, in probabilities scaled by the largest; gradients
-    are a hand-written backward recursion. A path whose probability up to some token is less than 1e-38 of the best
-    path's counts nothing.
+    are a hand-written backward recursion. Both are float64, for its exponents: a path counts nothing only where its
+    probability up to some token is less than 1e-300 of the best one's.
 
     Args:
         transitions: `[batch, vertices, vertices]` probabilities, zero except to later vertices.
@@ -117,6 +117,8 @@ class _LogLikelihood(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, transitions: Tensor, emissions: Tensor, lengths: Tensor) -> Tensor:
         batch, target, count = emissions.shape
+        ctx.kind = emissions.dtype
+        transitions, emissions = transitions.double(), emissions.double()
         steps = emissions.transpose(0, 1)
         # Probabilities of all prefixes' paths by their last vertex, divided by the largest, whose log is in `scales`.
         reached = emissions.new_zeros(target + 1, batch, count)
@@ -132,7 +134,7 @@ class _LogLikelihood(torch.autograd.Function):
         total = reached[lengths, rows].sum(1).log() + scales[lengths, rows]
         total = torch.where(lengths.gt(0), total, 0.0)
         ctx.save_for_backward(transitions, emissions, lengths, reached, scales, total)
-        return total
+        return total.to(ctx.kind)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
@@ -159,7 +161,8 @@ class _LogLikelihood(torch.autograd.Function):
             ahead = torch.bmm(scaled[:, None], backward)[:, 0].log_() + peak[:, None]
         weighted = rest * grad[:, None, None]
         to_transitions = torch.bmm(reached[:-1].permute(1, 2, 0), weighted)
-        return to_transitions, occupied * grad[:, None, None], None
+        to_transitions.masked_fill_(transitions.eq(0), 0)  # where there is no way it may be beyond float32
+        return to_transitions.to(ctx.kind), (occupied * grad[:, None, None]).to(ctx.kind), None
 
 
 def _allowed(real: Tensor, lengths: Tensor, target: int) -> Tensor:

@@ -146,7 +146,9 @@ class _ProjectedLogSumExp(torch.autograd.Function):
         rows = rounded_rows(features.detach(), low.dtype, ROUND_ROWS)
         sums = torch.empty(len(rows), dtype=torch.promote_types(low.dtype, torch.float32), device=rows.device)
         for chunk in _row_chunks(len(rows), low):
-            sums[chunk] = torch.mm(rows[chunk], low.t()).to(sums.dtype).logsumexp(-1)
+            logits = torch.mm(rows[chunk], low.t()).to(sums.dtype)
+            peak = logits.amax(-1, keepdim=True)
+            sums[chunk] = logits.sub_(peak).exp_().sum(-1).log_() + peak[:, 0]
         ctx.save_for_backward(rows, low, sums)
         ctx.types = features.dtype, weight.dtype
         return sums[: len(features)].clone()

@@ -1,0 +1,104 @@
+"""Students that sum over alignments or paths, through the training stage."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from seqkd.config import TrainConfig, validate
+from seqkd.corpus.manifest import read_manifest
+from seqkd.corpus.reader import Corpus
+from seqkd.errors import WorkError
+from seqkd.models.checkpoint import load_model, model_digest
+from seqkd.models.nat import ctc, dag
+from seqkd.models.protocol import ParallelModel
+from seqkd.stages import prepare, train
+from tests.unit.stages.support import prepare_config
+
+MODEL = {"dim": 16, "heads": 2, "ffn_dim": 32, "encoder_layers": 1, "decoder_layers": 1, "max_positions": 64}
+TRAINING = {"max_updates": 12, "batch_tokens": 200, "learning_rate": 0.01, "warmup_updates": 4, "validate_every": 4}
+BOTH = pytest.mark.parametrize("arch", ["ctc", "dag"])
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("text")
+    prepare.run(prepare_config(folder), folder / "prepared")
+    return folder / "prepared"
+
+
+def config(prepared: Path, arch: str, *, upsample: int = 3, **training: Any) -> TrainConfig:
+    values: dict[str, Any] = {
+        "prepared": prepared,
+        "corpus": prepared / "train",
+        "model": {**MODEL, "arch": arch, "upsample": upsample},
+        "objective": {"glancing": [0.5, 0.1]},
+        "training": {**TRAINING, **training},
+    }
+    return validate(TrainConfig, values, "test")
+
+
+@BOTH
+def test_writes_a_model_folder(tmp_path: Path, prepared: Path, arch: str) -> None:
+    train.run(config(prepared, arch), tmp_path, device="cpu")
+    loaded = load_model(tmp_path)
+    assert isinstance(loaded.model, ParallelModel)
+    assert loaded.arch == arch
+    assert loaded.settings["upsample"] == 3
+    lines = json.loads((tmp_path / "history.json").read_text())
+    assert [line["update"] for line in lines] == [4, 8, 12]
+    assert lines[-1]["valid_nll"] < lines[0]["valid_nll"]
+    assert all(0 <= line["valid_bleu"] <= 100 for line in lines)
+
+
+@BOTH
+def test_an_interrupted_run_ends_with_the_same_model(
+    tmp_path: Path, prepared: Path, monkeypatch: pytest.MonkeyPatch, arch: str
+) -> None:
+    settings = config(prepared, arch, precision="float32", max_updates=16, validate_every=8, valid_bleu=False)
+    train.run(settings, tmp_path / "whole", device="cpu")
+    trained = train._Observer.trained
+
+    def stop(self: Any, update: int, values: dict[str, float]) -> None:
+        trained(self, update, values)
+        if update == 10:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train._Observer, "trained", stop)
+        with pytest.raises(WorkError, match="stopped at update 10 of 16"):
+            train.run(settings, tmp_path / "stopped", device="cpu")
+    train.run(settings, tmp_path / "stopped", device="cpu")
+    assert model_digest(tmp_path / "whole") == model_digest(tmp_path / "stopped")
+
+
+@BOTH
+def test_targets_that_do_not_fit_are_left_out_and_counted(
+    tmp_path: Path, prepared: Path, capfd: pytest.CaptureFixture[str], arch: str
+) -> None:
+    reason, ends = (ctc.TOO_MANY, 0) if arch == "ctc" else (dag.TOO_MANY, 2)
+    ids, sources, targets = Corpus.open(prepared / "train").lengths()
+    expected = [int(row) for row in ids[targets + ends > sources + 1]]
+    assert 0 < len(expected) < len(ids)
+    train.run(config(prepared, arch, upsample=1, max_updates=2, valid_bleu=False), tmp_path, device="cpu")
+    assert f"{len(expected)} {reason}" in capfd.readouterr().err
+    assert read_manifest(tmp_path).counts == {reason: len(expected)}
+    lines = (tmp_path / "rejected.tsv").read_text().splitlines()
+    assert lines == ["id\treason", *(f"{row}\t{reason}" for row in expected)]
+    assert all(weight.isfinite().all() for weight in load_model(tmp_path).model.parameters())
+
+
+@pytest.mark.slow
+@BOTH
+def test_learns_to_translate(tmp_path: Path, prepared: Path, arch: str) -> None:
+    torch.manual_seed(0)
+    training = {"max_updates": 250, "batch_tokens": 600, "warmup_updates": 50, "validate_every": 125, "average": 1}
+    train.run(config(prepared, arch, **training), tmp_path, device="cpu")
+    lines = json.loads((tmp_path / "history.json").read_text())
+    assert lines[-1]["valid_bleu"] > 60

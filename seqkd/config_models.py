@@ -81,6 +81,10 @@ class NatConfig(_Stacks):
     """Vanilla non-autoregressive Transformer (Gu et al. 2018) with a length or a fertility predictor."""
 
     arch: Literal["nat"] = "nat"
+    embeddings: Literal["shared", "decoder"] = Field(
+        "shared",
+        description="shared: source = target = output; decoder: target = output (the decoder reads the source's)",
+    )
     copy_from: Literal["uniform", "fertility"] = Field(
         "uniform", description="how the decoder's input is copied from the source"
     )

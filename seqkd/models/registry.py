@@ -9,8 +9,10 @@ from torch import nn
 
 from seqkd.errors import ModelError
 from seqkd.models.lstm import Lstm
+from seqkd.models.nat.cmlm import Cmlm
 from seqkd.models.nat.ctc import Ctc
 from seqkd.models.nat.dag import Dag
+from seqkd.models.nat.vanilla import Nat
 from seqkd.models.sru import Sru
 from seqkd.models.transformer import Transformer
 
@@ -18,6 +20,8 @@ _ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
     "transformer": Transformer,
     "lstm": Lstm,
     "sru": Sru,
+    "nat": Nat,
+    "cmlm": Cmlm,
     "ctc": Ctc,
     "dag": Dag,
 }

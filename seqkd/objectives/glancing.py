@@ -1,23 +1,21 @@
-"""Glancing training: how much of the target a model may see (Qian et al. 2021, section 3.1)."""
+"""Glancing: showing some of the answer to a model that writes all positions at once (Qian et al. 2021)."""
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
+
+from seqkd.objectives.masked import drawn
 
 
 def shown(real: Tensor, distance: Tensor, ratio: float) -> Tensor:
-    """Draw the positions whose target is shown to the decoder.
+    """Positions whose gold tokens the decoder is shown (Qian et al. 2021, section 3.2).
 
     Args:
-        real: `[batch, length]` bool, the positions to draw from.
-        distance: `[batch]` int64, how far the model's own output is from the target.
-        ratio: Share of the distance.
+        real: `[batch, length]` bool, True at target tokens.
+        distance: `[batch]` int64, how many tokens of the first pass are wrong (Hamming distance).
+        ratio: Share of that number that is shown, 0 to 1.
 
     Returns:
-        `[batch, length]` bool: `round(ratio * distance)` real positions of each row, drawn uniformly.
+        `[batch, length]` bool: `round(ratio * distance)` of each row's real positions, drawn uniformly.
     """
-    draws = torch.rand(real.shape, device=real.device).masked_fill(~real, torch.inf)
-    ranks = draws.argsort(dim=1).argsort(dim=1)
-    count = (ratio * distance.double()).round()
-    return (ranks < count[:, None]) & real
+    return drawn(real, (ratio * distance.double()).round().long())

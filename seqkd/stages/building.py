@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from seqkd.config_models import CtcLossConfig, DagLossConfig, NllConfig, ObjectiveConfig
+from seqkd.config_models import CmlmLossConfig, CtcLossConfig, DagLossConfig, NatLossConfig, NllConfig, ObjectiveConfig
 from seqkd.errors import ConfigError
 from seqkd.objectives.base import Objective
+from seqkd.objectives.cmlm import CmlmLoss
 from seqkd.objectives.ctc import CtcLoss
 from seqkd.objectives.dag import DagLoss
+from seqkd.objectives.nat import NatLoss
 from seqkd.objectives.nll import LabelSmoothedNll
 
 
@@ -18,6 +20,10 @@ def build_objective(config: ObjectiveConfig) -> Objective:
     """
     if isinstance(config, NllConfig):
         return LabelSmoothedNll(smoothing=config.label_smoothing)
+    if isinstance(config, NatLossConfig):
+        return NatLoss(smoothing=config.label_smoothing, length_weight=config.length_weight, glancing=config.glancing)
+    if isinstance(config, CmlmLossConfig):
+        return CmlmLoss(smoothing=config.label_smoothing, length_weight=config.length_weight)
     if isinstance(config, CtcLossConfig):
         return CtcLoss(smoothing=config.label_smoothing, glancing=config.glancing)
     if isinstance(config, DagLossConfig):

@@ -1,0 +1,169 @@
+"""The conditional masked language model, decoded by mask-predict (Ghazvininejad et al. 2019)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from seqkd.models.nat.lengths import LengthPredictor, out_of_reach
+from seqkd.models.nat.stack import ParallelStack
+from seqkd.models.nat.tokens import best_tokens, outputs
+from seqkd.models.protocol import Lengths, Marks, Output, ParallelSettings, too_long
+from seqkd.models.transformer import Activation, Embeddings, Norm, Positions
+
+
+class Cmlm(nn.Module):
+    """Predicts masked target tokens from the source and the others.
+
+    Positions are the target's tokens and end of sentence, which is the last and always given.
+
+    Args:
+        source_vocab: Source pieces, special ids counted.
+        target_vocab: Target pieces.
+        dim: Width of the residual stream; a multiple of `heads`.
+        heads: Attention heads.
+        ffn_dim: Inner width of the feed-forward blocks.
+        encoder_layers: Encoder depth.
+        decoder_layers: Decoder depth.
+        dropout: After the embeddings and after each block.
+        norm: As in `Transformer`.
+        positions: As in `Transformer`.
+        activation: As in `Transformer`.
+        embeddings: As in `Transformer`.
+        max_positions: Longest source or target in tokens, end of sentence counted.
+        pad_id: Padding.
+        eos_id: End of sentence.
+        unk_id: Unknown piece.
+        start_id: Not read; batches hold it for other models.
+    """
+
+    def __init__(
+        self,
+        *,
+        source_vocab: int,
+        target_vocab: int,
+        dim: int,
+        heads: int,
+        ffn_dim: int,
+        encoder_layers: int,
+        decoder_layers: int,
+        dropout: float = 0.1,
+        norm: Norm = "pre",
+        positions: Positions = "sinusoidal",
+        activation: Activation = "relu",
+        embeddings: Embeddings = "shared",
+        max_positions: int = 512,
+        pad_id: int = 1,
+        eos_id: int = 2,
+        unk_id: int = 3,
+        start_id: int = 2,
+    ) -> None:
+        super().__init__()
+        self.source_vocab, self.target_vocab, self.max_positions = source_vocab, target_vocab, max_positions
+        self.pad_id, self.eos_id, self.unk_id, self.start_id = pad_id, eos_id, unk_id, start_id
+        self.mask_id = target_vocab
+        self.stack = ParallelStack(
+            source_vocab=source_vocab,
+            target_vocab=target_vocab,
+            dim=dim,
+            heads=heads,
+            ffn_dim=ffn_dim,
+            encoder_layers=encoder_layers,
+            decoder_layers=decoder_layers,
+            dropout=dropout,
+            norm=norm,
+            positions=positions,
+            activation=activation,
+            embeddings=embeddings,
+            encoder_positions=max_positions,
+            decoder_positions=max_positions,
+            pad_id=pad_id,
+            extra_pieces=1,
+        )
+        self.lengths = LengthPredictor(dim)
+
+    @property
+    def output_weight(self) -> Tensor:
+        """`[target_vocab, dim]`, the output layer."""
+        return self.stack.output_weight
+
+    def unusable(self, source: Lengths, target: Lengths) -> dict[str, Marks]:
+        """See `SequenceModel.unusable`."""
+        return too_long(source, target, self.max_positions) | out_of_reach(source, target)
+
+    def strategies(self) -> tuple[str, ...]:
+        """See `ParallelModel.strategies`."""
+        return ("greedy",)
+
+    def encode(self, source: Tensor) -> Tensor:
+        """`[batch, source]` ids, end of sentence appended, padded on the right, to `[batch, source, dim]`."""
+        return self.stack.encode(source)
+
+    def length_loss(self, memory: Tensor, source: Tensor, target: Tensor) -> Tensor:
+        """See `LengthPredictor.loss`; `source` `[batch, source]` ids, `target` `[batch]` lengths."""
+        return self.lengths.loss(memory, self.stack.source_mask(source), target)
+
+    def decode_features(self, inputs: Tensor, real: Tensor, memory: Tensor, source: Tensor) -> Tensor:
+        """What the output layer reads.
+
+        Args:
+            inputs: `[batch, target]` ids, `mask_id` where they are to be predicted.
+            real: `[batch, target]` bool, False at padding. Each row has a real position.
+            memory: `[batch, source, dim]` from `encode`.
+            source: `[batch, source]` ids, for their padding.
+
+        Returns:
+            `[batch, target, dim]`.
+        """
+        return self.stack.decode(self.stack.embed_target(inputs), real, memory, source)
+
+    def translate(self, source: Tensor, settings: ParallelSettings) -> Sequence[Sequence[Output]]:
+        """See `ParallelModel.translate`.
+
+        Mask-predict (sections 4.1 to 4.3): the first pass predicts all tokens; each later one masks the least probable
+        ones anew and predicts those again, fewer from pass to pass. A sentence's candidates are its most probable
+        lengths, ranked in the end by the tokens' log-probability, mean over tokens, each from the pass that wrote it.
+        """
+        memory = self.encode(source)
+        found = self.lengths.candidates(memory, self.stack.source_mask(source), settings.candidates, self.max_positions)
+        count = found.lengths.size(1)
+        lengths = found.lengths.flatten() - 1
+        steps = torch.arange(int(lengths.max()) + 1, device=source.device)
+        real, inner = steps <= lengths[:, None], steps < lengths[:, None]
+        ids = torch.full(real.shape, self.eos_id, device=source.device)
+        logprobs = torch.zeros(real.shape, device=source.device)
+        several, states = source.repeat_interleave(count, 0), memory.repeat_interleave(count, 0)
+        for iteration in range(settings.iterations):
+            masked = least_probable(logprobs, inner, masks(lengths, iteration, settings.iterations))
+            features = self.decode_features(ids.masked_fill(masked, self.mask_id), real, states, several)
+            written, chances = best_tokens(features, masked, self.output_weight, (self.pad_id, self.eos_id))
+            ids, logprobs = torch.where(masked, written, ids), torch.where(masked, chances, logprobs)
+        return outputs(ids, logprobs, found.lengths - 1, found.logprobs.isfinite(), settings.nbest)
+
+
+def masks(lengths: Tensor, iteration: int, iterations: int) -> Tensor:
+    """How many tokens are masked in a pass: all in the first, then fewer, by equal steps, rounded down (equation 4).
+
+    Args:
+        lengths: `[batch]` tokens.
+        iteration: Which pass, from 0.
+        iterations: Passes.
+    """
+    return lengths * (iterations - iteration) // iterations
+
+
+def least_probable(logprobs: Tensor, inner: Tensor, count: Tensor) -> Tensor:
+    """The positions to mask: of each row the `count` least probable, of equals the leftmost.
+
+    Args:
+        logprobs: `[batch, target]`.
+        inner: `[batch, target]`, True at tokens that may be masked.
+        count: `[batch]` int64.
+
+    Returns:
+        `[batch, target]` bool.
+    """
+    ranks = logprobs.masked_fill(~inner, float("inf")).argsort(dim=1, stable=True).argsort(dim=1)
+    return (ranks < count[:, None]) & inner

@@ -1,0 +1,145 @@
+"""How many target tokens each source token gives (Gu et al. 2018, section 3.3).
+
+Gu et al. take the fertilities to learn from an external aligner. Here a lexical model that is trained along with the
+rest aligns the batch at hand: IBM model 1 (Brown et al. 1993) whose table is a product of the model's own embeddings,
+with fast_align's prior on the diagonal (Dyer et al. 2013, equation 2). Before it has learned anything the prior
+alone decides: fertilities then are the target's length, spread evenly over the source.
+
+End of sentence is a token on both sides. The target's is the source's; other target tokens may be too, as they would be
+NULL's.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+CLASSES = 50  # fertilities are 0..49, as in Gu et al. (section 5.1)
+DIAGONAL = 4.0  # how sharply the prior favours the diagonal
+
+
+class Alignment(NamedTuple):
+    """Target tokens given out to source tokens.
+
+    Attributes:
+        fertilities: `[batch, source]` int64; a row's sum is its target length, end of sentence counted.
+        loss: Scalar: negative log-likelihood of the targets under the lexical model, mean over their tokens.
+    """
+
+    fertilities: Tensor
+    loss: Tensor
+
+
+class FertilityCandidates(NamedTuple):
+    """Fertilities to try.
+
+    Attributes:
+        fertilities: `[batch, candidates, source]` int64, most probable first, all different.
+        logprobs: `[batch, candidates]` float32; -inf where a sentence has fewer, and what `fertilities` says there is
+            of no account.
+    """
+
+    fertilities: Tensor
+    logprobs: Tensor
+
+
+class FertilityPredictor(nn.Module):
+    """Classifies each source token's fertility, from its encoder state.
+
+    Args:
+        dim: Width of encoder states and embeddings.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.classes = nn.Linear(dim, CLASSES)
+        self.lexicon = nn.Linear(dim, dim)
+        for layer in (self.classes, self.lexicon):
+            nn.init.xavier_uniform_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def align(self, source: Tensor, real: Tensor, target: Tensor, target_real: Tensor, weight: Tensor) -> Alignment:
+        """Align known targets.
+
+        Args:
+            source: `[batch, source, dim]` source embeddings.
+            real: `[batch, source]`, True at tokens, of which each row has one; the last is end of sentence.
+            target: `[batch, target]` ids, end of sentence last.
+            target_real: `[batch, target]`, True at tokens.
+            weight: `[target_vocab, dim]`, the output layer.
+        """
+        lexical = functional.linear(self.lexicon(source), weight).float().log_softmax(-1)
+        scores = lexical.gather(2, target[:, None, :].expand(-1, source.size(1), -1))  # [batch, source, target]
+        scores = scores + _prior(real, target_real)
+        likelihood = torch.where(target_real, scores.logsumexp(1), 0.0)
+        chosen = scores.detach().argmax(1)
+        ends = target_real.sum(1) - 1
+        last = torch.arange(target.size(1), device=target.device) == ends[:, None]
+        chosen = torch.where(last, (real.sum(1) - 1)[:, None], chosen)
+        fertilities = torch.zeros(real.shape, dtype=torch.int64, device=real.device)
+        fertilities = fertilities.scatter_add_(1, chosen, target_real.long())
+        return Alignment(fertilities, -likelihood.sum() / target_real.sum().clamp(min=1))
+
+    def loss(self, memory: Tensor, real: Tensor, fertilities: Tensor) -> Tensor:
+        """Cross-entropy of the fertilities, mean over source tokens, a scalar.
+
+        Args:
+            memory: `[batch, source, dim]` encoder states.
+            real: `[batch, source]`, True at tokens.
+            fertilities: `[batch, source]` int64; those beyond the last class count as that.
+        """
+        wanted = fertilities.clamp(max=CLASSES - 1).masked_fill(~real, -100)
+        logits = self.classes(memory).float()
+        return functional.cross_entropy(logits.flatten(0, 1), wanted.flatten(), ignore_index=-100)
+
+    def candidates(self, memory: Tensor, real: Tensor, count: int) -> FertilityCandidates:
+        """The most probable fertilities of each sentence as a whole, of at least one token beside end of sentence.
+
+        A sentence's fertilities are independent, so that the best few of a prefix are made of the best few of the
+        prefix before it: the result is exact. (Gu et al. sample; the best ones need no random numbers.)
+
+        Args:
+            memory: `[batch, source, dim]` encoder states.
+            real: `[batch, source]`, True at tokens.
+            count: How many.
+        """
+        batch, width, _ = memory.shape
+        wanted = count + 1  # one of them may say that nothing is translated
+        logprobs = self.classes(memory).float().log_softmax(-1)
+        places = torch.arange(width, device=real.device)
+        ends = places == real.sum(1, keepdim=True) - 1
+        logprobs[..., 0] = logprobs[..., 0].masked_fill(ends, float("-inf"))
+        # Padding has no fertility, for sure.
+        silent = torch.full((CLASSES,), float("-inf"), device=real.device)
+        silent[0] = 0.0
+        logprobs = torch.where(real[..., None], logprobs, silent)
+        best, classes = logprobs.sort(dim=-1, descending=True, stable=True)
+        best, classes = best[..., :wanted], classes[..., :wanted]
+        kept = best.size(-1)
+        totals = torch.zeros(batch, 1, device=real.device)
+        chosen = torch.zeros(batch, 1, 0, dtype=torch.int64, device=real.device)
+        for place in range(width):
+            every = (totals[:, :, None] + best[:, place, None, :]).flatten(1)
+            totals, order = every.sort(dim=1, descending=True, stable=True)
+            totals, order = totals[:, :wanted], order[:, :wanted]
+            before = chosen.gather(1, (order // kept)[..., None].expand(-1, -1, place))
+            own = classes[:, place].gather(1, order % kept)
+            chosen = torch.cat((before, own[..., None]), dim=2)
+        totals = totals.masked_fill(chosen.sum(2) < 2, float("-inf"))
+        totals, order = totals.sort(dim=1, descending=True, stable=True)
+        chosen = chosen.gather(1, order[..., None].expand(-1, -1, width))
+        return FertilityCandidates(chosen[:, :count], totals[:, :count])
+
+
+def _prior(source: Tensor, target: Tensor) -> Tensor:
+    """`[batch, source]` and `[batch, target]`, True at tokens, to `[batch, source, target]` log-probabilities."""
+
+    def share(real: Tensor) -> Tensor:
+        places = torch.arange(real.size(1), device=real.device) + 0.5
+        return places / real.sum(1, keepdim=True).clamp(min=1)
+
+    weight = -DIAGONAL * (share(source)[:, :, None] - share(target)[:, None, :]).abs()
+    return weight.masked_fill(~source[:, :, None], float("-inf")).log_softmax(1)

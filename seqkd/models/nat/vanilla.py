@@ -1,0 +1,185 @@
+"""The non-autoregressive Transformer (Gu et al. 2018), with a length or a fertility predictor."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from seqkd.models.nat.copying import copies, fertile_places, uniform_places
+from seqkd.models.nat.fertility import FertilityPredictor
+from seqkd.models.nat.lengths import SHORTEST, LengthPredictor, out_of_reach
+from seqkd.models.nat.stack import ParallelStack
+from seqkd.models.nat.tokens import best_tokens, outputs
+from seqkd.models.protocol import Lengths, Marks, Output, ParallelSettings, too_long
+from seqkd.models.transformer import Activation, Norm, Positions
+
+
+class Nat(nn.Module):
+    """Writes all target positions at once, from a copy of the source that is as long as the target.
+
+    Positions are the target's tokens and end of sentence, which is the last. Gu et al.'s positional attention is left
+    out, as it is in later work.
+
+    Args:
+        source_vocab: Source pieces, special ids counted.
+        target_vocab: Target pieces.
+        dim: Width of the residual stream; a multiple of `heads`.
+        heads: Attention heads.
+        ffn_dim: Inner width of the feed-forward blocks.
+        encoder_layers: Encoder depth.
+        decoder_layers: Decoder depth.
+        dropout: After the embeddings and after each block.
+        norm: As in `Transformer`.
+        positions: As in `Transformer`.
+        activation: As in `Transformer`.
+        embeddings: shared: one table for source, target and output; decoder: one for target and output. The decoder
+            reads the source's.
+        max_positions: Longest source or target in tokens, end of sentence counted.
+        copy_from: uniform: the source is stretched evenly to the predicted length; fertility: each source token comes
+            as often as predicted for it.
+        pad_id: Padding.
+        eos_id: End of sentence.
+        unk_id: Unknown piece.
+        start_id: Not read; batches hold it for other models.
+    """
+
+    def __init__(
+        self,
+        *,
+        source_vocab: int,
+        target_vocab: int,
+        dim: int,
+        heads: int,
+        ffn_dim: int,
+        encoder_layers: int,
+        decoder_layers: int,
+        dropout: float = 0.1,
+        norm: Norm = "pre",
+        positions: Positions = "sinusoidal",
+        activation: Activation = "relu",
+        embeddings: Literal["shared", "decoder"] = "shared",
+        max_positions: int = 512,
+        copy_from: Literal["uniform", "fertility"] = "uniform",
+        pad_id: int = 1,
+        eos_id: int = 2,
+        unk_id: int = 3,
+        start_id: int = 2,
+    ) -> None:
+        super().__init__()
+        self.source_vocab, self.target_vocab, self.max_positions = source_vocab, target_vocab, max_positions
+        self.pad_id, self.eos_id, self.unk_id, self.start_id = pad_id, eos_id, unk_id, start_id
+        self.stack = ParallelStack(
+            source_vocab=source_vocab,
+            target_vocab=target_vocab,
+            dim=dim,
+            heads=heads,
+            ffn_dim=ffn_dim,
+            encoder_layers=encoder_layers,
+            decoder_layers=decoder_layers,
+            dropout=dropout,
+            norm=norm,
+            positions=positions,
+            activation=activation,
+            embeddings=embeddings,
+            encoder_positions=max_positions,
+            decoder_positions=max_positions,
+            pad_id=pad_id,
+        )
+        self.lengths = LengthPredictor(dim) if copy_from == "uniform" else None
+        self.fertilities = FertilityPredictor(dim) if copy_from == "fertility" else None
+
+    @property
+    def output_weight(self) -> Tensor:
+        """`[target_vocab, dim]`, the output layer."""
+        return self.stack.output_weight
+
+    def unusable(self, source: Lengths, target: Lengths) -> dict[str, Marks]:
+        """See `SequenceModel.unusable`."""
+        reasons = too_long(source, target, self.max_positions)
+        return reasons if self.lengths is None else reasons | out_of_reach(source, target)
+
+    def strategies(self) -> tuple[str, ...]:
+        """See `ParallelModel.strategies`."""
+        return ("greedy",)
+
+    def encode(self, source: Tensor) -> Tensor:
+        """`[batch, source]` ids, end of sentence appended, padded on the right, to `[batch, source, dim]`."""
+        return self.stack.encode(source)
+
+    def embed_target(self, ids: Tensor) -> Tensor:
+        """`[batch, target]` ids to `[batch, target, dim]`, as the decoder may be shown them."""
+        return self.stack.embed_target(ids)
+
+    def decode(self, inputs: Tensor, real: Tensor, memory: Tensor, source: Tensor) -> Tensor:
+        """See `ParallelStack.decode`."""
+        return self.stack.decode(inputs, real, memory, source)
+
+    def copied(self, memory: Tensor, source: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """What the decoder reads when the target is known.
+
+        Args:
+            memory: `[batch, source, dim]` from `encode`.
+            source: `[batch, source]` ids.
+            target: `[batch, target]` ids, end of sentence last, padded on the right.
+
+        Returns:
+            The copied source, `[batch, target, dim]`, and a scalar: how badly its length, or its fertilities, are
+            predicted. For lengths that is the cross-entropy, mean over sentences; for fertilities the cross-entropy,
+            mean over source tokens, plus the aligner's own loss, see `FertilityPredictor`.
+        """
+        real, target_real = self.stack.source_mask(source), target.ne(self.pad_id)
+        embedded = self._embed_source(source)
+        if self.lengths is not None:
+            lengths = target_real.sum(1)
+            places = uniform_places(real.sum(1), lengths.clamp(min=1), target.size(1))
+            return copies(embedded, places), self.lengths.loss(memory, real, lengths)
+        assert self.fertilities is not None
+        alignment = self.fertilities.align(embedded, real, target, target_real, self.output_weight)
+        places = fertile_places(alignment.fertilities, target.size(1))
+        loss = self.fertilities.loss(memory, real, alignment.fertilities)
+        return copies(embedded, places), loss + alignment.loss
+
+    def translate(self, source: Tensor, settings: ParallelSettings) -> Sequence[Sequence[Output]]:
+        """See `ParallelModel.translate`.
+
+        A sentence's candidates are its most probable lengths or fertilities; each is written at once, the likeliest
+        token at every position. They are ranked by log-probability, mean over tokens. Tokens that come twice in a row
+        are kept, as is published practice.
+        """
+        memory = self.encode(source)
+        places, lengths, possible = self._candidates(memory, source, settings.candidates)
+        count = lengths.size(1)
+        rows = lengths.flatten()[:, None]
+        steps = torch.arange(places.size(1), device=source.device)
+        inputs = copies(self._embed_source(source).repeat_interleave(count, 0), places)
+        several = source.repeat_interleave(count, 0)
+        features = self.decode(inputs, steps < rows, memory.repeat_interleave(count, 0), several)
+        written = best_tokens(features, steps < rows - 1, self.output_weight, (self.pad_id, self.eos_id))
+        return outputs(*written, lengths - 1, possible, settings.nbest)
+
+    def _candidates(self, memory: Tensor, source: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
+        """What to decode.
+
+        Returns:
+            Source positions to copy, `[batch * candidates, target]`; lengths with end of sentence,
+            `[batch, candidates]`; and whether they are possible at all, likewise.
+        """
+        real = self.stack.source_mask(source)
+        if self.lengths is not None:
+            lengths, logprobs = self.lengths.candidates(memory, real, count, self.max_positions)
+            sources = real.sum(1).repeat_interleave(lengths.size(1), 0)
+            places = uniform_places(sources, lengths.flatten(), int(lengths.max()))
+            return places, lengths, logprobs.isfinite()
+        assert self.fertilities is not None
+        fertilities, logprobs = self.fertilities.candidates(memory, real, count)
+        # A translation that does not fit is cut.
+        lengths = fertilities.sum(2).clamp(SHORTEST, self.max_positions)
+        return fertile_places(fertilities.flatten(0, 1), int(lengths.max())), lengths, logprobs.isfinite()
+
+    def _embed_source(self, source: Tensor) -> Tensor:
+        """`[batch, source]` ids to `[batch, source, dim]`, without positions."""
+        return functional.embedding(source, self.stack.source_embedding) * self.stack.scale

@@ -1,0 +1,70 @@
+"""Cross-entropy of masked target positions, and of the length."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol, cast
+
+import torch
+from torch import Tensor, nn
+
+from seqkd.objectives.base import Batch, LossOutput
+from seqkd.objectives.masked import drawn, nll_at
+
+
+class MaskedModel(Protocol):
+    """A model that reads a partly masked target, as `Cmlm` does."""
+
+    training: bool
+    pad_id: int
+    eos_id: int
+    mask_id: int
+    output_weight: Tensor
+
+    def encode(self, source: Tensor) -> Tensor:
+        """`[batch, source]` ids to `[batch, source, dim]`."""
+        ...
+
+    def length_loss(self, memory: Tensor, source: Tensor, target: Tensor) -> Tensor:
+        """Mean over sentences of the loss of the lengths `[batch]`, end of sentence counted."""
+        ...
+
+    def decode_features(self, inputs: Tensor, real: Tensor, memory: Tensor, source: Tensor) -> Tensor:
+        """`[batch, target]` ids, some `mask_id`, to `[batch, target, dim]`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CmlmLoss:
+    """Cross-entropy at a random choice of positions that are masked, given the others (Ghazvininejad et al. 2019).
+
+    How many are masked is uniform between one and all (their section 3.2); end of sentence is always given. The loss
+    is scaled so that, divided by the batch's target tokens, it is the mean over the masked positions plus
+    `length_weight` times the mean over the sentences' lengths. In evaluation all positions are masked: `nll` is that of
+    the first pass of decoding, the hardest, and nothing is random.
+
+    Args:
+        smoothing: Share of the uniform distribution in the target, 0 for none.
+        length_weight: Of the length's loss.
+    """
+
+    smoothing: float
+    length_weight: float
+
+    def __call__(self, model: nn.Module, batch: Batch) -> LossOutput:
+        """The loss of a model such as `Cmlm`."""
+        reader = cast(MaskedModel, model)
+        target = batch.target_out
+        real = target.ne(reader.pad_id)
+        masked = inner = real & target.ne(reader.eos_id)
+        if reader.training:
+            most = inner.sum(1)
+            masked = drawn(inner, 1 + (torch.rand(len(most), device=most.device) * most).long())
+        seen = real.clone()
+        seen[:, 0] = True  # attention needs something to see in a row that is all padding
+        memory = reader.encode(batch.source)
+        features = reader.decode_features(target.masked_fill(masked, reader.mask_id), seen, memory, batch.source)
+        places = masked.flatten().nonzero()[:, 0]
+        loss, nll = nll_at(features, reader.output_weight, target, places, self.smoothing, batch.tokens)
+        lengths = reader.length_loss(memory, batch.source, real.sum(1))
+        return LossOutput(loss + self.length_weight * batch.tokens * lengths, nll, batch.tokens)

@@ -1,0 +1,89 @@
+"""Cross-entropy of all target positions at once, and of the length; with glancing if asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol, cast
+
+import torch
+from torch import Tensor, nn
+
+from seqkd.models.nat.tokens import best_tokens
+from seqkd.objectives.base import Batch, LossOutput
+from seqkd.objectives.glancing import shown
+from seqkd.objectives.masked import nll_at
+
+
+class CopyingModel(Protocol):
+    """A model whose decoder reads a copy of the source that is as long as the target, as `Nat` does."""
+
+    training: bool
+    pad_id: int
+    output_weight: Tensor
+
+    def encode(self, source: Tensor) -> Tensor:
+        """`[batch, source]` ids to `[batch, source, dim]`."""
+        ...
+
+    def copied(self, memory: Tensor, source: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """The decoder's input for a known target, `[batch, target, dim]`, and the loss of its length, a scalar."""
+        ...
+
+    def embed_target(self, ids: Tensor) -> Tensor:
+        """`[batch, target]` ids to `[batch, target, dim]`."""
+        ...
+
+    def decode(self, inputs: Tensor, real: Tensor, memory: Tensor, source: Tensor) -> Tensor:
+        """All positions at once, to `[batch, target, dim]`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NatLoss:
+    """Label-smoothed cross-entropy at every position of the gold length, plus that of the length.
+
+    Without glancing it is the loss of Gu et al. 2018 (section 3.4). With it (GLAT, Qian et al. 2021, equation 5) a
+    first pass without gradient writes the sentence; the more of it is wrong, the more gold tokens, at random places,
+    take the place of the copied source, and the loss is the mean over the other places.
+
+    Every value is scaled so that, divided by the batch's target tokens, it is a mean: over the positions learned
+    from, and over the sentences for their lengths. In evaluation nothing is shown, and `nll` is that of all positions.
+
+    Args:
+        smoothing: Share of the uniform distribution in the target, 0 for none.
+        length_weight: Of the length's loss.
+        glancing: Share of the wrong positions' number that is shown, at the start and the end of training; None for
+            none.
+    """
+
+    smoothing: float
+    length_weight: float
+    glancing: tuple[float, float] | None = None
+
+    def __call__(self, model: nn.Module, batch: Batch) -> LossOutput:
+        """The loss of a model such as `Nat`."""
+        writer = cast(CopyingModel, model)
+        target = batch.target_out
+        real = target.ne(writer.pad_id)
+        seen = real.clone()
+        seen[:, 0] = True  # attention needs something to see in a row that is all padding
+        memory = writer.encode(batch.source)
+        inputs, length_loss = writer.copied(memory, batch.source, target)
+        places = batch.kept
+        if self.glancing is not None and writer.training:
+            first, last = self.glancing
+            ratio = first + (last - first) * batch.progress
+            glanced = shown(real, _wrong(writer, batch, inputs, seen, memory), ratio)
+            inputs = torch.where(glanced[..., None], writer.embed_target(target), inputs)
+            places = (real & ~glanced).flatten().nonzero()[:, 0]
+        features = writer.decode(inputs, seen, memory, batch.source)
+        loss, nll = nll_at(features, writer.output_weight, target, places, self.smoothing, batch.tokens)
+        return LossOutput(loss + self.length_weight * batch.tokens * length_loss, nll, batch.tokens)
+
+
+@torch.no_grad()
+def _wrong(model: CopyingModel, batch: Batch, inputs: Tensor, real: Tensor, memory: Tensor) -> Tensor:
+    """How many tokens of each sentence the model gets wrong by itself, `[batch]` int64."""
+    features = model.decode(inputs, real, memory, batch.source)
+    written, _ = best_tokens(features, real, model.output_weight)
+    return (written.ne(batch.target_out) & batch.target_out.ne(model.pad_id)).sum(1)

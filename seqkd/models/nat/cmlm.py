@@ -124,7 +124,7 @@ class Cmlm(nn.Module):
 
         Mask-predict (sections 4.1 to 4.3): the first pass predicts all tokens; each later one masks the least probable
         ones anew and predicts those again, fewer from pass to pass. A sentence's candidates are its most probable
-        lengths, ranked in the end by the tokens' log-probability, mean over tokens, each from the pass that wrote it.
+        lengths, ranked in the end as in `outputs`; a token's log-probability is that of the pass that wrote it.
         """
         memory = self.encode(source)
         found = self.lengths.candidates(memory, self.stack.source_mask(source), settings.candidates, self.max_positions)
@@ -140,7 +140,7 @@ class Cmlm(nn.Module):
             features = self.decode_features(ids.masked_fill(masked, self.mask_id), real, states, several)
             written, chances = best_tokens(features, masked, self.output_weight, (self.pad_id, self.eos_id))
             ids, logprobs = torch.where(masked, written, ids), torch.where(masked, chances, logprobs)
-        return outputs(ids, logprobs, found.lengths - 1, found.logprobs.isfinite(), settings.nbest)
+        return outputs(ids, logprobs, found.lengths - 1, found.logprobs, settings.nbest)
 
 
 def masks(lengths: Tensor, iteration: int, iterations: int) -> Tensor:

@@ -40,27 +40,31 @@ def best_tokens(
     return ids.view_as(wanted), logprobs.view_as(wanted)
 
 
-def outputs(ids: Tensor, logprobs: Tensor, lengths: Tensor, possible: Tensor, nbest: int) -> list[list[Output]]:
-    """Candidates as outputs, by log-probability, mean over tokens; each text once, equals in their order.
+def outputs(ids: Tensor, logprobs: Tensor, lengths: Tensor, priors: Tensor, nbest: int) -> list[list[Output]]:
+    """Candidates as outputs, best first; each text once, equals in their order.
+
+    A candidate's log-probability is that of its length, or its fertilities, and of its tokens; its score is that over
+    the tokens. (The tokens' mean alone, Ghazvininejad et al. 2019, section 4.3, takes to lengths that hardly ever
+    occur: the more candidates, the worse the outputs.)
 
     Args:
         ids: `[batch * candidates, target]`.
         logprobs: Likewise; 0 beyond the lengths.
         lengths: `[batch, candidates]` tokens, at least 1.
-        possible: `[batch, candidates]`; others are left out.
+        priors: `[batch, candidates]` log-probabilities of the lengths or fertilities; -inf where there is none.
         nbest: How many are kept for each sentence.
     """
     batch, count = lengths.shape
-    sums = logprobs.double().sum(1).view(batch, count)
-    texts, widths, chances = ids.tolist(), lengths.tolist(), sums.tolist()
+    totals = (logprobs.double().sum(1).view(batch, count) + priors.double()).tolist()
+    texts, widths = ids.tolist(), lengths.tolist()
     found: list[list[Output]] = []
-    for row, marks in enumerate(possible.tolist()):
+    for row in range(batch):
         distinct: dict[tuple[int, ...], Output] = {}
-        for index in range(count):
+        for index, total in enumerate(totals[row]):
             text = texts[row * count + index][: widths[row][index]]
-            total = chances[row][index]
             output = Output(text, total / len(text), total)
-            if marks[index] and (tuple(text) not in distinct or distinct[tuple(text)].score < output.score):
+            known = distinct.get(tuple(text))
+            if total > float("-inf") and (known is None or known.score < output.score):
                 distinct[tuple(text)] = output
         found.append(sorted(distinct.values(), key=lambda output: -output.score)[:nbest])
     return found

@@ -147,11 +147,11 @@ class Nat(nn.Module):
         """See `ParallelModel.translate`.
 
         A sentence's candidates are its most probable lengths or fertilities; each is written at once, the likeliest
-        token at every position. They are ranked by log-probability, mean over tokens. Tokens that come twice in a row
-        are kept, as is published practice.
+        token at every position. They are ranked as in `outputs`. Tokens that come twice in a row are kept, as is
+        published practice.
         """
         memory = self.encode(source)
-        places, lengths, possible = self._candidates(memory, source, settings.candidates)
+        places, lengths, priors = self._candidates(memory, source, settings.candidates)
         count = lengths.size(1)
         rows = lengths.flatten()[:, None]
         steps = torch.arange(places.size(1), device=source.device)
@@ -159,26 +159,26 @@ class Nat(nn.Module):
         several = source.repeat_interleave(count, 0)
         features = self.decode(inputs, steps < rows, memory.repeat_interleave(count, 0), several)
         written = best_tokens(features, steps < rows - 1, self.output_weight, (self.pad_id, self.eos_id))
-        return outputs(*written, lengths - 1, possible, settings.nbest)
+        return outputs(*written, lengths - 1, priors, settings.nbest)
 
     def _candidates(self, memory: Tensor, source: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
         """What to decode.
 
         Returns:
             Source positions to copy, `[batch * candidates, target]`; lengths with end of sentence,
-            `[batch, candidates]`; and whether they are possible at all, likewise.
+            `[batch, candidates]`; and the candidates' log-probabilities, likewise.
         """
         real = self.stack.source_mask(source)
         if self.lengths is not None:
             lengths, logprobs = self.lengths.candidates(memory, real, count, self.max_positions)
             sources = real.sum(1).repeat_interleave(lengths.size(1), 0)
             places = uniform_places(sources, lengths.flatten(), int(lengths.max()))
-            return places, lengths, logprobs.isfinite()
+            return places, lengths, logprobs
         assert self.fertilities is not None
         fertilities, logprobs = self.fertilities.candidates(memory, real, count)
         # A translation that does not fit is cut.
         lengths = fertilities.sum(2).clamp(SHORTEST, self.max_positions)
-        return fertile_places(fertilities.flatten(0, 1), int(lengths.max())), lengths, logprobs.isfinite()
+        return fertile_places(fertilities.flatten(0, 1), int(lengths.max())), lengths, logprobs
 
     def _embed_source(self, source: Tensor) -> Tensor:
         """`[batch, source]` ids to `[batch, source, dim]`, without positions."""

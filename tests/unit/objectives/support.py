@@ -2,37 +2,22 @@
 
 from __future__ import annotations
 
-import numpy as np
-import torch
+from collections.abc import Sequence
+
+import pyarrow as pa
 
 from seqkd.objectives.base import Batch
+from seqkd.training.data import SpecialIds, collate
 
-PAD, EOS = 1, 2
-
-
-def batch_of(
-    source: list[list[int]], target: list[list[int]], *, progress: float = 0.0, source_room: int = 0, room: int = 0
-) -> Batch:
-    """Rows of ids without end of sentence, padded on the right to the longest or further."""
-
-    def padded(rows: list[list[int]], width: int) -> torch.Tensor:
-        width = max(width, *(len(row) + 1 for row in rows))
-        return torch.tensor([[*row, EOS] + [PAD] * (width - len(row) - 1) for row in rows])
-
-    out = padded(target, room)
-    target_in = torch.cat([torch.full((len(out), 1), EOS), out[:, :-1]], 1)
-    target_in[:, 1:][target_in[:, 1:].eq(EOS)] = PAD
-    kept = out.flatten().ne(PAD).nonzero()[:, 0]
-    return Batch(np.arange(len(out)), padded(source, source_room), target_in, out, kept, len(kept), progress)
+SPECIAL = SpecialIds(pad=1, eos=2, start=2)
 
 
-def empty_batch() -> Batch:
-    """What a rank that has run out of rows is given."""
-    return Batch(
-        np.empty(0, dtype=np.int64),
-        torch.tensor([[EOS]]),
-        torch.tensor([[EOS]]),
-        torch.tensor([[PAD]]),
-        torch.empty(0, dtype=torch.long),
-        0,
-    )
+def batch_of(pairs: Sequence[tuple[list[int], list[int]]]) -> Batch:
+    """Source and target ids without end of sentence, as the trainer collates them; no pairs: an idle rank's batch."""
+    lists = pa.list_(pa.int32())
+    columns = {
+        "id": pa.array(range(len(pairs)), pa.int64()),
+        "source_ids": pa.array([source for source, _ in pairs], lists),
+        "target_ids": pa.array([target for _, target in pairs], lists),
+    }
+    return collate(pa.table(columns), SPECIAL)

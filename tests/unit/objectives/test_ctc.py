@@ -12,8 +12,8 @@ from seqkd.models.protocol import ParallelSettings
 from seqkd.objectives import ctc as module
 from seqkd.objectives.base import Batch
 from seqkd.objectives.ctc import CtcLoss
-from tests.unit.models.nat.support import BLANK, EOS, PAD, ctc_model, source_of
-from tests.unit.objectives.support import batch_of, empty_batch
+from tests.unit.models.nat.ctc_dag import BLANK, EOS, PAD, ctc_model, source_of
+from tests.unit.objectives.ctc_dag import batch_of, empty_batch
 
 PLAIN = CtcLoss(smoothing=0.0, glancing=None)
 

@@ -13,8 +13,8 @@ from seqkd.models.nat.dag import Dag
 from seqkd.models.protocol import ParallelSettings
 from seqkd.objectives import dag as module
 from seqkd.objectives.dag import DagLoss, best_path, log_likelihood
-from tests.unit.models.nat.support import dag_model, source_of
-from tests.unit.objectives.support import batch_of, empty_batch
+from tests.unit.models.nat.ctc_dag import dag_model, source_of
+from tests.unit.objectives.ctc_dag import batch_of, empty_batch
 
 PLAIN = DagLoss(glancing=None)
 

@@ -1,42 +1,59 @@
-"""Small models with random weights."""
+"""Small random models and sentences for them."""
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from seqkd.models.nat.ctc import Ctc
-from seqkd.models.nat.dag import Dag
+from seqkd.models.nat.cmlm import Cmlm
+from seqkd.models.nat.vanilla import Nat
+from seqkd.search.scoring import pad_rows
 
-BLANK, PAD, EOS = 0, 1, 2
-
-
-def settings(vocab: int) -> dict[str, Any]:
-    return {
-        "source_vocab": vocab,
-        "target_vocab": vocab,
-        "dim": 16,
-        "heads": 2,
-        "ffn_dim": 32,
-        "encoder_layers": 1,
-        "decoder_layers": 1,
-        "max_positions": 16,
-    }
+VOCAB, PAD, EOS = 24, 1, 2
+SIZES: dict[str, Any] = {
+    "source_vocab": VOCAB,
+    "target_vocab": VOCAB,
+    "dim": 16,
+    "heads": 2,
+    "ffn_dim": 32,
+    "encoder_layers": 1,
+    "decoder_layers": 2,
+    "max_positions": 24,
+}
 
 
-def ctc_model(*, vocab: int = 20, upsample: int = 2, seed: int = 0, dropout: float = 0.0) -> Ctc:
+def settle(model: nn.Module) -> Any:
+    """Make a random model's distributions peaked, as those of a trained one, and put it in evaluation mode."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.mul_(2.0)
+    return model.eval()
+
+
+def nat(seed: int = 0, **more: Any) -> Nat:
     torch.manual_seed(seed)
-    return Ctc(**settings(vocab), upsample=upsample, dropout=dropout).eval()
+    model: Nat = settle(Nat(**{**SIZES, **more}))
+    if model.fertilities is not None:
+        with torch.no_grad():
+            model.fertilities.classes.bias[4:] -= 20.0  # or else 50 classes fill every translation to its limit
+    return model
 
 
-def dag_model(*, vocab: int = 20, upsample: int = 3, seed: int = 0, dropout: float = 0.0) -> Dag:
+def cmlm(seed: int = 0, **more: Any) -> Cmlm:
     torch.manual_seed(seed)
-    return Dag(**settings(vocab), upsample=upsample, dropout=dropout).eval()
+    return settle(Cmlm(**{**SIZES, **more}))  # type: ignore[no-any-return]
 
 
-def source_of(*rows: list[int], room: int = 0) -> Tensor:
-    """`[batch, source]` ids with end of sentence, padded on the right to at least `room`."""
-    width = max(room, *(len(row) + 1 for row in rows))
-    return torch.tensor([[*row, EOS] + [PAD] * (width - len(row) - 1) for row in rows])
+def sentences(count: int, *, longest: int = 9, seed: int = 0) -> list[list[int]]:
+    """Source ids with end of sentence."""
+    draw = random.Random(seed)
+    return [[*(draw.randrange(4, VOCAB) for _ in range(draw.randint(1, longest))), EOS] for _ in range(count)]
+
+
+def padded(rows: list[list[int]], room: int = 0) -> Tensor:
+    ids = pad_rows(rows, PAD)
+    return torch.nn.functional.pad(ids, (0, max(0, room - ids.size(1))), value=PAD)

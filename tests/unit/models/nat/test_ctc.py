@@ -12,7 +12,7 @@ from torch import Tensor
 
 from seqkd.models.nat.ctc import TOO_MANY, Ctc
 from seqkd.models.protocol import TOO_LONG, Output, ParallelModel, ParallelSettings
-from tests.unit.models.nat.support import BLANK, EOS, PAD, ctc_model, source_of
+from tests.unit.models.nat.ctc_dag import BLANK, EOS, PAD, ctc_model, source_of
 
 
 def frame_logprobs(model: Ctc, source: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from seqkd.models.nat.dag import TOO_MANY, Dag
 from seqkd.models.protocol import TOO_LONG, Output, ParallelModel, ParallelSettings
-from tests.unit.models.nat.support import BLANK, EOS, PAD, dag_model, source_of
+from tests.unit.models.nat.ctc_dag import BLANK, EOS, PAD, dag_model, source_of
 
 
 def graph(model: Dag, source: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from torch import nn
@@ -25,6 +27,9 @@ _ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
     "ctc": Ctc,
     "dag": Dag,
 }
+# Other packages' architectures, by the prefix of their names. They are above this package in the order of imports and
+# need what may not be installed; so the module is named here, and imported when one of its architectures is asked for.
+_FAMILIES = {"fairseq:": "seqkd.interop.fairseq_models"}
 
 
 def build(arch: str, settings: Mapping[str, Any], *, source_vocab: int, target_vocab: int) -> nn.Module:
@@ -37,11 +42,15 @@ def build(arch: str, settings: Mapping[str, Any], *, source_vocab: int, target_v
         target_vocab: Target pieces.
 
     Raises:
-        ModelError: No such architecture, or settings that it does not take.
+        ModelError: No such architecture, settings that it does not take, or its package is not installed.
     """
+    family = next((module for prefix, module in _FAMILIES.items() if arch.startswith(prefix)), None)
     make = _ARCHITECTURES.get(arch)
+    if family is not None:
+        make = partial(importlib.import_module(family).build, arch)
     if make is None:
-        raise ModelError(f"unknown architecture {arch!r}", expected=f"one of: {', '.join(sorted(_ARCHITECTURES))}")
+        known = [*sorted(_ARCHITECTURES), *(f"{prefix}NAME" for prefix in _FAMILIES)]
+        raise ModelError(f"unknown architecture {arch!r}", expected=f"one of: {', '.join(known)}")
     try:
         return make(source_vocab=source_vocab, target_vocab=target_vocab, **settings)
     except (TypeError, ValueError) as error:

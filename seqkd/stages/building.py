@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
-from seqkd.config_models import CmlmLossConfig, CtcLossConfig, DagLossConfig, NatLossConfig, NllConfig, ObjectiveConfig
-from seqkd.errors import ConfigError
+from seqkd.config_models import (
+    CmlmLossConfig,
+    CtcLossConfig,
+    DagLossConfig,
+    FairseqLossConfig,
+    NatLossConfig,
+    NllConfig,
+    ObjectiveConfig,
+)
 from seqkd.objectives.base import Objective
 from seqkd.objectives.cmlm import CmlmLoss
 from seqkd.objectives.ctc import CtcLoss
@@ -28,4 +35,6 @@ def build_objective(config: ObjectiveConfig) -> Objective:
         return CtcLoss(smoothing=config.label_smoothing, glancing=config.glancing)
     if isinstance(config, DagLossConfig):
         return DagLoss(glancing=config.glancing)
-    raise ConfigError(f"objective {config.type!r} is not there yet")
+    from seqkd.interop.fairseq_loss import FairseqLoss  # needs the package
+
+    return FairseqLoss(smoothing=config.label_smoothing)

@@ -193,6 +193,13 @@ def _build(config: TrainConfig, inputs: _Inputs) -> nn.Module:
             hint="or prepare with vocabulary.joint = true",
         )
     model = build(config.model.arch, settings, source_vocab=inputs.source.size, target_vocab=inputs.target.size)
+    if getattr(model, "shared_embeddings", False) and inputs.source.digest != inputs.target.digest:
+        raise ConfigError(
+            "embeddings are shared, but source and target have their own vocabularies",
+            where="model.settings",
+            expected="share_all_embeddings = false",
+            hint="or prepare with vocabulary.joint = true",
+        )
     if config.init_from is None:
         return model
     first = load_model(config.init_from)

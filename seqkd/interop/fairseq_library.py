@@ -1,0 +1,47 @@
+"""What seqkd takes from an installed fairseq (the extra `fairseq`). Without it, importing this module is an error."""
+
+from __future__ import annotations
+
+import logging
+from types import SimpleNamespace
+
+from seqkd.errors import ModelError
+
+# Some of fairseq's modules set up logging for the whole process as they are imported, and speak at once.
+_root = logging.getLogger()
+_handlers, _level, _disabled = list(_root.handlers), _root.level, _root.manager.disable
+logging.disable(logging.INFO)
+try:
+    from fairseq.criterions.label_smoothed_cross_entropy import LabelSmoothedCrossEntropyCriterion
+    from fairseq.criterions.nat_loss import LabelSmoothedDualImitationCriterion as NatCriterion
+    from fairseq.data import Dictionary
+    from fairseq.iterative_refinement_generator import IterativeRefinementGenerator
+    from fairseq.models import ARCH_CONFIG_REGISTRY, ARCH_MODEL_NAME_REGISTRY, ARCH_MODEL_REGISTRY
+    from fairseq.modules import dynamic_crf_layer
+    from fairseq.sequence_generator import SequenceGenerator
+    from fairseq.tasks.translation_lev import TranslationLevenshteinConfig, TranslationLevenshteinTask
+except ImportError as error:
+    raise ModelError(
+        f"architectures of fairseq need fairseq, which cannot be imported: {error}",
+        hint='pip install "seqkd[fairseq]"; the guide says how it is built',
+    ) from None
+finally:
+    logging.disable(_disabled)
+    _root.handlers[:] = _handlers
+    _root.setLevel(_level)
+
+# Its CRF takes infinity from a name that NumPy no longer has, and nothing else from NumPy.
+dynamic_crf_layer.np = SimpleNamespace(float=float)
+
+__all__ = [
+    "ARCH_CONFIG_REGISTRY",
+    "ARCH_MODEL_NAME_REGISTRY",
+    "ARCH_MODEL_REGISTRY",
+    "Dictionary",
+    "IterativeRefinementGenerator",
+    "LabelSmoothedCrossEntropyCriterion",
+    "NatCriterion",
+    "SequenceGenerator",
+    "TranslationLevenshteinConfig",
+    "TranslationLevenshteinTask",
+]

@@ -1,0 +1,75 @@
+"""fairseq's own loss for its own architectures."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from seqkd.interop.fairseq_library import LabelSmoothedCrossEntropyCriterion, NatCriterion
+from seqkd.interop.fairseq_models import FairseqModel
+from seqkd.objectives.base import Batch, LossOutput
+
+_EVALUATION_SEED = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FairseqLoss:
+    """What `fairseq-train` minimises for an architecture.
+
+    Left to right it is the criterion `label_smoothed_cross_entropy`. Elsewhere it is `nat_loss` on targets with the
+    noise of the task `translation_lev` that fairseq's examples use for the architecture: the sum of a mean
+    for each of the model's parts (words, lengths, insertions, deletions, CRF). The mean is multiplied by the tokens, as
+    the training loop divides by them. The negative log-likelihood is fairseq's `nll_loss`: that of words alone, where
+    the model is asked for them.
+
+    Args:
+        smoothing: Share of the uniform distribution in the target, 0 for none.
+    """
+
+    smoothing: float
+
+    def __call__(self, model: nn.Module, batch: Batch) -> LossOutput:
+        """The loss of a `FairseqModel`; noise is drawn from torch's generator, in evaluation always the same."""
+        student = cast(FairseqModel, model)
+        order, inputs = student.inputs(batch.source)
+        target = batch.target_out[order]
+        if not batch.tokens:  # a rank without rows of its own takes part with a sentence that counts nothing
+            target = torch.full_like(target, student.eos_id)
+        sample: dict[str, Any] = {
+            "net_input": inputs,
+            "target": target,
+            "ntokens": batch.tokens,
+            "nsentences": len(target),
+        }
+        if student.refinement is None:
+            inputs["prev_output_tokens"] = batch.target_in[order]
+            criterion = LabelSmoothedCrossEntropyCriterion(
+                student.task, sentence_avg=False, label_smoothing=self.smoothing
+            )
+            loss, _, logged = criterion(student.net, sample)
+            scale = int(batch.tokens > 0)
+        else:
+            sample["target"] = student.begun(target)
+            student.net.args.label_smoothing = self.smoothing
+            with _noise(target.device, fixed=not student.training):
+                sample["prev_target"] = student.task.inject_noise(sample["target"])
+                loss, _, logged = NatCriterion(student.task, self.smoothing)(student.net, sample)
+            scale = batch.tokens
+        return LossOutput(loss.float() * scale, logged["nll_loss"].float() * scale, batch.tokens)
+
+
+@contextlib.contextmanager
+def _noise(device: torch.device, *, fixed: bool) -> Iterator[None]:
+    """Where fairseq draws random numbers; with `fixed` the same ones each time, and none of the others' are used."""
+    # It prints to stdout for each Levenshtein batch that its CUDA extension is missing; the CPU's does the same.
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(contextlib.redirect_stdout(None))
+        if fixed:
+            stack.enter_context(torch.random.fork_rng([device] if device.type == "cuda" else []))
+            torch.manual_seed(_EVALUATION_SEED)
+        yield

@@ -1,0 +1,251 @@
+"""Architectures of fairseq's own registry (Ott et al. 2019) as models of seqkd: `arch = "fairseq:NAME"`.
+
+fairseq builds the model, computes its loss (`fairseq_loss`) and decodes it (`fairseq_decoding`). Ids are the same on
+both sides, so nothing is translated between them.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from seqkd.errors import ModelError
+from seqkd.interop.fairseq_decoding import generate, refine
+from seqkd.interop.fairseq_library import (
+    ARCH_CONFIG_REGISTRY,
+    ARCH_MODEL_NAME_REGISTRY,
+    ARCH_MODEL_REGISTRY,
+    Dictionary,
+    TranslationLevenshteinConfig,
+    TranslationLevenshteinTask,
+)
+from seqkd.models.protocol import Lengths, Marks, Output, ParallelSettings, too_long
+
+PREFIX = "fairseq:"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refinement:
+    """How fairseq trains and decodes a model that does not write left to right.
+
+    Attributes:
+        noise: What the task `translation_lev` makes the decoder's training input from the target with.
+        repeats: Whether decoding takes several passes.
+        stop_early: Whether a sentence that a pass leaves as it was is done.
+        lengths: Whether it predicts the length, so that several can be tried.
+    """
+
+    noise: str
+    repeats: bool = True
+    stop_early: bool = True
+    lengths: bool = True
+
+
+# The noise is what fairseq's examples train each of them with. Mask-predict runs all its passes: fairseq would take
+# two passes that mask the same tokens for the end, and leave them masked.
+PARALLEL: Mapping[str, Refinement] = {
+    "cmlm_transformer": Refinement(noise="random_mask", stop_early=False),
+    "insertion_transformer": Refinement(noise="random_delete", lengths=False),
+    "iterative_nonautoregressive_transformer": Refinement(noise="full_mask"),
+    "levenshtein_transformer": Refinement(noise="random_delete", lengths=False),
+    "nacrf_transformer": Refinement(noise="full_mask", repeats=False),
+    "nonautoregressive_transformer": Refinement(noise="full_mask", repeats=False),
+}
+LEFT_TO_RIGHT = ("bart", "fconv", "lightconv", "lstm", "transformer", "transformer_align")
+
+_INSTEAD = {
+    "max_source_positions": "give max_positions beside `settings`",
+    "max_target_positions": "give max_positions beside `settings`",
+    "encoder_embed_path": "start from a model folder with init_from",
+    "decoder_embed_path": "start from a model folder with init_from",
+    "merge_src_tgt_embed": "prepare with vocabulary.joint = true, and set share_all_embeddings",
+}
+
+
+def architectures() -> list[str]:
+    """The names in fairseq's registry that translate text, variants such as `transformer_iwslt_de_en` among them."""
+    models = {*PARALLEL, *LEFT_TO_RIGHT}
+    return sorted(name for name, model in ARCH_MODEL_NAME_REGISTRY.items() if model in models)
+
+
+def build(
+    arch: str, *, source_vocab: int, target_vocab: int, settings: Mapping[str, Any], max_positions: int
+) -> FairseqModel:
+    """A model with fresh weights.
+
+    Args:
+        arch: `fairseq:` and a name of fairseq's registry.
+        source_vocab: Source pieces, special ids counted.
+        target_vocab: Target pieces.
+        settings: fairseq's own options, with underscores; what is left out is as the name's defaults in fairseq.
+        max_positions: Longest source or target in tokens, end of sentence counted.
+
+    Raises:
+        ModelError: No such name, or options that fairseq does not take.
+    """
+    name = arch.removeprefix(PREFIX)
+    if name not in architectures():
+        raise ModelError(
+            f"fairseq has no architecture {name!r} for translation", expected=f"one of: {', '.join(architectures())}"
+        )
+    model = ARCH_MODEL_NAME_REGISTRY[name]
+    refinement = PARALLEL.get(model)
+    options = _options(name, settings)
+    # Beside the end of sentence these read and write a beginning of sentence.
+    options.max_source_positions = options.max_target_positions = max_positions + (refinement is not None)
+    options.label_smoothing = 0.0  # the objective's, which sets it
+    options.criterion = "label_smoothed_cross_entropy"  # the LSTM asks
+    ARCH_CONFIG_REGISTRY[name](options)
+    if model == "nacrf_transformer" and options.crf_beam_approx > target_vocab:
+        raise ModelError(
+            f"crf_beam_approx {options.crf_beam_approx} is more than the vocabulary's {target_vocab} pieces",
+            where=f"settings of {arch}",
+        )
+    task = TranslationLevenshteinTask(
+        TranslationLevenshteinConfig(noise=refinement.noise if refinement else "no_noise"),
+        _dictionary(source_vocab),
+        _dictionary(target_vocab),
+    )
+    try:
+        net = ARCH_MODEL_REGISTRY[name].build_model(options, task)
+    except Exception as error:  # fairseq checks few of its options: the rest fail as whatever they lead to
+        raise ModelError(
+            f"fairseq cannot build it: {error or type(error).__name__}", where=f"settings of {arch}"
+        ) from error
+    return FairseqModel(
+        net, task, refinement, source_vocab=source_vocab, target_vocab=target_vocab, max_positions=max_positions
+    )
+
+
+class FairseqModel(nn.Module):
+    """A model of fairseq's.
+
+    Args:
+        net: fairseq's module.
+        task: fairseq's task with the dictionaries and the noise.
+        refinement: None for a model that writes left to right.
+        source_vocab: Source pieces, special ids counted.
+        target_vocab: Target pieces.
+        max_positions: Longest source or target in tokens, end of sentence counted.
+
+    Attributes:
+        shared_embeddings: Whether source and target have one table.
+    """
+
+    def __init__(
+        self,
+        net: Any,
+        task: Any,
+        refinement: Refinement | None,
+        *,
+        source_vocab: int,
+        target_vocab: int,
+        max_positions: int,
+    ) -> None:
+        super().__init__()
+        self.net, self.task, self.refinement = net, task, refinement
+        self.source_vocab, self.target_vocab, self.max_positions = source_vocab, target_vocab, max_positions
+        dictionary = task.target_dictionary
+        self.bos_id, self.pad_id, self.unk_id = dictionary.bos(), dictionary.pad(), dictionary.unk()
+        self.eos_id = self.start_id = dictionary.eos()
+        self.shared_embeddings = net.encoder.embed_tokens is net.decoder.embed_tokens
+
+    def unusable(self, source: Lengths, target: Lengths) -> dict[str, Marks]:
+        """See `SequenceModel`."""
+        return too_long(source, target, self.max_positions)
+
+    def inputs(self, source: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """What fairseq's encoders read.
+
+        Args:
+            source: `[batch, source]` ids, end of sentence appended, padded on the right.
+
+        Returns:
+            The order of the rows, longest first, as the LSTM needs them, `[batch]` int64; and in this order
+            `src_tokens` `[batch, source]` (where nothing is written left to right, `[batch, source + 1]`: a beginning
+            of sentence is read, too) and `src_lengths` `[batch]`.
+        """
+        lengths = source.ne(self.pad_id).sum(1)
+        order = lengths.argsort(descending=True, stable=True)
+        tokens, lengths = source[order], lengths[order]
+        if self.refinement is not None:
+            tokens, lengths = self.begun(tokens), lengths + 1
+        return order, {"src_tokens": tokens, "src_lengths": lengths}
+
+    def begun(self, ids: Tensor) -> Tensor:
+        """`[batch, length]` ids to `[batch, length + 1]`, a beginning of sentence before each row."""
+        return torch.cat((ids.new_full((len(ids), 1), self.bos_id), ids), 1)
+
+    def translate(self, source: Tensor, settings: ParallelSettings) -> Sequence[Sequence[Output]]:
+        """See `ParallelModel`.
+
+        Left to right, `settings.candidates` is the beam, and an output has 200 tokens at most, as by default in
+        fairseq. Elsewhere it is the number of lengths that are tried (1 for a model that predicts none), and
+        `settings.iterations` the passes of a model that takes several.
+        """
+        order, inputs = self.inputs(source)
+        dictionary, way = self.task.target_dictionary, self.refinement
+        if way is None:
+            found = generate(self.net, dictionary, inputs, beam=settings.candidates)
+        else:
+            found = refine(
+                self.net,
+                dictionary,
+                inputs,
+                passes=settings.iterations if way.repeats else 1,
+                stop_early=way.stop_early,
+                candidates=settings.candidates if way.lengths else 1,
+                longest=self.max_positions + 1,
+            )
+        rows = dict(zip(order.tolist(), found, strict=True))
+        return [rows[row][: settings.nbest] for row in range(len(found))]
+
+    def strategies(self) -> tuple[str, ...]:
+        """See `ParallelModel`."""
+        return ("beam",) if self.refinement is None else ("greedy",)
+
+
+def _dictionary(size: int) -> Any:
+    """A dictionary with our special ids, which are fairseq's too; a model needs of the other pieces but the number."""
+    dictionary = Dictionary()
+    for index in range(len(dictionary), size):
+        dictionary.add_symbol(str(index))
+    return dictionary
+
+
+def _options(name: str, settings: Mapping[str, Any]) -> argparse.Namespace:
+    """The options of an architecture, read as `fairseq-train` reads them from its command line.
+
+    Raises:
+        ModelError: fairseq does not know an option or cannot read its value.
+    """
+    where = f"settings of {PREFIX}{name}"
+    parser = argparse.ArgumentParser(
+        add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS, exit_on_error=False
+    )
+    ARCH_MODEL_REGISTRY[name].add_args(parser)
+    known = {action.dest: action for action in parser._actions}
+    if unknown := sorted(settings.keys() - known.keys()):
+        raise ModelError(
+            f"fairseq's {name} has no option {', '.join(unknown)}",
+            where=where,
+            expected=f"some of: {', '.join(sorted(known.keys() - _INSTEAD.keys()))}",
+        )
+    if other := sorted(settings.keys() & _INSTEAD.keys()):
+        raise ModelError(f"{other[0]} cannot be set here", where=where, hint=_INSTEAD[other[0]])
+    flags = {option for option in settings if known[option].nargs == 0}
+    if wrong := sorted(option for option in flags if not isinstance(settings[option], bool)):
+        raise ModelError(f"{wrong[0]} is {settings[wrong[0]]!r}", where=where, expected="true or false")
+    words = [f"{known[o].option_strings[0]}={value}" for o, value in settings.items() if o not in flags]
+    try:
+        options = parser.parse_args(words)
+    except argparse.ArgumentError as error:
+        raise ModelError(str(error), where=where) from None
+    for option in flags:
+        setattr(options, option, settings[option])
+    return options

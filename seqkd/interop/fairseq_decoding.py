@@ -1,9 +1,10 @@
 """Decoding with fairseq's own generators.
 
-They are driven as `fairseq-generate` drives them, but for three things. All candidates of a length beam come back, not
+They are driven as `fairseq-generate` drives them, but for four things. All candidates of a length beam come back, not
 the best alone. Outputs end at the model's longest target: fairseq's refinement has no limit of its own, and runs out of
-learned positions. And a Levenshtein Transformer is handed attention weights of the right shape from the start: without
-any, fairseq fails as soon as one sentence of a batch is edited and another is not.
+learned positions. An output of padding alone has a score, the lowest. And a Levenshtein Transformer is handed attention
+weights of the right shape from the start: without any, fairseq fails as soon as one sentence of a batch is edited and
+another is not.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from seqkd.interop.fairseq_library import IterativeRefinementGenerator, Sequence
 from seqkd.models.protocol import Output
 
 LONGEST = 200  # tokens that the left-to-right generator writes at most: the default of fairseq-generate
+_NOTHING = -1e9  # score of an output that holds no token at all, of which fairseq takes the mean
 
 
 def generate(net: Any, dictionary: Any, inputs: dict[str, Tensor], *, beam: int) -> list[list[Output]]:
@@ -34,7 +36,7 @@ def generate(net: Any, dictionary: Any, inputs: dict[str, Tensor], *, beam: int)
     # A limit that grew with the source would be that of the longest source in the batch.
     generator = SequenceGenerator([net], dictionary, beam_size=beam, max_len_a=0, max_len_b=LONGEST)
     found = generator.generate([net], {"net_input": inputs})
-    return [[_output(hypothesis, dictionary) for hypothesis in hypotheses] for hypotheses in found]
+    return [[_output(hypothesis, dictionary, LONGEST) for hypothesis in hypotheses] for hypotheses in found]
 
 
 def refine(
@@ -64,7 +66,9 @@ def refine(
     generator = IterativeRefinementGenerator(dictionary, max_iter=passes - 1, adaptive=stop_early)
     copies = {name: tensor.repeat_interleave(candidates, 0) for name, tensor in inputs.items()}
     model = _Candidates(net, dictionary, candidates, longest)
-    found = [_output(hypotheses[0], dictionary) for hypotheses in generator.generate([model], {"net_input": copies})]
+    refined = generator.generate([model], {"net_input": copies})
+    # Where the ends belong a model may have written words.
+    found = [_output(hypotheses[0], dictionary, longest - 2) for hypotheses in refined]
     groups = [found[start : start + candidates] for start in range(0, len(found), candidates)]
     return [sorted(group, key=lambda output: -output.score) for group in groups]
 
@@ -119,7 +123,9 @@ class _Candidates:
         return state._replace(output_tokens=tokens, output_scores=state.output_scores[:, : self.longest].clone())
 
 
-def _output(hypothesis: Any, dictionary: Any) -> Output:
+def _output(hypothesis: Any, dictionary: Any, longest: int) -> Output:
     special = (dictionary.bos(), dictionary.pad(), dictionary.eos())
-    ids = [index for index in hypothesis["tokens"].tolist() if index not in special]
-    return Output(ids, float(hypothesis["score"]), float(hypothesis["positional_scores"].sum()))
+    tokens = hypothesis["tokens"].tolist()
+    ids = [index for index in tokens if index not in special][:longest]
+    score = float(hypothesis["score"]) if tokens else _NOTHING
+    return Output(ids, score, float(hypothesis["positional_scores"].sum()))

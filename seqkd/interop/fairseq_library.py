@@ -14,15 +14,17 @@ logging.disable(logging.INFO)
 try:
     from fairseq.criterions.label_smoothed_cross_entropy import LabelSmoothedCrossEntropyCriterion
     from fairseq.criterions.nat_loss import LabelSmoothedDualImitationCriterion as NatCriterion
-    from fairseq.data import Dictionary
+    from fairseq.data import Dictionary, LanguagePairDataset
     from fairseq.iterative_refinement_generator import IterativeRefinementGenerator
     from fairseq.models import ARCH_CONFIG_REGISTRY, ARCH_MODEL_NAME_REGISTRY, ARCH_MODEL_REGISTRY
     from fairseq.modules import dynamic_crf_layer
     from fairseq.sequence_generator import SequenceGenerator
+    from fairseq.tasks import register_task
+    from fairseq.tasks.translation import TranslationConfig, TranslationTask
     from fairseq.tasks.translation_lev import TranslationLevenshteinConfig, TranslationLevenshteinTask
 except ImportError as error:
     raise ModelError(
-        f"architectures of fairseq need fairseq, which cannot be imported: {error}",
+        f"this needs fairseq, which cannot be imported: {error}",
         hint='pip install "seqkd[fairseq]"; the guide says how it is built',
     ) from None
 finally:
@@ -40,8 +42,12 @@ __all__ = [
     "Dictionary",
     "IterativeRefinementGenerator",
     "LabelSmoothedCrossEntropyCriterion",
+    "LanguagePairDataset",
     "NatCriterion",
     "SequenceGenerator",
+    "TranslationConfig",
     "TranslationLevenshteinConfig",
     "TranslationLevenshteinTask",
+    "TranslationTask",
+    "register_task",
 ]

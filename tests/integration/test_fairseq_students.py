@@ -1,0 +1,151 @@
+"""Students of fairseq's architectures through our stages, and fairseq-train on our corpora."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from seqkd.config import TrainConfig, validate
+from seqkd.corpus.manifest import read_manifest
+from seqkd.corpus.reader import Corpus
+from seqkd.errors import ConfigError, ModelError, WorkError
+from seqkd.interop.fairseq import import_checkpoint
+from seqkd.interop.fairseq_dictionary import dictionary_text
+from seqkd.models.checkpoint import load_model, model_digest
+from seqkd.models.protocol import ParallelSettings
+from seqkd.search.parallel import ParallelSearch
+from seqkd.stages import prepare, train
+from seqkd.text.vocabulary import Vocabulary
+from tests.unit.interop.fairseq_models_support import EVERY
+from tests.unit.stages.support import prepare_config
+
+pytest.importorskip("fairseq", reason="the architectures are fairseq's: pip install 'seqkd[fairseq]'")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning"),  # fairseq's, of torch
+]
+
+PLUGIN = Path(train.__file__).parents[1] / "interop" / "fairseq_plugin"
+TRAINING = {"max_updates": 8, "batch_tokens": 200, "learning_rate": 0.01, "warmup_updates": 4, "validate_every": 4}
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("text")
+    prepare.run(prepare_config(folder), folder / "prepared")
+    return folder / "prepared"
+
+
+def config(prepared: Path, name: str, *, settings: dict[str, Any] | None = None, **training: Any) -> TrainConfig:
+    values = {
+        "prepared": prepared,
+        "corpus": prepared / "train",
+        "model": {"arch": f"fairseq:{name}", "settings": {**EVERY.get(name, {}), **(settings or {})}},
+        "training": {**TRAINING, **training},
+    }
+    return validate(TrainConfig, values, "test")
+
+
+def history(folder: Path) -> list[dict[str, Any]]:
+    return json.loads((folder / "history.json").read_text())  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_a_student_of_each_architecture(prepared: Path, tmp_path: Path, name: str) -> None:
+    learns = name in ("transformer", "cmlm_transformer")
+    train.run(config(prepared, name, max_updates=60 if learns else 8, validate_every=4), tmp_path, device="cpu")
+    lines = history(tmp_path)
+    assert all(math.isfinite(line[key]) for line in lines for key in ("train_loss", "valid_nll", "valid_bleu"))
+    assert lines[-1]["train_loss"] < lines[0]["train_loss"]
+    if learns:
+        assert lines[-1]["valid_nll"] < 0.9 * lines[0]["valid_nll"]
+    assert read_manifest(tmp_path).extra["arch"] == f"fairseq:{name}"
+    loaded = load_model(tmp_path)
+    assert loaded.settings["settings"] == EVERY[name]
+    rows = Corpus.open(prepared / "valid").take(range(20), ["id", "source_ids"]).to_pydict()  # type: ignore[arg-type]
+    search = ParallelSearch(loaded.model, ParallelSettings())
+    found = dict(search.decode(zip(rows["id"], rows["source_ids"], strict=True), batch_tokens=100))
+    assert sorted(found) == sorted(rows["id"])
+
+
+def test_an_interrupted_run_ends_with_the_same_model(
+    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = config(prepared, "cmlm_transformer", max_updates=16, validate_every=8, precision="float32")
+    train.run(settings, tmp_path / "whole", device="cpu")
+    trained = train._Observer.trained
+
+    def stop(self: Any, update: int, values: dict[str, float]) -> None:
+        trained(self, update, values)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train._Observer, "trained", stop)
+        with pytest.raises(WorkError, match="stopped at update 10"):
+            train.run(settings, tmp_path / "stopped", device="cpu")
+    train.run(settings, tmp_path / "stopped", device="cpu")
+    assert model_digest(tmp_path / "whole") == model_digest(tmp_path / "stopped")
+
+
+def test_settings_are_checked_before_training(prepared: Path, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="has no option layers"):
+        train.run(config(prepared, "lstm", settings={"layers": 3}), tmp_path / "out", device="cpu")
+    with pytest.raises(ModelError, match=r"one of: (?s:.*)nonautoregressive_transformer"):
+        train.run(config(prepared, "nat"), tmp_path / "other", device="cpu")
+
+
+def test_shared_embeddings_need_one_vocabulary(tmp_path: Path) -> None:
+    prepare.run(prepare_config(tmp_path, joint=False, size=30), tmp_path / "prepared")
+    with pytest.raises(ConfigError, match=r"embeddings are shared(?s:.*)share_all_embeddings = false"):
+        train.run(config(tmp_path / "prepared", "cmlm_transformer"), tmp_path / "out", device="cpu")
+
+
+def fairseq_train(prepared: Path, folder: Path, *options: str) -> str:
+    """Run it with the plugin; what it logged."""
+    command = [
+        *(sys.executable, "-c", "import sys; from fairseq_cli.train import cli_main; sys.exit(cli_main())"),
+        *(str(prepared), "--user-dir", str(PLUGIN), "--optimizer", "adam", "--lr", "3e-3", "--max-tokens", "400"),
+        *("--max-update", "6", "--save-dir", str(folder), "--cpu", "--num-workers", "1", "--log-format", "json"),
+        *("--encoder-layers", "1", "--decoder-layers", "1", "--encoder-embed-dim", "16", "--decoder-embed-dim", "16"),
+        *("--encoder-ffn-embed-dim", "32", "--decoder-ffn-embed-dim", "32", "--encoder-attention-heads", "2"),
+        *("--decoder-attention-heads", "2", "--no-epoch-checkpoints", "--no-save-optimizer-state", *options),
+    ]
+    done = subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout + done.stderr
+
+
+def test_fairseq_trains_a_transformer_on_our_corpora(prepared: Path, tmp_path: Path) -> None:
+    corpus = str(prepared / "train")
+    log = fairseq_train(
+        *(prepared, tmp_path, "--task", "seqkd_translation", "--arch", "transformer", "--share-all-embeddings"),
+        *("--train-corpus", corpus, "--criterion", "label_smoothed_cross_entropy", "--label-smoothing", "0.1"),
+    )
+    assert re.search(r'"valid_loss": "\d+\.\d+"', log)
+    # The ids are the vocabulary's, so the model can come back as ours.
+    vocabulary = Vocabulary.load(prepared / "vocab.model")
+    (tmp_path / "dict.txt").write_text(dictionary_text(vocabulary.path), encoding="utf-8")
+    import_checkpoint(
+        tmp_path / "checkpoint_last.pt",
+        tmp_path / "imported",
+        dictionary=tmp_path / "dict.txt",
+        sentencepiece=vocabulary.path,
+    )
+    assert load_model(tmp_path / "imported").vocabulary.pieces() == vocabulary.pieces()
+
+
+def test_fairseq_trains_a_levenshtein_transformer_on_our_corpora(prepared: Path, tmp_path: Path) -> None:
+    log = fairseq_train(
+        *(prepared, tmp_path, "--task", "seqkd_translation_lev", "--arch", "levenshtein_transformer"),
+        *("--noise", "random_delete", "--criterion", "nat_loss", "--label-smoothing", "0.1"),
+    )
+    assert re.search(r'"valid_word_del": "\d+\.\d+"', log)

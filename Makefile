@@ -85,7 +85,7 @@ ifneq ($(filter prepare teacher distill students report $(RUNS)/%,$(MAKECMDGOALS
   endif
   PLAN := $(RUNS)/$(basename $(notdir $(PIPELINE_FILE)))/plan.mk
 
-  $(PLAN): $(PIPELINE_FILE) seqkd/plan.py seqkd/pipeline.py seqkd/config.py | $(SETUP)
+  $(PLAN): $(PIPELINE_FILE) $(wildcard seqkd/plan*.py seqkd/pipeline.py seqkd/config*.py) | $(SETUP)
 	@$(SEQKD) plan $(PIPELINE_FILE) --runs $(RUNS) > /dev/null
 
   include $(PLAN)

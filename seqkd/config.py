@@ -1,14 +1,10 @@
-"""The pipeline file and the stage files, as pydantic models; the only readers of TOML.
-
-A pipeline file describes a whole experiment; `seqkd plan` resolves it into one stage file per stage. All problems of
-a file are reported at once.
-"""
+"""The stage files as pydantic models, and the one reader of TOML. All problems of a file are reported at once."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
@@ -22,7 +18,7 @@ from seqkd.config_models import (
     check_objective,
     with_objective,
 )
-from seqkd.config_search import Beams, SearchPrecision, Strict, check_beams
+from seqkd.config_search import Beams, Name, ParallelConfig, SearchPrecision, Strict, check_beams, check_decode
 from seqkd.config_search import SearchConfig as SearchConfig  # read from here by everybody else
 from seqkd.errors import ConfigError
 
@@ -31,7 +27,6 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=64)]
 Precision = Literal["float32", "bf16", "fp16"]
 
 # --- prepare ----------------------------------------------------------------------------------------------------
@@ -160,14 +155,24 @@ class EvaluateConfig(Strict):
     role: Literal["teacher", "student"]
     corpus: Path = Field(..., description="test corpus")
     trained_on: str = Field("gold", description="name of the training corpus, for the report")
-    beams: Beams = (1, 5)
+    beams: Beams = Field((1, 5), description="decodes of a model that goes left to right")
     search: SearchConfig = SearchConfig()
+    decode: tuple[ParallelConfig, ...] = Field(
+        (), description="decodes of a model that writes all positions at once; none given: one with the defaults"
+    )
+    rescore_with: Path | None = Field(None, description="the model that chooses where a decode has rescore = true")
+    speed_against: Path | None = Field(
+        None, description="a model that is timed in turn with this one, at the largest beam; a teacher is its own"
+    )
     batch_tokens: int = Field(4000, ge=1)
     precision: SearchPrecision = "auto"
 
     @model_validator(mode="after")
-    def _beams_fit(self) -> EvaluateConfig:
+    def _fits(self) -> EvaluateConfig:
         check_beams(self.search, self.beams)
+        check_decode(self.decode)
+        if self.rescore_with is None and any(way.rescore for way in self.decode):
+            raise ValueError("rescore = true needs `rescore_with`, the model that chooses")
         return self
 
 
@@ -192,124 +197,7 @@ class ReportConfig(Strict):
     samples: int = Field(8, ge=0)
 
 
-# --- the pipeline file --------------------------------------------------------------------------------------------
-
-
-class FetchConfig(Strict):
-    """A Python script that writes the raw text: run as `python SCRIPT --out DIR ARGS...` before `prepare`."""
-
-    script: Path = Field(..., description="relative to the repository root")
-    args: tuple[str, ...] = ()
-
-
-class DataConfig(Strict):
-    """Where the text is; relative paths are looked up in the fetch step's output, or the working folder without one."""
-
-    fetch: FetchConfig | None = None
-    train: BitextConfig
-    valid: BitextConfig
-    test: BitextConfig
-
-
-class PreparePart(Strict):
-    """`prepare` as a pipeline file gives it."""
-
-    vocabulary: VocabularyConfig = VocabularyConfig()
-    cleaning: CleaningConfig = CleaningConfig()
-    shard_rows: int = Field(10_000, ge=1)
-
-
-class ModelPart(Strict):
-    """A model to train; in `[student]` it holds what all students share."""
-
-    model: ModelConfig = TransformerConfig()
-    objective: ObjectiveConfig = NllConfig()
-    training: TrainingConfig
-
-    _named = model_validator(mode="before")(with_objective)
-
-    @model_validator(mode="after")
-    def _suits(self) -> ModelPart:
-        check_objective(self.model, self.objective)
-        return self
-
-
-class StudentPart(ModelPart):
-    """One student: `[student]` with its own keys laid over it."""
-
-    name: Name
-    corpus: Name = Field(..., description="'gold' or the name of a [[select]]")
-    init_from: Name | None = Field(None, description="the name of another student, or 'teacher'")
-
-
-class TeacherPart(Strict):
-    """A teacher to train, or with `path` one that is brought along."""
-
-    path: Path | None = Field(None, description="a model folder; its vocabulary becomes the pipeline's")
-    model: ModelConfig = TransformerConfig()
-    objective: ObjectiveConfig = NllConfig()
-    training: TrainingConfig | None = None
-
-    _named = model_validator(mode="before")(with_objective)
-
-    @model_validator(mode="after")
-    def _suits(self) -> TeacherPart:
-        check_objective(self.model, self.objective)
-        return self
-
-    @model_validator(mode="after")
-    def _either(self) -> TeacherPart:
-        if (self.path is None) == (self.training is None):
-            raise ValueError("a teacher has either `path` (bring one) or `training` (train one)")
-        return self
-
-
-class DistillPart(Strict):
-    """One decode of the training corpus."""
-
-    name: Name
-    search: SearchConfig = SearchConfig(beam=5, nbest=5)
-    batch_tokens: int = Field(4000, ge=1)
-    precision: SearchPrecision = "auto"
-    workers: int = Field(0, ge=0)
-
-
-class SelectPart(Strict):
-    """One distilled corpus."""
-
-    name: Name
-    kbest: Name = Field(..., description="the name of a [[distill]]")
-    rule: Literal["seqkd", "seqinter"]
-
-
-class EvaluatePart(Strict):
-    """How every model is evaluated."""
-
-    beams: Beams = (1, 5)
-    search: SearchConfig = SearchConfig()
-    batch_tokens: int = Field(4000, ge=1)
-    precision: SearchPrecision = "auto"
-
-    @model_validator(mode="after")
-    def _beams_fit(self) -> EvaluatePart:
-        check_beams(self.search, self.beams)
-        return self
-
-
-class PipelineConfig(Strict):
-    """A pipeline file."""
-
-    name: Name
-    title: str = ""
-    seed: int = 1
-    data: DataConfig
-    prepare: PreparePart = PreparePart()
-    teacher: TeacherPart
-    distill: tuple[DistillPart, ...] = ()
-    select: tuple[SelectPart, ...] = ()
-    students: tuple[StudentPart, ...] = ()
-    evaluate: EvaluatePart = EvaluatePart()
-
+# --- reading ----------------------------------------------------------------------------------------------------
 
 T = TypeVar("T", bound=BaseModel)
 

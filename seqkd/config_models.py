@@ -206,6 +206,8 @@ SUITED: dict[str, tuple[str, ...]] = {
     "dag": ("dag",),
     FAIRSEQ: ("fairseq",),
 }
+# Architectures that write all positions at once; of fairseq's the model itself says it.
+PARALLEL = frozenset({"nat", "cmlm", "ctc", "dag"})
 
 
 def tag(arch: str) -> str:

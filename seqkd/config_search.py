@@ -1,11 +1,16 @@
-"""The search part of stage and pipeline files; the fields are those of `seqkd.search.BeamSettings`."""
+"""How models are decoded, as stage and pipeline files give it.
+
+The fields are those of `seqkd.search.BeamSettings` and of `seqkd.models.protocol.ParallelSettings`.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=64)]
 SearchPrecision = Literal["auto", "float32", "bf16x3", "bf16", "fp16"]
 Beams = Annotated[tuple[Annotated[int, Field(ge=1, le=64)], ...], Field(min_length=1)]
 
@@ -49,6 +54,38 @@ class SearchConfig(Strict):
         if self.beam % self.diverse_groups:
             raise ValueError(f"diverse_groups {self.diverse_groups} does not divide beam {self.beam}")
         return self
+
+
+class ParallelConfig(Strict):
+    """One way to decode a model that writes all positions at once; what a model has no use for it ignores."""
+
+    name: Name = "nat"
+    iterations: int = Field(10, ge=1, le=1000, description="passes of a model that refines its output (`cmlm`)")
+    candidates: int = Field(1, ge=1, le=1000, description="hypotheses followed for each sentence")
+    strategy: Literal["auto", "greedy", "beam", "lookahead"] = "auto"
+    rescore: bool = Field(
+        False, description="the teacher chooses among the candidates: noisy parallel decoding (Gu et al. 2018)"
+    )
+
+    @model_validator(mode="after")
+    def _fits(self) -> ParallelConfig:
+        if self.name.isdecimal():
+            raise ValueError(f"name {self.name!r} is a number: beams are called so")
+        if self.rescore and self.candidates == 1:
+            raise ValueError("rescore chooses among candidates: set `candidates` to 2 or more")
+        return self
+
+
+def check_decode(decode: Sequence[ParallelConfig]) -> None:
+    """Refuse decodes that share a name.
+
+    Raises:
+        ValueError: Two have the same one.
+    """
+    names = [way.name for way in decode]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"decode: the name {twice[0]!r} is taken by another of them")
 
 
 def check_beams(search: SearchConfig, beams: tuple[int, ...]) -> None:

@@ -10,8 +10,9 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from seqkd.config import PipelineConfig, dotted, listed, problems, read_toml
-from seqkd.config_models import MODELS, OBJECTIVES, SUITED, tag
+from seqkd.config import dotted, listed, problems, read_toml
+from seqkd.config_models import FAIRSEQ, MODELS, OBJECTIVES, PARALLEL, SUITED, tag
+from seqkd.config_pipeline import PipelineConfig
 
 MAKE_SAFE = re.compile(r"^[A-Za-z0-9_./,+@=-]+$")  # what a Make target can hold without escaping
 
@@ -73,6 +74,8 @@ def _student(shared: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any
     for key, name in (("model", "arch"), ("objective", "type")):
         if isinstance(below.get(key), dict):
             below[key].pop(name, None)
+    if arch not in PARALLEL | {FAIRSEQ}:
+        below.pop("decode", None)
     return _laid_over(below, own)
 
 

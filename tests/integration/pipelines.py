@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from seqkd.config import PipelineConfig
+from seqkd.config_pipeline import PipelineConfig
 from seqkd.pipeline import read_pipeline, to_toml
 
 ROOT = Path(__file__).parents[2]

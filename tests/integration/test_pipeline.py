@@ -20,7 +20,8 @@ from seqkd.corpus.manifest import MANIFEST, read_manifest
 from seqkd.corpus.reader import Corpus
 from seqkd.models.checkpoint import model_digest
 from seqkd.pipeline import read_pipeline
-from seqkd.plan import plan_stages, write_plan
+from seqkd.plan import write_plan
+from seqkd.plan_stages import plan_stages
 from tests.integration.pipelines import (
     ROOT,
     SHIPPED,

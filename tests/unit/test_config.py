@@ -13,13 +13,13 @@ from seqkd.config import (
     DistillConfig,
     EvaluateConfig,
     SearchConfig,
-    TeacherPart,
     TrainConfig,
     load_stage,
     read_toml,
     validate,
 )
 from seqkd.config_models import MODELS, OBJECTIVES, SUITED, TransformerConfig, tag
+from seqkd.config_pipeline import TeacherPart
 from seqkd.errors import ConfigError
 
 

@@ -20,7 +20,8 @@ from seqkd.config import (
 from seqkd.config_models import LstmConfig, NllConfig, TransformerConfig
 from seqkd.errors import ConfigError
 from seqkd.pipeline import read_pipeline, to_toml
-from seqkd.plan import GOALS, plan_stages, write_plan
+from seqkd.plan import GOALS, write_plan
+from seqkd.plan_stages import plan_stages
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = sorted(ROOT.glob("pipelines/**/*.toml"))

@@ -1,0 +1,160 @@
+"""The pipeline file: a whole experiment, which `seqkd plan` resolves into one stage file per stage."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from seqkd.config import BitextConfig, CleaningConfig, TrainingConfig, VocabularyConfig
+from seqkd.config_models import (
+    FAIRSEQ,
+    PARALLEL,
+    ModelConfig,
+    NllConfig,
+    ObjectiveConfig,
+    TransformerConfig,
+    check_objective,
+    tag,
+    with_objective,
+)
+from seqkd.config_search import (
+    Beams,
+    Name,
+    ParallelConfig,
+    SearchConfig,
+    SearchPrecision,
+    Strict,
+    check_beams,
+    check_decode,
+)
+
+
+class FetchConfig(Strict):
+    """A Python script that writes the raw text: run as `python SCRIPT --out DIR ARGS...` before `prepare`."""
+
+    script: Path = Field(..., description="relative to the repository root")
+    args: tuple[str, ...] = ()
+
+
+class DataConfig(Strict):
+    """Where the text is; relative paths are looked up in the fetch step's output, or the working folder without one."""
+
+    fetch: FetchConfig | None = None
+    train: BitextConfig
+    valid: BitextConfig
+    test: BitextConfig
+
+
+class PreparePart(Strict):
+    """`prepare` as a pipeline file gives it."""
+
+    vocabulary: VocabularyConfig = VocabularyConfig()
+    cleaning: CleaningConfig = CleaningConfig()
+    shard_rows: int = Field(10_000, ge=1)
+
+
+class ModelPart(Strict):
+    """A model to train; in `[student]` it holds what all students share."""
+
+    model: ModelConfig = TransformerConfig()
+    objective: ObjectiveConfig = NllConfig()
+    training: TrainingConfig
+
+    _named = model_validator(mode="before")(with_objective)
+
+    @model_validator(mode="after")
+    def _suits(self) -> ModelPart:
+        check_objective(self.model, self.objective)
+        return self
+
+
+class StudentPart(ModelPart):
+    """One student: `[student]` with its own keys laid over it."""
+
+    name: Name
+    corpus: Name = Field(..., description="'gold' or the name of a [[select]]")
+    init_from: Name | None = Field(None, description="the name of another student, or 'teacher'")
+    decode: tuple[ParallelConfig, ...] = Field(
+        (), description="for architectures that write all positions at once; none given: one with the defaults"
+    )
+
+    @model_validator(mode="after")
+    def _decodes(self) -> StudentPart:
+        check_decode(self.decode)
+        if self.decode and tag(self.model.arch) not in PARALLEL | {FAIRSEQ}:
+            raise ValueError(
+                f"decode is for architectures that write all positions at once ({', '.join(sorted(PARALLEL))}); "
+                f"{self.model.arch!r} is decoded with evaluate.beams"
+            )
+        return self
+
+
+class TeacherPart(Strict):
+    """A teacher to train, or with `path` one that is brought along."""
+
+    path: Path | None = Field(None, description="a model folder; its vocabulary becomes the pipeline's")
+    model: ModelConfig = TransformerConfig()
+    objective: ObjectiveConfig = NllConfig()
+    training: TrainingConfig | None = None
+
+    _named = model_validator(mode="before")(with_objective)
+
+    @model_validator(mode="after")
+    def _suits(self) -> TeacherPart:
+        check_objective(self.model, self.objective)
+        return self
+
+    @model_validator(mode="after")
+    def _either(self) -> TeacherPart:
+        if (self.path is None) == (self.training is None):
+            raise ValueError("a teacher has either `path` (bring one) or `training` (train one)")
+        return self
+
+
+class DistillPart(Strict):
+    """One decode of the training corpus."""
+
+    name: Name
+    search: SearchConfig = SearchConfig(beam=5, nbest=5)
+    batch_tokens: int = Field(4000, ge=1)
+    precision: SearchPrecision = "auto"
+    workers: int = Field(0, ge=0)
+
+
+class SelectPart(Strict):
+    """One distilled corpus."""
+
+    name: Name
+    kbest: Name = Field(..., description="the name of a [[distill]]")
+    rule: Literal["seqkd", "seqinter"]
+
+
+class EvaluatePart(Strict):
+    """How every model is evaluated."""
+
+    beams: Beams = (1, 5)
+    search: SearchConfig = SearchConfig()
+    batch_tokens: int = Field(4000, ge=1)
+    precision: SearchPrecision = "auto"
+
+    @model_validator(mode="after")
+    def _beams_fit(self) -> EvaluatePart:
+        check_beams(self.search, self.beams)
+        return self
+
+
+class PipelineConfig(Strict):
+    """A pipeline file."""
+
+    name: Name
+    title: str = ""
+    seed: int = 1
+    data: DataConfig
+    prepare: PreparePart = PreparePart()
+    teacher: TeacherPart
+    distill: tuple[DistillPart, ...] = ()
+    select: tuple[SelectPart, ...] = ()
+    students: tuple[StudentPart, ...] = ()
+    evaluate: EvaluatePart = EvaluatePart()

@@ -18,8 +18,9 @@ from seqkd.config_models import (
     check_objective,
     with_objective,
 )
-from seqkd.config_search import Beams, Name, ParallelConfig, SearchPrecision, Strict, check_beams, check_decode
-from seqkd.config_search import SearchConfig as SearchConfig  # read from here by everybody else
+from seqkd.config_search import Beams, Name, SearchPrecision, Strict, check_beams, check_decode
+from seqkd.config_search import ParallelConfig as ParallelConfig  # these two are read from here by everybody else
+from seqkd.config_search import SearchConfig as SearchConfig
 from seqkd.errors import ConfigError
 
 if sys.version_info >= (3, 11):

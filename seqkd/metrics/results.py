@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from seqkd.errors import CorpusError
+from seqkd.metrics.speed import Speed
 
 RESULT = "result.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BeamResult:
+class DecodeResult:
     """One decode of the test corpus.
 
     Attributes:
@@ -25,7 +26,9 @@ class BeamResult:
         valid: Share of outputs, 0 to 1, that are accepted translations, where the test corpus has them.
         length_ratio: Tokens of the outputs over tokens of the references.
         cut: Outputs that reached the length limit.
-        sentences_per_second: Wall clock, search and detokenising, after a warm-up.
+        speed: How fast it is.
+        speedup: How many times the baseline's sentences per second, each in its best batches; None without baseline.
+        speedup_batch1: The same where sentences are decoded one at a time.
     """
 
     bleu: float
@@ -35,7 +38,17 @@ class BeamResult:
     valid: float | None
     length_ratio: float
     cut: int
-    sentences_per_second: float
+    speed: Speed
+    speedup: float | None
+    speedup_batch1: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Baseline:
+    """What a model was timed in turn with: the teacher at the largest beam."""
+
+    decode: str
+    speed: Speed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,16 +60,18 @@ class EvaluationResult:
         role: teacher or student.
         arch: Kind of model.
         trained_on: Name of the training corpus.
-        objective: What it was trained to minimise; "" where nothing says so.
+        objective: What it was trained to minimise, `+glat` where it was glanced at; "" where nothing says so.
+        recipe: Equal for models that differ in their weights and their training data alone; "" where that is unknown.
         parameters: Number of weights, shared ones once.
         rows: Rows of the test corpus.
-        beams: By beam size.
-        quality_beam: The largest beam, the one that `mode_probability` is of.
-        latency_beam: The first beam, the one that `latency_ms` is of.
-        perplexity: Of the references, per target token, end of sentence counted.
-        mode_probability: Mean probability of beam search's best output (Kim & Rush 2016, section 5).
-        latency_ms: Median time of one sentence alone, milliseconds.
-        latency_sentences: How many sentences that is the median of.
+        decodes: By name: a beam as a number ("1", "5"), a decode of all positions at once as it is called ("nat").
+            Beams rise, others stand as in the stage file.
+        quality: The largest beam, or the last decode: the one that `mode_probability` is of.
+        quick: The first beam or decode of the stage file: what a student is meant to be used with.
+        parallel: Whether it writes all positions at once.
+        perplexity: Of the references, per target token, end of sentence counted; None for a parallel model.
+        mode_probability: Mean probability of beam search's best output (Kim & Rush 2016, section 5); likewise.
+        baseline: What speed-ups are over.
         signatures: sacrebleu's signature of bleu, chrf, ter, and bleu_accepted where there is one.
         device: What it ran on, in words.
         precision: The weights' number format.
@@ -67,15 +82,16 @@ class EvaluationResult:
     arch: str
     trained_on: str
     objective: str
+    recipe: str
     parameters: int
     rows: int
-    beams: dict[int, BeamResult]
-    quality_beam: int
-    latency_beam: int
-    perplexity: float
-    mode_probability: float
-    latency_ms: float
-    latency_sentences: int
+    decodes: dict[str, DecodeResult]
+    quality: str
+    quick: str
+    parallel: bool
+    perplexity: float | None
+    mode_probability: float | None
+    baseline: Baseline | None
     signatures: dict[str, str]
     device: str
     precision: str
@@ -94,7 +110,9 @@ def read_result(folder: Path) -> EvaluationResult:
     path = folder / RESULT
     try:
         values: dict[str, Any] = json.loads(path.read_bytes())
-        values["beams"] = {int(beam): BeamResult(**result) for beam, result in values["beams"].items()}
+        decodes, baseline = values["decodes"], values["baseline"]
+        values["decodes"] = {name: DecodeResult(**_with_speed(result)) for name, result in decodes.items()}
+        values["baseline"] = None if baseline is None else Baseline(**_with_speed(baseline))
         return EvaluationResult(**values)
     except FileNotFoundError:
         raise CorpusError(f"no {RESULT}", where=str(folder), expected="a folder that `seqkd evaluate` wrote") from None
@@ -102,3 +120,7 @@ def read_result(folder: Path) -> EvaluationResult:
         raise CorpusError(
             f"cannot be read: {error}", where=str(path), hint="evaluate the model again with --overwrite"
         ) from None
+
+
+def _with_speed(values: dict[str, Any]) -> dict[str, Any]:
+    return {**values, "speed": Speed(**values["speed"])}

@@ -34,7 +34,7 @@ class SearchTeam:
     """Models to decode with, loaded from their folders.
 
     Attributes:
-        engines: What `BeamSearch` takes.
+        engines: What `BeamSearch` takes; none for a model that writes all positions at once.
         loaded: The same models as modules, with their vocabularies.
         precision: Of the weights.
         device: Where they are.
@@ -46,6 +46,11 @@ class SearchTeam:
     precision: Precision
     device: torch.device
     fallback: Callable[[], Sequence[SearchModel]] | None
+
+    @property
+    def parallel(self) -> bool:
+        """Whether it is a model that writes all positions at once."""
+        return not self.engines
 
 
 def resolve_device(device: str) -> torch.device:
@@ -106,11 +111,19 @@ def _has_kernels(folder: Path) -> bool:
         return False
 
 
-def load_team(paths: Sequence[Path], *, device: str, precision: Literal["auto"] | Precision) -> SearchTeam:
+def load_team(
+    paths: Sequence[Path], *, device: str, precision: Literal["auto"] | Precision, parallel: bool = False
+) -> SearchTeam:
     """Load one model, or the members of an ensemble.
 
+    Args:
+        paths: Model folders.
+        device: auto, cpu, cuda or cuda:N.
+        precision: Of the weights; see `team_precision`.
+        parallel: One model that writes all positions at once will do, too.
+
     Raises:
-        ModelError: A folder is no model, or the members' vocabularies differ.
+        ModelError: A folder is no model, the members' vocabularies differ, or one does not decode left to right.
         InputError: No such device here.
     """
     where = resolve_device(device)
@@ -126,6 +139,19 @@ def load_team(paths: Sequence[Path], *, device: str, precision: Literal["auto"] 
                 expected=f"the vocabulary of {paths[0]}",
                 hint="ensemble only models that were trained with one vocabulary",
             )
+
+    written_at_once = [
+        path for path, model in zip(paths, loaded, strict=True) if isinstance(model.model, ParallelModel)
+    ]
+    if written_at_once and parallel and len(paths) == 1:
+        loaded[0].model.to(DTYPES[chosen])
+        return SearchTeam(engines=(), loaded=loaded, precision=chosen, device=where, fallback=None)
+    if written_at_once:
+        raise ModelError(
+            "it writes all positions at once and gives no left-to-right probabilities",
+            where=str(written_at_once[0]),
+            expected="a model that decodes left to right, such as a Transformer or an LSTM",
+        )
 
     def in_float32() -> list[SearchModel]:
         return [engine(load_model(path, dtype=torch.float32, device=where), "float32") for path in paths]

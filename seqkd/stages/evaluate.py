@@ -7,7 +7,7 @@ import json
 import math
 import platform
 import statistics
-import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,22 +19,24 @@ from seqkd.corpus.manifest import MANIFEST, Manifest, StageOutput, atomic_write,
 from seqkd.corpus.reader import Corpus
 from seqkd.errors import CorpusError
 from seqkd.metrics.corpus import corpus_bleu, corpus_chrf, corpus_ter, share_valid
-from seqkd.metrics.results import RESULT, BeamResult, EvaluationResult
+from seqkd.metrics.results import RESULT, Baseline, DecodeResult, EvaluationResult
+from seqkd.metrics.speed import Speed, measure
 from seqkd.models.checkpoint import model_digest
 from seqkd.progress import Progress, say
-from seqkd.search import BeamSearch, BeamSettings, Hypothesis, score_pairs
+from seqkd.search import Hypothesis, score_pairs
 from seqkd.search.loading import SearchTeam, load_team, resolve_device, team_precision
+from seqkd.stages.decoding import Way, baseline_of, quick_of, ways_of
 
-WARM_UP = 8  # sentences decoded before the clock starts: first calls load kernels and allocate
-LATENCY_SENTENCES = 50
+GPU_PASSES = 2  # a shape's first decode compiles, its second captures graphs
+BASELINE = ""  # no decode is called so: it stands beside their names
 MOST_REFERENCES = 16  # accepted translations a row that multi-reference BLEU looks at
 
 
 def run(config: EvaluateConfig, out: Path, *, overwrite: bool = False, device: str = "auto") -> None:
-    """Evaluate `config.model` on `config.corpus`: result.json, and the outputs of each beam as text.
+    """Evaluate `config.model` on `config.corpus`: result.json, and the outputs of each decode as text.
 
     Where the prepared folder has accepted translations, the share of valid outputs and multi-reference BLEU are
-    measured too.
+    measured too. `config.speed_against` is timed in turn with the model; a teacher's speed-ups are over itself.
 
     Args:
         config: The stage's settings.
@@ -44,7 +46,8 @@ def run(config: EvaluateConfig, out: Path, *, overwrite: bool = False, device: s
 
     Raises:
         CorpusError: The test corpus is missing, empty, or in another vocabulary than the model.
-        ModelError: The model folder is damaged.
+        ModelError: A model folder is damaged.
+        InputError: A decode does not fit the model.
         ConflictError: `out` was made with other settings.
         WorkError: Logits are not finite, or the system refuses to write.
     """
@@ -53,9 +56,11 @@ def run(config: EvaluateConfig, out: Path, *, overwrite: bool = False, device: s
     precision = team_precision([config.model], config.precision, where)
     accepted = config.corpus.parent / f"{config.corpus.name}.accepted.jsonl"
     inputs = {"corpus": corpus.manifest.digest(), "model": model_digest(config.model)}
+    beside = {"rescore_with": config.rescore_with, "speed_against": config.speed_against}
+    inputs |= {name: model_digest(path) for name, path in beside.items() if path is not None}
     if accepted.is_file():
         inputs["accepted"] = hashlib.sha256(accepted.read_bytes()).hexdigest()
-    settings = config.model_dump(mode="json", include={"name", "role", "trained_on", "beams", "batch_tokens"})
+    settings = config.model_dump(mode="json", include={"name", "role", "trained_on", "beams", "decode", "batch_tokens"})
     settings["search"] = config.search.model_dump(mode="json", exclude={"beam", "nbest"})
     made_by = fingerprint("evaluate", {**settings, "precision": precision, "device": where.type}, inputs)
     with StageOutput.open(out, "evaluation", made_by, overwrite=overwrite) as output:
@@ -63,11 +68,11 @@ def run(config: EvaluateConfig, out: Path, *, overwrite: bool = False, device: s
             say(f"evaluate: {out} is up to date")
             return
         test = _read(corpus, accepted if "accepted" in inputs else None)
-        team = load_team([config.model], device=str(where), precision=precision)
-        _check_vocabulary(corpus, team, config)
-        result, counts = _evaluate(config, test, team, out)
+        models = _Models.load(config, str(where))
+        models.check(corpus, config)
+        result, counts = _evaluate(config, test, models, out)
         atomic_write(out / RESULT, result.to_json().encode())
-        extra = {"name": config.name, "role": config.role, "precision": precision, "device": where.type}
+        extra = {"name": config.name, "role": config.role, "precision": result.precision, "device": where.type}
         output.commit(
             Manifest(
                 kind="evaluation",
@@ -78,12 +83,17 @@ def run(config: EvaluateConfig, out: Path, *, overwrite: bool = False, device: s
                 extra=extra,
             )
         )
-    for beam, found in sorted(result.beams.items()):
-        valid = "" if found.valid is None else f", {found.valid:.1%} valid"
-        say(
-            f"evaluate: {config.name}, beam {beam}: BLEU {found.bleu:.2f}, chrF {found.chrf:.2f}, "
-            f"TER {found.ter:.2f}{valid}, {found.sentences_per_second:,.1f} sentences/s on {result.device}"
-        )
+    for name, found in result.decodes.items():
+        say(f"evaluate: {config.name}, {'beam ' * (not result.parallel)}{name}: {_summary(found)} on {result.device}")
+
+
+def _summary(found: DecodeResult) -> str:
+    valid = "" if found.valid is None else f", {found.valid:.1%} valid"
+    faster = "" if found.speedup is None else f" ({found.speedup:.2f} times the baseline)"
+    return (
+        f"BLEU {found.bleu:.2f}, chrF {found.chrf:.2f}, TER {found.ter:.2f}{valid}, "
+        f"{found.speed.sentences_per_second:,.1f} sentences/s{faster}"
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +113,51 @@ class _Decode:
 
     hypotheses: list[Hypothesis]
     texts: list[str]
-    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Models:
+    """The model, and those that stand beside it.
+
+    Attributes:
+        team: What is evaluated.
+        judge: What rescores its candidates.
+        over: What its speed is compared with.
+    """
+
+    team: SearchTeam
+    judge: SearchTeam | None
+    over: SearchTeam | None
+
+    @classmethod
+    def load(cls, config: EvaluateConfig, device: str) -> _Models:
+        def one(path: Path, *, parallel: bool) -> SearchTeam:
+            # Each in the precision that suits it best, unless the stage file names one.
+            return load_team([path], device=device, precision=config.precision, parallel=parallel)
+
+        team = one(config.model, parallel=True)
+        judge = None if config.rescore_with is None else one(config.rescore_with, parallel=False)
+        if config.speed_against is None:
+            over = team if config.role == "teacher" else None
+        elif config.speed_against == config.rescore_with:
+            over = judge
+        else:
+            over = one(config.speed_against, parallel=True)
+        return cls(team, judge, over)
+
+    def check(self, corpus: Corpus, config: EvaluateConfig) -> None:
+        """Refuse models of another vocabulary than the corpus's."""
+        folders = (config.model, config.rescore_with, config.speed_against)
+        for team, folder in zip((self.team, self.judge, self.over), folders, strict=True):
+            if team is None or team.loaded[0].vocabulary.digest == corpus.manifest.vocabulary:
+                continue
+            known = team.loaded[0].vocabulary.digest
+            raise CorpusError(
+                "was made with another vocabulary than the model's",
+                where=str(config.corpus),
+                expected=f"vocabulary {known[:12]}... of {folder}, found {corpus.manifest.vocabulary[:12]}...",
+                hint="evaluate on a test corpus that was prepared with the model's vocabulary",
+            )
 
 
 def _read(corpus: Corpus, accepted: Path | None) -> _Test:
@@ -133,49 +187,45 @@ def _read_accepted(path: Path, ids: list[int]) -> list[list[str]]:
     return rows
 
 
-def _check_vocabulary(corpus: Corpus, team: SearchTeam, config: EvaluateConfig) -> None:
-    known = team.loaded[0].vocabulary.digest
-    if corpus.manifest.vocabulary != known:
-        raise CorpusError(
-            "was made with another vocabulary than the model's",
-            where=str(config.corpus),
-            expected=f"vocabulary {known[:12]}..., found {corpus.manifest.vocabulary[:12]}...",
-            hint="evaluate on a test corpus that was prepared with the model's vocabulary",
-        )
-
-
 def _evaluate(
-    config: EvaluateConfig, test: _Test, team: SearchTeam, out: Path
+    config: EvaluateConfig, test: _Test, models: _Models, out: Path
 ) -> tuple[EvaluationResult, dict[str, int]]:
-    beams = sorted(set(config.beams))
-    found: dict[int, BeamResult] = {}
+    team, loaded = models.team, models.team.loaded[0]
+    ways = ways_of(config, team, models.judge)
+    over = None
+    if models.over is not None:
+        over = ways[-1] if models.over is team else baseline_of(config, models.over)
+    decoded: dict[str, _Decode] = {}
+    with Progress(f"evaluate {config.name}", len(ways) * len(test.ids), "sentences") as progress:
+        for way in ways:
+            decoded[way.name] = _decode(way, test, team, config.batch_tokens, progress)
+            _write_texts(out / way.file, decoded[way.name].texts)
+    speeds, baseline = _speeds(ways, over, test, config, team.device)
+    decodes: dict[str, DecodeResult] = {}
     signatures: dict[str, str] = {}
-    best: list[Hypothesis] = []
-    with Progress(f"evaluate {config.name}", len(beams) * len(test.ids), "sentences") as progress:
-        for beam in beams:
-            search = _search(config, team, beam)
-            decode = _decode(search, test, team, config.batch_tokens, progress)
-            found[beam], signatures = _score(test, decode)
-            _write_texts(out / f"hypotheses.beam{beam}.txt", decode.texts)
-            best = decode.hypotheses
-    latency, sentences = _latency(_search(config, team, config.beams[0]), test, config.batch_tokens)
-    perplexity, cut = _perplexity(test, team, config.batch_tokens)
-    loaded = team.loaded[0]
+    for name, decode in decoded.items():
+        decodes[name], signatures = _score(test, decode, speeds[name], baseline)
+    perplexity, mode, cut = None, None, 0
+    if not team.parallel:
+        perplexity, cut = _perplexity(test, team, config.batch_tokens)
+        mode = statistics.fmean(math.exp(hypothesis.logprob) for hypothesis in decoded[ways[-1].name].hypotheses)
+    objective, recipe = _training(config.model)
     result = EvaluationResult(
         name=config.name,
         role=config.role,
         arch=loaded.arch,
         trained_on=config.trained_on,
-        objective=_objective(config.model),
+        objective=objective,
+        recipe=recipe,
         parameters=sum(weight.numel() for weight in loaded.model.parameters()),
         rows=len(test.ids),
-        beams=found,
-        quality_beam=beams[-1],
-        latency_beam=config.beams[0],
+        decodes=decodes,
+        quality=ways[-1].name,
+        quick=quick_of(config, ways),
+        parallel=team.parallel,
         perplexity=perplexity,
-        mode_probability=statistics.fmean(math.exp(hypothesis.logprob) for hypothesis in best),
-        latency_ms=latency,
-        latency_sentences=sentences,
+        mode_probability=mode,
+        baseline=baseline,
         signatures=signatures,
         device=describe(team.device),
         precision=team.precision,
@@ -183,26 +233,33 @@ def _evaluate(
     return result, {"cut to the model's positions": cut} if cut else {}
 
 
-def _search(config: EvaluateConfig, team: SearchTeam, beam: int) -> BeamSearch:
-    settings = BeamSettings(**{**config.search.model_dump(), "beam": beam, "nbest": 1})
-    return BeamSearch(team.engines, settings, fallback=team.fallback)
+def _speeds(
+    ways: Sequence[Way], over: Way | None, test: _Test, config: EvaluateConfig, device: torch.device
+) -> tuple[dict[str, Speed], Baseline | None]:
+    """How fast each way is, and what it is compared with; all of one run, in turn."""
+    timed = {way.name: way.open for way in ways}
+    own = over in ways  # a teacher that is compared with itself is timed once
+    if over is not None and not own:
+        timed = {BASELINE: over.open, **timed}
+    passes = 0 if device.type == "cpu" else GPU_PASSES
+    speeds = measure(timed, test.sources, batch_tokens=config.batch_tokens, passes=passes)
+    if over is None:
+        return speeds, None
+    return speeds, Baseline(decode=over.name, speed=speeds[over.name if own else BASELINE])
 
 
-def _decode(search: BeamSearch, test: _Test, team: SearchTeam, batch_tokens: int, progress: Progress) -> _Decode:
-    rows = list(enumerate(test.sources))
-    for _ in search.decode(rows[:WARM_UP], batch_tokens=batch_tokens):
-        pass
-    started = time.perf_counter()
-    hypotheses: list[Hypothesis | None] = [None] * len(rows)
-    for row, nbest in search.decode(rows, batch_tokens=batch_tokens):
+def _decode(way: Way, test: _Test, team: SearchTeam, batch_tokens: int, progress: Progress) -> _Decode:
+    hypotheses: list[Hypothesis | None] = [None] * len(test.sources)
+    for row, nbest in way.open().decode(enumerate(test.sources), batch_tokens=batch_tokens):
         hypotheses[row] = nbest[0]
         progress.advance()
     complete = [hypothesis for hypothesis in hypotheses if hypothesis is not None]
-    texts = team.loaded[0].vocabulary.decode([hypothesis.ids for hypothesis in complete])
-    return _Decode(complete, texts, time.perf_counter() - started)
+    return _Decode(complete, team.loaded[0].vocabulary.decode([hypothesis.ids for hypothesis in complete]))
 
 
-def _score(test: _Test, decode: _Decode) -> tuple[BeamResult, dict[str, str]]:
+def _score(
+    test: _Test, decode: _Decode, speed: Speed, baseline: Baseline | None
+) -> tuple[DecodeResult, dict[str, str]]:
     references = [[text] for text in test.references]
     bleu, chrf, ter = (metric(decode.texts, references) for metric in (corpus_bleu, corpus_chrf, corpus_ter))
     signatures = {"bleu": bleu.signature, "chrf": chrf.signature, "ter": ter.signature}
@@ -212,7 +269,8 @@ def _score(test: _Test, decode: _Decode) -> tuple[BeamResult, dict[str, str]]:
         signatures["bleu_accepted"] = several.signature
         valid = share_valid(decode.texts, test.accepted)
     reference_tokens = sum(map(len, test.targets))
-    result = BeamResult(
+    over = None if baseline is None else baseline.speed
+    result = DecodeResult(
         bleu=bleu.value,
         chrf=chrf.value,
         ter=ter.value,
@@ -220,22 +278,11 @@ def _score(test: _Test, decode: _Decode) -> tuple[BeamResult, dict[str, str]]:
         valid=valid,
         length_ratio=sum(len(hypothesis.ids) for hypothesis in decode.hypotheses) / max(reference_tokens, 1),
         cut=sum(hypothesis.ended == "max_length" for hypothesis in decode.hypotheses),
-        sentences_per_second=len(decode.texts) / decode.seconds,
+        speed=speed,
+        speedup=None if over is None else speed.sentences_per_second / over.sentences_per_second,
+        speedup_batch1=None if over is None else speed.sentences_per_second_batch1 / over.sentences_per_second_batch1,
     )
     return result, signatures
-
-
-def _latency(search: BeamSearch, test: _Test, batch_tokens: int) -> tuple[float, int]:
-    """Median milliseconds of a sentence decoded alone, and of how many; they are spread over the corpus."""
-    count = min(LATENCY_SENTENCES, len(test.sources))
-    rows = [index * len(test.sources) // count for index in range(count)]
-    times = []
-    for row in rows:
-        started = time.perf_counter()
-        for _ in search.decode([(row, test.sources[row])], batch_tokens=batch_tokens):
-            pass
-        times.append(1000.0 * (time.perf_counter() - started))
-    return statistics.median(times), count
 
 
 def _perplexity(test: _Test, team: SearchTeam, batch_tokens: int) -> tuple[float, int]:
@@ -255,12 +302,20 @@ def _write_texts(path: Path, texts: list[str]) -> None:
     atomic_write(path, "".join(lines).encode())
 
 
-def _objective(model: Path) -> str:
-    """What the model's manifest says it was trained to minimise; "" for a model that was brought along."""
+def _training(model: Path) -> tuple[str, str]:
+    """What the model's manifest says it was trained to minimise, and a digest of that and of its architecture.
+
+    Both are "" for a model that was brought along.
+    """
     if not (model / MANIFEST).is_file():
-        return ""
-    objective = read_manifest(model).fingerprint.get("config", {}).get("objective", {})
-    return str(objective.get("type", "")) if isinstance(objective, dict) else str(objective)
+        return "", ""
+    config = read_manifest(model).fingerprint.get("config", {})
+    recipe = {key: config.get(key) for key in ("model", "objective")}
+    objective = recipe["objective"]
+    if not isinstance(objective, dict):
+        return "", ""
+    name = str(objective.get("type", "")) + "+glat" * (objective.get("glancing") is not None)
+    return name, hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def describe(device: torch.device) -> str:

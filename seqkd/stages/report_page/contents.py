@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from seqkd.metrics.lengths import LengthHistogram
-from seqkd.metrics.results import EvaluationResult
+from seqkd.metrics.results import DecodeResult, EvaluationResult
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,8 +141,12 @@ def _corpus_json(corpus: CorpusEntry) -> dict[str, Any]:
 
 
 def model_json(model: EvaluationResult) -> dict[str, Any]:
-    """One entry of `models`: single numbers are those of the largest beam, but for the latency."""
-    best = model.beams[model.quality_beam]
+    """One entry of `models`.
+
+    Single numbers are those of the largest beam or the last decode, but where sentences are decoded one at a time
+    (`latency_ms` and what ends in `batch1`): there they are those of the first. `decodes` has them all.
+    """
+    best, first = model.decodes[model.quality], model.decodes[model.quick]
     entry = {
         "name": model.name,
         "role": model.role,
@@ -150,15 +154,35 @@ def model_json(model: EvaluationResult) -> dict[str, Any]:
         "corpus": model.trained_on,
         "objective": model.objective,
         "parameters": model.parameters,
-        "bleu": {str(beam): result.bleu for beam, result in sorted(model.beams.items())},
+        "bleu": {name: result.bleu for name, result in model.decodes.items()},
         "chrf": best.chrf,
         "signature": model.signatures["bleu"],
         "perplexity": model.perplexity,
         "mode_probability": model.mode_probability,
-        "sentences_per_second": best.sentences_per_second,
-        "latency_ms": model.latency_ms,
+        "sentences_per_second": best.speed.sentences_per_second,
+        "speedup": best.speedup,
+        "latency_ms": first.speed.latency_ms,
+        "sentences_per_second_batch1": first.speed.sentences_per_second_batch1,
+        "speedup_batch1": first.speedup_batch1,
+        "decodes": {name: _decode_json(result) for name, result in model.decodes.items()},
         "device": model.device,
     }
     if best.valid is not None:
         entry["valid"] = best.valid
+    return entry
+
+
+def _decode_json(result: DecodeResult) -> dict[str, Any]:
+    entry = {
+        "bleu": result.bleu,
+        "chrf": result.chrf,
+        "sentences_per_second": result.speed.sentences_per_second,
+        "batch_tokens": result.speed.batch_tokens,
+        "speedup": result.speedup,
+        "latency_ms": result.speed.latency_ms,
+        "sentences_per_second_batch1": result.speed.sentences_per_second_batch1,
+        "speedup_batch1": result.speedup_batch1,
+    }
+    if result.valid is not None:
+        entry["valid"] = result.valid
     return entry

@@ -20,11 +20,14 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 from seqkd.metrics.lengths import LengthHistogram
 from seqkd.metrics.results import EvaluationResult
 from seqkd.stages.report_page.contents import CurvePoint
+from seqkd.stages.report_page.twins import GOLD, Measure, Twins, find_twins
 
 COLOURS = 8  # --series-0 to --series-7 in page.css
 DASHES = ("solid", (0, (5, 2)), (0, (1, 1.5)))  # after COLOURS series the colours come again, dashed
 
 STEPS = (1, 2, 5, 10)  # round numbers on the axes
+LABEL_SIZE = 9.0  # of a point's name; letters are about LETTER times as wide
+LETTER = 0.56
 
 # Matplotlib wants colours that it knows; these stand for the page's variables and are replaced in the SVG.
 _INK, _MUTED, _LINE, _PAPER = "#0a0a01", "#0a0a02", "#0a0a03", "#0a0a04"
@@ -41,29 +44,84 @@ def colour(index: int) -> str:
 
 
 def quality_by_size(models: Sequence[EvaluationResult]) -> Markup:
-    """BLEU over parameters: a hollow point at the smallest beam, a full one at the largest."""
+    """BLEU over parameters: a hollow point at the smallest beam or first decode, a full one at the largest or last."""
     figure, axes = _figure("parameters (millions)", "BLEU")
     for index, model in enumerate(models):
         x = model.parameters / 1e6
-        low, high = (model.beams[pick(model.beams)].bleu for pick in (min, max))
+        low, high = (model.decodes[name].bleu for name in (model.quick, model.quality))
         axes.plot([x, x], [low, high], color=_SERIES[index % COLOURS], linewidth=1.2)
-        _points(axes, index, [x, x], [low, high])
+        for bleu, full in ((low, False), (high, True)):
+            _point(axes, x, bleu, _SERIES[index % COLOURS], marker="oDsv"[index // COLOURS % 4], full=full)
     _logarithmic(axes, [model.parameters / 1e6 for model in models])
     return _svg(figure, axes, "size")
 
 
-def quality_by_speed(models: Sequence[EvaluationResult]) -> Markup:
-    """BLEU over sentences per second, a line from beam to beam; points as in `quality_by_size`."""
-    figure, axes = _figure("sentences per second", "BLEU")
-    speeds = []
+def quality_by_speedup(models: Sequence[EvaluationResult], *, batch1: bool) -> Markup:
+    """BLEU over speed-up; empty where nobody was timed beside a teacher.
+
+    Circles go left to right, diamonds write all positions at once; students of gold text are hollow. A thin line joins
+    a model's decodes. Twins share a label, which stands at the best of them.
+
+    Args:
+        models: A model's place gives its colour.
+        batch1: Speed-ups where sentences are decoded one at a time, not those in batches.
+    """
+    what = "one sentence at a time" if batch1 else "in batches"
+    figure, axes = _figure(f"times the teacher's speed, {what}", "BLEU")
+    labels: dict[str, tuple[float, float]] = {}
+    points: list[tuple[float, float]] = []
+    twins = {model.name: group.label for group in find_twins(models) for model in group.members}
     for index, model in enumerate(models):
-        beams = [model.beams[beam] for beam in sorted(model.beams)]
-        x, y = [beam.sentences_per_second for beam in beams], [beam.bleu for beam in beams]
-        axes.plot(x, y, color=_SERIES[index % COLOURS], linewidth=1.2, linestyle=DASHES[index // COLOURS % 3])
-        _points(axes, index, x, y)
-        speeds += x
-    _logarithmic(axes, speeds)
-    return _svg(figure, axes, "speed")
+        way = [
+            (speedup, result.bleu)
+            for result in model.decodes.values()
+            if (speedup := result.speedup_batch1 if batch1 else result.speedup) is not None
+        ]
+        if not way:
+            continue
+        shade, marker = _SERIES[index % COLOURS], "D" if model.parallel else "o"
+        axes.plot(*zip(*way, strict=True), color=shade, linewidth=0.9, zorder=2)
+        for x, y in way:
+            _point(axes, x, y, shade, marker=marker, full=model.role == "teacher" or model.trained_on != GOLD)
+        points += way
+        label, best = twins.get(model.name, model.name), max(way, key=lambda point: point[1])
+        labels[label] = max(labels.get(label, best), best, key=lambda point: point[1])
+    if not points:
+        return Markup("")
+    _logarithmic(axes, [x for x, _ in points])
+    _place_labels(figure, axes, labels, points)
+    return _svg(figure, axes, "speedup-batch1" if batch1 else "speedup")
+
+
+def gold_and_distilled(twins: Sequence[Twins], measure: Measure, corpora: Sequence[str]) -> Markup:
+    """Bars for each group of twins: hollow for the student of gold text, full for those of other text.
+
+    Args:
+        twins: Top to bottom.
+        measure: What the bars' lengths are.
+        corpora: A corpus's place gives its colour.
+    """
+    bars = sum(len(group.members) for group in twins)
+    figure, axes = _figure(measure.name, "", height=0.62 + 0.21 * bars + 0.16 * len(twins))
+    top, ticks = 0.0, []
+    longest = max(measure(model) for group in twins for model in group.members)
+    for group in twins:
+        for place, model in enumerate(group.members):
+            shade = _SERIES[corpora.index(model.trained_on) % COLOURS if model.trained_on in corpora else 0]
+            hollow, y, value = model is group.gold, top - place, measure(model)
+            axes.barh(y, value, height=0.72, color="none" if hollow else shade, edgecolor=shade, linewidth=1.4)
+            axes.text(
+                value + 0.015 * longest, y, f"{value:.1f}  {model.trained_on}", color=_INK, va="center", fontsize=9
+            )
+        ticks.append((top - (len(group.members) - 1) / 2, group.label))
+        top -= len(group.members) + 0.75
+    axes.set_yticks([y for y, _ in ticks], [label for _, label in ticks])
+    axes.tick_params(axis="y", labelcolor=_INK)
+    axes.grid(visible=False)
+    axes.set_xlim(0.0, 1.3 * max(longest, 1e-9))
+    axes.set_ylim(top + 0.75 + 0.4, 0.6)
+    axes.xaxis.set_major_locator(MaxNLocator(5, steps=STEPS))
+    return _svg(figure, axes, "twins", numbers=False)
 
 
 def curves(series: Mapping[str, Sequence[CurvePoint]], order: Sequence[str], *, what: str) -> Markup:
@@ -109,24 +167,58 @@ def lengths(histograms: Sequence[LengthHistogram]) -> Markup:
     return _svg(figure, axes, "lengths")
 
 
-def _points(axes: Axes, index: int, x: Sequence[float], y: Sequence[float]) -> None:
-    shade = _SERIES[index % COLOURS]
-    marker = "oDsv"[index // COLOURS % 4]
-    for place, (left, up) in enumerate(zip(x, y, strict=True)):
-        full = place == len(x) - 1
-        axes.plot(
-            [left],
-            [up],
-            marker=marker,
-            markersize=6.5,
-            color=shade,
-            markerfacecolor=shade if full else _PAPER,
-            zorder=3,
-        )
+def _point(axes: Axes, x: float, y: float, shade: str, *, marker: str, full: bool) -> None:
+    face = shade if full else _PAPER
+    axes.plot([x], [y], marker=marker, markersize=6.5, color=shade, markerfacecolor=face, zorder=3)
 
 
-def _figure(x: str, y: str) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=_SIZE, layout="constrained")
+def _place_labels(
+    figure: Figure, axes: Axes, labels: Mapping[str, tuple[float, float]], points: Sequence[tuple[float, float]]
+) -> None:
+    """Write each label beside its point, where it covers as little as may be of points and other labels."""
+    figure.draw_without_rendering()  # the layout settles where points come to lie
+    scale = 72.0 / figure.dpi
+    dots = [axes.transData.transform(point) * scale for point in points]
+    taken = [(x - 4.0, y - 4.0, x + 4.0, y + 4.0) for x, y in dots]
+    inside = [edge * scale for edge in axes.get_window_extent().extents]
+    for label, point in sorted(labels.items(), key=lambda item: -item[1][1]):
+        x, y = axes.transData.transform(point) * scale
+        width, height = LETTER * LABEL_SIZE * len(label), 1.15 * LABEL_SIZE
+        boxes = [
+            (x + dx - (width if dx < 0 else width / 2 if dx == 0 else 0.0), y + dy - height / 2)
+            for dx, dy in ((7, 0), (0, 10), (0, -10), (-7, 0), (6, 9), (6, -9), (-6, 9), (-6, -9), (0, 20), (0, -20))
+        ]
+
+        def cost(
+            place: int, boxes: list[tuple[float, float]] = boxes, size: tuple[float, float] = (width, height)
+        ) -> float:
+            left, low = boxes[place]
+            box = (left, low, left + size[0], low + size[1])
+            covered = sum(_shared(box, other) for other in taken)
+            return covered + 3.0 * (size[0] * size[1] - _shared(box, inside)) + 0.01 * place
+
+        left, low = boxes[min(range(len(boxes)), key=cost)]
+        taken.append((left, low, left + width, low + height))
+        axes.annotate(
+            label,
+            (left, low + height / 2),
+            xycoords="figure points",
+            va="center",
+            fontsize=LABEL_SIZE,
+            color=_INK,
+            zorder=4,
+        ).set_in_layout(False)
+
+
+def _shared(one: Sequence[float], other: Sequence[float]) -> float:
+    """Area that two boxes (left, low, right, high) have in common."""
+    wide = min(one[2], other[2]) - max(one[0], other[0])
+    high = min(one[3], other[3]) - max(one[1], other[1])
+    return max(0.0, wide) * max(0.0, high)
+
+
+def _figure(x: str, y: str, *, height: float = _SIZE[1]) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(_SIZE[0], height), layout="constrained")
     FigureCanvasSVG(figure)
     figure.patch.set_visible(False)
     axes = figure.add_subplot()
@@ -161,8 +253,9 @@ def _thousands(value: float, _: int) -> str:
     return f"{value:,.10g}"
 
 
-def _svg(figure: Figure, axes: Axes, name: str) -> Markup:
-    axes.yaxis.set_major_locator(MaxNLocator(6, steps=STEPS))
+def _svg(figure: Figure, axes: Axes, name: str, *, numbers: bool = True) -> Markup:
+    if numbers:
+        axes.yaxis.set_major_locator(MaxNLocator(6, steps=STEPS))
     sink = io.StringIO()
     # A fixed salt and no date: the same numbers give the same bytes.
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": name, "font.family": "sans-serif"}):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from seqkd.metrics.results import EvaluationResult
 from seqkd.stages.report_page.contents import CorpusEntry, DistillEntry
 from seqkd.stages.report_page.plots import colour
+from seqkd.stages.report_page.twins import decode_label
 
 NOTHING = "\N{EN DASH}"
 
@@ -49,45 +50,44 @@ class Table:
 
 
 def models_table(models: Sequence[EvaluationResult]) -> Table:
-    """Models, their quality and their speed; columns that no model has are left out."""
-    beams = sorted({beam for model in models for beam in model.beams})
-    columns: list[tuple[Head, list[Cell]]] = [
+    """A row for each decode of each model: its quality and its speed; columns that nothing fills are left out."""
+    rows = [(model, name, result) for model in models for name, result in model.decodes.items()]
+    colours = {model.name: colour(index) for index, model in enumerate(models)}
+    results = [result for _, _, result in rows]
+    rates = [result.speed.sentences_per_second for result in results]
+    digits = 1 if min(rates, default=0.0) < 100 else 0
+    over = _over(models)
+    columns: list[tuple[Head, Sequence[Cell]]] = [
         (
             Head(name="Model", number=False),
-            [
-                Cell(text=model.name, sort=model.name, series=colour(index), note=model.role)
-                for index, model in enumerate(models)
-            ],
+            [Cell(text=m.name, sort=m.name, series=colours[m.name], note=m.role) for m, _, _ in rows],
         ),
-        (Head(name="Trained on", number=False), [text(model.trained_on) for model in models]),
-        (Head(name="Parameters", unit="millions"), [number(model.parameters / 1e6, 2) for model in models]),
-    ]
-
-    def per_beam(name: str, unit: str, value: Callable[[EvaluationResult, int], float | None], digits: int) -> None:
-        for beam in beams:
-            head = Head(name=name, unit=f"{unit}beam {beam}")
-            found = [value(model, beam) if beam in model.beams else None for model in models]
-            columns.append((head, highest(found, digits)))
-
-    best = "largest beam"
-    per_beam("BLEU", "", lambda model, beam: model.beams[beam].bleu, 2)
-    per_beam("Valid outputs", "%, ", lambda model, beam: percent(model.beams[beam].valid), 1)
-    slowest = min((result.sentences_per_second for model in models for result in model.beams.values()), default=0.0)
-    digits = 1 if slowest < 100 else 0
-    per_beam("Speed", "sentences/s, ", lambda model, beam: model.beams[beam].sentences_per_second, digits)
-    columns += [
-        (Head(name="Latency", unit="ms, one sentence, first beam"), [number(model.latency_ms, 1) for model in models]),
-        (Head(name="chrF", unit=best), highest([model.beams[model.quality_beam].chrf for model in models], 2)),
-        (Head(name="TER", unit=best), [number(model.beams[model.quality_beam].ter, 2) for model in models]),
-        (Head(name="Perplexity", unit="per token"), [number(model.perplexity, 2) for model in models]),
-        (Head(name="Mode", unit=f"probability, %, {best}"), [number(100 * m.mode_probability, 2) for m in models]),
-    ]
-    per_beam("BLEU, all accepted", "", lambda model, beam: model.beams[beam].bleu_accepted, 2)
-    columns += [
-        (Head(name="Architecture", number=False), [text(model.arch) for model in models]),
-        (Head(name="Objective", number=False), [text(model.objective) for model in models]),
+        (Head(name="Trained on", number=False), [text(model.trained_on) for model, _, _ in rows]),
+        (Head(name="Decode", number=False), [text(decode_label(model, name)) for model, name, _ in rows]),
+        (Head(name="BLEU"), highest([result.bleu for result in results], 2)),
+        (Head(name="Valid outputs", unit="%"), highest([percent(result.valid) for result in results], 1)),
+        (Head(name="Speed-up", unit=f"one sentence, {over}"), highest([r.speedup_batch1 for r in results], 1)),
+        (Head(name="Speed-up", unit=f"in batches, {over}"), highest([result.speedup for result in results], 1)),
+        (Head(name="Latency", unit="ms, one sentence"), [number(result.speed.latency_ms, 1) for result in results]),
+        (Head(name="Speed", unit="sentences/s, in batches"), [number(rate, digits) for rate in rates]),
+        (Head(name="Parameters", unit="millions"), [number(model.parameters / 1e6, 2) for model, _, _ in rows]),
+        (Head(name="chrF"), highest([result.chrf for result in results], 2)),
+        (Head(name="TER"), [number(result.ter, 2) for result in results]),
+        (Head(name="BLEU, all accepted"), highest([result.bleu_accepted for result in results], 2)),
+        (Head(name="Perplexity", unit="per token"), [number(model.perplexity, 2) for model, _, _ in rows]),
+        (
+            Head(name="Mode", unit="probability, %"),
+            [number(percent(m.mode_probability) if name == m.quality else None, 2) for m, name, _ in rows],
+        ),
+        (Head(name="Architecture", number=False), [text(model.arch) for model, _, _ in rows]),
+        (Head(name="Objective", number=False), [text(model.objective) for model, _, _ in rows]),
     ]
     return _table(columns)
+
+
+def _over(models: Sequence[EvaluationResult]) -> str:
+    over = {model.baseline.decode for model in models if model.baseline is not None}
+    return "over the teacher" + (f" at beam {min(over)}" if len(over) == 1 and min(over).isdecimal() else "")
 
 
 def corpora_table(corpora: Sequence[CorpusEntry]) -> Table:

@@ -1,11 +1,17 @@
-"""A little bitext for the stages' tests."""
+"""A little bitext for the stages' tests, and a model that writes all positions at once."""
 
 from __future__ import annotations
 
 import random
 from pathlib import Path
 
+import torch
+from torch import Tensor, nn
+
 from seqkd.config import BitextConfig, PrepareConfig, VocabularyConfig
+from seqkd.models.checkpoint import save_model
+from seqkd.models.protocol import Output, ParallelSettings
+from seqkd.text.vocabulary import Vocabulary
 
 WORDS = {
     "der": "the",
@@ -35,3 +41,31 @@ def prepare_config(folder: Path, *, size: int = 40, joint: bool = True) -> Prepa
     return PrepareConfig(
         train=parts["train"], valid=parts["valid"], test=parts["test"], vocabulary=vocabulary, shard_rows=80
     )
+
+
+class Echo(nn.Module):
+    """Writes all positions at once: its n-th candidate is the source without its first n tokens, worse by n."""
+
+    pad_id, eos_id, unk_id, start_id, max_positions = 1, 2, 3, 2, 32
+
+    def __init__(self, *, source_vocab: int, target_vocab: int) -> None:
+        super().__init__()
+        self.source_vocab, self.target_vocab = source_vocab, target_vocab
+        self.weight = nn.Parameter(torch.zeros(3))
+
+    def strategies(self) -> tuple[str, ...]:
+        """One way only."""
+        return ("greedy",)
+
+    def translate(self, source: Tensor, settings: ParallelSettings) -> list[list[Output]]:
+        """See `ParallelModel.translate`."""
+        rows = [[token for token in row if token not in (self.pad_id, self.eos_id)] for row in source.tolist()]
+        return [[Output(ids[index:], -index, -index) for index in range(settings.candidates)] for ids in rows]
+
+
+def write_echo(folder: Path, vocabulary: Path) -> Path:
+    """A model folder with `Echo`; loading it needs the fixture `echo`."""
+    folder.mkdir()
+    size = Vocabulary.load(vocabulary).size
+    save_model(folder, Echo(source_vocab=size, target_vocab=size), arch="echo", settings={}, vocab=vocabulary)
+    return folder

@@ -12,13 +12,14 @@ import torch
 from seqkd.config import EvaluateConfig
 from seqkd.corpus.manifest import Manifest, fingerprint, read_manifest, write_manifest
 from seqkd.corpus.writer import write_shard
-from seqkd.errors import ConflictError, CorpusError
+from seqkd.errors import ConflictError, CorpusError, InputError
 from seqkd.metrics.results import EvaluationResult, read_result
 from seqkd.models.checkpoint import load_model, save_model
 from seqkd.models.registry import build
 from seqkd.search import score_pairs
 from seqkd.stages import evaluate
 from seqkd.text.vocabulary import Vocabulary
+from tests.unit.stages.support import write_echo
 
 SOURCES = ["eins", "zwei drei", "vier fünf sechs", "drei eins", "sechs", "zwei zwei", "fünf eins", "vier"] * 2
 TARGETS = ["one", "two three", "four five six", "three one", "six", "two two", "five one", "four"] * 2
@@ -109,20 +110,20 @@ def test_scores_are_those_of_the_texts_written(folders: Path, result: Evaluation
     for beam in (1, 3):
         outputs = texts(folders, beam)
         assert len(outputs) == len(TARGETS)
-        assert result.beams[beam].bleu == sacrebleu.corpus_bleu(outputs, [TARGETS]).score
-        assert result.beams[beam].chrf == sacrebleu.corpus_chrf(outputs, [TARGETS]).score
-        assert result.beams[beam].ter == sacrebleu.corpus_ter(outputs, [TARGETS]).score
+        assert result.decodes[str(beam)].bleu == sacrebleu.corpus_bleu(outputs, [TARGETS]).score
+        assert result.decodes[str(beam)].chrf == sacrebleu.corpus_chrf(outputs, [TARGETS]).score
+        assert result.decodes[str(beam)].ter == sacrebleu.corpus_ter(outputs, [TARGETS]).score
 
 
 def test_accepted_translations_give_validity_and_several_references(result: EvaluationResult) -> None:
-    assert all(found.valid is not None and 0.0 <= found.valid <= 1.0 for found in result.beams.values())
-    assert all(found.bleu_accepted is not None for found in result.beams.values())
+    assert all(found.valid is not None and 0.0 <= found.valid <= 1.0 for found in result.decodes.values())
+    assert all(found.bleu_accepted is not None for found in result.decodes.values())
     assert result.signatures["bleu_accepted"].startswith("nrefs:var|")
 
 
 def test_without_accepted_translations_both_stay_open(folders: Path) -> None:
     evaluate.run(config(folders, "plain"), folders / "out-plain", device="cpu")
-    found = read_result(folders / "out-plain").beams[1]
+    found = read_result(folders / "out-plain").decodes["1"]
     assert found.valid is None
     assert found.bleu_accepted is None
 
@@ -139,13 +140,17 @@ def test_the_rest_of_the_result(folders: Path, result: EvaluationResult) -> None
     loaded = load_model(folders / "model")
     assert result.parameters == sum(weight.numel() for weight in loaded.model.parameters())
     assert (result.name, result.role, result.arch, result.trained_on) == ("small", "student", "transformer", "gold")
-    assert (result.rows, result.quality_beam, result.latency_beam, result.precision) == (16, 3, 1, "float32")
-    assert result.objective == ""  # the folder has no manifest: the model was brought along
+    assert (result.rows, result.quality, result.quick, result.precision) == (16, "3", "1", "float32")
+    assert (result.objective, result.recipe) == ("", "")  # without a manifest: the model was brought along
+    assert result.mode_probability is not None
     assert 0.0 < result.mode_probability <= 1.0
-    assert result.latency_ms > 0.0
-    assert result.latency_sentences == 16
-    assert all(found.sentences_per_second > 0.0 for found in result.beams.values())
     assert "thread" in result.device
+    for found in result.decodes.values():
+        assert found.speed.latency_ms > 0.0
+        assert found.speed.latency_sentences == 16
+        assert found.speed.sentences_per_second > 0.0
+        assert found.speedup is None
+    assert result.baseline is None
 
 
 def test_a_second_run_does_nothing_and_other_settings_are_refused(folders: Path, result: EvaluationResult) -> None:
@@ -199,3 +204,88 @@ def test_a_reference_longer_than_the_model_is_cut_and_counted(folders: Path, tmp
     write_manifest(tmp_path / "test", manifest)
     evaluate.run(config(folders, corpus=tmp_path / "test"), tmp_path / "out", device="cpu")
     assert read_manifest(tmp_path / "out").counts == {"cut to the model's positions": 1}
+
+
+# --- speed-ups and models that write all positions at once ---------------------------------------------------------
+
+
+def test_a_teachers_speed_ups_are_over_itself_at_the_largest_beam(folders: Path, tmp_path: Path) -> None:
+    evaluate.run(config(folders, role="teacher"), tmp_path / "out", device="cpu")
+    found = read_result(tmp_path / "out")
+    assert found.baseline is not None
+    assert (found.baseline.decode, found.baseline.speed) == ("3", found.decodes["3"].speed)
+    assert found.decodes["3"].speedup == found.decodes["3"].speedup_batch1 == 1.0
+    assert found.decodes["1"].speedup is not None
+    assert found.decodes["1"].speedup > 0.0
+
+
+@pytest.mark.usefixtures("echo")
+def test_a_parallel_model_is_decoded_its_own_way_beside_the_teacher(folders: Path, tmp_path: Path) -> None:
+    student = write_echo(tmp_path / "echo", folders / "vocab.model")
+    evaluate.run(config(folders, model=student, speed_against=folders / "model"), tmp_path / "out", device="cpu")
+    found = read_result(tmp_path / "out")
+    assert (found.parallel, list(found.decodes), found.quick, found.quality) == (True, ["nat"], "nat", "nat")
+    assert (found.perplexity, found.mode_probability) == (None, None)
+    assert (tmp_path / "out" / "hypotheses.nat.txt").read_text().splitlines() == SOURCES
+    assert found.decodes["nat"].bleu == sacrebleu.corpus_bleu(SOURCES, [TARGETS]).score
+    assert found.baseline is not None
+    assert found.baseline.decode == "3"
+    ratio = found.decodes["nat"].speed.sentences_per_second / found.baseline.speed.sentences_per_second
+    assert found.decodes["nat"].speedup == pytest.approx(ratio)
+    assert ratio > 1.0  # it does next to nothing
+
+
+@pytest.mark.usefixtures("echo")
+def test_the_teacher_chooses_among_the_candidates_where_it_is_asked_to(folders: Path, tmp_path: Path) -> None:
+    student = write_echo(tmp_path / "echo", folders / "vocab.model")
+    ways = [{"name": "one"}, {"name": "npd", "candidates": 3, "rescore": True}]
+    changes = {"model": student, "decode": ways, "rescore_with": folders / "model"}
+    evaluate.run(config(folders, **changes), tmp_path / "out", device="cpu")
+    found = read_result(tmp_path / "out")
+    assert (list(found.decodes), found.quick, found.quality) == (["one", "npd"], "one", "npd")
+    loaded = load_model(folders / "model")
+    expected = []
+    for ids in loaded.vocabulary.encode(SOURCES):
+        candidates = [ids[start:] for start in range(3)]
+        scores = score_pairs([loaded.model], [(ids, target) for target in candidates], batch_tokens=100)  # type: ignore[list-item]
+        expected.append(candidates[max(range(3), key=lambda index: scores[index].logprob / scores[index].tokens)])
+    outputs = (tmp_path / "out" / "hypotheses.npd.txt").read_text().split("\n")[:-1]
+    assert outputs == loaded.vocabulary.decode(expected) != SOURCES
+
+
+@pytest.mark.usefixtures("echo")
+def test_decodes_that_do_not_fit_the_model_are_refused(folders: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="'transformer' goes left to right"):
+        evaluate.run(config(folders, decode=[{"name": "nat"}]), tmp_path / "out", device="cpu")
+    student = write_echo(tmp_path / "echo", folders / "vocab.model")
+    changed = config(folders, model=student, decode=[{"strategy": "lookahead"}])
+    with pytest.raises(InputError, match="'lookahead'"):
+        evaluate.run(changed, tmp_path / "out2", device="cpu")
+
+
+def test_a_teacher_of_another_vocabulary_is_refused(folders: Path, tmp_path: Path) -> None:
+    other = tmp_path / "v"
+    Vocabulary.train(
+        SOURCES, other, size=30, type="bpe", byte_fallback=False, character_coverage=1.0, symbols=(), seed=1
+    )
+    size = Vocabulary.load(other).size
+    (tmp_path / "teacher").mkdir()
+    model = build("transformer", SETTINGS, source_vocab=size, target_vocab=size)
+    save_model(tmp_path / "teacher", model, arch="transformer", settings=SETTINGS, vocab=other)
+    with pytest.raises(CorpusError, match="another vocabulary") as caught:
+        evaluate.run(config(folders, speed_against=tmp_path / "teacher"), tmp_path / "out", device="cpu")
+    assert str(tmp_path / "teacher") in caught.value.expected
+
+
+def test_objective_and_recipe_come_from_the_manifest(tmp_path: Path) -> None:
+    def trained(name: str, **objective: object) -> tuple[str, str]:
+        (tmp_path / name).mkdir()
+        made_by = fingerprint("train", {"model": {"arch": "ctc"}, "objective": objective}, {})
+        write_manifest(tmp_path / name, Manifest(kind="model", fingerprint=made_by))
+        return evaluate._training(tmp_path / name)
+
+    plain, again = trained("a", type="ctc", glancing=None), trained("b", type="ctc", glancing=None)
+    glanced = trained("c", type="ctc", glancing=[0.5, 0.3])
+    assert plain == again
+    assert (plain[0], glanced[0]) == ("ctc", "ctc+glat")
+    assert plain[1] != glanced[1]

@@ -9,20 +9,22 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seqkd.config import ReportConfig
 from seqkd.corpus.manifest import Manifest, fingerprint, write_manifest
 from seqkd.corpus.writer import write_shard
 from seqkd.errors import CorpusError
-from seqkd.metrics.results import BeamResult, EvaluationResult
+from seqkd.metrics.results import Baseline, DecodeResult, EvaluationResult
+from seqkd.metrics.speed import Speed
 from seqkd.stages import report
-from seqkd.stages.report_page import gather
+from seqkd.stages.report_page import gather, plots
 from seqkd.stages.report_page.findings import find
 from seqkd.stages.report_page.gather import compare
 from seqkd.stages.report_page.graph import draw_graph
 from seqkd.stages.report_page.page import render
+from seqkd.stages.report_page.twins import find_twins
 
 ROWS = 60
 EVIL = "<script>alert('x')</script> & <img src=http://example.org/x>"
@@ -53,34 +55,53 @@ def made_by(folder: Path) -> dict[str, Any]:
     return fingerprint("test", {"name": folder.name}, {})
 
 
-def evaluation(name: str, **changes: Any) -> EvaluationResult:
-    def beam(bleu: float, speed: float) -> BeamResult:
-        return BeamResult(
-            bleu=bleu,
-            chrf=50.0,
-            ter=40.0,
-            bleu_accepted=None,
-            valid=None,
-            length_ratio=1.0,
-            cut=0,
-            sentences_per_second=speed,
-        )
+def speed(rate: float, batch1: float) -> Speed:
+    return Speed(
+        sentences_per_second=rate,
+        batch_tokens=4000,
+        sentences=100,
+        latency_ms=1000 / batch1,
+        sentences_per_second_batch1=batch1,
+        latency_sentences=50,
+    )
 
+
+BASELINE = Baseline(decode="5", speed=speed(30.0, 10.0))
+
+
+def decode(bleu: float, rate: float, batch1: float = 50.0, **changes: Any) -> DecodeResult:
+    result = DecodeResult(
+        bleu=bleu,
+        chrf=50.0,
+        ter=40.0,
+        bleu_accepted=None,
+        valid=None,
+        length_ratio=1.0,
+        cut=0,
+        speed=speed(rate, batch1),
+        speedup=rate / 30.0,
+        speedup_batch1=batch1 / 10.0,
+    )
+    return dataclasses.replace(result, **changes)
+
+
+def evaluation(name: str, **changes: Any) -> EvaluationResult:
     result = EvaluationResult(
         name=name,
         role="student",
         arch="transformer",
         trained_on="gold",
         objective="nll",
+        recipe="",
         parameters=1_000_000,
         rows=100,
-        beams={1: beam(20.0, 100.0), 5: beam(21.5, 30.0)},
-        quality_beam=5,
-        latency_beam=1,
+        decodes={"1": decode(20.0, 100.0), "5": decode(21.5, 30.0)},
+        quality="5",
+        quick="1",
+        parallel=False,
         perplexity=4.0,
         mode_probability=0.1,
-        latency_ms=12.0,
-        latency_sentences=50,
+        baseline=BASELINE,
         signatures=SIGNATURES,
         device="Abacus 3000, 1 thread",
         precision="float32",
@@ -88,14 +109,37 @@ def evaluation(name: str, **changes: Any) -> EvaluationResult:
     return dataclasses.replace(result, **changes)
 
 
+def parallel(name: str, value: float, **changes: Any) -> EvaluationResult:
+    """A model that writes all positions at once."""
+    result = evaluation(
+        name,
+        arch="nat",
+        objective="nat",
+        decodes={"nat": decode(value, 600.0, 120.0)},
+        quality="nat",
+        quick="nat",
+        parallel=True,
+        perplexity=None,
+        mode_probability=None,
+    )
+    return dataclasses.replace(result, **changes)
+
+
 def bleu(result: EvaluationResult, greedy: float) -> EvaluationResult:
-    return dataclasses.replace(result, beams=result.beams | {1: dataclasses.replace(result.beams[1], bleu=greedy)})
+    first = dataclasses.replace(result.decodes["1"], bleu=greedy)
+    return dataclasses.replace(result, decodes=result.decodes | {"1": first})
 
 
 MODELS = (
     evaluation("teacher", role="teacher", parameters=4_000_000),
     evaluation("gold"),
     bleu(evaluation("small", trained_on="seqkd"), 23.25),
+)
+# Two kinds of student, each on gold and on distilled text.
+FAMILIES = (
+    *MODELS,
+    parallel("nat-gold", 5.5),
+    parallel("nat-seqkd", 17.75, trained_on="seqkd"),
 )
 
 
@@ -188,21 +232,46 @@ def test_json_has_the_stable_keys(root: Path) -> None:
         "perplexity",
         "mode_probability",
         "sentences_per_second",
+        "speedup",
         "latency_ms",
+        "sentences_per_second_batch1",
+        "speedup_batch1",
+        "decodes",
     }
     for model in values["models"]:
         assert stable <= set(model)
         assert "valid" not in model
     assert values["models"][0]["bleu"] == {"1": 20.0, "5": 21.5}
     assert values["models"][0]["sentences_per_second"] == 30.0
+    assert values["models"][0]["decodes"]["1"] == {
+        "bleu": 20.0,
+        "chrf": 50.0,
+        "sentences_per_second": 100.0,
+        "batch_tokens": 4000,
+        "speedup": 100 / 30,
+        "latency_ms": 20.0,
+        "sentences_per_second_batch1": 50.0,
+        "speedup_batch1": 5.0,
+    }
 
 
 def test_toy_models_also_say_how_many_outputs_are_valid(root: Path) -> None:
-    beams = {beam: dataclasses.replace(found, valid=0.5) for beam, found in MODELS[0].beams.items()}
+    decodes = {name: dataclasses.replace(found, valid=0.5) for name, found in MODELS[0].decodes.items()}
     path = root / "evaluations" / "teacher" / "result.json"
-    path.write_text(dataclasses.replace(MODELS[0], beams=beams).to_json())
+    path.write_text(dataclasses.replace(MODELS[0], decodes=decodes).to_json())
     _, values = make(full(root), root / "out")
-    assert values["models"][0]["valid"] == 0.5
+    assert values["models"][0]["valid"] == values["models"][0]["decodes"]["1"]["valid"] == 0.5
+
+
+def test_parallel_models_have_their_decodes_names_and_no_perplexity(root: Path) -> None:
+    student = parallel("small", 12.5, trained_on="seqkd")
+    (root / "evaluations" / "small" / "result.json").write_text(student.to_json())
+    html, values = make(full(root), root / "out")
+    entry = values["models"][2]
+    assert entry["bleu"] == {"nat": 12.5}
+    assert (entry["perplexity"], entry["mode_probability"]) == (None, None)
+    assert (entry["speedup"], entry["speedup_batch1"]) == (20.0, 12.0)
+    assert "Models that write all positions at once have neither." in html
 
 
 def test_gold_is_faithful_to_itself_and_the_distilled_corpus_is_not(root: Path) -> None:
@@ -313,7 +382,7 @@ def test_a_new_measurement_makes_a_new_report(root: Path) -> None:
 
 
 def test_a_damaged_result_is_named(root: Path) -> None:
-    (root / "evaluations" / "small" / "result.json").write_text('{"name": "small", "beams": {}}')
+    (root / "evaluations" / "small" / "result.json").write_text('{"name": "small", "decodes": {}, "baseline": null}')
     with pytest.raises(CorpusError, match=r"small/result\.json"):
         report.run(full(root), root / "out")
 
@@ -347,10 +416,10 @@ def test_the_headline_says_when_distillation_did_not_help() -> None:
 
 def test_the_headline_counts_valid_outputs_where_they_are_known() -> None:
     def valid(model: EvaluationResult, share: float) -> EvaluationResult:
-        return dataclasses.replace(model, beams={1: dataclasses.replace(model.beams[1], valid=share)})
+        return dataclasses.replace(model, decodes={"1": dataclasses.replace(model.decodes["1"], valid=share)})
 
     figures = find([valid(MODELS[1], 0.625), valid(MODELS[2], 0.75)]).figures
-    assert [(figure.value, figure.unit) for figure in figures] == [("+3.2", "BLEU"), ("+12.5", "points")]
+    assert [(figure.value, figure.unit) for figure in figures][:2] == [("+3.2", "BLEU"), ("+12.5", "points")]
 
 
 @given(st.floats(0, 99), st.floats(0, 99))
@@ -363,9 +432,74 @@ def test_the_headlines_numbers_agree_with_one_another(student: float, twin: floa
         assert shown[1] == pytest.approx(abs(shown[0] - shown[2]))
 
 
-def test_speeds_of_two_devices_are_not_compared() -> None:
-    moved = dataclasses.replace(MODELS[2], device="another")
-    assert "sentences/s" not in " ".join(figure.label for figure in find([MODELS[0], MODELS[1], moved]).figures)
+def test_speeds_of_two_runs_are_not_compared() -> None:
+    decodes = {name: dataclasses.replace(found, speedup=None) for name, found in MODELS[2].decodes.items()}
+    untimed = dataclasses.replace(MODELS[2], decodes=decodes, baseline=None)
+    assert "sentences/s" not in " ".join(figure.label for figure in find([MODELS[0], MODELS[1], untimed]).figures)
+
+
+def test_the_headline_counts_the_kinds_of_student_that_distilled_text_helps() -> None:
+    found = find(FAMILIES)
+    assert found.headline == (
+        "All 2 kinds of student translate better when they are trained on distilled text, nat most: "
+        "17.8 BLEU, 12.3 BLEU more than on gold text."
+    )
+    assert "small, reaches 23.2 BLEU greedy" in found.context
+    assert [figure.value for figure in found.figures] == ["+12.3", "20.0", "12.0"]
+    worse = [*FAMILIES[:2], bleu(FAMILIES[2], 10.0), *FAMILIES[3:]]
+    assert find(worse).headline.startswith("1 of 2 kinds of student")
+    none = [*FAMILIES[:2], bleu(FAMILIES[2], 10.0), FAMILIES[3], parallel("nat-seqkd", 5.5, trained_on="seqkd")]
+    assert find(none).headline.startswith("None of 2 kinds")
+
+
+def test_twins_differ_in_their_text_alone() -> None:
+    assert [(group.label, [model.name for model in group.members]) for group in find_twins(FAMILIES)] == [
+        ("transformer", ["gold", "small"]),
+        ("nat", ["nat-gold", "nat-seqkd"]),
+    ]
+    other = dataclasses.replace(FAMILIES[4], recipe="another")
+    assert [group.label for group in find_twins([*FAMILIES[:4], other])] == ["transformer"]
+    glanced = [
+        dataclasses.replace(model, name=f"glat-{model.trained_on}", objective="nat+glat") for model in FAMILIES[3:]
+    ]
+    assert [group.label for group in find_twins([*FAMILIES, *glanced])] == ["transformer", "nat", "glat"]
+
+
+def test_the_page_opens_with_gold_against_distilled_text(root: Path) -> None:
+    contents = dataclasses.replace(gather.gather(full(root)), models=FAMILIES)
+    html = render(contents)
+    bars = html[html.index("Students of gold and of distilled text") :]
+    assert html.index("What distillation gives") < html.index("<h2>Models</h2>")
+    for text in ("5.5  gold", "17.8  seqkd", "20.0  gold", "23.2  seqkd"):
+        assert text in bars
+    assert "What distillation gives" not in render(dataclasses.replace(contents, models=FAMILIES[:2]))
+
+
+def test_the_plot_of_speed_ups_tells_models_apart_without_colour(root: Path) -> None:
+    contents = gather.gather(full(root))
+    alone = plots.quality_by_speedup(FAMILIES, batch1=True)
+    assert "times the teacher" in alone
+    assert all(f">{label}<" in alone for label in ("teacher", "transformer", "nat"))
+    everyone = [dataclasses.replace(model, decodes=untimed(model)) for model in FAMILIES]
+    assert plots.quality_by_speedup(everyone, batch1=False) == ""
+    assert "Quality and speed" not in render(dataclasses.replace(contents, models=tuple(everyone)))
+
+
+def untimed(model: EvaluationResult) -> dict[str, DecodeResult]:
+    return {
+        name: dataclasses.replace(found, speedup=None, speedup_batch1=None) for name, found in model.decodes.items()
+    }
+
+
+@given(st.lists(st.tuples(st.floats(0.5, 50), st.floats(0, 60)), min_size=1, max_size=12))
+@settings(max_examples=15, deadline=None)
+def test_every_label_is_drawn_wherever_the_points_lie(points: list[tuple[float, float]]) -> None:
+    models = [
+        parallel(f"m{index}", 0.0, arch=f"a{index}", decodes={"nat": decode(y, 30 * x)})
+        for index, (x, y) in enumerate(points)
+    ]
+    svg = plots.quality_by_speedup(models, batch1=False)
+    assert all(f">m{index}<" in svg for index in range(len(points)))
 
 
 WORDS = st.lists(st.sampled_from("abcd"), max_size=8).map(" ".join)

@@ -1,0 +1,141 @@
+"""How fast models decode: one sentence at a time, and in batches, several ways in turn.
+
+What is timed leads from source ids to target ids; reading text and writing it are not counted.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from seqkd.search.parallel import Decoder
+
+Open = Callable[[], Decoder]
+
+SECONDS = 0.3  # about how long one measurement in batches takes
+ROUNDS = 3
+BUDGETS = (0.25, 1.0, 4.0)  # times the given batch budget: what is tried for the best one
+LATENCY_SENTENCES = 50
+LATENCY_SECONDS = 2.0  # for each way; after so long no further sentence is decoded alone
+FEWEST = 5  # sentences that are decoded alone however long they take
+GROWTH = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Speed:
+    """How fast one way to decode is.
+
+    Attributes:
+        sentences_per_second: In batches, at the best of a few batch budgets.
+        batch_tokens: That budget, in source tokens.
+        sentences: How many were decoded for it, spread over the corpus.
+        latency_ms: Median time of a sentence that is decoded alone, milliseconds.
+        sentences_per_second_batch1: Of the same sentences, their number over the sum of their times.
+        latency_sentences: Their number.
+    """
+
+    sentences_per_second: float
+    batch_tokens: int
+    sentences: int
+    latency_ms: float
+    sentences_per_second_batch1: float
+    latency_sentences: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Sample:
+    rows: list[tuple[int, list[int]]]
+    batch_tokens: int
+
+
+def measure(
+    ways: Mapping[str, Open], sources: Sequence[list[int]], *, batch_tokens: int, passes: int = 0
+) -> dict[str, Speed]:
+    """Time several ways to decode in one process, in turn, so that their ratios are of one run.
+
+    Each takes a few seconds at most: as many sentences are decoded as fit into that, but never more than there are.
+
+    Args:
+        ways: By name, what opens each for one decode.
+        sources: Source ids without end of sentence.
+        batch_tokens: The batch budget around which the best one is looked for.
+        passes: Decodes of the same sentences before each one that is timed: kernels are compiled and graphs captured
+            there.
+
+    Returns:
+        For each of `ways` how fast it is.
+    """
+    samples = {name: _sample(way, sources, batch_tokens, passes) for name, way in ways.items()}
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(ROUNDS):
+        for name, way in ways.items():
+            seconds[name].append(_timed(way, samples[name], passes))
+    alone = _alone(ways, sources, passes)
+    return {
+        name: Speed(
+            sentences_per_second=len(sample.rows) / statistics.median(seconds[name]),
+            batch_tokens=sample.batch_tokens,
+            sentences=len(sample.rows),
+            latency_ms=1000.0 * statistics.median(alone[name]),
+            sentences_per_second_batch1=len(alone[name]) / sum(alone[name]),
+            latency_sentences=len(alone[name]),
+        )
+        for name, sample in samples.items()
+    }
+
+
+def _sample(way: Open, sources: Sequence[list[int]], batch_tokens: int, passes: int) -> _Sample:
+    """As many sentences as take about `SECONDS`, and the budget at which they take least."""
+    count = 1
+    _timed(way, _Sample(_spread(sources, count), batch_tokens), passes)  # the first decode loads and allocates
+    while True:
+        rows = _spread(sources, count)
+        seconds = _timed(way, _Sample(rows, batch_tokens), passes)
+        if count == len(sources) or seconds >= SECONDS / 2:
+            break
+        wanted = int(count * SECONDS / max(seconds, 1e-9))
+        count = min(len(sources), max(2 * count, min(wanted, GROWTH * count)))
+    best, least = batch_tokens, float("inf")
+    for budget in _budgets(rows, batch_tokens):
+        seconds = _timed(way, _Sample(rows, budget), passes)
+        if seconds < least:
+            best, least = budget, seconds
+    return _Sample(rows, best)
+
+
+def _budgets(rows: Sequence[tuple[int, list[int]]], batch_tokens: int) -> list[int]:
+    """Budgets to try; of those that hold all rows at once only the least."""
+    whole = len(rows) * (max(len(source) for _, source in rows) + 1)
+    budgets = [max(1, round(batch_tokens * share)) for share in BUDGETS]
+    enough = [budget for budget in budgets if budget >= whole][:1]
+    return [budget for budget in budgets if budget < whole] + enough
+
+
+def _alone(ways: Mapping[str, Open], sources: Sequence[list[int]], passes: int) -> dict[str, list[float]]:
+    """Seconds of each of the same sentences, each decoded alone, the ways in turn."""
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    end = time.perf_counter() + LATENCY_SECONDS * len(ways)
+    for number, row in enumerate(_spread(sources, LATENCY_SENTENCES)):
+        if number >= FEWEST and time.perf_counter() >= end:
+            break
+        for name, way in ways.items():
+            times[name].append(_timed(way, _Sample([row], len(row[1]) + 1), passes))
+    return times
+
+
+def _timed(way: Open, sample: _Sample, passes: int) -> float:
+    for _ in range(passes + 1):
+        decoder = way()
+        started = time.perf_counter()
+        for _ in decoder.decode(sample.rows, batch_tokens=sample.batch_tokens):
+            pass
+        seconds = time.perf_counter() - started
+    return seconds
+
+
+def _spread(sources: Sequence[list[int]], count: int) -> list[tuple[int, list[int]]]:
+    """At most `count` rows, evenly spread."""
+    count = min(count, len(sources))
+    return [(row, sources[row]) for row in (index * len(sources) // count for index in range(count))]

@@ -181,6 +181,7 @@ for _name, _kind, _help in (
 
 @app.command("translate")
 def _translate(
+    context: typer.Context,
     model: Models,
     beam: Annotated[int, typer.Option(min=1, max=64, help="hypotheses kept at each step, or samples drawn")] = 5,
     nbest: Annotated[int, typer.Option(min=1, max=64, help="translations of each line")] = 1,
@@ -203,6 +204,8 @@ def _translate(
     seed: Annotated[int, typer.Option(help="of sampling; with a line's number it decides every draw")] = 1,
     diverse_groups: Annotated[int, typer.Option(min=1, max=64, help="groups of the beam that differ")] = 1,
     diverse_strength: Annotated[float, typer.Option(min=0.0, help="how much they differ")] = 0.5,
+    iterations: Annotated[int, typer.Option(min=1, help="of a model that refines what it wrote all at once")] = 10,
+    candidates: Annotated[int, typer.Option(min=0, help="of such a model; 0: as many as nbest")] = 0,
     json: Annotated[bool, typer.Option("--json", help="one JSON object a line, with scores")] = False,
     device: Device = "auto",
     precision: Weights = Precision.auto,
@@ -210,41 +213,64 @@ def _translate(
     debug: Debug = False,  # noqa: ARG001
 ) -> None:
     """Text on stdin, its translation on stdout, line by line."""
+    from seqkd.models.protocol import ParallelSettings
+    from seqkd.search.loading import load_team
     from seqkd.search.settings import BeamSettings
     from seqkd.stages.translate import Translator, translate_lines
 
+    team = load_team(model, device=device, precision=precision.value, parallel=True)
+    _refuse_unfit(context, model[0], parallel=team.parallel)
+    settings: BeamSettings | ParallelSettings
     try:
-        settings = BeamSettings(
-            beam=beam,
-            nbest=nbest,
-            length_penalty=length_penalty,
-            normalization=normalization.value,
-            stopping=stopping.value,
-            max_length_ratio=max_length_ratio,
-            max_length_extra=max_length_extra,
-            min_length=min_length,
-            min_length_ratio=min_length_ratio,
-            unk_penalty=unk_penalty,
-            no_repeat_ngram_size=no_repeat_ngram_size,
-            temperature=temperature,
-            sampling=sampling,
-            top_k=top_k,
-            top_p=top_p,
-            seed=seed,
-            diverse_groups=diverse_groups,
-            diverse_strength=diverse_strength,
-        )
+        if team.parallel:
+            settings = ParallelSettings(iterations=iterations, candidates=candidates or nbest, nbest=nbest)
+        else:
+            settings = BeamSettings(
+                beam=beam,
+                nbest=nbest,
+                length_penalty=length_penalty,
+                normalization=normalization.value,
+                stopping=stopping.value,
+                max_length_ratio=max_length_ratio,
+                max_length_extra=max_length_extra,
+                min_length=min_length,
+                min_length_ratio=min_length_ratio,
+                unk_penalty=unk_penalty,
+                no_repeat_ngram_size=no_repeat_ngram_size,
+                temperature=temperature,
+                sampling=sampling,
+                top_k=top_k,
+                top_p=top_p,
+                seed=seed,
+                diverse_groups=diverse_groups,
+                diverse_strength=diverse_strength,
+            )
     except ValueError as error:
         raise InputError(str(error)) from None
-    translator = Translator.load(
-        model,
-        settings,
-        prefix=prefix.split(),
-        device=device,
-        precision=precision.value,
-        batch_tokens=batch_tokens,
-    )
+    translator = Translator(team, settings, batch_tokens=batch_tokens, prefix=prefix.split())
     translate_lines(translator, sys.stdin.buffer, sys.stdout.buffer, as_json=json, one_by_one=sys.stdin.isatty())
+
+
+def _refuse_unfit(context: typer.Context, model: Path, *, parallel: bool) -> None:
+    """Options that somebody gave and that this kind of model has no use for are an error."""
+    other = {"model", "nbest", "json", "device", "precision", "batch_tokens", "debug"}
+    at_once = {"iterations", "candidates"}
+    unfit = [
+        f"--{name.replace('_', '-')}"
+        for name in context.params
+        if name not in other and (name in at_once) != parallel and _was_given(context, name)
+    ]
+    if unfit and parallel:
+        what = f"{', '.join(unfit)}: for models that decode left to right, and this one writes all positions at once"
+        raise InputError(what, where=str(model), expected="--iterations, --candidates and --nbest")
+    if unfit:
+        what = f"{', '.join(unfit)}: for models that write all positions at once, and this one decodes left to right"
+        raise InputError(what, where=str(model), expected="--beam and the other options of beam search")
+
+
+def _was_given(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
 
 
 @app.command("score")

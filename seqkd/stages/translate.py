@@ -6,13 +6,14 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
-from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import BinaryIO
 
 from seqkd.errors import InputError, TextError
+from seqkd.models.protocol import ParallelSettings
 from seqkd.progress import say
-from seqkd.search import BeamSearch, BeamSettings
-from seqkd.search.loading import Precision, SearchTeam, load_team
+from seqkd.search import BeamSearch, BeamSettings, Hypothesis
+from seqkd.search.loading import SearchTeam
+from seqkd.search.parallel import ParallelSearch
 from seqkd.text.normalize import Normalizer
 
 CHUNK_LINES = 2048  # held and searched together: enough to sort by length, little enough to see output soon
@@ -29,52 +30,41 @@ class Translation:
 
 
 class Translator:
-    """Models and settings, ready to translate. Open with `Translator.load`.
+    """Models and settings, ready to translate.
+
+    Args:
+        team: One model, or several as an ensemble.
+        settings: Of beam search; for a model that writes all positions at once `ParallelSettings`.
+        batch_tokens: Source tokens that are decoded together.
+        prefix: Pieces of the vocabulary that every translation opens with, such as a language tag; for beam search.
 
     Attributes:
         truncated: Positions, in the last call's texts, of those that were longer than the model takes and were cut.
+
+    Raises:
+        InputError: The prefix holds what is no piece.
     """
 
-    def __init__(self, team: SearchTeam, settings: BeamSettings, batch_tokens: int, prefix: Sequence[int]) -> None:
-        self.team, self.settings, self.batch_tokens, self.prefix = team, settings, batch_tokens, prefix
-        self.truncated: list[int] = []
-        self._normalizer = Normalizer()
-
-    @classmethod
-    def load(
-        cls,
-        models: Sequence[Path],
-        settings: BeamSettings,
+    def __init__(
+        self,
+        team: SearchTeam,
+        settings: BeamSettings | ParallelSettings,
         *,
-        prefix: Sequence[str] = (),
-        device: str,
-        precision: Literal["auto"] | Precision,
         batch_tokens: int,
-    ) -> Translator:
-        """Load one model, or several as an ensemble.
-
-        Args:
-            models: Model folders.
-            settings: Of the search.
-            prefix: Pieces of the vocabulary that every translation opens with, such as a language tag.
-            device: auto, cpu, cuda or cuda:N.
-            precision: Of the weights.
-            batch_tokens: Source tokens that are decoded together.
-
-        Raises:
-            InputError: The prefix holds what is no piece, or there is no such device.
-            ModelError: A folder is no model, or the models' vocabularies differ.
-        """
-        team = load_team(models, device=device, precision=precision)
+        prefix: Sequence[str] = (),
+    ) -> None:
         ids = {piece: index for index, piece in enumerate(team.loaded[0].vocabulary.pieces())} if prefix else {}
         strange = [piece for piece in prefix if piece not in ids]
         if strange:
             raise InputError(
                 f"the prefix holds {strange[0]!r}, which is no piece of the vocabulary",
-                where=str(models[0]),
+                where="--prefix",
                 expected="pieces separated by spaces; a piece at the start of a word opens with '\u2581'",
             )
-        return cls(team, settings, batch_tokens, [ids[piece] for piece in prefix])
+        self.team, self.settings, self.batch_tokens = team, settings, batch_tokens
+        self.prefix = [ids[piece] for piece in prefix]
+        self.truncated: list[int] = []
+        self._normalizer = Normalizer()
 
     def __call__(self, texts: Sequence[str], *, first_row: int = 0) -> list[list[Translation]]:
         """Translate texts; each gets its k-best list, best first. A text without words has one empty translation.
@@ -84,11 +74,9 @@ class Translator:
         first = self.team.loaded[0]
         encoder = first.source_vocabulary or first.vocabulary
         sources = encoder.encode(self._normalizer.many(list(texts)))
-        search = BeamSearch(self.team.engines, self.settings, fallback=self.team.fallback)
         rows = range(first_row, first_row + len(sources))
-        decoding = search.decode(zip(rows, sources, strict=True), batch_tokens=self.batch_tokens, prefix=self.prefix)
-        found = dict(decoding)
-        self.truncated = sorted(row - first_row for row in search.truncated)
+        found = self._decode(list(zip(rows, sources, strict=True)))
+        self.truncated = [row - first_row for row in self.truncated]
         results = []
         for index in rows:
             decoded = first.vocabulary.decode([hypothesis.ids for hypothesis in found[index]])
@@ -99,6 +87,17 @@ class Translator:
                 ]
             )
         return results
+
+    def _decode(self, sources: list[tuple[int, list[int]]]) -> dict[int, list[Hypothesis]]:
+        decoder: ParallelSearch | BeamSearch
+        if isinstance(self.settings, ParallelSettings):
+            decoder = ParallelSearch(self.team.loaded[0].model, self.settings)
+            found = dict(decoder.decode(sources, batch_tokens=self.batch_tokens))
+        else:
+            decoder = BeamSearch(self.team.engines, self.settings, fallback=self.team.fallback)
+            found = dict(decoder.decode(sources, batch_tokens=self.batch_tokens, prefix=self.prefix))
+        self.truncated = sorted(decoder.truncated)
+        return found
 
 
 def translate_lines(

@@ -8,7 +8,10 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from seqkd.config import EvaluateConfig, EvaluatePart, SearchConfig
+from seqkd.config import EvaluateConfig, ParallelConfig, SearchConfig, validate
+from seqkd.config_pipeline import EvaluatePart
+from seqkd.errors import ConfigError
+from seqkd.models.protocol import ParallelSettings
 from seqkd.search import BeamSettings
 
 
@@ -49,3 +52,29 @@ def test_diverse_groups_must_divide_every_beam_of_an_evaluation() -> None:
     with pytest.raises(ValidationError, match="does not divide"):
         EvaluateConfig(name="a", model="m", role="student", corpus="c", beams=(3,), search=search)
     assert EvaluatePart(beams=(2, 4), search=search).search == search
+
+
+def test_decodes_and_their_settings_have_the_same_defaults() -> None:
+    defaults, config = ParallelSettings(), ParallelConfig()
+    assert config.name == "nat"
+    assert not config.rescore
+    for name in ("iterations", "candidates", "strategy"):
+        assert getattr(config, name) == getattr(defaults, name)
+
+
+@pytest.mark.parametrize(
+    ("decode", "problem"),
+    [
+        ([{"name": "5"}], "name '5' is a number: beams are called so"),
+        ([{"rescore": True}], "set `candidates` to 2 or more"),
+        ([{"name": "a"}, {"name": "a", "iterations": 4}], "the name 'a' is taken"),
+        ([{"candidates": 2, "rescore": True}], "rescore = true needs `rescore_with`"),
+        ([{"iterations": 0}], "iterations: Input should be greater"),
+    ],
+)
+def test_decodes_that_do_not_fit_are_named(decode: list[dict[str, Any]], problem: str) -> None:
+    values = {"name": "a", "model": "m", "role": "student", "corpus": "c", "decode": decode}
+    with pytest.raises(ConfigError) as caught:
+        validate(EvaluateConfig, values, "evaluate.toml")
+    assert caught.value.what.startswith("1 problem:")
+    assert problem in caught.value.what

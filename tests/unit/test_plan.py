@@ -205,6 +205,25 @@ def test_a_circle_is_named_once_and_what_hangs_on_it_is_not_blamed(pipeline: Pat
     assert problems(pipeline) == ["students.kd.init_from: goes in a circle: kd <- tuned <- kd"]
 
 
+def test_a_decode_is_for_architectures_that_write_all_positions_at_once(pipeline: Path) -> None:
+    edited(pipeline, 'init_from = "kd"', 'decode = [{ name = "fast" }]')
+    assert problems(pipeline) == [
+        "students.tuned: decode is for architectures that write all positions at once (cmlm, ctc, dag, nat); "
+        "'transformer' is decoded with evaluate.beams"
+    ]
+    edited(pipeline, 'decode = [{ name = "fast" }]', 'model = { arch = "nat" }\ndecode = [{ name = "7" }]')
+    assert [line.split(":")[0] for line in problems(pipeline)] == ["students.tuned.decode.0"]
+
+
+def test_a_decode_that_students_share_is_for_those_that_can_use_it(pipeline: Path) -> None:
+    edited(pipeline, "dim = 32", 'arch = "cmlm"\ndim = 32')
+    edited(pipeline, "[student.model]", '[student]\ndecode = [{ name = "four", iterations = 4 }]\n\n[student.model]')
+    edited(pipeline, 'init_from = "kd"', 'model = { arch = "lstm" }')
+    gold, kd, tuned = read_pipeline(pipeline).students
+    assert [way.name for way in gold.decode] == [way.name for way in kd.decode] == ["four"]
+    assert tuned.decode == ()
+
+
 # --- stage files --------------------------------------------------------------------------------------------------
 
 
@@ -227,8 +246,28 @@ def test_stage_files_hold_what_their_stages_need(pipeline: Path) -> None:
     teacher = stages["evaluate.teacher"].config
     assert isinstance(teacher, EvaluateConfig)
     assert (teacher.role, teacher.trained_on, teacher.corpus) == ("teacher", "gold", run / "gold/test")
+    assert (teacher.speed_against, teacher.rescore_with) == (None, None)
+    student = stages["evaluate.kd"].config
+    assert isinstance(student, EvaluateConfig)
+    assert (student.speed_against, student.rescore_with, student.decode) == (run / "teacher", None, ())
+    assert run / "teacher/manifest.json" in stages["evaluate.kd"].needs
     assert run / "students/kd/manifest.json" in stages["student.tuned"].needs
     assert set(stages["report"].needs) == {stage.target for stage in stages.values() if stage.name != "report"}
+
+
+def test_a_student_that_the_teacher_rescores_is_evaluated_with_it(pipeline: Path) -> None:
+    ways = 'decode = [{ name = "one" }, { name = "npd", candidates = 9, rescore = true }]'
+    edited(pipeline, 'init_from = "kd"', f'model = {{ arch = "nat" }}\n{ways}')
+    stage = {stage.name: stage for stage in plan_stages(read_pipeline(pipeline), Path("runs"))}["evaluate.tuned"]
+    assert isinstance(stage.config, EvaluateConfig)
+    assert stage.config.rescore_with == Path("runs/small/teacher")
+    assert [(way.name, way.candidates, way.rescore) for way in stage.config.decode] == [
+        ("one", 1, False),
+        ("npd", 9, True),
+    ]
+    file = Path("evaluate.toml")
+    file.write_text(to_toml(stage.config))
+    assert load_stage(EvaluateConfig, file) == stage.config
 
 
 def test_seeds_come_from_the_pipeline_and_students_share_theirs(pipeline: Path) -> None:

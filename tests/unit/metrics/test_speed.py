@@ -46,7 +46,7 @@ class Fake:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     made = Clock()
-    monkeypatch.setattr(speed.time, "perf_counter", lambda: made.now)
+    monkeypatch.setattr("seqkd.metrics.speed.time.perf_counter", lambda: made.now)
     return made
 
 

@@ -60,7 +60,8 @@ class Echo(nn.Module):
     def translate(self, source: Tensor, settings: ParallelSettings) -> list[list[Output]]:
         """See `ParallelModel.translate`."""
         rows = [[token for token in row if token not in (self.pad_id, self.eos_id)] for row in source.tolist()]
-        return [[Output(ids[index:], -index, -index) for index in range(settings.candidates)] for ids in rows]
+        found = [[Output(ids[index:], -index, -index) for index in range(settings.candidates)] for ids in rows]
+        return [outputs[: settings.nbest] for outputs in found]
 
 
 def write_echo(folder: Path, vocabulary: Path) -> Path:

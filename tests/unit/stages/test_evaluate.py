@@ -239,8 +239,8 @@ def test_a_parallel_model_is_decoded_its_own_way_beside_the_teacher(folders: Pat
 def test_the_teacher_chooses_among_the_candidates_where_it_is_asked_to(folders: Path, tmp_path: Path) -> None:
     student = write_echo(tmp_path / "echo", folders / "vocab.model")
     ways = [{"name": "one"}, {"name": "npd", "candidates": 3, "rescore": True}]
-    changes = {"model": student, "decode": ways, "rescore_with": folders / "model"}
-    evaluate.run(config(folders, **changes), tmp_path / "out", device="cpu")
+    changed = config(folders, model=student, decode=ways, rescore_with=folders / "model")
+    evaluate.run(changed, tmp_path / "out", device="cpu")
     found = read_result(tmp_path / "out")
     assert (list(found.decodes), found.quick, found.quality) == (["one", "npd"], "one", "npd")
     loaded = load_model(folders / "model")

@@ -13,13 +13,15 @@ import pytest
 import torch
 
 from seqkd.cli import main
-from seqkd.errors import InputError, TextError
+from seqkd.errors import InputError, ModelError, TextError
 from seqkd.models.checkpoint import load_model, save_model
 from seqkd.models.registry import build
 from seqkd.search import BeamSettings
+from seqkd.search.loading import load_team
 from seqkd.stages.score import score_files
 from seqkd.stages.translate import Translator, translate_lines
 from seqkd.text.vocabulary import Vocabulary
+from tests.unit.stages.support import write_echo
 
 WORDS = ["a", "big", "small", "dog", "cat", "sees", "runs", "red", "house", "the"]
 SENTENCES = [" ".join(WORDS[(row * step) % len(WORDS)] for step in range(1, 6)) for row in range(1, 40)]
@@ -62,8 +64,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def load(model: Path, prefix: Sequence[str] = (), **options: Any) -> Translator:
-    settings = BeamSettings(**{"beam": 3, **options})
-    return Translator.load([model], settings, prefix=prefix, device="cpu", precision="float32", batch_tokens=200)
+    team = load_team([model], device="cpu", precision="float32")
+    return Translator(team, BeamSettings(**{"beam": 3, **options}), prefix=prefix, batch_tokens=200)
 
 
 def translated(translator: Translator, text: bytes, *, as_json: bool = False, one_by_one: bool = False) -> str:
@@ -191,6 +193,68 @@ def test_settings_that_do_not_fit_are_refused(model: Path, words: str, capsys: p
     assert main(["translate", "--model", str(model), "--device", "cpu", *words.split()]) == 2
     name = words.split()[-2].removeprefix("--").replace("-", "_")
     assert f"error: {name}" in capsys.readouterr().err
+
+
+# --- models that write all positions at once ----------------------------------------------------------------------
+
+
+@pytest.fixture
+def student(model: Path, tmp_path: Path, echo: None) -> Path:  # noqa: ARG001
+    return write_echo(tmp_path / "echo", model / "vocab.model")
+
+
+def run_command(
+    student: Path, monkeypatch: pytest.MonkeyPatch, text: bytes, *words: str, command: str = "translate"
+) -> int:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(text)))
+    return main([command, "--model", str(student), "--device", "cpu", *words])
+
+
+def test_a_parallel_model_translates_lines_in_their_order(
+    student: Path, monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    text = "".join(f"{line}\n" for line in ["a dog", "", "the big red house"]).encode()
+    assert run_command(student, monkeypatch, text, "--iterations", "4") == 0
+    assert capfdbinary.readouterr().out == text
+    assert run_command(student, monkeypatch, text, "--nbest", "2") == 0
+    rows = [line.split(" ||| ") for line in capfdbinary.readouterr().out.decode().splitlines()]
+    assert [(row[0], float(row[2])) for row in rows] == [("0", 0), ("0", -1), ("1", 0), ("2", 0), ("2", -1)]
+    assert run_command(student, monkeypatch, text, "--nbest", "2", "--candidates", "3", "--json") == 0
+    assert len(json.loads(capfdbinary.readouterr().out.splitlines()[0])["translations"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        ("--beam 5", "--beam: for models that decode left to right"),
+        ("--sampling --prefix a", "--sampling, --prefix: for models that decode left to right"),
+        ("--nbest 3 --candidates 2", "nbest must be at most the 2 candidates"),
+    ],
+)
+def test_options_of_beam_search_are_not_for_parallel_models(
+    student: Path, words: str, problem: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_command(student, monkeypatch, b"a\n", *words.split()) == 2
+    shown = capsys.readouterr()
+    assert problem in shown.err
+    assert shown.out == ""
+
+
+def test_options_of_parallel_models_are_not_for_others(
+    model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_command(model, monkeypatch, b"a\n", "--candidates", "2") == 2
+    assert "--candidates: for models that write all positions at once" in capsys.readouterr().err
+
+
+def test_scores_and_ensembles_need_models_that_go_left_to_right(student: Path, model: Path, tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("a dog\n")
+    texts = (tmp_path / "text", tmp_path / "text", io.BytesIO())
+    with pytest.raises(ModelError, match="gives no left-to-right probabilities") as caught:
+        score_files([student], *texts, device="cpu", precision="auto", batch_tokens=100)
+    assert caught.value.where == str(student)
+    with pytest.raises(ModelError, match="gives no left-to-right probabilities"):
+        load_team([model, student], device="cpu", precision="auto", parallel=True)
 
 
 # --- score --------------------------------------------------------------------------------------------------------

@@ -158,7 +158,7 @@ def test_a_saved_model_is_the_same_model(name: str, tmp_path: Path) -> None:
     settings = {"settings": EVERY[name], "max_positions": MAX_POSITIONS}
     save_model(tmp_path, model, arch=f"fairseq:{name}", settings=settings, vocab=vocab)
     loaded = load_model(tmp_path).model
-    assert loaded.max_positions == MAX_POSITIONS  # type: ignore[comparison-overlap]
+    assert loaded.max_positions == MAX_POSITIONS
     assert decode(loaded, rows) == decode(model, rows)
 
 

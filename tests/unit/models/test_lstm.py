@@ -24,9 +24,10 @@ def test_a_layer_is_torchs_lstm() -> None:
     x = numbers(7, 3, 6)
     # torch's order of gates: input, forget, cell, output
     order = torch.cat((torch.arange(10), torch.arange(15, 20), torch.arange(10, 15)))
-    bias = (reference.bias_ih_l0 + reference.bias_hh_l0)[order]
-    gates = functional.linear(x, reference.weight_ih_l0[order], bias)
-    found = run_layer(gates[:, None], reference.weight_hh_l0[order][None])
+    weights = dict(reference.named_parameters())
+    bias = (weights["bias_ih_l0"] + weights["bias_hh_l0"])[order]
+    gates = functional.linear(x, weights["weight_ih_l0"][order], bias)
+    found = run_layer(gates[:, None], weights["weight_hh_l0"][order][None])
     torch.testing.assert_close(found[:, 0], reference(x)[0])
 
 
@@ -76,7 +77,7 @@ def test_the_decoders_loop_equals_its_definition(layers: int, dropped: bool) -> 
     start = numbers(layers, batch, dim)
     expected = attentive_by_definition(*given_, mask, start, kept)
     torch.testing.assert_close(run_attentive(*given_, mask, start, kept), expected)
-    assert gradcheck(lambda *x: run_attentive(*x[:-1], mask, x[-1], kept), (*given_, start))
+    assert gradcheck(lambda a, b, c, d, e, f, g: run_attentive(a, b, c, d, e, f, mask, g, kept), (*given_, start))
 
 
 def test_gradients_of_a_layer() -> None:

@@ -12,6 +12,7 @@ from seqkd.models.protocol import ParallelSettings
 from seqkd.objectives import ctc as module
 from seqkd.objectives.base import Batch
 from seqkd.objectives.ctc import CtcLoss
+from seqkd.objectives.glancing import shown
 from tests.unit.models.nat.ctc_dag import BLANK, EOS, PAD, ctc_model, source_of
 from tests.unit.objectives.ctc_dag import batch_of, empty_batch
 
@@ -91,7 +92,7 @@ def test_glancing_shows_the_aligned_symbols_of_wrong_frames(monkeypatch: pytest.
     batch = batch_of([[5, 6, 7], [7]], [[8, 9, 9, 10], [11, 4]], progress=0.5)
     asked: list[tuple[Tensor, Tensor, float]] = []
     answered: list[Tensor] = []
-    own = module.shown
+    own = shown
 
     def noted(real: Tensor, distance: Tensor, ratio: float) -> Tensor:
         asked.append((real, distance, ratio))

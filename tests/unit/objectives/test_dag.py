@@ -13,6 +13,7 @@ from seqkd.models.nat.dag import Dag
 from seqkd.models.protocol import ParallelSettings
 from seqkd.objectives import dag as module
 from seqkd.objectives.dag import DagLoss, best_path, log_likelihood
+from seqkd.objectives.glancing import shown
 from tests.unit.models.nat.ctc_dag import dag_model, source_of
 from tests.unit.objectives.ctc_dag import batch_of, empty_batch
 
@@ -163,7 +164,7 @@ def test_glancing_shows_wrong_tokens_on_the_best_path(monkeypatch: pytest.Monkey
     model = dag_model().train()
     batch = batch_of([[5, 6, 7], [7]], [[8, 9, 9, 10], [11, 4]], progress=0.5)
     asked: list[tuple[Tensor, Tensor, float]] = []
-    own = module.shown
+    own = shown
 
     def noted(real: Tensor, distance: Tensor, ratio: float) -> Tensor:
         asked.append((real, distance, ratio))
@@ -211,5 +212,5 @@ def test_learns_a_few_sentences_by_heart(glancing: tuple[float, float] | None) -
     model.eval()
     for strategy in ("greedy", "lookahead"):
         with torch.inference_mode():
-            found = model.translate(source_of(*sources), ParallelSettings(strategy=strategy))  # type: ignore[arg-type]
+            found = model.translate(source_of(*sources), ParallelSettings(strategy=strategy))
         assert [outputs[0].ids for outputs in found] == targets

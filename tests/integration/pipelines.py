@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from seqkd.config_models import DEFAULT_ARCH, MODELS, tag
 from seqkd.config_pipeline import PipelineConfig
 from seqkd.pipeline import read_pipeline, to_toml
 
@@ -48,7 +49,9 @@ def shrunk(file: Path, data: dict[str, Any] | None = None) -> dict[str, Any]:
         values["data"] = data
     values.setdefault("prepare", {})["vocabulary"] = {"size": 200, "byte_fallback": False}
     for part in (values["teacher"], *values["students"]):
-        part["model"] = part.get("model", {}) | _MODEL
+        kind = MODELS[tag(part.get("model", {}).get("arch", DEFAULT_ARCH))]
+        sizes = {name: value for name, value in _MODEL.items() if name in kind.model_fields}
+        part["model"] = part.get("model", {}) | sizes
         part["training"] |= _TRAINING
     for part in values["distill"]:
         part["workers"] = 1

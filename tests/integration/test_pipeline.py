@@ -86,6 +86,10 @@ def test_make_report_makes_everything(toy: Toy) -> None:
         ("gold", "student", "gold"),
         ("seqkd", "student", "seqkd"),
         ("seqinter", "student", "seqinter"),
+        ("rnn-gold", "student", "gold"),
+        ("rnn-seqkd", "student", "seqkd"),
+        ("nat-gold", "student", "gold"),
+        ("nat-seqkd", "student", "seqkd"),
     ]
     for entry in report["models"]:
         assert set(entry["bleu"]) == {"1", "2"}

@@ -6,6 +6,7 @@ from seqkd.config_models import (
     CmlmLossConfig,
     CtcLossConfig,
     DagLossConfig,
+    FairseqLossConfig,
     NatLossConfig,
     NllConfig,
     ObjectiveConfig,

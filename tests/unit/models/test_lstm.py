@@ -24,10 +24,9 @@ def test_a_layer_is_torchs_lstm() -> None:
     x = numbers(7, 3, 6)
     # torch's order of gates: input, forget, cell, output
     order = torch.cat((torch.arange(10), torch.arange(15, 20), torch.arange(10, 15)))
-    weights = dict(reference.named_parameters())
-    bias = (weights["bias_ih_l0"] + weights["bias_hh_l0"])[order]
-    gates = functional.linear(x, weights["weight_ih_l0"][order], bias)
-    found = run_layer(gates[:, None], weights["weight_hh_l0"][order][None])
+    weights = {name: weight[order] for name, weight in reference.named_parameters()}
+    gates = functional.linear(x, weights["weight_ih_l0"], weights["bias_ih_l0"] + weights["bias_hh_l0"])
+    found = run_layer(gates[:, None], weights["weight_hh_l0"][None])
     torch.testing.assert_close(found[:, 0], reference(x)[0])
 
 
@@ -66,7 +65,7 @@ def test_the_decoders_loop_equals_its_definition(layers: int, dropped: bool) -> 
     mask = torch.zeros(batch, 1, source, dtype=torch.double)
     mask[1, 0, 2:] = -math.inf
     kept = torch.rand(layers - 1, length, batch, dim, dtype=torch.double).gt(0.5) * 2.0 if dropped else None
-    given_ = (
+    tensors = (
         numbers(length, batch, 4 * dim),
         numbers(layers, 4 * dim, 2 * dim),
         numbers(layers - 1, 4 * dim),
@@ -75,9 +74,15 @@ def test_the_decoders_loop_equals_its_definition(layers: int, dropped: bool) -> 
         numbers(batch, source, dim),
     )
     start = numbers(layers, batch, dim)
-    expected = attentive_by_definition(*given_, mask, start, kept)
-    torch.testing.assert_close(run_attentive(*given_, mask, start, kept), expected)
-    assert gradcheck(lambda a, b, c, d, e, f, g: run_attentive(a, b, c, d, e, f, mask, g, kept), (*given_, start))
+    expected = attentive_by_definition(*tensors, mask, start, kept)
+    torch.testing.assert_close(run_attentive(*tensors, mask, start, kept), expected)
+
+    def loop(
+        gates: Tensor, weight: Tensor, bias: Tensor, mix: Tensor, keys: Tensor, values: Tensor, start: Tensor
+    ) -> Tensor:
+        return run_attentive(gates, weight, bias, mix, keys, values, mask, start, kept)
+
+    assert gradcheck(loop, (*tensors, start))
 
 
 def test_gradients_of_a_layer() -> None:

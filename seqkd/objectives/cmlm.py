@@ -38,7 +38,7 @@ class MaskedModel(Protocol):
 class CmlmLoss:
     """Cross-entropy at a random choice of positions that are masked, given the others (Ghazvininejad et al. 2019).
 
-    How many are masked is uniform between one and all (their section 3.2); end of sentence is always given. The loss
+    How many are masked is uniform between one and all; end of sentence is always given. The loss
     is scaled so that, divided by the batch's target tokens, it is the mean over the masked positions plus
     `length_weight` times the mean over the sentences' lengths. In evaluation all positions are masked: `nll` is that of
     the first pass of decoding, the hardest, and nothing is random.

@@ -8,7 +8,7 @@ from seqkd.objectives.masked import drawn
 
 
 def shown(real: Tensor, distance: Tensor, ratio: float) -> Tensor:
-    """Positions whose gold tokens the decoder is shown (Qian et al. 2021, section 3.2).
+    """Positions whose gold tokens the decoder is shown (Qian et al. 2021, section 3).
 
     Args:
         real: `[batch, length]` bool, True at target tokens.

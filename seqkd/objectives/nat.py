@@ -42,12 +42,13 @@ class CopyingModel(Protocol):
 class NatLoss:
     """Label-smoothed cross-entropy at every position of the gold length, plus that of the length.
 
-    Without glancing it is the loss of Gu et al. 2018 (section 3.4). With it (GLAT, Qian et al. 2021, equation 5) a
-    first pass without gradient writes the sentence; the more of it is wrong, the more gold tokens, at random places,
-    take the place of the copied source, and the loss is the mean over the other places.
+    Without glancing it is the loss of Gu et al. 2018. With it (GLAT, Qian et al. 2021, section 3) a first pass without
+    gradient writes the sentence; the more of it is wrong, the more gold tokens, at random places, take the place of the
+    copied source, and the loss is the mean over the other places.
 
     Every value is scaled so that, divided by the batch's target tokens, it is a mean: over the positions learned
-    from, and over the sentences for their lengths. In evaluation nothing is shown, and `nll` is that of all positions.
+    from, and over the sentences for their lengths. In evaluation nothing is shown, and `nll` is that of all positions,
+    given the gold length, or the fertilities by which the gold target is aligned.
 
     Args:
         smoothing: Share of the uniform distribution in the target, 0 for none.

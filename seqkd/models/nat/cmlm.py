@@ -122,9 +122,10 @@ class Cmlm(nn.Module):
     def translate(self, source: Tensor, settings: ParallelSettings) -> Sequence[Sequence[Output]]:
         """See `ParallelModel.translate`.
 
-        Mask-predict (sections 4.1 to 4.3): the first pass predicts all tokens; each later one masks the least probable
-        ones anew and predicts those again, fewer from pass to pass. A sentence's candidates are its most probable
-        lengths, ranked in the end as in `outputs`; a token's log-probability is that of the pass that wrote it.
+        Mask-predict (Ghazvininejad et al. 2019, section 4): the first pass predicts all tokens; each later one masks
+        the least probable ones anew and predicts those again, fewer from pass to pass. A sentence's candidates are its
+        most probable lengths, ranked in the end as in `outputs`; a token's log-probability is that of the pass that
+        wrote it.
         """
         memory = self.encode(source)
         found = self.lengths.candidates(memory, self.stack.source_mask(source), settings.candidates, self.max_positions)
@@ -144,7 +145,7 @@ class Cmlm(nn.Module):
 
 
 def masks(lengths: Tensor, iteration: int, iterations: int) -> Tensor:
-    """How many tokens are masked in a pass: all in the first, then fewer, by equal steps, rounded down (equation 4).
+    """How many tokens are masked in a pass: all in the first, then fewer, by equal steps, rounded down.
 
     Args:
         lengths: `[batch]` tokens.

@@ -1,4 +1,4 @@
-"""Decoder inputs copied from the source (Gu et al. 2018, section 3.1)."""
+"""Decoder inputs copied from the source (Gu et al. 2018): evenly, or by fertility."""
 
 from __future__ import annotations
 

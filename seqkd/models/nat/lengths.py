@@ -35,8 +35,8 @@ class LengthCandidates(NamedTuple):
 class LengthPredictor(nn.Module):
     """Classifies target length minus source length, from the mean of the encoder's states.
 
-    Predicting the difference: Ghazvininejad et al. 2019 (section 3.3) and Gu et al. 2018 predict lengths from the
-    encoder; Lee et al. 2018 (section 4) and Wang et al. 2019 count them from the source's.
+    Ghazvininejad et al. 2019 classify the length itself, from an extra token of the encoder's input; the difference
+    takes fewer classes, and sentences of all lengths share them.
 
     Args:
         dim: Width of the encoder's states.

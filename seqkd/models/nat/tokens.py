@@ -44,8 +44,8 @@ def outputs(ids: Tensor, logprobs: Tensor, lengths: Tensor, priors: Tensor, nbes
     """Candidates as outputs, best first; each text once, equals in their order.
 
     A candidate's log-probability is that of its length, or its fertilities, and of its tokens; its score is that over
-    the tokens. (The tokens' mean alone, Ghazvininejad et al. 2019, section 4.3, takes to lengths that hardly ever
-    occur: the more candidates, the worse the outputs.)
+    the tokens. (The tokens' mean alone, as in Ghazvininejad et al. 2019, takes to lengths that hardly ever occur:
+    the more candidates, the worse the outputs.)
 
     Args:
         ids: `[batch * candidates, target]`.

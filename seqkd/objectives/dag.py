@@ -28,8 +28,8 @@ class GraphModel(Protocol):
         """Real vertices `[batch, vertices]` bool, the first ones of each row."""
         ...
 
-    def inputs(self, real: Tensor) -> Tensor:
-        """Decoder inputs `[batch, vertices, dim]`."""
+    def inputs(self, memory: Tensor) -> Tensor:
+        """Encoder states to decoder inputs `[batch, vertices, dim]`."""
         ...
 
     def transitions(self, features: Tensor, real: Tensor) -> Tensor:
@@ -57,7 +57,7 @@ class DagLoss:
         stack = graph.stack
         real = graph.vertices(batch.source)
         memory = stack.encode(batch.source)
-        inputs = graph.inputs(real)
+        inputs = graph.inputs(memory)
         if self.glancing is not None and model.training:
             start, end = self.glancing
             ratio = start + (end - start) * batch.progress

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from seqkd.models.nat.dag import TOO_MANY, Dag
 from seqkd.models.protocol import TOO_LONG, Output, ParallelModel, ParallelSettings
-from tests.unit.models.nat.ctc_dag import BLANK, EOS, PAD, dag_model, source_of
+from tests.unit.models.nat.ctc_dag import EOS, PAD, dag_model, source_of
 
 
 def graph(model: Dag, source: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -17,7 +17,7 @@ def graph(model: Dag, source: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     with torch.no_grad():
         real = model.vertices(source)
         memory = model.stack.encode(source)
-        features = model.stack.decode(model.inputs(real), real, memory, source)
+        features = model.stack.decode(model.inputs(memory), real, memory, source)
         return real, model.transitions(features, real), model.stack.project(features).log_softmax(-1)
 
 
@@ -69,7 +69,7 @@ def test_decoding_follows_the_best_vertex(strategy: str) -> None:
         source = source_of(row)
         _, transitions, pieces = graph(model, source)
         table = pieces[0].clone()
-        table[:, [BLANK, PAD, EOS]] = -torch.inf
+        table[:, [PAD, EOS]] = -torch.inf
         best, written = table.max(1)
         end = len(best) - 1
         ids, vertex, score = [], 0, 0.0

@@ -6,7 +6,6 @@ from seqkd.config_models import (
     CmlmLossConfig,
     CtcLossConfig,
     DagLossConfig,
-    FairseqLossConfig,
     NatLossConfig,
     NllConfig,
     ObjectiveConfig,

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from seqkd.objectives import projection
-from seqkd.objectives.projection import projected_nll
+from seqkd.objectives.projection import projected_log_sum_exp, projected_nll
 
 
 def plain(features: Tensor, weight: Tensor, targets: Tensor, smoothing: float) -> Tensor:
@@ -85,3 +85,41 @@ def test_nan_features_give_nan(smoothing: float) -> None:
         features[3] = float("nan")
     loss, _ = projected_nll(features, weight, targets, smoothing)
     assert loss.isnan()
+
+
+@given(
+    tokens=st.integers(1, 40),
+    vocab=st.integers(2, 60),
+    chunk=st.sampled_from([1, 100, 1 << 21]),
+    scale=st.sampled_from([1.0, 100.0]),
+    seed=st.integers(0, 99),
+)
+@settings(max_examples=40, deadline=None)
+def test_log_sum_exp_of_each_row(tokens: int, vocab: int, chunk: int, scale: float, seed: int) -> None:
+    features, weight, _ = leaves(tokens, vocab, seed, scale)
+    shares = torch.randn(tokens, generator=torch.Generator().manual_seed(seed))
+    expected = (features @ weight.t()).logsumexp(-1)
+    expected_grads = torch.autograd.grad(expected @ shares, (features, weight))
+    before = projection.CHUNK_ELEMENTS
+    projection.CHUNK_ELEMENTS = chunk
+    try:
+        sums = projected_log_sum_exp(features, weight)
+        grads = torch.autograd.grad(sums @ shares, (features, weight))
+    finally:
+        projection.CHUNK_ELEMENTS = before
+    torch.testing.assert_close(sums, expected, rtol=1e-5, atol=1e-4)
+    for got, want in zip(grads, expected_grads, strict=True):
+        torch.testing.assert_close(got, want, rtol=1e-3, atol=1e-4)
+
+
+def test_log_sum_exp_under_autocast_is_close_and_float32() -> None:
+    features, weight, _ = leaves(64, 50, seed=2)
+    expected = (features @ weight.t()).logsumexp(-1)
+    expected_grads = torch.autograd.grad(expected.sum(), (features, weight))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        sums = projected_log_sum_exp(features, weight)
+    assert sums.dtype == torch.float32
+    torch.testing.assert_close(sums, expected, rtol=1e-2, atol=1e-2)
+    for got, want in zip(torch.autograd.grad(sums.sum(), (features, weight)), expected_grads, strict=True):
+        assert got.dtype == torch.float32
+        assert float((got - want).norm() / want.norm()) < 0.02

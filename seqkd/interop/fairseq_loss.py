@@ -37,9 +37,10 @@ class FairseqLoss:
         """The loss of a `FairseqModel`; noise is drawn from torch's generator, in evaluation always the same."""
         student = cast(FairseqModel, model)
         order, inputs = student.inputs(batch.source)
-        target = batch.target_out[order]
-        if not batch.tokens:  # a rank without rows of its own takes part with a sentence that counts nothing
-            target = torch.full_like(target, student.eos_id)
+        target_in, target = batch.target_in[order], batch.target_out[order]
+        if not batch.tokens:  # a rank without rows of its own takes part with a word that counts nothing
+            target_in = target.new_tensor([[student.start_id, student.unk_id]])
+            target = target.new_tensor([[student.unk_id, student.eos_id]])
         sample: dict[str, Any] = {
             "net_input": inputs,
             "target": target,
@@ -47,7 +48,7 @@ class FairseqLoss:
             "nsentences": len(target),
         }
         if student.refinement is None:
-            inputs["prev_output_tokens"] = batch.target_in[order]
+            inputs["prev_output_tokens"] = target_in
             criterion = LabelSmoothedCrossEntropyCriterion(
                 student.task, sentence_avg=False, label_smoothing=self.smoothing
             )

@@ -1,4 +1,4 @@
-"""Tasks for `fairseq-train` and `fairseq-generate` that read seqkd's Arrow corpora; `fairseq_plugin` registers them.
+"""Tasks for `fairseq-train` that read seqkd's Arrow corpora; `fairseq_plugin` registers them.
 
 `seqkd_translation` is fairseq's task `translation` and `seqkd_translation_lev` its `translation_lev`, but for where
 dictionaries and rows come from. The `data` argument is a folder of `seqkd prepare`; ids are those of its vocabulary.

@@ -75,4 +75,4 @@ def test_learns_and_is_evaluated(tmp_path: Path, prepared: Path, name: str) -> N
     assert result["arch"] == MODELS[name]["arch"]
     assert result["precision"] == "float32"
     assert read_manifest(tmp_path / "evaluation").extra["precision"] == "float32"
-    assert set(result["beams"]) == {"1", "5"}
+    assert set(result["decodes"]) == {"1", "5"}

@@ -245,7 +245,8 @@ def problems(error: ValidationError) -> list[tuple[tuple[str | int, ...], str]]:
         elif problem["type"] == "missing":
             text = "missing"
         elif problem["type"] == "union_tag_invalid":
-            text = f"unknown {problem['ctx']['tag']!r}, expected one of: {_known(problem['loc'])}"
+            kind = "architecture" if problem["loc"][-1] == "model" else "objective"
+            text = f"unknown {kind} {problem['ctx']['tag']!r}, expected one of: {_known(problem['loc'])}"
         elif isinstance(problem["input"], (dict, BaseModel)):  # about several keys at once; the message names them
             text = problem["msg"].removeprefix("Value error, ")
         else:

@@ -143,8 +143,11 @@ def test_an_objective_without_its_name_is_the_architectures() -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"model": {"arch": "rnn"}}, "model: unknown 'rnn', expected one of: transformer, lstm, .*, fairseq:NAME"),
-        ({"objective": {"type": "mse"}}, "objective: unknown 'mse', expected one of: nll, nat"),
+        (
+            {"model": {"arch": "rnn"}},
+            "model: unknown architecture 'rnn', expected one of: transformer, .*, fairseq:NAME",
+        ),
+        ({"objective": {"type": "mse"}}, "objective: unknown objective 'mse', expected one of: nll, nat"),
         ({"model": {"arch": "ctc"}, "objective": {"type": "nll"}}, "'nll' does not fit model.arch 'ctc', which takes"),
         ({"model": {"arch": "lstm", "heads": 4}}, r"    model.heads: unknown key"),
         ({"model": {"arch": "dag", "upsample": 0}}, r"    model.upsample: Input should be greater"),

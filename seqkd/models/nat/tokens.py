@@ -6,11 +6,9 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
+from seqkd.models.nat.output import top_pieces
 from seqkd.models.protocol import Output
-
-CHUNK_ELEMENTS = 1 << 24  # logits at a time
 
 
 def best_tokens(
@@ -27,17 +25,11 @@ def best_tokens(
     Returns:
         Ids `[batch, target]` int64 and their log-probabilities `[batch, target]` float32; 0 at other positions.
     """
-    places = wanted.flatten().nonzero()[:, 0]
-    ids = torch.zeros(wanted.numel(), dtype=torch.int64, device=features.device)
-    logprobs = torch.zeros(wanted.numel(), device=features.device)
-    rows = features.flatten(0, 1)
-    for part in torch.split(places, max(1, CHUNK_ELEMENTS // len(weight))):
-        logits = functional.linear(rows[part], weight).float()
-        total = logits.logsumexp(-1)
-        logits[:, list(forbidden)] = float("-inf")
-        peak, ids[part] = logits.max(-1)
-        logprobs[part] = peak - total
-    return ids.view_as(wanted), logprobs.view_as(wanted)
+    peaks, best, totals = top_pieces(features[wanted], weight, 1, forbidden)
+    ids = torch.zeros(wanted.shape, dtype=torch.int64, device=features.device)
+    logprobs = torch.zeros(wanted.shape, device=features.device)
+    ids[wanted], logprobs[wanted] = best[:, 0], peaks[:, 0] - totals
+    return ids, logprobs
 
 
 def outputs(ids: Tensor, logprobs: Tensor, lengths: Tensor, priors: Tensor, nbest: int) -> list[list[Output]]:

@@ -7,7 +7,7 @@ positions together: nothing but elementwise sums runs along time.
 from __future__ import annotations
 
 import math
-from typing import Literal, cast
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +25,7 @@ from seqkd.models.transformer import (
     Norm,
     Positions,
     embedding_tables,
-    sinusoidal_table,
+    position_table,
 )
 
 Cell = Literal["ssru", "sru"]
@@ -206,12 +206,8 @@ class Sru(nn.Module):
         self.target_embedding, self.source_embedding, self.output_weight = embedding_tables(
             source_vocab, target_vocab, dim, embeddings, pad_id
         )
-        if positions == "learned":
-            self.source_positions = nn.Parameter(nn.init.normal_(torch.empty(max_positions, dim), std=dim**-0.5))
-            self.target_positions = nn.Parameter(nn.init.normal_(torch.empty(max_positions, dim), std=dim**-0.5))
-        else:
-            self.register_buffer("source_positions", sinusoidal_table(max_positions, dim), persistent=False)
-            self.register_buffer("target_positions", sinusoidal_table(max_positions, dim), persistent=False)
+        self.source_positions = position_table(positions, max_positions, dim)
+        self.target_positions = position_table(positions, max_positions, dim)
         block = (dim, heads, ffn_dim, dropout, norm, activation)
         self.encoder = nn.ModuleList(EncoderLayer(*block) for _ in range(encoder_layers))
         self.decoder = nn.ModuleList(RecurrentLayer(*block, cell) for _ in range(decoder_layers))
@@ -239,7 +235,7 @@ class Sru(nn.Module):
     def embed_target(self, ids: Tensor, positions: Tensor) -> Tensor:
         """Ids and their positions, of shapes that fit each other, to embeddings `[..., dim]`."""
         embedded = functional.embedding(ids, self.target_embedding) * self.scale
-        return embedded + functional.embedding(positions, cast(Tensor, self.target_positions))
+        return embedded + functional.embedding(positions, self.target_positions)
 
     def decode_features(self, target_in: Tensor, source: Tensor, memory: Tensor) -> Tensor:
         """Teacher forcing: what the output layer reads.

@@ -61,6 +61,13 @@ def embedding_tables(
     return target, source, table(target_vocab) if embeddings == "separate" else target
 
 
+def position_table(positions: Positions, count: int, dim: int) -> Tensor:
+    """`[count, dim]`: fixed sines, which a model does not store, or a table to be trained."""
+    if positions == "learned":
+        return nn.Parameter(nn.init.normal_(torch.empty(count, dim), std=dim**-0.5))
+    return nn.Buffer(sinusoidal_table(count, dim), persistent=False)
+
+
 def split_heads(x: Tensor, heads: int) -> Tensor:
     """`[batch, length, dim]` to `[batch, heads, length, dim / heads]`, without a copy."""
     batch, length, dim = x.shape
@@ -246,12 +253,8 @@ class Transformer(nn.Module):
         self.target_embedding, self.source_embedding, self.output_weight = embedding_tables(
             source_vocab, target_vocab, dim, embeddings, pad_id
         )
-        if positions == "learned":
-            self.source_positions = nn.Parameter(nn.init.normal_(torch.empty(max_positions, dim), std=dim**-0.5))
-            self.target_positions = nn.Parameter(nn.init.normal_(torch.empty(max_positions, dim), std=dim**-0.5))
-        else:
-            self.register_buffer("source_positions", sinusoidal_table(max_positions, dim), persistent=False)
-            self.register_buffer("target_positions", sinusoidal_table(max_positions, dim), persistent=False)
+        self.source_positions = position_table(positions, max_positions, dim)
+        self.target_positions = position_table(positions, max_positions, dim)
         block = (dim, heads, ffn_dim, dropout, norm, activation)
         self.encoder = nn.ModuleList(EncoderLayer(*block) for _ in range(encoder_layers))
         self.decoder = nn.ModuleList(DecoderLayer(*block) for _ in range(decoder_layers))

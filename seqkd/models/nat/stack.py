@@ -17,7 +17,7 @@ from seqkd.models.transformer import (
     Norm,
     Positions,
     embedding_tables,
-    sinusoidal_table,
+    position_table,
 )
 
 
@@ -74,12 +74,8 @@ class ParallelStack(nn.Module):
         self.extra_embedding = (
             nn.Parameter(nn.init.normal_(torch.empty(extra_pieces, dim), std=dim**-0.5)) if extra_pieces else None
         )
-        if positions == "learned":
-            self.source_positions = nn.Parameter(nn.init.normal_(torch.empty(encoder_positions, dim), std=dim**-0.5))
-            self.target_positions = nn.Parameter(nn.init.normal_(torch.empty(decoder_positions, dim), std=dim**-0.5))
-        else:
-            self.register_buffer("source_positions", sinusoidal_table(encoder_positions, dim), persistent=False)
-            self.register_buffer("target_positions", sinusoidal_table(decoder_positions, dim), persistent=False)
+        self.source_positions = position_table(positions, encoder_positions, dim)
+        self.target_positions = position_table(positions, decoder_positions, dim)
         block = (dim, heads, ffn_dim, dropout, norm, activation)
         self.encoder = nn.ModuleList(EncoderLayer(*block) for _ in range(encoder_layers))
         self.decoder = nn.ModuleList(DecoderLayer(*block) for _ in range(decoder_layers))

@@ -11,10 +11,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from seqkd.models.functional import linear
 from seqkd.models.nat.ctc_beam import prefix_beam
 from seqkd.models.nat.output import top_pieces
 from seqkd.models.nat.stack import ParallelStack
+from seqkd.models.nat.upsampling import room, split_states, upsampled
 from seqkd.models.protocol import Lengths, Marks, Output, ParallelSettings, too_long
 from seqkd.models.transformer import Activation, Embeddings, Norm, Positions
 
@@ -96,17 +96,16 @@ class Ctc(nn.Module):
         """See `SequenceModel.unusable`. Repeated pieces need a frame more; the objective sees them and leaves such
         rows out where that frame is missing.
         """
-        frames = self.upsample * (source.astype("int64") + 1)
+        frames = room(source, self.upsample)
         return too_long(source, target, self.max_positions) | {TOO_MANY: target > frames}
 
     def frames(self, source: Tensor) -> Tensor:
         """`[batch, source]` ids to `[batch, upsample * source]` bool, True at real frames."""
-        return self.stack.source_mask(source).repeat_interleave(self.upsample, dim=1)
+        return upsampled(self.stack.source_mask(source), self.upsample)
 
     def inputs(self, memory: Tensor) -> Tensor:
         """`[batch, source, dim]` encoder states to decoder inputs `[batch, upsample * source, dim]`."""
-        batch, length, dim = memory.shape
-        return linear(memory, self.split).view(batch, length * self.upsample, dim)
+        return split_states(memory, self.split)
 
     def translate(self, source: Tensor, settings: ParallelSettings) -> list[list[Output]]:
         """See `ParallelModel.translate`.

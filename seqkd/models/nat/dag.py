@@ -16,9 +16,9 @@ import math
 import torch
 from torch import Tensor, nn
 
-from seqkd.models.functional import linear
 from seqkd.models.nat.output import top_pieces
 from seqkd.models.nat.stack import ParallelStack
+from seqkd.models.nat.upsampling import room, split_states, upsampled
 from seqkd.models.protocol import Lengths, Marks, Output, ParallelSettings, too_long
 from seqkd.models.transformer import Activation, Embeddings, Norm, Positions, split_heads
 
@@ -102,17 +102,16 @@ class Dag(nn.Module):
 
     def unusable(self, source: Lengths, target: Lengths) -> dict[str, Marks]:
         """See `SequenceModel.unusable`."""
-        vertices = self.upsample * (source.astype("int64") + 1)
+        vertices = room(source, self.upsample)
         return too_long(source, target, self.max_positions) | {TOO_MANY: target + 2 > vertices}
 
     def vertices(self, source: Tensor) -> Tensor:
         """`[batch, source]` ids to `[batch, upsample * source]` bool, True at real vertices."""
-        return self.stack.source_mask(source).repeat_interleave(self.upsample, dim=1)
+        return upsampled(self.stack.source_mask(source), self.upsample)
 
     def inputs(self, memory: Tensor) -> Tensor:
         """`[batch, source, dim]` encoder states to decoder inputs `[batch, upsample * source, dim]`."""
-        batch, length, dim = memory.shape
-        return linear(memory, self.split).view(batch, length * self.upsample, dim)
+        return split_states(memory, self.split)
 
     def transitions(self, features: Tensor, real: Tensor) -> Tensor:
         """Probabilities of going from one vertex to another: a gated mixture of heads (Huang et al. 2022, section 3.2).

@@ -1,0 +1,64 @@
+"""How the host keeps up with a device, without either waiting for the other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """When the host asks which sentences are done.
+
+    Attributes:
+        steps: Taken in a group, after which it asks.
+        lag: Groups that are queued behind the one whose answer it reads. A sentence that is done does not change any
+            more, so its results are the same.
+    """
+
+    steps: int
+    lag: int
+
+
+def pace(device: torch.device) -> Pace:
+    """A GPU must not wait for the host: a few wasted steps are cheaper, and it has the next group when it answers."""
+    return Pace(steps=1, lag=0) if device.type == "cpu" else Pace(steps=4, lag=1)
+
+
+def sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor of the host's on `device`, in turn with the work that is queued there.
+
+    From memory that is not pinned, the host would wait for all of that work.
+    """
+    if device.type != "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
+
+
+class Fetched:
+    """Copies of tensors, as they are once the device has done what is queued now.
+
+    Args:
+        tensors: All on one device; they may be changed afterwards.
+    """
+
+    def __init__(self, tensors: Sequence[Tensor]) -> None:
+        device = tensors[0].device
+        pinned = device.type == "cuda"
+        self._copies = [
+            torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=pinned).copy_(tensor, non_blocking=True)
+            for tensor in tensors
+        ]
+        self._event: torch.cuda.Event | None = None
+        if pinned:
+            self._event = torch.cuda.Event()
+            self._event.record(torch.cuda.current_stream(device))
+
+    def wait(self) -> list[Tensor]:
+        """The copies, on the host, once they are there."""
+        if self._event is not None:
+            self._event.synchronize()
+        return self._copies

@@ -102,7 +102,6 @@ def _advance_kernel(
     came_from: tl.tensor,
     beam: tl.tensor,
     count: tl.tensor,
-    room: tl.tensor,
     max_target: tl.tensor,
     eos_id: tl.tensor,
     pad_id: tl.tensor,
@@ -147,7 +146,8 @@ def _advance_kernel(
         kept = 0
         rank = 0
         best = tl.max(score, axis=0)
-        while (best > float("-inf")) & (rank < room) & ((kept < beam) | (rank < beam)):
+        # Each hypothesis ends once, so that `beam` others are among the best 2K, if there are so many.
+        while (best > float("-inf")) & (kept < beam):
             # Of equal ones the earlier hypothesis is first.
             parent = tl.min(tl.where(score == best, k, beams), axis=0)
             chosen = k == parent
@@ -179,12 +179,11 @@ def _advance_kernel(
                         tl.store(forced + at, at_limit)
                     held = tl.minimum(held + 1, beam)
             else:
-                # None is at `beam` or behind it once all are kept.
-                new = (k == kept) & mine
+                new = k == kept
                 next_live = tl.where(new, best, next_live)
                 next_token = tl.where(new, token, next_token)
                 next_parent = tl.where(new, parent.to(tl.int64), next_parent)
-                kept = tl.minimum(kept + 1, beam)
+                kept += 1
             rank += 1
             moved, moved_number, moved_score = _offer(
                 values, ids, row, head + 1, open_rows & chosen, base, early, count, eos_id, pad_id
@@ -216,15 +215,14 @@ def _advance_kernel(
 def advance(frontier: Frontier, candidates: RowCandidates, parents: Tensor) -> None:
     """See `Operations.advance`."""
     _, max_target, beam = frontier.tokens.shape
-    settings, count = frontier.settings, candidates.ids.size(-1)
+    settings = frontier.settings
     _advance_kernel[(candidates.lse.size(0),)](
         *(tensor.contiguous() for tensor in (candidates.lse, candidates.values, candidates.ids, candidates.eos)),
         *frontier.state.fields(),
         frontier.divisors,
         parents,
         beam,
-        count,
-        min(2 * beam, beam * count),
+        candidates.ids.size(-1),
         max_target,
         frontier.eos_id,
         frontier.pad_id,

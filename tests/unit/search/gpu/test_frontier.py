@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 from typing import Any
@@ -50,7 +51,9 @@ def draw(generator: torch.Generator, beam: int, vocab: int, count: int, *, coars
         logits = logits.round()
     logits[..., eos] += generator.initial_seed() % 3
     logits[torch.rand(logits.shape, generator=generator) < 0.05] = -math.inf
-    return top_candidates(logits.to(DEVICE), count, eos)
+    candidates = top_candidates(logits.to(DEVICE), count, eos)
+    # Sums tie as well, from one step to the next.
+    return dataclasses.replace(candidates, lse=candidates.lse.round()) if coarse else candidates
 
 
 def stepped(one: Frontier, candidates: RowCandidates) -> Tensor:

@@ -22,7 +22,7 @@ from seqkd.search.ensemble import Ensemble
 from seqkd.search.frontier import Frontier
 from seqkd.search.frontier_state import FrontierState
 from seqkd.search.memory import out_of_memory
-from seqkd.search.pace import Fetched, pace, sent
+from seqkd.search.pace import PACES, Fetched, sent
 from seqkd.search.protocol import FusedSearchModel, SearchModel, SteppingModel
 from seqkd.search.sampling import Sampler
 from seqkd.search.scoring import pad_rows
@@ -191,7 +191,7 @@ class _Run:
         self.leaving: deque[_Leaving] = deque()
         self.fused = model if isinstance(model, FusedSearchModel) else None
         self.stepping = model if isinstance(model, SteppingModel) else None
-        self.pace = pace(model.device)
+        self.pace = PACES.get(model.device.type, PACES["cuda"])
         self.longest_prefix = max(len(sentence.prefix) for sentence in queue)
         # What shapes whole distributions, if any step needs that; what does without them, if any step can.
         self.shaper: Shaper | None = None
@@ -344,13 +344,14 @@ class _Run:
     def _release(self, state: Any, frontier: Frontier | Sampler, asked: _Asked) -> None:
         """Free the slots of sentences that were done then: nothing has changed in them since."""
         done, bad = asked.flags.wait()[0].tolist()
-        # Since then slots may have got other sentences and, in a smaller batch, other numbers.
-        slots = {id(sentence): slot for slot, sentence in enumerate(self.held)}
         over = [
             (sentence, broken)
             for sentence, ended, broken in zip(asked.held, done, bad, strict=True)
-            if sentence is not None and (ended or broken) and id(sentence) in slots
+            if sentence is not None and (ended or broken)
         ]
+        # Since then slots may have got other sentences and, in a smaller batch, other numbers.
+        slots = {id(sentence): slot for slot, sentence in enumerate(self.held)} if over else {}
+        over = [(sentence, broken) for sentence, broken in over if id(sentence) in slots]
         sound = [sentence for sentence, broken in over if not broken]
         fields = None
         if over:

@@ -14,15 +14,15 @@ from seqkd.search import BeamSearch, BeamSettings, Hypothesis, SearchModel, beam
 from seqkd.search.gpu.engine import GraphTransformer
 from seqkd.search.gpu.operations import PLAIN
 from seqkd.search.native.engine import NativeTransformer, usable
-from seqkd.search.pace import Fetched, Pace, pace, sent
+from seqkd.search.pace import PACES, Fetched, Pace, sent
 from tests.unit.search.gpu.support import DEVICE
 from tests.unit.search.support import EOS, Broken, Small, decode, engine, engine_model, sentences, tiny_lstm, tiny_model
 
-PACES = [Pace(1, 1), Pace(4, 1), Pace(2, 3)]
+LATE = [Pace(1, 1), Pace(4, 1), Pace(2, 3)]
 
 
 def keep(monkeypatch: pytest.MonkeyPatch, chosen: Pace) -> None:
-    monkeypatch.setattr(beam, "pace", lambda _: chosen)
+    monkeypatch.setitem(PACES, "cpu", chosen)
 
 
 def same(found: dict[int, list[Hypothesis]], expected: dict[int, list[Hypothesis]]) -> None:
@@ -32,7 +32,7 @@ def same(found: dict[int, list[Hypothesis]], expected: dict[int, list[Hypothesis
         assert [h.score for h in found[row]] == pytest.approx([h.score for h in hypotheses], abs=1e-5)
 
 
-@pytest.mark.parametrize("late", PACES, ids=str)
+@pytest.mark.parametrize("late", LATE, ids=str)
 @pytest.mark.parametrize(
     "options",
     [
@@ -83,7 +83,7 @@ def test_every_engine_idles_safely(monkeypatch: pytest.MonkeyPatch, kind: str) -
     same(decode(made(), chosen, rows, 300), expected)
 
 
-@pytest.mark.parametrize("late", PACES, ids=str)
+@pytest.mark.parametrize("late", LATE, ids=str)
 def test_broken_rows_are_retried_once(monkeypatch: pytest.MonkeyPatch, late: Pace) -> None:
     rows = [(row, source) for row, source in sentences(20) if 39 not in source]
     rows += [(1001, [5, 39]), (1002, [39, 6, 7])]
@@ -98,7 +98,7 @@ def test_broken_rows_are_retried_once(monkeypatch: pytest.MonkeyPatch, late: Pac
     same(dict(found), expected)
 
 
-@pytest.mark.parametrize("late", PACES, ids=str)
+@pytest.mark.parametrize("late", LATE, ids=str)
 @pytest.mark.parametrize("steps", [3, 9, 10, 14, 17])
 def test_nothing_is_lost_when_memory_runs_out(monkeypatch: pytest.MonkeyPatch, late: Pace, steps: int) -> None:
     rows = sentences(40)
@@ -145,8 +145,8 @@ def test_an_answer_is_read_when_the_next_group_is_queued(monkeypatch: pytest.Mon
 
 
 def test_only_a_host_that_is_the_device_looks_at_once() -> None:
-    assert pace(torch.device("cpu")) == Pace(steps=1, lag=0)
-    assert pace(torch.device("cuda")).lag > 0
+    assert PACES["cpu"] == Pace(steps=1, lag=0)
+    assert PACES["cuda"].lag > 0
 
 
 def test_what_is_fetched_is_what_was_there() -> None:

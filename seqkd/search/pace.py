@@ -39,26 +39,26 @@ def sent(tensor: Tensor, device: torch.device) -> Tensor:
 
 
 class Fetched:
-    """Copies of tensors, as they are once the device has done what is queued now.
+    """Tensors that will be on the host once the device has done what is queued now.
 
     Args:
-        tensors: All on one device; they may be changed afterwards.
+        tensors: All on one device; nothing may change them afterwards.
     """
 
     def __init__(self, tensors: Sequence[Tensor]) -> None:
-        device = tensors[0].device
-        pinned = device.type == "cuda"
-        self._copies = [
-            torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=pinned).copy_(tensor, non_blocking=pinned)
-            for tensor in tensors
-        ]
+        self._there = list(tensors)
         self._event: torch.cuda.Event | None = None
-        if pinned:
+        device = tensors[0].device
+        if device.type == "cuda":
+            pinned = [torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True) for tensor in tensors]
+            for place, tensor in zip(pinned, tensors, strict=True):
+                place.copy_(tensor, non_blocking=True)
+            self._there = pinned
             self._event = torch.cuda.Event()  # type: ignore[no-untyped-call]
             self._event.record(torch.cuda.current_stream(device))
 
     def wait(self) -> list[Tensor]:
-        """The copies, on the host, once they are there."""
+        """Those tensors, on the host."""
         if self._event is not None:
             self._event.synchronize()
-        return self._copies
+        return [tensor.cpu() for tensor in self._there]

@@ -1,9 +1,9 @@
 """Products, attention and dropout with shortcuts for training on CPUs; elsewhere they are torch's own.
 
-Measured in docs/performance.md. oneDNN, behind torch's bf16 products, compiles a kernel for every new shape, some
-milliseconds each, and keeps a thousand of them; batches have ever new shapes, so rows are filled up to a few round
-numbers. In bf16 torch's fused attention has a slow backward pass on CPUs, and its dropout draws random numbers on one
-thread, one at a time.
+Measured in docs/performance.md. Where the CPU has a matrix unit, products in bf16 are kernels of our own
+(`seqkd.models.native`). oneDNN, behind torch's, compiles a kernel for every new shape, some milliseconds each, and
+keeps a thousand of them; batches have ever new shapes, so rows are filled up to a few round numbers. In bf16 torch's
+fused attention has a slow backward pass on CPUs, and its dropout draws random numbers on one thread, one at a time.
 """
 
 from __future__ import annotations
@@ -15,10 +15,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from seqkd.models.native import training as native
+
 ROUND_ROWS = 256
 
 
-def linear(x: Tensor, layer: nn.Linear, *, narrow: bool = False) -> Tensor:
+def linear(x: Tensor, layer: nn.Linear, *, narrow: bool = False, relu: bool = False) -> Tensor:
     """`layer(x)`, `[..., inputs]` to `[..., outputs]`.
 
     Args:
@@ -26,12 +28,18 @@ def linear(x: Tensor, layer: nn.Linear, *, narrow: bool = False) -> Tensor:
         layer: Its weights.
         narrow: Under autocast the result may stay in the lower type, for a cheap function between two layers.
             Elsewhere it does anyway; in training on a CPU sums of a float32 and a bf16 tensor are slow.
+        relu: Only what is positive of it, and zero for the rest.
     """
+    if native.serves(x, layer.weight):
+        with torch.autocast("cpu", enabled=False):
+            return cast(Tensor, _NativeLinear.apply(x, layer.weight, layer.bias, relu))  # type: ignore[no-untyped-call]
     if x.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
         low = torch.get_autocast_dtype("cpu")
         with torch.autocast("cpu", enabled=False):
-            return cast(Tensor, _Linear.apply(x, layer.weight, layer.bias, low, narrow))  # type: ignore[no-untyped-call]
-    return cast(Tensor, layer(x))
+            y = cast(Tensor, _Linear.apply(x, layer.weight, layer.bias, low, narrow))  # type: ignore[no-untyped-call]
+    else:
+        y = layer(x)
+    return functional.relu(y) if relu else y
 
 
 def rounded_rows(x: Tensor, dtype: torch.dtype, multiple: int) -> Tensor:
@@ -43,6 +51,29 @@ def rounded_rows(x: Tensor, dtype: torch.dtype, multiple: int) -> Tensor:
     full[: len(x)].copy_(x)
     full[len(x) :].zero_()
     return full
+
+
+class _NativeLinear(torch.autograd.Function):
+    """A linear layer, and ReLU if wanted, by the CPU's matrix unit: float32 in and out."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, relu: bool) -> Tensor:
+        rows = x.detach().reshape(-1, x.size(-1)).float().contiguous()
+        y = native.linear(rows, weight.detach(), None if bias is None else bias.detach(), relu=relu)
+        ctx.save_for_backward(rows, weight, *((y,) if relu else ()))
+        ctx.shape, ctx.dtype, ctx.biased = x.shape, x.dtype, bias is not None
+        return y.view(*x.shape[:-1], -1)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        rows, weight, *kept = ctx.saved_tensors
+        grad = grads[0].reshape(len(rows), -1).float().contiguous()
+        to_x, to_weight, to_bias = native.linear_backward(
+            grad, rows, weight, kept[0] if kept else None, to_x=ctx.needs_input_grad[0], biased=ctx.biased
+        )
+        if to_x is not None:
+            to_x = to_x.view(ctx.shape).to(ctx.dtype)
+        return to_x, to_weight, to_bias, None
 
 
 class _Linear(torch.autograd.Function):

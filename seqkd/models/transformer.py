@@ -135,10 +135,11 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`[..., dim]` to `[..., dim]`."""
-        hidden = linear(x, self.inner, narrow=True)
-        if self.activation == "relu":
-            hidden = functional.relu(hidden)
-        elif self.activation == "gelu":
+        relu = self.activation == "relu"
+        hidden = linear(x, self.inner, narrow=True, relu=relu)
+        if relu:
+            return linear(hidden, self.out)
+        if self.activation == "gelu":
             hidden = functional.gelu(hidden)
         else:
             value, gate = hidden.chunk(2, dim=-1)

@@ -35,6 +35,7 @@ from seqkd.training.validation import held_out_nll
 
 HISTORY = "history.json"
 REJECTED = "rejected.tsv"
+REJECTED_VALID = "rejected.valid.tsv"
 STATE = "state"
 TENSORBOARD = "tensorboard"
 DECODE_TOKENS = 4000  # source tokens decoded together for validation BLEU
@@ -71,8 +72,10 @@ def run(config: TrainConfig, out: Path, *, overwrite: bool = False, device: str 
             say(f"train: {out} is up to date")
         return
     try:
-        model, result, data = _train(config, inputs, fabric, out)
+        model, result, data, held_out = _train(config, inputs, fabric, out)
         if output is not None:
+            _write_rejected(out / REJECTED, data)
+            _write_rejected(out / REJECTED_VALID, held_out)
             manifest = _write(config, inputs, model, result, data, out, made_by)
             output.commit(manifest)
             bleu = "" if result.best.valid_bleu is None else f", BLEU {result.best.valid_bleu:.2f}"
@@ -127,7 +130,7 @@ class _Inputs:
 
 def _train(
     config: TrainConfig, inputs: _Inputs, fabric: Fabric, out: Path
-) -> tuple[nn.Module, TrainResult, CorpusData]:
+) -> tuple[nn.Module, TrainResult, CorpusData, CorpusData]:
     training = config.training
     torch.manual_seed(training.seed)
     model: Any = _build(config, inputs)
@@ -180,7 +183,7 @@ def _train(
         )
     finally:
         observer.close()
-    return model, result, data
+    return model, result, data, held_out
 
 
 def _build(config: TrainConfig, inputs: _Inputs) -> nn.Module:
@@ -288,6 +291,12 @@ class _Observer:
             self._writer.add_scalar(f"{group}/{name}", value, update)
 
 
+def _write_rejected(path: Path, data: CorpusData) -> None:
+    skipped = sorted((row, reason) for reason, rows in data.skipped.items() for row in rows)
+    lines = "".join(f"{row}\t{reason}\n" for row, reason in skipped)
+    atomic_write(path, ("id\treason\n" + lines).encode())
+
+
 def _write(
     config: TrainConfig,
     inputs: _Inputs,
@@ -297,9 +306,6 @@ def _write(
     out: Path,
     made_by: dict[str, Any],
 ) -> Manifest:
-    skipped = sorted((row, reason) for reason, rows in data.skipped.items() for row in rows)
-    rejected = "".join(f"{row}\t{reason}\n" for row, reason in skipped)
-    atomic_write(out / REJECTED, ("id\treason\n" + rejected).encode())
     save_model(
         out,
         model,

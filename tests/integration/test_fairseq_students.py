@@ -96,11 +96,17 @@ def test_an_interrupted_run_ends_with_the_same_model(
     assert model_digest(tmp_path / "whole") == model_digest(tmp_path / "stopped")
 
 
-def test_settings_are_checked_before_training(prepared: Path, tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="has no option layers"):
-        train.run(config(prepared, "lstm", settings={"layers": 3}), tmp_path / "out", device="cpu")
-    with pytest.raises(ModelError, match=r"one of: (?s:.*)nonautoregressive_transformer"):
-        train.run(config(prepared, "nat"), tmp_path / "other", device="cpu")
+def test_settings_are_checked_before_the_folder_is_begun(prepared: Path, tmp_path: Path) -> None:
+    for name, settings, message in (
+        ("levenshtein_transformer", {"layers": 3}, "has no option layers"),
+        ("levenshtein_transformer", {"encoder_layers": "many"}, "invalid int value"),
+        ("nat", {}, r"one of: (?s:.*)nonautoregressive_transformer"),
+    ):
+        with pytest.raises(ModelError, match=message):
+            train.run(config(prepared, name, settings=settings), tmp_path / "out", device="cpu")
+        assert not (tmp_path / "out").exists()
+    train.run(config(prepared, "levenshtein_transformer", max_updates=1), tmp_path / "out", device="cpu")
+    assert read_manifest(tmp_path / "out").extra["updates"] == 1
 
 
 def test_shared_embeddings_need_one_vocabulary(tmp_path: Path) -> None:

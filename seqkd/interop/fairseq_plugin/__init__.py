@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -16,7 +18,7 @@ if sys.path[0] == str(Path(__file__).parents[1]):
 
 # fairseq loads its checkpoints by torch's default, which runs no code of theirs and so takes plain values and tensors
 # only. They hold training arguments, too, and with `--eval-bleu` arrays of counts.
-_make_array, _, _ = np.empty(0).__reduce__()
+_make_array = cast(Callable[..., Any], np.empty(0).__reduce__()[0])
 torch.serialization.add_safe_globals(
     [argparse.Namespace, _make_array, np.ndarray, np.dtype, *(type(np.dtype(kind)) for kind in (int, float))]
 )

@@ -89,7 +89,7 @@ def train(fabric: Any, kind: str, rows: int, batch_tokens: int) -> Run:
 
 def main(out: Path) -> None:
     """Train all kinds on this process and its peers; the first one writes what came out."""
-    loop.build_optimizer = plain_descent  # type: ignore[assignment]
+    loop.build_optimizer = plain_descent  # type: ignore[attr-defined]
     fabric = make_fabric(torch.device("cpu"), "float32")
     runs = {(kind, name): train(fabric, kind, *sizes) for kind in KINDS for name, sizes in DATA.items()}
     if fabric.is_global_zero:

@@ -338,6 +338,8 @@ def _write(
         kind="model",
         fingerprint=made_by,
         rows=work.data.rows,
+        source_tokens=work.data.source_tokens,
+        target_tokens=work.data.target_tokens,
         vocabulary=inputs.target.digest,
         counts={reason: len(rows) for reason, rows in work.data.skipped.items() if rows},
         extra={

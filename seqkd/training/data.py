@@ -120,6 +120,8 @@ class CorpusData:
     Attributes:
         rows: How many rows fit.
         positions: Where they are in the corpus `[rows]`.
+        source_tokens: Of these rows, without ends of sentences.
+        target_tokens: Likewise.
         skipped: By reason, the ids of the rows that do not.
     """
 
@@ -148,6 +150,8 @@ class CorpusData:
         self._batch_tokens, self._window, self._seed = batch_tokens, window, seed
         self._rank, self._world = rank, world
         self.rows = len(self.positions)
+        self.source_tokens = int(self._sources.sum(dtype=np.int64))
+        self.target_tokens = int(self._targets.sum(dtype=np.int64))
 
     def plan(self, epoch: int) -> list[Rows]:
         """This rank's batches of one epoch, as positions in the corpus."""

@@ -162,6 +162,24 @@ class Corpus:
             targets[rows] = pc.list_value_length(table.column("target_ids")).to_numpy()
         return ids, sources, targets
 
+    def repeats(self, column: str) -> npt.NDArray[np.int32]:
+        """How many ids of each row's list equal the one before them `[rows]`, by position; reads that column.
+
+        Raises:
+            CorpusError: The kind has not this column; a shard is missing or damaged.
+        """
+        counts = [np.empty(0, dtype=np.int32)]
+        for table in self.tables([column]):
+            for lists in table.column(column).chunks:
+                ids = lists.flatten().to_numpy()
+                lengths = pc.list_value_length(lists).to_numpy()
+                ends = np.cumsum(lengths, dtype=np.int64)
+                # Repeats before each id, those from one row to the next counted too; no row has one at its first id.
+                before = np.zeros(len(ids) + 1, dtype=np.int64)
+                np.cumsum(ids[1:] == ids[:-1], out=before[2:])
+                counts.append((before[ends] - before[np.minimum(ends - lengths + 1, ends)]).astype(np.int32))
+        return np.concatenate(counts)
+
     def verify(self, progress: Callable[[int], None] | None = None) -> None:
         """Compare every shard's SHA-256 with the manifest's; reads all files.
 

@@ -24,7 +24,7 @@ from seqkd.interop.fairseq_library import (
     TranslationLevenshteinConfig,
     TranslationLevenshteinTask,
 )
-from seqkd.models.protocol import Lengths, Marks, Output, ParallelSettings, too_long
+from seqkd.models.protocol import Marks, Output, PairLengths, ParallelSettings, too_long
 
 PREFIX = "fairseq:"
 
@@ -155,9 +155,9 @@ class FairseqModel(nn.Module):
         self.eos_id = self.start_id = dictionary.eos()
         self.shared_embeddings = net.encoder.embed_tokens is net.decoder.embed_tokens
 
-    def unusable(self, source: Lengths, target: Lengths) -> dict[str, Marks]:
+    def unusable(self, lengths: PairLengths) -> dict[str, Marks]:
         """See `SequenceModel`."""
-        return too_long(source, target, self.max_positions)
+        return too_long(lengths, self.max_positions)
 
     def inputs(self, source: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """What fairseq's encoders read.

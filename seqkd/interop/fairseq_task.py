@@ -109,6 +109,29 @@ class CorpusSide:
         return torch.from_numpy(np.concatenate([self.begin, ids, self.end]).astype(np.int64))
 
 
+# As with tasks: fairseq asks its datasets for a dozen things beside the batches.
+class CorpusPairs(LanguagePairDataset):  # type: ignore[misc]
+    """Sentence pairs, all of them in some batch."""
+
+    def batch_by_size(
+        self,
+        indices: npt.NDArray[np.int64],
+        max_tokens: int | None = None,
+        max_sentences: int | None = None,
+        required_batch_size_multiple: int = 1,
+    ) -> list[npt.NDArray[np.int64]]:
+        """Called by fairseq with the rows in order; what it gives are slices of them.
+
+        fairseq 0.12.3 throws the last one away, without a word, where its rows are no multiple of the required number
+        (8 by default). They are the longest, and whoever decodes wants a translation of each.
+        """
+        batches: list[npt.NDArray[np.int64]] = super().batch_by_size(
+            indices, max_tokens, max_sentences, required_batch_size_multiple
+        )
+        rest = indices[sum(len(batch) for batch in batches) :]
+        return [*batches, rest] if len(rest) and self.get_batch_shapes() is None else batches
+
+
 def _dictionaries(cfg: Any) -> tuple[Any, Any]:
     """The prepared folder's vocabularies as dictionaries with the same ids, of the source and the target."""
     if wrong := [f"--{name.replace('_', '-')}" for name, default in _WITHOUT.items() if cfg[name] != default]:
@@ -147,7 +170,7 @@ def _dataset(task: Any, split: str, *, begin: bool) -> Any:
     ends = {"begin": [task.target_dictionary.bos()] if begin else [], "end": [task.target_dictionary.eos()]}
     source = CorpusSide(corpus, "source_ids", source_sizes, **ends)
     target = CorpusSide(corpus, "target_ids", target_sizes, **ends)
-    return LanguagePairDataset(
+    return CorpusPairs(
         source,
         source.sizes,
         task.source_dictionary,

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from seqkd.models.functional import Dropout, linear
 from seqkd.models.lstm_loops import advance_cell, run_attentive, run_layer
-from seqkd.models.protocol import Lengths, Marks, too_long
+from seqkd.models.protocol import Marks, PairLengths, too_long
 from seqkd.models.transformer import Embeddings, embedding_tables
 
 
@@ -218,9 +218,9 @@ class Lstm(nn.Module):
         self.decoder = Decoder(dim, decoder_layers, dropout)
         self.dropout = Dropout(dropout)
 
-    def unusable(self, source: Lengths, target: Lengths) -> dict[str, Marks]:
+    def unusable(self, lengths: PairLengths) -> dict[str, Marks]:
         """See `SequenceModel.unusable`."""
-        return too_long(source, target, self.max_positions)
+        return too_long(lengths, self.max_positions)
 
     def lengths(self, source: Tensor) -> Tensor:
         """`[batch, source]` ids to `[batch]` real tokens."""

@@ -16,6 +16,20 @@ Marks = npt.NDArray[np.bool_]
 TOO_LONG = "longer than max_positions"
 
 
+class PairLengths(NamedTuple):
+    """How long rows are, ends of sentences not counted.
+
+    Attributes:
+        source: `[rows]` source tokens.
+        target: `[rows]` target tokens.
+        repeats: `[rows]` target tokens that equal the one before them.
+    """
+
+    source: Lengths
+    target: Lengths
+    repeats: Lengths
+
+
 class SequenceModel(Protocol):
     """A model that turns source ids into target ids; every architecture is one.
 
@@ -37,12 +51,8 @@ class SequenceModel(Protocol):
     start_id: int
     max_positions: int
 
-    def unusable(self, source: Lengths, target: Lengths) -> dict[str, Marks]:
+    def unusable(self, lengths: PairLengths) -> dict[str, Marks]:
         """Which rows the model cannot be trained on, by reason.
-
-        Args:
-            source: `[rows]` source tokens, end of sentence not counted.
-            target: `[rows]` target tokens, likewise.
 
         Returns:
             For each reason `[rows]`, True where it holds. A row may have several; the first is the one that is told.
@@ -50,9 +60,9 @@ class SequenceModel(Protocol):
         ...
 
 
-def too_long(source: Lengths, target: Lengths, max_positions: int) -> dict[str, Marks]:
+def too_long(lengths: PairLengths, max_positions: int) -> dict[str, Marks]:
     """The reason that all architectures share: a side that, with its end of sentence, has no room."""
-    return {TOO_LONG: np.maximum(source, target) >= max_positions}
+    return {TOO_LONG: np.maximum(lengths.source, lengths.target) >= max_positions}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from seqkd.models.functional import Dropout, linear
-from seqkd.models.protocol import Lengths, Marks, too_long
+from seqkd.models.protocol import Marks, PairLengths, too_long
 from seqkd.models.recurrence import gated_averages, leaky_sums
 from seqkd.models.transformer import (
     Activation,
@@ -215,9 +215,9 @@ class Sru(nn.Module):
         self.decoder_norm = nn.LayerNorm(dim) if norm == "pre" else nn.Identity()
         self.dropout = Dropout(dropout)
 
-    def unusable(self, source: Lengths, target: Lengths) -> dict[str, Marks]:
+    def unusable(self, lengths: PairLengths) -> dict[str, Marks]:
         """See `SequenceModel.unusable`."""
-        return too_long(source, target, self.max_positions)
+        return too_long(lengths, self.max_positions)
 
     def memory_mask(self, source: Tensor) -> Tensor:
         """`[batch, source]` ids to `[batch, 1, 1, source]`, True at real tokens."""

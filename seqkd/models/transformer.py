@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from seqkd.models.functional import Dropout, attend, linear
-from seqkd.models.protocol import Lengths, Marks, too_long
+from seqkd.models.functional import Dropout, attend, feed_forward, linear
+from seqkd.models.protocol import Marks, PairLengths, too_long
 
 Norm = Literal["pre", "post"]
 Positions = Literal["sinusoidal", "learned"]
@@ -135,10 +135,10 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`[..., dim]` to `[..., dim]`."""
-        hidden = linear(x, self.inner, narrow=True)
         if self.activation == "relu":
-            hidden = functional.relu(hidden)
-        elif self.activation == "gelu":
+            return feed_forward(x, self.inner, self.out)
+        hidden = linear(x, self.inner, narrow=True)
+        if self.activation == "gelu":
             hidden = functional.gelu(hidden)
         else:
             value, gate = hidden.chunk(2, dim=-1)
@@ -262,9 +262,9 @@ class Transformer(nn.Module):
         self.decoder_norm = nn.LayerNorm(dim) if norm == "pre" else nn.Identity()
         self.dropout = Dropout(dropout)
 
-    def unusable(self, source: Lengths, target: Lengths) -> dict[str, Marks]:
+    def unusable(self, lengths: PairLengths) -> dict[str, Marks]:
         """See `SequenceModel.unusable`."""
-        return too_long(source, target, self.max_positions)
+        return too_long(lengths, self.max_positions)
 
     def memory_mask(self, source: Tensor) -> Tensor:
         """`[batch, source]` ids to `[batch, 1, 1, source]`, True at real tokens."""

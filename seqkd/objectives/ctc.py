@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from seqkd.models.nat.ctc_lattice import best_alignment, frames_needed, log_likelihood
+from seqkd.models.nat.ctc_lattice import best_alignment, log_likelihood
 from seqkd.models.nat.output import best_pieces
 from seqkd.models.nat.stack import ParallelStack
 from seqkd.objectives.base import Batch, LossOutput
@@ -40,8 +40,8 @@ class CtcLoss:
     An alignment has one symbol a frame, so the loss is the cross-entropy of blanks at all frames less the log-sum of
     what symbols add to it (`log_likelihood`); log-probabilities of the whole vocabulary never exist.
 
-    A target whose repeated pieces do not leave room for blanks has no alignment. Such a row counts neither in the loss
-    nor in the tokens of the output.
+    A target with more tokens and blanks between repeats than frames has no alignment, and an infinite loss: models name
+    such rows as unusable.
 
     In training with glancing, loss and `nll` are those of the second pass, which has seen some frames; in evaluation
     nothing is shown and `nll` is exact.
@@ -71,13 +71,13 @@ class CtcLoss:
                 aligned, visible = _glance(frame_model, features, real, targets, ratio)
             inputs = torch.where(visible[..., None], stack.embed_target(aligned), inputs)
         features = stack.decode(inputs, real, memory, batch.source)
-        counted = (real & targets.fits[:, None]).flatten().nonzero()[:, 0]
+        counted = (real & targets.counted[:, None]).flatten().nonzero()[:, 0]
         rows = features.flatten(0, 1).index_select(0, counted)
         blanks = torch.full((len(rows),), frame_model.blank_id, device=rows.device)
         base, base_nll = projected_nll(rows, stack.output_weight, blanks, self.smoothing)
         gain = log_likelihood(_ratios(frame_model, features, targets), targets.ids, targets.frames, targets.lengths)
-        gain = torch.where(targets.fits, gain, 0.0).sum()
-        return LossOutput(base - (1 - self.smoothing) * gain, base_nll - gain.detach(), targets.tokens)
+        gain = torch.where(targets.counted, gain, 0.0).sum()
+        return LossOutput(base - (1 - self.smoothing) * gain, base_nll - gain.detach(), batch.tokens)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,26 +88,20 @@ class _Targets:
         ids: `[batch, target]`, without end of sentence.
         lengths: `[batch]`.
         frames: `[batch]`, at least 1.
-        fits: `[batch]` bool, whether there is an alignment; False in rows that are all padding.
-        tokens: Target tokens of the rows that fit, end of sentence counted.
+        counted: `[batch]` bool, False in rows that are all padding.
     """
 
     ids: Tensor
     lengths: Tensor
     frames: Tensor
-    fits: Tensor
-    tokens: int
+    counted: Tensor
 
     @staticmethod
     def of(batch: Batch, real: Tensor, pad_id: int) -> _Targets:
         counts = batch.target_out.ne(pad_id).sum(1)
         lengths = (counts - 1).clamp(min=0)
         ids = batch.target_out[:, : max(1, batch.target_out.size(1) - 1)]
-        frames = real.sum(1)
-        fits = (frames_needed(ids, lengths) <= frames) & counts.gt(0)
-        return _Targets(
-            ids=ids, lengths=lengths, frames=frames, fits=fits, tokens=int(counts.masked_fill(~fits, 0).sum())
-        )
+        return _Targets(ids=ids, lengths=lengths, frames=real.sum(1), counted=counts.gt(0))
 
 
 def _ratios(model: FrameModel, features: Tensor, targets: _Targets) -> Tensor:
@@ -124,7 +118,7 @@ def _glance(
     """The symbol that the best alignment has at each frame, and which frames are shown; both `[batch, frames]`."""
     ratios = _ratios(model, features, targets)
     aligned = best_alignment(ratios, targets.ids, targets.frames, targets.lengths, model.blank_id)
-    counted = real & targets.fits[:, None]
+    counted = real & targets.counted[:, None]
     wrong = torch.zeros_like(counted)
     wrong[counted] = best_pieces(features[counted], model.stack.output_weight).ne(aligned[counted])
     return aligned, shown(counted, wrong.sum(1), ratio)

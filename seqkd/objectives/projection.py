@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from seqkd.models.functional import rounded_rows
+from seqkd.models.native import training as native
 
 # Logits at a time. In float32 gradients add up inside the product; in lower types each chunk costs a pass over the
 # weight's gradient, so that fewer and larger ones are faster. See docs/performance.md.
@@ -36,8 +37,11 @@ def projected_nll(features: Tensor, weight: Tensor, targets: Tensor, smoothing: 
         The loss, and the unsmoothed negative log-likelihood without gradient; scalars in float32.
     """
     kind = features.device.type
+    by_kernel = native.serves(features, weight)
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
     with torch.autocast(kind, enabled=False):
+        if by_kernel:
+            return _NativeNll.apply(features, weight, targets, smoothing, torch.is_grad_enabled())  # type: ignore
         low = weight.detach().to(dtype)
         return _ProjectedNll.apply(features, weight, low, targets, smoothing, torch.is_grad_enabled())  # type: ignore
 
@@ -113,6 +117,43 @@ class _ProjectedNll(torch.autograd.Function):
         return rows * grads[0], weight * grads[0], None, None, None, None
 
 
+class _NativeNll(torch.autograd.Function):
+    """The same by the CPU's kernels."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, features: Tensor, weight: Tensor, targets: Tensor, smoothing: float, train: bool
+    ) -> tuple[Tensor, Tensor]:
+        rows, weight = features.detach().float().contiguous(), weight.detach()
+        wanted = weight.index_select(0, targets)
+        # Rounded as the kernel rounds them, so that a certain token's loss is not below zero.
+        picked = (rows.bfloat16().float() * wanted.bfloat16().float()).sum(-1)
+        if train:
+            sums, grad_rows, grad_weight = native.log_sum_exp_gradients(rows, weight, None)
+            grad_rows -= wanted.mul_(1 - smoothing)
+            native.scatter_rows(grad_weight, targets.contiguous(), rows, smoothing - 1)
+        else:
+            sums = native.log_sum_exp(rows, weight)
+        loss = nll = (sums - picked).sum()
+        if smoothing:
+            share = smoothing / len(weight)
+            weight_sum, row_sum = weight.sum(0), rows.sum(0)
+            loss = (1 - smoothing) * nll + smoothing * sums.sum() - share * (row_sum @ weight_sum)
+            if train:
+                grad_rows -= share * weight_sum
+                grad_weight -= share * row_sum
+        if train:
+            ctx.save_for_backward(grad_rows.to(features.dtype), grad_weight)
+        nll = nll.clone()
+        ctx.mark_non_differentiable(nll)
+        return loss, nll
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        rows, weight = ctx.saved_tensors
+        return rows * grads[0], weight * grads[0], None, None, None
+
+
 def projected_log_sum_exp(features: Tensor, weight: Tensor) -> Tensor:
     """Log-sum-exp of `features @ weight.T` for each row, in chunks; their logits are computed again for gradients.
 
@@ -124,8 +165,11 @@ def projected_log_sum_exp(features: Tensor, weight: Tensor) -> Tensor:
         `[rows]` float32. Under autocast the products run in its type.
     """
     kind = features.device.type
+    by_kernel = native.serves(features, weight)
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
     with torch.autocast(kind, enabled=False):
+        if by_kernel:
+            return _NativeLogSumExp.apply(features, weight)  # type: ignore
         return _ProjectedLogSumExp.apply(features, weight, weight.detach().to(dtype))  # type: ignore
 
 
@@ -172,3 +216,20 @@ class _ProjectedLogSumExp(torch.autograd.Function):
                 grad_weight += torch.mm(soft.t(), rows[chunk]).to(sums.dtype)
         features_type, weight_type = ctx.types
         return grad_rows[: len(grad)].to(features_type), grad_weight.to(weight_type), None
+
+
+class _NativeLogSumExp(torch.autograd.Function):
+    """The same by the CPU's kernels."""
+
+    @staticmethod
+    def forward(ctx: Any, features: Tensor, weight: Tensor) -> Tensor:
+        rows = features.detach().float().contiguous()
+        ctx.save_for_backward(rows, weight)
+        ctx.dtype = features.dtype
+        return native.log_sum_exp(rows, weight.detach())
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        rows, weight = ctx.saved_tensors
+        _, grad_rows, grad_weight = native.log_sum_exp_gradients(rows, weight, grads[0].contiguous())
+        return grad_rows.to(ctx.dtype), grad_weight

@@ -15,13 +15,12 @@ import torch
 from torch import Tensor
 
 from seqkd.errors import InputError, WorkError
-from seqkd.progress import say
 from seqkd.search.candidates import RowCandidates, penalized, top_candidates
 from seqkd.search.constraints import Shaper
 from seqkd.search.ensemble import Ensemble
 from seqkd.search.frontier import Frontier
 from seqkd.search.frontier_state import FrontierState
-from seqkd.search.memory import out_of_memory
+from seqkd.search.intake import Intake, Sentence
 from seqkd.search.pace import PACES, Fetched, sent
 from seqkd.search.protocol import FusedSearchModel, SearchModel, SteppingModel
 from seqkd.search.sampling import Sampler
@@ -35,17 +34,10 @@ KEEP_SHARE = 0.75
 
 
 @dataclass(frozen=True, slots=True)
-class _Waiting:
-    row: int
-    source: list[int]
-    prefix: list[int]
-
-
-@dataclass(frozen=True, slots=True)
 class _Asked:
     """After a group of steps: which sentence was in each slot, and on its way, `[2, slots]` bool, `done` and `bad`."""
 
-    held: list[_Waiting | None]
+    held: list[Sentence | None]
     flags: Fetched
 
 
@@ -53,7 +45,7 @@ class _Asked:
 class _Leaving:
     """Sentences whose slots are free again and whose hypotheses are on their way."""
 
-    sentences: list[_Waiting]
+    sentences: list[Sentence]
     fields: Fetched | None
 
 
@@ -110,39 +102,26 @@ class BeamSearch:
                 positions.
             WorkError: Logits are NaN or infinite, in float32 too; or one sentence alone does not fit in memory.
         """
-        waiting = []
-        for row, source in sources:
-            if not source:
-                yield row, [Hypothesis([], 0.0, 0.0, "eos")]
-                continue
-            if len(source) >= self.model.max_positions:
-                self.truncated.append(row)
-                source = source[: self.model.max_positions - 1]
-            opening = prefix.get(row, ()) if isinstance(prefix, Mapping) else prefix
-            waiting.append(_Waiting(row, source, self._checked(opening, row)))
-        queue = deque(sorted(waiting, key=lambda sentence: (-len(sentence.source), sentence.row)))
-        broken: list[_Waiting] = []
-        while queue:
-            run = _Run(self.model, self.settings, queue, batch_tokens)
+        model = self.model
+
+        def opening(row: int) -> list[int]:
+            return self._checked(prefix.get(row, ()) if isinstance(prefix, Mapping) else prefix, row)
+
+        sentences = (Sentence(row, source, opening(row) if source else []) for row, source in sources)
+        intake = Intake(sentences, max_positions=model.max_positions, batch_tokens=batch_tokens)
+        self.truncated.extend(intake.truncated)
+        for row in intake.empty:
+            yield row, [Hypothesis([], 0.0, 0.0, "eos")]
+        broken: list[Sentence] = []
+        while intake.queue:
+            run = _Run(model, self.settings, intake)
             try:
                 yield from run.results()
             except (RuntimeError, MemoryError) as error:
-                if not out_of_memory(error):
-                    raise
-                if run.slots == 1:
-                    raise WorkError(
-                        "one sentence alone does not fit in memory",
-                        where=f"row {queue[0].row if queue else run.rows()[0]}",
-                        hint="use a smaller beam, a shorter maximum length or a device with more memory",
-                    ) from error
-                queue.extendleft(reversed(run.unfinished()))
-                batch_tokens = max(1, run.slots * run.width // 2)
-                say(f"search: out of memory at {run.slots} sentences; going on with {batch_tokens:,} tokens a batch")
-                if self.model.device.type == "cuda":
-                    torch.cuda.empty_cache()
+                intake.put_back(error, run.unfinished(), count=run.slots, width=run.width, device=model.device)
             broken.extend(run.broken)
         if broken:
-            yield from self._again(broken, batch_tokens)
+            yield from self._again(broken, intake.batch_tokens)
 
     def _checked(self, prefix: Sequence[int], row: int) -> list[int]:
         model = self.model
@@ -161,7 +140,7 @@ class BeamSearch:
             )
         return list(prefix)
 
-    def _again(self, broken: list[_Waiting], batch_tokens: int) -> Iterator[tuple[int, list[Hypothesis]]]:
+    def _again(self, broken: list[Sentence], batch_tokens: int) -> Iterator[tuple[int, list[Hypothesis]]]:
         rows = sorted(sentence.row for sentence in broken)
         if self.fallback is None:
             shown = ", ".join(map(str, rows[:10])) + (" ..." if len(rows) > 10 else "")
@@ -182,29 +161,24 @@ class BeamSearch:
 class _Run:
     """One set of caches, from its first sentence until its slots are empty."""
 
-    def __init__(self, model: SearchModel, settings: BeamSettings, queue: deque[_Waiting], batch_tokens: int) -> None:
-        self.model, self.settings, self.queue = model, settings, queue
-        self.width = len(queue[0].source) + 1
-        self.slots = max(1, min(batch_tokens // self.width, len(queue)))
-        self.broken: list[_Waiting] = []
-        self.held: list[_Waiting | None] = [None] * self.slots
+    def __init__(self, model: SearchModel, settings: BeamSettings, intake: Intake) -> None:
+        self.model, self.settings, self.queue = model, settings, intake.queue
+        self.width, self.slots = intake.width, intake.count
+        self.broken: list[Sentence] = []
+        self.held: list[Sentence | None] = [None] * self.slots
         self.leaving: deque[_Leaving] = deque()
         self.fused = model if isinstance(model, FusedSearchModel) else None
         self.stepping = model if isinstance(model, SteppingModel) else None
         self.pace = PACES.get(model.device.type, PACES["cuda"])
-        self.longest_prefix = max(len(sentence.prefix) for sentence in queue)
+        self.longest_prefix = max(len(sentence.prefix) for sentence in self.queue)
         # What shapes whole distributions, if any step needs that; what does without them, if any step can.
         self.shaper: Shaper | None = None
         self.quick: Frontier | None = None
 
-    def rows(self) -> list[int]:
-        return [sentence.row for sentence in self.unfinished()]
-
-    def unfinished(self) -> list[_Waiting]:
-        """Sentences that are neither waiting nor given back, longest first."""
-        held = [s for s in self.held if s is not None]
-        held.extend(sentence for leaving in self.leaving for sentence in leaving.sentences)
-        return sorted(held, key=lambda s: (-len(s.source), s.row))
+    def unfinished(self) -> list[Sentence]:
+        """Sentences that are neither waiting nor given back."""
+        leaving = (sentence for leaving in self.leaving for sentence in leaving.sentences)
+        return [*(sentence for sentence in self.held if sentence is not None), *leaving]
 
     def results(self) -> Iterator[tuple[int, list[Hypothesis]]]:
         """Decode until no slot is busy; sentences much shorter than this run's caches are left in the queue."""
@@ -283,7 +257,7 @@ class _Run:
         free = [slot for slot, sentence in enumerate(self.held) if sentence is None]
         if not free or not self._fits() or len(free) * REFILL_SHARE < len(self.held):
             return
-        sentences: list[_Waiting] = []
+        sentences: list[Sentence] = []
         while len(sentences) < len(free) and self._fits():
             sentences.append(self.queue.popleft())
         slots = free[: len(sentences)]
@@ -307,7 +281,7 @@ class _Run:
     def _places(self, slots: Iterable[int]) -> Tensor:
         return sent(torch.tensor(list(slots)), self.model.device)
 
-    def _limit(self, sentence: _Waiting) -> int:
+    def _limit(self, sentence: Sentence) -> int:
         """Tokens of its longest output."""
         return max(self.settings.max_length(len(sentence.source), self.model.max_positions), len(sentence.prefix))
 

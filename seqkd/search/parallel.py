@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Protocol
 
 import torch
 
 from seqkd.errors import InputError, WorkError
 from seqkd.models.protocol import Output, ParallelSettings
-from seqkd.progress import say
-from seqkd.search.memory import out_of_memory
+from seqkd.search.intake import Intake, Sentence
 from seqkd.search.scoring import ForcedModel, pad_rows, score_pairs
 from seqkd.search.settings import Hypothesis
 
@@ -31,12 +29,6 @@ class Decoder(Protocol):
     ) -> Iterator[tuple[int, list[Hypothesis]]]:
         """Row ids and source ids without end of sentence, to row ids and hypotheses, best first; each row once."""
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class _Sentence:
-    row: int
-    source: list[int]
 
 
 class ParallelSearch:
@@ -82,40 +74,23 @@ class ParallelSearch:
         Raises:
             WorkError: Scores are NaN or infinite, or one sentence alone does not fit in memory.
         """
-        waiting = []
-        for row, source in sources:
-            if not source:
-                yield row, [Hypothesis([], 0.0, 0.0, "eos")]
-                continue
-            if len(source) >= self.model.max_positions:
-                self.truncated.append(row)
-                source = source[: self.model.max_positions - 1]
-            waiting.append(_Sentence(row, source))
-        queue = deque(sorted(waiting, key=lambda sentence: (-len(sentence.source), sentence.row)))
-        while queue:
-            count = max(1, min(batch_tokens // (len(queue[0].source) + 1), len(queue)))
-            batch = [queue.popleft() for _ in range(count)]
+        sentences = (Sentence(row, source) for row, source in sources)
+        intake = Intake(sentences, max_positions=self.model.max_positions, batch_tokens=batch_tokens)
+        self.truncated.extend(intake.truncated)
+        for row in intake.empty:
+            yield row, [Hypothesis([], 0.0, 0.0, "eos")]
+        while intake.queue:
+            width, count = intake.width, intake.count
+            batch = [intake.queue.popleft() for _ in range(count)]
             try:
-                found = self._together(batch, batch_tokens)
+                found = self._together(batch, intake.batch_tokens)
             except (RuntimeError, MemoryError) as error:
-                if not out_of_memory(error):
-                    raise
-                if count == 1:
-                    raise WorkError(
-                        "one sentence alone does not fit in memory",
-                        where=f"row {batch[0].row}",
-                        hint="use fewer candidates or a device with more memory",
-                    ) from error
-                queue.extendleft(reversed(batch))
-                batch_tokens = max(1, count * (len(batch[0].source) + 1) // 2)
-                say(f"search: out of memory at {count} sentences; going on with {batch_tokens:,} tokens a batch")
-                if self.device.type == "cuda":
-                    torch.cuda.empty_cache()
+                intake.put_back(error, batch, count=count, width=width, device=self.device)
                 continue
             yield from found
 
     @torch.inference_mode()
-    def _together(self, batch: list[_Sentence], batch_tokens: int) -> list[tuple[int, list[Hypothesis]]]:
+    def _together(self, batch: list[Sentence], batch_tokens: int) -> list[tuple[int, list[Hypothesis]]]:
         model, settings = self.model, self.settings
         source = pad_rows([[*sentence.source, model.eos_id] for sentence in batch], model.pad_id).to(self.device)
         if self.rescorers:
@@ -140,7 +115,7 @@ class ParallelSearch:
         ]
 
     def _rescored(
-        self, batch: list[_Sentence], outputs: Sequence[Sequence[Output]], batch_tokens: int
+        self, batch: list[Sentence], outputs: Sequence[Sequence[Output]], batch_tokens: int
     ) -> list[list[Output]]:
         """Candidates in the order of the rescorers' log-probability for each token."""
         pairs = [

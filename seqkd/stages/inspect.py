@@ -24,6 +24,8 @@ from seqkd.corpus.schema import KINDS
 from seqkd.errors import CorpusError, ModelError
 
 WEIGHTS = "model.safetensors"
+HISTORY = "history.json"
+PLAN = "plan.mk"  # lies in a pipeline's run folder
 FILE_WIDTH = 120  # letters, where no terminal says how wide it is
 RESULTS = {"evaluation": "result.json", "report": "report.json"}
 
@@ -56,13 +58,16 @@ def inspect(path: Path, *, rows: int = 3, console: Console | None = None) -> Non
         _show(path, read_manifest(path), rows, console)
     elif (path / WEIGHTS).exists():
         _heading(console, "Model", path)
-        _model(path, console)
+        _model(path, None, console)
     else:
         _folders(path, console)
 
 
 def _show(path: Path, manifest: Manifest, rows: int, console: Console) -> None:
     _heading(console, _TITLES.get(manifest.kind, manifest.kind), path)
+    if manifest.kind == "model":
+        _model(path, manifest, console)
+        return
     facts: dict[str, Any] = {}
     if manifest.rows:
         facts["rows"] = manifest.rows
@@ -75,8 +80,6 @@ def _show(path: Path, manifest: Manifest, rows: int, console: Console) -> None:
     console.print(_pairs({**facts, **manifest.extra}))
     if manifest.kind in KINDS:
         _rows(Corpus.open(path), rows, console)
-    elif manifest.kind == "model":
-        _model(path, console)
     elif manifest.kind in RESULTS:
         console.print(_pairs(_flat(_read_json(path / RESULTS[manifest.kind])), "result"))
     elif manifest.kind == "prepared":
@@ -161,8 +164,64 @@ def _numpy(values: Any) -> npt.NDArray[np.int32]:
 # --- other folders ------------------------------------------------------------------------------------------------
 
 
-def _model(path: Path, console: Console) -> None:
-    console.print(_pairs({"weights": _weights(path / WEIGHTS), **_flat(_read_json(path / "config.json"))}, "settings"))
+def _model(path: Path, manifest: Manifest | None, console: Console) -> None:
+    weights, config = _weights(path / WEIGHTS), _read_json(path / "config.json")
+    facts = {"architecture": config.get("arch"), "parameters": weights, **_vocabularies(path)}
+    if manifest is not None:
+        facts |= _training(path, manifest)
+    console.print(_pairs(facts))
+    console.print(_pairs(_flat(config.get("settings") or {}), "settings"))
+    if manifest is None:
+        return
+    if manifest.counts:
+        console.print(_pairs(manifest.counts, "rows left out"))
+    made_with = _flat(manifest.fingerprint)
+    shown_above = ("config.model.", "config.objective.")
+    console.print(
+        _pairs({key: value for key, value in made_with.items() if not key.startswith(shown_above)}, "made with")
+    )
+
+
+def _vocabularies(path: Path) -> dict[str, str]:
+    from seqkd.text.vocabulary import Vocabulary
+
+    target, source = path / "vocab.model", path / "vocab.source.model"
+    files = {"source vocabulary": source, "target vocabulary": target} if source.exists() else {"vocabulary": target}
+    found = {side: Vocabulary.load(file) for side, file in files.items() if file.exists()}
+    return {side: f"{own.size:,} pieces, {_shown(own.digest)}" for side, own in found.items()}
+
+
+def _training(path: Path, manifest: Manifest) -> dict[str, Any]:
+    """What a model was trained for, on what, how long, and how good it was then."""
+    made_by, extra = manifest.fingerprint, manifest.extra
+    facts: dict[str, Any] = {}
+    objective = dict(made_by.get("config", {}).get("objective") or {})
+    if objective:
+        kind = objective.pop("type", "")
+        options = (f"{name} {_shown(value)}" for name, value in objective.items() if value is not None)
+        facts["objective"] = ", ".join([kind, *options])
+    if manifest.rows:
+        facts["trained on"] = _corpus_name(path, made_by.get("inputs", {}).get("corpus", ""))
+        facts["rows"] = manifest.rows
+        if manifest.target_tokens:
+            facts["source tokens"], facts["target tokens"] = manifest.source_tokens, manifest.target_tokens
+    told = {"arch", "parameters", "source_vocabulary"}  # above
+    facts |= {name.replace("_", " "): value for name, value in extra.items() if name not in told}
+    if (path / HISTORY).exists():
+        for line in _read_lines(path / HISTORY):
+            if line.get("update") == extra.get("best_update"):
+                facts["validation NLL"] = line.get("valid_nll")
+                facts["validation BLEU"] = line.get("valid_bleu")
+    return {name: value for name, value in facts.items() if value is not None}
+
+
+def _corpus_name(path: Path, digest: str) -> str:
+    """The corpus with this digest by its name in the model's run folder; its digest where it is not there."""
+    run = next((folder for folder in path.resolve().parents[:2] if (folder / PLAN).exists()), None)
+    for file in sorted(run.glob(f"*/*/{MANIFEST}")) if run is not None else []:
+        if read_manifest(file.parent).digest() == digest:
+            return str(file.parent.relative_to(file.parents[2]))
+    return _shown(digest)
 
 
 def _weights(path: Path) -> str:
@@ -177,7 +236,7 @@ def _weights(path: Path) -> str:
                 counts[part.get_dtype()] += int(np.prod(part.get_shape(), dtype=np.int64))
     except (OSError, SafetensorError) as error:
         raise ModelError(f"cannot be read: {error}", where=str(path)) from None
-    return ", ".join(f"{count:,} numbers ({kind})" for kind, count in counts.items())
+    return ", ".join(f"{count:,} ({kind})" for kind, count in counts.items())
 
 
 def _folders(path: Path, console: Console) -> None:
@@ -200,13 +259,24 @@ def _folders(path: Path, console: Console) -> None:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CorpusError(f"cannot be read: {error}", where=str(path)) from None
+    values = _read(path)
     if not isinstance(values, dict):
         raise CorpusError("not a JSON object", where=str(path))
     return values
+
+
+def _read_lines(path: Path) -> list[dict[str, Any]]:
+    values = _read(path)
+    if not isinstance(values, list) or not all(isinstance(line, dict) for line in values):
+        raise CorpusError("not a list of JSON objects", where=str(path))
+    return values
+
+
+def _read(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CorpusError(f"cannot be read: {error}", where=str(path)) from None
 
 
 # --- printing -----------------------------------------------------------------------------------------------------

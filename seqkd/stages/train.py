@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from seqkd.errors import ConfigError, CorpusError, ModelError
 from seqkd.metrics.corpus import corpus_bleu
 from seqkd.models.checkpoint import LoadedModel, load_model, load_weights, model_digest, save_model, weights_of
 from seqkd.models.registry import build
+from seqkd.objectives.base import Objective
 from seqkd.progress import say
 from seqkd.search.loading import quick_decoder, resolve_device
 from seqkd.stages.building import build_objective
@@ -35,6 +36,7 @@ from seqkd.training.validation import held_out_nll
 
 HISTORY = "history.json"
 REJECTED = "rejected.tsv"
+REJECTED_VALID = "rejected.valid.tsv"
 STATE = "state"
 TENSORBOARD = "tensorboard"
 DECODE_TOKENS = 4000  # source tokens decoded together for validation BLEU
@@ -52,7 +54,8 @@ def run(config: TrainConfig, out: Path, *, overwrite: bool = False, device: str 
     Raises:
         ConfigError: Settings that contradict each other.
         CorpusError: A corpus is missing or damaged, was made with another vocabulary, or has no row that fits.
-        ModelError: `init_from` is no model, or another one than is trained here.
+        ModelError: The model cannot be built from its settings; `init_from` is no model, or another one than is
+            trained here.
         ConflictError: `out` was made with other settings.
         WorkError: The loss is not finite, the run was stopped, the system refuses to write.
     """
@@ -65,15 +68,16 @@ def run(config: TrainConfig, out: Path, *, overwrite: bool = False, device: str 
     settings = config.model_dump(mode="json", include={"role", "model", "objective", "training"})
     made_by = fingerprint("train", settings, inputs.digests())
     fabric = make_fabric(where, precision)
+    work = _Work.of(config, inputs, fabric)  # what can be wrong is found before the folder is begun
     output = StageOutput.open(out, "model", made_by, overwrite=overwrite) if fabric.is_global_zero else None
     if fabric.broadcast(output is not None and output.complete):
         if fabric.is_global_zero:
             say(f"train: {out} is up to date")
         return
     try:
-        model, result, data = _train(config, inputs, fabric, out)
+        result = _train(config, inputs, work, fabric, out)
         if output is not None:
-            manifest = _write(config, inputs, model, result, data, out, made_by)
+            manifest = _write(config, inputs, work, result, out, made_by)
             output.commit(manifest)
             bleu = "" if result.best.valid_bleu is None else f", BLEU {result.best.valid_bleu:.2f}"
             say(
@@ -125,34 +129,63 @@ class _Inputs:
         return digests
 
 
-def _train(
-    config: TrainConfig, inputs: _Inputs, fabric: Fabric, out: Path
-) -> tuple[nn.Module, TrainResult, CorpusData]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Work:
+    """What is trained, and on what.
+
+    Attributes:
+        model: With its first weights.
+        objective: What is minimised.
+        data: The corpus' rows that the model can be trained on.
+        held_out: Those of the validation text.
+    """
+
+    model: nn.Module
+    objective: Objective
+    data: CorpusData
+    held_out: CorpusData
+
+    @staticmethod
+    def of(config: TrainConfig, inputs: _Inputs, fabric: Fabric) -> _Work:
+        training = config.training
+        torch.manual_seed(training.seed)
+        model: Any = _build(config, inputs)
+        objective = build_objective(config.objective)
+        special = SpecialIds(pad=model.pad_id, eos=model.eos_id, start=model.start_id)
+
+        def data_of(corpus: Corpus) -> CorpusData:
+            data = CorpusData(
+                corpus,
+                special,
+                unusable=model.unusable,
+                batch_tokens=training.batch_tokens,
+                window=training.window,
+                seed=training.seed,
+                rank=fabric.global_rank,
+                world=fabric.world_size,
+            )
+            if not data.rows:
+                raise CorpusError(
+                    "has no row that the model can be trained on",
+                    where=str(corpus.path),
+                    expected=f"shorter rows, or a larger model.max_positions; left out were {_left_out(data)}"
+                    if corpus.rows
+                    else "at least one row",
+                )
+            return data
+
+        return _Work(model=model, objective=objective, data=data_of(inputs.corpus), held_out=data_of(inputs.valid))
+
+
+def _train(config: TrainConfig, inputs: _Inputs, work: _Work, fabric: Fabric, out: Path) -> TrainResult:
     training = config.training
-    torch.manual_seed(training.seed)
-    model: Any = _build(config, inputs)
-    objective = build_objective(config.objective)
-    special = SpecialIds(pad=model.pad_id, eos=model.eos_id, start=model.start_id)
-
-    def data_of(corpus: Corpus) -> CorpusData:
-        data = CorpusData(
-            corpus,
-            special,
-            unusable=model.unusable,
-            batch_tokens=training.batch_tokens,
-            window=training.window,
-            seed=training.seed,
-            rank=fabric.global_rank,
-            world=fabric.world_size,
-        )
-        _check_rows(data, corpus, quiet=not fabric.is_global_zero)
-        return data
-
-    data, held_out = data_of(inputs.corpus), data_of(inputs.valid)
-    bleu = _greedy_bleu(config, inputs, held_out) if training.valid_bleu else None
+    for corpus, data in ((inputs.corpus, work.data), (inputs.valid, work.held_out)):
+        if fabric.is_global_zero and data.rows < corpus.rows:
+            say(f"train: of {corpus.rows:,} rows of {corpus.path} some are left out: {_left_out(data)}")
+    bleu = _greedy_bleu(config, inputs, work.held_out) if training.valid_bleu else None
 
     def validate(current: nn.Module) -> tuple[float, float | None]:
-        nll = held_out_nll(fabric, current, objective, held_out)
+        nll = held_out_nll(fabric, current, work.objective, work.held_out)
         if bleu is None:
             return nll, None
         return nll, fabric.broadcast(bleu(current) if fabric.is_global_zero else 0.0)
@@ -167,11 +200,11 @@ def _train(
     )
     observer = _Observer(out, writes=fabric.is_global_zero)
     try:
-        result = fit(
+        return fit(
             fabric=fabric,
-            model=model,
-            objective=objective,
-            data=data,
+            model=work.model,
+            objective=work.objective,
+            data=work.data,
             validate=validate,
             settings=LoopSettings(**options, optim=OptimSettings(**optim)),
             precision=choose_precision(training.precision, fabric.device),
@@ -180,7 +213,6 @@ def _train(
         )
     finally:
         observer.close()
-    return model, result, data
 
 
 def _build(config: TrainConfig, inputs: _Inputs) -> nn.Module:
@@ -217,18 +249,8 @@ def _build(config: TrainConfig, inputs: _Inputs) -> nn.Module:
     return model
 
 
-def _check_rows(data: CorpusData, corpus: Corpus, *, quiet: bool) -> None:
-    left_out = ", ".join(f"{len(rows):,} {reason}" for reason, rows in data.skipped.items() if rows)
-    if not data.rows:
-        raise CorpusError(
-            "has no row that the model can be trained on",
-            where=str(corpus.path),
-            expected=f"shorter rows, or a larger model.max_positions; left out were {left_out}"
-            if corpus.rows
-            else "at least one row",
-        )
-    if left_out and not quiet:
-        say(f"train: of {corpus.rows:,} rows of {corpus.path} some are left out: {left_out}")
+def _left_out(data: CorpusData) -> str:
+    return ", ".join(f"{len(rows):,} {reason}" for reason, rows in data.skipped.items() if rows)
 
 
 def _greedy_bleu(config: TrainConfig, inputs: _Inputs, held_out: CorpusData) -> Callable[[nn.Module], float]:
@@ -288,21 +310,25 @@ class _Observer:
             self._writer.add_scalar(f"{group}/{name}", value, update)
 
 
+def _write_rejected(path: Path, data: CorpusData) -> None:
+    skipped = sorted((row, reason) for reason, rows in data.skipped.items() for row in rows)
+    lines = "".join(f"{row}\t{reason}\n" for row, reason in skipped)
+    atomic_write(path, ("id\treason\n" + lines).encode())
+
+
 def _write(
     config: TrainConfig,
     inputs: _Inputs,
-    model: nn.Module,
+    work: _Work,
     result: TrainResult,
-    data: CorpusData,
     out: Path,
     made_by: dict[str, Any],
 ) -> Manifest:
-    skipped = sorted((row, reason) for reason, rows in data.skipped.items() for row in rows)
-    rejected = "".join(f"{row}\t{reason}\n" for row, reason in skipped)
-    atomic_write(out / REJECTED, ("id\treason\n" + rejected).encode())
+    _write_rejected(out / REJECTED, work.data)
+    _write_rejected(out / REJECTED_VALID, work.held_out)
     save_model(
         out,
-        model,
+        work.model,
         arch=config.model.arch,
         settings=config.model.model_dump(exclude={"arch"}),
         vocab=inputs.vocab,
@@ -311,14 +337,16 @@ def _write(
     return Manifest(
         kind="model",
         fingerprint=made_by,
-        rows=data.rows,
+        rows=work.data.rows,
+        source_tokens=work.data.source_tokens,
+        target_tokens=work.data.target_tokens,
         vocabulary=inputs.target.digest,
-        counts={reason: len(rows) for reason, rows in data.skipped.items() if rows},
+        counts={reason: len(rows) for reason, rows in work.data.skipped.items() if rows},
         extra={
             "source_vocabulary": inputs.source.digest,
             "role": config.role,
             "arch": config.model.arch,
-            "parameters": int(np.sum([weight.numel() for weight in model.parameters()])),
+            "parameters": int(np.sum([weight.numel() for weight in work.model.parameters()])),
             "updates": result.updates,
             "best_update": result.best.update,
             "averaged_updates": result.averaged,

@@ -15,7 +15,7 @@ import torch
 
 from seqkd.corpus.batches import Rows, plan_epoch
 from seqkd.corpus.reader import Corpus
-from seqkd.models.protocol import Lengths, Marks
+from seqkd.models.protocol import Marks, PairLengths
 from seqkd.objectives.base import Batch
 
 COLUMNS = ("id", "source_ids", "target_ids")
@@ -105,7 +105,7 @@ def _padded(ids: npt.NDArray[np.int32], lengths: npt.NDArray[np.int64], special:
 
 
 class CorpusData:
-    """A corpus' rows in batches; those that are too long for the model are left out.
+    """A corpus' rows in batches; those that the model cannot be trained on are left out.
 
     Args:
         corpus: Gold or distilled.
@@ -120,6 +120,8 @@ class CorpusData:
     Attributes:
         rows: How many rows fit.
         positions: Where they are in the corpus `[rows]`.
+        source_tokens: Of these rows, without ends of sentences.
+        target_tokens: Likewise.
         skipped: By reason, the ids of the rows that do not.
     """
 
@@ -128,7 +130,7 @@ class CorpusData:
         corpus: Corpus,
         special: SpecialIds,
         *,
-        unusable: Callable[[Lengths, Lengths], dict[str, Marks]],
+        unusable: Callable[[PairLengths], dict[str, Marks]],
         batch_tokens: int,
         window: int,
         seed: int,
@@ -136,7 +138,7 @@ class CorpusData:
         world: int = 1,
     ) -> None:
         ids, sources, targets = corpus.lengths()
-        reasons = unusable(sources, targets)
+        reasons = unusable(PairLengths(sources, targets, corpus.repeats("target_ids")))
         self.skipped: dict[str, list[int]] = {}
         fits = np.ones(len(ids), dtype=np.bool_)
         for reason, marks in reasons.items():
@@ -148,6 +150,8 @@ class CorpusData:
         self._batch_tokens, self._window, self._seed = batch_tokens, window, seed
         self._rank, self._world = rank, world
         self.rows = len(self.positions)
+        self.source_tokens = int(self._sources.sum(dtype=np.int64))
+        self.target_tokens = int(self._targets.sum(dtype=np.int64))
 
     def plan(self, epoch: int) -> list[Rows]:
         """This rank's batches of one epoch, as positions in the corpus."""

@@ -1,4 +1,4 @@
-"""Students of fairseq's architectures through our stages, and fairseq-train on our corpora."""
+"""Students of fairseq's architectures through our stages, and fairseq's own commands on our corpora."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 import pytest
+import torch
 
 from seqkd.config import TrainConfig, validate
 from seqkd.corpus.manifest import read_manifest
@@ -21,7 +23,10 @@ from seqkd.errors import ConfigError, ModelError, WorkError
 from seqkd.interop.fairseq import import_checkpoint
 from seqkd.interop.fairseq_dictionary import dictionary_text
 from seqkd.models.checkpoint import load_model, model_digest
+from seqkd.models.incremental import IncrementalTransformer
 from seqkd.models.protocol import ParallelSettings
+from seqkd.models.transformer import Transformer
+from seqkd.search import BeamSearch, BeamSettings
 from seqkd.search.parallel import ParallelSearch
 from seqkd.stages import prepare, train
 from seqkd.text.vocabulary import Vocabulary
@@ -96,11 +101,17 @@ def test_an_interrupted_run_ends_with_the_same_model(
     assert model_digest(tmp_path / "whole") == model_digest(tmp_path / "stopped")
 
 
-def test_settings_are_checked_before_training(prepared: Path, tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="has no option layers"):
-        train.run(config(prepared, "lstm", settings={"layers": 3}), tmp_path / "out", device="cpu")
-    with pytest.raises(ModelError, match=r"one of: (?s:.*)nonautoregressive_transformer"):
-        train.run(config(prepared, "nat"), tmp_path / "other", device="cpu")
+def test_settings_are_checked_before_the_folder_is_begun(prepared: Path, tmp_path: Path) -> None:
+    for name, settings, message in (
+        ("levenshtein_transformer", {"layers": 3}, "has no option layers"),
+        ("levenshtein_transformer", {"encoder_layers": "many"}, "invalid int value"),
+        ("nat", {}, r"one of: (?s:.*)nonautoregressive_transformer"),
+    ):
+        with pytest.raises(ModelError, match=message):
+            train.run(config(prepared, name, settings=settings), tmp_path / "out", device="cpu")
+        assert not (tmp_path / "out").exists()
+    train.run(config(prepared, "levenshtein_transformer", max_updates=1), tmp_path / "out", device="cpu")
+    assert read_manifest(tmp_path / "out").extra["updates"] == 1
 
 
 def test_shared_embeddings_need_one_vocabulary(tmp_path: Path) -> None:
@@ -124,28 +135,77 @@ def fairseq_train(prepared: Path, folder: Path, *options: str) -> str:
     return done.stdout + done.stderr
 
 
-def test_fairseq_trains_a_transformer_on_our_corpora(prepared: Path, tmp_path: Path) -> None:
+def fairseq_generate(prepared: Path, checkpoint: Path, *options: str) -> dict[int, list[tuple[str, float]]]:
+    """Run it with the plugin; by the row's place in the corpus its hypotheses with their scores, best first."""
+    command = [
+        *(sys.executable, "-c", "import sys; from fairseq_cli.generate import cli_main; sys.exit(cli_main())"),
+        *(str(prepared), "--user-dir", str(PLUGIN), "--path", str(checkpoint), "--cpu", "--num-workers", "1", *options),
+    ]
+    done = subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    found: dict[int, list[tuple[str, float]]] = {}
+    for row, score, text in re.findall(r"^H-(\d+)\t(\S+)\t(.*)$", done.stdout, re.MULTILINE):
+        found.setdefault(int(row), []).append((text, float(score)))
+    return found
+
+
+def test_fairseq_trains_a_transformer_on_our_corpora_and_decodes_them(prepared: Path, tmp_path: Path) -> None:
     corpus = str(prepared / "train")
     log = fairseq_train(
         *(prepared, tmp_path, "--task", "seqkd_translation", "--arch", "transformer", "--share-all-embeddings"),
         *("--train-corpus", corpus, "--criterion", "label_smoothed_cross_entropy", "--label-smoothing", "0.1"),
+        *("--max-update", "40", "--lr", "1e-2", "--validate-interval", "9", "--validate-interval-updates", "20"),
+        *("--eval-bleu", "--eval-bleu-remove-bpe", "sentencepiece", "--eval-bleu-args", '{"beam": 2, "max_len_b": 20}'),
     )
-    assert re.search(r'"valid_loss": "\d+\.\d+"', log)
+    lines = [json.loads(line) for line in re.findall(r"\| valid \| (\{.*\})", log)]
+    assert [line["valid_num_updates"] for line in lines] == ["20", "40"]
+    assert float(lines[1]["valid_loss"]) < float(lines[0]["valid_loss"])
+    assert lines[1]["valid_bsz"] == "10"  # two batches, all of the 20 rows
+    assert 0 <= float(lines[1]["valid_bleu"]) <= 100
     # The ids are the vocabulary's, so the model can come back as ours.
     vocabulary = Vocabulary.load(prepared / "vocab.model")
     (tmp_path / "dict.txt").write_text(dictionary_text(vocabulary.path), encoding="utf-8")
+    saved = torch.load(tmp_path / "checkpoint_last.pt", weights_only=False)  # BLEU's counts are NumPy arrays
+    torch.save({"cfg": saved["cfg"], "model": saved["model"]}, tmp_path / "plain.pt")
     import_checkpoint(
-        tmp_path / "checkpoint_last.pt",
+        tmp_path / "plain.pt",
         tmp_path / "imported",
         dictionary=tmp_path / "dict.txt",
         sentencepiece=vocabulary.path,
     )
-    assert load_model(tmp_path / "imported").vocabulary.pieces() == vocabulary.pieces()
+    loaded = load_model(tmp_path / "imported")
+    assert loaded.vocabulary.pieces() == vocabulary.pieces()
+    # fairseq-generate on the corpus finds what our search finds with that model.
+    theirs = fairseq_generate(
+        *(prepared, tmp_path / "checkpoint_last.pt", "--task", "seqkd_translation", "--gen-subset", "train"),
+        *("--train-corpus", str(prepared / "valid"), "--beam", "3", "--nbest", "3", "--max-len-b", "20"),
+    )
+    rows = Corpus.open(prepared / "valid").take(np.arange(20)).to_pylist()
+    search = BeamSearch(
+        [IncrementalTransformer(cast(Transformer, loaded.model))],
+        BeamSettings(beam=3, nbest=3, max_length_ratio=0.0, max_length_extra=20),
+    )
+    found = dict(search.decode([(index, row["source_ids"]) for index, row in enumerate(rows)], batch_tokens=200))
+    assert sorted(theirs) == sorted(found)
+    for row, hypotheses in found.items():
+        assert [text for text, _ in theirs[row]] == [
+            " ".join(vocabulary.piece(index) for index in hypothesis.ids) for hypothesis in hypotheses
+        ]
+        # fairseq prints logarithms to the base 2.
+        scores = [score * math.log(2) for _, score in theirs[row]]
+        assert scores == pytest.approx([hypothesis.score for hypothesis in hypotheses], abs=1e-4)
 
 
-def test_fairseq_trains_a_levenshtein_transformer_on_our_corpora(prepared: Path, tmp_path: Path) -> None:
+def test_fairseq_trains_a_levenshtein_transformer_on_our_corpora_and_decodes_them(
+    prepared: Path, tmp_path: Path
+) -> None:
     log = fairseq_train(
         *(prepared, tmp_path, "--task", "seqkd_translation_lev", "--arch", "levenshtein_transformer"),
         *("--noise", "random_delete", "--criterion", "nat_loss", "--label-smoothing", "0.1"),
     )
     assert re.search(r'"valid_word_del": "\d+\.\d+"', log)
+    found = fairseq_generate(
+        *(prepared, tmp_path / "checkpoint_last.pt", "--task", "seqkd_translation_lev", "--gen-subset", "test"),
+        *("--iter-decode-max-iter", "2", "--post-process", "sentencepiece"),
+    )
+    assert sorted(found) == list(range(10))

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from seqkd.models.nat.lengths import LengthPredictor, out_of_reach
 from seqkd.models.nat.stack import ParallelStack
 from seqkd.models.nat.tokens import best_tokens, outputs
-from seqkd.models.protocol import Lengths, Marks, Output, ParallelSettings, too_long
+from seqkd.models.protocol import Marks, Output, PairLengths, ParallelSettings, too_long
 from seqkd.models.transformer import Activation, Embeddings, Norm, Positions
 
 
@@ -89,9 +89,9 @@ class Cmlm(nn.Module):
         """`[target_vocab, dim]`, the output layer."""
         return self.stack.output_weight
 
-    def unusable(self, source: Lengths, target: Lengths) -> dict[str, Marks]:
+    def unusable(self, lengths: PairLengths) -> dict[str, Marks]:
         """See `SequenceModel.unusable`."""
-        return too_long(source, target, self.max_positions) | out_of_reach(source, target)
+        return too_long(lengths, self.max_positions) | out_of_reach(lengths)
 
     def strategies(self) -> tuple[str, ...]:
         """See `ParallelModel.strategies`."""

@@ -15,10 +15,11 @@ from seqkd.models.nat.ctc_beam import prefix_beam
 from seqkd.models.nat.output import top_pieces
 from seqkd.models.nat.stack import ParallelStack
 from seqkd.models.nat.upsampling import room, split_states, upsampled
-from seqkd.models.protocol import Lengths, Marks, Output, ParallelSettings, too_long
+from seqkd.models.protocol import Marks, Output, PairLengths, ParallelSettings, too_long
 from seqkd.models.transformer import Activation, Embeddings, Norm, Positions
 
 TOO_MANY = "longer than the upsampled source"
+NO_BLANKS = "longer than the upsampled source with a blank between repeated pieces"
 
 
 class Ctc(nn.Module):
@@ -92,12 +93,13 @@ class Ctc(nn.Module):
         )
         self.split = nn.Linear(dim, upsample * dim)
 
-    def unusable(self, source: Lengths, target: Lengths) -> dict[str, Marks]:
-        """See `SequenceModel.unusable`. Repeated pieces need a frame more; the objective sees them and leaves such
-        rows out where that frame is missing.
-        """
-        frames = room(source, self.upsample)
-        return too_long(source, target, self.max_positions) | {TOO_MANY: target > frames}
+    def unusable(self, lengths: PairLengths) -> dict[str, Marks]:
+        """See `SequenceModel.unusable`: an alignment has a frame for each piece, and one for a blank in each repeat."""
+        frames = room(lengths.source, self.upsample)
+        return too_long(lengths, self.max_positions) | {
+            TOO_MANY: lengths.target > frames,
+            NO_BLANKS: lengths.target + lengths.repeats > frames,
+        }
 
     def frames(self, source: Tensor) -> Tensor:
         """`[batch, source]` ids to `[batch, upsample * source]` bool, True at real frames."""

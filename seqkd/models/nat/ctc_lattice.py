@@ -19,20 +19,6 @@ import torch
 from torch import Tensor
 
 
-def frames_needed(symbols: Tensor, lengths: Tensor) -> Tensor:
-    """Fewest frames that hold each target: its symbols, and a blank between two that are equal.
-
-    Args:
-        symbols: `[batch, target]` ids, anything after a row's length.
-        lengths: `[batch]` int64.
-
-    Returns:
-        `[batch]` int64.
-    """
-    inside = torch.arange(1, symbols.size(1), device=symbols.device) < lengths[:, None]
-    return lengths + (_repeats(symbols)[:, 1:] & inside).sum(1)
-
-
 def log_likelihood(ratios: Tensor, symbols: Tensor, frames: Tensor, lengths: Tensor) -> Tensor:
     """Log of the sum of all alignments' probabilities, each divided by that of blanks only.
 

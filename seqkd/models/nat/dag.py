@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from seqkd.models.nat.output import top_pieces
 from seqkd.models.nat.stack import ParallelStack
 from seqkd.models.nat.upsampling import room, split_states, upsampled
-from seqkd.models.protocol import Lengths, Marks, Output, ParallelSettings, too_long
+from seqkd.models.protocol import Marks, Output, PairLengths, ParallelSettings, too_long
 from seqkd.models.transformer import Activation, Embeddings, Norm, Positions, split_heads
 
 TOO_MANY = "longer than the graph"
@@ -100,10 +100,10 @@ class Dag(nn.Module):
         nn.init.xavier_uniform_(self.query_key.weight)
         nn.init.zeros_(self.query_key.bias)
 
-    def unusable(self, source: Lengths, target: Lengths) -> dict[str, Marks]:
+    def unusable(self, lengths: PairLengths) -> dict[str, Marks]:
         """See `SequenceModel.unusable`."""
-        vertices = room(source, self.upsample)
-        return too_long(source, target, self.max_positions) | {TOO_MANY: target + 2 > vertices}
+        vertices = room(lengths.source, self.upsample)
+        return too_long(lengths, self.max_positions) | {TOO_MANY: lengths.target + 2 > vertices}
 
     def vertices(self, source: Tensor) -> Tensor:
         """`[batch, source]` ids to `[batch, upsample * source]` bool, True at real vertices."""

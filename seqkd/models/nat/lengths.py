@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from seqkd.models.protocol import Lengths, Marks
+from seqkd.models.protocol import Marks, PairLengths
 
 REACH = 128  # the difference of the lengths is one of -128..127
 OUT_OF_REACH = f"target length differs by {REACH} tokens from the source's"
@@ -83,7 +83,7 @@ class LengthPredictor(nn.Module):
         return LengthCandidates(lengths, best[:, :count])
 
 
-def out_of_reach(source: Lengths, target: Lengths) -> dict[str, Marks]:
+def out_of_reach(lengths: PairLengths) -> dict[str, Marks]:
     """Rows whose length the predictor cannot say, by reason; see `SequenceModel.unusable`."""
-    difference = target.astype("int64") - source
+    difference = lengths.target.astype("int64") - lengths.source
     return {OUT_OF_REACH: (difference < -REACH) | (difference >= REACH)}

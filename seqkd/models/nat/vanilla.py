@@ -14,7 +14,7 @@ from seqkd.models.nat.fertility import FertilityPredictor
 from seqkd.models.nat.lengths import SHORTEST, LengthPredictor, out_of_reach
 from seqkd.models.nat.stack import ParallelStack
 from seqkd.models.nat.tokens import best_tokens, outputs
-from seqkd.models.protocol import Lengths, Marks, Output, ParallelSettings, too_long
+from seqkd.models.protocol import Marks, Output, PairLengths, ParallelSettings, too_long
 from seqkd.models.transformer import Activation, Norm, Positions
 
 
@@ -97,10 +97,10 @@ class Nat(nn.Module):
         """`[target_vocab, dim]`, the output layer."""
         return self.stack.output_weight
 
-    def unusable(self, source: Lengths, target: Lengths) -> dict[str, Marks]:
+    def unusable(self, lengths: PairLengths) -> dict[str, Marks]:
         """See `SequenceModel.unusable`."""
-        reasons = too_long(source, target, self.max_positions)
-        return reasons if self.lengths is None else reasons | out_of_reach(source, target)
+        reasons = too_long(lengths, self.max_positions)
+        return reasons if self.lengths is None else reasons | out_of_reach(lengths)
 
     def strategies(self) -> tuple[str, ...]:
         """See `ParallelModel.strategies`."""

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import pickle
 import tracemalloc
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -78,6 +80,22 @@ def test_lengths(folder: Path) -> None:
     assert ids.tolist() == list(range(20))
     assert sources.tolist() == [i % 5 for i in range(20)]
     assert targets.tolist() == [i % 7 for i in range(20)]
+
+
+@given(rows=st.lists(st.lists(st.integers(4, 6), max_size=6), max_size=12), cut=st.integers(0, 12))
+@settings(max_examples=40, deadline=None)
+def test_repeats_are_counted_within_rows(tmp_path_factory: pytest.TempPathFactory, rows: list[Any], cut: int) -> None:
+    folder = tmp_path_factory.mktemp("corpus")
+    shards = []
+    for index, part in enumerate(part for part in (rows[:cut], rows[cut:]) if part):
+        texts = ["x"] * len(part)
+        lists = pa.array(part, pa.list_(pa.int32()))
+        columns = {"id": range(len(part)), "source": texts, "target": texts, "source_ids": lists, "target_ids": lists}
+        shards.append(write_shard(folder, index, pa.table(columns)))
+    write_manifest(folder, Manifest(kind="corpus", fingerprint=MADE_BY, rows=len(rows), shards=shards))
+    repeats = Corpus.open(folder).repeats("target_ids")
+    assert repeats.dtype == np.int32
+    assert repeats.tolist() == [sum(a == b for a, b in itertools.pairwise(row)) for row in rows]
 
 
 def test_lengths_hold_no_text(tmp_path: Path) -> None:

@@ -70,6 +70,20 @@ def test_rows_are_those_of_the_corpus(prepared: Path, parallel: bool) -> None:
     assert len(dataset.collater([dataset[0], dataset[1]])["target"]) == 2
 
 
+@pytest.mark.parametrize("multiple", [1, 8])
+def test_every_row_is_in_a_batch(prepared: Path, multiple: int) -> None:
+    made = task(prepared)
+    for split, rows in (("train", 200), ("valid", 20), ("test", 10)):
+        made.load_dataset(split)
+        dataset = made.dataset(split)
+        batches = dataset.batch_by_size(
+            dataset.ordered_indices(), max_tokens=400, required_batch_size_multiple=multiple
+        )
+        assert sorted(int(row) for batch in batches for row in batch) == list(range(rows))
+        assert all(len(batch) % multiple == 0 for batch in batches[:-1])
+        assert all(len(batch) * max(dataset.num_tokens(row) for row in batch) <= 400 for batch in batches)
+
+
 def test_dictionaries_have_the_vocabularys_ids(tmp_path: Path) -> None:
     prepare.run(prepare_config(tmp_path, joint=False, size=30), tmp_path / "prepared")
     made = task(tmp_path / "prepared")

@@ -15,6 +15,7 @@ from seqkd.objectives import dag as module
 from seqkd.objectives.dag import DagLoss, best_path, log_likelihood
 from seqkd.objectives.glancing import shown
 from tests.unit.models.nat.ctc_dag import dag_model, source_of
+from tests.unit.models.nat.support import pair_lengths
 from tests.unit.objectives.ctc_dag import batch_of, empty_batch
 
 PLAIN = DagLoss(glancing=None)
@@ -122,6 +123,17 @@ def test_equals_the_sum_over_all_paths() -> None:
     assert output.loss.item() == output.nll.item()
     assert not output.nll.requires_grad
     assert output.tokens == 12
+
+
+@given(target=st.integers(0, 9), source=st.integers(0, 4))
+@settings(max_examples=40, deadline=None)
+def test_the_loss_is_finite_for_all_rows_that_the_model_takes(target: int, source: int) -> None:
+    model = dag_model(upsample=2)
+    taken = not any(marks.any() for marks in model.unusable(pair_lengths(source=[source], target=[target])).values())
+    batch = batch_of([[5] * source], [[8] * target])
+    for glancing in (None, (0.5, 0.5)):
+        output = DagLoss(glancing=glancing)(model.train(), batch)
+        assert output.loss.isfinite() == output.nll.isfinite() == taken
 
 
 def test_gradients_of_the_whole_model() -> None:

@@ -13,11 +13,16 @@ import pytest
 from rich.console import Console
 from safetensors.numpy import save_file
 
+from seqkd.config import TrainConfig, validate
 from seqkd.corpus.manifest import Manifest, write_manifest
+from seqkd.corpus.reader import Corpus
 from seqkd.corpus.schema import KBEST_SCHEMA
 from seqkd.corpus.writer import write_shard
 from seqkd.errors import CorpusError, ModelError
+from seqkd.models.checkpoint import load_model
+from seqkd.stages import prepare, train
 from seqkd.stages.inspect import inspect
+from tests.unit.stages.support import prepare_config
 
 DIGEST = "ab" * 32
 
@@ -122,9 +127,57 @@ def test_a_model(tmp_path: Path, trained_here: bool) -> None:
     if trained_here:
         finish(tmp_path, "model", [], extra={"role": "teacher", "updates": 4000})
     text = shown(tmp_path)
-    for part in ("Model", "1,234 numbers (F32)", "settings.dim", "1,024", "transformer"):
+    for part in ("Model", "1,234 (F32)", "dim", "1,024", "transformer"):
         assert part in text
     assert ("4,000" in text) == trained_here
+    assert "tokens" not in text  # nothing is known of the rows
+
+
+def test_a_model_that_was_trained_in_a_run_folder(tmp_path: Path) -> None:
+    prepare.run(prepare_config(tmp_path), tmp_path / "run" / "gold")
+    (tmp_path / "run" / "plan.mk").touch()
+    model = {"arch": "ctc", "upsample": 1, "dim": 16, "heads": 2, "ffn_dim": 32, "encoder_layers": 1}
+    values = {
+        "prepared": tmp_path / "run" / "gold",
+        "corpus": tmp_path / "run" / "gold" / "train",
+        "model": model,
+        "training": {"max_updates": 4, "validate_every": 2, "batch_tokens": 200},
+    }
+    out = tmp_path / "run" / "students" / "small"
+    train.run(validate(TrainConfig, values, "test"), out, device="cpu")
+    text = shown(out)
+    facts = {
+        cells[0].strip(): cells[1].strip()
+        for cells in (line.split("│")[1:3] for line in text.splitlines() if line.count("│") == 3)
+    }
+    left_out = {line.split("\t")[0] for line in (out / "rejected.tsv").read_text().splitlines()[1:]}
+    corpus = Corpus.open(tmp_path / "run" / "gold" / "train")
+    targets = [
+        len(row["target_ids"]) for row in corpus.take(np.arange(200)).to_pylist() if str(row["id"]) not in left_out
+    ]
+    history = {line["update"]: line for line in json.loads((out / "history.json").read_text())}
+    best = history[int(facts["best update"])]
+    weights = sum(weight.numel() for weight in load_model(out).model.parameters())
+    expected = {
+        "architecture": "ctc",
+        "parameters": f"{weights:,} (F32)",
+        "objective": "ctc, label_smoothing 0",
+        "trained on": "gold/train",
+        "rows": str(len(targets)),
+        "target tokens": f"{sum(targets):,}",
+        "role": "student",
+        "updates": "4",
+        "validation NLL": f"{best['valid_nll']:.6g}",
+        "validation BLEU": f"{best['valid_bleu']:.6g}",
+        "dim": "16",
+    }
+    assert {name: facts[name] for name in expected} == expected
+    assert facts["vocabulary"].startswith("40 pieces, ")
+    assert left_out
+    assert "rows left out" in text
+    assert "config.model.dim" not in text
+    (tmp_path / "run" / "plan.mk").unlink()
+    assert "gold/train" not in shown(out)
 
 
 def test_a_damaged_model(tmp_path: Path) -> None:

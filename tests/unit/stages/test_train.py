@@ -107,6 +107,7 @@ def test_starts_from_another_model(tmp_path: Path, prepared: Path) -> None:
     other = {**MODEL, "dim": 32}
     with pytest.raises(ModelError, match="do not fit the model"):
         train.run(config(prepared, init_from=tmp_path / "first", model=other), tmp_path / "third", device="cpu")
+    assert not (tmp_path / "third").exists()
 
 
 def test_rows_too_long_are_left_out_and_counted(
@@ -126,7 +127,8 @@ def test_rows_too_long_are_left_out_and_counted(
 
 def test_no_row_fits(tmp_path: Path, prepared: Path) -> None:
     with pytest.raises(CorpusError, match="no row that the model can be trained on"):
-        train.run(config(prepared, model={**MODEL, "max_positions": 4}), tmp_path, device="cpu")
+        train.run(config(prepared, model={**MODEL, "max_positions": 4}), tmp_path / "out", device="cpu")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_corpus_of_another_vocabulary(tmp_path: Path, prepared: Path) -> None:
@@ -143,6 +145,7 @@ def test_shared_embeddings_need_one_vocabulary(tmp_path: Path) -> None:
     settings = config(tmp_path / "prepared")
     with pytest.raises(ConfigError, match="embeddings are shared"):
         train.run(settings, tmp_path / "out", device="cpu")
+    assert not (tmp_path / "out").exists()
     apart = config(tmp_path / "prepared", model={**MODEL, "embeddings": "decoder"}, training={"max_updates": 2})
     train.run(apart, tmp_path / "apart", device="cpu")
     assert load_model(tmp_path / "apart").source_vocabulary is not None

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
+from seqkd.cli import main
 from seqkd.config import TrainConfig, validate
 from seqkd.corpus.manifest import read_manifest
 from seqkd.corpus.reader import Corpus
@@ -82,16 +86,33 @@ def test_an_interrupted_run_ends_with_the_same_model(
 def test_targets_that_do_not_fit_are_left_out_and_counted(
     tmp_path: Path, prepared: Path, capfd: pytest.CaptureFixture[str], arch: str
 ) -> None:
-    reason, ends = (ctc.TOO_MANY, 0) if arch == "ctc" else (dag.TOO_MANY, 2)
-    ids, sources, targets = Corpus.open(prepared / "train").lengths()
-    expected = [int(row) for row in ids[targets + ends > sources + 1]]
-    assert 0 < len(expected) < len(ids)
-    train.run(config(prepared, arch, upsample=1, max_updates=2, valid_bleu=False), tmp_path, device="cpu")
-    assert f"{len(expected)} {reason}" in capfd.readouterr().err
-    assert read_manifest(tmp_path).counts == {reason: len(expected)}
-    lines = (tmp_path / "rejected.tsv").read_text().splitlines()
-    assert lines == ["id\treason", *(f"{row}\t{reason}" for row in expected)]
-    assert all(weight.isfinite().all() for weight in load_model(tmp_path).model.parameters())
+    stage, out = tmp_path / "stage.toml", tmp_path / "out"
+    stage.write_text(
+        f"prepared = '{prepared}'\ncorpus = '{prepared}/train'\n"
+        "model = { dim = 16, heads = 2, ffn_dim = 32, encoder_layers = 1, decoder_layers = 1, max_positions = 64, "
+        f"arch = '{arch}', upsample = 1 }}\n"
+        "training = { max_updates = 2, batch_tokens = 200, learning_rate = 0.01 }\n"
+    )
+    assert main(["train", "--config", str(stage), "--out", str(out), "--device", "cpu"]) == 0
+    told = capfd.readouterr().err
+    for part, file in (("train", "rejected.tsv"), ("valid", "rejected.valid.tsv")):
+        expected = {}
+        corpus = Corpus.open(prepared / part)
+        for row in corpus.take(np.arange(corpus.rows)).to_pylist():
+            target, frames = row["target_ids"], len(row["source_ids"]) + 1
+            if arch == "dag" and len(target) + 2 > frames:
+                expected[row["id"]] = dag.TOO_MANY
+            elif arch == "ctc" and len(target) > frames:
+                expected[row["id"]] = ctc.TOO_MANY
+            elif arch == "ctc" and len(target) + sum(a == b for a, b in itertools.pairwise(target)) > frames:
+                expected[row["id"]] = ctc.NO_BLANKS
+        assert (out / file).read_text().splitlines() == ["id\treason", *(f"{i}\t{why}" for i, why in expected.items())]
+        counts = Counter(expected.values())
+        assert len(counts) == (2 if arch == "ctc" else 1)
+        assert all(f"{count} {reason}" in told for reason, count in counts.items())
+        if part == "train":
+            assert read_manifest(out).counts == counts
+    assert all(weight.isfinite().all() for weight in load_model(out).model.parameters())
 
 
 @pytest.mark.slow

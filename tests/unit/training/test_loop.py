@@ -3,9 +3,6 @@ from __future__ import annotations
 import math
 import os
 import signal
-import subprocess
-import sys
-from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,7 +18,16 @@ from seqkd.objectives.base import Batch, LossOutput
 from seqkd.objectives.nll import LabelSmoothedNll
 from seqkd.training import loop as loop_module
 from seqkd.training.state import checkpoint_path, load_state
-from tests.unit.training.support import Recorder, TableData, copy_rows, same_weights, settings, tiny_model, train
+from tests.unit.training.support import (
+    Recorder,
+    TableData,
+    copy_rows,
+    plain_descent,
+    same_weights,
+    settings,
+    tiny_model,
+    train,
+)
 
 
 def test_learns_to_copy(tmp_path: Path) -> None:
@@ -102,11 +108,6 @@ class Joined(TableData):
     def plan(self, epoch: int) -> list[Rows]:
         parts = super().plan(epoch)
         return [np.concatenate(parts[start : start + 3]) for start in range(0, len(parts), 3)]
-
-
-def plain_descent(parameters: Iterable[nn.Parameter], *_: object, **__: object) -> torch.optim.Optimizer:
-    """Adam would blow up the rounding of gradients that are zero in theory."""
-    return torch.optim.SGD(parameters)
 
 
 def test_accumulated_batches_equal_one_of_all_their_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -208,51 +209,3 @@ def test_another_number_of_processes_is_refused(tmp_path: Path) -> None:
         load_state(tmp_path, world=2, precision="float32")
     with pytest.raises(ConflictError, match="precision: float32, now precision: bf16"):
         load_state(tmp_path, world=1, precision="bf16")
-
-
-DISTRIBUTED = """
-import sys, torch
-from pathlib import Path
-from seqkd.training import loop
-from seqkd.training.runtime import make_fabric
-from seqkd.training.validation import held_out_nll
-from seqkd.objectives.nll import LabelSmoothedNll
-from tests.unit.training.support import Recorder, TableData, copy_rows, settings, tiny_model
-from tests.unit.training.test_loop import plain_descent
-loop.build_optimizer = plain_descent
-fabric = make_fabric(torch.device("cpu"), "float32")
-rank, world = fabric.global_rank, fabric.world_size
-goal, model = LabelSmoothedNll(smoothing=0.1), tiny_model()
-held_out = TableData(copy_rows(20, seed=9), rank=rank, world=world)
-result = loop.fit(
-    fabric=fabric, model=model, objective=goal, data=TableData(copy_rows(64), rank=rank, world=world),
-    validate=lambda current: (held_out_nll(fabric, current, goal, held_out), None),
-    settings=settings(24, validate_every=12, accumulate=2 // world), precision="float32",
-    folder=Path(sys.argv[1]), observer=Recorder(),
-)
-if fabric.is_global_zero:
-    torch.save((model.state_dict(), [(x.train_loss, x.valid_nll) for x in result.history]), sys.argv[1] + "/out.pt")
-"""
-
-
-@pytest.mark.slow
-def test_two_processes_equal_one_that_accumulates(tmp_path: Path) -> None:
-    script = tmp_path / "run.py"
-    script.write_text(DISTRIBUTED)
-    environment = {**os.environ, "PYTHONPATH": str(Path.cwd()), "OMP_NUM_THREADS": "1"}
-    found = []
-    for processes in (1, 2):
-        folder = tmp_path / str(processes)
-        folder.mkdir()
-        launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-        subprocess.run(
-            [sys.executable, *launch, str(script), str(folder)],
-            env=environment,
-            check=True,
-            timeout=150,
-            capture_output=True,
-        )
-        found.append(torch.load(folder / "out.pt", weights_only=True))
-    (alone, lines), (shared, shared_lines) = found
-    torch.testing.assert_close(shared, alone, rtol=1e-4, atol=1e-6)
-    torch.testing.assert_close(torch.tensor(shared_lines), torch.tensor(lines), rtol=1e-4, atol=1e-5)

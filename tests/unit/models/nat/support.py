@@ -5,11 +5,13 @@ from __future__ import annotations
 import random
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from seqkd.models.nat.cmlm import Cmlm
 from seqkd.models.nat.vanilla import Nat
+from seqkd.models.protocol import PairLengths
 from seqkd.search.scoring import pad_rows
 
 VOCAB, PAD, EOS = 24, 1, 2
@@ -46,6 +48,12 @@ def nat(seed: int = 0, **more: Any) -> Nat:
 def cmlm(seed: int = 0, **more: Any) -> Cmlm:
     torch.manual_seed(seed)
     return settle(Cmlm(**{**SIZES, **more}))  # type: ignore[no-any-return]
+
+
+def pair_lengths(*, source: list[int], target: list[int], repeats: list[int] | None = None) -> PairLengths:
+    """Rows of these lengths, without repeats if these are not given."""
+    repeats = [0] * len(source) if repeats is None else repeats
+    return PairLengths(*(np.array(column, dtype=np.int32) for column in (source, target, repeats)))
 
 
 def sentences(count: int, *, longest: int = 9, seed: int = 0) -> list[list[int]]:

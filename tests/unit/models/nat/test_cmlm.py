@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from seqkd.models.nat.cmlm import Cmlm, least_probable, masks
 from seqkd.models.nat.lengths import OUT_OF_REACH
 from seqkd.models.protocol import TOO_LONG, ParallelModel, ParallelSettings
-from tests.unit.models.nat.support import EOS, PAD, cmlm, padded, sentences
+from tests.unit.models.nat.support import EOS, PAD, cmlm, padded, pair_lengths, sentences
 
 
 @given(st.integers(1, 40), st.integers(1, 12))
@@ -83,8 +83,7 @@ def test_batched_equals_alone_and_padding_changes_nothing() -> None:
 def test_it_is_a_parallel_model() -> None:
     model = cmlm(max_positions=250, embeddings="separate")
     assert isinstance(model, ParallelModel)
-    source, target = np.array([10, 300, 10], dtype=np.int32), np.array([12, 20, 200], dtype=np.int32)
-    reasons = model.unusable(source, target)
+    reasons = model.unusable(pair_lengths(source=[10, 300, 10], target=[12, 20, 200]))
     assert list(reasons) == [TOO_LONG, OUT_OF_REACH]
     assert reasons[OUT_OF_REACH].tolist() == [False, True, True]
     with torch.inference_mode():

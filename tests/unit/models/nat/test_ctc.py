@@ -5,14 +5,14 @@ from __future__ import annotations
 import itertools
 import math
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from seqkd.models.nat.ctc import TOO_MANY, Ctc
+from seqkd.models.nat.ctc import NO_BLANKS, TOO_MANY, Ctc
 from seqkd.models.protocol import TOO_LONG, Output, ParallelModel, ParallelSettings
 from tests.unit.models.nat.ctc_dag import BLANK, EOS, PAD, ctc_model, source_of
+from tests.unit.models.nat.support import pair_lengths
 
 
 def frame_logprobs(model: Ctc, source: Tensor) -> Tensor:
@@ -36,11 +36,13 @@ def test_it_is_a_parallel_model() -> None:
 
 def test_rows_that_cannot_be_aligned_have_reasons() -> None:
     model = ctc_model(upsample=2)
-    source, target = np.array([3, 3, 16, 1], dtype=np.int32), np.array([8, 9, 2, 15], dtype=np.int32)
-    reasons = model.unusable(source, target)
-    assert list(reasons) == [TOO_LONG, TOO_MANY]
-    assert reasons[TOO_LONG].tolist() == [False, False, True, False]
-    assert reasons[TOO_MANY].tolist() == [False, True, False, True]
+    reasons = model.unusable(pair_lengths(source=[3, 3, 16, 1, 3], target=[8, 9, 2, 15, 7], repeats=[0, 0, 0, 0, 2]))
+    assert list(reasons) == [TOO_LONG, TOO_MANY, NO_BLANKS]
+    assert reasons[TOO_LONG].tolist() == [False, False, True, False, False]
+    assert reasons[TOO_MANY].tolist() == [False, True, False, True, False]
+    assert reasons[NO_BLANKS].tolist() == [False, True, False, True, True]
+    reasons = model.unusable(pair_lengths(source=[3], target=[7], repeats=[1]))
+    assert not any(marks.any() for marks in reasons.values())
 
 
 def test_greedy_collapses_the_best_piece_of_each_frame() -> None:

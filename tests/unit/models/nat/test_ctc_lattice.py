@@ -13,13 +13,19 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
 
-from seqkd.models.nat.ctc_lattice import best_alignment, frames_needed, log_likelihood
+from seqkd.models.nat.ctc_lattice import best_alignment, log_likelihood
 
 BLANK = 0
 
 
 def collapse(path: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(piece for piece, _ in itertools.groupby(path) if piece != BLANK)
+
+
+def frames_needed(symbols: Tensor, lengths: Tensor) -> Tensor:
+    """Fewest frames of rows `[batch, target]`, as `Ctc.unusable` counts them."""
+    rows = [row[:length] for row, length in zip(symbols.tolist(), lengths.tolist(), strict=True)]
+    return lengths + torch.tensor([sum(a == b for a, b in itertools.pairwise(row)) for row in rows])
 
 
 def ratios_of(logprobs: Tensor, symbols: Tensor) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -10,6 +9,7 @@ from torch import Tensor
 from seqkd.models.nat.dag import TOO_MANY, Dag
 from seqkd.models.protocol import TOO_LONG, Output, ParallelModel, ParallelSettings
 from tests.unit.models.nat.ctc_dag import EOS, PAD, dag_model, source_of
+from tests.unit.models.nat.support import pair_lengths
 
 
 def graph(model: Dag, source: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -34,8 +34,7 @@ def test_it_is_a_parallel_model() -> None:
 
 def test_rows_that_need_more_vertices_have_a_reason() -> None:
     model = dag_model(upsample=2)
-    source, target = np.array([3, 3, 16, 1], dtype=np.int32), np.array([6, 7, 2, 15], dtype=np.int32)
-    reasons = model.unusable(source, target)
+    reasons = model.unusable(pair_lengths(source=[3, 3, 16, 1], target=[6, 7, 2, 15]))
     assert list(reasons) == [TOO_LONG, TOO_MANY]
     assert reasons[TOO_LONG].tolist() == [False, False, True, False]
     assert reasons[TOO_MANY].tolist() == [False, True, False, True]

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import numpy as np
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -8,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from seqkd.models.nat.lengths import OUT_OF_REACH, REACH, LengthPredictor, out_of_reach
+from tests.unit.models.nat.support import pair_lengths
 
 
 def predictor() -> LengthPredictor:
@@ -57,6 +57,5 @@ def test_padding_changes_nothing() -> None:
 
 
 def test_what_the_predictor_cannot_say() -> None:
-    source = np.array([200, 200, 200, 200], dtype=np.int32)
-    target = np.array([71, 72, 327, 328], dtype=np.int32)
-    assert out_of_reach(source, target)[OUT_OF_REACH].tolist() == [True, False, False, True]
+    lengths = pair_lengths(source=[200, 200, 200, 200], target=[71, 72, 327, 328])
+    assert out_of_reach(lengths)[OUT_OF_REACH].tolist() == [True, False, False, True]

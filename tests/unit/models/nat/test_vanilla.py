@@ -10,7 +10,7 @@ from seqkd.models.nat.lengths import OUT_OF_REACH
 from seqkd.models.nat.vanilla import Nat
 from seqkd.models.protocol import TOO_LONG, Output, ParallelModel, ParallelSettings
 from seqkd.search.parallel import ParallelSearch
-from tests.unit.models.nat.support import EOS, PAD, VOCAB, nat, padded, sentences
+from tests.unit.models.nat.support import EOS, PAD, VOCAB, nat, padded, pair_lengths, sentences
 from tests.unit.search.support import tiny_model
 
 COPIES = ["uniform", "fertility"]
@@ -107,11 +107,11 @@ def test_lower_precision(copy_from: str) -> None:
 
 
 def test_rows_it_cannot_be_trained_on() -> None:
-    source, target = np.array([10, 300, 10], dtype=np.int32), np.array([12, 20, 200], dtype=np.int32)
-    uniform = nat(max_positions=250).unusable(source, target)
+    rows = pair_lengths(source=[10, 300, 10], target=[12, 20, 200])
+    uniform = nat(max_positions=250).unusable(rows)
     assert uniform[TOO_LONG].tolist() == [False, True, False]
     assert uniform[OUT_OF_REACH].tolist() == [False, True, True]
-    assert list(nat(max_positions=250, copy_from="fertility").unusable(source, target)) == [TOO_LONG]
+    assert list(nat(max_positions=250, copy_from="fertility").unusable(rows)) == [TOO_LONG]
 
 
 def test_sizes_that_do_not_fit() -> None:

@@ -1,0 +1,1 @@
+"""C++ kernels for training on CPUs with a matrix unit."""

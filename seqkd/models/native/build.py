@@ -1,0 +1,73 @@
+"""Compile C++ kernels on the machine they run on, once, and load them."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from seqkd.progress import say
+
+FLAGS = ("-O3", "-march=native", "-std=c++17", "-shared", "-fPIC", "-pthread", "-fno-math-errno")
+
+
+def cache_folder() -> Path:
+    """Where compiled kernels are kept: `$XDG_CACHE_HOME/seqkd`, or `~/.cache/seqkd`."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "seqkd"
+
+
+def compiled(sources: Sequence[Path], *, stage: str, otherwise: str) -> ctypes.CDLL | None:
+    """A library of kernels.
+
+    Args:
+        sources: What is compiled, and after it what that includes.
+        stage: Named in the line that says why there are none.
+        otherwise: What that line says happens then.
+
+    Returns:
+        None where there is no compiler or it fails; one line says so.
+    """
+    compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
+    if compiler is None:
+        say(f"{stage}: no C++ compiler found (CXX, g++, clang++); {otherwise}")
+        return None
+    try:
+        return ctypes.CDLL(str(_built(compiler, sources)))
+    except (OSError, subprocess.SubprocessError) as error:
+        detail = getattr(error, "stderr", "") or str(error)
+        say(f"{stage}: the CPU kernels could not be built; {otherwise}: {detail.strip()[:500]}")
+        return None
+
+
+def processor() -> str:
+    """What `-march=native` depends on: a cache on a shared home serves machines of several kinds."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return "".join(sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))}))
+
+
+def _built(compiler: str, sources: Sequence[Path]) -> Path:
+    key = hashlib.sha256()
+    for part in (compiler, *FLAGS, platform.machine(), processor()):
+        key.update(part.encode() + b"\0")
+    for source in sources:
+        key.update(source.read_bytes())
+    path = cache_folder() / f"kernels-{key.hexdigest()[:16]}.so"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Several processes may build at once: each writes its own file, the last rename wins, all are alike.
+        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+            built = Path(folder) / path.name
+            command = [compiler, *FLAGS, str(sources[0]), "-o", str(built)]
+            subprocess.run(command, check=True, capture_output=True, text=True, timeout=300)
+            built.rename(path)
+    return path

@@ -1,0 +1,132 @@
+// bf16 operands of the matrix unit (AMX), made from float32, and products of them that add up in float32.
+//
+// A tile is 16 x 64 bytes. The left operand's tiles hold 16 rows x 32 inputs. The right operand's hold 16 pairs of inputs x
+// 16 outputs, the two of a pair side by side. Operands are stored as [block][step][512]: a step is 32 inputs; a left
+// block is 16 rows, a right block 32 outputs, whose two halves follow each other within a step.
+#pragma once
+#include <immintrin.h>
+
+#include <cstdint>
+#include <cstring>
+
+#include "memory.h"
+#include "transpose.h"
+
+constexpr int TILE = 512;  // bf16 numbers in a tile
+constexpr int BLOCK = 32;  // rows and columns of a product's block
+
+// The processor's setting of tiles belongs to a thread, and others use it as well.
+struct MatrixUnit {
+  MatrixUnit() {
+    struct alignas(64) {
+      uint8_t palette = 1, start_row = 0, reserved[14] = {};
+      uint16_t bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
+      uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
+    } config;
+    _tile_loadconfig(&config);
+  }
+  ~MatrixUnit() { _tile_release(); }
+};
+
+static inline __m512i narrow32(__m512 low, __m512 high) { return (__m512i)_mm512_cvtne2ps_pbh(high, low); }
+
+// Lane c: row `even` below row `odd`, both at column c.
+static inline __m512i interleave(__m512 even, __m512 odd) {
+  const __m512i a = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(even));
+  const __m512i b = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(odd));
+  return _mm512_or_si512(a, _mm512_slli_epi32(b, 16));
+}
+
+static inline void store_tile(uint16_t* to, const __m512i* rows) {
+  for (int i = 0; i < 16; ++i) _mm512_store_si512(to + 32 * i, rows[i]);
+}
+
+// Left operand of `a` [rows x columns]: 16-row blocks `first` to `last`; rows beyond the end are zeros.
+static inline void pack_left(const float* a, int rows, int columns, int first, int last, uint16_t* out) {
+  const int steps = columns / BLOCK;
+  for (int block = first; block < last; ++block)
+    for (int r = 0; r < 16; ++r) {
+      uint16_t* to = out + size_t(block) * steps * TILE + r * 32;
+      const int row = block * 16 + r;
+      for (int s = 0; s < steps; ++s, to += TILE) {
+        const float* from = a + size_t(row) * columns + s * BLOCK;
+        _mm512_store_si512(to, row < rows ? narrow32(_mm512_loadu_ps(from), _mm512_loadu_ps(from + 16))
+                                          : _mm512_setzero_si512());
+      }
+    }
+}
+
+// Right operand of a product with the transpose of `w` [outputs x inputs]: blocks `first` to `last` of 32 outputs.
+static inline void pack_right_transposed(const float* w, int inputs, int first, int last, uint16_t* out) {
+  const int steps = inputs / BLOCK;
+  for (int block = first; block < last; ++block)
+    for (int s = 0; s < steps; ++s)
+      for (int half = 0; half < 2; ++half) {
+        __m512i rows[16];
+        for (int r = 0; r < 16; ++r) {
+          const float* from = w + size_t(block * BLOCK + half * 16 + r) * inputs + s * BLOCK;
+          rows[r] = narrow32(_mm512_loadu_ps(from), _mm512_loadu_ps(from + 16));
+        }
+        transpose(rows);
+        store_tile(out + ((size_t(block) * steps + s) * 2 + half) * TILE, rows);
+      }
+}
+
+// Right operand of a product with `a` [rows x columns] itself, each row times its `scale` if there is one: steps (32 rows)
+// `first` to `last` of `steps`; rows beyond the end are zeros.
+static inline void pack_right(const float* a, const float* scale, int rows, int columns, int first, int last, int steps,
+                              uint16_t* out) {
+  for (int s = first; s < last; ++s)
+    for (int pair = 0; pair < 16; ++pair) {
+      const int row = s * BLOCK + 2 * pair;
+      const __m512 even_scale = _mm512_set1_ps(scale && row < rows ? scale[row] : 1.0f);
+      const __m512 odd_scale = _mm512_set1_ps(scale && row + 1 < rows ? scale[row + 1] : 1.0f);
+      for (int c = 0; c < columns; c += 16) {
+        const float* from = a + size_t(row) * columns + c;
+        const __m512 even = row < rows ? _mm512_loadu_ps(from) : _mm512_setzero_ps();
+        const __m512 odd = row + 1 < rows ? _mm512_loadu_ps(from + columns) : _mm512_setzero_ps();
+        uint16_t* to = out + ((size_t(c / BLOCK) * steps + s) * 2 + c % BLOCK / 16) * TILE + pair * 32;
+        _mm512_store_si512(to, interleave(_mm512_mul_ps(even, even_scale), _mm512_mul_ps(odd, odd_scale)));
+      }
+    }
+}
+
+// What a block's sums begin with.
+enum Start { ZERO, BIAS, ADD };
+
+// c[32 x 32] = left block * right block; the left operand's second 16 rows lie `lower` numbers behind its first. BIAS begins
+// every row with `bias`, ADD goes on from what c holds.
+template <Start start>
+static inline void product(const uint16_t* left, size_t lower, const uint16_t* right, int steps, float* c, size_t stride,
+                           const float* bias = nullptr) {
+  // GCC's tile loads do not tell it that they read memory.
+  __asm__ volatile("" ::: "memory");
+  if (start == ZERO) {
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
+  } else {
+    const float* from = start == BIAS ? bias : c;
+    const size_t step = start == BIAS ? 0 : stride * 4;
+    _tile_loadd(0, from, step);
+    _tile_loadd(1, from + 16, step);
+    _tile_loadd(2, from + (start == BIAS ? 0 : 16 * stride), step);
+    _tile_loadd(3, from + (start == BIAS ? 0 : 16 * stride) + 16, step);
+  }
+  for (int s = 0; s < steps; ++s, left += TILE, right += 2 * TILE) {
+    _tile_loadd(6, right, 64);
+    _tile_loadd(4, left, 64);
+    _tile_loadd(7, right + TILE, 64);
+    _tile_loadd(5, left + lower, 64);
+    _tile_dpbf16ps(0, 4, 6);
+    _tile_dpbf16ps(1, 4, 7);
+    _tile_dpbf16ps(2, 5, 6);
+    _tile_dpbf16ps(3, 5, 7);
+  }
+  _tile_stored(0, c, stride * 4);
+  _tile_stored(1, c + 16, stride * 4);
+  _tile_stored(2, c + 16 * stride, stride * 4);
+  _tile_stored(3, c + 16 * stride + 16, stride * 4);
+  __asm__ volatile("" ::: "memory");
+}

@@ -1,0 +1,59 @@
+"""Which sentences wait, in which order, and what becomes of a batch that does not fit."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from seqkd.errors import WorkError
+from seqkd.search.intake import Intake, Sentence
+
+CPU = torch.device("cpu")
+
+
+def of_lengths(lengths: list[int], *, batch_tokens: int, max_positions: int = 100) -> Intake:
+    rows = (Sentence(row, [4] * length) for row, length in enumerate(lengths))
+    return Intake(rows, max_positions=max_positions, batch_tokens=batch_tokens)
+
+
+def waiting(intake: Intake) -> list[tuple[int, int]]:
+    return [(sentence.row, len(sentence.source)) for sentence in intake.queue]
+
+
+def test_the_longest_come_first_cut_to_the_models_positions() -> None:
+    intake = of_lengths([2, 0, 7, 5, 9, 2], batch_tokens=12, max_positions=6)
+    assert intake.empty == [1]
+    assert intake.truncated == [2, 4]
+    assert waiting(intake) == [(2, 5), (3, 5), (4, 5), (0, 2), (5, 2)]
+    assert (intake.width, intake.count) == (6, 2)
+
+
+@given(st.lists(st.integers(1, 20), min_size=1), st.integers(1, 60))
+def test_a_batch_is_within_the_budget_unless_one_sentence_is_not(lengths: list[int], budget: int) -> None:
+    intake = of_lengths(lengths, batch_tokens=budget)
+    assert 1 <= intake.count <= len(lengths)
+    assert intake.count == 1 or intake.count * intake.width <= budget
+    assert intake.count == len(lengths) or (intake.count + 1) * intake.width > budget
+
+
+def test_a_batch_that_does_not_fit_waits_again_and_the_next_ones_are_half_as_large(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    intake = of_lengths([5, 4, 5, 3, 1], batch_tokens=18)
+    before, width, count = waiting(intake), intake.width, intake.count
+    batch = [intake.queue.popleft() for _ in range(count)]
+    intake.put_back(torch.OutOfMemoryError(), reversed(batch[1:]), count=count, width=width, device=CPU)
+    assert waiting(intake) == before[1:]  # the first was done
+    assert (intake.batch_tokens, intake.count) == (9, 1)
+    assert "out of memory at 3 sentences; going on with 9 tokens" in capfd.readouterr().err
+    one = [intake.queue.popleft()]
+    with pytest.raises(WorkError, match=f"row {one[0].row}: one sentence alone does not fit"):
+        intake.put_back(MemoryError(), one, count=1, width=intake.width, device=CPU)
+
+
+def test_other_errors_are_passed_on() -> None:
+    intake = of_lengths([3, 2], batch_tokens=8)
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        intake.put_back(RuntimeError("shapes differ"), [], count=2, width=4, device=CPU)

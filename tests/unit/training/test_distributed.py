@@ -1,0 +1,47 @@
+"""Two processes learn what one learns that accumulates."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.unit.training.distributed import DATA, KINDS
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[Any, Any], dict[Any, Any]]:
+    """Of one process and of two: by kind and rows, how far weights moved, and losses."""
+    folder = tmp_path_factory.mktemp("runs")
+    environment = {**os.environ, "PYTHONPATH": str(Path.cwd()), "OMP_NUM_THREADS": "1"}
+    found = []
+    for launch in (["-m"], ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--module"]):
+        out = folder / f"{len(launch)}.pt"
+        done = subprocess.run(
+            [sys.executable, *launch, "tests.unit.training.distributed", str(out)],
+            env=environment,
+            timeout=150,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr[-5000:]
+        found.append(torch.load(out, weights_only=True))
+    return found[0], found[1]
+
+
+# Equal but for rounding, random choices and all: what is drawn for a batch depends on its place in the update, not on
+# the process that computes it.
+@pytest.mark.parametrize("rows", DATA)
+@pytest.mark.parametrize("kind", KINDS)
+def test_two_processes_equal_one_that_accumulates(runs: Any, kind: str, rows: str) -> None:
+    (alone, lines), (shared, shared_lines) = (run[kind, rows] for run in runs)
+    torch.testing.assert_close(shared, alone, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(torch.tensor(shared_lines), torch.tensor(lines), rtol=1e-5, atol=1e-5)
+    assert torch.cat([way.flatten() for way in alone.values()]).abs().max() > 1e-2

@@ -158,3 +158,15 @@ class PipelineConfig(Strict):
     select: tuple[SelectPart, ...] = ()
     students: tuple[StudentPart, ...] = ()
     evaluate: EvaluatePart = EvaluatePart()
+
+    @model_validator(mode="after")
+    def _kernels(self) -> PipelineConfig:
+        decoded = {"teacher": "transformer" if self.teacher.path else self.teacher.model.arch}
+        where = [f"distill.{part.name}" for part in self.distill if part.precision == "int8"]
+        if self.evaluate.precision == "int8":
+            where = ["evaluate"]
+            decoded |= {student.name: student.model.arch for student in self.students}
+        others = [f"{name} ({arch})" for name, arch in decoded.items() if arch != "transformer"]
+        if where and others:
+            raise ValueError(f'{where[0]}.precision "int8" is for arch "transformer", not for {", ".join(others)}')
+        return self

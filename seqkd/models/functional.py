@@ -2,8 +2,8 @@
 
 Measured in docs/performance.md. Where the CPU has a matrix unit, products in bf16 are kernels of our own
 (`seqkd.models.native`); attention is one on any CPU. oneDNN, behind torch's products, compiles a kernel for every new
-shape, some milliseconds each, and keeps a thousand of them; batches have ever new shapes, so rows are filled up to a few
-round numbers. torch's dropout draws random numbers on one thread, one at a time.
+shape, some milliseconds each, and keeps a thousand of them; batches have ever new shapes, so rows are filled up to a
+few round numbers. torch's dropout draws random numbers on one thread, one at a time.
 """
 
 from __future__ import annotations

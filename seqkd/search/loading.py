@@ -25,8 +25,11 @@ from seqkd.search.parallel import Decoder, ParallelSearch
 from seqkd.search.protocol import SearchModel
 from seqkd.search.settings import BeamSettings
 
-Precision = Literal["float32", "bf16x3", "bf16", "fp16"]
+Precision = Literal["float32", "bf16x3", "bf16", "int8", "fp16"]
+# Of modules; int8 is the kernels' alone.
 DTYPES = {"float32": torch.float32, "bf16x3": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+# What a CPU must have in hardware for the precisions that need it.
+UNITS = {"bf16x3": "a bf16", "int8": "an int8"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,17 +78,17 @@ def resolve_precision(precision: Literal["auto"] | Precision, device: torch.devi
     """`auto` is bf16 on CUDA; on the CPU bf16x3 where it has a matrix unit, float32 where it has none.
 
     Raises:
-        InputError: bf16x3 where there is no such unit.
+        InputError: bf16x3 or int8 where there is no such unit.
     """
     if device.type != "cpu":
-        if precision == "bf16x3":
-            raise InputError("precision bf16x3 is for CPUs with a matrix unit", expected="float32, bf16 or fp16")
+        if precision in UNITS:
+            raise InputError(f"precision {precision} is for CPUs with a matrix unit", expected="float32, bf16 or fp16")
         return "bf16" if precision == "auto" else precision
     if precision == "auto":
         return "bf16x3" if matrix_unit() else "float32"
-    if precision == "bf16x3" and not matrix_unit():
+    if precision != "fp16" and precision in UNITS and not matrix_unit(precision):
         raise InputError(
-            "precision bf16x3 needs a CPU with a bf16 matrix unit (AMX) and a C++ compiler",
+            f"precision {precision} needs a CPU with {UNITS[precision]} matrix unit (AMX) and a C++ compiler",
             expected="auto, float32 or bf16 on this machine",
         )
     return precision
@@ -96,10 +99,18 @@ def team_precision(paths: Sequence[Path], precision: Literal["auto"] | Precision
 
     Raises:
         ModelError: A folder is no model.
-        InputError: As `resolve_precision`.
+        InputError: As `resolve_precision`; or int8 has no kernels for one of the models.
     """
     chosen = resolve_precision(precision, device)
-    return "float32" if chosen == "bf16x3" and not all(map(_has_kernels, paths)) else chosen
+    without = [path for path in paths if not _has_kernels(path)] if chosen in UNITS else []
+    if without and chosen == "int8":
+        raise InputError(
+            "the CPU engine has no int8 kernels for this model",
+            where=", ".join(map(str, without)),
+            expected="a transformer; dim / heads 16, 32, 48, 64, 80, 96 or 128; ffn_dim a multiple of 16",
+            hint="leave precision at auto, or give float32 or bf16",
+        )
+    return "float32" if without else chosen
 
 
 def _has_kernels(folder: Path) -> bool:
@@ -178,7 +189,7 @@ def engine(loaded: LoadedModel, precision: Precision) -> SearchModel:
 
 
 def _transformer(model: Transformer, precision: Precision) -> SearchModel:
-    if precision != "fp16" and usable(model) and (precision == "float32" or matrix_unit()):
+    if precision != "fp16" and usable(model) and (precision == "float32" or matrix_unit(precision)):
         return NativeTransformer(model, precision)
     model = model.to(DTYPES[precision])
     return GraphTransformer(model) if runs_here(model) else IncrementalTransformer(model)

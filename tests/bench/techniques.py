@@ -139,6 +139,8 @@ def main() -> None:
     ]
     if matrix_unit():
         rows.append(("bf16", lambda: decode(NativeTransformer(model, "bf16"), beam, sources, tokens)))
+    if matrix_unit("int8"):
+        rows.append(("int8", lambda: decode(NativeTransformer(model, "int8"), beam, sources, tokens)))
     for size in (250, 500, 1000, 4000, 8000):
         rows.append((f"batches of {size:,} tokens", lambda size=size: decode(full, beam, sources, size)))  # type: ignore[misc]
     decode(full, beam, sources[:100], tokens)

@@ -105,7 +105,7 @@ def feed_forward_backward(
     grad_x, grads = torch.empty_like(x), torch.empty(2 * hidden * dim + hidden + dim)
     pointers = map(_at, (grad, x, inner, inner_bias, outer, grad_x, grads))
     _library().seqkd_feed_forward_backward(*pointers, len(x), dim, hidden, _threads())
-    to_inner, to_outer, to_inner_bias, to_bias = grads.split((hidden * dim, hidden * dim, hidden, dim))
+    to_inner, to_outer, to_inner_bias, to_bias = torch.split(grads, [hidden * dim, hidden * dim, hidden, dim])
     return grad_x, to_inner.view(hidden, dim), to_inner_bias, to_outer.view(dim, hidden), to_bias
 
 

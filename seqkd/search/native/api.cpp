@@ -11,11 +11,16 @@
 
 extern "C" {
 
-// 1: there is a matrix unit and the kernel lets us use it.
+// Not 0: there is a matrix unit and the kernel lets us use it; bit 0: it multiplies bf16, bit 1: int8.
 int seqkd_matrix_unit() {
 #if defined(__AMX_BF16__)
   constexpr long REQUEST_PERMISSION = 0x1023, TILE_DATA = 18;
-  return syscall(SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA) == 0;
+  if (syscall(SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA) != 0) return 0;
+#if defined(__AMX_INT8__)
+  return 1 | 2;
+#else
+  return 1;
+#endif
 #else
   return 0;
 #endif
@@ -67,7 +72,7 @@ State* seqkd_state_new(const Model* m, int slots, int beam, int max_source, int 
   s->ancestors.resize(size_t(slots) * beam * max_target);
   const size_t own = m->decoder.size() * size_t(slots) * max_target * beam * m->dim;
   const size_t cross = m->decoder.size() * size_t(slots) * max_source * m->dim;
-  if (m->arithmetic == BF16) {
+  if (half_caches(m->arithmetic)) {
     s->half_keys.need(own), s->half_values.need(own), s->half_cross_keys.need(cross), s->half_cross_values.need(cross);
   } else {
     s->keys.need(own), s->values.need(own), s->cross_keys.need(cross), s->cross_values.need(cross);
@@ -82,7 +87,7 @@ void seqkd_admit(Model* m, State* s, int count, const int64_t* places, const int
   std::vector<int64_t> kept(count);
   for (int n = 0; n < count; ++n) kept[n] = s->places[places[n]];
   m->workers.run(count, 1, [&](int first, int part) {
-    auto some = m->arithmetic == BF16 ? admit<uint16_t> : admit<float>;
+    auto some = half_caches(m->arithmetic) ? admit<uint16_t> : admit<float>;
     some(*m, *s, part, &kept[first], ids + size_t(first) * stride, stride, lengths + first);
   });
 }

@@ -53,11 +53,13 @@ struct State {
   std::vector<int> places;  // where the slots that the search knows are kept; shrinking drops some, and copies nothing
   std::vector<Slot> slots;  // by place, as all that follows
   std::vector<uint8_t> ancestors;  // [place][beam][max_target]
-  // [layer][place][...]; floats, or bf16 where the arithmetic is bf16. Room for the longest outputs is reserved, but
+  // [layer][place][...]; floats, or bf16 where `half_caches`. Room for the longest outputs is reserved, but
   // memory that no output reaches is never touched, and so never asked of the system.
   Buffer<float> keys, values, cross_keys, cross_values;
   Buffer<uint16_t> half_keys, half_values, half_cross_keys, half_cross_values;
 };
+
+static inline bool half_caches(Arithmetic arithmetic) { return arithmetic == BF16 || arithmetic == INT8; }
 
 template <typename T>
 struct Caches {
@@ -307,7 +309,7 @@ static void all_rows(Model& m, State& s, const int64_t* tokens, const std::vecto
     MatrixUnit unit(m.arithmetic);
     Scratch& w = scratch();
     const Row* part = &list[first];
-    auto some = m.arithmetic == BF16 ? advance<uint16_t> : advance<float>;
+    auto some = half_caches(m.arithmetic) ? advance<uint16_t> : advance<float>;
     some(m, w, s, tokens, part, count);
     finish(w, first, count);
   });

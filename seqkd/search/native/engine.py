@@ -12,8 +12,14 @@ from torch import Tensor, nn
 from seqkd.models.transformer import Transformer
 from seqkd.search.native.build import kernels
 
-Arithmetic = Literal["float32", "bf16", "bf16x3"]
-ARITHMETIC = {"float32": 0, "bf16": 1, "bf16x3": 2}
+Arithmetic = Literal["float32", "bf16", "bf16x3", "int8"]
+ARITHMETIC: dict[Arithmetic, int] = {"float32": 0, "bf16": 1, "bf16x3": 2, "int8": 3}
+UNITS: dict[Arithmetic, int] = {
+    "float32": 0,
+    "bf16": 1,
+    "bf16x3": 1,
+    "int8": 2,
+}  # bits of what the matrix unit multiplies
 ACTIVATION = {"relu": 0, "gelu": 1, "swiglu": 2}
 LANES = 16  # floats in a vector: widths must be multiples of it
 HEAD_VECTORS = (1, 2, 3, 4, 5, 6, 8)  # in a head, as the kernels are compiled for
@@ -32,10 +38,10 @@ def fits(dim: int, heads: int, ffn_dim: int) -> bool:
     return not rest and vectors in HEAD_VECTORS and not ffn_dim % LANES
 
 
-def matrix_unit() -> bool:
-    """Whether this CPU multiplies bf16 matrices in hardware (AMX)."""
+def matrix_unit(arithmetic: Arithmetic = "bf16") -> bool:
+    """Whether this CPU has the products of this arithmetic in hardware (AMX); none has those of float32."""
     library = kernels()
-    return library is not None and bool(library.seqkd_matrix_unit())
+    return library is not None and bool(library.seqkd_matrix_unit() & UNITS[arithmetic])
 
 
 class _State:
@@ -53,7 +59,10 @@ class NativeTransformer:
     Args:
         model: A Transformer on the CPU; its weights are copied, packed for the arithmetic.
         arithmetic: Of the matrix products. bf16x3 splits each float32 in two bf16 and sums the three leading products
-            in float32; like bf16 it needs the CPU's matrix unit. Everything else is float32 always.
+            in float32; like bf16 it needs the CPU's matrix unit. int8 gives each row of the weights and each row of
+            what they are multiplied with a scale of its own, so that the largest magnitude becomes 127, and sums
+            exactly (dynamic quantisation, Jacob et al. 2018, symmetric). Everything else is float32 always, but keys
+            and values are kept in bf16 where the arithmetic is bf16 or int8.
 
     As many threads work as torch has (`torch.set_num_threads`) when the engine is made; each row's result is the same
     in every bit, whatever their number and whatever other rows are in the batch.
@@ -61,7 +70,7 @@ class NativeTransformer:
 
     def __init__(self, model: Transformer, arithmetic: Arithmetic) -> None:
         library = kernels()
-        if library is None or (arithmetic != "float32" and not library.seqkd_matrix_unit()):
+        if library is None or (arithmetic != "float32" and not matrix_unit(arithmetic)):
             raise ValueError(f"arithmetic {arithmetic} is not to be had on this machine")
         self.kernels = library
         self.arithmetic = arithmetic

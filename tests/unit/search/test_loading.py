@@ -8,13 +8,14 @@ from typing import Any
 import pytest
 import torch
 
-from seqkd.errors import ModelError
+from seqkd.errors import InputError, ModelError
 from seqkd.models.checkpoint import CONFIG, LoadedModel, load_model, save_model
 from seqkd.models.incremental_lstm import IncrementalLstm
 from seqkd.models.incremental_sru import IncrementalSru
 from seqkd.models.registry import build
 from seqkd.search import loading
 from seqkd.search.loading import engine, load_team, quick_decoder, team_precision
+from seqkd.search.native.engine import NativeTransformer, matrix_unit
 from seqkd.text.vocabulary import Vocabulary
 
 CPU = torch.device("cpu")
@@ -54,7 +55,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture
 def _matrix_unit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loading, "matrix_unit", lambda: True)
+    monkeypatch.setattr(loading, "matrix_unit", lambda _="bf16": True)
 
 
 @pytest.mark.parametrize("arch", ["lstm", "sru"])
@@ -76,6 +77,36 @@ def test_the_precision_is_the_kernels_only_where_they_fit(folders: dict[str, Pat
     assert chosen("transformer", "lstm") == "float32"
     assert chosen("lstm", asked="bf16x3") == "float32"
     assert chosen("lstm", asked="bf16") == "bf16"
+
+
+@pytest.mark.usefixtures("_matrix_unit")
+def test_int8_is_for_models_that_have_kernels(folders: dict[str, Path]) -> None:
+    assert team_precision([folders["transformer"]], "int8", CPU) == "int8"
+    for others in (["lstm"], ["sru"], ["narrow"], ["transformer", "lstm"]):
+        with pytest.raises(InputError, match="no int8 kernels") as caught:
+            team_precision([folders[name] for name in others], "int8", CPU)
+        assert caught.value.where == str(folders[others[-1]])
+
+
+@pytest.mark.parametrize(("precision", "unit"), [("int8", "an int8"), ("bf16x3", "a bf16")])
+def test_precisions_of_the_matrix_unit_need_one(
+    folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch, precision: Any, unit: str
+) -> None:
+    monkeypatch.setattr(loading, "matrix_unit", lambda asked="bf16": asked != precision)
+    with pytest.raises(InputError, match=f"precision {precision} needs a CPU with {unit} matrix unit"):
+        load_team([folders["transformer"]], device="cpu", precision=precision)
+    with pytest.raises(InputError, match=f"precision {precision} is for CPUs"):
+        team_precision([folders["transformer"]], precision, torch.device("cuda"))
+
+
+@pytest.mark.skipif(not matrix_unit("int8"), reason="this CPU has no int8 matrix unit")
+def test_an_int8_team_falls_back_to_float32(folders: dict[str, Path]) -> None:
+    team = load_team([folders["transformer"]], device="cpu", precision="int8")
+    assert team.precision == "int8"
+    assert isinstance(team.engines[0], NativeTransformer)
+    assert team.engines[0].arithmetic == "int8"
+    assert team.fallback is not None
+    assert team.fallback()[0].arithmetic == "float32"  # type: ignore[attr-defined]
 
 
 @pytest.mark.usefixtures("_matrix_unit")

@@ -1,5 +1,5 @@
 """From k-best lists to one target a source."""
 
-from seqkd.selection.rules import RULES, Candidate, Rule, sentence_bleu
+from seqkd.selection.rules import RULES, Candidate, Rule
 
-__all__ = ["RULES", "Candidate", "Rule", "sentence_bleu"]
+__all__ = ["RULES", "Candidate", "Rule"]

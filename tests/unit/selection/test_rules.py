@@ -5,7 +5,8 @@ import sacrebleu
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seqkd.selection import RULES, Candidate, sentence_bleu
+from seqkd.selection import RULES, Candidate
+from seqkd.selection.rules import sentence_bleu
 
 WORDS = st.lists(st.sampled_from(["the", "cat", "sat", "on", "a", "mat", ".", "it's", "3.5", "ü"]), max_size=12)
 SENTENCES = WORDS.map(" ".join)

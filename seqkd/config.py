@@ -21,6 +21,7 @@ from seqkd.config_models import (
 from seqkd.config_search import Beams, Name, SearchPrecision, Strict, check_beams, check_decode
 from seqkd.config_search import ParallelConfig as ParallelConfig  # these two are read from here by everybody else
 from seqkd.config_search import SearchConfig as SearchConfig
+from seqkd.config_select import SelectSettings
 from seqkd.errors import ConfigError
 
 if sys.version_info >= (3, 11):
@@ -137,7 +138,7 @@ class DistillConfig(Strict):
     workers: int = Field(0, ge=0, description="processes on CPU; 0: one for each core")
 
 
-class SelectConfig(Strict):
+class SelectConfig(SelectSettings):
     """K-best lists to a distilled corpus."""
 
     kbest: Path
@@ -145,7 +146,6 @@ class SelectConfig(Strict):
     prepared: Path = Field(
         ..., description="output of `prepare`: the vocabulary that re-encodes nothing but is recorded"
     )
-    rule: Literal["seqkd", "seqinter"]
 
 
 class EvaluateConfig(Strict):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
 
 from pydantic import Field, model_validator
 
@@ -29,6 +28,7 @@ from seqkd.config_search import (
     check_beams,
     check_decode,
 )
+from seqkd.config_select import SelectSettings
 
 
 class FetchConfig(Strict):
@@ -123,12 +123,11 @@ class DistillPart(Strict):
     workers: int = Field(0, ge=0)
 
 
-class SelectPart(Strict):
+class SelectPart(SelectSettings):
     """One distilled corpus."""
 
     name: Name
     kbest: Name = Field(..., description="the name of a [[distill]]")
-    rule: Literal["seqkd", "seqinter"]
 
 
 class EvaluatePart(Strict):

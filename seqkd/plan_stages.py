@@ -185,7 +185,10 @@ def _distilled(pipeline: PipelineConfig, folders: _Folders) -> list[Stage]:
                 command="select",
                 goal="distill",
                 config=SelectConfig(
-                    kbest=kbest.folder, gold=gold.folder, prepared=folders.gold.folder, rule=chosen.rule
+                    kbest=kbest.folder,
+                    gold=gold.folder,
+                    prepared=folders.gold.folder,
+                    **chosen.model_dump(exclude={"name", "kbest"}),
                 ),
                 out=folders.corpus(chosen.name).folder,
                 needs=(kbest.file, gold.file),
@@ -284,7 +287,7 @@ def _edges(pipeline: PipelineConfig) -> list[tuple[str, str]]:
         edges += [("teacher", f"k-best {distill.name}"), ("gold", f"k-best {distill.name}")]
     for select in pipeline.select:
         edges.append((f"k-best {select.kbest}", corpora[select.name]))
-        if select.rule == "seqinter":  # weighs hypotheses against the references
+        if select.rule in ("seqinter", "oracle", "chrf", "ter"):  # weighs hypotheses against the references
             edges.append(("gold", corpora[select.name]))
     for student in pipeline.students:
         edges.append((corpora[student.corpus], models[student.name]))

@@ -1,57 +1,157 @@
 """Which of a teacher's k best translations becomes the student's target.
 
-A rule is one function, `(candidates, reference) -> index`, entered in `RULES`. Nothing else has to change for a new
-one but the list of names in the configuration.
+A rule is one function that gives every hypothesis a value, entered in `RULES`; the highest value of a list is taken.
+Equal values go to the better score, equal scores to the better rank. Nothing else has to change for a new rule but the
+list of names in the configuration.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
-from sacrebleu.metrics.bleu import BLEU
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
 
-# 13a tokens, exponential smoothing, and orders only as long as the hypothesis has n-grams of them: what
-# `sacrebleu.sentence_bleu` computes.
-_SENTENCE_BLEU = BLEU(effective_order=True)
+from seqkd.selection.lists import Floats, Integers, Lists
+from seqkd.selection.measures import chrf, nearness, ter
+from seqkd.selection.sentence_bleu import SentenceBleu, Tokens
+
+PIECES = "pieces"  # beside the names of sacrebleu's tokenizers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Candidate:
-    """One hypothesis of a k-best list.
+class Means:
+    """What rules work with.
 
     Attributes:
-        text: The translation, detokenised.
-        score: The search's score: log-probability over length to the power of the length penalty.
+        bleu: Sentence BLEU as it is wanted.
+        pieces: BLEU counts subwords, not words.
+        seed: Of draws.
+        judge: Values by other models (`Reranker.values`); None where there are none.
     """
 
-    text: str
-    score: float
+    bleu: SentenceBleu = field(default_factory=SentenceBleu)
+    pieces: bool = False
+    seed: int = 1
+    judge: Callable[[Lists], Floats] | None = None
 
 
-Rule = Callable[[Sequence[Candidate], str], int]
+Rule = Callable[[Lists, Means], Floats]
 
 
-def sentence_bleu(hypothesis: str, reference: str) -> float:
-    """Smoothed sentence BLEU of `hypothesis`, 0 to 100, as `sacrebleu.sentence_bleu` has it."""
-    return float(_SENTENCE_BLEU.sentence_score(hypothesis, [reference]).score)
-
-
-def seqkd(candidates: Sequence[Candidate], reference: str) -> int:  # noqa: ARG001 (a rule has two arguments)
+def seqkd(lists: Lists, means: Means) -> Floats:  # noqa: ARG001 (a rule has two arguments)
     """The teacher's best hypothesis: sequence-level distillation (Kim & Rush 2016, section 3.2)."""
-    return 0
+    return -lists.ranks.astype(np.float64)
 
 
-def seqinter(candidates: Sequence[Candidate], reference: str) -> int:
-    """The hypothesis nearest to the reference: sequence-level interpolation (Kim & Rush 2016, section 3.3).
+def seqinter(lists: Lists, means: Means) -> Floats:
+    """Sentence BLEU to the reference: sequence-level interpolation (Kim & Rush 2016, section 3.3), and the oracle."""
+    hypotheses = len(lists.owners)
+    texts, ids = (lists.texts, lists.references), (lists.token_ids, lists.reference_ids)
+    tokens = _tokens(means, texts, ids)
+    return means.bleu.scores(tokens, hypotheses + np.arange(len(lists.counts)), lists.firsts, lists.counts)
 
-    Nearest is the highest smoothed sentence BLEU. Equal BLEU goes to the better score, equal scores to the better rank.
+
+def by_chrf(lists: Lists, means: Means) -> Floats:  # noqa: ARG001
+    """Character n-gram F-score to the reference."""
+    return nearness(lists)
+
+
+def by_ter(lists: Lists, means: Means) -> Floats:  # noqa: ARG001
+    """Fewest edits to the reference."""
+    return -ter(lists, np.arange(len(lists.owners)))
+
+
+def sample(lists: Lists, means: Means) -> Floats:
+    """One drawn from the teacher's distribution over the list; seed and row id decide the draw.
+
+    The Gumbel-max trick: the largest of log p + Gumbel noise is a draw from p, the next one a draw from the others.
     """
-    known: dict[str, float] = {}  # k-best lists often hold one text in several segmentations
-    for candidate in candidates:
-        if candidate.text not in known:
-            known[candidate.text] = sentence_bleu(candidate.text, reference)
-    return max(range(len(candidates)), key=lambda rank: (known[candidates[rank].text], candidates[rank].score, -rank))
+    uniform = _uniform(means.seed, lists.ids[lists.owners], lists.ranks)
+    with np.errstate(divide="ignore"):  # a hypothesis of probability 0 is never drawn
+        return np.log(lists.posterior) - np.log(-np.log(uniform))
 
 
-RULES: dict[str, Rule] = {"seqkd": seqkd, "seqinter": seqinter}
+def mbr_bleu(lists: Lists, means: Means) -> Floats:
+    """Expected sentence BLEU to what the teacher might have said: minimum Bayes risk (Kumar & Byrne 2004, eq. 3).
+
+    The expectation is over the list, with the teacher's own probabilities.
+    """
+    everything = np.arange(len(lists.owners))
+    firsts, counts = lists.firsts[lists.owners], lists.counts[lists.owners]
+    tokens = _tokens(means, (lists.texts,), (lists.token_ids,))
+    return _expected(lists, means.bleu.scores(tokens, everything, firsts, counts))
+
+
+def mbr_chrf(lists: Lists, means: Means) -> Floats:  # noqa: ARG001
+    """Expected chrF to what the teacher might have said; see `mbr_bleu`."""
+    texts = lists.texts.to_pylist()
+    known: dict[tuple[str, str], float] = {}
+    found = []
+    for first, count in zip(lists.firsts.tolist(), lists.counts.tolist(), strict=True):
+        known.clear()
+        for reference in texts[first : first + count]:
+            for hypothesis in texts[first : first + count]:
+                pair = (hypothesis, reference)
+                if pair not in known:
+                    known[pair] = chrf(*pair)
+                found.append(known[pair])
+    return _expected(lists, np.array(found, dtype=np.float64))
+
+
+def rerank(lists: Lists, means: Means) -> Floats:
+    """What other models think of it: see `Reranker`."""
+    if means.judge is None:
+        raise ValueError("the rule rerank needs other models")
+    return means.judge(lists)
+
+
+RULES: dict[str, Rule] = {
+    "seqkd": seqkd,
+    "seqinter": seqinter,
+    "oracle": seqinter,
+    "chrf": by_chrf,
+    "ter": by_ter,
+    "sample": sample,
+    "mbr-bleu": mbr_bleu,
+    "mbr-chrf": mbr_chrf,
+    "rerank": rerank,
+}
+
+
+def _tokens(means: Means, texts: tuple[pa.Array, ...], ids: tuple[pa.Array, ...]) -> Tokens:
+    if means.pieces:
+        return Tokens.of_lists(pa.concat_arrays(ids))
+    return means.bleu.tokens(pa.concat_arrays(texts))
+
+
+def _expected(lists: Lists, scores: Floats) -> Floats:
+    """Mean of each hypothesis's scores over the references of its list, weighted by their probability.
+
+    Args:
+        lists: The lists.
+        scores: `[sum of squared counts]`: list after list, reference after reference, hypothesis after hypothesis.
+    """
+    counts = lists.counts[lists.owners]
+    weights = np.repeat(lists.posterior, counts)
+    begins = np.repeat(lists.firsts[lists.owners], counts)
+    inside = np.arange(len(scores)) - np.repeat(np.cumsum(counts) - counts, counts)
+    expected = np.bincount(begins + inside, weights=weights * scores, minlength=len(lists.owners))
+    return expected.astype(np.float64)  # without any hypotheses they are integers
+
+
+def _uniform(seed: int, ids: Integers, ranks: Integers) -> Floats:
+    """Numbers between 0 and 1, neither included, from a hash of all three (SplitMix64's finaliser, thrice)."""
+    state = np.full(len(ids), seed, dtype=np.uint64)
+    for part in (ids, ranks, np.zeros_like(ids)):
+        state = _mixed(state ^ part.astype(np.uint64))
+    return ((state >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52
+
+
+def _mixed(x: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    x = x + np.uint64(0x9E3779B97F4A7C15)
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))

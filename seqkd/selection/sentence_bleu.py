@@ -215,7 +215,8 @@ def _matches(tokens: Tokens, references: Integers, texts: Integers, groups: Inte
 def _ranges(firsts: Integers, counts: Integers) -> Integers:
     """All numbers of the ranges that begin at `firsts`, one range after the other."""
     before = np.cumsum(counts) - counts
-    return np.arange(int(counts.sum()), dtype=np.int64) + np.repeat(firsts - before, counts)
+    places: Integers = np.arange(int(counts.sum()), dtype=np.int64) + np.repeat(firsts - before, counts)
+    return places
 
 
 def _at(array: npt.NDArray[Any]) -> ctypes.c_void_p:

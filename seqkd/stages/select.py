@@ -2,90 +2,85 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from seqkd.config import SelectConfig
-from seqkd.corpus.manifest import Manifest, StageOutput, atomic_path, fingerprint, read_manifest
+from seqkd.corpus.manifest import Manifest, ShardInfo, StageOutput, atomic_path, fingerprint, read_manifest
 from seqkd.corpus.reader import Corpus
 from seqkd.corpus.writer import finished_shards, write_shard
-from seqkd.errors import CorpusError
+from seqkd.errors import CorpusError, InputError, WorkError
 from seqkd.progress import Progress, say
-from seqkd.selection import RULES, Candidate, Rule
+from seqkd.selection import Filters
+from seqkd.selection.filters import DUPLICATE, percentile
+from seqkd.selection.lists import one_array
+from seqkd.stages.selecting import DROP, ShardSelector, rejects_path
+from seqkd.stages.workers import belong_to_parent, cores, worker_pool
+from seqkd.text.duplicates import DuplicateFinder
 
-EMPTY = "empty hypothesis"
 REJECTED = "rejected.tsv"
-NAMED_IDS = 10  # in an error message
+FEW_ROWS = 50_000  # not worth the start of several processes, unless their number is given
 
 
-def run(config: SelectConfig, out: Path, *, overwrite: bool = False, device: str = "auto") -> None:  # noqa: ARG001
+def run(config: SelectConfig, out: Path, *, overwrite: bool = False, device: str = "auto") -> None:
     """Choose one hypothesis a row by `config.rule` and write the corpus that pairs it with its source.
 
-    Rows are joined by id. A shard of the output depends on that shard of the inputs alone; an interrupted run goes on
-    after the shards that are there. `device` is not used: selection is done on the CPU.
+    Rows are joined by id. A shard of the output depends on that shard of the inputs and on the settings; an interrupted
+    run goes on after the shards that are there.
 
     Args:
         config: The stage's settings.
         out: Output folder.
         overwrite: Start anew where `out` was made with other settings.
-        device: Not used.
+        device: Where the models of rule "rerank" are; everything else is done on the CPU.
 
     Raises:
         CorpusError: The k-best lists are not those of this corpus, or not in its vocabulary.
+        InputError: There is no such script.
+        ModelError: A model of `config.rerank` is damaged.
         ConflictError: `out` was made with other settings.
-        WorkError: The system refuses to write.
+        WorkError: The system refuses to write, or a worker died.
     """
     kbest, gold = Corpus.open(config.kbest, "kbest"), Corpus.open(config.gold, "corpus")
     _check(kbest, gold, config)
-    made_by = fingerprint(
-        "select",
-        {"rule": config.rule},
-        {"kbest": kbest.manifest.digest(), "gold": gold.manifest.digest()},
-    )
+    made_by = _fingerprint(config, kbest, gold)
     with StageOutput.open(out, "corpus", made_by, overwrite=overwrite) as output:
         if output.complete:
             say(f"select: {out} is up to date")
             return
-        shards = finished_shards(out)
-        done = sum(gold.shards[index].rows for index in shards)
-        with Progress(f"select {config.rule}", gold.rows, "rows", done=done) as progress:
-            for index in range(len(gold.shards)):
-                if index not in shards:
-                    shards[index] = write_shard(out, index, _select(kbest, gold, index, config.rule))
+        shards = {index: shard for index, shard in finished_shards(out).items() if rejects_path(out, index).exists()}
+        todo = [index for index in range(len(gold.shards)) if index not in shards]
+        if todo:
+            done = gold.rows - sum(gold.shards[index].rows for index in todo)
+            with Progress(f"select {config.rule}", gold.rows, "rows", done=done) as progress:
+                for index, shard in _written(config, _filters(config, kbest), device, gold, out, todo):
+                    shards[index] = shard
                     progress.advance(gold.shards[index].rows)
         written = [shards[index] for index in sorted(shards)]
+        if config.filters.duplicates:
+            written = _without_duplicates(out, written)
         totals = _Totals()
         with atomic_path(out / REJECTED) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
-            file.write("id\treason\n")
+            file.write("id\treason\tbecame\n")
             for index in range(len(written)):
-                for row in _account(totals, gold.read_shard(index), _table(out, written[index].name)):
-                    file.write(f"{row}\t{EMPTY}\n")
-        manifest = Manifest(
-            kind="corpus",
-            fingerprint=made_by,
-            rows=totals.rows,
-            source_tokens=totals.source_tokens,
-            target_tokens=totals.target_tokens,
-            shards=written,
-            vocabulary=gold.manifest.vocabulary,
-            counts={EMPTY: totals.rejected} if totals.rejected else {},
-            extra={
-                **{key: gold.manifest.extra[key] for key in ("source_vocabulary",) if key in gold.manifest.extra},
-                "rule": config.rule,
-                "equal_to_reference": totals.equal,
-                "share_equal_to_reference": totals.equal / totals.rows if totals.rows else 0.0,
-            },
-        )
-        output.commit(manifest)
-    left = f"; {totals.rejected:,} left out ({EMPTY}), listed in {out / REJECTED}" if totals.rejected else ""
+                file.writelines(_account(totals, out, index, gold.read_shard(index), _table(out, written[index].name)))
+        output.commit(_manifest(config, made_by, gold, written, totals))
+        for index in range(len(written)):
+            rejects_path(out, index).unlink(missing_ok=True)
+    left = ", ".join(f"{number:,} {reason}" for reason, number in totals.dropped.items())
+    said = f"; left out: {left} (see {out / REJECTED})" if left else ""
     same = totals.equal / max(totals.rows, 1)
-    say(f"select: {totals.rows:,} rows by {config.rule} in {out}, {same:.1%} equal to the reference{left}")
+    say(f"select: {totals.rows:,} rows by {config.rule} in {out}, {same:.1%} equal to the reference{said}")
 
 
 @dataclass(slots=True)
@@ -94,7 +89,10 @@ class _Totals:
     source_tokens: int = 0
     target_tokens: int = 0
     equal: int = 0
-    rejected: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)
+    replaced: dict[str, Counter[str]] = field(default_factory=dict)  # by what a row became
+    used: set[int] = field(default_factory=set)  # ids of the vocabulary in targets
+    used_gold: set[int] = field(default_factory=set)
 
 
 def _check(kbest: Corpus, gold: Corpus, config: SelectConfig) -> None:
@@ -116,109 +114,190 @@ def _check(kbest: Corpus, gold: Corpus, config: SelectConfig) -> None:
             expected="k-best lists of this corpus, shard by shard",
             hint="distill this corpus again, or select from the corpus that was decoded",
         )
+    if config.filters.script is not None:
+        try:
+            pc.count_substring_regex(pa.array([""]), rf"\p{{{config.filters.script}}}")
+        except pa.ArrowInvalid:
+            raise InputError(
+                f"no script is named {config.filters.script!r}",
+                where="filters.script",
+                expected="a Unicode script, e.g. Latin, Cyrillic, Greek, Arabic, Han",
+            ) from None
 
 
-def _select(kbest: Corpus, gold: Corpus, index: int, rule: str) -> pa.Table:
-    """The distilled rows of one shard, in gold's order."""
-    rows, lists = gold.read_shard(index), kbest.read_shard(index)
-    lists = lists.take(pa.array(_join(rows, lists, kbest.path / kbest.shards[index].name)))
-    hypotheses = _array(lists.column("hypotheses"))
-    counts = pc.list_value_length(hypotheses).to_numpy(zero_copy_only=False).astype(np.int64)
-    flat = hypotheses.flatten()
-    chosen = _choose(flat, counts, rows.column("target").to_pylist(), RULES[rule])
-    kept = chosen >= 0
-    picked = flat.take(pa.array(chosen[kept]))
-    rows = rows.select(["id", "source", "source_ids"]).filter(pa.array(kept))
-    added = {
-        "target": picked.field("text"),
-        "target_ids": picked.field("ids"),
-        "score": picked.field("score"),
-        "rule": pa.array([rule] * rows.num_rows, pa.string()),
-        "origin": pa.array(["teacher"] * rows.num_rows, pa.string()),
-    }
-    for name, column in added.items():
-        rows = rows.append_column(name, column)
-    return rows
-
-
-def _choose(flat: Any, counts: np.ndarray[Any, np.dtype[np.int64]], references: list[str], rule: Rule) -> Any:
-    """Index into the flat hypotheses for each row `[rows]`; -1 where the chosen one is empty or there is none."""
-    texts = flat.field("text").to_pylist()
-    scores = flat.field("score").to_pylist()
-    lengths = pc.list_value_length(flat.field("ids")).to_numpy(zero_copy_only=False)
-    starts = np.cumsum(counts) - counts
-    chosen = np.full(len(counts), -1, dtype=np.int64)
-    for row, (start, count) in enumerate(zip(starts.tolist(), counts.tolist(), strict=True)):
-        if not count:
-            continue
-        candidates = [
-            Candidate(text=text, score=score)
-            for text, score in zip(texts[start : start + count], scores[start : start + count], strict=True)
-        ]
-        pick = start + rule(candidates, references[row])
-        if lengths[pick] and texts[pick].strip():
-            chosen[row] = pick
-    return chosen
-
-
-def _join(rows: pa.Table, lists: pa.Table, where: Path) -> Any:
-    """Position in `lists` of each of `rows`, by id; the sources must agree too, as dense ids always match some row."""
-    wanted, found = rows.column("id").to_numpy(), lists.column("id").to_numpy()
-    unique, first, times = np.unique(found, return_index=True, return_counts=True)
-    problems = {
-        "more than one k-best list": unique[times > 1],
-        "no k-best list": np.setdiff1d(wanted, unique),
-        "a k-best list, but no row in the corpus": np.setdiff1d(unique, wanted),
-    }
-    for what, ids in problems.items():
-        if len(ids):
-            raise _mismatch(f"{len(ids)} ids with {what}: {_named(ids)}", where)
-    positions = first[np.searchsorted(unique, wanted)]
-    sources = _array(lists.column("source_ids").take(pa.array(positions)))
-    ours = _array(rows.column("source_ids"))
-    if not sources.equals(ours):
-        pairs = zip(wanted.tolist(), sources.to_pylist(), ours.to_pylist(), strict=True)
-        ids = np.array([row for row, theirs, mine in pairs if theirs != mine])
-        raise _mismatch(f"{len(ids)} ids were decoded from another source: {_named(ids)}", where)
-    return positions
-
-
-def _mismatch(what: str, where: Path) -> CorpusError:
-    return CorpusError(
-        what,
-        where=str(where),
-        expected="k-best lists of this corpus, one for each id",
-        hint="distill this corpus again, or select from the corpus that was decoded",
+def _fingerprint(config: SelectConfig, kbest: Corpus, gold: Corpus) -> dict[str, Any]:
+    settings = config.model_dump(
+        mode="json", exclude_defaults=True, exclude={"kbest", "gold", "prepared", "workers", "rerank"}
     )
+    inputs = {"kbest": kbest.manifest.digest(), "gold": gold.manifest.digest()}
+    if config.rerank is not None:
+        from seqkd.models.checkpoint import model_digest  # torch is not loaded for rules that need no model
+
+        settings["rerank"] = config.rerank.model_dump(mode="json", include={"channel_weight", "batch_tokens"})
+        models = {"forward": config.rerank.forward, "reverse": config.rerank.reverse}
+        inputs |= {name: model_digest(path) for name, path in models.items() if path is not None}
+    return fingerprint("select", settings, inputs)
 
 
-def _named(ids: Any) -> str:
-    return ", ".join(str(row) for row in ids[:NAMED_IDS]) + (", ..." if len(ids) > NAMED_IDS else "")
+def _filters(config: SelectConfig, kbest: Corpus) -> Filters:
+    """The settings' filters, with the percentile of scores as a number."""
+    values = config.filters.model_dump(exclude={"worst_percent", "duplicates"})
+    if config.filters.worst_percent:
+
+        def best() -> Iterator[npt.NDArray[np.float32]]:
+            for table in kbest.tables(["hypotheses"]):
+                lists = one_array(table.column("hypotheses"))
+                filled = lists.filter(pc.greater(pc.list_value_length(lists), 0))
+                yield pc.struct_field(pc.list_element(filled, 0), "score").to_numpy(zero_copy_only=False)
+
+        least = percentile(best, config.filters.worst_percent)
+        values["min_score"] = max(least, values["min_score"] if values["min_score"] is not None else least)
+    return Filters(**values)
 
 
-def _account(totals: _Totals, gold: pa.Table, distilled: pa.Table) -> Iterator[int]:
-    """Add a shard to the totals and yield the ids that are missing from it.
+_selector: ShardSelector | None = None
 
-    What was left out is told from the shards, not remembered while they are written: it is the same after a resume.
+
+def _start_worker(config: SelectConfig, filters: Filters, device: str) -> None:
+    global _selector
+    belong_to_parent()
+    if config.rerank is not None:
+        import torch
+
+        torch.set_num_threads(1)
+    _selector = ShardSelector(config, filters, device)
+
+
+def _work(out: Path, index: int) -> ShardInfo:
+    assert _selector is not None
+    return _selector.write(out, index)
+
+
+def _written(
+    config: SelectConfig, filters: Filters, device: str, gold: Corpus, out: Path, todo: list[int]
+) -> Iterator[tuple[int, ShardInfo]]:
+    """Write the shards that are still to be made, and yield them in order."""
+    workers = min(config.workers or cores(), len(todo))
+    rows = sum(gold.shards[index].rows for index in todo)
+    slow = config.rule not in ("seqkd", "seqinter", "oracle", "sample") or config.filters.max_ter is not None
+    if config.rerank is None:
+        alone = workers == 1 or not (config.workers or slow or rows > FEW_ROWS)
+    else:
+        from seqkd.search.loading import resolve_device  # torch is not loaded for rules that need no model
+
+        # On a CPU models work in processes with one thread each, be it one: threads change how sums are rounded.
+        alone = resolve_device(device).type != "cpu"
+    if alone:
+        selector = ShardSelector(config, filters, device)
+        for index in todo:
+            yield index, selector.write(out, index)
+        return
+    with worker_pool(workers, _start_worker, (config, filters, device)) as pool:
+        parts = [(index, pool.submit(_work, out, index)) for index in todo]
+        for index, part in parts:
+            try:
+                yield index, part.result()
+            except BrokenProcessPool:
+                raise WorkError(
+                    "a worker process died, perhaps killed for want of memory",
+                    where=f"shard {index}",
+                    hint="run the same command again: it goes on after the finished shards; fewer `workers` need less "
+                    "memory",
+                ) from None
+
+
+def _without_duplicates(out: Path, shards: list[ShardInfo]) -> list[ShardInfo]:
+    """Write those shards again that have pairs of an earlier row, without these.
+
+    The first of equal pairs always stays, so that an interrupted run may do it again over what it had done.
     """
-    kept = np.isin(gold.column("id").to_numpy(), distilled.column("id").to_numpy())
-    references = gold.column("target").filter(pa.array(kept))
+    rows = sum(shard.rows for shard in shards)
+    with tempfile.TemporaryDirectory(dir=out, prefix=".", suffix=".0.tmp") as folder:  # swept up after a crash
+        finder = DuplicateFinder(Path(folder), rows)
+        row = 0
+        for shard in shards:
+            table = _table(out, shard.name)
+            for pair in zip(table.column("source").to_pylist(), table.column("target").to_pylist(), strict=True):
+                finder.add(row, *pair)
+                row += 1
+        repeated = np.memmap(Path(folder) / "repeated", dtype=np.bool_, mode="w+", shape=(max(rows, 1),))
+        for found in finder.repeated():
+            repeated[found] = True
+        left, start = [], 0
+        for index, shard in enumerate(shards):
+            gone = np.array(repeated[start : start + shard.rows])
+            start += shard.rows
+            if gone.any():
+                left.append(write_shard(out, index, _table(out, shard.name).filter(pa.array(~gone))))
+            else:
+                left.append(shard)
+    return left
+
+
+def _account(totals: _Totals, out: Path, index: int, gold: pa.Table, distilled: pa.Table) -> Iterable[str]:
+    """Add a shard to the totals and give its lines of the list of rejected rows, in the order of gold's rows.
+
+    Duplicates are told from the shards, not remembered: what is in no list and is missing was one.
+    """
+    ids = gold.column("id").to_numpy()
+    kept = np.isin(ids, distilled.column("id").to_numpy())
+    references = one_array(gold.column("target").filter(pa.array(kept)))
     totals.rows += distilled.num_rows
     totals.source_tokens += _tokens(distilled, "source_ids")
     totals.target_tokens += _tokens(distilled, "target_ids")
-    totals.equal += int(pc.sum(pc.equal(_array(references), _array(distilled.column("target")))).as_py() or 0)
-    for row in gold.column("id").to_numpy()[~kept].tolist():
-        totals.rejected += 1
-        yield row
+    totals.equal += int(pc.sum(pc.equal(references, one_array(distilled.column("target")))).as_py() or 0)
+    for table, used in ((distilled, totals.used), (gold, totals.used_gold)):
+        used.update(pc.unique(one_array(table.column("target_ids")).flatten()).to_pylist())
+    listed: dict[int, tuple[str, str]] = {}
+    for line in rejects_path(out, index).read_text(encoding="utf-8").splitlines():
+        row, reason, became = line.split("\t")
+        listed[int(row)] = (reason, became)
+    missing = set(ids[~kept].tolist())
+    lines = []
+    for row in ids.tolist():
+        reason, became = listed.get(row, (DUPLICATE, DROP))
+        if row in missing and became != DROP:  # replaced by what an earlier row has
+            reason, became = DUPLICATE, DROP
+        if row in missing:
+            totals.dropped[reason] += 1
+        elif row in listed:
+            totals.replaced.setdefault(became, Counter())[reason] += 1
+        else:
+            continue
+        lines.append(f"{row}\t{reason}\t{became}\n")
+    return lines
+
+
+def _manifest(
+    config: SelectConfig, made_by: dict[str, Any], gold: Corpus, shards: list[ShardInfo], totals: _Totals
+) -> Manifest:
+    return Manifest(
+        kind="corpus",
+        fingerprint=made_by,
+        rows=totals.rows,
+        source_tokens=totals.source_tokens,
+        target_tokens=totals.target_tokens,
+        shards=shards,
+        vocabulary=gold.manifest.vocabulary,
+        counts=dict(sorted(totals.dropped.items())),
+        extra={
+            **{key: gold.manifest.extra[key] for key in ("source_vocabulary",) if key in gold.manifest.extra},
+            "rule": config.rule,
+            "equal_to_reference": totals.equal,
+            "share_equal_to_reference": totals.equal / totals.rows if totals.rows else 0.0,
+            "vocabulary_in_targets": len(totals.used),
+            "vocabulary_in_gold_targets": len(totals.used_gold),
+            "vocabulary_lost": len(totals.used_gold - totals.used),
+            **{
+                f"rejected_to_{became.replace(' ', '_')}": dict(sorted(reasons.items()))
+                for became, reasons in sorted(totals.replaced.items())
+            },
+        },
+    )
 
 
 def _tokens(table: pa.Table, column: str) -> int:
     return int(pc.sum(pc.list_value_length(table.column(column))).as_py() or 0)
-
-
-def _array(column: pa.ChunkedArray) -> Any:
-    """A column's one array."""
-    return pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)
 
 
 def _table(folder: Path, name: str) -> pa.Table:

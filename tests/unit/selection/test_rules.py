@@ -1,65 +1,151 @@
 from __future__ import annotations
 
+from typing import Any, get_args
+
+import numpy as np
 import pytest
 import sacrebleu
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, settings
 
-from seqkd.selection import RULES, Candidate
-from seqkd.selection.rules import sentence_bleu
+from seqkd.config_select import RuleName
+from seqkd.selection import RULES, Filters, Lists, Means, choose
+from seqkd.selection.sentence_bleu import SentenceBleu
+from tests.unit.selection.support import SENTENCES, hypothesis, kbest, lists_of, rows, split
 
-WORDS = st.lists(st.sampled_from(["the", "cat", "sat", "on", "a", "mat", ".", "it's", "3.5", "ü"]), max_size=12)
-SENTENCES = WORDS.map(" ".join)
-SCORES = st.floats(-20.0, 0.0, allow_nan=False)
-LISTS = st.lists(st.builds(lambda text, score: Candidate(text=text, score=score), SENTENCES, SCORES), min_size=1)
-
-
-def kbest(*texts: str) -> list[Candidate]:
-    return [Candidate(text=text, score=-float(rank)) for rank, text in enumerate(texts)]
+Rows = list[tuple[list[dict[str, Any]], str]]
+MEANS = Means(judge=lambda lists: -lists.lengths.astype(np.float64))
 
 
-@given(candidates=LISTS, reference=SENTENCES)
-def test_seqkd_takes_the_first_hypothesis_whatever_the_reference(candidates: list[Candidate], reference: str) -> None:
-    assert RULES["seqkd"](candidates, reference) == 0
+def chosen(rule: str, rows: Rows, means: Means = MEANS) -> list[int]:
+    """Rank of the chosen hypothesis in each row; -1 where there is none."""
+    lists = lists_of(rows)
+    choice = choose(lists, RULES[rule](lists, means), Filters(), "drop")
+    return [int(lists.ranks[pick]) if pick >= 0 else -1 for pick in choice.picks]
 
 
-def test_seqinter_takes_the_hypothesis_nearest_to_the_reference() -> None:
-    candidates = kbest("a dog ran away .", "the cat sat on a mat .", "the cat sat on the mat .")
-    assert RULES["seqinter"](candidates, "the cat sat on the mat .") == 2
-    assert RULES["seqinter"](candidates, "a dog ran away .") == 0
+def test_the_configuration_knows_every_rule() -> None:
+    assert set(get_args(RuleName)) == set(RULES)
+
+
+@given(rows=rows())
+def test_seqkd_takes_the_first_hypothesis_whatever_the_reference(rows: Rows) -> None:
+    expected = [0 if hypotheses and hypotheses[0]["text"] else -1 for hypotheses, _ in rows]
+    assert chosen("seqkd", rows) == expected
+
+
+@pytest.mark.parametrize("rule", ["seqinter", "oracle", "chrf", "ter"])
+def test_takes_the_hypothesis_nearest_to_the_reference(rule: str) -> None:
+    texts = kbest("a dog ran away .", "the cat sat on a mat .", "the cat sat on the mat .")
+    assert chosen(rule, [(texts, "the cat sat on the mat ."), (texts, "a dog ran away .")]) == [2, 0]
 
 
 def test_seqinter_gives_equal_bleu_to_the_better_score_then_to_the_better_rank() -> None:
     texts = ("other", "the cat", "the cat", "the cat")
-    scores = (-0.1, -3.0, -2.0, -2.0)
-    candidates = [Candidate(text=text, score=score) for text, score in zip(texts, scores, strict=True)]
-    assert RULES["seqinter"](candidates, "the cat") == 2
+    scores = (-0.125, -3.0, -2.0, -2.0)
+    assert chosen("seqinter", [(list(map(hypothesis, texts, scores)), "the cat")]) == [2]
 
 
 def test_seqinter_without_any_overlap_falls_back_to_the_best_score() -> None:
-    assert RULES["seqinter"](kbest("x", "y", ""), "the cat") == 0
+    assert chosen("seqinter", [(kbest("x", "y", ""), "the cat")]) == [0]
 
 
-@given(candidates=LISTS, reference=SENTENCES)
-def test_seqinter_finds_the_highest_sacrebleu(candidates: list[Candidate], reference: str) -> None:
-    chosen = RULES["seqinter"](candidates, reference)
-    scores = [sacrebleu.sentence_bleu(candidate.text, [reference]).score for candidate in candidates]
-    assert scores[chosen] == max(scores)
-    rivals = [rank for rank, score in enumerate(scores) if score == max(scores)]
-    assert candidates[chosen].score == max(candidates[rank].score for rank in rivals)
+@given(rows=rows())
+def test_seqinter_is_the_highest_sacrebleu(rows: Rows) -> None:
+    lists = lists_of(rows)
+    expected = [
+        [sacrebleu.sentence_bleu(one["text"], [reference]).score for one in hypotheses]
+        for hypotheses, reference in rows
+    ]
+    assert split(RULES["seqinter"](lists, MEANS), lists) == expected
 
 
-@given(candidates=LISTS, reference=SENTENCES)
-def test_seqinter_does_not_depend_on_worse_candidates(candidates: list[Candidate], reference: str) -> None:
-    chosen = RULES["seqinter"](candidates, reference)
-    assert RULES["seqinter"](candidates[: chosen + 1], reference) == chosen
+@given(rows=rows())
+@settings(max_examples=30, deadline=None)
+def test_chrf_and_ter_are_sacrebleus(rows: Rows) -> None:
+    lists = lists_of(rows)
+    for rule, measure, sign in (("chrf", sacrebleu.sentence_chrf, 1.0), ("ter", sacrebleu.sentence_ter, -1.0)):
+        expected = [[sign * measure(one["text"], [ref]).score for one in found] for found, ref in rows]
+        assert split(RULES[rule](lists, MEANS), lists) == expected
 
 
-@given(hypothesis=SENTENCES, reference=SENTENCES)
-def test_sentence_bleu_is_sacrebleus(hypothesis: str, reference: str) -> None:
-    assert sentence_bleu(hypothesis, reference) == sacrebleu.sentence_bleu(hypothesis, [reference]).score
+def test_pieces_count_in_place_of_words() -> None:
+    hypotheses = [hypothesis("one", ids=[1, 2, 3, 4]), hypothesis("gold", ids=[5])]
+    lists = lists_of([(hypotheses, "gold")])
+    assert RULES["seqinter"](lists, Means()).tolist() == pytest.approx([0.0, 100.0])
+    pieces = RULES["seqinter"](lists, Means(bleu=SentenceBleu("none"), pieces=True))
+    assert pieces.tolist() == [0.0, 0.0]  # the reference's pieces are neither's
+
+
+def posterior(hypotheses: list[dict[str, Any]]) -> list[float]:
+    mass = np.exp([one["logprob"] for one in hypotheses])
+    return list(mass / mass.sum())
+
+
+@pytest.mark.parametrize(
+    ("rule", "measure"), [("mbr-bleu", sacrebleu.sentence_bleu), ("mbr-chrf", sacrebleu.sentence_chrf)]
+)
+@given(rows=rows(3))
+@settings(max_examples=30, deadline=None)
+def test_mbr_is_the_expected_gain(rule: str, measure: Any, rows: Rows) -> None:
+    lists = lists_of(rows)
+    expected = [
+        [
+            sum(
+                p * measure(one["text"], [other["text"]]).score
+                for p, other in zip(posterior(found), found, strict=True)
+            )
+            for one in found
+        ]
+        for found, _ in rows
+    ]
+    for ours, wanted in zip(split(RULES[rule](lists, MEANS), lists), expected, strict=True):
+        assert ours == pytest.approx(wanted, abs=1e-9)
+
+
+def test_mbr_takes_what_the_others_are_like() -> None:
+    texts = ("a dog ran far", "the cat sat here now", "the cat sat here", "the cat sat here too")
+    assert chosen("mbr-bleu", [(list(map(hypothesis, texts)), "a dog ran far")]) == [2]
+
+
+def test_a_sample_follows_the_teacher_and_the_seed() -> None:
+    found = [hypothesis("likely", logprob=float(np.log(0.6))), hypothesis("rare", logprob=float(np.log(0.2)))]
+    many = [(found, "x")] * 4000
+    first = chosen("sample", many)
+    assert np.mean(first) == pytest.approx(0.25, abs=0.03)
+    assert chosen("sample", many) == first
+    other = chosen("sample", many, Means(seed=2))
+    assert other != first
+    assert np.mean(other) == pytest.approx(0.25, abs=0.03)
+    assert np.mean(np.array(first) == other) == pytest.approx(0.75**2 + 0.25**2, abs=0.04)  # independent
+
+
+def test_a_draw_is_the_rows_own() -> None:
+    found = [hypothesis(text) for text in ("a", "b", "c")]
+    together = RULES["sample"](lists_of([(found, "x")] * 5), MEANS).reshape(5, 3)
+    alone = RULES["sample"](lists_of([(found, "x")], first_id=3), MEANS)
+    assert together[3].tolist() == alone.tolist()
+
+
+def test_impossible_hypotheses_are_not_drawn() -> None:
+    found = [hypothesis("never", logprob=-2000.0), hypothesis("always", logprob=-1.0)]
+    assert set(chosen("sample", [(found, "x")] * 300)) == {1}
+
+
+def test_rerank_takes_what_the_judge_likes() -> None:
+    assert chosen("rerank", [(kbest("a b c", "a", "a b"), "x")]) == [1]
+    with pytest.raises(ValueError, match="needs other models"):
+        RULES["rerank"](lists_of([(kbest("a"), "x")]), Means())
 
 
 @pytest.mark.parametrize("rule", sorted(RULES))
-def test_every_rule_points_into_the_list(rule: str) -> None:
-    assert RULES[rule](kbest("only one"), "the cat") == 0
+@given(rows=rows(3), reference=SENTENCES)
+@settings(max_examples=10, deadline=None)
+def test_every_rule_weighs_rows_on_their_own(rule: str, rows: Rows, reference: str) -> None:
+    rows = [*rows, ([], reference), (kbest("only one"), reference)]
+    lists = lists_of(rows)
+    together = RULES[rule](lists, MEANS)
+    assert together.shape == lists.owners.shape
+    piecewise: list[Lists] = list(lists.pieces(1))
+    apart = [RULES[rule](piece, MEANS) for piece in piecewise]
+    assert np.concatenate(apart) == pytest.approx(together)
+    assert chosen(rule, rows)[-2:] == [-1, 0]

@@ -13,7 +13,7 @@ from seqkd.corpus.reader import Corpus
 from seqkd.corpus.schema import KBEST_SCHEMA
 from seqkd.corpus.writer import write_shard
 from seqkd.errors import ConflictError, CorpusError
-from seqkd.stages import select
+from seqkd.stages import select, selecting
 
 VOCABULARY = "ab" * 32
 Hypotheses = list[tuple[str, list[int], float]]
@@ -132,7 +132,7 @@ def test_an_empty_hypothesis_is_left_out_counted_and_listed(folders: Path) -> No
     select.run(config(folders), folders / "out")
     manifest = read_manifest(folders / "out")
     assert manifest.counts == {"empty hypothesis": 1}
-    assert (folders / "out" / "rejected.tsv").read_text() == "id\treason\n4\tempty hypothesis\n"
+    assert (folders / "out" / "rejected.tsv").read_text() == "id\treason\tbecame\n4\tempty hypothesis\tdropped\n"
     assert 4 not in [row["id"] for row in rows_of(folders / "out")]
 
 
@@ -214,7 +214,7 @@ def test_finished_shards_are_not_written_again(folders: Path, monkeypatch: pytes
             raise KeyboardInterrupt
         return write_shard(folder, index, table)
 
-    monkeypatch.setattr(select, "write_shard", counting)
+    monkeypatch.setattr(selecting, "write_shard", counting)
     with pytest.raises(KeyboardInterrupt):
         select.run(config(folders), folders / "out")
     select.run(config(folders), folders / "out")

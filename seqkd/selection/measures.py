@@ -1,0 +1,39 @@
+"""How near a hypothesis is to a text, by sacrebleu's slower measures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from sacrebleu.metrics.chrf import CHRF
+from sacrebleu.metrics.ter import TER
+
+from seqkd.selection.lists import Floats, Integers, Lists
+
+_CHRF = CHRF()
+_TER = TER()
+
+
+def chrf(hypothesis: str, reference: str) -> float:
+    """Character n-gram F-score (chrF2, Popović 2015), 0 to 100, as `sacrebleu.sentence_chrf` has it."""
+    return float(_CHRF.sentence_score(hypothesis, [reference]).score)
+
+
+def ter(lists: Lists, which: Integers) -> Floats:
+    """Translation edit rate (Snover et al. 2006) of hypotheses to their references `[which]`, 0 to 100 and more."""
+    return _measured(lists, which, lambda one, other: float(_TER.sentence_score(one, [other]).score))
+
+
+def nearness(lists: Lists) -> Floats:
+    """The chrF of each hypothesis to its row's reference `[hypotheses]`."""
+    return _measured(lists, np.arange(len(lists.owners)), chrf)
+
+
+def _measured(lists: Lists, which: Integers, measure: Callable[[str, str], float]) -> Floats:
+    texts = lists.texts.take(which).to_pylist()
+    references = lists.references.take(lists.owners[which]).to_pylist()
+    known: dict[tuple[str, str], float] = {}  # k-best lists often hold one text in several segmentations
+    for pair in zip(texts, references, strict=True):
+        if pair not in known:
+            known[pair] = measure(*pair)
+    return np.array([known[pair] for pair in zip(texts, references, strict=True)], dtype=np.float64)

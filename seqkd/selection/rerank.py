@@ -1,0 +1,66 @@
+"""Judging hypotheses by other models than the teacher."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from seqkd.search import score_pairs
+from seqkd.search.loading import SearchTeam
+from seqkd.selection.lists import Floats, Lists
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reranker:
+    """Values by forced decoding with one or two models.
+
+    The value of target y for source x is log p(y | x) / |y| + channel_weight * log p(x | y) / |x|, ends of sentence in
+    both lengths: the noisy channel of Yee et al. 2019, "Simple and Effective Noisy Channel Modeling for Neural
+    Machine Translation", section 3, but without a language model.
+
+    Attributes:
+        forward: Gives p(y | x); None: the teacher's own log-probabilities.
+        reverse: Gives p(x | y); None: the second term is left out.
+        channel_weight: Of the second term.
+        batch_tokens: Padded tokens that are scored together.
+    """
+
+    forward: SearchTeam | None
+    reverse: SearchTeam | None
+    channel_weight: float = 1.0
+    batch_tokens: int = 4000
+
+    def values(self, lists: Lists) -> Floats:
+        """Of each hypothesis `[hypotheses]`; minus infinity where a model cannot take so long a text."""
+        sources = lists.sources.take(lists.owners).to_pylist()
+        texts = lists.texts.to_pylist()
+        if self.forward is None:
+            logprobs = lists.hypotheses.field("logprob").to_numpy(zero_copy_only=False).astype(np.float64)
+            found: Floats = logprobs / (lists.lengths + 1)
+        else:
+            found = self._scored(self.forward, sources, texts)
+        if self.reverse is not None:
+            found = found + self.channel_weight * self._scored(self.reverse, texts, sources)
+        return found
+
+    def _scored(self, team: SearchTeam, sources: list[str], targets: list[str]) -> Floats:
+        """Log-probability over length of each pair."""
+        first = team.loaded[0]
+        models: list[Any] = [loaded.model for loaded in team.loaded]
+        limit = min(int(model.max_positions) for model in models)
+        pairs = list(
+            zip(
+                (first.source_vocabulary or first.vocabulary).encode(sources),
+                first.vocabulary.encode(targets),
+                strict=True,
+            )
+        )
+        fits = [index for index, pair in enumerate(pairs) if max(map(len, pair)) < limit]
+        values = np.full(len(pairs), -np.inf)
+        scored = score_pairs(
+            models, [pairs[index] for index in fits], batch_tokens=self.batch_tokens, device=team.device
+        )
+        values[fits] = [score.logprob / score.tokens for score in scored]
+        return values

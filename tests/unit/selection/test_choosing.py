@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from seqkd.selection import DROPPED, GOLD, Filters, choose
+from seqkd.selection.choosing import Otherwise
+from seqkd.selection.filters import REASONS
+from tests.unit.selection.support import hypothesis, kbest, lists_of, rows
+
+Rows = list[tuple[list[dict[str, Any]], str]]
+
+
+def choice(rows: Rows, values: list[float], filters: Filters, otherwise: Otherwise) -> tuple[list[int], list[str]]:
+    made = choose(lists_of(rows), np.array(values), filters, otherwise)
+    return made.picks.tolist(), [REASONS[code] for code in made.reasons]
+
+
+def test_a_rejected_choice_becomes_what_is_wanted() -> None:
+    found: Rows = [(kbest("far", "", "the cat"), "the cat"), ([], "x"), (kbest("one", "one two"), "x")]
+    values = [1.0, 3.0, 2.0, 5.0, 4.0]
+    reasons = ["empty hypothesis", "empty hypothesis", ""]
+    assert choice(found, values, Filters(), "drop") == ([DROPPED, DROPPED, 3], reasons)
+    assert choice(found, values, Filters(), "gold") == ([GOLD, GOLD, 3], reasons)
+    assert choice(found, values, Filters(), "next") == ([2, DROPPED, 3], reasons)
+
+
+def test_ter_is_asked_of_each_next_hypothesis_in_turn() -> None:
+    found: Rows = [(kbest("a b c", "b c d", "the cat", "the"), "the cat"), (kbest("q", "r"), "s")]
+    values = [9.0, 8.0, 7.0, 6.0, 2.0, 1.0]
+    far = ["far from the reference"] * 2
+    assert choice(found, values, Filters(max_ter=40.0), "next") == ([2, DROPPED], far)
+    assert choice(found, values, Filters(max_ter=40.0), "drop") == ([DROPPED, DROPPED], far)
+
+
+@given(rows=rows(), most=st.sampled_from([None, 1.0, 50.0]), data=st.data())
+@settings(max_examples=100, deadline=None)
+def test_equals_a_plain_loop(rows: Rows, most: float | None, data: st.DataObject) -> None:
+    lists = lists_of(rows)
+    values = data.draw(
+        st.lists(st.sampled_from([0.0, 1.0, 2.0]), min_size=len(lists.owners), max_size=len(lists.owners))
+    )
+    filters = Filters(max_ratio=3.0, max_repeats=2, max_ter=most)
+    failed = (filters.judge(lists) > 0) | filters.far(lists, np.arange(len(lists.owners)))
+    for otherwise in ("drop", "next", "gold"):
+        picks = []
+        for first, count in zip(lists.firsts.tolist(), lists.counts.tolist(), strict=True):
+            ranked = sorted(range(first, first + count), key=lambda h: (-values[h], -lists.scores[h], h))
+            if ranked and not failed[ranked[0]]:
+                picks.append(ranked[0])
+            elif otherwise == "next":
+                picks.append(next((h for h in ranked if not failed[h]), DROPPED))
+            else:
+                picks.append(GOLD if otherwise == "gold" else DROPPED)
+        made = choose(lists, np.array(values), filters, otherwise)
+        assert made.picks.tolist() == picks
+        assert (made.reasons > 0).tolist() == [
+            not count or bool(failed[max(range(f, f + count), key=lambda h: (values[h], lists.scores[h], -h))])
+            for f, count in zip(lists.firsts.tolist(), lists.counts.tolist(), strict=True)
+        ]
+
+
+def test_nothing_to_choose_from() -> None:
+    assert choice([], [], Filters(max_ter=1.0), "next") == ([], [])
+    assert choice([([hypothesis("a")], "a")], [0.0], Filters(), "next") == ([0], [""])

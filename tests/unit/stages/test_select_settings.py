@@ -1,0 +1,301 @@
+"""`select` with filters, replacements, other rules and several processes."""
+
+from __future__ import annotations
+
+import tracemalloc
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+import sentencepiece
+import torch
+
+from seqkd.config import SelectConfig, validate
+from seqkd.corpus.manifest import read_manifest
+from seqkd.corpus.writer import write_shard
+from seqkd.errors import ConfigError, InputError
+from seqkd.models.checkpoint import load_model, save_model
+from seqkd.models.registry import build
+from seqkd.search import score_pairs
+from seqkd.stages import select
+from seqkd.text.vocabulary import Vocabulary
+from tests.unit.stages.test_select import (
+    GOLD,
+    KBEST,
+    contents,
+    rows_of,
+    write_gold,
+    write_kbest,
+    write_prepared,
+)
+
+Row = tuple[int, str, str, list[int], list[int]]
+
+
+def write_rows(folder: Path, rows: int, *, size: int, best: int = 3, kinds: int = 10) -> None:
+    """Sources of some kinds, whose hypotheses get worse and differ from row to row."""
+    write_prepared(folder / "prepared")
+    gold: list[Row] = [
+        (i, f"source {i % kinds}", f"the reference {i}", [i % kinds + 4], [20, 21, 22]) for i in range(rows)
+    ]
+    lists = [
+        (i, [(f"the target {i * k % 7}", [20, 23, 30 + i * k % 7], -0.1 * k - 0.01 * (i % 50)) for k in range(best)])
+        for i in range(rows)
+    ]
+    write_gold(folder / "prepared" / "train", rows=gold, size=size)
+    write_kbest(folder / "kbest", lists=lists, size=size, sources={row: source for row, _, _, source, _ in gold})
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> Path:
+    write_prepared(tmp_path / "prepared")
+    write_gold(tmp_path / "prepared" / "train")
+    write_kbest(tmp_path / "kbest")
+    return tmp_path
+
+
+def config(folders: Path, **values: Any) -> SelectConfig:
+    prepared = folders / "prepared"
+    inputs = {"kbest": folders / "kbest", "gold": prepared / "train", "prepared": prepared}
+    return SelectConfig.model_validate({"rule": "seqkd", **inputs, **values})
+
+
+def selected(folders: Path, name: str = "out", **values: Any) -> list[dict[str, Any]]:
+    select.run(config(folders, **values), folders / name)
+    return rows_of(folders / name)
+
+
+def rejected(folders: Path, name: str = "out") -> list[str]:
+    return (folders / name / "rejected.tsv").read_text().splitlines()[1:]
+
+
+def test_a_rejected_row_can_have_its_next_hypothesis(folders: Path) -> None:
+    rows = selected(folders, rejected="next")
+    assert [row["target"] for row in rows] == ["won", "two and two", "three", "for"]
+    assert (rows[2]["score"], rows[2]["origin"]) == (-2.0, "teacher")
+    assert rejected(folders) == ["4\tempty hypothesis\tnext hypothesis"]
+    manifest = read_manifest(folders / "out")
+    assert manifest.counts == {}  # of the rows that are not there
+    assert manifest.extra["rejected_to_next_hypothesis"] == {"empty hypothesis": 1}
+
+
+def test_a_rejected_row_can_have_its_gold_target(folders: Path) -> None:
+    rows = selected(folders, rejected="gold", filters={"min_score": -0.25})
+    assert [row["target"] for row in rows] == ["one", "two and two", "three", "four"]
+    assert [row["origin"] for row in rows] == ["gold", "teacher", "gold", "gold"]
+    assert [row["score"] for row in rows] == [None, -0.25, None, None]
+    assert rows[0]["target_ids"] == [20]
+    assert rejected(folders)[0] == "0\tlow score\tgold target"
+    assert read_manifest(folders / "out").extra["rejected_to_gold_target"] == {"empty hypothesis": 1, "low score": 2}
+
+
+def test_each_reason_is_counted(folders: Path) -> None:
+    lists = [
+        (0, [("eins", [20], -0.5)]),
+        (3, [("two two two", [21, 21, 21], -0.5)]),
+        (4, [("drei drei", [20, 21, 22, 23, 24, 25, 26, 27], -0.5)]),
+        (9, [("четыре", [32], -0.5)]),
+    ]
+    write_kbest(folders / "bad", lists=lists)
+    filters = {"copies": True, "max_repeats": 2, "max_ratio": 2.5, "script": "Latin"}
+    assert selected(folders, kbest=folders / "bad", filters=filters) == []
+    counts = {"copy of the source": 1, "length ratio": 1, "repeats itself": 1, "wrong script": 1}
+    assert read_manifest(folders / "out").counts == counts
+    assert rejected(folders)[1] == "3\trepeats itself\tdropped"
+
+
+def test_what_was_cut_and_what_is_far_from_the_reference(folders: Path) -> None:
+    assert [row["id"] for row in selected(folders, rule="seqinter", filters={"max_ter": 50.0})] == [0, 3, 4]
+    assert rejected(folders) == ["9\tfar from the reference\tdropped"]
+
+
+def test_the_worst_scores_go_by_percentile(tmp_path: Path) -> None:
+    write_rows(tmp_path, 100, size=30)
+    rows = selected(tmp_path, filters={"worst_percent": 10.0})
+    scores = sorted(-0.01 * (i % 50) for i in range(100))
+    assert len(rows) == 90
+    assert min(row["score"] for row in rows) == pytest.approx(scores[10])
+    assert read_manifest(tmp_path / "out").counts == {"low score": 10}
+    assert len(selected(tmp_path, "stricter", filters={"worst_percent": 10.0, "min_score": -0.205})) == 42
+
+
+def test_duplicates_go_whatever_shard_they_are_in(tmp_path: Path) -> None:
+    write_rows(tmp_path, 100, size=7, best=1)
+    rows = selected(tmp_path, filters={"duplicates": True})
+    assert [row["id"] for row in rows] == list(range(10))  # ten sources, one target
+    assert read_manifest(tmp_path / "out").counts == {"duplicate pair": 90}
+    assert rejected(tmp_path)[0] == "10\tduplicate pair\tdropped"
+    assert len(rejected(tmp_path)) == 90
+    assert not [path.name for path in (tmp_path / "out").iterdir() if path.name.startswith((".", "rejected-"))]
+
+
+@pytest.mark.parametrize("stop_after", ["chosen", "first rewritten"])
+def test_dropping_duplicates_goes_on_after_an_interruption(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop_after: str
+) -> None:
+    write_rows(tmp_path, 60, size=7)
+    values: dict[str, Any] = {"rule": "sample", "filters": {"duplicates": True, "min_score": -0.45}, "rejected": "gold"}
+    selected(tmp_path, "whole", **values)
+    calls: list[int] = []
+    with monkeypatch.context() as patch:
+
+        def stopping(folder: Path, index: int, table: pa.Table) -> Any:
+            calls.append(index)
+            if len(calls) > (stop_after == "first rewritten"):
+                raise KeyboardInterrupt
+            return write_shard(folder, index, table)
+
+        patch.setattr(select, "write_shard", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            selected(tmp_path, **values)
+    selected(tmp_path, **values)
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+    counts = read_manifest(tmp_path / "out").counts
+    assert counts["duplicate pair"] == 60 - read_manifest(tmp_path / "out").rows > 0
+
+
+def test_a_shard_without_its_list_of_rejected_rows_is_made_again(
+    folders: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("seqkd.corpus.manifest.StageOutput.commit", stop)
+        with pytest.raises(KeyboardInterrupt):
+            selected(folders)
+    (folders / "out" / "rejected-00001.tsv").unlink()
+    selected(folders)
+    assert rejected(folders) == ["4\tempty hypothesis\tdropped"]
+
+
+@pytest.mark.parametrize("rule", ["seqinter", "mbr-chrf"])
+def test_more_processes_give_the_same_bytes(tmp_path: Path, rule: str) -> None:
+    write_rows(tmp_path, 60, size=13)
+    values: dict[str, Any] = {"rule": rule, "rejected": "next", "filters": {"max_ter": 60.0}}
+    selected(tmp_path, "alone", workers=1, **values)
+    selected(tmp_path, "together", workers=2, **values)
+    assert contents(tmp_path / "alone") == contents(tmp_path / "together")
+
+
+def test_pieces_of_a_shard_do_not_change_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_rows(tmp_path, 60, size=25)
+    values: dict[str, Any] = {"rule": "sample", "rejected": "gold", "filters": {"min_score": -0.3}}
+    selected(tmp_path, "whole", **values)
+    monkeypatch.setattr("seqkd.stages.selecting.PIECE_ROWS", 4)
+    selected(tmp_path, "pieces", **values)
+    assert contents(tmp_path / "pieces") == contents(tmp_path / "whole")
+
+
+def test_memory_does_not_grow_with_the_corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("seqkd.text.duplicates._BUFFER_ROWS", 100)
+    monkeypatch.setattr("seqkd.text.duplicates._BUCKET_ROWS", 100)
+    size, peaks, arrow = 400, [], []
+    for name, rows in (("warm", 400), ("little", 400), ("much", 8000)):
+        (tmp_path / name).mkdir()
+        write_rows(tmp_path / name, rows, size=size, kinds=rows // 2)
+        settings = config(tmp_path / name, rule="seqinter", rejected="next", filters={"duplicates": True}, workers=1)
+        tracemalloc.start()
+        select.run(settings, tmp_path / name / "out")
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        arrow.append(pa.default_memory_pool().bytes_allocated())
+    # What is known of a shard, and nothing of its rows: 19 shards more, 7,600 rows more.
+    assert peaks[2] - peaks[1] < 4_000 * 19
+    assert arrow[2] - arrow[1] < 100_000
+
+
+def test_what_targets_have_of_the_vocabulary(folders: Path) -> None:
+    selected(folders, rule="seqinter")
+    extra = read_manifest(folders / "out").extra
+    # gold: 20 to 24; selected: 20, 21, 22, 23, 32
+    assert (extra["vocabulary_in_gold_targets"], extra["vocabulary_in_targets"], extra["vocabulary_lost"]) == (5, 5, 1)
+
+
+def test_an_unknown_script_is_told_before_work_starts(folders: Path) -> None:
+    with pytest.raises(InputError, match="no script is named 'Klingon'"):
+        selected(folders, filters={"script": "Klingon"})
+    assert not (folders / "out").exists()
+
+
+def test_settings_that_change_nothing_leave_the_fingerprint_as_it_was(folders: Path) -> None:
+    selected(folders, workers=3, filters={}, tokenizer="13a")
+    assert read_manifest(folders / "out").fingerprint["config"] == {"rule": "seqkd"}
+    selected(folders, "other", filters={"max_ratio": 3.0})
+    assert read_manifest(folders / "other").fingerprint["config"] == {"rule": "seqkd", "filters": {"max_ratio": 3.0}}
+
+
+@pytest.fixture
+def translated(tmp_path: Path) -> Path:
+    """Texts with a vocabulary of their own, and two models that know it."""
+    lines = [f"{source} {target}" for _, source, target, _, _ in GOLD] * 5
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter([*lines, "won for fore too"]),
+        model_prefix=str(tmp_path / "vocab"),
+        vocab_size=40,
+        hard_vocab_limit=False,
+        pad_id=1,
+        bos_id=0,
+        eos_id=2,
+        unk_id=3,
+        minloglevel=2,
+    )
+    vocabulary = tmp_path / "vocab.model"
+    write_prepared(tmp_path / "prepared")
+    write_gold(tmp_path / "prepared" / "train")
+    write_kbest(tmp_path / "kbest")
+    size = Vocabulary.load(vocabulary).size
+    settings = {"dim": 32, "heads": 2, "ffn_dim": 32, "encoder_layers": 1, "decoder_layers": 1, "max_positions": 64}
+    for seed, name in enumerate(("forward", "reverse")):
+        torch.manual_seed(seed)
+        model = build("transformer", settings, source_vocab=size, target_vocab=size)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.mul_(3.0)  # models with opinions
+        (tmp_path / name).mkdir()
+        save_model(tmp_path / name, model, arch="transformer", settings=settings, vocab=vocabulary)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "models",
+    [
+        pytest.param(("forward",), marks=pytest.mark.slow),
+        pytest.param(("reverse",), marks=pytest.mark.slow),
+        ("forward", "reverse"),
+    ],
+)
+def test_rerank_takes_the_highest_score_of_other_models(translated: Path, models: tuple[str, ...]) -> None:
+    table = {name: translated / name for name in models}
+    select.run(
+        config(translated, rule="rerank", rerank={**table, "channel_weight": 0.5}, rejected="next"),
+        translated / "out",
+        device="cpu",
+    )
+    loaded = {name: load_model(translated / name) for name in models}
+
+    def scored(name: str, source: str, target: str) -> float:
+        encode = loaded[name].vocabulary.encode
+        model: Any = loaded[name].model
+        found = score_pairs([model], [(encode([source])[0], encode([target])[0])], batch_tokens=100)[0]
+        return found.logprob / found.tokens
+
+    expected = []
+    for (_, source, _, _, _), (_, hypotheses) in zip(GOLD, KBEST, strict=True):
+        values = []
+        for text, ids, score in hypotheses:
+            value = scored("forward", source, text) if "forward" in models else score / (len(ids) + 1)
+            if "reverse" in models:
+                value += 0.5 * scored("reverse", text, source)
+            values.append((value if text else -1e9, text))
+        expected.append(max(values)[1])
+    assert [row["target"] for row in rows_of(translated / "out")] == expected
+    assert set(read_manifest(translated / "out").fingerprint["inputs"]) == {"gold", "kbest", *models}
+
+
+@pytest.mark.parametrize("values", [{"rule": "rerank"}, {"rule": "seqkd", "rerank": {"forward": "x"}}])
+def test_rerank_and_its_models_go_together(values: dict[str, Any]) -> None:
+    plain = {"kbest": "k", "gold": "g", "prepared": "p", **values}
+    with pytest.raises(ConfigError, match="go together"):
+        validate(SelectConfig, plain, "file")

@@ -77,7 +77,7 @@ def _show(path: Path, manifest: Manifest, rows: int, console: Console) -> None:
         facts["shards"] = f"{len(manifest.shards):,}, {sum(shard.bytes for shard in manifest.shards) / 1e6:,.1f} MB"
     if manifest.vocabulary:
         facts["vocabulary"] = manifest.vocabulary
-    console.print(_pairs({**facts, **manifest.extra}))
+    console.print(_pairs({**facts, **_flat(manifest.extra)}))
     if manifest.kind in KINDS:
         _rows(Corpus.open(path), rows, console)
     elif manifest.kind in RESULTS:
@@ -97,6 +97,7 @@ def _rows(corpus: Corpus, number: int, console: Console) -> None:
     lengths: dict[str, npt.NDArray[np.int32]] = {}
     if kind == "corpus":
         _, lengths["source"], lengths["target"] = corpus.lengths()
+        _selected(corpus, console)
     elif kind == "kbest":
         lengths = _kbest_lengths(corpus, console)
     if corpus.rows and lengths:
@@ -113,6 +114,27 @@ def _rows(corpus: Corpus, number: int, console: Console) -> None:
             )
         console.print(table)
     _samples(corpus, number, console)
+
+
+def _selected(corpus: Corpus, console: Console) -> None:
+    """Where a distilled corpus's targets are from, and how they scored, a shard at a time."""
+    there = [name for name in ("score", "origin") if name in corpus.schema.names]
+    scores: list[npt.NDArray[np.float32]] = []
+    origins: Counter[str] = Counter()
+    for table in corpus.tables(there) if there else ():
+        if "score" in there:
+            scores.append(table.column("score").drop_null().to_numpy())
+        if "origin" in there:
+            counts = pc.value_counts(_array(table.column("origin"))).to_pylist()
+            origins.update({pair["values"]: pair["counts"] for pair in counts})
+    facts: dict[str, Any] = {f"targets from {origin}": count for origin, count in sorted(origins.items())}
+    values = np.concatenate(scores) if scores else np.zeros(0, dtype=np.float32)
+    if len(values):
+        facts["scores: mean"] = float(values.mean(dtype=np.float64))
+        for name, percent in (("least", 0), ("5 %", 5), ("median", 50), ("95 %", 95), ("most", 100)):
+            facts[f"scores: {name}"] = float(np.percentile(values, percent))
+    if facts:
+        console.print(_pairs(facts))
 
 
 def _kbest_lengths(corpus: Corpus, console: Console) -> dict[str, npt.NDArray[np.int32]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pyarrow as pa
 import pytest
 import sentencepiece
 import torch
+from rich.console import Console
 
 from seqkd.config import SelectConfig, validate
 from seqkd.corpus.manifest import read_manifest
@@ -19,6 +21,7 @@ from seqkd.models.checkpoint import load_model, save_model
 from seqkd.models.registry import build
 from seqkd.search import score_pairs
 from seqkd.stages import select
+from seqkd.stages.inspect import inspect
 from seqkd.text.vocabulary import Vocabulary
 from tests.unit.stages.test_select import (
     GOLD,
@@ -299,3 +302,21 @@ def test_rerank_and_its_models_go_together(values: dict[str, Any]) -> None:
     plain = {"kbest": "k", "gold": "g", "prepared": "p", **values}
     with pytest.raises(ConfigError, match="go together"):
         validate(SelectConfig, plain, "file")
+
+
+def test_inspect_shows_a_distilled_corpus(folders: Path) -> None:
+    selected(folders, rule="seqinter", rejected="gold", filters={"min_score": -0.7})
+    text = io.StringIO()
+    inspect(folders / "out", console=Console(file=text, width=150))
+    lines = [" ".join(line.strip("│┃ \n").replace("│", " ").split()) for line in text.getvalue().splitlines()]
+    for line in (
+        "targets from gold 2",
+        "targets from teacher 2",
+        "scores: least -0.5",
+        "scores: median -0.375",
+        "rejected_to_gold_target.low score 2",
+        "share_equal_to_reference 0.75",
+        "vocabulary_lost 1",
+    ):
+        assert line in lines
+    assert any("origin" in line and "gold" in line for line in lines)  # of a sample row

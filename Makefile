@@ -108,6 +108,7 @@ bench: $(SETUP) $(FAIRSEQ) $(PEERS) ## speed beside other systems; MODEL=folder:
 	$(SEQKD_PYTHON) tests/bench/run.py --model $(MODEL) --data $(MODEL)/../raw
 	$(SEQKD_PYTHON) tests/bench/techniques.py --model $(MODEL) --corpus $(MODEL)/../gold/train
 	$(SEQKD_PYTHON) tests/bench/train.py --data $(MODEL)/../raw
+	$(SEQKD_PYTHON) tests/bench/selecting.py --kbest $(MODEL)/../kbest/beam5 --gold $(MODEL)/../gold/train
 
 clean: ## remove what set-up and checks made, and with PIPELINE=NAME that pipeline's results
 	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -13,6 +13,7 @@ from seqkd.config import (
     BitextConfig,
     EvaluateConfig,
     PrepareConfig,
+    SelectConfig,
     TrainConfig,
     VocabularyConfig,
     load_stage,
@@ -54,6 +55,27 @@ def test_a_shipped_pipeline_opens_with_the_command_that_runs_it(path: Path) -> N
 
 
 # --- stage files --------------------------------------------------------------------------------------------------
+
+
+def test_what_a_select_says_reaches_its_stage(pipeline: Path, tmp_path: Path) -> None:
+    settings = (
+        'rejected = "next"\nfilters = { max_ratio = 2.5, cut = true }\nrerank = { reverse = "m", channel_weight = 0.5 }'
+    )
+    edited(pipeline, 'rule = "seqkd"', f'rule = "rerank"\n{settings}')
+    write_plan(pipeline, tmp_path)
+    config = load_stage(SelectConfig, tmp_path / "small" / "config" / "select.kd.toml")
+    assert (config.rule, config.rejected) == ("rerank", "next")
+    assert (config.filters.max_ratio, config.filters.cut, config.filters.copies) == (2.5, True, False)
+    assert config.rerank is not None
+    assert (config.rerank.forward, config.rerank.reverse, config.rerank.channel_weight) == (None, Path("m"), 0.5)
+
+
+def test_what_a_select_cannot_be_is_told(pipeline: Path) -> None:
+    edited(pipeline, 'rule = "seqkd"', 'rule = "rerank"\nfilters = { max_ratio = 0.5, worst = 1 }')
+    with pytest.raises(ConfigError) as error:
+        read_pipeline(pipeline)
+    assert "max_ratio" in str(error.value)
+    assert "worst: unknown key" in str(error.value)
 
 
 def test_every_stage_file_reads_back(pipeline: Path) -> None:

@@ -13,6 +13,7 @@ import sentencepiece
 import torch
 from rich.console import Console
 
+from seqkd.cli import main
 from seqkd.config import SelectConfig, validate
 from seqkd.corpus.manifest import read_manifest
 from seqkd.corpus.writer import write_shard
@@ -320,3 +321,13 @@ def test_inspect_shows_a_distilled_corpus(folders: Path) -> None:
     ):
         assert line in lines
     assert any("origin" in line and "gold" in line for line in lines)  # of a sample row
+
+
+def test_the_command_line(folders: Path) -> None:
+    file = folders / "select.toml"
+    lines = [f'{key} = "{folders / path}"' for key, path in (("kbest", "kbest"), ("gold", "prepared/train"))]
+    lines += [f'prepared = "{folders / "prepared"}"', 'rule = "seqinter"', 'rejected = "gold"', "[filters]"]
+    file.write_text("\n".join([*lines, "min_score = -0.7", ""]))
+    assert main(["select", "--config", str(file), "--out", str(folders / "out")]) == 0
+    assert [row["target"] for row in rows_of(folders / "out")] == ["one", "two and two", "three", "for"]
+    assert rejected(folders) == ["0\tlow score\tgold target", "4\tlow score\tgold target"]

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
-import multiprocessing
-import os
-import signal
 import time
 from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +26,7 @@ from seqkd.models.checkpoint import VOCABULARY, model_digest
 from seqkd.progress import Progress, say
 from seqkd.search import BeamSearch, BeamSettings
 from seqkd.search.loading import SearchTeam, load_team, resolve_device, team_precision
+from seqkd.stages.workers import belong_to_parent, cores, worker_pool
 from seqkd.text.vocabulary import Vocabulary
 
 # Rows are decoded in fixed pieces, so that neither the number of processes nor a restart changes which sentences share
@@ -80,11 +76,7 @@ _worker: _Worker | None = None
 
 def _start_worker(config: DistillConfig, device: str) -> None:
     global _worker
-    # Ctrl-C reaches the whole process group: the parent alone answers it. And a worker never outlives its parent.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    prctl = getattr(ctypes.CDLL(None), "prctl", None)
-    if prctl is not None:
-        prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    belong_to_parent()
     torch.set_num_threads(1)
     _worker = _Worker(config, device)
 
@@ -125,7 +117,7 @@ def run(config: DistillConfig, out: Path, *, overwrite: bool = False, device: st
         started = time.monotonic()
         finished = finished_shards(out)
         rows = sum(corpus.shards[shard].rows for shard in finished)
-        workers = config.workers or len(os.sched_getaffinity(0))
+        workers = config.workers or cores()
         with Progress("distill", corpus.rows, "sentences", done=rows) as progress:
             for shard, decoded in _decode_shards(config, corpus, set(finished), where, workers):
                 _write_counts(out, shard, decoded)
@@ -205,7 +197,7 @@ def _decode_shards(
         for shard in todo:
             yield shard, [worker.decode(shard, start, stop) for start, stop in pieces[shard]]
         return
-    with _pool(config, workers) as pool:
+    with worker_pool(workers, _start_worker, (config, "cpu")) as pool:
         # A bounded number of shards is under way: results wait in memory until their shard is whole.
         queue: deque[tuple[int, list[Future[_Decoded]]]] = deque()
         waiting = deque(todo)
@@ -223,20 +215,6 @@ def _decode_shards(
                     hint="run the same command again: it goes on after the last finished shard; fewer `workers` or a "
                     "smaller `batch_tokens` need less memory",
                 ) from None
-
-
-@contextmanager
-def _pool(config: DistillConfig, workers: int) -> Iterator[ProcessPoolExecutor]:
-    pool = ProcessPoolExecutor(
-        workers,
-        mp_context=multiprocessing.get_context("spawn"),
-        initializer=_start_worker,
-        initargs=(config, "cpu"),
-    )
-    try:
-        yield pool
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _pieces(rows: int, where: torch.device) -> list[tuple[int, int]]:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import unicodedata
 from typing import Any
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from seqkd.selection.filters import LONGEST_REPEATED, REASONS, Filters, percentile, repeats
+from seqkd.selection.filters import LONGEST_REPEATED, REASONS, Filters, percentile, repeats, share_in_script
 from tests.unit.selection.support import hypothesis, lists_of
 
 
@@ -110,3 +111,17 @@ def test_a_percentile_leaves_that_share_below() -> None:
 def test_no_hypotheses_at_all(empty: list[tuple[list[dict[str, Any]], str]]) -> None:
     filters = Filters(max_ratio=2.0, copies=True, cut=True, max_repeats=2, min_score=0.0, script="Latin", max_ter=1.0)
     assert filters.judge(lists_of(empty)).tolist() == []
+
+
+LETTERS = st.sampled_from("aZéß Жя中文ーカعربي٣3.-\u0301\u0670😀𠀀")
+
+
+@given(texts=st.lists(st.text(LETTERS, max_size=12), max_size=5))
+@settings(deadline=None)
+def test_letters_of_a_script_are_counted_one_by_one(texts: list[str]) -> None:
+    for script, name in (("Latin", "LATIN"), ("Han", "CJK"), ("Arabic", "ARABIC"), ("Cyrillic", "CYRILLIC")):
+        found = share_in_script(lists_of([([hypothesis(text, ids=[5]) for text in texts], "x")]), script)
+        for text, share in zip(texts, found.tolist(), strict=True):
+            letters = [one for one in text if unicodedata.category(one).startswith("L")]
+            own = [one for one in letters if unicodedata.name(one).startswith(name)]
+            assert share == pytest.approx(len(own) / len(letters) if letters else 1.0)

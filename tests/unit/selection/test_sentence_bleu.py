@@ -169,3 +169,27 @@ def test_threads_do_not_disturb_each_other() -> None:
     alone = [work(seed) for seed in range(4)]
     with ThreadPoolExecutor(4) as pool:
         assert list(pool.map(work, range(4))) == alone
+
+
+@given(lists=LISTS)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_adds_up_as_newer_pythons_do(way: str, lists: list[tuple[list[str], str]]) -> None:
+    if way == "numpy":
+        return  # Python itself adds up there
+    bleu = SentenceBleu()
+    bleu._settings = (*bleu._settings[:-1], 1)
+    plain = BLEU(effective_order=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sacrebleu.metrics.bleu.sum", compensated, raising=False)
+        wanted = [[plain.sentence_score(text, [one]).score for text in texts] for texts, one in lists]
+    assert scores_of(bleu, lists) == wanted
+
+
+def compensated(values: list[float]) -> float:
+    """The sum of floats in Python 3.12 and later (Neumaier 1974)."""
+    high, low = float(values[0]), 0.0
+    for value in values[1:]:
+        total = high + value
+        low += (high - total) + value if abs(high) >= abs(value) else (value - total) + high
+        high = total
+    return high + low

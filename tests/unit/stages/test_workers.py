@@ -20,6 +20,10 @@ def _answer(number: int) -> tuple[str, int, int, bool]:
     return _told, 2 * number, os.getpid(), signal.getsignal(signal.SIGINT) == signal.SIG_IGN
 
 
+def _fail() -> None:
+    raise TypeError("in a worker")
+
+
 def test_workers_are_started_with_their_arguments_and_ignore_interrupts() -> None:
     with worker_pool(2, _start, ("told",)) as pool:
         answers = list(pool.map(_answer, range(4)))
@@ -29,8 +33,8 @@ def test_workers_are_started_with_their_arguments_and_ignore_interrupts() -> Non
 
 
 def test_an_error_of_a_worker_is_the_callers() -> None:
-    with worker_pool(1, _start, ("",)) as pool, pytest.raises(TypeError):
-        pool.submit(_answer, "x", "y").result()
+    with worker_pool(1, _start, ("",)) as pool, pytest.raises(TypeError, match="in a worker"):
+        pool.submit(_fail).result()
 
 
 def test_cores_are_those_that_this_process_may_use() -> None:

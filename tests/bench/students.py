@@ -42,7 +42,7 @@ SETTINGS: dict[str, Any] = {
     "encoder_layers": 3,
     "decoder_layers": 3,
 }
-BEAM = BeamSettings(beam=5, nbest=5, max_length_ratio=2.0, max_length_extra=10)
+BEAM = BeamSettings(beam=5, nbest=5, max_length_ratio=1.0, max_length_extra=3)
 
 
 def draw_sources(count: int, seed: int) -> Sources:

@@ -11,6 +11,7 @@ from seqkd.config import BitextConfig, CleaningConfig, TrainingConfig, Vocabular
 from seqkd.config_models import (
     FAIRSEQ,
     PARALLEL,
+    WITH_KERNELS,
     ModelConfig,
     NllConfig,
     ObjectiveConfig,
@@ -166,7 +167,8 @@ class PipelineConfig(Strict):
         if self.evaluate.precision == "int8":
             where = ["evaluate"]
             decoded |= {student.name: student.model.arch for student in self.students}
-        others = [f"{name} ({arch})" for name, arch in decoded.items() if arch != "transformer"]
+        others = [f"{name} ({arch})" for name, arch in decoded.items() if arch not in WITH_KERNELS]
         if where and others:
-            raise ValueError(f'{where[0]}.precision "int8" is for arch "transformer", not for {", ".join(others)}')
+            known = ", ".join(sorted(WITH_KERNELS))
+            raise ValueError(f'{where[0]}.precision "int8" is for arch {known}, not for {", ".join(others)}')
         return self

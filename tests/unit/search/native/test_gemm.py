@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from seqkd.search.native import build
-from seqkd.search.native.engine import ARITHMETIC, Arithmetic, matrix_unit
+from seqkd.search.native.weights import ARITHMETIC, Arithmetic, matrix_unit
 
 HARNESS = """
 #include "gemm.h"

@@ -454,6 +454,55 @@ void seqkd_softmax(const float* x, const float* w, const float* weight, int rows
   }
 }
 
+// The largest logit x * w^T of each row: its column, the lower one of equals; 0 where all are NaN.
+void seqkd_best(const float* x, const float* w, int rows, int dim, int vocab, int threads, int64_t* ids) {
+  static thread_local Buffer<uint16_t> packed;
+  const int steps = dim / BLOCK, panels = vocab / BLOCK;
+  uint16_t* right = packed.need(size_t(vocab) * dim);
+  with_unit(threads, [&](int part, int parts) {
+    const Range own(panels, part, parts);
+    pack_right_transposed(w, dim, own.first, own.last, right);
+  });
+  with_unit(threads, [&](int part, int parts) {
+    static thread_local Buffer<uint16_t> left_buffer;
+    static thread_local Buffer<vf> best_buffer;
+    static thread_local Buffer<vi> places_buffer;
+    const Range own(rows, part, parts, BLOCK);
+    uint16_t* left = left_buffer.need(size_t(LINEAR_ROWS) * dim);
+    vf* best = best_buffer.need(LINEAR_ROWS);
+    vi* places = places_buffer.need(LINEAR_ROWS);
+    vi lanes;
+    for (int i = 0; i < LANES; ++i) lanes[i] = i;
+    alignas(64) float tile[BLOCK * BLOCK];
+    for (int first = own.first; first < own.last; first += LINEAR_ROWS) {
+      const int count = std::min(LINEAR_ROWS, own.last - first), blocks = blocks_of(count, BLOCK);
+      pack_left(x + size_t(first) * dim, count, dim, 0, 2 * blocks, left);
+      std::fill_n(best, blocks * BLOCK, splat(-INFINITY));
+      std::fill_n(places, blocks * BLOCK, vi{});
+      for (int panel = 0; panel < panels; ++panel)
+        for (int block = 0; block < blocks; ++block) {
+          product<ZERO>(left + size_t(block) * BLOCK * dim, size_t(steps) * TILE,
+                        right + size_t(panel) * steps * 2 * TILE, steps, tile, BLOCK);
+          for (int r = 0; r < BLOCK; ++r)
+            for (int half = 0; half < BLOCK; half += LANES) {
+              const vf y = load(tile + r * BLOCK + half);
+              vf& top = best[block * BLOCK + r];
+              vi& place = places[block * BLOCK + r];
+              const vi above = y > top;
+              top = above ? y : top;
+              place = above ? lanes + (panel * BLOCK + half) : place;
+            }
+        }
+      for (int r = 0; r < count; ++r) {
+        int lane = 0;
+        for (int i = 1; i < LANES; ++i)
+          if (best[r][i] > best[r][lane] || (best[r][i] == best[r][lane] && places[r][i] < places[r][lane])) lane = i;
+        ids[first + r] = places[r][lane];
+      }
+    }
+  });
+}
+
 // Adds scale * x[r] to row targets[r] of `to`.
 void seqkd_scatter(const float* x, const int64_t* targets, float scale, int rows, int dim, int threads, float* to) {
   with_unit(threads, [&](int part, int parts) {

@@ -132,6 +132,14 @@ def log_sum_exp_gradients(x: Tensor, weight: Tensor, shares: Tensor | None) -> t
     return sums, grad_x, grad_w
 
 
+def best(x: Tensor, weight: Tensor) -> Tensor:
+    """Where the largest of the logits `x @ weight.T` of each row is, `[rows]`; of equal ones the first."""
+    ids = torch.empty(len(x), dtype=torch.long)
+    vocab, dim = weight.shape
+    _library().seqkd_best(_at(x), _at(weight), len(x), dim, vocab, _threads(), _at(ids))
+    return ids
+
+
 def scatter_rows(to: Tensor, places: Tensor, x: Tensor, scale: float) -> None:
     """Add `scale * x[r]`, `[rows, dim]`, to row `places[r]` of `to`."""
     threads = _threads()

@@ -145,17 +145,14 @@ class DistillConfig(Strict):
     workers: int = Field(0, ge=0, description="processes on CPU; 0: one for each core")
 
 
-class SoftTargetsConfig(Strict):
-    """Teachers and a corpus to soft targets: the teachers' distributions at the corpus' own target positions."""
+class SoftOptions(Strict):
+    """What is kept of a teacher's distributions."""
 
-    models: tuple[Path, ...] = Field(..., min_length=1, description="several are averaged as an ensemble")
-    corpus: Path = Field(..., description="gold (references) or distilled (outputs)")
     top_k: int | None = Field(None, ge=1, description="likeliest ids that are kept, 16 unless `samples` is given")
     samples: int | None = Field(None, ge=1, le=256, description="ids drawn, with replacement, in place of top_k")
     temperature: float = Field(1.0, gt=0.0, allow_inf_nan=False, description="that of the students' objective")
-    batch_tokens: int = Field(4000, ge=1, description="padded target tokens worked on together")
+    batch_tokens: int = Field(4000, ge=1, description="padded tokens worked on together")
     precision: Literal["auto"] | Precision = "auto"
-    seed: int = Field(1, ge=0, description="of the samples; with the row id it decides every draw")
 
     @model_validator(mode="before")
     @classmethod
@@ -165,10 +162,18 @@ class SoftTargetsConfig(Strict):
         return values
 
     @model_validator(mode="after")
-    def _either(self) -> SoftTargetsConfig:
+    def _either(self) -> SoftOptions:
         if (self.top_k is None) == (self.samples is None):
             raise ValueError("either top_k or samples")
         return self
+
+
+class SoftTargetsConfig(SoftOptions):
+    """Teachers and a corpus to soft targets: the teachers' distributions at the corpus' own target positions."""
+
+    models: tuple[Path, ...] = Field(..., min_length=1, description="several are averaged as an ensemble")
+    corpus: Path = Field(..., description="gold (references) or distilled (outputs)")
+    seed: int = Field(1, ge=0, description="of the samples; with the row id it decides every draw")
 
 
 class SelectConfig(Strict):

@@ -97,7 +97,10 @@ class Objective(Protocol):
 class TeacherForced(Protocol):
     """A model that gives its features at all target positions at once, as the Transformer does."""
 
-    output_weight: Tensor
+    @property
+    def output_weight(self) -> Tensor:
+        """`[vocab, dim]`."""
+        ...
 
     def encode(self, source: Tensor) -> Tensor:
         """`[batch, source]` ids to `[batch, source, dim]`."""

@@ -161,7 +161,8 @@ class _Work:
         special = SpecialIds(pad=model.pad_id, eos=model.eos_id, start=model.start_id)
 
         def unusable(lengths: PairLengths) -> dict[str, Marks]:
-            return model.unusable(lengths) | (team.unusable(lengths) if team else {})
+            reasons: dict[str, Marks] = model.unusable(lengths)
+            return reasons | (team.unusable(lengths) if team else {})
 
         def data_of(corpus: Corpus, soft: SoftTable | None = None) -> CorpusData:
             data = CorpusData(

@@ -30,8 +30,16 @@ BATCH = batch_of([([5, 6], [8, 9, 10]), ([7], [11]), ([12, 13, 14, 15], [4, 5, 6
 
 def transformer(seed: int, *, dim: int = 16, dropout: float = 0.0) -> Transformer:
     torch.manual_seed(seed)
-    layers = {"encoder_layers": 1, "decoder_layers": 1}
-    return Transformer(source_vocab=VOCAB, target_vocab=VOCAB, dim=dim, heads=2, ffn_dim=32, dropout=dropout, **layers)
+    return Transformer(
+        source_vocab=VOCAB,
+        target_vocab=VOCAB,
+        dim=dim,
+        heads=2,
+        ffn_dim=32,
+        encoder_layers=1,
+        decoder_layers=1,
+        dropout=dropout,
+    )
 
 
 @contextmanager

@@ -97,7 +97,7 @@ def test_the_manifest_says_what_was_made_and_what_a_token_costs(prepared: Path, 
 
 @pytest.mark.parametrize("kind", [{"top_k": 4}, {"samples": 12}])
 def test_an_interrupted_run_goes_on_and_ends_with_the_same_bytes(
-    prepared: Path, teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: dict[str, int]
+    prepared: Path, teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: dict[str, Any]
 ) -> None:
     config = soft_config(prepared, teacher, **kind)
     soft_targets.run(config, tmp_path / "whole", device="cpu")

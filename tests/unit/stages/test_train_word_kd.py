@@ -17,7 +17,7 @@ from seqkd.config import TrainConfig
 from seqkd.corpus.manifest import Manifest, read_manifest, write_manifest
 from seqkd.corpus.reader import Corpus
 from seqkd.corpus.writer import write_shard
-from seqkd.errors import ConfigError, ConflictError, CorpusError, ModelError, WorkError
+from seqkd.errors import ConfigError, ConflictError, CorpusError, InputError, ModelError, WorkError
 from seqkd.models.checkpoint import load_model, model_digest, read_weights
 from seqkd.pipeline import to_toml
 from seqkd.stages import prepare, soft_targets, train
@@ -190,7 +190,7 @@ def test_what_does_not_fit_is_refused_before_the_folder_is_begun(
     warm, drawn = tmp_path / "warm", tmp_path / "drawn"
     soft_targets.run(soft_config(prepared, teacher, temperature=2.0), warm, device="cpu")
     soft_targets.run(soft_config(prepared, teacher, samples=8), drawn, device="cpu")
-    cases: list[tuple[dict[str, Any], type[Exception], str]] = [
+    cases: list[tuple[dict[str, Any], type[InputError], str]] = [
         ({"teachers": [foreign]}, ModelError, "foreign: this teacher has another target vocabulary than the corpus"),
         ({"teachers": [teacher, foreign]}, ModelError, "foreign: this teacher has another target vocabulary"),
         ({"teachers": [parallel]}, ModelError, "'nat' gives no distributions position by position"),

@@ -53,6 +53,7 @@ class Precision(str, Enum):
     float32 = "float32"
     bf16x3 = "bf16x3"
     bf16 = "bf16"
+    int8 = "int8"
     fp16 = "fp16"
 
 

@@ -248,6 +248,8 @@ SUITED: dict[str, tuple[str, ...]] = {
 }
 # Architectures that write all positions at once; of fairseq's the model itself says it.
 PARALLEL = frozenset({"nat", "cmlm", "ctc", "dag"})
+# Those that the CPU engine has kernels for.
+WITH_KERNELS = PARALLEL | {"transformer"}
 
 
 def tag(arch: str) -> str:

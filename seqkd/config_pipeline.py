@@ -11,6 +11,7 @@ from seqkd.config import BitextConfig, CleaningConfig, SoftOptions, TrainingConf
 from seqkd.config_models import (
     FAIRSEQ,
     PARALLEL,
+    WITH_KERNELS,
     ModelConfig,
     NllConfig,
     ObjectiveConfig,
@@ -179,3 +180,16 @@ class PipelineConfig(Strict):
     soft_targets: tuple[SoftTargetsPart, ...] = ()
     students: tuple[StudentPart, ...] = ()
     evaluate: EvaluatePart = EvaluatePart()
+
+    @model_validator(mode="after")
+    def _kernels(self) -> PipelineConfig:
+        decoded = {"teacher": "transformer" if self.teacher.path else self.teacher.model.arch}
+        where = [f"distill.{part.name}" for part in self.distill if part.precision == "int8"]
+        if self.evaluate.precision == "int8":
+            where = ["evaluate"]
+            decoded |= {student.name: student.model.arch for student in self.students}
+        others = [f"{name} ({arch})" for name, arch in decoded.items() if arch not in WITH_KERNELS]
+        if where and others:
+            known = ", ".join(sorted(WITH_KERNELS))
+            raise ValueError(f'{where[0]}.precision "int8" is for arch {known}, not for {", ".join(others)}')
+        return self

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=64)]
-SearchPrecision = Literal["auto", "float32", "bf16x3", "bf16", "fp16"]
+SearchPrecision = Literal["auto", "float32", "bf16x3", "bf16", "int8", "fp16"]
 Beams = Annotated[tuple[Annotated[int, Field(ge=1, le=64)], ...], Field(min_length=1)]
 
 

@@ -1,9 +1,9 @@
 """Products, attention and dropout with shortcuts for training on CPUs; elsewhere they are torch's own.
 
 Measured in docs/performance.md. Where the CPU has a matrix unit, products in bf16 are kernels of our own
-(`seqkd.models.native`). oneDNN, behind torch's, compiles a kernel for every new shape, some milliseconds each, and
-keeps a thousand of them; batches have ever new shapes, so rows are filled up to a few round numbers. In bf16 torch's
-fused attention has a slow backward pass on CPUs, and its dropout draws random numbers on one thread, one at a time.
+(`seqkd.models.native`); attention is one on any CPU. oneDNN, behind torch's products, compiles a kernel for every new
+shape, some milliseconds each, and keeps a thousand of them; batches have ever new shapes, so rows are filled up to a
+few round numbers. torch's dropout draws random numbers on one thread, one at a time.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from seqkd.models.native import attention
 from seqkd.models.native import training as native
 
 ROUND_ROWS = 256
 
 
-def linear(x: Tensor, layer: nn.Linear, *, narrow: bool = False, relu: bool = False) -> Tensor:
+def linear(x: Tensor, layer: nn.Linear, *, narrow: bool = False) -> Tensor:
     """`layer(x)`, `[..., inputs]` to `[..., outputs]`.
 
     Args:
@@ -28,18 +29,24 @@ def linear(x: Tensor, layer: nn.Linear, *, narrow: bool = False, relu: bool = Fa
         layer: Its weights.
         narrow: Under autocast the result may stay in the lower type, for a cheap function between two layers.
             Elsewhere it does anyway; in training on a CPU sums of a float32 and a bf16 tensor are slow.
-        relu: Only what is positive of it, and zero for the rest.
     """
     if native.serves(x, layer.weight):
         with torch.autocast("cpu", enabled=False):
-            return cast(Tensor, _NativeLinear.apply(x, layer.weight, layer.bias, relu))  # type: ignore[no-untyped-call]
+            return cast(Tensor, _NativeLinear.apply(x, layer.weight, layer.bias))  # type: ignore[no-untyped-call]
     if x.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
         low = torch.get_autocast_dtype("cpu")
         with torch.autocast("cpu", enabled=False):
-            y = cast(Tensor, _Linear.apply(x, layer.weight, layer.bias, low, narrow))  # type: ignore[no-untyped-call]
-    else:
-        y = layer(x)
-    return functional.relu(y) if relu else y
+            return cast(Tensor, _Linear.apply(x, layer.weight, layer.bias, low, narrow))  # type: ignore[no-untyped-call]
+    return cast(Tensor, layer(x))
+
+
+def feed_forward(x: Tensor, inner: nn.Linear, outer: nn.Linear) -> Tensor:
+    """`outer(relu(inner(x)))`, `[..., dim]` to `[..., dim]`; both have biases."""
+    if native.serves(x, inner.weight):
+        with torch.autocast("cpu", enabled=False):
+            weights = (inner.weight, inner.bias, outer.weight, outer.bias)
+            return cast(Tensor, _NativeFeedForward.apply(x, *weights))  # type: ignore[no-untyped-call]
+    return linear(functional.relu(linear(x, inner, narrow=True)), outer)
 
 
 def rounded_rows(x: Tensor, dtype: torch.dtype, multiple: int) -> Tensor:
@@ -54,26 +61,41 @@ def rounded_rows(x: Tensor, dtype: torch.dtype, multiple: int) -> Tensor:
 
 
 class _NativeLinear(torch.autograd.Function):
-    """A linear layer, and ReLU if wanted, by the CPU's matrix unit: float32 in and out."""
+    """A linear layer by the CPU's matrix unit: float32 in and out."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, relu: bool) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         rows = x.detach().reshape(-1, x.size(-1)).float().contiguous()
-        y = native.linear(rows, weight.detach(), None if bias is None else bias.detach(), relu=relu)
-        ctx.save_for_backward(rows, weight, *((y,) if relu else ()))
+        ctx.save_for_backward(rows, weight)
         ctx.shape, ctx.dtype, ctx.biased = x.shape, x.dtype, bias is not None
+        y = native.linear(rows, weight.detach(), None if bias is None else bias.detach())
         return y.view(*x.shape[:-1], -1)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        rows, weight, *kept = ctx.saved_tensors
+        rows, weight = ctx.saved_tensors
         grad = grads[0].reshape(len(rows), -1).float().contiguous()
         to_x, to_weight, to_bias = native.linear_backward(
-            grad, rows, weight, kept[0] if kept else None, to_x=ctx.needs_input_grad[0], biased=ctx.biased
+            grad, rows, weight, to_x=ctx.needs_input_grad[0], biased=ctx.biased
         )
-        if to_x is not None:
-            to_x = to_x.view(ctx.shape).to(ctx.dtype)
-        return to_x, to_weight, to_bias, None
+        return None if to_x is None else to_x.view(ctx.shape).to(ctx.dtype), to_weight, to_bias
+
+
+class _NativeFeedForward(torch.autograd.Function):
+    """Two linear layers with ReLU between, likewise."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, inner: Tensor, inner_bias: Tensor, outer: Tensor, outer_bias: Tensor) -> Tensor:
+        rows = x.detach().reshape(-1, x.size(-1)).float().contiguous()
+        ctx.save_for_backward(rows, inner, inner_bias, outer)
+        ctx.dtype = x.dtype
+        return native.feed_forward(rows, inner, inner_bias, outer, outer_bias).view(x.shape)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        grad = grads[0].reshape(-1, grads[0].size(-1)).float().contiguous()
+        to_x, *others = native.feed_forward_backward(grad, *ctx.saved_tensors)
+        return to_x.view(grads[0].shape).to(ctx.dtype), *others
 
 
 class _Linear(torch.autograd.Function):
@@ -114,11 +136,31 @@ def attend(query: Tensor, key: Tensor, value: Tensor, *, mask: Tensor | None = N
     Returns:
         `[batch, heads, target, head_dim]`.
     """
-    if query.device.type == "cpu" and torch.is_grad_enabled():
+    # Training runs the model without gradients, too: glancing does.
+    if query.device.type == "cpu" and (torch.is_grad_enabled() or torch.is_autocast_enabled("cpu")):
         query, key, value = query.float(), key.float(), value.float()
         with torch.autocast("cpu", enabled=False):
+            if attention.serves(query, key, value):
+                keys = None if mask is None else mask[:, 0, 0].expand(len(query), -1).contiguous()
+                return cast(Tensor, _Attention.apply(query, key, value, keys, causal))  # type: ignore[no-untyped-call]
             return functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=causal)
     return functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=causal)
+
+
+class _Attention(torch.autograd.Function):
+    """Attention by the CPU's kernels."""
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, keys: Tensor | None, causal: bool) -> Tensor:
+        out, log_sums = attention.attend(query, key, value, keys, causal)
+        ctx.save_for_backward(query, key, value, keys, log_sums)
+        ctx.causal = causal
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        query, key, value, keys, log_sums = ctx.saved_tensors
+        return *attention.attend_backward(query, key, value, keys, ctx.causal, log_sums, grads[0]), None, None
 
 
 class Dropout(nn.Module):

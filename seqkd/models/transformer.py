@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from seqkd.models.functional import Dropout, attend, linear
+from seqkd.models.functional import Dropout, attend, feed_forward, linear
 from seqkd.models.protocol import Marks, PairLengths, too_long
 
 Norm = Literal["pre", "post"]
@@ -135,10 +135,9 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`[..., dim]` to `[..., dim]`."""
-        relu = self.activation == "relu"
-        hidden = linear(x, self.inner, narrow=True, relu=relu)
-        if relu:
-            return linear(hidden, self.out)
+        if self.activation == "relu":
+            return feed_forward(x, self.inner, self.out)
+        hidden = linear(x, self.inner, narrow=True)
         if self.activation == "gelu":
             hidden = functional.gelu(hidden)
         else:

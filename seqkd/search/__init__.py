@@ -1,7 +1,7 @@
 """Batched beam search: the core."""
 
 from seqkd.search.beam import BeamSearch
-from seqkd.search.protocol import FusedSearchModel, SearchModel
+from seqkd.search.protocol import FusedSearchModel, SearchModel, SteppingModel
 from seqkd.search.scoring import PairScore, score_pairs
 from seqkd.search.settings import BeamSettings, Hypothesis
 
@@ -12,5 +12,6 @@ __all__ = [
     "Hypothesis",
     "PairScore",
     "SearchModel",
+    "SteppingModel",
     "score_pairs",
 ]

@@ -6,28 +6,47 @@ waiting ones take their slots, so that the device always works on full batches; 
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from seqkd.errors import InputError, WorkError
 from seqkd.search.candidates import RowCandidates, penalized, top_candidates
 from seqkd.search.constraints import Shaper
 from seqkd.search.ensemble import Ensemble
 from seqkd.search.frontier import Frontier
+from seqkd.search.frontier_state import FrontierState
 from seqkd.search.intake import Intake, Sentence
-from seqkd.search.protocol import FusedSearchModel, SearchModel
+from seqkd.search.pace import PACES, Fetched, sent
+from seqkd.search.protocol import FusedSearchModel, SearchModel, SteppingModel
 from seqkd.search.sampling import Sampler
 from seqkd.search.scoring import pad_rows
 from seqkd.search.settings import BeamSettings, Hypothesis
 
 # Free slots are filled together once they are this share of all: encoding a few sentences at a time wastes the device.
 REFILL_SHARE = 8
-# Asking a GPU whether sentences are done stops its queue; a few wasted steps are cheaper.
-GPU_POLL = 4
 # With nothing left to refill from, the batch is cut down when fewer of its slots than this are busy.
 KEEP_SHARE = 0.75
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """After a group of steps: which sentence was in each slot, and on its way, `[2, slots]` bool, `done` and `bad`."""
+
+    held: list[Sentence | None]
+    flags: Fetched
+
+
+@dataclass(frozen=True, slots=True)
+class _Leaving:
+    """Sentences whose slots are free again and whose hypotheses are on their way."""
+
+    sentences: list[Sentence]
+    fields: Fetched | None
 
 
 class BeamSearch:
@@ -147,30 +166,40 @@ class _Run:
         self.width, self.slots = intake.width, intake.count
         self.broken: list[Sentence] = []
         self.held: list[Sentence | None] = [None] * self.slots
+        self.leaving: deque[_Leaving] = deque()
         self.fused = model if isinstance(model, FusedSearchModel) else None
-        self.poll = 1 if model.device.type == "cpu" else GPU_POLL
+        self.stepping = model if isinstance(model, SteppingModel) else None
+        self.pace = PACES.get(model.device.type, PACES["cuda"])
         self.longest_prefix = max(len(sentence.prefix) for sentence in self.queue)
         # What shapes whole distributions, if any step needs that; what does without them, if any step can.
         self.shaper: Shaper | None = None
         self.quick: Frontier | None = None
 
     def unfinished(self) -> list[Sentence]:
-        """Sentences that are neither harvested nor waiting."""
-        return [sentence for sentence in self.held if sentence is not None]
+        """Sentences that are neither waiting nor given back."""
+        leaving = (sentence for leaving in self.leaving for sentence in leaving.sentences)
+        return [*(sentence for sentence in self.held if sentence is not None), *leaving]
 
     def results(self) -> Iterator[tuple[int, list[Hypothesis]]]:
         """Decode until no slot is busy; sentences much shorter than this run's caches are left in the queue."""
         state, frontier = self._start()
+        asked: deque[_Asked] = deque()
         while True:
             self._refill(state, frontier)
             busy = [slot for slot, sentence in enumerate(self.held) if sentence is not None]
             if not busy:
-                return
+                break
             if len(busy) < KEEP_SHARE * len(self.held) and not self._fits():
                 self._shrink(state, frontier, busy)
-            for _ in range(self.poll):
+            for _ in range(self.pace.steps):
                 self._step(state, frontier)
-            yield from self._harvest(state, frontier)
+            asked.append(self._ask(frontier))
+            if len(asked) > self.pace.lag:
+                self._release(state, frontier, asked.popleft())
+            if len(self.leaving) > self.pace.lag:
+                yield from self._harvest(frontier)
+        while self.leaving:
+            yield from self._harvest(frontier)
 
     # inference_mode stands on each of these and not on the generator: it must not leak out at a yield.
     @torch.inference_mode()
@@ -178,19 +207,26 @@ class _Run:
         model, settings = self.model, self.settings
         longest = max(settings.max_length(self.width - 1, model.max_positions), self.longest_prefix) + 1
         state = model.new_state(self.slots, settings.beam, self.width, longest)
+        frontier = self._frontier(state, longest)
         if settings.whole or self.longest_prefix:
             self.shaper = Shaper(
                 settings,
                 slots=self.slots,
-                max_target=longest,
+                # There may be more room than was asked for, and sentences that are done walk to its end.
+                max_target=frontier.tokens.size(1),
                 longest_prefix=self.longest_prefix,
                 eos_id=model.eos_id,
                 pad_id=model.pad_id,
                 unk_id=model.unk_id,
                 device=model.device,
             )
+        self.quick = frontier if isinstance(frontier, Frontier) and not settings.whole else None
+        return state, frontier
+
+    def _frontier(self, state: Any, longest: int) -> Frontier | Sampler:
+        model, settings = self.model, self.settings
         if settings.sampling:
-            return state, Sampler(
+            return Sampler(
                 settings,
                 slots=self.slots,
                 max_target=longest,
@@ -198,21 +234,14 @@ class _Run:
                 eos_id=model.eos_id,
                 device=model.device,
             )
-        frontier = Frontier(
-            settings,
-            slots=self.slots,
-            max_target=longest,
-            start_id=model.start_id,
-            eos_id=model.eos_id,
-            pad_id=model.pad_id,
-            device=model.device,
-        )
-        self.quick = None if settings.whole else frontier
-        return state, frontier
+        if self.stepping is not None:
+            return self.stepping.frontier(state, settings)
+        held = FrontierState.idle(self.slots, settings.beam, longest, model.device)
+        return Frontier(settings, held, start_id=model.start_id, eos_id=model.eos_id, pad_id=model.pad_id)
 
     @torch.inference_mode()
     def _shrink(self, state: Any, frontier: Frontier | Sampler, busy: list[int]) -> None:
-        keep = torch.tensor(busy, device=self.model.device)
+        keep = self._places(busy)
         self.model.shrink(state, keep)
         frontier.shrink(keep)
         if self.shaper is not None:
@@ -236,25 +265,34 @@ class _Run:
             self.held[slot] = sentence
         model, device = self.model, self.model.device
         source = pad_rows([[*sentence.source, model.eos_id] for sentence in sentences], model.pad_id)
-        settings = self.settings
-        minimums = [settings.shortest(len(s.source)) for s in sentences]
-        limits = [max(settings.max_length(len(s.source), model.max_positions), len(s.prefix)) for s in sentences]
-        places = torch.tensor(slots, device=device)
-        model.admit(state, places, source.to(device))
+        minimums = [self.settings.shortest(len(s.source)) for s in sentences]
+        limits = [self._limit(sentence) for sentence in sentences]
+        places = self._places(slots)
+        model.admit(state, places, sent(source, device))
         frontier.admit(
             places,
-            minimums=torch.tensor(minimums, device=device),
-            limits=torch.tensor(limits, device=device),
+            minimums=sent(torch.tensor(minimums), device),
+            limits=sent(torch.tensor(limits), device),
             rows=[sentence.row for sentence in sentences],
         )
         if self.shaper is not None:
             self.shaper.admit(places, [sentence.prefix for sentence in sentences])
 
+    def _places(self, slots: Iterable[int]) -> Tensor:
+        return sent(torch.tensor(list(slots)), self.model.device)
+
+    def _limit(self, sentence: Sentence) -> int:
+        """Tokens of its longest output."""
+        return max(self.settings.max_length(len(sentence.source), self.model.max_positions), len(sentence.prefix))
+
     @torch.inference_mode()
     def _step(self, state: Any, frontier: Frontier | Sampler) -> None:
         shaper, quick = self.shaper, self.quick
         if quick is not None and (shaper is None or not shaper.opening):
-            self.model.reorder(state, quick.advance(self._candidates(state, quick)))
+            if self.stepping is not None:
+                self.stepping.advance(state, quick)
+            else:
+                self.model.reorder(state, quick.advance(self._candidates(state, quick)))
             return
         assert shaper is not None
         positions = frontier.clock.positions.clone()
@@ -273,27 +311,46 @@ class _Run:
         return penalized(candidates, model.unk_id, penalty) if penalty else candidates
 
     @torch.inference_mode()
-    def _harvest(self, state: Any, frontier: Frontier | Sampler) -> list[tuple[int, list[Hypothesis]]]:
-        done: list[bool] = frontier.done.tolist()
-        bad: list[bool] = frontier.bad.tolist()
-        slots = []
-        for slot, sentence in enumerate(self.held):
-            if sentence is not None and (bad[slot] or done[slot]):
-                slots.append(slot)
-        if not slots:
-            return []
-        places = torch.tensor(slots, device=self.model.device)
-        frontier.done[places] = True
-        self.model.release(state, places)
-        found = frontier.harvest(places)
+    def _ask(self, frontier: Frontier | Sampler) -> _Asked:
+        return _Asked(list(self.held), Fetched([torch.stack((frontier.done, frontier.bad))]))
+
+    @torch.inference_mode()
+    def _release(self, state: Any, frontier: Frontier | Sampler, asked: _Asked) -> None:
+        """Free the slots of sentences that were done then: nothing has changed in them since."""
+        done, bad = asked.flags.wait()[0].tolist()
+        over = [
+            (sentence, broken)
+            for sentence, ended, broken in zip(asked.held, done, bad, strict=True)
+            if sentence is not None and (ended or broken)
+        ]
+        # Since then slots may have got other sentences and, in a smaller batch, other numbers.
+        slots = {id(sentence): slot for slot, sentence in enumerate(self.held)} if over else {}
+        over = [(sentence, broken) for sentence, broken in over if id(sentence) in slots]
+        sound = [sentence for sentence, broken in over if not broken]
+        fields = None
+        if over:
+            places = self._places(slots[id(sentence)] for sentence, _ in over)
+            frontier.done.index_fill_(0, places, 1)
+            self.model.release(state, places)
+        if sound:
+            places = self._places(slots[id(sentence)] for sentence in sound)
+            fields = Fetched(frontier.collect(places, 1 + max(map(self._limit, sound))))
+        # Last, so that no sentence is lost if there is no memory for all this.
+        for sentence, _ in over:
+            self.held[slots[id(sentence)]] = None
+        self.broken.extend(sentence for sentence, broken in over if broken)
+        self.leaving.append(_Leaving(sound, fields))
+
+    def _harvest(self, frontier: Frontier | Sampler) -> list[tuple[int, list[Hypothesis]]]:
+        """Results of the sentences that left first."""
+        leaving = self.leaving[0]
+        found = [] if leaving.fields is None else frontier.hypotheses(leaving.fields.wait())
+        self.leaving.popleft()
         results = []
-        for slot, hypotheses in zip(slots, found, strict=True):
-            sentence = self.held[slot]
-            assert sentence is not None
-            self.held[slot] = None
+        for sentence, hypotheses in zip(leaving.sentences, found, strict=True):
             # No hypothesis at all: the model ruled out every continuation with logits of -inf.
-            if bad[slot] or not hypotheses:
-                self.broken.append(sentence)
-            else:
+            if hypotheses:
                 results.append((sentence.row, hypotheses))
+            else:
+                self.broken.append(sentence)
         return results

@@ -33,9 +33,10 @@ def top_candidates(logits: Tensor, count: int, eos_id: int) -> RowCandidates:
 
 
 def penalized(candidates: RowCandidates, token: int, penalty: float) -> RowCandidates:
-    """Subtract `penalty` from the logit of one token, which may then stand too early in its row."""
+    """Subtract `penalty` from the logit of one token."""
     values = candidates.values - candidates.ids.eq(token) * penalty
-    return replace(candidates, values=values)
+    values, order = values.sort(dim=-1, descending=True, stable=True)
+    return replace(candidates, values=values, ids=candidates.ids.gather(-1, order))
 
 
 def top_k(values: Tensor, count: int) -> tuple[Tensor, Tensor]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from seqkd.search.pace import sent
 from seqkd.search.settings import BeamSettings
 
 NEVER = float("-inf")
@@ -54,7 +55,7 @@ class Clock:
 
     def admit(self, slots: Tensor, minimums: Tensor, limits: Tensor) -> None:
         """Start new sentences in `slots` `[n]`."""
-        self.positions[slots] = 0
+        self.positions.index_fill_(0, slots, 0)
         self.minimums[slots] = minimums
         self.limits[slots] = limits
 
@@ -146,7 +147,7 @@ class Shaper:
         width = self.prefixes.size(1)
         if width:
             rows = [[*prefix, *[self.pad_id] * (width - len(prefix))] for prefix in prefixes]
-            self.prefixes[slots] = torch.tensor(rows, device=slots.device)
+            self.prefixes[slots] = sent(torch.tensor(rows), slots.device)
 
     def __call__(self, logits: Tensor, clock: Clock) -> Distribution:
         """Shape the logits `[slots, beam, vocab]` of one step."""

@@ -8,41 +8,18 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from seqkd.search.candidates import RowCandidates, top_k
-from seqkd.search.constraints import NEVER, Clock, Distribution
+from seqkd.search.constraints import NEVER, Distribution
 from seqkd.search.diverse import rank_groups
+from seqkd.search.frontier_state import FrontierState
 from seqkd.search.native.build import kernels
 from seqkd.search.native.frontier import FrontierNumbers, NativeFrontier
 from seqkd.search.settings import BeamSettings, Ended, Hypothesis
-
-
-@dataclass(slots=True)
-class Finished:
-    """Finished hypotheses of all slots; column `beam` is where rejected ones are written.
-
-    Attributes:
-        scores: `[slots, beam + 1]` float32, length-normalised.
-        logprobs: `[slots, beam + 1]` float32.
-        steps: `[slots, beam + 1]` int64: position at which the end of sentence was chosen.
-        parents: `[slots, beam + 1]` int64: the hypothesis that it ended.
-        forced: `[slots, beam + 1]` bool.
-    """
-
-    scores: Tensor
-    logprobs: Tensor
-    steps: Tensor
-    parents: Tensor
-    forced: Tensor
-
-    def columns(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """All of it, in the order of the fields."""
-        return self.scores, self.logprobs, self.steps, self.parents, self.forced
 
 
 def divisors(settings: BeamSettings, lengths: Tensor) -> Tensor:
@@ -61,7 +38,16 @@ def normalized(settings: BeamSettings, logprobs: Tensor, lengths: Tensor) -> Ten
 class Frontier:
     """Live and finished hypotheses of `slots` sentences.
 
+    Args:
+        settings: Of the search.
+        state: Where they are held; changed in place.
+        start_id: The token that every output opens with.
+        eos_id: End of sentence.
+        pad_id: Padding, which is never continued with.
+
     Attributes:
+        state: All of it; below, the tensors of its fields.
+        divisors: `[max_target + 2]` float32, what the log-probability of so many tokens is divided by.
         clock: Where each sentence stands.
         last: `[slots, beam]` int64: the newest token of each live hypothesis.
         done: `[slots]` bool: nothing more will change here.
@@ -69,40 +55,21 @@ class Frontier:
     """
 
     def __init__(
-        self,
-        settings: BeamSettings,
-        *,
-        slots: int,
-        max_target: int,
-        start_id: int,
-        eos_id: int,
-        pad_id: int,
-        device: torch.device,
+        self, settings: BeamSettings, state: FrontierState, *, start_id: int, eos_id: int, pad_id: int
     ) -> None:
         self.settings = settings
         self.start_id, self.eos_id, self.pad_id = start_id, eos_id, pad_id
-        beam = settings.beam
-
-        def filled(*shape: int, value: float, dtype: torch.dtype) -> Tensor:
-            return torch.full(shape, value, dtype=dtype, device=device)
-
-        self.live = filled(slots, beam, value=NEVER, dtype=torch.float32)
-        self.last = filled(slots, beam, value=start_id, dtype=torch.long)
-        self.tokens = filled(slots, max_target, beam, value=pad_id, dtype=torch.long)
-        self.parents = filled(slots, max_target, beam, value=0, dtype=torch.long)
-        self.clock = Clock.stopped(slots, device)
-        self.count = filled(slots, value=0, dtype=torch.long)
-        self.done = filled(slots, value=1, dtype=torch.bool)
-        self.bad = filled(slots, value=0, dtype=torch.bool)
-        self.finished = Finished(
-            scores=filled(slots, beam + 1, value=NEVER, dtype=torch.float32),
-            logprobs=filled(slots, beam + 1, value=NEVER, dtype=torch.float32),
-            steps=filled(slots, beam + 1, value=0, dtype=torch.long),
-            parents=filled(slots, beam + 1, value=0, dtype=torch.long),
-            forced=filled(slots, beam + 1, value=0, dtype=torch.bool),
-        )
-        self._ranks = torch.arange(2 * beam, device=device)
+        self._hold(state)
+        device = state.live.device
+        self.divisors = divisors(settings, torch.arange(state.tokens.size(1) + 2, device=device))
+        self._ranks = torch.arange(2 * settings.beam, device=device)
         self._kernels = kernels() if device.type == "cpu" else None
+
+    def _hold(self, state: FrontierState) -> None:
+        self.state = state
+        self.live, self.last, self.tokens, self.parents = state.live, state.last, state.tokens, state.parents
+        self.clock, self.finished = state.clock, state.finished
+        self.count, self.done, self.bad = state.count, state.done, state.bad
         self._native: NativeFrontier | None = None
 
     @property
@@ -122,15 +89,15 @@ class Frontier:
             limits: `[n]`: most tokens.
             rows: Their ids; the beam does not ask who they are.
         """
-        self.live[slots] = NEVER
+        # index_fill_ takes its number along with the launch; an assignment would copy it to the device.
+        self.live.index_fill_(0, slots, NEVER)
         # One live hypothesis a group, so that the first step does not find the same continuation several times.
-        self.live[slots, : self.settings.diverse_groups] = 0.0
-        self.last[slots] = self.start_id
+        self.live[:, : self.settings.diverse_groups].index_fill_(0, slots, 0.0)
+        self.last.index_fill_(0, slots, self.start_id)
         self.clock.admit(slots, minimums, limits)
-        self.count[slots] = 0
-        self.done[slots] = False
-        self.bad[slots] = False
-        self.finished.scores[slots] = NEVER
+        for counts in (self.count, self.done, self.bad):
+            counts.index_fill_(0, slots, 0)
+        self.finished.scores.index_fill_(0, slots, NEVER)
 
     def advance(self, candidates: RowCandidates) -> Tensor:
         """Take one step in every slot.
@@ -141,10 +108,14 @@ class Frontier:
         Returns:
             Parents `[slots, beam]` int64 of the new live hypotheses, for the model to follow.
         """
-        if self._kernels is not None:
-            if self._native is None:
-                self._native = self._bound(self._kernels)
-            return self._native.advance(candidates.lse, candidates.values, candidates.ids, candidates.eos)
+        if self._kernels is None:
+            return self.advance_in_torch(candidates)
+        if self._native is None:
+            self._native = self._bound(self._kernels)
+        return self._native.advance(candidates.lse, candidates.values, candidates.ids, candidates.eos)
+
+    def advance_in_torch(self, candidates: RowCandidates) -> Tensor:
+        """`advance` where there is no kernel; it says what the kernels must compute."""
         self._watch(candidates.lse.isfinite())
         ids, clock = candidates.ids, self.clock
         base = (self.live - candidates.lse)[..., None]
@@ -159,16 +130,13 @@ class Frontier:
         end = candidates.eos + base[..., 0]
         scores[..., 0] = torch.where(at_limit[:, None], end, scores[..., 0])
         first_ids = ids[..., 0]
-        ids = torch.cat((torch.where(at_limit[:, None], self.eos_id, first_ids)[..., None], ids[..., 1:]), dim=-1)
+        ids = torch.cat((first_ids.masked_fill(at_limit[:, None], self.eos_id)[..., None], ids[..., 1:]), dim=-1)
         return self._take(*self._rank(scores, ids), at_limit)
 
     def _bound(self, library: ctypes.CDLL) -> NativeFrontier:
-        """This frontier for the CPU's kernel; whatever replaces one of the tensors drops it again."""
-        settings, clock = self.settings, self.clock
+        """This frontier for the CPU's kernel."""
+        settings = self.settings
         slots, max_target, beam = self.tokens.shape
-        lengths = torch.arange(max_target + 2)
-        held = (self.live, self.last, self.tokens, self.parents, clock.positions, clock.minimums, clock.limits)
-        tensors = [*held, self.count, self.done, self.bad, *self.finished.columns(), divisors(settings, lengths)]
         numbers = FrontierNumbers(
             slots=slots,
             beam=beam,
@@ -178,7 +146,7 @@ class Frontier:
             exact=settings.stopping == "exact",
             favours_length=settings.length_penalty > 0,
         )
-        return NativeFrontier(library, numbers, tensors)
+        return NativeFrontier(library, numbers, [*self.state.fields(), self.divisors])
 
     def choose(self, distribution: Distribution) -> Tensor:
         """Take one step in every slot, given all continuations, shaped by the search's options.
@@ -186,7 +154,6 @@ class Frontier:
         Returns:
             Parents, as `advance`.
         """
-        self._native = None
         self._watch(distribution.finite)
         settings, logprobs = self.settings, distribution.logprobs
         if settings.diverse_groups > 1:
@@ -229,13 +196,13 @@ class Frontier:
         if survivors.size(1) < beam:  # a vocabulary so small that fewer continuations than beams exist
             missing = beam - survivors.size(1)
             survivors = torch.cat((survivors, survivors[:, -1:].expand(-1, missing)), dim=1)
-            self.live = ranked.gather(1, survivors)
+            torch.gather(ranked, 1, survivors, out=self.live)
             self.live[:, -missing:] = NEVER
         else:
-            self.live = ranked.gather(1, survivors)
+            torch.gather(ranked, 1, survivors, out=self.live)
         # Where fewer than `beam` continuations go on, ends of sentence fill up the rest: they must not live on.
         self.live.masked_fill_(ends.gather(1, survivors), NEVER)
-        self.last = ranked_ids.gather(1, survivors)
+        torch.gather(ranked_ids, 1, survivors, out=self.last)
         parents = ranked_beams.gather(1, survivors)
         positions = self.clock.positions
         rows = torch.arange(self.live.size(0), device=self.live.device)
@@ -248,13 +215,13 @@ class Frontier:
     def _finish(self, finishing: Tensor, logprobs: Tensor, beams: Tensor, at_limit: Tensor) -> None:
         """Record the candidates `[slots, 2 * beam]` that are marked in `finishing`."""
         beam = self.settings.beam
-        scores = normalized(self.settings, logprobs, self.clock.positions[:, None] + 1)
+        scores = logprobs / self.divisors[self.clock.positions + 1][:, None]
         steps = self.clock.positions[:, None].expand_as(beams)
         forced = at_limit[:, None].expand_as(beams)
         new = (scores, logprobs, steps, beams, forced)
         if self.settings.stopping == "first":
             place = self.count[:, None] + finishing.cumsum(dim=1) - 1
-            place = torch.where(finishing & place.lt(beam), place, beam)
+            place = place.masked_fill(~finishing | place.ge(beam), beam)
             for column, value in zip(self.finished.columns(), new, strict=True):
                 column.scatter_(1, place, value)
         else:
@@ -264,7 +231,7 @@ class Frontier:
             held[0][:, :beam] = candidates.gather(1, best)
             for column, value in zip(held[1:], new[1:], strict=True):
                 column[:, :beam] = torch.cat((column[:, :beam], value), dim=1).gather(1, best)
-        self.count = (self.count + finishing.sum(dim=1)).clamp_(max=beam)
+        self.count.add_(finishing.sum(dim=1)).clamp_(max=beam)
 
     def _settled(self) -> Tensor:
         """`[slots]` bool: enough hypotheses are finished."""
@@ -274,17 +241,19 @@ class Frontier:
         # Log-probabilities only fall. A live hypothesis can do no better than to end next, or, where longer outputs
         # are favoured, to reach its limit at no further cost.
         longest = self.clock.limits if self.settings.length_penalty > 0 else self.clock.positions + 1
-        reachable = normalized(self.settings, self.live.amax(dim=1), longest + 1)
+        reachable = self.live.amax(dim=1) / self.divisors[longest + 1]
         return full & reachable.le(self.finished.scores[:, : self.settings.beam].amin(dim=1))
 
-    def harvest(self, slots: Tensor) -> list[list[Hypothesis]]:
-        """The `nbest` results of finished sentences in `slots` `[n]`, best first."""
+    def collect(self, slots: Tensor, depth: int) -> list[Tensor]:
+        """What `hypotheses` needs of the finished sentences in `slots` `[n]`, none longer than `depth` with its end."""
+        fields = (self.count, *self.finished.columns(), self.tokens[:, :depth], self.parents[:, :depth])
+        return [field[slots] for field in fields]
+
+    def hypotheses(self, collected: Sequence[Tensor]) -> list[list[Hypothesis]]:
+        """The `nbest` results of each sentence, best first, from what `collect` gave, on the host."""
         beam, nbest = self.settings.beam, self.settings.nbest
-        count = self.count[slots].cpu().numpy()
-        scores, logprobs, steps, beams, forced = (c[slots].cpu().numpy() for c in self.finished.columns())
-        depth = int(steps.max(initial=0)) + 1
-        tokens = self.tokens[slots, :depth].cpu().numpy()
-        parents = self.parents[slots, :depth].cpu().numpy()
+        count, scores, logprobs, steps, beams, forced, tokens, parents = (field.numpy() for field in collected)
+        depth = min(int(steps.max(initial=0)) + 1, tokens.shape[1])
         rows = np.arange(len(count))
         texts = np.zeros((len(count), beam, depth), dtype=np.int64)
         at = beams[:, :beam].copy()
@@ -306,8 +275,4 @@ class Frontier:
 
     def shrink(self, slots: Tensor) -> None:
         """Keep only these slots, `[n]`, in this order."""
-        self._native = None
-        for name in ("live", "last", "tokens", "parents", "count", "done", "bad"):
-            setattr(self, name, getattr(self, name)[slots])
-        self.clock.shrink(slots)
-        self.finished = Finished(*(column[slots] for column in self.finished.columns()))
+        self._hold(self.state.kept(slots))

@@ -13,6 +13,9 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from seqkd.search.frontier import Frontier
+from seqkd.search.settings import BeamSettings
+
 
 class SearchModel(Protocol):
     """A model that decodes left to right: a Transformer, an RNN, an ensemble, an imported teacher."""
@@ -74,5 +77,26 @@ class FusedSearchModel(Protocol):
         Returns:
             Log-sum-exp `[slots, beam]`, the `count` largest logits `[slots, beam, count]` in descending order (ties to
             the lower id), their ids (int64), and the logit of end of sentence `[slots, beam]`; floats are float32.
+        """
+        ...
+
+
+@runtime_checkable
+class SteppingModel(Protocol):
+    """A model that can also take the search's step at the end of its own, where its caches are.
+
+    Nothing then lies between two steps: what was chosen is in place for the next one.
+    """
+
+    def frontier(self, state: Any, settings: BeamSettings) -> Frontier:
+        """The frontier of this state's slots, at the addresses that `advance` works on; all of them idle."""
+        ...
+
+    def advance(self, state: Any, frontier: Frontier) -> None:
+        """`step_candidates`, `Frontier.advance` and `reorder` in one.
+
+        Args:
+            state: From `new_state`.
+            frontier: From `frontier`, shrunk whenever the state was.
         """
         ...

@@ -15,6 +15,7 @@ from torch.nn import functional
 from seqkd.search.candidates import top_k
 from seqkd.search.constraints import NEVER, Clock, Distribution
 from seqkd.search.frontier import normalized
+from seqkd.search.pace import sent
 from seqkd.search.settings import BeamSettings, Hypothesis
 
 GOLDEN = 0x9E3779B97F4A7C15
@@ -49,7 +50,7 @@ def streams(seed: int, rows: Sequence[int], count: int, device: torch.device) ->
     """The keys of `count` streams of random numbers for each row id, `[rows, count]` int64."""
     start = mixed(torch.tensor([_signed(seed)]) + _signed(GOLDEN))
     keys = mixed(mixed(start + torch.tensor([_signed(row) for row in rows])) + _signed(GOLDEN))
-    return mixed(keys[:, None] + torch.arange(1, count + 1) * _signed(GOLDEN)).to(device)
+    return sent(mixed(keys[:, None] + torch.arange(1, count + 1) * _signed(GOLDEN)), device)
 
 
 def uniform(keys: Tensor, positions: Tensor) -> Tensor:
@@ -136,11 +137,9 @@ class Sampler:
         """See `Frontier.admit`; `rows` decide the draws."""
         self.clock.admit(slots, minimums, limits)
         self.keys[slots] = streams(self.settings.seed, rows, self.settings.beam, self.keys.device)
-        self.last[slots] = self.start_id
-        self.logprobs[slots] = 0.0
-        self.lengths[slots] = 0
-        for flags in (self.ended, self.cut, self.done, self.bad):
-            flags[slots] = False
+        self.last.index_fill_(0, slots, self.start_id)
+        for field in (self.logprobs, self.lengths, self.ended, self.cut, self.done, self.bad):
+            field.index_fill_(0, slots, 0)
 
     def choose(self, distribution: Distribution) -> Tensor:
         """Draw one token for every sample; see `Frontier.choose`."""
@@ -163,18 +162,23 @@ class Sampler:
         positions.add_(1).clamp_(max=self.tokens.size(1) - 1)
         return parents
 
-    def harvest(self, slots: Tensor) -> list[list[Hypothesis]]:
-        """The `nbest` samples of each sentence in `slots` `[n]`, best first."""
-        scores = normalized(self.settings, self.logprobs[slots], self.lengths[slots])
-        order = scores.sort(dim=1, descending=True, stable=True).indices[:, : self.settings.nbest].tolist()
-        fields = (scores, self.logprobs[slots], self.lengths[slots], self.cut[slots], self.tokens[slots].mT)
+    def collect(self, slots: Tensor, depth: int) -> list[Tensor]:
+        """See `Frontier.collect`."""
+        logprobs, lengths = self.logprobs[slots], self.lengths[slots]
+        scores = normalized(self.settings, logprobs, lengths)
+        order = scores.sort(dim=1, descending=True, stable=True).indices[:, : self.settings.nbest]
+        return [order, scores, logprobs, lengths, self.cut[slots], self.tokens[:, :depth][slots]]
+
+    def hypotheses(self, collected: Sequence[Tensor]) -> list[list[Hypothesis]]:
+        """See `Frontier.hypotheses`."""
+        order, *fields, tokens = (field.numpy() for field in collected)
         results = []
-        for best, *row in zip(order, *(field.cpu().numpy() for field in fields), strict=True):
-            score, logprob, length, cut, tokens = row
+        for best, *row in zip(order, *fields, tokens.transpose(0, 2, 1), strict=True):
+            score, logprob, length, cut, texts = row
             results.append(
                 [
                     Hypothesis(
-                        tokens[sample, : length[sample] - 1].tolist(),
+                        texts[sample, : length[sample] - 1].tolist(),
                         float(score[sample]),
                         float(logprob[sample]),
                         "max_length" if cut[sample] else "eos",

@@ -8,7 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
-from seqkd.errors import TextError
+from seqkd.errors import InputError, TextError
 from seqkd.progress import say
 from seqkd.search import score_pairs
 from seqkd.search.loading import Precision, load_team
@@ -44,8 +44,12 @@ def score_files(
     Raises:
         TextError: The texts cannot be read, do not line up, or a line is not UTF-8 or longer than the model takes.
         ModelError: A folder is no model, or the models' vocabularies differ.
-        InputError: No such device here.
+        InputError: No such device here, or precision int8, which beam search alone has.
     """
+    if precision == "int8":
+        raise InputError(
+            "pairs are not scored in precision int8: only beam search has it", expected="auto, float32 or bf16"
+        )
     check_bitext(source, target)
     team = load_team(models, device=device, precision=precision)
     first = team.loaded[0]

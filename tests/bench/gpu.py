@@ -5,8 +5,9 @@ and random weights; a constant added to the logit of the end of sentence (found 
 sources on average. What is decoded means nothing; the work is that of a real run.
 
 Every variant decodes the same sentences: plain torch a step at a time, the engine, and the engine with one technique
-taken out. Beside them stand the floor that arithmetic and memory set (counted, over rates measured here), the time of
-each part of a step, and Hugging Face's Marian of the same size. `--smoke` runs it all on a toy, on any machine.
+taken out, or with a host that waits. Beside them stand the floor that arithmetic and memory set (counted, over rates
+measured here), the time of each part of a step, and Hugging Face's Marian of the same size. `--smoke` runs it all on a
+toy, on any machine.
 """
 
 from __future__ import annotations
@@ -39,11 +40,14 @@ triton_interpreter.repair()
 from seqkd.models.incremental import IncrementalTransformer  # noqa: E402
 from seqkd.models.transformer import Transformer  # noqa: E402
 from seqkd.search import BeamSearch, BeamSettings, Hypothesis, SearchModel  # noqa: E402
+from seqkd.search.candidates import RowCandidates, top_candidates  # noqa: E402
+from seqkd.search.frontier import Frontier  # noqa: E402
 from seqkd.search.gpu.engine import Buffers, GraphTransformer  # noqa: E402
 from seqkd.search.gpu.graphs import Recorder  # noqa: E402
 from seqkd.search.gpu.kernels import TRITON  # noqa: E402
 from seqkd.search.gpu.operations import PLAIN, Operations  # noqa: E402
 from seqkd.search.gpu.output import fused_output  # noqa: E402
+from tests.bench.gpu_without import OTHER_PACES, Apart, paced  # noqa: E402
 
 WMT14_SENTENCES = 4_500_000
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "float32": torch.float32}
@@ -152,9 +156,10 @@ def variants(model: Transformer) -> dict[str, Callable[[], SearchModel]]:
         "engine without graphs": engine(graphs=False),
         "engine without any kernel": engine(PLAIN),
     }
-    for part in ("follow", "self_attention", "cross_attention", "add_norm", "output"):
+    for part in ("follow", "self_attention", "cross_attention", "add_norm", "output", "advance"):
         without = dataclasses.replace(TRITON, **{part: getattr(PLAIN, part)})
         found[f"engine without the {part} kernel"] = engine(without)
+    found["engine with the search's step outside its graph"] = lambda: Apart(GraphTransformer(model))
     found["engine with the fused output kernel"] = engine(dataclasses.replace(TRITON, output=fused_output))
     return found
 
@@ -232,6 +237,11 @@ def parts(model: Transformer, scale: Scale, device: torch.device) -> dict[str, f
         buffers = state.buffers
         sources = torch.randint(4, scale.vocab, (groups, width), device=device)
         engine.admit(state, torch.arange(groups, device=device), sources)
+        frontier = engine.frontier(state, settings(scale))
+        everywhere = torch.zeros(groups, dtype=torch.long, device=device)
+        frontier.admit(
+            torch.arange(groups, device=device), minimums=everywhere, limits=everywhere + 2 * width, rows=range(groups)
+        )
         # Ancestors meet in one hypothesis a few positions back, as those of a beam do.
         buffers.ancestors[..., -4:].random_(0, beam)
         x = torch.randn(rows, dim, device=device, dtype=dtype)
@@ -243,12 +253,18 @@ def parts(model: Transformer, scale: Scale, device: torch.device) -> dict[str, f
         def at_half(function: Callable[[], object]) -> Callable[[], object]:
             def run() -> object:
                 buffers.positions.fill_(width // 2)
+                frontier.clock.positions.fill_(width // 2)
+                # Every hypothesis lives, and none has ended.
+                frontier.live.fill_(-1.0)
+                frontier.count.zero_()
+                frontier.done.zero_()
                 return function()
 
             return run
 
         functions: dict[str, Callable[[], object]] = {
-            "whole step": at_half(lambda: engine._candidates(buffers, state.rows, count)),
+            "whole step": at_half(lambda: engine._advance(buffers, state.rows, frontier)),
+            "whole step without the search's": at_half(lambda: engine._candidates(buffers, state.rows, count)),
             "encode and admit": lambda: engine.admit(state, torch.arange(groups, device=device), sources),
             "product qkv (x layers)": lambda: layer.attention.qkv(x),
             "product dim x dim (x 3 layers)": lambda: layer.attention.out(x),
@@ -257,8 +273,18 @@ def parts(model: Transformer, scale: Scale, device: torch.device) -> dict[str, f
         }
         for name, do in (("kernel", TRITON), ("torch", PLAIN)):
             functions |= operation_parts(name, do, buffers, x, qkv, layer.ffn_norm, weight, count, scale.heads, at_half)
+            functions[f"the search's step, {name}"] = at_half(step_of(do, frontier, buffers, scale.vocab))
         functions["output, fused kernel"] = lambda: fused_output(x, weight, count, 2)
         return {name: microseconds(name, function, device) for name, function in functions.items()}
+
+
+def step_of(do: Operations, frontier: Frontier, buffers: Buffers, vocab: int) -> Callable[[], object]:
+    """Ranking, finishing and continuing random candidates of every slot."""
+    rows, device = frontier.live.shape, frontier.live.device
+    found: RowCandidates = top_candidates(
+        torch.randn(*rows, vocab, device=device), min(frontier.count_needed, vocab), frontier.eos_id
+    )
+    return lambda: do.advance(frontier, found, buffers.parents[: rows[0]])
 
 
 def operation_parts(
@@ -334,6 +360,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if name != "engine":
             result["variants"][name] = measure(make, scale, sources, best["batch_tokens"], device)
     result["variants"]["engine"] = best
+    for name, chosen in OTHER_PACES.items():
+        with paced(chosen):
+            result["variants"][name] = measure(makers["engine"], scale, sources, best["batch_tokens"], device)
     found = decode(makers["engine"](), scale, sources, best["batch_tokens"])
     lengths = [len(found[row][0].ids) for row, _ in sources]
     result["mean_length"] = {"source": statistics.mean(len(s) for _, s in sources), "target": statistics.mean(lengths)}

@@ -86,7 +86,7 @@ def peers(device: str) -> dict[str, Peer]:
             needs="seqkd",
             start=replace(many, batch=1000, unit="tokens"),
             axes={"shape": shapes, "batch": (250, 500, 2000), "malloc": ("raised",)},
-            precisions=("bf16x3", "bf16"),
+            precisions=("bf16x3", "bf16", "int8"),
         ),
         "fairseq": Peer(
             module="fairseq_generate",

@@ -29,7 +29,8 @@ from seqkd.models.checkpoint import load_model  # noqa: E402
 from seqkd.models.incremental import IncrementalTransformer  # noqa: E402
 from seqkd.models.transformer import Transformer  # noqa: E402
 from seqkd.search import BeamSearch, BeamSettings, SearchModel  # noqa: E402
-from seqkd.search.native.engine import NativeTransformer, matrix_unit  # noqa: E402
+from seqkd.search.native.engine import NativeTransformer  # noqa: E402
+from seqkd.search.native.weights import matrix_unit  # noqa: E402
 
 Sources = list[tuple[int, list[int]]]
 
@@ -139,6 +140,8 @@ def main() -> None:
     ]
     if matrix_unit():
         rows.append(("bf16", lambda: decode(NativeTransformer(model, "bf16"), beam, sources, tokens)))
+    if matrix_unit("int8"):
+        rows.append(("int8", lambda: decode(NativeTransformer(model, "int8"), beam, sources, tokens)))
     for size in (250, 500, 1000, 4000, 8000):
         rows.append((f"batches of {size:,} tokens", lambda size=size: decode(full, beam, sources, size)))  # type: ignore[misc]
     decode(full, beam, sources[:100], tokens)

@@ -7,32 +7,13 @@
 #include <immintrin.h>
 
 #include <cstdint>
-#include <cstdlib>
 #include <cstring>
+
+#include "memory.h"
+#include "transpose.h"
 
 constexpr int TILE = 512;  // bf16 numbers in a tile
 constexpr int BLOCK = 32;  // rows and columns of a product's block
-
-template <typename T>
-struct Buffer {  // grows, is aligned to cache lines, and is never cleared
-  T* data = nullptr;
-  size_t size = 0;
-  T* need(size_t count) {
-    if (count > size) {
-      free(data);
-      size = (count + 63) / 64 * 64;
-      data = static_cast<T*>(aligned_alloc(64, size * sizeof(T)));
-      if (!data) abort();
-    }
-    return data;
-  }
-  ~Buffer() { free(data); }
-  Buffer() = default;
-  Buffer(const Buffer&) = delete;
-  Buffer& operator=(const Buffer&) = delete;
-};
-
-static inline int blocks_of(int n, int unit) { return (n + unit - 1) / unit; }
 
 // The processor's setting of tiles belongs to a thread, and others use it as well.
 struct MatrixUnit {
@@ -54,33 +35,6 @@ static inline __m512i interleave(__m512 even, __m512 odd) {
   const __m512i a = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(even));
   const __m512i b = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(odd));
   return _mm512_or_si512(a, _mm512_slli_epi32(b, 16));
-}
-
-// 16 x 16 numbers of 32 bits, in place.
-static inline void transpose(__m512i* r) {
-  __m512i t[16];
-  for (int i = 0; i < 16; i += 2) {
-    t[i] = _mm512_unpacklo_epi32(r[i], r[i + 1]);
-    t[i + 1] = _mm512_unpackhi_epi32(r[i], r[i + 1]);
-  }
-  for (int i = 0; i < 16; i += 4)
-    for (int j = 0; j < 2; ++j) {
-      r[i + 2 * j] = _mm512_unpacklo_epi64(t[i + j], t[i + j + 2]);
-      r[i + 2 * j + 1] = _mm512_unpackhi_epi64(t[i + j], t[i + j + 2]);
-    }
-  // r[4 q + c] holds, for rows 4 q .. 4 q + 3, the columns c, c + 4, c + 8, c + 12 in its four lanes of 128 bits.
-  for (int c = 0; c < 4; ++c) {
-    t[c] = _mm512_shuffle_i32x4(r[c], r[4 + c], 0x88);
-    t[4 + c] = _mm512_shuffle_i32x4(r[c], r[4 + c], 0xdd);
-    t[8 + c] = _mm512_shuffle_i32x4(r[8 + c], r[12 + c], 0x88);
-    t[12 + c] = _mm512_shuffle_i32x4(r[8 + c], r[12 + c], 0xdd);
-  }
-  for (int c = 0; c < 4; ++c) {
-    r[c] = _mm512_shuffle_i32x4(t[c], t[8 + c], 0x88);
-    r[8 + c] = _mm512_shuffle_i32x4(t[c], t[8 + c], 0xdd);
-    r[4 + c] = _mm512_shuffle_i32x4(t[4 + c], t[12 + c], 0x88);
-    r[12 + c] = _mm512_shuffle_i32x4(t[4 + c], t[12 + c], 0xdd);
-  }
 }
 
 static inline void store_tile(uint16_t* to, const __m512i* rows) {

@@ -18,7 +18,7 @@ from seqkd.models.native.build import compiled, processor
 
 WIDTH = 32  # widths must be multiples of it
 _HERE = Path(__file__).parent
-_SOURCES = ("training.cpp", "tiles.h", "../../search/native/vector.h")
+_SOURCES = ("training.cpp", "tiles.h", "memory.h", "parallel.h", "transpose.h", "../../search/native/vector.h")
 
 
 @functools.cache
@@ -48,15 +48,15 @@ def serves(x: Tensor, weight: Tensor) -> bool:
     )
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None, *, relu: bool) -> Tensor:
-    """`[rows, inputs]` to `[rows, outputs]`, or the positive part of that; all float32 and contiguous."""
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """`[rows, inputs]` to `[rows, outputs]`; all float32 and contiguous."""
     y = torch.empty(len(x), len(weight))
-    _library().seqkd_linear(_at(x), _at(weight), _at(bias), _at(y), len(x), *_sizes(weight), int(relu), _threads())
+    _library().seqkd_linear(_at(x), _at(weight), _at(bias), _at(y), len(x), *_sizes(weight), _threads())
     return y
 
 
 def linear_backward(
-    grad: Tensor, x: Tensor, weight: Tensor, y: Tensor | None, *, to_x: bool, biased: bool
+    grad: Tensor, x: Tensor, weight: Tensor, *, to_x: bool, biased: bool
 ) -> tuple[Tensor | None, Tensor, Tensor | None]:
     """Gradients of `linear`.
 
@@ -64,7 +64,6 @@ def linear_backward(
         grad: `[rows, outputs]`, of the result.
         x: What it read.
         weight: Likewise.
-        y: Its result, where that was the positive part.
         to_x: The gradient of `x` is wanted.
         biased: There is a bias.
 
@@ -74,9 +73,40 @@ def linear_backward(
     grad_x = torch.empty_like(x) if to_x else None
     grad_w = torch.empty_like(weight)
     grad_bias = torch.empty(len(weight)) if biased else None
-    pointers = map(_at, (grad, x, weight, y, grad_x, grad_w, grad_bias))
+    pointers = map(_at, (grad, x, weight, grad_x, grad_w, grad_bias))
     _library().seqkd_linear_backward(*pointers, len(x), *_sizes(weight), _threads())
     return grad_x, grad_w, grad_bias
+
+
+def feed_forward(x: Tensor, inner: Tensor, inner_bias: Tensor, outer: Tensor, outer_bias: Tensor) -> Tensor:
+    """Two linear layers with ReLU between them; what lies between is never written to memory.
+
+    Args:
+        x: `[rows, dim]`; all float32 and contiguous.
+        inner: `[hidden, dim]`.
+        inner_bias: `[hidden]`.
+        outer: `[dim, hidden]`.
+        outer_bias: `[dim]`.
+
+    Returns:
+        `[rows, dim]`.
+    """
+    y = torch.empty_like(x)
+    pointers = map(_at, (x, inner, inner_bias, outer, outer_bias, y))
+    _library().seqkd_feed_forward(*pointers, len(x), *_sizes(inner), _threads())
+    return y
+
+
+def feed_forward_backward(
+    grad: Tensor, x: Tensor, inner: Tensor, inner_bias: Tensor, outer: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of x, inner, inner_bias, outer and outer_bias, from that of the result."""
+    hidden, dim = inner.shape
+    grad_x, grads = torch.empty_like(x), torch.empty(2 * hidden * dim + hidden + dim)
+    pointers = map(_at, (grad, x, inner, inner_bias, outer, grad_x, grads))
+    _library().seqkd_feed_forward_backward(*pointers, len(x), dim, hidden, _threads())
+    to_inner, to_outer, to_inner_bias, to_bias = torch.split(grads, [hidden * dim, hidden * dim, hidden, dim])
+    return grad_x, to_inner.view(hidden, dim), to_inner_bias, to_outer.view(dim, hidden), to_bias
 
 
 def log_sum_exp(x: Tensor, weight: Tensor) -> Tensor:
@@ -100,6 +130,14 @@ def log_sum_exp_gradients(x: Tensor, weight: Tensor, shares: Tensor | None) -> t
     sums, grad_x, grad_w = torch.empty(len(x)), torch.empty_like(x), torch.zeros_like(weight)
     _softmax(x, weight, shares, sums, grad_x, grad_w)
     return sums, grad_x, grad_w
+
+
+def best(x: Tensor, weight: Tensor) -> Tensor:
+    """Where the largest of the logits `x @ weight.T` of each row is, `[rows]`; of equal ones the first."""
+    ids = torch.empty(len(x), dtype=torch.long)
+    vocab, dim = weight.shape
+    _library().seqkd_best(_at(x), _at(weight), len(x), dim, vocab, _threads(), _at(ids))
+    return ids
 
 
 def scatter_rows(to: Tensor, places: Tensor, x: Tensor, scale: float) -> None:

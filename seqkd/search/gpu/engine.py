@@ -19,9 +19,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from seqkd.models.transformer import DecoderLayer, FeedForward, Transformer
-from seqkd.search.candidates import RowCandidates
+from seqkd.search.candidates import RowCandidates, penalized
+from seqkd.search.frontier import Frontier
+from seqkd.search.frontier_state import FrontierState
 from seqkd.search.gpu.graphs import Recorder
 from seqkd.search.gpu.operations import Operations, SelfCache, project
+from seqkd.search.settings import BeamSettings
 
 # Triton supports NVIDIA's devices from this compute capability on.
 CAPABILITY = (8, 0)
@@ -65,7 +68,8 @@ class Buffers:
 
     Attributes:
         places: `[slots]`: where the caches of each slot lie.
-        tokens: `[slots, beam]`, what the next step reads.
+        hypotheses: Of the search.
+        tokens: `[slots, beam]`, what the next step reads: the newest tokens of `hypotheses`.
         parents: `[slots, beam]`: what each hypothesis goes on from; each from itself once a step has used it.
         positions: `[slots + 1]`, of each place: tokens read so far.
         lengths: `[slots + 1]`, of each place: source tokens.
@@ -75,6 +79,7 @@ class Buffers:
         cross: For each layer `[slots + 1, max_source, 2 * dim]`, keys and values of the source.
         source: `[slots, max_source]`, what is to be encoded.
         into: `[slots]`, the places that it goes to.
+        frontiers: Searches over the first rows of `hypotheses`, kept because graphs go on reading their constants.
         holder: The state that uses these buffers.
     """
 
@@ -90,7 +95,8 @@ class Buffers:
 
         self.shape = shape
         self.places, self.into = ids(shape.slots), ids(shape.slots)
-        self.tokens, self.parents = ids(shape.slots, shape.beam), ids(shape.slots, shape.beam)
+        self.hypotheses = FrontierState.idle(shape.slots, shape.beam, shape.max_target, device)
+        self.tokens, self.parents = self.hypotheses.last, ids(shape.slots, shape.beam)
         self.beams = torch.arange(shape.beam, device=device)
         self.positions, self.lengths, self.busy = ids(places), ids(places), ids(places)
         self.ancestors = torch.zeros(places, shape.beam, shape.max_target, dtype=torch.uint8, device=device)
@@ -100,6 +106,7 @@ class Buffers:
         self.source = ids(shape.slots, shape.max_source)
         self.last = min(shape.max_target, model.max_positions) - 1
         self.recorder = Recorder(device, enabled=graphs)
+        self.frontiers: dict[tuple[int, BeamSettings], Frontier] = {}
         self.holder: weakref.ref[GraphState] | None = None
 
     def idle(self) -> bool:
@@ -112,6 +119,7 @@ class Buffers:
         self.holder = weakref.ref(state)
         torch.arange(len(self.places), out=self.places)
         self.places[slots:] = self.shape.slots
+        self.hypotheses.done.fill_(True)
         self.tokens.zero_()
         self.parents.copy_(self.beams)
         self.positions.zero_()
@@ -132,9 +140,15 @@ class GraphState:
     def __init__(self, buffers: Buffers, slots: int) -> None:
         self.buffers, self.slots, self.rows = buffers, slots, buffers.shape.slots
 
+    def read(self, tokens: Tensor) -> None:
+        """Take `[slots, beam]` into the next step, unless they are there already."""
+        place = self.buffers.tokens[: self.slots]
+        if tokens.data_ptr() != place.data_ptr():
+            place.copy_(tokens)
+
 
 class GraphTransformer:
-    """A `FusedSearchModel` on CUDA; see `seqkd.search.protocol` for the meaning of the methods.
+    """A `FusedSearchModel` and `SteppingModel` on CUDA; see `seqkd.search.protocol` for the meaning of the methods.
 
     What `step` and `step_candidates` return is good until the next call.
 
@@ -231,7 +245,7 @@ class GraphTransformer:
     def step(self, state: GraphState, tokens: Tensor) -> Tensor:
         """See `SearchModel.step`."""
         buffers, rows = state.buffers, state.rows
-        buffers.tokens[: state.slots] = tokens
+        state.read(tokens)
         with self._giving_way():
             logits = buffers.recorder.run(
                 ("step", rows), lambda: project(self._features(buffers, rows), self.model.output_weight)
@@ -242,12 +256,39 @@ class GraphTransformer:
     def step_candidates(self, state: GraphState, tokens: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """See `FusedSearchModel.step_candidates`."""
         buffers, rows = state.buffers, state.rows
-        buffers.tokens[: state.slots] = tokens
+        state.read(tokens)
         with self._giving_way():
             found = buffers.recorder.run(("candidates", rows, count), lambda: self._candidates(buffers, rows, count))
         fields = (found.lse, found.values, found.ids, found.eos)
         lse, values, ids, eos = (x.view(rows, -1, *x.shape[1:])[: state.slots] for x in fields)
         return lse, values, ids, eos
+
+    def frontier(self, state: GraphState, settings: BeamSettings) -> Frontier:
+        """See `SteppingModel.frontier`."""
+        return self._frontier(state.buffers, state.slots, settings)
+
+    def _frontier(self, buffers: Buffers, rows: int, settings: BeamSettings) -> Frontier:
+        held = buffers.hypotheses.first(rows)
+        return Frontier(settings, held, start_id=self.start_id, eos_id=self.eos_id, pad_id=self.pad_id)
+
+    @torch.inference_mode()
+    def advance(self, state: GraphState, frontier: Frontier) -> None:
+        """See `SteppingModel.advance`."""
+        buffers, rows = state.buffers, state.rows
+        key = rows, frontier.settings
+        if key not in buffers.frontiers:
+            buffers.frontiers[key] = self._frontier(buffers, rows, frontier.settings)
+        wide = buffers.frontiers[key]
+        with self._giving_way():
+            buffers.recorder.run(("advance", *key), lambda: self._advance(buffers, rows, wide))
+
+    def _advance(self, buffers: Buffers, rows: int, frontier: Frontier) -> None:
+        found = self._candidates(buffers, rows, min(frontier.count_needed, self.target_vocab))
+        fields = (found.lse, found.values, found.ids, found.eos)
+        found = RowCandidates(*(x.view(rows, -1, *x.shape[1:]) for x in fields))
+        if frontier.settings.unk_penalty:
+            found = penalized(found, self.unk_id, frontier.settings.unk_penalty)
+        self.operations.advance(frontier, found, buffers.parents[:rows])
 
     def _candidates(self, buffers: Buffers, rows: int, count: int) -> RowCandidates:
         return self.operations.output(self._features(buffers, rows), self.model.output_weight, count, self.eos_id)

@@ -12,6 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor, nn
 
+from seqkd.search.gpu.frontier import advance
 from seqkd.search.gpu.operations import Operations, SelfCache
 from seqkd.search.gpu.output import output
 
@@ -273,4 +274,5 @@ TRITON = Operations(
     cross_attention=cross_attention,
     add_norm=add_norm,
     output=output,
+    advance=advance,
 )

@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from seqkd.models.transformer import merge_heads, split_heads
 from seqkd.search.candidates import RowCandidates, top_candidates
+from seqkd.search.frontier import Frontier
 
 
 @dataclass(slots=True, kw_only=True)
@@ -53,6 +54,8 @@ class Operations:
         add_norm: `(x, y, norm)`: `x + y`, and its layer norm, for `[rows, dim]`.
         output: `(features, weight, count, eos_id)`: log-sum-exp and best continuations of `features [rows, dim]`, for
             weights `[vocab, dim]`; the fields' leading dimensions are `[rows]`.
+        advance: `(frontier, candidates, parents)`: `Frontier.advance`, with the parents written to `parents [slots,
+            beam]` int64. Slots that are done have themselves for parents.
     """
 
     follow: Callable[[Tensor, Tensor, Tensor, Tensor], None]
@@ -60,6 +63,7 @@ class Operations:
     cross_attention: Callable[[Tensor, Tensor, Tensor, Tensor, int], Tensor]
     add_norm: Callable[[Tensor, Tensor, nn.LayerNorm], tuple[Tensor, Tensor]]
     output: Callable[[Tensor, Tensor, int, int], RowCandidates]
+    advance: Callable[[Frontier, RowCandidates, Tensor], None]
 
 
 def project(features: Tensor, weight: Tensor) -> Tensor:
@@ -126,10 +130,16 @@ def plain_output(features: Tensor, weight: Tensor, count: int, eos_id: int) -> R
     return top_candidates(project(features, weight), count, eos_id)
 
 
+def plain_advance(frontier: Frontier, candidates: RowCandidates, parents: Tensor) -> None:
+    """See `Operations.advance`; what no result depends on does change in slots that are done."""
+    parents.copy_(frontier.advance_in_torch(candidates))
+
+
 PLAIN = Operations(
     follow=plain_follow,
     self_attention=plain_self_attention,
     cross_attention=plain_cross_attention,
     add_norm=plain_add_norm,
     output=plain_output,
+    advance=plain_advance,
 )

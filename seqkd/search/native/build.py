@@ -14,7 +14,18 @@ from pathlib import Path
 
 from seqkd.progress import say
 
-SOURCES = ("api.cpp", "decoder.h", "frontier.h", "workers.h", "blocks.h", "gemm.h", "vector.h")
+SOURCES = (
+    "api.cpp",
+    "decoder.h",
+    "parallel.h",
+    "layers.h",
+    "attention.h",
+    "frontier.h",
+    "workers.h",
+    "blocks.h",
+    "gemm.h",
+    "vector.h",
+)
 FLAGS = ("-O3", "-march=native", "-std=c++17", "-shared", "-fPIC", "-pthread", "-fno-math-errno")
 
 

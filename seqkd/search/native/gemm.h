@@ -1,9 +1,12 @@
 // C = A * W^T with weights packed once, in panels of 32 outputs.
 //
-// Three arithmetics: float32 on the vector unit; bf16 on the matrix unit (AMX); and "bf16x3", float32 operands split into
+// Four arithmetics: float32 on the vector unit; bf16 on the matrix unit (AMX); "bf16x3", float32 operands split into
 // the bf16 nearest to them and the bf16 nearest to the rest, whose three leading products the matrix unit sums in
-// float32: a relative error near 2^-16 for a third of its speed, which is still several times the vector unit's.
+// float32: a relative error near 2^-16 for a third of its speed, which is still several times the vector unit's; and
+// int8: each row of A and each row of W is scaled so that its largest magnitude becomes 127 and rounded, the matrix unit
+// sums exactly in int32, and the result is scaled back.
 #pragma once
+#include <algorithm>
 #include <cmath>
 #include <cstdlib>
 #include <vector>
@@ -16,7 +19,7 @@
 constexpr int BLOCK = 32;  // rows and columns of one product
 constexpr int VECTOR_ROWS = 8;  // that the vector unit takes together
 
-enum Arithmetic { FLOAT32 = 0, BF16 = 1, BF16X3 = 2 };
+enum Arithmetic { FLOAT32 = 0, BF16 = 1, BF16X3 = 2, INT8 = 3 };
 
 template <typename T>
 struct Buffer {  // grows, is aligned to cache lines, and is never cleared
@@ -39,16 +42,39 @@ struct Buffer {  // grows, is aligned to cache lines, and is never cleared
 
 static inline int round_up(int n, int unit) { return (n + unit - 1) / unit * unit; }
 
+// Inputs that a tile holds: what is multiplied is padded to a multiple of it.
+static inline int tile_depth(Arithmetic arithmetic) { return arithmetic == INT8 ? 64 : 32; }
+
+// How a row of numbers becomes int8: they are multiplied by `to` and rounded, and `back` undoes it.
+struct Scale {
+  float back, to;
+  // A NaN or an infinity makes `back` one, too, and so comes out in every product of the row.
+  static Scale of(const float* x, int count) {  // a multiple of 16
+    vi top = {};
+    for (int i = 0; i < count; i += LANES) {
+      const vi magnitude = (vi)load(x + i) & 0x7fffffff;  // ordered as the floats, NaN the largest
+      top = magnitude > top ? magnitude : top;
+    }
+    int32_t largest = top[0];
+    for (int i = 1; i < LANES; ++i) largest = std::max(largest, top[i]);
+    float peak;
+    memcpy(&peak, &largest, sizeof peak);
+    return {peak / 127.0f, peak > 1e-30f ? 127.0f / peak : 0.0f};  // rows as small as that are zeros
+  }
+};
+
 struct Weight {
   int outputs = 0, inputs = 0;  // as given
-  int depth = 0;                // inputs, padded to a multiple of 32
+  int depth = 0;                // inputs, padded to whole tiles
   int panels = 0;
   Buffer<float> floats;       // [panel][depth][32]
   Buffer<uint16_t> high, low; // [panel][depth / 32][half][16][32]: tiles of 16 pairs of inputs x 16 outputs
+  Buffer<int8_t> bytes;       // [panel][depth / 64][half][16][64]: tiles of 16 fours of inputs x 16 outputs
+  std::vector<float> scales;  // [panels * 32]: int8 only
   std::vector<float> bias;    // [panels * 32]; empty: none
 
   void pack(const float* w, const float* b, int n, int k, Arithmetic arithmetic) {
-    outputs = n, inputs = k, depth = round_up(k, 32), panels = round_up(n, BLOCK) / BLOCK;
+    outputs = n, inputs = k, depth = round_up(k, tile_depth(arithmetic)), panels = round_up(n, BLOCK) / BLOCK;
     if (b) {
       bias.assign(panels * BLOCK, 0.0f);
       for (int i = 0; i < n; ++i) bias[i] = b[i];
@@ -60,6 +86,25 @@ struct Weight {
       for (int p = 0; p < panels; ++p)
         for (int c = 0; c < depth; ++c)
           for (int r = 0; r < BLOCK; ++r) *out++ = at(p * BLOCK + r, c);
+      return;
+    }
+    if (arithmetic == INT8) {
+      std::vector<float> to(panels * BLOCK, 0.0f);
+      scales.assign(panels * BLOCK, 0.0f);
+      for (int r = 0; r < n; ++r) {
+        const Scale scale = Scale::of(w + size_t(r) * k, k);
+        scales[r] = scale.back, to[r] = scale.to;
+      }
+      int8_t* out = bytes.need(total);
+      for (int p = 0; p < panels; ++p)
+        for (int c = 0; c < depth; c += 64)
+          for (int half = 0; half < 2; ++half)
+            for (int four = 0; four < 16; ++four)
+              for (int r = p * BLOCK + half * 16; r < p * BLOCK + half * 16 + 16; ++r)
+                for (int e = 0; e < 4; ++e) {
+                  const float x = std::nearbyint(at(r, c + 4 * four + e) * to[r]);
+                  *out++ = x == x ? int8_t(x) : 0;  // no NaN: 0 times the infinity of the row's scale is one again
+                }
       return;
     }
     uint16_t* hi = high.need(total);
@@ -85,9 +130,11 @@ struct Operand {
   int rows = 0, stride = 0, depth = 0;
   Buffer<float> padded;
   Buffer<uint16_t> high, low;  // [row / 16][depth / 32][16][32]: tiles
+  Buffer<int8_t> bytes;        // [row / 16][depth / 64][16][64]: tiles
+  Buffer<float> scales;        // [rows]: int8 only
 
   void set(Arithmetic chosen, const float* a, int m, int k) {
-    arithmetic = chosen, rows = m, depth = round_up(k, 32);
+    arithmetic = chosen, rows = m, depth = round_up(k, tile_depth(arithmetic));
     int whole = round_up(m, BLOCK);
     stride = depth;
     if (arithmetic == FLOAT32) {
@@ -104,6 +151,9 @@ struct Operand {
       floats = out;
       return;
     }
+#if defined(__AMX_INT8__)
+    if (arithmetic == INT8) return set_bytes(a, k, whole);
+#endif
     uint16_t* hi = high.need(size_t(whole) * depth);
     uint16_t* lo = arithmetic == BF16X3 ? low.need(size_t(whole) * depth) : nullptr;
     for (int r = 0; r < m; ++r)
@@ -116,6 +166,24 @@ struct Operand {
       }
     // What stands in the rows beyond the last comes to nothing: each row of a product is its own.
   }
+
+#if defined(__AMX_INT8__)
+ private:
+  void set_bytes(const float* a, int k, int whole) {
+    int8_t* out = bytes.need(size_t(whole) * depth);
+    float* back = scales.need(whole);
+    for (int r = 0; r < rows; ++r, a += k) {
+      const Scale scale = Scale::of(a, k);
+      back[r] = scale.back;
+      int8_t* line = out + size_t(r / 16) * depth * 16 + r % 16 * 64;
+      for (int c = 0; c < depth; c += LANES) {
+        const vf x = c < k ? load(a + c) * scale.to : splat(0.0f);
+        const __m128i rounded = _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32((__m512)x));
+        _mm_store_si128(reinterpret_cast<__m128i*>(line + c / 64 * 1024 + c % 64), rounded);
+      }
+    }
+  }
+#endif
 };
 
 #if defined(__AMX_BF16__)
@@ -181,6 +249,35 @@ static inline void tile_product(const Operand& a, const Weight& w, int row, int 
 }
 #endif
 
+#if defined(__AMX_INT8__)
+// As `tile_product`, but what it leaves are int32, for `scaled_back`.
+static inline void byte_product(const Operand& a, const Weight& w, int row, int panel, float* out, int stride) {
+  const size_t tile = 16 * 64;
+  const int8_t* right = w.bytes.data + size_t(panel) * w.depth * BLOCK;
+  const int8_t* left = a.bytes.data + size_t(row) * a.depth;
+  const size_t half = size_t(a.depth) * 16;
+  __asm__ volatile("" ::: "memory");
+  _tile_zero(0);
+  _tile_zero(1);
+  _tile_zero(2);
+  _tile_zero(3);
+  for (int c = 0; c < w.depth; c += 64, left += tile, right += 2 * tile) {
+    _tile_loadd(6, right, 64);
+    _tile_loadd(4, left, 64);
+    _tile_loadd(7, right + tile, 64);
+    _tile_loadd(5, left + half, 64);
+    _tile_dpbssd(0, 4, 6);
+    _tile_dpbssd(1, 4, 7);
+    _tile_dpbssd(2, 5, 6);
+    _tile_dpbssd(3, 5, 7);
+  }
+  _tile_stored(0, out, stride * 4L);
+  _tile_stored(1, out + 16, stride * 4L);
+  _tile_stored(2, out + 16L * stride, stride * 4L);
+  _tile_stored(3, out + 16L * stride + 16, stride * 4L);
+}
+#endif
+
 static inline void vector_product(const Operand& a, const Weight& w, int row, int panel, float* out, int stride) {
   constexpr int ROWS = VECTOR_ROWS;
   const int rows = std::min(BLOCK, round_up(a.rows - row, ROWS));
@@ -204,12 +301,34 @@ static inline void vector_product(const Operand& a, const Weight& w, int row, in
   }
 }
 
-// out[32 x 32] = rows row..row+31 of A times panel `panel` of W; no bias.
-static inline void product(const Operand& a, const Weight& w, int row, int panel, float* out, int stride) {
+// Sixteen int32 where `sums` points, as the floats that they stand for.
+static inline vf scaled_back(const float* sums, vf scale) {
+  vi whole;
+  memcpy(&whole, sums, sizeof whole);
+  return __builtin_convertvector(whole, vf) * scale;
+}
+
+// out[32 x 32] = rows row..row+31 of A times panel `panel` of W; no bias; int32 where the arithmetic is int8.
+static inline void raw_product(const Operand& a, const Weight& w, int row, int panel, float* out, int stride) {
+#if defined(__AMX_INT8__)
+  if (a.arithmetic == INT8) return byte_product(a, w, row, panel, out, stride);
+#endif
 #if defined(__AMX_BF16__)
   if (a.arithmetic != FLOAT32) return tile_product(a, w, row, panel, out, stride);
 #endif
   vector_product(a, w, row, panel, out, stride);
+}
+
+// The same, always floats.
+static inline void product(const Operand& a, const Weight& w, int row, int panel, float* out, int stride) {
+  raw_product(a, w, row, panel, out, stride);
+  if (a.arithmetic != INT8) return;
+  const vf left = load(&w.scales[panel * BLOCK]), right = load(&w.scales[panel * BLOCK + LANES]);
+  const float* scale = a.scales.data + row;
+  for (int r = 0; r < std::min(BLOCK, a.rows - row); ++r, out += stride) {
+    store(out, scaled_back(out, left * scale[r]));
+    store(out + LANES, scaled_back(out + LANES, right * scale[r]));
+  }
 }
 
 enum Finish { PLAIN = 0, RELU = 1, GELU = 2, ADD = 3 };
@@ -218,17 +337,22 @@ enum Finish { PLAIN = 0, RELU = 1, GELU = 2, ADD = 3 };
 // written stays in the second-level cache: callers give some hundred rows at a time.
 static void multiply(const Operand& a, const Weight& w, float* c, Finish finish) {
   alignas(64) float tile[BLOCK * BLOCK];
+  const bool integers = a.arithmetic == INT8;
   for (int panel = 0; panel < w.panels; ++panel) {
     const int columns = std::min(BLOCK, w.outputs - panel * BLOCK);
     vf bias[2] = {};
     if (!w.bias.empty()) bias[0] = load(&w.bias[panel * BLOCK]), bias[1] = load(&w.bias[panel * BLOCK + LANES]);
+    vf scales[2] = {};
+    if (integers) scales[0] = load(&w.scales[panel * BLOCK]), scales[1] = load(&w.scales[panel * BLOCK + LANES]);
     for (int row = 0; row < a.rows; row += BLOCK) {
-      product(a, w, row, panel, tile, BLOCK);
+      raw_product(a, w, row, panel, tile, BLOCK);
       const int rows = std::min(BLOCK, a.rows - row);
       for (int r = 0; r < rows; ++r) {
         float* out = c + size_t(row + r) * w.outputs + panel * BLOCK;
         for (int part = 0; part * LANES < columns; ++part) {  // outputs are a multiple of 16
-          vf x = load(tile + r * BLOCK + part * LANES) + bias[part];
+          const float* sums = tile + r * BLOCK + part * LANES;
+          vf x = integers ? scaled_back(sums, scales[part] * a.scales.data[row + r]) : load(sums);
+          x += bias[part];
           if (finish == RELU) {
             x = x > 0.0f ? x : (x != x ? x : splat(0.0f));
           } else if (finish == GELU) {

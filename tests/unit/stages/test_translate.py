@@ -18,6 +18,7 @@ from seqkd.models.checkpoint import load_model, save_model
 from seqkd.models.registry import build
 from seqkd.search import BeamSettings
 from seqkd.search.loading import load_team
+from seqkd.search.native.weights import matrix_unit
 from seqkd.stages.score import score_files
 from seqkd.stages.translate import Translator, translate_lines
 from seqkd.text.vocabulary import Vocabulary
@@ -43,10 +44,14 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         symbols=(),
         seed=1,
     )
+    return _saved(folder, vocabulary, heads=2)
+
+
+def _saved(folder: Path, vocabulary: Path, *, heads: int) -> Path:
     size = Vocabulary.load(vocabulary).size
     settings: dict[str, Any] = {
         "dim": 16,
-        "heads": 2,
+        "heads": heads,
         "ffn_dim": 32,
         "encoder_layers": 1,
         "decoder_layers": 1,
@@ -163,6 +168,31 @@ def test_a_line_has_its_own_samples_wherever_its_chunk_starts(model: Path, monke
     monkeypatch.setattr("seqkd.stages.translate.CHUNK_LINES", 4)
     assert translated(translator, b"a dog\n" * 9) == whole
     assert translated(load(model, sampling=True, seed=2), b"a dog\n" * 9) != whole
+
+
+def test_int8_is_for_models_and_machines_that_have_it(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def run(folder: Path) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"a dog\nthe red house\n")))
+        code = main(["translate", "--model", str(folder), "--device", "cpu", "--precision", "int8"])
+        return code, *capfd.readouterr()
+
+    # One head of 16 features fits the vector unit, two of 8 do not.
+    code, out, err = run(_saved(tmp_path, model / "trained.model", heads=1))
+    if matrix_unit("int8"):
+        assert (code, len(out.splitlines())) == (0, 2)
+        code, out, err = run(model)
+        assert f"{model}: the CPU engine has no int8 kernels for this model" in err
+    else:
+        assert "precision int8 needs a CPU with an int8 matrix unit" in err
+    assert (code, out) == (2, "")
+
+
+def test_pairs_are_not_scored_in_int8(model: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    files = ["--source", str(tmp_path / "s"), "--target", str(tmp_path / "t")]
+    assert main(["score", "--model", str(model), *files, "--precision", "int8"]) == 2
+    assert "pairs are not scored in precision int8" in capfd.readouterr().err
 
 
 def test_options_of_the_command_reach_the_search(

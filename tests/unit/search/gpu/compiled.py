@@ -16,9 +16,13 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.runtime.jit import KernelInterface
 
+from seqkd.search.candidates import RowCandidates
+from seqkd.search.frontier import Frontier
+from seqkd.search.frontier_state import FrontierState
 from seqkd.search.gpu.kernels import TRITON
 from seqkd.search.gpu.operations import SelfCache
 from seqkd.search.gpu.output import candidates, fused_output
+from seqkd.search.settings import BeamSettings, Stopping
 
 TYPES = {
     torch.float32: "*fp32",
@@ -26,6 +30,7 @@ TYPES = {
     torch.float16: "*fp16",
     torch.long: "*i64",
     torch.uint8: "*u8",
+    torch.bool: "*i1",
 }
 MATRIX = ("wgmma", "mma.sync")
 
@@ -75,6 +80,23 @@ def launch_all(*, beam: int, heads: int, size: int, dtype: torch.dtype, vocab: i
     TRITON.add_norm(x, x, nn.LayerNorm(dim, dtype=dtype))
     candidates(torch.zeros(2 * beam, vocab), count, 2)
     fused_output(x, torch.zeros(vocab, dim, dtype=dtype), count, 2)
+    found = RowCandidates(
+        lse=torch.zeros(2, beam),
+        values=torch.zeros(2, beam, count),
+        ids=torch.zeros(2, beam, count, dtype=torch.long),
+        eos=torch.zeros(2, beam),
+    )
+    # Numbers that are 1, as these ids may be, are constants to the compiler.
+    cases: tuple[tuple[Stopping, float, int, int], ...] = (
+        ("first", 1.0, 2, 1),
+        ("exact", 1.0, 1, 0),
+        ("exact", 0.0, 2, 1),
+    )
+    for stopping, length_penalty, eos, pad in cases:
+        settings = BeamSettings(beam=beam, stopping=stopping, length_penalty=length_penalty)
+        state = FrontierState.idle(3, beam, 50, torch.device("cpu"))
+        searched = Frontier(settings, state, start_id=0, eos_id=eos, pad_id=pad)
+        TRITON.advance(searched, found, torch.zeros(2, beam, dtype=torch.long))
 
 
 def main() -> None:

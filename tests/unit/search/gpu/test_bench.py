@@ -14,6 +14,7 @@ pytest.importorskip("triton")
 
 from seqkd.search import Hypothesis
 from tests.bench import gpu
+from tests.bench.gpu_without import OTHER_PACES
 
 
 @pytest.mark.slow
@@ -24,11 +25,13 @@ def test_smoke(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     result = json.loads((tmp_path / "gpu.json").read_text())
     assert {"engine", "engine without graphs", "plain torch (IncrementalTransformer)"} <= result["variants"].keys()
+    assert {"engine with the search's step outside its graph", *OTHER_PACES} <= result["variants"].keys()
     assert all(row["sentences_per_second"] > 0 for row in result["variants"].values())
     assert result["same_lists_float32"] == 1.0
     assert result["work"]["flops"] > 0
     assert result["hugging_face"]["sentences_per_second"] > 0
     assert result["microseconds"]["whole step"] > 0
+    assert result["microseconds"]["the search's step, kernel"] > 0
     assert "sentences/s  engine" in done.stdout
 
 

@@ -5,8 +5,11 @@ Without a GPU its kernels run in Triton's interpreter and its steps are not capt
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
+from collections.abc import Callable, Hashable
+from typing import Any
 
 import pytest
 import torch
@@ -15,9 +18,10 @@ from torch import Tensor
 from seqkd.errors import WorkError
 from seqkd.models.incremental import IncrementalTransformer
 from seqkd.models.transformer import Activation, Norm, Transformer
-from seqkd.search import BeamSearch, BeamSettings, FusedSearchModel
+from seqkd.search import BeamSearch, BeamSettings, FusedSearchModel, SteppingModel
 from seqkd.search.gpu import engine as engine_module
 from seqkd.search.gpu.engine import KEPT, Buffers, GraphTransformer, Shape, rung, runs_here
+from seqkd.search.gpu.graphs import Recorder
 from seqkd.search.gpu.operations import PLAIN, Operations
 from tests.unit.search import support
 from tests.unit.search.gpu.support import DEVICE
@@ -109,6 +113,7 @@ def same_lists(plain: Transformer, operations: Operations, chosen: BeamSettings,
     rows = sentences(count, vocab=VOCAB, longest=9)
     graph = GraphTransformer(plain, operations=operations)
     assert isinstance(graph, FusedSearchModel)
+    assert isinstance(graph, SteppingModel)
     expected = dict(BeamSearch([IncrementalTransformer(plain)], chosen).decode(rows, batch_tokens=120))
     found = dict(BeamSearch([graph], chosen).decode(rows, batch_tokens=budget))
     assert found.keys() == expected.keys()
@@ -129,6 +134,49 @@ def test_k_best_lists_equal_those_of_torch() -> None:
 def test_k_best_lists_equal_those_of_torch_with_plain_operations(norm: Norm, budget: int) -> None:
     # The lengths bring refills and, at the end, smaller batches.
     same_lists(model(norm=norm), PLAIN, BeamSettings(beam=5, nbest=5), count=50, budget=budget)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"stopping": "exact", "length_penalty": 0.6, "normalization": "gnmt", "min_length": 2},
+        {"unk_penalty": 0.7, "min_length_ratio": 0.5},
+    ],
+    ids=str,
+)
+def test_k_best_lists_equal_those_of_torch_with_the_kernel_of_the_searchs_step(options: dict[str, Any]) -> None:
+    chosen = BeamSettings(beam=3, nbest=3, max_length_ratio=0.5, max_length_extra=2, **options)
+    operations = dataclasses.replace(PLAIN, advance=TRITON.advance)
+    same_lists(model(), operations, chosen, count=9, budget=30)
+
+
+@pytest.mark.parametrize("prefix", [[], [9, 8]])
+def test_the_whole_step_is_one_run_at_fixed_addresses(monkeypatch: pytest.MonkeyPatch, prefix: list[int]) -> None:
+    graph = GraphTransformer(model(), operations=PLAIN)
+    addresses: set[tuple[Shape, tuple[int, ...]]] = set()
+    ways: list[str] = []
+    run = Recorder.run
+
+    def watched(recorder: Recorder, key: Hashable, function: Callable[[], Any]) -> Any:
+        (buffers,) = (held for held in graph._buffers if not held.idle())
+        tensors = [*buffers.hypotheses.fields(), buffers.tokens, buffers.parents]
+        addresses.add((buffers.shape, tuple(tensor.data_ptr() for tensor in tensors)))
+        assert isinstance(key, tuple)
+        ways.append(key[0])
+        return run(recorder, key, function)
+
+    monkeypatch.setattr(Recorder, "run", watched)
+    rows = sentences(50, vocab=VOCAB, longest=9)
+    search = BeamSearch([graph], BeamSettings(beam=3))
+    # Refills, and smaller batches at the end; and again in the same buffers.
+    for _ in range(2):
+        assert len(list(search.decode(rows, batch_tokens=200, prefix=prefix))) == 50
+    assert len(addresses) == len(graph._buffers)
+    assert set(ways) == ({"admit", "advance", "step"} if prefix else {"admit", "advance"})
+    # One search for each size of batch, whatever the number of decodes.
+    for buffers in graph._buffers:
+        assert len(buffers.frontiers) == len({rows for rows, _ in buffers.frontiers})
+    assert max(len(buffers.frontiers) for buffers in graph._buffers) > 1
 
 
 def test_an_ensemble_of_two_engines() -> None:
@@ -212,6 +260,8 @@ def test_memory_that_runs_out_in_a_step_frees_what_is_kept(monkeypatch: pytest.M
     with pytest.raises(torch.OutOfMemoryError):
         graph.step_candidates(state, torch.full((5, 2), EOS, device=DEVICE), 6)
     assert graph._buffers == []
+    with pytest.raises(torch.OutOfMemoryError):
+        graph.advance(state, graph.frontier(state, BeamSettings(beam=2)))
 
 
 def test_the_search_goes_on_with_smaller_batches_when_memory_is_short(monkeypatch: pytest.MonkeyPatch) -> None:

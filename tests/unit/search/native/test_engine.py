@@ -15,14 +15,15 @@ from seqkd.models.transformer import Activation, Norm, Transformer
 from seqkd.search import BeamSearch, BeamSettings
 from seqkd.search.candidates import top_candidates
 from seqkd.search.native.build import kernels
-from seqkd.search.native.engine import Arithmetic, NativeTransformer, matrix_unit, usable
+from seqkd.search.native.engine import NativeTransformer
+from seqkd.search.native.weights import ARITHMETIC, Arithmetic, matrix_unit, usable
 from tests.unit.search.support import EOS, engine_model, padded, sentences
 
 pytestmark = pytest.mark.skipif(kernels() is None, reason="no C++ compiler here: the torch engine is used")
 
-ARITHMETICS: list[Arithmetic] = ["float32", *(["bf16x3", "bf16"] if matrix_unit() else [])]  # type: ignore[list-item]
+ARITHMETICS: list[Arithmetic] = [name for name in ARITHMETIC if name == "float32" or matrix_unit(name)]
 # The largest difference of a logit, for logits of size 1 to 10.
-TOLERANCE: dict[Arithmetic, float] = {"float32": 2e-5, "bf16x3": 5e-4, "bf16": 0.2}
+TOLERANCE: dict[Arithmetic, float] = {"float32": 2e-5, "bf16x3": 5e-4, "bf16": 0.2, "int8": 0.2}
 
 
 def model(*, norm: Norm = "pre", activation: Activation = "relu", vocab: int = 77) -> Transformer:
@@ -103,7 +104,7 @@ def test_equal_logits_stand_in_the_order_of_their_ids() -> None:
 
 
 @pytest.mark.parametrize("norm", ["pre", "post"])
-@pytest.mark.parametrize("arithmetic", [a for a in ARITHMETICS if a != "bf16"])
+@pytest.mark.parametrize("arithmetic", [a for a in ARITHMETICS if a not in ("bf16", "int8")])
 def test_k_best_lists_equal_those_of_torch(arithmetic: Arithmetic, norm: Norm) -> None:
     plain = model(norm=norm)
     rows = sentences(60, vocab=77, longest=12)
@@ -116,6 +117,25 @@ def test_k_best_lists_equal_those_of_torch(arithmetic: Arithmetic, norm: Norm) -
             assert one.ids == other.ids
             assert one.ended == other.ended
             assert one.score == pytest.approx(other.score, abs=1e-4)
+
+
+@pytest.mark.parametrize("arithmetic", ARITHMETICS)
+def test_a_sentence_alone_in_a_batch_or_among_threads_has_the_same_scores_in_every_bit(arithmetic: Arithmetic) -> None:
+    plain = model()
+    rows = sentences(40, vocab=77, longest=12)
+    chosen = BeamSettings(beam=5, nbest=5)
+
+    def decoded(batch_tokens: int, threads: int) -> dict[int, list[tuple[list[int], float]]]:
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads)
+        try:
+            search = BeamSearch([NativeTransformer(plain, arithmetic)], chosen)
+        finally:
+            torch.set_num_threads(before)
+        found = search.decode(rows, batch_tokens=batch_tokens)
+        return {row: [(one.ids, one.score) for one in hypotheses] for row, hypotheses in found}
+
+    assert decoded(1, 1) == decoded(400, 1) == decoded(400, 3)
 
 
 @pytest.mark.parametrize("arithmetic", ARITHMETICS)

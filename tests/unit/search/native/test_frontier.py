@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from seqkd.search.candidates import RowCandidates, top_candidates
 from seqkd.search.constraints import NEVER
 from seqkd.search.frontier import Frontier
+from seqkd.search.frontier_state import FrontierState
 from seqkd.search.native.build import kernels
 from seqkd.search.settings import BeamSettings
 from tests.unit.search.support import EOS, PAD
@@ -20,9 +21,8 @@ SLOTS, LIMIT = 4, 6
 
 
 def frontier(options: BeamSettings, *, native: bool) -> Frontier:
-    made = Frontier(
-        options, slots=SLOTS, max_target=LIMIT + 1, start_id=EOS, eos_id=EOS, pad_id=PAD, device=torch.device("cpu")
-    )
+    state = FrontierState.idle(SLOTS, options.beam, LIMIT + 1, torch.device("cpu"))
+    made = Frontier(options, state, start_id=EOS, eos_id=EOS, pad_id=PAD)
     if not native:
         made._kernels = None
     made.admit(
@@ -75,7 +75,8 @@ def test_steps_equal_torchs(beam: int, vocab: int, stopping: str, penalty: float
             plain.shrink(keep)
             native.shrink(keep)
     slots = torch.arange(SLOTS)
-    assert native.harvest(slots) == plain.harvest(slots)
+    found_by = [frontier.hypotheses(frontier.collect(slots, LIMIT + 1)) for frontier in (native, plain)]
+    assert found_by[0] == found_by[1]
     assert plain.done.all()
 
 

@@ -1,0 +1,21 @@
+#pragma once
+#include <cstdlib>
+
+template <typename T>
+struct Buffer {  // grows, is aligned to cache lines, and is never cleared
+  T* data = nullptr;
+  size_t size = 0;
+  T* need(size_t count) {
+    if (count > size) {
+      free(data);
+      size = (count + 63) / 64 * 64;
+      data = static_cast<T*>(aligned_alloc(64, size * sizeof(T)));
+      if (!data) abort();
+    }
+    return data;
+  }
+  ~Buffer() { free(data); }
+  Buffer() = default;
+  Buffer(const Buffer&) = delete;
+  Buffer& operator=(const Buffer&) = delete;
+};

@@ -1,0 +1,145 @@
+"""The kernels' products alone, compiled by themselves, against exact references."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from seqkd.search.native import build
+from seqkd.search.native.weights import ARITHMETIC, Arithmetic, matrix_unit
+
+HARNESS = """
+#include "gemm.h"
+extern "C" void run(int arithmetic, int finish, const float* a, const float* w, const float* bias, float* c, int m,
+                    int n, int k) {
+#if defined(__AMX_BF16__)
+  static const TileConfig config;
+  if (arithmetic != FLOAT32) _tile_loadconfig(&config);
+#endif
+  Weight weight;
+  weight.pack(w, bias, n, k, Arithmetic(arithmetic));
+  Operand operand;
+  operand.set(Arithmetic(arithmetic), a, m, k);
+  multiply(operand, weight, c, Finish(finish));
+#if defined(__AMX_BF16__)
+  if (arithmetic != FLOAT32) _tile_release();
+#endif
+}
+"""
+FINISH = {"plain": 0, "relu": 1, "gelu": 2, "add": 3}
+Multiply = Callable[[Arithmetic, str, Tensor, Tensor, Tensor, Tensor], Tensor]
+
+pytestmark = pytest.mark.skipif(build.kernels() is None, reason="no C++ compiler here")
+needs_int8 = pytest.mark.skipif(not matrix_unit("int8"), reason="this CPU has no int8 matrix unit")
+ARITHMETICS: list[Arithmetic] = [name for name in ARITHMETIC if name == "float32" or matrix_unit(name)]
+
+
+@pytest.fixture(scope="module")
+def multiply(tmp_path_factory: pytest.TempPathFactory) -> Multiply:
+    """finish(A * W^T + bias), started from what `onto` holds."""
+    folder = tmp_path_factory.mktemp("gemm")
+    (folder / "harness.cpp").write_text(HARNESS)
+    compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
+    assert compiler is not None
+    command = [compiler, *build.FLAGS, f"-I{Path(build.__file__).parent}", "harness.cpp", "-o", "harness.so"]
+    subprocess.run(command, cwd=folder, check=True)
+    library = ctypes.CDLL(str(folder / "harness.so"))
+
+    def run(arithmetic: Arithmetic, finish: str, a: Tensor, w: Tensor, bias: Tensor, onto: Tensor) -> Tensor:
+        out = onto.clone()
+        tensors = [ctypes.c_void_p(tensor.contiguous().data_ptr()) for tensor in (a, w, bias, out)]
+        library.run(ARITHMETIC[arithmetic], FINISH[finish], *tensors, len(a), len(w), a.size(1))
+        return out
+
+    return run
+
+
+def drawn(m: int, n: int, k: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    draw = torch.Generator().manual_seed(m + n + k)
+    a, w = torch.randn(m, k, generator=draw), torch.randn(n, k, generator=draw)
+    # Rows of very different sizes: each has a scale of its own.
+    a *= torch.logspace(-3, 3, m)[:, None]
+    w *= torch.logspace(2, -2, n)[:, None]
+    return a, w, torch.randn(n, generator=draw), torch.randn(m, n, generator=draw)
+
+
+def finished(finish: str, x: Tensor, onto: Tensor) -> Tensor:
+    if finish == "add":
+        return x + onto
+    return {"plain": x, "relu": x.relu(), "gelu": torch.nn.functional.gelu(x)}[finish]
+
+
+def quantised(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Integers `[rows, inputs]` and the scale of each row, `[rows]`: its largest magnitude becomes 127."""
+    peak = x.abs().amax(dim=1)
+    to = torch.where(peak > 0, torch.full_like(peak, 127.0) / peak, 0.0)  # `127.0 / peak` would round twice
+    return (x * to[:, None]).round().long(), peak / 127.0
+
+
+@needs_int8
+@pytest.mark.parametrize("finish", FINISH)
+@pytest.mark.parametrize(
+    ("m", "n", "k"), [(1, 16, 16), (32, 32, 64), (33, 48, 80), (70, 96, 192), (40, 64, 1024), (5, 32, 4096)]
+)
+def test_int8_products_are_those_of_the_integers(multiply: Multiply, finish: str, m: int, n: int, k: int) -> None:
+    a, w, bias, onto = drawn(m, n, k)
+    (left, rows), (right, columns) = quantised(a), quantised(w)
+    sums = (left @ right.T).double()  # exact
+    expected = finished(finish, sums * rows[:, None].double() * columns.double() + bias, onto)
+    found = multiply("int8", finish, a, w, bias, onto)
+    torch.testing.assert_close(found.double(), expected, rtol=1e-6, atol=1e-6)
+
+
+@needs_int8
+def test_int8_rows_of_zeros_and_of_tiny_numbers_give_the_bias(multiply: Multiply) -> None:
+    a, w, bias, onto = drawn(4, 32, 64)
+    a[1], a[2], w[7] = 0.0, 1e-39, 0.0
+    found = multiply("int8", "plain", a, w, bias, onto)
+    assert torch.equal(found[1], bias)
+    assert torch.equal(found[2], bias)
+    assert torch.equal(found[:, 7], bias[7].expand(4))
+
+
+@pytest.mark.parametrize("arithmetic", ARITHMETICS)
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_what_is_not_finite_stays_so_and_spoils_nothing_else(
+    multiply: Multiply, arithmetic: Arithmetic, value: float
+) -> None:
+    a, w, bias, onto = drawn(40, 48, 64)
+    clean = multiply(arithmetic, "plain", a, w, bias, onto)
+    a[5, 60] = value
+    found = multiply(arithmetic, "plain", a, w, bias, onto)
+    assert not found[5].isfinite().any()
+    others = [row for row in range(40) if row != 5]
+    assert torch.equal(found[others], clean[others])
+    a[5, 60], w[20, 3] = 1.0, value
+    assert not multiply(arithmetic, "plain", a, w, bias, onto)[:, 20].isfinite().any()
+
+
+# The largest error, relative to the lengths of the two rows.
+@pytest.mark.parametrize("finish", FINISH)
+@pytest.mark.parametrize("arithmetic", ARITHMETICS)
+def test_products_are_near_those_of_float64(multiply: Multiply, arithmetic: Arithmetic, finish: str) -> None:
+    a, w, bias, onto = drawn(70, 96, 192)
+    plain = a.double() @ w.double().T + bias
+    bound = {"float32": 1e-6, "bf16x3": 1e-5, "bf16": 2e-3, "int8": 5e-3}[arithmetic]
+    size = a.norm(dim=1)[:, None] * w.norm(dim=1) + bias.abs() + onto.abs()
+    error = (multiply(arithmetic, finish, a, w, bias, onto) - finished(finish, plain, onto)).abs() / size
+    assert float(error.max()) < bound
+
+
+@pytest.mark.parametrize("arithmetic", ARITHMETICS)
+def test_a_row_is_the_same_in_every_bit_whatever_stands_beside_it(multiply: Multiply, arithmetic: Arithmetic) -> None:
+    a, w, bias, onto = drawn(70, 48, 80)
+    together = multiply(arithmetic, "add", a, w, bias, onto)
+    for row in (0, 17, 31, 32, 69):
+        alone = multiply(arithmetic, "add", a[row : row + 1], w, bias, onto[row : row + 1])
+        assert torch.equal(alone[0], together[row])

@@ -20,7 +20,7 @@ from seqkd.objectives import teacher as teacher_module
 from seqkd.objectives.base import SoftTargets
 from seqkd.objectives.divergence import Direction, full_divergence, sparse_divergence, top_k
 from seqkd.objectives.nll import LabelSmoothedNll
-from seqkd.objectives.teacher import Teacher, chunk_rows
+from seqkd.objectives.teacher import Teacher
 from seqkd.objectives.word_kd import Divergence, WordKd, projected_kd
 from tests.unit.objectives.support import batch_of
 
@@ -134,12 +134,6 @@ def test_equals_the_plain_formula(
         torch.testing.assert_close(got, want, rtol=1e-7, atol=1e-9)
 
 
-def test_chunks_are_of_few_shapes_and_never_empty() -> None:
-    cpu = torch.device("cpu")
-    assert chunk_rows(8000, cpu) % teacher_module.ROUND_ROWS == 0
-    assert chunk_rows(1 << 30, cpu) == 1
-
-
 def test_against_one_hot_targets_it_is_the_likelihood() -> None:
     features, weight, _, targets = leaves(9, 12, 1)
     certain = functional.one_hot(targets, 12).double().log()
@@ -226,19 +220,6 @@ def test_soft_targets_in_the_batch_equal_the_live_teacher() -> None:
         torch.testing.assert_close(written.loss, live.loss)
 
 
-def test_a_tail_that_is_small_loses_no_precision() -> None:
-    logits = torch.zeros(1, 50)
-    logits[0, 0] = 30.0  # the others hold 5e-12 together: one minus the first is zero in float32
-    student = logits.log_softmax(-1)
-    value, grad = sparse_divergence(student, top_k(student, 1), "reverse")
-    assert float(value) == pytest.approx(0.0, abs=1e-6)
-    assert bool(grad.isfinite().all())
-    even = SoftTargets(torch.tensor([[0]]), torch.tensor([[1 / 50]]).log(), torch.tensor([49 / 50]).log())
-    value, grad = sparse_divergence(student, even, "forward")
-    assert float(value) == pytest.approx(-(math.log(49) - 30) * 49 / 50, rel=1e-5)
-    torch.testing.assert_close(grad.sum(), torch.tensor(0.0), atol=1e-5, rtol=0)
-
-
 @pytest.mark.parametrize("sick", ["student", "teacher"])
 @pytest.mark.parametrize("direction", ["forward", "reverse"])
 @pytest.mark.parametrize("top", [0, 3])
@@ -250,20 +231,13 @@ def test_a_nan_is_not_hidden(sick: str, direction: Direction, top: int) -> None:
     assert objective(models["student"], BATCH).loss.isnan()
 
 
-def test_under_autocast_it_is_close_and_the_teacher_keeps_its_own_type() -> None:
-    student, teacher = transformer(0), transformer(1).eval()
-    exact = WordKd(teacher=Teacher([teacher]), alpha=0.5)(student, BATCH)
-    asked = Teacher([teacher])
+def test_under_autocast_it_is_close_and_gradients_keep_their_types() -> None:
+    student, teacher = transformer(0), Teacher([transformer(1).eval()])
+    exact = WordKd(teacher=teacher, alpha=0.5)(student, BATCH)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        low = WordKd(teacher=asked, alpha=0.5)(student, BATCH)
-        logprobs = asked(BATCH).logprobs(0, BATCH.tokens)
-        rough = Teacher([teacher], autocast=torch.bfloat16)(BATCH).logprobs(0, BATCH.tokens)
+        low = WordKd(teacher=teacher, alpha=0.5)(student, BATCH)
     assert low.loss.dtype == torch.float32
     torch.testing.assert_close(low.loss, exact.loss, rtol=2e-2, atol=0.0)
-    wanted = asked(BATCH).logprobs(0, BATCH.tokens)
-    assert torch.equal(logprobs, wanted)
-    assert not torch.equal(rough, wanted)
-    torch.testing.assert_close(rough, wanted, rtol=0.05, atol=0.05)
     low.loss.backward()  # type: ignore[no-untyped-call]
     assert all(weight.grad is not None and weight.grad.dtype == torch.float32 for weight in student.parameters())
 

@@ -6,6 +6,8 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -164,6 +166,26 @@ def test_an_interrupted_run_ends_with_the_same_model(
             train.run(config, tmp_path / "stopped", device="cpu")
     train.run(config, tmp_path / "stopped", device="cpu")
     assert model_digest(tmp_path / "whole") == model_digest(tmp_path / "stopped")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("live", [True, False])
+def test_two_processes_equal_one_that_accumulates(
+    prepared: Path, teacher: Path, soft: Path, tmp_path: Path, live: bool
+) -> None:
+    objective: dict[str, Any] = {"teachers": [teacher]} if live else {"soft_targets": soft}
+    lines = []
+    for accumulate, launch in (
+        (2, ["-m"]),
+        (1, ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m"]),
+    ):
+        file, out = tmp_path / f"{accumulate}.toml", tmp_path / str(accumulate)
+        file.write_text(to_toml(student_config(prepared, objective, training={"accumulate": accumulate})))
+        words = ["seqkd", "train", "--config", str(file), "--out", str(out), "--device", "cpu"]
+        subprocess.run([sys.executable, *launch, *words], check=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+        lines.append(json.loads((out / "history.json").read_text())[-1])
+    for key in ("train_loss", "valid_nll"):
+        assert lines[0][key] == pytest.approx(lines[1][key], rel=1e-4)
 
 
 def rewritten(soft: Path, out: Path, keep: list[int] | None = None, *, cut: bool = False, **manifest: Any) -> Path:

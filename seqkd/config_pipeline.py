@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from seqkd.config import BitextConfig, CleaningConfig, TrainingConfig, VocabularyConfig
+from seqkd.config import BitextConfig, CleaningConfig, SoftOptions, TrainingConfig, VocabularyConfig
 from seqkd.config_models import (
     FAIRSEQ,
     PARALLEL,
@@ -16,6 +16,7 @@ from seqkd.config_models import (
     NllConfig,
     ObjectiveConfig,
     TransformerConfig,
+    WordKdConfig,
     check_objective,
     tag,
     with_objective,
@@ -91,6 +92,12 @@ class StudentPart(ModelPart):
             )
         return self
 
+    @model_validator(mode="after")
+    def _taught_here(self) -> StudentPart:
+        if isinstance(self.objective, WordKdConfig) and self.objective.teachers:
+            raise ValueError("objective.teachers: the pipeline's own teacher teaches its students; leave it out")
+        return self
+
 
 class TeacherPart(Strict):
     """A teacher to train, or with `path` one that is brought along."""
@@ -105,6 +112,12 @@ class TeacherPart(Strict):
     @model_validator(mode="after")
     def _suits(self) -> TeacherPart:
         check_objective(self.model, self.objective)
+        return self
+
+    @model_validator(mode="after")
+    def _untaught(self) -> TeacherPart:
+        if isinstance(self.objective, WordKdConfig):
+            raise ValueError("objective.type 'word_kd' is for students: it asks the teacher")
         return self
 
     @model_validator(mode="after")
@@ -132,6 +145,13 @@ class SelectPart(Strict):
     rule: Literal["seqkd", "seqinter"]
 
 
+class SoftTargetsPart(SoftOptions):
+    """The teacher's distributions at a training corpus' target positions."""
+
+    name: Name
+    corpus: Name = Field("gold", description="'gold' or the name of a [[select]]")
+
+
 class EvaluatePart(Strict):
     """How every model is evaluated."""
 
@@ -157,6 +177,7 @@ class PipelineConfig(Strict):
     teacher: TeacherPart
     distill: tuple[DistillPart, ...] = ()
     select: tuple[SelectPart, ...] = ()
+    soft_targets: tuple[SoftTargetsPart, ...] = ()
     students: tuple[StudentPart, ...] = ()
     evaluate: EvaluatePart = EvaluatePart()
 

@@ -180,7 +180,8 @@ class _Work:
                 raise CorpusError(
                     "has no row that the model can be trained on",
                     where=str(corpus.path),
-                    expected=f"shorter rows, or a larger model.max_positions; left out were {_left_out(data)}"
+                    expected="shorter rows, or a larger model.max_positions or model.upsample; left out were "
+                    + _left_out(data)
                     if corpus.rows
                     else "at least one row",
                 )

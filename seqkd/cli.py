@@ -142,8 +142,26 @@ def _plan(
     print(write_plan(pipeline, runs))
 
 
+def _run_stage(
+    name: str, kind: str, config: Path, out: Path, *, overwrite: bool, overwrite_changed: bool, device: str
+) -> None:
+    """Run the stage `name`, whose settings are `seqkd.config`'s class `kind`."""
+    from seqkd.config import load_stage
+
+    settings = load_stage(getattr(importlib.import_module("seqkd.config"), kind), config)
+    run = importlib.import_module(f"seqkd.stages.{name}").run
+    try:
+        run(settings, out, overwrite=overwrite, device=device)
+    except ConflictError:
+        if not overwrite_changed or overwrite:
+            raise
+        # A folder that is in use, or is not seqkd's, refuses this too.
+        run(settings, out, overwrite=True, device=device)
+    os.utime(out / "manifest.json")  # Make compares times: a stage with nothing to do is up to date again
+
+
 def _stage_command(name: str, kind: str) -> Callable[[Path, Path, bool, bool, str, bool], None]:
-    """The command of the stage `name`, whose settings are `seqkd.config`'s class `kind`."""
+    """The command of the stage `name`; see `_run_stage`."""
 
     def command(
         config: Config,
@@ -153,18 +171,7 @@ def _stage_command(name: str, kind: str) -> Callable[[Path, Path, bool, bool, st
         device: Device = "auto",
         debug: Debug = False,  # noqa: ARG001
     ) -> None:
-        from seqkd.config import load_stage
-
-        settings = load_stage(getattr(importlib.import_module("seqkd.config"), kind), config)
-        run = importlib.import_module(f"seqkd.stages.{name}").run
-        try:
-            run(settings, out, overwrite=overwrite, device=device)
-        except ConflictError:
-            if not overwrite_changed or overwrite:
-                raise
-            # A folder that is in use, or is not seqkd's, refuses this too.
-            run(settings, out, overwrite=True, device=device)
-        os.utime(out / "manifest.json")  # Make compares times: a stage with nothing to do is up to date again
+        _run_stage(name, kind, config, out, overwrite=overwrite, overwrite_changed=overwrite_changed, device=device)
 
     return command
 
@@ -172,12 +179,28 @@ def _stage_command(name: str, kind: str) -> Callable[[Path, Path, bool, bool, st
 for _name, _kind, _help in (
     ("prepare", "PrepareConfig", "Text files to gold corpora and a vocabulary."),
     ("train", "TrainConfig", "A corpus to a model."),
-    ("distill", "DistillConfig", "Teachers and a corpus to k-best lists."),
     ("select", "SelectConfig", "K-best lists to a distilled corpus."),
     ("evaluate", "EvaluateConfig", "Quality and speed of a model on a test corpus."),
     ("report", "ReportConfig", "Everything a pipeline made, on one page."),
 ):
     app.command(_name, help=_help)(_stage_command(_name, _kind))
+
+
+@app.command("distill")
+def _distill(
+    config: Config,
+    out: Out,
+    soft_targets: Annotated[
+        bool, typer.Option("--soft-targets", help="distributions at the corpus' own target positions, no k-best lists")
+    ] = False,
+    overwrite: Overwrite = False,
+    overwrite_changed: OverwriteChanged = False,
+    device: Device = "auto",
+    debug: Debug = False,  # noqa: ARG001
+) -> None:
+    """Teachers and a corpus to k-best lists, or to soft targets."""
+    name, kind = ("soft_targets", "SoftTargetsConfig") if soft_targets else ("distill", "DistillConfig")
+    _run_stage(name, kind, config, out, overwrite=overwrite, overwrite_changed=overwrite_changed, device=device)
 
 
 @app.command("translate")

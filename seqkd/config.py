@@ -15,6 +15,7 @@ from seqkd.config_models import (
     NllConfig,
     ObjectiveConfig,
     TransformerConfig,
+    WordKdConfig,
     check_objective,
     with_objective,
 )
@@ -123,6 +124,13 @@ class TrainConfig(Strict):
         check_objective(self.model, self.objective)
         return self
 
+    @model_validator(mode="after")
+    def _taught(self) -> TrainConfig:
+        objective = self.objective
+        if isinstance(objective, WordKdConfig) and not objective.teachers and objective.soft_targets is None:
+            raise ValueError("objective: word_kd needs `teachers` or `soft_targets`")
+        return self
+
 
 # --- distill, select, evaluate, report ----------------------------------------------------------------------------
 
@@ -136,6 +144,37 @@ class DistillConfig(Strict):
     batch_tokens: int = Field(4000, ge=1, description="source tokens, padding counted, that are decoded together")
     precision: SearchPrecision = "auto"
     workers: int = Field(0, ge=0, description="processes on CPU; 0: one for each core")
+
+
+class SoftOptions(Strict):
+    """What is kept of a teacher's distributions."""
+
+    top_k: int | None = Field(None, ge=1, description="likeliest ids that are kept, 16 unless `samples` is given")
+    samples: int | None = Field(None, ge=1, le=256, description="ids drawn, with replacement, in place of top_k")
+    temperature: float = Field(1.0, gt=0.0, allow_inf_nan=False, description="that of the students' objective")
+    batch_tokens: int = Field(4000, ge=1, description="padded tokens worked on together")
+    precision: Literal["auto"] | Precision = "auto"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _usual(cls, values: Any) -> Any:
+        if isinstance(values, dict) and "top_k" not in values and "samples" not in values:
+            return {**values, "top_k": 16}
+        return values
+
+    @model_validator(mode="after")
+    def _either(self) -> SoftOptions:
+        if (self.top_k is None) == (self.samples is None):
+            raise ValueError("either top_k or samples")
+        return self
+
+
+class SoftTargetsConfig(SoftOptions):
+    """Teachers and a corpus to soft targets: the teachers' distributions at the corpus' own target positions."""
+
+    models: tuple[Path, ...] = Field(..., min_length=1, description="several are averaged as an ensemble")
+    corpus: Path = Field(..., description="gold (references) or distilled (outputs)")
+    seed: int = Field(1, ge=0, description="of the samples; with the row id it decides every draw")
 
 
 class SelectConfig(SelectSettings):

@@ -6,6 +6,7 @@ architecture means a Transformer; one that does not name the objective means the
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
@@ -168,6 +169,44 @@ class DagLossConfig(Strict):
     glancing: Glancing = (0.5, 0.1)
 
 
+class WordKdConfig(Strict):
+    """Word-level distillation: the teacher's distribution at every target position (Kim and Rush 2016, equation 5)."""
+
+    type: Literal["word_kd"] = "word_kd"
+    teachers: tuple[Path, ...] = Field(
+        (), description="model folders that run beside the student, several as an ensemble; a pipeline has its own"
+    )
+    soft_targets: Path | None = Field(
+        None,
+        description="output of `distill --soft-targets`, in place of teachers; in a pipeline a [[soft_targets]]' name",
+    )
+    temperature: float = Field(1.0, gt=0.0, allow_inf_nan=False)
+    alpha: float = Field(0.5, ge=0.0, le=1.0, description="alpha * KD + (1 - alpha) * NLL")
+    top_k: int = Field(
+        0, ge=0, description="the teacher's likeliest ids, and all others as one; 0: the whole vocabulary"
+    )
+    direction: Literal["forward", "reverse"] = Field(
+        "forward", description="forward: cross-entropy under the teacher; reverse: KL(student || teacher)"
+    )
+    label_smoothing: float = Field(0.0, ge=0.0, lt=1.0, description="of the NLL")
+    precision: Literal["auto", "float32", "bf16", "fp16"] = Field("auto", description="the teachers' products")
+
+    @model_validator(mode="after")
+    def _either(self) -> WordKdConfig:
+        live = [
+            name
+            for name, given in (
+                ("teachers", self.teachers),
+                ("top_k", self.top_k),
+                ("precision", self.precision != "auto"),
+            )
+            if given
+        ]
+        if self.soft_targets is not None and live:
+            raise ValueError(f"{', '.join(live)}: for teachers that run along; leave out, or leave out soft_targets")
+        return self
+
+
 class FairseqLossConfig(Strict):
     """What fairseq itself trains the architecture with."""
 
@@ -194,12 +233,13 @@ OBJECTIVES: dict[str, type[Strict]] = {
     "ctc": CtcLossConfig,
     "dag": DagLossConfig,
     "fairseq": FairseqLossConfig,
+    "word_kd": WordKdConfig,
 }
 # What each architecture can be trained to minimise; the first is what it is trained with unless the file says so.
 SUITED: dict[str, tuple[str, ...]] = {
-    "transformer": ("nll",),
-    "lstm": ("nll",),
-    "sru": ("nll",),
+    "transformer": ("nll", "word_kd"),
+    "lstm": ("nll", "word_kd"),
+    "sru": ("nll", "word_kd"),
     "nat": ("nat",),
     "cmlm": ("cmlm",),
     "ctc": ("ctc",),
@@ -208,6 +248,8 @@ SUITED: dict[str, tuple[str, ...]] = {
 }
 # Architectures that write all positions at once; of fairseq's the model itself says it.
 PARALLEL = frozenset({"nat", "cmlm", "ctc", "dag"})
+# Those that the CPU engine has kernels for.
+WITH_KERNELS = PARALLEL | {"transformer"}
 
 
 def tag(arch: str) -> str:
@@ -240,7 +282,8 @@ ObjectiveConfig = Annotated[
     | Annotated[CmlmLossConfig, Tag("cmlm")]
     | Annotated[CtcLossConfig, Tag("ctc")]
     | Annotated[DagLossConfig, Tag("dag")]
-    | Annotated[FairseqLossConfig, Tag("fairseq")],
+    | Annotated[FairseqLossConfig, Tag("fairseq")]
+    | Annotated[WordKdConfig, Tag("word_kd")],
     Discriminator(_type),
 ]
 

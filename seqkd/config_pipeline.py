@@ -6,14 +6,16 @@ from pathlib import Path
 
 from pydantic import Field, model_validator
 
-from seqkd.config import BitextConfig, CleaningConfig, TrainingConfig, VocabularyConfig
+from seqkd.config import BitextConfig, CleaningConfig, SoftOptions, TrainingConfig, VocabularyConfig
 from seqkd.config_models import (
     FAIRSEQ,
     PARALLEL,
+    WITH_KERNELS,
     ModelConfig,
     NllConfig,
     ObjectiveConfig,
     TransformerConfig,
+    WordKdConfig,
     check_objective,
     tag,
     with_objective,
@@ -90,6 +92,12 @@ class StudentPart(ModelPart):
             )
         return self
 
+    @model_validator(mode="after")
+    def _taught_here(self) -> StudentPart:
+        if isinstance(self.objective, WordKdConfig) and self.objective.teachers:
+            raise ValueError("objective.teachers: the pipeline's own teacher teaches its students; leave it out")
+        return self
+
 
 class TeacherPart(Strict):
     """A teacher to train, or with `path` one that is brought along."""
@@ -104,6 +112,12 @@ class TeacherPart(Strict):
     @model_validator(mode="after")
     def _suits(self) -> TeacherPart:
         check_objective(self.model, self.objective)
+        return self
+
+    @model_validator(mode="after")
+    def _untaught(self) -> TeacherPart:
+        if isinstance(self.objective, WordKdConfig):
+            raise ValueError("objective.type 'word_kd' is for students: it asks the teacher")
         return self
 
     @model_validator(mode="after")
@@ -128,6 +142,13 @@ class SelectPart(SelectSettings):
 
     name: Name
     kbest: Name = Field(..., description="the name of a [[distill]]")
+
+
+class SoftTargetsPart(SoftOptions):
+    """The teacher's distributions at a training corpus' target positions."""
+
+    name: Name
+    corpus: Name = Field("gold", description="'gold' or the name of a [[select]]")
 
 
 class EvaluatePart(Strict):
@@ -155,6 +176,7 @@ class PipelineConfig(Strict):
     teacher: TeacherPart
     distill: tuple[DistillPart, ...] = ()
     select: tuple[SelectPart, ...] = ()
+    soft_targets: tuple[SoftTargetsPart, ...] = ()
     students: tuple[StudentPart, ...] = ()
     evaluate: EvaluatePart = EvaluatePart()
 
@@ -165,7 +187,8 @@ class PipelineConfig(Strict):
         if self.evaluate.precision == "int8":
             where = ["evaluate"]
             decoded |= {student.name: student.model.arch for student in self.students}
-        others = [f"{name} ({arch})" for name, arch in decoded.items() if arch != "transformer"]
+        others = [f"{name} ({arch})" for name, arch in decoded.items() if arch not in WITH_KERNELS]
         if where and others:
-            raise ValueError(f'{where[0]}.precision "int8" is for arch "transformer", not for {", ".join(others)}')
+            known = ", ".join(sorted(WITH_KERNELS))
+            raise ValueError(f'{where[0]}.precision "int8" is for arch {known}, not for {", ".join(others)}')
         return self

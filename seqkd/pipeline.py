@@ -16,7 +16,7 @@ from seqkd.config_pipeline import PipelineConfig
 
 MAKE_SAFE = re.compile(r"^[A-Za-z0-9_./,+@=-]+$")  # what a Make target can hold without escaping
 
-_LISTS = ("distill", "select", "students")  # arrays of tables whose members have names
+_LISTS = ("distill", "select", "soft_targets", "students")  # arrays of tables whose members have names
 
 
 def read_pipeline(file: Path) -> PipelineConfig:
@@ -133,6 +133,9 @@ def _name_problems(values: Mapping[str, Any], file: Path) -> list[str]:
         lines.append("students.teacher: the name is taken by the teacher")
     for table in _tables(values.get("select")):
         lines += _unknown(table, "select", "kbest", names["distill"], "[[distill]]")
+    for table in _tables(values.get("soft_targets")):
+        lines += _unknown(table, "soft_targets", "corpus", ["gold", *names["select"]], "[[select]]")
+    lines += _soft_problems(values, names["soft_targets"])
     parents: dict[str, str] = {}
     for table in _tables(values.get("students")):
         lines += _unknown(table, "students", "corpus", ["gold", *names["select"]], "[[select]]")
@@ -147,6 +150,25 @@ def _name_problems(values: Mapping[str, Any], file: Path) -> list[str]:
         if parents.get(way[-1]) == start and start not in reported:
             lines.append(f"students.{start}.init_from: goes in a circle: {' <- '.join([*way, start])}")
             reported.update(way)
+    return lines
+
+
+def _soft_problems(values: Mapping[str, Any], known: Sequence[str]) -> list[str]:
+    """Students whose soft targets are not there, or are not of the corpus that they are trained on."""
+    lines = []
+    corpora = {table.get("name"): table.get("corpus", "gold") for table in _tables(values.get("soft_targets"))}
+    for table in _tables(values.get("students")):
+        objective = table.get("objective")
+        wanted = objective.get("soft_targets") if isinstance(objective, dict) else None
+        if not isinstance(wanted, str):
+            continue
+        place = f"students.{table.get('name', '?')}.objective.soft_targets"
+        if wanted not in known:
+            lines.append(f"{place}: no [[soft_targets]] is named {wanted!r}; there is {', '.join(known) or 'nothing'}")
+        elif corpora[wanted] != table.get("corpus"):
+            lines.append(
+                f"{place}: {wanted!r} is of the corpus {corpora[wanted]!r}, the student of {table.get('corpus')!r}"
+            )
     return lines
 
 

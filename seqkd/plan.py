@@ -81,9 +81,8 @@ def make_rules(file: Path, stages: Sequence[Stage], folder: Path) -> str:
             lines.append(f"\t$(SEQKD_PYTHON) {' '.join(_quoted(word) for word in words)}")
             lines.append("\t@touch $@")
         else:
-            lines.append(
-                f"\t$(SEQKD) {stage.command} --config {config} --out {stage.out} --device $(DEVICE) --overwrite-changed"
-            )
+            words = (stage.command, "--config", str(config), "--out", str(stage.out), *stage.options)
+            lines.append(f"\t$(SEQKD) {' '.join(words)} --device $(DEVICE) --overwrite-changed")
     return "\n".join(lines) + "\n"
 
 

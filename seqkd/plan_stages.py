@@ -17,9 +17,11 @@ from seqkd.config import (
     PrepareConfig,
     ReportConfig,
     SelectConfig,
+    SoftTargetsConfig,
     TrainConfig,
     TrainingConfig,
 )
+from seqkd.config_models import ObjectiveConfig, WordKdConfig
 from seqkd.config_pipeline import PipelineConfig, StudentPart
 from seqkd.config_search import ParallelConfig
 
@@ -43,6 +45,7 @@ class Stage:
         config: The resolved stage file.
         out: Its output folder.
         needs: Files that it is made from, beside its stage file.
+        options: Of the command, beside those that every stage has.
     """
 
     name: str
@@ -51,6 +54,7 @@ class Stage:
     config: BaseModel
     out: Path
     needs: tuple[Path, ...]
+    options: tuple[str, ...] = ()
 
     @property
     def target(self) -> Path:
@@ -65,6 +69,7 @@ def plan_stages(pipeline: PipelineConfig, runs: Path) -> list[Stage]:
         *_data(pipeline, folders),
         *_teacher(pipeline, folders),
         *_distilled(pipeline, folders),
+        *_soft_targets(pipeline, folders),
         *_students(pipeline, folders),
         *_evaluations(pipeline, folders),
     ]
@@ -84,6 +89,9 @@ class _Folders:
 
     def kbest(self, name: str) -> Made:
         return _finished(self.root / "kbest" / name)
+
+    def soft_targets(self, name: str) -> Made:
+        return _finished(self.root / "soft_targets" / name)
 
     def corpus(self, name: str) -> Made:
         if name == "gold":  # its manifest comes before that of the whole of `gold`
@@ -197,6 +205,34 @@ def _distilled(pipeline: PipelineConfig, folders: _Folders) -> list[Stage]:
     return stages
 
 
+def _soft_targets(pipeline: PipelineConfig, folders: _Folders) -> list[Stage]:
+    teacher, stages = folders.model("teacher"), []
+    for part in pipeline.soft_targets:
+        corpus = folders.corpus(part.corpus)
+        config = SoftTargetsConfig(
+            models=(teacher.folder,),
+            corpus=corpus.folder,
+            top_k=part.top_k,
+            samples=part.samples,
+            temperature=part.temperature,
+            batch_tokens=part.batch_tokens,
+            precision=part.precision,
+            seed=_seed(pipeline.seed, "soft_targets"),
+        )
+        stages.append(
+            Stage(
+                name=f"soft_targets.{part.name}",
+                command="distill",
+                goal="distill",
+                config=config,
+                out=folders.soft_targets(part.name).folder,
+                needs=(teacher.file, corpus.file),
+                options=("--soft-targets",),
+            )
+        )
+    return stages
+
+
 def _students(pipeline: PipelineConfig, folders: _Folders) -> list[Stage]:
     return [_student(pipeline, folders, part) for part in pipeline.students]
 
@@ -204,16 +240,17 @@ def _students(pipeline: PipelineConfig, folders: _Folders) -> list[Stage]:
 def _student(pipeline: PipelineConfig, folders: _Folders, part: StudentPart) -> Stage:
     corpus = folders.corpus(part.corpus)
     first = None if part.init_from is None else folders.model(part.init_from)
+    objective, taught_by = _taught(part.objective, folders)
     config = TrainConfig(
         role="student",
         prepared=folders.gold.folder,
         corpus=corpus.folder,
         model=part.model,
-        objective=part.objective,
+        objective=objective,
         training=_seeded(part.training, pipeline.seed, "student"),
         init_from=None if first is None else first.folder,
     )
-    needs = (folders.gold.file, corpus.file, *(() if first is None else (first.file,)))
+    needs = (folders.gold.file, corpus.file, *(() if first is None else (first.file,)), *taught_by)
     return Stage(
         name=f"student.{part.name}",
         command="train",
@@ -222,6 +259,17 @@ def _student(pipeline: PipelineConfig, folders: _Folders, part: StudentPart) -> 
         out=folders.model(part.name).folder,
         needs=tuple(dict.fromkeys(needs)),
     )
+
+
+def _taught(objective: ObjectiveConfig, folders: _Folders) -> tuple[ObjectiveConfig, tuple[Path, ...]]:
+    """The objective with the folders that it asks in place of names, and the files that tell they are whole."""
+    if not isinstance(objective, WordKdConfig):
+        return objective, ()
+    if objective.soft_targets is not None:
+        soft = folders.soft_targets(str(objective.soft_targets))
+        return objective.model_copy(update={"soft_targets": soft.folder}), (soft.file,)
+    teacher = folders.model("teacher")
+    return objective.model_copy(update={"teachers": (teacher.folder,)}), (teacher.file,)
 
 
 def _evaluations(pipeline: PipelineConfig, folders: _Folders) -> list[Stage]:
@@ -289,8 +337,13 @@ def _edges(pipeline: PipelineConfig) -> list[tuple[str, str]]:
         edges.append((f"k-best {select.kbest}", corpora[select.name]))
         if select.rule in ("seqinter", "oracle", "chrf", "ter"):  # weighs hypotheses against the references
             edges.append(("gold", corpora[select.name]))
+    for part in pipeline.soft_targets:
+        edges += [("teacher", f"soft targets {part.name}"), (corpora[part.corpus], f"soft targets {part.name}")]
     for student in pipeline.students:
         edges.append((corpora[student.corpus], models[student.name]))
+        if isinstance(student.objective, WordKdConfig):
+            soft = student.objective.soft_targets
+            edges.append(("teacher" if soft is None else f"soft targets {soft}", models[student.name]))
         if student.init_from is not None:
             edges.append((models[student.init_from], models[student.name]))
     return edges

@@ -136,7 +136,8 @@ def attend(query: Tensor, key: Tensor, value: Tensor, *, mask: Tensor | None = N
     Returns:
         `[batch, heads, target, head_dim]`.
     """
-    if query.device.type == "cpu" and torch.is_grad_enabled():
+    # Training runs the model without gradients, too: glancing does.
+    if query.device.type == "cpu" and (torch.is_grad_enabled() or torch.is_autocast_enabled("cpu")):
         query, key, value = query.float(), key.float(), value.float()
         with torch.autocast("cpu", enabled=False):
             if attention.serves(query, key, value):

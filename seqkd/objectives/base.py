@@ -10,6 +10,22 @@ import torch
 from torch import Tensor, nn
 
 
+class SoftTargets(NamedTuple):
+    """A teacher's distributions at some target positions, over some of the vocabulary each.
+
+    Attributes:
+        ids: `[tokens, k]` int64. With `tail` no id comes twice at a position; without, what fills a row up has
+            probability zero.
+        logprobs: `[tokens, k]` float32.
+        tail: `[tokens]` float32, log-probability of all other ids together; None where what `ids` hold is everything,
+            as with sampled ids.
+    """
+
+    ids: Tensor
+    logprobs: Tensor
+    tail: Tensor | None
+
+
 class Batch(NamedTuple):
     """Sentence pairs, padded on the right.
 
@@ -24,6 +40,7 @@ class Batch(NamedTuple):
             be asked for its length.
         tokens: Target tokens, end of sentence included, padding not.
         progress: How much of the training is done, from 0 to 1; objectives with a schedule read it.
+        soft: What a teacher gave each kept position, where it was written down beforehand.
     """
 
     ids: npt.NDArray[np.int64]
@@ -33,16 +50,26 @@ class Batch(NamedTuple):
     kept: Tensor
     tokens: int
     progress: float = 0.0
+    soft: SoftTargets | None = None
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on `device`."""
         if device.type == "cpu":
             return self
-        source, target_in, target_out, kept = (
-            x.pin_memory().to(device, non_blocking=True)
-            for x in (self.source, self.target_in, self.target_out, self.kept)
+
+        def moved(x: Tensor) -> Tensor:
+            return x.pin_memory().to(device, non_blocking=True)
+
+        soft = self.soft
+        if soft is not None:
+            soft = SoftTargets(moved(soft.ids), moved(soft.logprobs), None if soft.tail is None else moved(soft.tail))
+        return self._replace(
+            source=moved(self.source),
+            target_in=moved(self.target_in),
+            target_out=moved(self.target_out),
+            kept=moved(self.kept),
+            soft=soft,
         )
-        return Batch(self.ids, source, target_in, target_out, kept, self.tokens, self.progress)
 
 
 class LossOutput(NamedTuple):
@@ -70,7 +97,10 @@ class Objective(Protocol):
 class TeacherForced(Protocol):
     """A model that gives its features at all target positions at once, as the Transformer does."""
 
-    output_weight: Tensor
+    @property
+    def output_weight(self) -> Tensor:
+        """`[vocab, dim]`."""
+        ...
 
     def encode(self, source: Tensor) -> Tensor:
         """`[batch, source]` ids to `[batch, source, dim]`."""

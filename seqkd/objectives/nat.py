@@ -8,7 +8,7 @@ from typing import Protocol, cast
 import torch
 from torch import Tensor, nn
 
-from seqkd.models.nat.tokens import best_tokens
+from seqkd.models.nat.output import best_pieces
 from seqkd.objectives.base import Batch, LossOutput
 from seqkd.objectives.glancing import shown
 from seqkd.objectives.masked import nll_at
@@ -86,5 +86,6 @@ class NatLoss:
 def _wrong(model: CopyingModel, batch: Batch, inputs: Tensor, real: Tensor, memory: Tensor) -> Tensor:
     """How many tokens of each sentence the model gets wrong by itself, `[batch]` int64."""
     features = model.decode(inputs, real, memory, batch.source)
-    written, _ = best_tokens(features, real, model.output_weight)
-    return (written.ne(batch.target_out) & batch.target_out.ne(model.pad_id)).sum(1)
+    wrong = torch.zeros_like(real)
+    wrong[real] = best_pieces(features[real], model.output_weight).ne(batch.target_out[real])
+    return (wrong & batch.target_out.ne(model.pad_id)).sum(1)

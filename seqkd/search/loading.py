@@ -15,17 +15,25 @@ from seqkd.models.incremental import IncrementalTransformer
 from seqkd.models.incremental_lstm import IncrementalLstm
 from seqkd.models.incremental_sru import IncrementalSru
 from seqkd.models.lstm import Lstm
+from seqkd.models.nat.cmlm import Cmlm
+from seqkd.models.nat.ctc import Ctc
+from seqkd.models.nat.dag import Dag
+from seqkd.models.nat.vanilla import Nat
 from seqkd.models.protocol import ParallelModel, ParallelSettings
 from seqkd.models.sru import Sru
 from seqkd.models.transformer import Transformer
 from seqkd.search.beam import BeamSearch
 from seqkd.search.gpu.engine import GraphTransformer, runs_here
-from seqkd.search.native.engine import NativeTransformer, fits, matrix_unit, usable
+from seqkd.search.native.engine import NativeTransformer
+from seqkd.search.native.stack import NativeParallel
+from seqkd.search.native.weights import fits, matrix_unit, usable
 from seqkd.search.parallel import Decoder, ParallelSearch
 from seqkd.search.protocol import SearchModel
 from seqkd.search.settings import BeamSettings
 
 Precision = Literal["float32", "bf16x3", "bf16", "int8", "fp16"]
+# Architectures that the CPU kernels have.
+NATIVE = {"transformer": Transformer, "nat": Nat, "cmlm": Cmlm, "ctc": Ctc, "dag": Dag}
 # Of modules; int8 is the kernels' alone.
 DTYPES = {"float32": torch.float32, "bf16x3": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 # What a CPU must have in hardware for the precisions that need it.
@@ -38,6 +46,7 @@ class SearchTeam:
 
     Attributes:
         engines: What `BeamSearch` takes; none for a model that writes all positions at once.
+        writer: What `ParallelSearch` takes; None for models that go left to right.
         loaded: The same models as modules, with their vocabularies.
         precision: Of the weights.
         device: Where they are.
@@ -45,6 +54,7 @@ class SearchTeam:
     """
 
     engines: Sequence[SearchModel]
+    writer: ParallelModel | None
     loaded: Sequence[LoadedModel]
     precision: Precision
     device: torch.device
@@ -53,7 +63,7 @@ class SearchTeam:
     @property
     def parallel(self) -> bool:
         """Whether it is a model that writes all positions at once."""
-        return not self.engines
+        return self.writer is not None
 
 
 def resolve_device(device: str) -> torch.device:
@@ -107,7 +117,7 @@ def team_precision(paths: Sequence[Path], precision: Literal["auto"] | Precision
         raise InputError(
             "the CPU engine has no int8 kernels for this model",
             where=", ".join(map(str, without)),
-            expected="a transformer; dim / heads 16, 32, 48, 64, 80, 96 or 128; ffn_dim a multiple of 16",
+            expected=f"{', '.join(NATIVE)}; dim / heads 16, 32, 48, 64, 80, 96 or 128; ffn_dim a multiple of 16",
             hint="leave precision at auto, or give float32 or bf16",
         )
     return "float32" if without else chosen
@@ -117,7 +127,7 @@ def _has_kernels(folder: Path) -> bool:
     config = read_config(folder)
     settings = config["settings"]
     try:
-        return config["arch"] == "transformer" and fits(settings["dim"], settings["heads"], settings["ffn_dim"])
+        return config["arch"] in NATIVE and fits(settings["dim"], settings["heads"], settings["ffn_dim"])
     except (KeyError, TypeError, ZeroDivisionError):  # loading the model says what is wrong
         return False
 
@@ -155,8 +165,10 @@ def load_team(
         path for path, model in zip(paths, loaded, strict=True) if isinstance(model.model, ParallelModel)
     ]
     if written_at_once and parallel and len(paths) == 1:
-        loaded[0].model.to(DTYPES[chosen])
-        return SearchTeam(engines=(), loaded=loaded, precision=chosen, device=where, fallback=None)
+        chosen_writer = writer(loaded[0].model, chosen)
+        return SearchTeam(
+            engines=(), writer=chosen_writer, loaded=loaded, precision=chosen, device=where, fallback=None
+        )
     if written_at_once:
         raise ModelError(
             "it writes all positions at once and gives no left-to-right probabilities",
@@ -169,6 +181,7 @@ def load_team(
 
     return SearchTeam(
         engines=[engine(model, chosen) for model in loaded],
+        writer=None,
         loaded=loaded,
         precision=chosen,
         device=where,
@@ -188,8 +201,19 @@ def engine(loaded: LoadedModel, precision: Precision) -> SearchModel:
     return make(loaded.model, precision)
 
 
+def writer(model: Any, precision: Precision) -> ParallelModel:
+    """The fastest way to decode with a model that writes all positions at once."""
+    if precision != "fp16" and isinstance(model, (Nat, Cmlm, Ctc, Dag)) and _native(model.stack, precision):
+        return NativeParallel(model, precision)
+    return model.to(DTYPES[precision])  # type: ignore[no-any-return]
+
+
+def _native(model: torch.nn.Module, precision: Precision) -> bool:
+    return precision != "fp16" and usable(model) and (precision == "float32" or matrix_unit(precision))
+
+
 def _transformer(model: Transformer, precision: Precision) -> SearchModel:
-    if precision != "fp16" and usable(model) and (precision == "float32" or matrix_unit(precision)):
+    if precision != "fp16" and _native(model, precision):
         return NativeTransformer(model, precision)
     model = model.to(DTYPES[precision])
     return GraphTransformer(model) if runs_here(model) else IncrementalTransformer(model)
@@ -205,8 +229,8 @@ _ENGINES: dict[type, Callable[[Any, Precision], SearchModel]] = {
 def quick_decoder(loaded: LoadedModel) -> Decoder:
     """A fast decoder for a model in training, where it is: greedy, or the model's own way at its cheapest."""
     model = loaded.model
-    if isinstance(model, ParallelModel):
-        return ParallelSearch(model, ParallelSettings())
     device = next(model.parameters()).device
     precision = resolve_precision("auto" if device.type == "cpu" else "float32", device)
+    if isinstance(model, ParallelModel):
+        return ParallelSearch(writer(model, precision), ParallelSettings())
     return BeamSearch([engine(loaded, precision)], BeamSettings(beam=1))

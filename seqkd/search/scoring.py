@@ -61,7 +61,7 @@ def score_pairs(
     """
     first = models[0]
     scores: list[PairScore | None] = [None] * len(pairs)
-    for batch in _batches([len(target) + 1 for _, target in pairs], batch_tokens):
+    for batch in length_batches([len(target) + 1 for _, target in pairs], batch_tokens):
         source = pad_rows([[*pairs[index][0], first.eos_id] for index in batch], first.pad_id).to(device)
         target_in = pad_rows([[first.start_id, *pairs[index][1]] for index in batch], first.pad_id).to(device)
         target_out = pad_rows([[*pairs[index][1], first.eos_id] for index in batch], first.pad_id).to(device)
@@ -76,7 +76,7 @@ def score_pairs(
     return [score for score in scores if score is not None]
 
 
-def _batches(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
+def length_batches(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
     """Indices of rows of like length, whose padded size stays within the budget (a longer row stands alone)."""
     batch: list[int] = []
     for index in sorted(range(len(lengths)), key=lambda row: -lengths[row]):

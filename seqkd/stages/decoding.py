@@ -80,7 +80,7 @@ def _parallel(way: ParallelConfig, team: SearchTeam, judge: SearchTeam | None) -
     rescorers: list[Any] = [judge.loaded[0].model] if way.rescore and judge is not None else []
 
     def opened() -> ParallelSearch:
-        return ParallelSearch(team.loaded[0].model, settings, rescorers=rescorers)
+        return ParallelSearch(team.writer, settings, rescorers=rescorers)
 
     opened()  # a strategy that the model lacks is told before any work
     return Way(name=way.name, label=f"decode {way.name}", file=f"hypotheses.{way.name}.txt", open=opened)

@@ -20,17 +20,20 @@ from seqkd.corpus.reader import Corpus
 from seqkd.errors import ConfigError, CorpusError, ModelError
 from seqkd.metrics.corpus import corpus_bleu
 from seqkd.models.checkpoint import LoadedModel, load_model, load_weights, model_digest, save_model, weights_of
+from seqkd.models.protocol import Marks, PairLengths
 from seqkd.models.registry import build
 from seqkd.objectives.base import Objective
 from seqkd.progress import say
 from seqkd.search.loading import quick_decoder, resolve_device
 from seqkd.stages.building import build_objective
 from seqkd.stages.prepare import SOURCE_VOCABULARY, VOCABULARY
+from seqkd.stages.teaching import Teaching
 from seqkd.text.vocabulary import Vocabulary
 from seqkd.training.data import CorpusData, SpecialIds
 from seqkd.training.loop import LoopSettings, TrainResult, fit
 from seqkd.training.optim import OptimSettings
 from seqkd.training.runtime import choose_precision, keep_freed_memory, make_fabric
+from seqkd.training.soft import SoftTable
 from seqkd.training.state import Validation
 from seqkd.training.validation import held_out_nll
 
@@ -53,9 +56,10 @@ def run(config: TrainConfig, out: Path, *, overwrite: bool = False, device: str 
 
     Raises:
         ConfigError: Settings that contradict each other.
-        CorpusError: A corpus is missing or damaged, was made with another vocabulary, or has no row that fits.
+        CorpusError: A corpus is missing or damaged, was made with another vocabulary, or has no row that fits; soft
+            targets are of another corpus, or a row's are missing.
         ModelError: The model cannot be built from its settings; `init_from` is no model, or another one than is
-            trained here.
+            trained here; a teacher is none, or has another vocabulary.
         ConflictError: `out` was made with other settings.
         WorkError: The loss is not finite, the run was stopped, the system refuses to write.
     """
@@ -65,7 +69,8 @@ def run(config: TrainConfig, out: Path, *, overwrite: bool = False, device: str 
     inputs = _Inputs(config)
     where = resolve_device(device)
     precision = choose_precision(config.training.precision, where)
-    settings = config.model_dump(mode="json", include={"role", "model", "objective", "training"})
+    settings = config.model_dump(mode="json", include={"role", "model", "training"})
+    settings["objective"] = config.objective.model_dump(mode="json", exclude={"teachers", "soft_targets"})
     made_by = fingerprint("train", settings, inputs.digests())
     fabric = make_fabric(where, precision)
     work = _Work.of(config, inputs, fabric)  # what can be wrong is found before the folder is begun
@@ -120,13 +125,14 @@ class _Inputs:
                         expected=f"vocabulary {vocabulary.digest[:12]}..., found {digest[:12]}...",
                         hint="give the `prepared` folder that this corpus comes from",
                     )
+        self.teaching = Teaching(config.objective, corpus=self.corpus, target=self.target, source=self.source)
 
     def digests(self) -> dict[str, str]:
         """What the model depends on."""
         digests = {"corpus": self.corpus.manifest.digest(), "prepared": self.prepared.digest()}
         if self.init_from is not None:
             digests["init_from"] = model_digest(self.init_from)
-        return digests
+        return digests | self.teaching.digests()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,31 +156,39 @@ class _Work:
         training = config.training
         torch.manual_seed(training.seed)
         model: Any = _build(config, inputs)
-        objective = build_objective(config.objective)
+        team = inputs.teaching.team(fabric.device)
+        objective = build_objective(config.objective, team.teacher if team else None)
         special = SpecialIds(pad=model.pad_id, eos=model.eos_id, start=model.start_id)
 
-        def data_of(corpus: Corpus) -> CorpusData:
+        def unusable(lengths: PairLengths) -> dict[str, Marks]:
+            reasons: dict[str, Marks] = model.unusable(lengths)
+            return reasons | (team.unusable(lengths) if team else {})
+
+        def data_of(corpus: Corpus, soft: SoftTable | None = None) -> CorpusData:
             data = CorpusData(
                 corpus,
                 special,
-                unusable=model.unusable,
+                unusable=unusable,
                 batch_tokens=training.batch_tokens,
                 window=training.window,
                 seed=training.seed,
                 rank=fabric.global_rank,
                 world=fabric.world_size,
+                soft=soft,
             )
             if not data.rows:
                 raise CorpusError(
                     "has no row that the model can be trained on",
                     where=str(corpus.path),
-                    expected=f"shorter rows, or a larger model.max_positions; left out were {_left_out(data)}"
+                    expected="shorter rows, or a larger model.max_positions or model.upsample; left out were "
+                    + _left_out(data)
                     if corpus.rows
                     else "at least one row",
                 )
             return data
 
-        return _Work(model=model, objective=objective, data=data_of(inputs.corpus), held_out=data_of(inputs.valid))
+        data = data_of(inputs.corpus, inputs.teaching.soft())
+        return _Work(model=model, objective=objective, data=data, held_out=data_of(inputs.valid))
 
 
 def _train(config: TrainConfig, inputs: _Inputs, work: _Work, fabric: Fabric, out: Path) -> TrainResult:
@@ -310,7 +324,8 @@ class _Observer:
             self._writer.add_scalar(f"{group}/{name}", value, update)
 
 
-def _write_rejected(path: Path, data: CorpusData) -> None:
+def write_rejected(path: Path, data: CorpusData) -> None:
+    """List the rows that a model cannot be trained on, with their reasons."""
     skipped = sorted((row, reason) for reason, rows in data.skipped.items() for row in rows)
     lines = "".join(f"{row}\t{reason}\n" for row, reason in skipped)
     atomic_write(path, ("id\treason\n" + lines).encode())
@@ -324,8 +339,8 @@ def _write(
     out: Path,
     made_by: dict[str, Any],
 ) -> Manifest:
-    _write_rejected(out / REJECTED, work.data)
-    _write_rejected(out / REJECTED_VALID, work.held_out)
+    write_rejected(out / REJECTED, work.data)
+    write_rejected(out / REJECTED_VALID, work.held_out)
     save_model(
         out,
         work.model,

@@ -91,7 +91,7 @@ class Translator:
     def _decode(self, sources: list[tuple[int, list[int]]]) -> dict[int, list[Hypothesis]]:
         decoder: ParallelSearch | BeamSearch
         if isinstance(self.settings, ParallelSettings):
-            decoder = ParallelSearch(self.team.loaded[0].model, self.settings)
+            decoder = ParallelSearch(self.team.writer, self.settings)
             found = dict(decoder.decode(sources, batch_tokens=self.batch_tokens))
         else:
             decoder = BeamSearch(self.team.engines, self.settings, fallback=self.team.fallback)

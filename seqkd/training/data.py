@@ -17,6 +17,7 @@ from seqkd.corpus.batches import Rows, plan_epoch
 from seqkd.corpus.reader import Corpus
 from seqkd.models.protocol import Marks, PairLengths
 from seqkd.objectives.base import Batch
+from seqkd.training.soft import SoftTable
 
 COLUMNS = ("id", "source_ids", "target_ids")
 AHEAD = 4  # groups of batches read while the device works on one
@@ -116,6 +117,10 @@ class CorpusData:
         seed: Of the shuffles.
         rank: Which of `world` processes this is.
         world: Processes that share the corpus.
+        soft: What a teacher gave the rows; each batch brings its part.
+
+    Raises:
+        CorpusError: `soft` lacks a row that fits, or one of its positions.
 
     Attributes:
         rows: How many rows fit.
@@ -136,6 +141,7 @@ class CorpusData:
         seed: int,
         rank: int = 0,
         world: int = 1,
+        soft: SoftTable | None = None,
     ) -> None:
         ids, sources, targets = corpus.lengths()
         reasons = unusable(PairLengths(sources, targets, corpus.repeats("target_ids")))
@@ -144,7 +150,9 @@ class CorpusData:
         for reason, marks in reasons.items():
             self.skipped[reason] = ids[fits & marks].tolist()
             fits &= ~marks
-        self._corpus, self._special = corpus, special
+        if soft is not None:
+            soft.check(ids[fits], targets[fits])
+        self._corpus, self._special, self._soft = corpus, special, soft
         self.positions = np.flatnonzero(fits)
         self._sources, self._targets = sources[fits], targets[fits]
         self._batch_tokens, self._window, self._seed = batch_tokens, window, seed
@@ -169,7 +177,8 @@ class CorpusData:
 
     def load(self, rows: Rows) -> Batch:
         """The batch of these positions."""
-        return collate(self._corpus.take(rows, list(COLUMNS)), self._special)
+        batch = collate(self._corpus.take(rows, list(COLUMNS)), self._special)
+        return batch if self._soft is None else batch._replace(soft=self._soft.of(batch.ids))
 
 
 def read_ahead(load: Callable[[T], Batch], groups: Iterable[Sequence[T]]) -> Generator[list[Batch]]:

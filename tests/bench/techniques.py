@@ -29,7 +29,8 @@ from seqkd.models.checkpoint import load_model  # noqa: E402
 from seqkd.models.incremental import IncrementalTransformer  # noqa: E402
 from seqkd.models.transformer import Transformer  # noqa: E402
 from seqkd.search import BeamSearch, BeamSettings, SearchModel  # noqa: E402
-from seqkd.search.native.engine import NativeTransformer, matrix_unit  # noqa: E402
+from seqkd.search.native.engine import NativeTransformer  # noqa: E402
+from seqkd.search.native.weights import matrix_unit  # noqa: E402
 
 Sources = list[tuple[int, list[int]]]
 

@@ -16,7 +16,8 @@ from seqkd.models.checkpoint import load_model
 from seqkd.models.incremental import IncrementalTransformer
 from seqkd.models.transformer import Transformer
 from seqkd.search import BeamSearch, BeamSettings, Hypothesis, SearchModel
-from seqkd.search.native.engine import Arithmetic, NativeTransformer, matrix_unit, usable
+from seqkd.search.native.engine import NativeTransformer
+from seqkd.search.native.weights import Arithmetic, matrix_unit, usable
 from tests.integration import fairseq_support
 from tests.integration.fairseq_support import Scored
 

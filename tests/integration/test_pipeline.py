@@ -225,13 +225,35 @@ def test_a_brought_teacher_brings_its_vocabulary(toy: Toy, tmp_path: Path, monke
     assert report["models"][0]["role"] == "teacher"
 
 
+def test_students_are_taught_word_by_word(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    values = shrunk(ROOT / "pipelines" / "toy.toml", toy_text(tmp_path / "text", rows=200, held_out=10))
+    gold, seqkd = values["students"][:2]
+    values["soft_targets"] = [
+        {"name": "references", "top_k": 4},
+        {"name": "outputs", "corpus": "seqkd", "samples": 20, "temperature": 2.0},
+    ]
+    values["students"] = [
+        gold | {"name": "live", "objective": {"type": "word_kd", "alpha": 0.7}},
+        gold | {"name": "on-references", "objective": {"type": "word_kd", "soft_targets": "references"}},
+        seqkd | {"name": "on-outputs", "objective": {"type": "word_kd", "soft_targets": "outputs", "temperature": 2.0}},
+    ]
+    runs = tmp_path / "runs"
+    run_stages(write_pipeline(values, tmp_path), runs)
+    report = json.loads((runs / "toy" / "report" / "report.json").read_text())
+    assert [model["objective"] for model in report["models"]] == ["nll", "word_kd", "word_kd", "word_kd"]
+    page = (runs / "toy" / "report" / "report.html").read_text()
+    assert "soft targets outputs" in page
+    assert main(["inspect", str(runs / "toy" / "soft_targets" / "outputs")]) == 0
+
+
 def run_stages(file: Path, runs: Path) -> None:
     """Call each stage of a pipeline, in order, through the command line."""
     plan = write_plan(file, runs)
     for stage in plan_stages(read_pipeline(file), runs):
         config = plan.parent / "config" / f"{stage.name}.toml"
         words = ["--config", str(config), "--out", str(stage.out), "--device", "cpu"]
-        assert main([stage.command, *words]) == 0, stage.name
+        assert main([stage.command, *stage.options, *words]) == 0, stage.name
 
 
 def wait_for(condition: Callable[[], bool], process: subprocess.Popen[bytes], seconds: float = 120) -> None:

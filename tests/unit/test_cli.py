@@ -83,12 +83,12 @@ def test_bad_usage_is_exit_code_2(words: list[str], capsys: pytest.CaptureFixtur
     assert "Usage: seqkd" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", STAGES)
+@pytest.mark.parametrize("name", [*STAGES, "distill --soft-targets"])
 def test_every_stage_answers_a_missing_stage_file(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = tmp_path / "nope.toml"
-    assert main([name, "--config", str(config), "--out", str(tmp_path / "out")]) == 2
+    assert main([*name.split(), "--config", str(config), "--out", str(tmp_path / "out")]) == 2
     assert capsys.readouterr().err == f"error: {config}: no such file\n"
     assert not (tmp_path / "out").exists()
 

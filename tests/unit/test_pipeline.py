@@ -99,6 +99,54 @@ def test_names_that_do_not_fit(pipeline: Path, old: str, new: str, problem: str)
     assert sum(problem in line for line in problems(pipeline)) == 1
 
 
+SOFT = '[[soft_targets]]\nname = "soft"\n\n'
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "problem"),
+    [
+        (
+            'init_from = "kd"',
+            'objective = { type = "word_kd", soft_targets = "none" }',
+            "students.tuned.objective.soft_targets: no [[soft_targets]] is named 'none'; there is soft",
+        ),
+        (
+            'init_from = "kd"',
+            'objective = { type = "word_kd", soft_targets = "soft" }',
+            "students.tuned.objective.soft_targets: 'soft' is of the corpus 'gold', the student of 'kd'",
+        ),
+        (
+            'init_from = "kd"',
+            'objective = { type = "word_kd", teachers = ["m"] }',
+            "students.tuned: objective.teachers: the pipeline's own teacher teaches its students; leave it out",
+        ),
+        (
+            'init_from = "kd"',
+            'objective = { type = "word_kd", temperature = 0 }',
+            "students.tuned.objective.temperature: Input should be greater than 0, got 0",
+        ),
+        (
+            'init_from = "kd"',
+            'model = { arch = "nat" }\nobjective = { type = "word_kd" }',
+            "students.tuned: objective.type 'word_kd' does not fit model.arch 'nat', which takes nat",
+        ),
+        ('name = "soft"', 'name = "soft"\ncorpus = "lead"', "soft_targets.soft.corpus: no [[select]] is named 'lead'"),
+        ('name = "soft"', 'name = "soft"\ntop_k = 3\nsamples = 3', "soft_targets.soft: either top_k or samples"),
+        (
+            "[teacher.training]",
+            '[teacher.objective]\ntype = "word_kd"\n\n[teacher.training]',
+            "teacher: objective.type 'word_kd' is for students: it asks the teacher",
+        ),
+    ],
+)
+def test_word_level_distillation_that_does_not_fit(pipeline: Path, old: str, new: str, problem: str) -> None:
+    edited(pipeline, "[[distill]]", f"{SOFT}[[distill]]")
+    edited(pipeline, old, new)
+    found = problems(pipeline)
+    assert len(found) == 1
+    assert found[0].startswith(problem)
+
+
 def test_what_students_share_is_one_table(pipeline: Path) -> None:
     edited(pipeline, "[student.model]\ndim = 32\nheads = 2\n\n[student.training]\nmax_updates = 20", "")
     edited(pipeline, "seed = 3", "student = 3")
@@ -137,17 +185,19 @@ def test_a_brought_teacher_brings_the_vocabulary(pipeline: Path) -> None:
     assert [line.split(":")[0] for line in problems(pipeline)] == ["prepare.vocabulary"]
 
 
-def test_int8_is_for_transformers(pipeline: Path) -> None:
+def test_int8_is_for_models_with_kernels(pipeline: Path) -> None:
     edited(pipeline, "[data]", '[evaluate]\nprecision = "int8"\n\n[data]')
     assert read_pipeline(pipeline).evaluate.precision == "int8"
     edited(pipeline, 'init_from = "kd"', 'model = { arch = "lstm" }')
-    assert problems(pipeline) == ['(file): evaluate.precision "int8" is for arch "transformer", not for tuned (lstm)']
+    assert problems(pipeline) == [
+        '(file): evaluate.precision "int8" is for arch cmlm, ctc, dag, nat, transformer, not for tuned (lstm)'
+    ]
     edited(pipeline, "[evaluate]\nprecision", "[evaluate]\n# precision")
     edited(pipeline, 'name = "beam5"', 'name = "beam5"\nprecision = "int8"')
     assert [part.precision for part in read_pipeline(pipeline).distill] == ["int8"]
     edited(pipeline, "[teacher.training]", '[teacher.model]\narch = "sru"\n\n[teacher.training]')
     assert problems(pipeline) == [
-        '(file): distill.beam5.precision "int8" is for arch "transformer", not for teacher (sru)'
+        '(file): distill.beam5.precision "int8" is for arch cmlm, ctc, dag, nat, transformer, not for teacher (sru)'
     ]
 
 

@@ -14,10 +14,12 @@ from seqkd.config import (
     EvaluateConfig,
     PrepareConfig,
     SelectConfig,
+    SoftTargetsConfig,
     TrainConfig,
     VocabularyConfig,
     load_stage,
 )
+from seqkd.config_models import WordKdConfig
 from seqkd.errors import ConfigError
 from seqkd.pipeline import read_pipeline, to_toml
 from seqkd.plan import GOALS, write_plan
@@ -119,6 +121,58 @@ def test_a_student_that_the_teacher_rescores_is_evaluated_with_it(pipeline: Path
     file = Path("evaluate.toml")
     file.write_text(to_toml(stage.config))
     assert load_stage(EvaluateConfig, file) == stage.config
+
+
+WORD_KD = """
+[[soft_targets]]
+name = "kd16"
+corpus = "kd"
+temperature = 2.0
+
+[[students]]
+name = "live"
+corpus = "kd"
+objective = { type = "word_kd", alpha = 0.7 }
+
+[[students]]
+name = "written"
+corpus = "kd"
+objective = { type = "word_kd", soft_targets = "kd16", temperature = 2.0 }
+"""
+
+
+def test_a_student_taught_word_by_word_needs_the_teacher_or_what_it_wrote(pipeline: Path) -> None:
+    pipeline.write_text(pipeline.read_text() + WORD_KD)
+    stages = {stage.name: stage for stage in plan_stages(read_pipeline(pipeline), Path("runs"))}
+    run = Path("runs/small")
+    live, written, soft = (stages[name] for name in ("student.live", "student.written", "soft_targets.kd16"))
+    assert isinstance(live.config, TrainConfig)
+    assert isinstance(live.config.objective, WordKdConfig)
+    assert (live.config.objective.teachers, live.config.objective.alpha) == ((run / "teacher",), 0.7)
+    assert run / "teacher/manifest.json" in live.needs
+    assert isinstance(written.config, TrainConfig)
+    assert isinstance(written.config.objective, WordKdConfig)
+    assert written.config.objective.soft_targets == run / "soft_targets/kd16"
+    assert run / "soft_targets/kd16/manifest.json" in written.needs
+    assert isinstance(soft.config, SoftTargetsConfig)
+    assert (soft.config.models, soft.config.corpus) == ((run / "teacher",), run / "corpora/kd")
+    assert (soft.config.top_k, soft.config.samples, soft.config.temperature) == (16, None, 2.0)
+    assert set(soft.needs) == {run / "teacher/manifest.json", run / "corpora/kd/manifest.json"}
+    for stage in (live, written, soft):
+        file = Path(f"{stage.name}.toml")
+        file.write_text(to_toml(stage.config))
+        assert load_stage(type(stage.config), file) == stage.config
+    rules = write_plan(pipeline, Path("runs")).read_text()
+    assert f"distill --config {run}/config/soft_targets.kd16.toml --out {soft.out} --soft-targets " in rules
+
+
+def test_make_writes_soft_targets_before_their_student(make: FakeMake) -> None:
+    make.pipeline.write_text(make.pipeline.read_text() + WORD_KD)
+    done = make("report")
+    assert done.index("select kd") < done.index("distill kd16") < done.index("train written")
+    assert done.index("train teacher") < done.index("train live")
+    edited(make.pipeline, "temperature = 2.0", "temperature = 2.0\nsamples = 50")
+    assert make("report") == ["distill kd16", "train written", "evaluate written", "report report"]
 
 
 def test_seeds_come_from_the_pipeline_and_students_share_theirs(pipeline: Path) -> None:

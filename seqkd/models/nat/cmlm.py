@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from seqkd.models.nat.lengths import LengthPredictor, out_of_reach
-from seqkd.models.nat.stack import ParallelStack
+from seqkd.models.nat.stack import DecodingStack, ParallelStack
 from seqkd.models.nat.tokens import best_tokens, outputs
 from seqkd.models.protocol import Marks, Output, PairLengths, ParallelSettings, too_long
 from seqkd.models.transformer import Activation, Embeddings, Norm, Positions
@@ -119,15 +119,18 @@ class Cmlm(nn.Module):
         """
         return self.stack.decode(self.stack.embed_target(inputs), real, memory, source)
 
-    def translate(self, source: Tensor, settings: ParallelSettings) -> Sequence[Sequence[Output]]:
-        """See `ParallelModel.translate`.
+    def translate(
+        self, source: Tensor, settings: ParallelSettings, stack: DecodingStack | None = None
+    ) -> Sequence[Sequence[Output]]:
+        """See `ParallelModel.translate`; `stack` may decode in place of the model's own.
 
         Mask-predict (Ghazvininejad et al. 2019, section 4): the first pass predicts all tokens; each later one masks
         the least probable ones anew and predicts those again, fewer from pass to pass. A sentence's candidates are its
         most probable lengths, ranked in the end as in `outputs`; a token's log-probability is that of the pass that
         wrote it.
         """
-        memory = self.encode(source)
+        stack = self.stack if stack is None else stack
+        memory = stack.encode(source)
         found = self.lengths.candidates(memory, self.stack.source_mask(source), settings.candidates, self.max_positions)
         count = found.lengths.size(1)
         lengths = found.lengths.flatten() - 1
@@ -138,8 +141,9 @@ class Cmlm(nn.Module):
         several, states = source.repeat_interleave(count, 0), memory.repeat_interleave(count, 0)
         for iteration in range(settings.iterations):
             masked = least_probable(logprobs, inner, masks(lengths, iteration, settings.iterations))
-            features = self.decode_features(ids.masked_fill(masked, self.mask_id), real, states, several)
-            written, chances = best_tokens(features, masked, self.output_weight, (self.pad_id, self.eos_id))
+            inputs = self.stack.embed_target(ids.masked_fill(masked, self.mask_id))
+            features = stack.decode(inputs, real, states, several)
+            written, chances = best_tokens(stack, features, masked, (self.pad_id, self.eos_id))
             ids, logprobs = torch.where(masked, written, ids), torch.where(masked, chances, logprobs)
         return outputs(ids, logprobs, found.lengths - 1, found.logprobs, settings.nbest)
 

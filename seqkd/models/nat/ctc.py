@@ -8,12 +8,12 @@ glancing can show it.
 
 from __future__ import annotations
 
-import torch
+from itertools import groupby
+
 from torch import Tensor, nn
 
 from seqkd.models.nat.ctc_beam import prefix_beam
-from seqkd.models.nat.output import top_pieces
-from seqkd.models.nat.stack import ParallelStack
+from seqkd.models.nat.stack import DecodingStack, ParallelStack
 from seqkd.models.nat.upsampling import room, split_states, upsampled
 from seqkd.models.protocol import Marks, Output, PairLengths, ParallelSettings, too_long
 from seqkd.models.transformer import Activation, Embeddings, Norm, Positions
@@ -92,6 +92,7 @@ class Ctc(nn.Module):
             pad_id=pad_id,
         )
         self.split = nn.Linear(dim, upsample * dim)
+        self._banned = (pad_id, eos_id)
 
     def unusable(self, lengths: PairLengths) -> dict[str, Marks]:
         """See `SequenceModel.unusable`: an alignment has a frame for each piece, and one for a blank in each repeat."""
@@ -109,28 +110,29 @@ class Ctc(nn.Module):
         """`[batch, source, dim]` encoder states to decoder inputs `[batch, upsample * source, dim]`."""
         return split_states(memory, self.split)
 
-    def translate(self, source: Tensor, settings: ParallelSettings) -> list[list[Output]]:
-        """See `ParallelModel.translate`.
+    def translate(
+        self, source: Tensor, settings: ParallelSettings, stack: DecodingStack | None = None
+    ) -> list[list[Output]]:
+        """See `ParallelModel.translate`; `stack` may decode in place of the model's own.
 
         greedy takes the best piece of each frame: one output, whose score is the log-probability of that one alignment.
         beam is a prefix beam search with `settings.candidates` prefixes; scores are log-probabilities of the whole
         output, summed over all its alignments. auto is greedy for one candidate and beam for more.
         """
-        real = self.frames(source)
-        memory = self.stack.encode(source)
-        features = self.stack.decode(self.inputs(memory), real, memory, source)
+        stack = self.stack if stack is None else stack
         strategy = settings.strategy
         if strategy == "auto":
             strategy = "greedy" if settings.candidates == 1 else "beam"
         if strategy == "greedy":
-            return self._greedy(features, real)
+            return self._greedy(stack, source)
+        features, real = stack.upsampled(source, self.split)
         found = prefix_beam(
+            stack,
             features,
-            real.sum(1),
-            self.stack.output_weight,
+            real,
             beam=settings.candidates,
             blank=self.blank_id,
-            banned=(self.pad_id, self.eos_id),
+            banned=self._banned,
         )
         return [[Output(ids, logprob, logprob) for ids, logprob in outputs[: settings.nbest]] for outputs in found]
 
@@ -138,17 +140,14 @@ class Ctc(nn.Module):
         """See `ParallelModel.strategies`."""
         return ("greedy", "beam")
 
-    def _greedy(self, features: Tensor, real: Tensor) -> list[list[Output]]:
-        banned = (self.pad_id, self.eos_id)
-        logits, ids, sums = top_pieces(features[real], self.stack.output_weight, 1, banned)
-        path = torch.full(real.shape, self.blank_id, device=real.device)
-        path[real] = ids[:, 0]
-        logprobs = torch.zeros(real.shape, dtype=torch.float64, device=real.device)
-        logprobs[real] = (logits[:, 0] - sums).double()
-        kept = path.ne(self.blank_id)
-        kept[:, 1:] &= path[:, 1:].ne(path[:, :-1])
-        pieces = iter(path[kept].tolist())
+    def _greedy(self, stack: DecodingStack, source: Tensor) -> list[list[Output]]:
+        ids, logprobs = (found.tolist() for found in stack.best_upsampled(source, self.split, self._banned))
         outputs = []
-        for count, score in zip(kept.sum(1).tolist(), logprobs.sum(1).tolist(), strict=True):
-            outputs.append([Output([next(pieces) for _ in range(count)], score, score)])
+        start = 0
+        for tokens in self.stack.source_mask(source).sum(1).tolist():
+            end = start + self.upsample * tokens
+            pieces = [piece for piece, _ in groupby(ids[start:end]) if piece != self.blank_id]
+            score = sum(logprobs[start:end])
+            outputs.append([Output(pieces, score, score)])
+            start = end
         return outputs

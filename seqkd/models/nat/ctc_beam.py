@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from seqkd.models.nat.ctc_lattice import log_likelihood
-from seqkd.models.nat.output import top_pieces
+from seqkd.models.nat.stack import DecodingStack
 
 TOP_PIECES = 16  # that may extend a prefix at one frame
 _MULTIPLIER = 0x5851F42D4C957F2D  # Knuth's; a prefix's hash is a polynomial in it, modulo 2**64
@@ -29,7 +29,7 @@ class _Beam(NamedTuple):
 
 
 def prefix_beam(
-    features: Tensor, frames: Tensor, weight: Tensor, *, beam: int, blank: int, banned: tuple[int, ...]
+    stack: DecodingStack, features: Tensor, real: Tensor, *, beam: int, blank: int, banned: tuple[int, ...]
 ) -> list[list[tuple[list[int], float]]]:
     """The most probable outputs, each summed over its alignments.
 
@@ -37,9 +37,9 @@ def prefix_beam(
     each output's probability is summed again over all alignments, those that were dropped on the way too.
 
     Args:
+        stack: It has the output layer.
         features: `[batch, frames, dim]`.
-        frames: `[batch]` int64, each row's frames.
-        weight: `[vocab, dim]`.
+        real: `[batch, frames]`, True at each row's frames, which come first.
         beam: Prefixes for each sentence.
         blank: Its id.
         banned: Ids that are never written.
@@ -49,10 +49,11 @@ def prefix_beam(
     """
     batch, width, _ = features.shape
     device = features.device
-    logits, ids, sums = top_pieces(features.flatten(0, 1), weight, TOP_PIECES, (*banned, blank))
-    blanks = functional.linear(features, weight[blank : blank + 1]).float().flatten(0, 1)[:, 0]
-    pieces = ids.view(batch, width, -1)
-    piece_ratios = (logits - blanks[:, None]).view(batch, width, -1)
+    weight, frames = stack.output_weight, real.sum(1)
+    logits, ids, sums = stack.top_pieces(features[real], TOP_PIECES, (*banned, blank))
+    blanks = functional.linear(features[real], weight[blank]).float()
+    pieces = _padded(ids, real)
+    piece_ratios = _padded(logits - blanks[:, None], real)
     contrast = (weight - weight[blank]).float()
 
     shape = (batch, beam)
@@ -70,9 +71,15 @@ def prefix_beam(
         parents.append(torch.where(inside, parent, torch.arange(beam, device=device)))
         added.append(torch.where(inside, piece, -1))
     outputs = _traced(torch.stack(parents).cpu(), torch.stack(added).cpu(), now)
-    base = (blanks - sums).view(batch, width).double()
-    base = base.masked_fill(torch.arange(width, device=device) >= frames[:, None], 0).sum(1)
+    base = _padded(blanks - sums, real).double().sum(1)
     return _summed(outputs, features, frames, contrast, base)
+
+
+def _padded(rows: Tensor, real: Tensor) -> Tensor:
+    """`[frames, ...]` of all sentences to `[batch, frames, ...]`, zero where `real` is False."""
+    padded = rows.new_zeros(real.shape + rows.shape[1:])
+    padded[real] = rows
+    return padded
 
 
 def _step(now: _Beam, last_ratio: Tensor, pieces: Tensor, ratios: Tensor) -> tuple[_Beam, Tensor, Tensor]:

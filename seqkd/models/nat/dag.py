@@ -16,8 +16,8 @@ import math
 import torch
 from torch import Tensor, nn
 
-from seqkd.models.nat.output import top_pieces
-from seqkd.models.nat.stack import ParallelStack
+from seqkd.models.nat.stack import DecodingStack, ParallelStack
+from seqkd.models.nat.tokens import best_tokens
 from seqkd.models.nat.upsampling import room, split_states, upsampled
 from seqkd.models.protocol import Marks, Output, PairLengths, ParallelSettings, too_long
 from seqkd.models.transformer import Activation, Embeddings, Norm, Positions, split_heads
@@ -142,19 +142,19 @@ class Dag(nn.Module):
                 mixed = torch.addcmul(mixed, weights, gates[:, :, head, None])
             return mixed.clamp(min=FLOOR).masked_fill(~allowed, 0)
 
-    def translate(self, source: Tensor, settings: ParallelSettings) -> list[list[Output]]:
-        """See `ParallelModel.translate`: one path, its log-probability with its pieces.
+    def translate(
+        self, source: Tensor, settings: ParallelSettings, stack: DecodingStack | None = None
+    ) -> list[list[Output]]:
+        """See `ParallelModel.translate`; `stack` may decode in place of the model's own.
+
+        An output is one path, its log-probability that with its pieces.
 
         greedy goes to the likeliest next vertex; lookahead to the one where transition and best piece together are
         likeliest (Huang et al. 2022, section 3.4). auto is lookahead.
         """
-        real = self.vertices(source)
-        memory = self.stack.encode(source)
-        features = self.stack.decode(self.inputs(memory), real, memory, source)
-        banned = (self.pad_id, self.eos_id)
-        logits, ids, sums = top_pieces(features.flatten(0, 1), self.stack.output_weight, 1, banned)
-        pieces = ids.view(real.shape)
-        emitted = (logits[:, 0] - sums).view(real.shape)
+        stack = self.stack if stack is None else stack
+        features, real = stack.upsampled(source, self.split)
+        pieces, emitted = best_tokens(stack, features, real, (self.pad_id, self.eos_id))
         last = real.sum(1, keepdim=True) - 1
         emitted = emitted.scatter(1, last, 0.0)
         going = self.transitions(features, real).log()

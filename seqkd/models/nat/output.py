@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from seqkd.models.native import training as native
+
 # Logits at a time.
 CHUNK_ELEMENTS = 1 << 21
 CHUNK_ELEMENTS_CUDA = 1 << 27
@@ -40,6 +42,8 @@ def top_pieces(
 
 def best_pieces(features: Tensor, weight: Tensor) -> Tensor:
     """The likeliest piece for each of `[rows, dim]`, `[rows]`."""
+    if native.serves(features, weight):
+        return native.best(features.detach().float().contiguous(), weight.detach())
     return torch.cat([chunk.argmax(-1) for chunk in _logits(features, weight)])
 
 

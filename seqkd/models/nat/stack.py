@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from seqkd.models.functional import Dropout
+from seqkd.models.nat.output import top_pieces
+from seqkd.models.nat.upsampling import split_states, upsampled
 from seqkd.models.transformer import (
     Activation,
     DecoderLayer,
@@ -19,6 +23,39 @@ from seqkd.models.transformer import (
     embedding_tables,
     position_table,
 )
+
+
+class DecodingStack(Protocol):
+    """What models decode with: their own `ParallelStack`, or kernels that do the same, faster. Padding is on the right.
+
+    Attributes:
+        output_weight: `[target_vocab, dim]`, the output layer.
+    """
+
+    @property
+    def output_weight(self) -> Tensor:
+        """See above."""
+        ...
+
+    def encode(self, source: Tensor) -> Tensor:
+        """See `ParallelStack.encode`; what stands at padding is finite and of no account."""
+        ...
+
+    def decode(self, inputs: Tensor, real: Tensor, memory: Tensor, source: Tensor) -> Tensor:
+        """See `ParallelStack.decode`; likewise."""
+        ...
+
+    def top_pieces(self, features: Tensor, count: int, banned: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
+        """See `ParallelStack.top_pieces`."""
+        ...
+
+    def upsampled(self, source: Tensor, split: nn.Linear) -> tuple[Tensor, Tensor]:
+        """See `ParallelStack.upsampled`."""
+        ...
+
+    def best_upsampled(self, source: Tensor, split: nn.Linear, banned: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """See `ParallelStack.best_upsampled`."""
+        ...
 
 
 class ParallelStack(nn.Module):
@@ -119,6 +156,39 @@ class ParallelStack(nn.Module):
         for layer in self.decoder:
             x = layer(x, memory, mask, own=own)
         return self.decoder_norm(x)  # type: ignore[no-any-return]
+
+    def upsampled(self, source: Tensor, split: nn.Linear) -> tuple[Tensor, Tensor]:
+        """Encode, split each encoder state into the inputs of several positions, and decode those.
+
+        Args:
+            source: `[batch, source]` ids, end of sentence appended, padded on the right.
+            split: See `split_states`.
+
+        Returns:
+            Features `[batch, times * source, dim]`; and `[batch, times * source]`, True where they are real.
+        """
+        memory = self.encode(source)
+        real = upsampled(self.source_mask(source), split.out_features // split.in_features)
+        return self.decode(split_states(memory, split), real, memory, source), real
+
+    def best_upsampled(self, source: Tensor, split: nn.Linear, banned: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """The likeliest piece of each real position of `upsampled`, one sentence after another.
+
+        Args:
+            source: As there.
+            split: As there.
+            banned: As in `top_pieces`.
+
+        Returns:
+            Ids and log-probabilities, float32, each `[positions]`.
+        """
+        features, real = self.upsampled(source, split)
+        logits, ids, sums = self.top_pieces(features[real], 1, banned)
+        return ids[:, 0], logits[:, 0] - sums
+
+    def top_pieces(self, features: Tensor, count: int, banned: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
+        """The likeliest pieces of `[rows, dim]`; see `top_pieces` of `seqkd.models.nat.output`."""
+        return top_pieces(features, self.output_weight, count, banned)
 
     def project(self, features: Tensor) -> Tensor:
         """`[..., dim]` to logits `[..., target_vocab]`."""

@@ -7,25 +7,25 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from seqkd.models.nat.output import top_pieces
+from seqkd.models.nat.stack import DecodingStack
 from seqkd.models.protocol import Output
 
 
 def best_tokens(
-    features: Tensor, wanted: Tensor, weight: Tensor, forbidden: Sequence[int] = ()
+    stack: DecodingStack, features: Tensor, wanted: Tensor, forbidden: Sequence[int]
 ) -> tuple[Tensor, Tensor]:
     """The likeliest token of each position.
 
     Args:
+        stack: It has the output layer.
         features: `[batch, target, dim]`.
         wanted: `[batch, target]`, True at the positions to look at.
-        weight: `[vocab, dim]`, the output layer.
         forbidden: Ids that are not to be chosen. They keep their share of the probability.
 
     Returns:
         Ids `[batch, target]` int64 and their log-probabilities `[batch, target]` float32; 0 at other positions.
     """
-    peaks, best, totals = top_pieces(features[wanted], weight, 1, forbidden)
+    peaks, best, totals = stack.top_pieces(features[wanted], 1, forbidden)
     ids = torch.zeros(wanted.shape, dtype=torch.int64, device=features.device)
     logprobs = torch.zeros(wanted.shape, device=features.device)
     ids[wanted], logprobs[wanted] = best[:, 0], peaks[:, 0] - totals

@@ -12,7 +12,7 @@ from torch.nn import functional
 from seqkd.models.nat.copying import copies, fertile_places, uniform_places
 from seqkd.models.nat.fertility import FertilityPredictor
 from seqkd.models.nat.lengths import SHORTEST, LengthPredictor, out_of_reach
-from seqkd.models.nat.stack import ParallelStack
+from seqkd.models.nat.stack import DecodingStack, ParallelStack
 from seqkd.models.nat.tokens import best_tokens, outputs
 from seqkd.models.protocol import Marks, Output, PairLengths, ParallelSettings, too_long
 from seqkd.models.transformer import Activation, Norm, Positions
@@ -143,22 +143,25 @@ class Nat(nn.Module):
         loss = self.fertilities.loss(memory, real, alignment.fertilities)
         return copies(embedded, places), loss + alignment.loss
 
-    def translate(self, source: Tensor, settings: ParallelSettings) -> Sequence[Sequence[Output]]:
-        """See `ParallelModel.translate`.
+    def translate(
+        self, source: Tensor, settings: ParallelSettings, stack: DecodingStack | None = None
+    ) -> Sequence[Sequence[Output]]:
+        """See `ParallelModel.translate`; `stack` may decode in place of the model's own.
 
         A sentence's candidates are its most probable lengths or fertilities; each is written at once, the likeliest
         token at every position. They are ranked as in `outputs`. Tokens that come twice in a row are kept, as is
         published practice.
         """
-        memory = self.encode(source)
+        stack = self.stack if stack is None else stack
+        memory = stack.encode(source)
         places, lengths, priors = self._candidates(memory, source, settings.candidates)
         count = lengths.size(1)
         rows = lengths.flatten()[:, None]
         steps = torch.arange(places.size(1), device=source.device)
         inputs = copies(self._embed_source(source).repeat_interleave(count, 0), places)
         several = source.repeat_interleave(count, 0)
-        features = self.decode(inputs, steps < rows, memory.repeat_interleave(count, 0), several)
-        written = best_tokens(features, steps < rows - 1, self.output_weight, (self.pad_id, self.eos_id))
+        features = stack.decode(inputs, steps < rows, memory.repeat_interleave(count, 0), several)
+        written = best_tokens(stack, features, steps < rows - 1, (self.pad_id, self.eos_id))
         return outputs(*written, lengths - 1, priors, settings.nbest)
 
     def _candidates(self, memory: Tensor, source: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -2,12 +2,9 @@
 // head of one sentence stay in the first-level cache, and nothing but their log-sum-exp is kept for the backward pass.
 #include <cmath>
 
-#include "../../search/native/vector.h"
 #include "memory.h"
 #include "parallel.h"
-#if defined(__AVX512F__)
-#include "transpose.h"
-#endif
+#include "vector.h"
 
 constexpr int ROWS = 4;  // queries that read a key together
 constexpr float NEVER = -INFINITY;
@@ -29,19 +26,13 @@ static inline int padded(int n) { return (n + LANES - 1) / LANES * LANES; }
 // [sources x width] to [width x padded sources], zeros beyond.
 static void turn(const float* from, int64_t stride, int sources, int width, float* to) {
   const int room = padded(sources);
-#if defined(__AVX512F__)
   for (int s = 0; s < room; s += LANES)
     for (int d = 0; d < width; d += LANES) {
-      __m512i tile[LANES];
-      for (int i = 0; i < LANES; ++i)
-        tile[i] = s + i < sources ? _mm512_loadu_si512(from + (s + i) * stride + d) : _mm512_setzero_si512();
+      vf tile[LANES];
+      for (int i = 0; i < LANES; ++i) tile[i] = s + i < sources ? load(from + (s + i) * stride + d) : vf{};
       transpose(tile);
-      for (int i = 0; i < LANES; ++i) _mm512_storeu_si512(to + size_t(d + i) * room + s, tile[i]);
+      for (int i = 0; i < LANES; ++i) store(to + size_t(d + i) * room + s, tile[i]);
     }
-#else
-  for (int s = 0; s < room; ++s)
-    for (int d = 0; d < width; ++d) to[size_t(d) * room + s] = s < sources ? from[s * stride + d] : 0.0f;
-#endif
 }
 
 // Rows that are handled together; rows beyond the last stand for the last.

@@ -15,7 +15,7 @@ from seqkd.models.native.build import compiled
 LANES = 16  # floats in a vector
 HEAD_VECTORS = (1, 2, 3, 4, 5, 6, 8)  # in a head, as the kernels are compiled for
 _HERE = Path(__file__).parent
-_SOURCES = ("attention.cpp", "memory.h", "parallel.h", "transpose.h", "../../search/native/vector.h")
+_SOURCES = ("attention.cpp", "memory.h", "parallel.h", "vector.h")
 
 
 class _Shape(ctypes.Structure):

@@ -10,7 +10,7 @@
 #include <cstring>
 
 #include "memory.h"
-#include "transpose.h"
+#include "vector.h"
 
 constexpr int TILE = 512;  // bf16 numbers in a tile
 constexpr int BLOCK = 32;  // rows and columns of a product's block
@@ -28,17 +28,19 @@ struct MatrixUnit {
   ~MatrixUnit() { _tile_release(); }
 };
 
-static inline __m512i narrow32(__m512 low, __m512 high) { return (__m512i)_mm512_cvtne2ps_pbh(high, low); }
+static inline __m512i narrow32(vf low, vf high) { return (__m512i)_mm512_cvtne2ps_pbh((__m512)high, (__m512)low); }
 
 // Lane c: row `even` below row `odd`, both at column c.
-static inline __m512i interleave(__m512 even, __m512 odd) {
-  const __m512i a = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(even));
-  const __m512i b = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(odd));
+static inline __m512i interleave(vf even, vf odd) {
+  const __m512i a = _mm512_cvtepu16_epi32((__m256i)narrow(even));
+  const __m512i b = _mm512_cvtepu16_epi32((__m256i)narrow(odd));
   return _mm512_or_si512(a, _mm512_slli_epi32(b, 16));
 }
 
-static inline void store_tile(uint16_t* to, const __m512i* rows) {
-  for (int i = 0; i < 16; ++i) _mm512_store_si512(to + 32 * i, rows[i]);
+// A tile's rows, of which each is 16 numbers of 32 bits, made its columns.
+static inline void store_turned(uint16_t* to, vf* rows) {
+  transpose(rows);
+  for (int i = 0; i < 16; ++i) _mm512_store_ps(to + 32 * i, (__m512)rows[i]);
 }
 
 // Left operand of `a` [rows x columns]: 16-row blocks `first` to `last`; rows beyond the end are zeros.
@@ -50,8 +52,7 @@ static inline void pack_left(const float* a, int rows, int columns, int first, i
       const int row = block * 16 + r;
       for (int s = 0; s < steps; ++s, to += TILE) {
         const float* from = a + size_t(row) * columns + s * BLOCK;
-        _mm512_store_si512(to, row < rows ? narrow32(_mm512_loadu_ps(from), _mm512_loadu_ps(from + 16))
-                                          : _mm512_setzero_si512());
+        _mm512_store_si512(to, row < rows ? narrow32(load(from), load(from + 16)) : _mm512_setzero_si512());
       }
     }
 }
@@ -62,13 +63,12 @@ static inline void pack_right_transposed(const float* w, int inputs, int first, 
   for (int block = first; block < last; ++block)
     for (int s = 0; s < steps; ++s)
       for (int half = 0; half < 2; ++half) {
-        __m512i rows[16];
+        vf rows[16];
         for (int r = 0; r < 16; ++r) {
           const float* from = w + size_t(block * BLOCK + half * 16 + r) * inputs + s * BLOCK;
-          rows[r] = narrow32(_mm512_loadu_ps(from), _mm512_loadu_ps(from + 16));
+          rows[r] = (vf)narrow32(load(from), load(from + 16));
         }
-        transpose(rows);
-        store_tile(out + ((size_t(block) * steps + s) * 2 + half) * TILE, rows);
+        store_turned(out + ((size_t(block) * steps + s) * 2 + half) * TILE, rows);
       }
 }
 
@@ -79,14 +79,14 @@ static inline void pack_right(const float* a, const float* scale, int rows, int 
   for (int s = first; s < last; ++s)
     for (int pair = 0; pair < 16; ++pair) {
       const int row = s * BLOCK + 2 * pair;
-      const __m512 even_scale = _mm512_set1_ps(scale && row < rows ? scale[row] : 1.0f);
-      const __m512 odd_scale = _mm512_set1_ps(scale && row + 1 < rows ? scale[row + 1] : 1.0f);
+      const float even_scale = scale && row < rows ? scale[row] : 1.0f;
+      const float odd_scale = scale && row + 1 < rows ? scale[row + 1] : 1.0f;
       for (int c = 0; c < columns; c += 16) {
         const float* from = a + size_t(row) * columns + c;
-        const __m512 even = row < rows ? _mm512_loadu_ps(from) : _mm512_setzero_ps();
-        const __m512 odd = row + 1 < rows ? _mm512_loadu_ps(from + columns) : _mm512_setzero_ps();
+        const vf even = row < rows ? load(from) * even_scale : vf{};
+        const vf odd = row + 1 < rows ? load(from + columns) * odd_scale : vf{};
         uint16_t* to = out + ((size_t(c / BLOCK) * steps + s) * 2 + c % BLOCK / 16) * TILE + pair * 32;
-        _mm512_store_si512(to, interleave(_mm512_mul_ps(even, even_scale), _mm512_mul_ps(odd, odd_scale)));
+        _mm512_store_si512(to, interleave(even, odd));
       }
     }
 }

@@ -7,7 +7,6 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include "../../search/native/vector.h"
 #include "parallel.h"
 #include "tiles.h"
 
@@ -40,14 +39,12 @@ static void add_rows(const float* a, int rows, int columns, float* sums) {
 // `steps`. Rows from `rows` to 32 are zeros.
 static void turn_block(const float* a, int rows, int columns, size_t stride, int step, int steps, uint16_t* out) {
   for (int c = 0; c < columns; c += 16) {
-    __m512i pairs[16];
+    vf pairs[16];
     for (int p = 0; p < 16; ++p) {
       const float* at = a + 2 * p * stride + c;
-      pairs[p] = interleave(2 * p < rows ? _mm512_loadu_ps(at) : _mm512_setzero_ps(),
-                            2 * p + 1 < rows ? _mm512_loadu_ps(at + stride) : _mm512_setzero_ps());
+      pairs[p] = (vf)interleave(2 * p < rows ? load(at) : vf{}, 2 * p + 1 < rows ? load(at + stride) : vf{});
     }
-    transpose(pairs);
-    store_tile(out + (size_t(c / 16) * steps + step) * TILE, pairs);
+    store_turned(out + (size_t(c / 16) * steps + step) * TILE, pairs);
   }
 }
 
@@ -207,8 +204,7 @@ void seqkd_feed_forward(const float* x, const float* inner, const float* inner_b
                         inner_right + size_t(s) * dim_steps * 2 * TILE, dim_steps, tile, BLOCK, inner_bias + s * BLOCK);
           for (int r = 0; r < BLOCK; ++r)
             _mm512_store_si512(between + (size_t(2 * block + r / 16) * hidden_steps + s) * TILE + r % 16 * 32,
-                               narrow32((__m512)positive(load(tile + r * BLOCK)),
-                                        (__m512)positive(load(tile + r * BLOCK + LANES))));
+                               narrow32(positive(load(tile + r * BLOCK)), positive(load(tile + r * BLOCK + LANES))));
         }
       for (int panel = 0; panel < dim_steps; ++panel)
         for (int block = 0; block < blocks; ++block) {
@@ -283,7 +279,7 @@ void seqkd_feed_forward_backward(const float* grad, const float* x, const float*
             store(slope + r * BLOCK, slope_low), store(slope + r * BLOCK + LANES, slope_high);
             sum_low += slope_low, sum_high += slope_high;
             _mm512_store_si512(between + (size_t(r / 16) * hidden_steps + s) * TILE + r % 16 * 32,
-                               narrow32((__m512)slope_low, (__m512)slope_high));
+                               narrow32(slope_low, slope_high));
           }
           float* bias = own_inner_bias + s * BLOCK;
           store(bias, load(bias) + sum_low), store(bias + LANES, load(bias + LANES) + sum_high);
@@ -292,7 +288,7 @@ void seqkd_feed_forward_backward(const float* grad, const float* x, const float*
             for (int half = 0; half < 2; ++half) {
               const float* even = kept + 2 * pair * BLOCK + half * LANES;
               _mm512_store_si512(h_right + ((size_t(s) * steps + step) * 2 + half) * TILE + pair * 32,
-                                 interleave(_mm512_load_ps(even), _mm512_load_ps(even + BLOCK)));
+                                 interleave(load(even), load(even + BLOCK)));
             }
         }
         for (int panel = 0; panel < dim_steps; ++panel) {
@@ -395,7 +391,7 @@ void seqkd_softmax(const float* x, const float* w, const float* weight, int rows
                 highest = vmax(highest, vmax(a, b));
                 const vf p = vexp(a), q = vexp(b);
                 even += p, odd += q;
-                _mm512_store_si512(to, narrow32((__m512)p, (__m512)q));
+                _mm512_store_si512(to, narrow32(p, q));
               }
               own_totals[row] += sum(even + odd);
             }
@@ -410,15 +406,14 @@ void seqkd_softmax(const float* x, const float* w, const float* weight, int rows
             }
             // Kept for the gradient of w, columns as rows.
             for (int c = 0; c < columns; c += 16) {
-              __m512i pairs[16];
+              vf pairs[16];
               for (int p = 0; p < 16; ++p) {
                 const uint16_t* at = narrowed + (size_t(p / 8) * column_steps + c / 32) * TILE + 2 * p % 16 * 32 + c % 32;
                 const __m512i even = _mm512_cvtepu16_epi32(_mm256_load_si256(reinterpret_cast<const __m256i*>(at)));
                 const __m512i odd = _mm512_cvtepu16_epi32(_mm256_load_si256(reinterpret_cast<const __m256i*>(at + 32)));
-                pairs[p] = _mm512_or_si512(even, _mm512_slli_epi32(odd, 16));
+                pairs[p] = (vf)_mm512_or_si512(even, _mm512_slli_epi32(odd, 16));
               }
-              transpose(pairs);
-              store_tile(kept + (size_t((column + c) / 16) * row_blocks + block) * TILE, pairs);
+              store_turned(kept + (size_t((column + c) / 16) * row_blocks + block) * TILE, pairs);
             }
           }
         }
@@ -452,6 +447,55 @@ void seqkd_softmax(const float* x, const float* w, const float* weight, int rows
                        dim);
     });
   }
+}
+
+// The largest logit x * w^T of each row: its column, the lower one of equals; 0 where all are NaN.
+void seqkd_best(const float* x, const float* w, int rows, int dim, int vocab, int threads, int64_t* ids) {
+  static thread_local Buffer<uint16_t> packed;
+  const int steps = dim / BLOCK, panels = vocab / BLOCK;
+  uint16_t* right = packed.need(size_t(vocab) * dim);
+  with_unit(threads, [&](int part, int parts) {
+    const Range own(panels, part, parts);
+    pack_right_transposed(w, dim, own.first, own.last, right);
+  });
+  with_unit(threads, [&](int part, int parts) {
+    static thread_local Buffer<uint16_t> left_buffer;
+    static thread_local Buffer<vf> best_buffer;
+    static thread_local Buffer<vi> places_buffer;
+    const Range own(rows, part, parts, BLOCK);
+    uint16_t* left = left_buffer.need(size_t(LINEAR_ROWS) * dim);
+    vf* best = best_buffer.need(LINEAR_ROWS);
+    vi* places = places_buffer.need(LINEAR_ROWS);
+    vi lanes;
+    for (int i = 0; i < LANES; ++i) lanes[i] = i;
+    alignas(64) float tile[BLOCK * BLOCK];
+    for (int first = own.first; first < own.last; first += LINEAR_ROWS) {
+      const int count = std::min(LINEAR_ROWS, own.last - first), blocks = blocks_of(count, BLOCK);
+      pack_left(x + size_t(first) * dim, count, dim, 0, 2 * blocks, left);
+      std::fill_n(best, blocks * BLOCK, splat(-INFINITY));
+      std::fill_n(places, blocks * BLOCK, vi{});
+      for (int panel = 0; panel < panels; ++panel)
+        for (int block = 0; block < blocks; ++block) {
+          product<ZERO>(left + size_t(block) * BLOCK * dim, size_t(steps) * TILE,
+                        right + size_t(panel) * steps * 2 * TILE, steps, tile, BLOCK);
+          for (int r = 0; r < BLOCK; ++r)
+            for (int half = 0; half < BLOCK; half += LANES) {
+              const vf y = load(tile + r * BLOCK + half);
+              vf& top = best[block * BLOCK + r];
+              vi& place = places[block * BLOCK + r];
+              const vi above = y > top;
+              top = above ? y : top;
+              place = above ? lanes + (panel * BLOCK + half) : place;
+            }
+        }
+      for (int r = 0; r < count; ++r) {
+        int lane = 0;
+        for (int i = 1; i < LANES; ++i)
+          if (best[r][i] > best[r][lane] || (best[r][i] == best[r][lane] && places[r][i] < places[r][lane])) lane = i;
+        ids[first + r] = places[r][lane];
+      }
+    }
+  });
 }
 
 // Adds scale * x[r] to row targets[r] of `to`.

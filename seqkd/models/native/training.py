@@ -18,7 +18,7 @@ from seqkd.models.native.build import compiled, processor
 
 WIDTH = 32  # widths must be multiples of it
 _HERE = Path(__file__).parent
-_SOURCES = ("training.cpp", "tiles.h", "memory.h", "parallel.h", "transpose.h", "../../search/native/vector.h")
+_SOURCES = ("training.cpp", "tiles.h", "memory.h", "parallel.h", "vector.h")
 
 
 @functools.cache
@@ -130,6 +130,14 @@ def log_sum_exp_gradients(x: Tensor, weight: Tensor, shares: Tensor | None) -> t
     sums, grad_x, grad_w = torch.empty(len(x)), torch.empty_like(x), torch.zeros_like(weight)
     _softmax(x, weight, shares, sums, grad_x, grad_w)
     return sums, grad_x, grad_w
+
+
+def best(x: Tensor, weight: Tensor) -> Tensor:
+    """Where the largest of the logits `x @ weight.T` of each row is, `[rows]`; of equal ones the first."""
+    ids = torch.empty(len(x), dtype=torch.long)
+    vocab, dim = weight.shape
+    _library().seqkd_best(_at(x), _at(weight), len(x), dim, vocab, _threads(), _at(ids))
+    return ids
 
 
 def scatter_rows(to: Tensor, places: Tensor, x: Tensor, scale: float) -> None:

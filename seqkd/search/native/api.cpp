@@ -4,6 +4,7 @@
 
 #include "decoder.h"
 #include "frontier.h"
+#include "parallel.h"
 #if defined(__AMX_BF16__)
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -42,9 +43,9 @@ Model* seqkd_model_new(int dim, int heads, int vocab, int pad, int eos, int pre,
 
 void seqkd_model_free(Model* m) { delete m; }
 
-// stack: 0 encoder, 1 decoder, 2 output layer
+// stack: 0 encoder, 1 decoder, 2 output layer, 3 what splits encoder states
 void seqkd_set_weight(Model* m, int stack, int layer, int part, const float* w, const float* bias, int n, int k) {
-  if (stack == 2) return m->output.pack(w, bias, n, k, m->arithmetic);
+  if (stack >= 2) return (stack == 2 ? m->output : m->split).pack(w, bias, n, k, m->arithmetic);
   Layer& l = (stack == 0 ? m->encoder : m->decoder)[layer];
   Weight* parts[] = {&l.qkv, &l.out, &l.query, &l.key_value, &l.cross_out, &l.inner, &l.ffn_out};
   parts[part]->pack(w, bias, n, k, m->arithmetic);
@@ -87,6 +88,7 @@ void seqkd_admit(Model* m, State* s, int count, const int64_t* places, const int
   std::vector<int64_t> kept(count);
   for (int n = 0; n < count; ++n) kept[n] = s->places[places[n]];
   m->workers.run(count, 1, [&](int first, int part) {
+    MatrixUnit unit(m->arithmetic);
     auto some = half_caches(m->arithmetic) ? admit<uint16_t> : admit<float>;
     some(*m, *s, part, &kept[first], ids + size_t(first) * stride, stride, lengths + first);
   });
@@ -162,5 +164,77 @@ void seqkd_shrink(State* s, int count, const int64_t* slots) {
   for (int place : s->places)
     if (std::find(places.begin(), places.end(), place) == places.end()) s->slots[place].busy = false;
   s->places.swap(places);
+}
+
+// Encoder states [count][stride][dim]; those of padding are left as they are.
+void seqkd_encode(Model* m, int count, const int64_t* ids, int stride, const int32_t* lengths, float* memory) {
+  m->workers.run(count, 1, [&](int begin, int part) {
+    MatrixUnit unit(m->arithmetic);
+    in_blocks(part, lengths + begin, AT_ONCE, [&](int first, int some) {
+      first += begin;
+      const Ragged sentences = ragged(lengths + first, some);
+      const float* x = encode(*m, scratch(), sentences, ids + size_t(first) * stride, stride);
+      sentences.scatter(x, memory + size_t(first) * stride * m->dim, stride, m->dim);
+    });
+  });
+}
+
+// Inputs [count][stride][dim] to features of the same shape; those of padding are left as they are.
+void seqkd_decode(Model* m, int count, const float* inputs, int stride, const int32_t* lengths, const float* memory,
+                  int source_stride, const int32_t* source_lengths, float* features) {
+  m->workers.run(count, 1, [&](int begin, int part) {
+    MatrixUnit unit(m->arithmetic);
+    Scratch& w = scratch();
+    in_blocks(part, lengths + begin, AT_ONCE, [&](int first, int some) {
+      first += begin;
+      const Ragged target = ragged(lengths + first, some), source = ragged(source_lengths + first, some);
+      float* states = w.x.need(size_t(source.rows()) * m->dim);
+      float* y = w.y.need(size_t(target.rows()) * m->dim);
+      source.gather(memory + size_t(first) * source_stride * m->dim, states, source_stride, m->dim);
+      target.gather(inputs + size_t(first) * stride * m->dim, y, stride, m->dim);
+      decode(*m, w, target, y, source, states);
+      target.scatter(y, features + size_t(first) * stride * m->dim, stride, m->dim);
+    });
+  });
+}
+
+// The likeliest pieces [rows][count] of features [rows][dim].
+void seqkd_top_pieces(Model* m, int rows, const float* features, int count, int banned_count, const int64_t* banned,
+                      float* logits, int64_t* ids, float* lse) {
+  const std::vector<int64_t> never(banned, banned + banned_count);
+  m->workers.run(rows, BLOCK, [&](int begin, int part) {
+    MatrixUnit unit(m->arithmetic);
+    for (int first = begin; first < begin + part; first += AT_ONCE)
+      top_pieces(*m, scratch(), features + size_t(first) * m->dim, std::min(AT_ONCE, begin + part - first), count, never,
+                 logits + size_t(first) * count, ids + size_t(first) * count, lse + first);
+  });
+}
+
+// Features [count][times * stride][dim] of sentences whose encoder states are split; those of padding are left alone.
+void seqkd_upsampled(Model* m, int count, const int64_t* ids, int stride, const int32_t* lengths, float* features) {
+  const size_t width = size_t(m->split.outputs) * stride;
+  m->workers.run(count, 1, [&](int begin, int part) {
+    upsample(*m, part, ids + size_t(begin) * stride, stride, lengths + begin,
+             [&](Scratch&, int first, const Ragged& frames, const float* y) {
+               frames.scatter(y, features + (begin + first) * width, int(width) / m->dim, m->dim);
+             });
+  });
+}
+
+// The same, and the likeliest piece of each position with its log-probability, one sentence after another.
+void seqkd_best_upsampled(Model* m, int count, const int64_t* ids, int stride, const int32_t* lengths, int banned_count,
+                          const int64_t* banned, int64_t* pieces, float* logprobs) {
+  const std::vector<int64_t> never(banned, banned + banned_count);
+  const Ragged all = ragged(lengths, count, m->split.outputs / m->dim);
+  m->workers.run(count, 1, [&](int begin, int part) {
+    upsample(*m, part, ids + size_t(begin) * stride, stride, lengths + begin,
+             [&](Scratch& w, int first, const Ragged& frames, const float* y) {
+               const int rows = frames.rows();
+               float* logits = logprobs + all.first[begin + first];
+               std::vector<float> lse(rows);
+               top_pieces(*m, w, y, rows, 1, never, logits, pieces + all.first[begin + first], lse.data());
+               for (int r = 0; r < rows; ++r) logits[r] -= lse[r];
+             });
+  });
 }
 }

@@ -8,40 +8,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "blocks.h"
-#include "workers.h"
-
-struct Layer {
-  Weight qkv, out, query, key_value, cross_out, inner, ffn_out;
-  Norm attention_norm, cross_norm, ffn_norm;
-};
-
-struct Model {
-  int dim, heads, vocab, pad, eos;
-  bool pre;
-  int activation;  // 0 ReLU, 1 GELU, 2 SwiGLU
-  Arithmetic arithmetic;
-  const float *source_embedding, *target_embedding, *source_positions, *target_positions;
-  std::vector<Layer> encoder, decoder;
-  Norm encoder_norm, decoder_norm;
-  Weight output;
-  Workers workers;
-};
-
-// What one thread needs while it works.
-struct Scratch {
-  Operand operand;
-  Buffer<float> x, normed, wide, hidden, attended, scores;
-  Buffer<const void*> keys, values;  // where the entries are that one query reads
-  Reduction reduction;
-};
-static Scratch& scratch() {
-  thread_local Scratch own;
-  return own;
-}
-
-enum Part { QKV, OUT, QUERY, KEY_VALUE, CROSS_OUT, INNER, FFN_OUT };
-enum NormPart { ATTENTION_NORM, CROSS_NORM, FFN_NORM };
+#include "layers.h"
 
 struct Slot {
   int position = 0, source = 0;
@@ -77,94 +44,16 @@ static void put(T* to, const float* from, int count) {
   for (int i = 0; i < count; i += LANES) store(to + i, load(from + i));
 }
 
-// The matrix unit has to be asked for once a process and set up anew in each call: other libraries use it as well.
-struct MatrixUnit {
-  explicit MatrixUnit(Arithmetic arithmetic) : on(arithmetic != FLOAT32) {
-#if defined(__AMX_BF16__)
-    if (on) {
-      static const TileConfig config;
-      _tile_loadconfig(&config);
-    }
-#endif
-  }
-  ~MatrixUnit() {
-#if defined(__AMX_BF16__)
-    if (on) _tile_release();
-#endif
-  }
-  bool on;
-};
-
-static void feed_forward(const Model& m, Scratch& w, const Layer& layer, const float* input, float* x, int rows) {
-  const int inner = layer.ffn_out.inputs;
-  float* hidden = w.hidden.need(size_t(rows) * layer.inner.outputs);
-  w.operand.set(m.arithmetic, input, rows, m.dim);
-  multiply(w.operand, layer.inner, hidden, m.activation == 0 ? RELU : m.activation == 1 ? GELU : PLAIN);
-  if (m.activation == 2) {
-    for (int r = 0; r < rows; ++r) {
-      const float* both = hidden + size_t(r) * 2 * inner;
-      for (int i = 0; i < inner; i += LANES) {
-        vf gate = load(both + inner + i);
-        store(hidden + size_t(r) * inner + i, load(both + i) * gate / (1.0f + vexp(-gate)));
-      }
-    }
-  }
-  w.operand.set(m.arithmetic, hidden, rows, inner);
-  multiply(w.operand, layer.ffn_out, x, ADD);
-}
-
-// What a block reads: the stream itself, or its norm where norms come first.
-static const float* block_input(const Model& m, Scratch& w, const Norm& norm, const float* x, int rows) {
-  if (!m.pre) return x;
-  float* out = w.normed.need(size_t(rows) * m.dim);
-  norm.apply(x, out, rows);
-  return out;
-}
-
-static void embed(const Model& m, const float* table, const float* positions, int64_t id, int position, float* out) {
-  const vf scale = splat(sqrtf(float(m.dim)));
-  for (int i = 0; i < m.dim; i += LANES)
-    store(out + i, load(table + size_t(id) * m.dim + i) * scale + load(positions + size_t(position) * m.dim + i));
-}
-
 template <typename T>
 static void admit(const Model& m, State& s, int count, const int64_t* places, const int64_t* ids, int stride,
                   const int32_t* lengths) {
-  MatrixUnit unit(m.arithmetic);
   Scratch& w = scratch();
-  const int d = m.dim, head_dim = d / m.heads;
-  const float scale = 1.0f / sqrtf(float(head_dim));
-  int rows = 0, longest = 0;
-  for (int n = 0; n < count; ++n) rows += lengths[n], longest = std::max(longest, lengths[n]);
-  float* x = w.x.need(size_t(rows) * d);
-  float* wide = w.wide.need(size_t(rows) * 3 * d);
-  float* attended = w.attended.need(size_t(rows) * d);
-  float* scores = w.scores.need(size_t(m.heads) * (round_up(longest, LANES) + LANES));
-  auto** keys = reinterpret_cast<const float**>(w.keys.need(longest));
-  auto** values = reinterpret_cast<const float**>(w.values.need(longest));
-  for (int n = 0, row = 0; n < count; ++n)
-    for (int p = 0; p < lengths[n]; ++p, ++row)
-      embed(m, m.source_embedding, m.source_positions, ids[size_t(n) * stride + p], p, x + size_t(row) * d);
-  for (const Layer& layer : m.encoder) {
-    w.operand.set(m.arithmetic, block_input(m, w, layer.attention_norm, x, rows), rows, d);
-    multiply(w.operand, layer.qkv, wide, PLAIN);
-    for (int n = 0, first = 0; n < count; first += lengths[n], ++n) {
-      const float* base = wide + size_t(first) * 3 * d;
-      for (int p = 0; p < lengths[n]; ++p) {
-        keys[p] = base + size_t(p) * 3 * d + d;
-        values[p] = keys[p] + d;
-      }
-      for (int q = 0; q < lengths[n]; ++q)
-        attend(base + size_t(q) * 3 * d, lengths[n], keys, values, m.heads, head_dim, scale, scores,
-               attended + size_t(first + q) * d);
-    }
-    w.operand.set(m.arithmetic, attended, rows, d);
-    multiply(w.operand, layer.out, x, ADD);
-    if (!m.pre) layer.attention_norm.apply(x, x, rows);
-    feed_forward(m, w, layer, block_input(m, w, layer.ffn_norm, x, rows), x, rows);
-    if (!m.pre) layer.ffn_norm.apply(x, x, rows);
-  }
-  if (m.pre) m.encoder_norm.apply(x, x, rows);
+  const int d = m.dim;
+  Ragged sentences;
+  for (int n = 0; n < count; ++n) sentences.add(lengths[n]);
+  const int rows = sentences.rows();
+  const float* x = encode(m, w, sentences, ids, stride);
+  float* wide = w.wide.need(size_t(rows) * 2 * d);
   w.operand.set(m.arithmetic, x, rows, d);
   Caches<T> cache = caches(s, T{});
   const size_t slots = s.slots.size();
@@ -283,8 +172,7 @@ static void decode_layer(const Model& m, Scratch& w, State& s, size_t l, const R
   multiply(w.operand, layer.cross_out, x, ADD);
   if (!m.pre) layer.cross_norm.apply(x, x, rows);
 
-  feed_forward(m, w, layer, block_input(m, w, layer.ffn_norm, x, rows), x, rows);
-  if (!m.pre) layer.ffn_norm.apply(x, x, rows);
+  feed_forward_block(m, w, layer, x, rows);
 }
 
 // Runs all layers for some rows, which depend on no other row of this step, and makes their features the operand.

@@ -11,7 +11,8 @@
 #include <cstdlib>
 #include <vector>
 
-#include "vector.h"
+#include "../../models/native/memory.h"
+#include "../../models/native/vector.h"
 #if defined(__AMX_BF16__)
 #include <immintrin.h>
 #endif
@@ -20,25 +21,6 @@ constexpr int BLOCK = 32;  // rows and columns of one product
 constexpr int VECTOR_ROWS = 8;  // that the vector unit takes together
 
 enum Arithmetic { FLOAT32 = 0, BF16 = 1, BF16X3 = 2, INT8 = 3 };
-
-template <typename T>
-struct Buffer {  // grows, is aligned to cache lines, and is never cleared
-  T* data = nullptr;
-  size_t size = 0;
-  T* need(size_t count) {
-    if (count > size) {
-      free(data);
-      size = (count + 63) / 64 * 64;
-      data = static_cast<T*>(aligned_alloc(64, size * sizeof(T)));
-      if (!data) abort();
-    }
-    return data;
-  }
-  ~Buffer() { free(data); }
-  Buffer() = default;
-  Buffer(const Buffer&) = delete;
-  Buffer& operator=(const Buffer&) = delete;
-};
 
 static inline int round_up(int n, int unit) { return (n + unit - 1) / unit * unit; }
 

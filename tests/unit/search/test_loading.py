@@ -14,8 +14,12 @@ from seqkd.models.incremental_lstm import IncrementalLstm
 from seqkd.models.incremental_sru import IncrementalSru
 from seqkd.models.registry import build
 from seqkd.search import loading
-from seqkd.search.loading import engine, load_team, quick_decoder, team_precision
-from seqkd.search.native.engine import NativeTransformer, matrix_unit
+from seqkd.search.loading import SearchTeam, engine, load_team, quick_decoder, team_precision
+from seqkd.search.native.build import kernels
+from seqkd.search.native.engine import NativeTransformer
+from seqkd.search.native.stack import NativeParallel
+from seqkd.search.native.weights import matrix_unit
+from seqkd.search.parallel import ParallelSearch
 from seqkd.text.vocabulary import Vocabulary
 
 CPU = torch.device("cpu")
@@ -25,6 +29,11 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "narrow": {**WIDTHS, "heads": 4, "ffn_dim": 32},
     "lstm": WIDTHS,
     "sru": {**WIDTHS, "heads": 2, "ffn_dim": 32},
+    "ctc": {**WIDTHS, "heads": 2, "ffn_dim": 32},
+    "ctc narrow": {**WIDTHS, "heads": 4, "ffn_dim": 32},
+    "nat": {**WIDTHS, "heads": 2, "ffn_dim": 32},
+    "cmlm": {**WIDTHS, "heads": 2, "ffn_dim": 32},
+    "dag": {**WIDTHS, "heads": 2, "ffn_dim": 32},
 }
 PAIR = torch.tensor([[5, 6, 7, 2]]), torch.tensor([[2, 7, 8]])
 
@@ -45,7 +54,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         seed=1,
     )
     for name, settings in SETTINGS.items():
-        arch = "transformer" if name == "narrow" else name
+        arch = "transformer" if name == "narrow" else name.removesuffix(" narrow")
         torch.manual_seed(3)
         model = build(arch, settings, source_vocab=290, target_vocab=290)
         (top / name).mkdir()
@@ -73,7 +82,8 @@ def test_the_precision_is_the_kernels_only_where_they_fit(folders: dict[str, Pat
         return team_precision([folders[name] for name in names], asked, CPU)
 
     assert chosen("transformer") == chosen("transformer", "transformer") == "bf16x3"
-    assert chosen("narrow") == chosen("lstm") == chosen("sru") == "float32"
+    assert chosen("nat") == chosen("cmlm") == chosen("ctc") == chosen("dag") == "bf16x3"
+    assert chosen("narrow") == chosen("ctc narrow") == chosen("lstm") == chosen("sru") == "float32"
     assert chosen("transformer", "lstm") == "float32"
     assert chosen("lstm", asked="bf16x3") == "float32"
     assert chosen("lstm", asked="bf16") == "bf16"
@@ -81,7 +91,8 @@ def test_the_precision_is_the_kernels_only_where_they_fit(folders: dict[str, Pat
 
 @pytest.mark.usefixtures("_matrix_unit")
 def test_int8_is_for_models_that_have_kernels(folders: dict[str, Path]) -> None:
-    assert team_precision([folders["transformer"]], "int8", CPU) == "int8"
+    for name in ("transformer", "ctc"):
+        assert team_precision([folders[name]], "int8", CPU) == "int8"
     for others in (["lstm"], ["sru"], ["narrow"], ["transformer", "lstm"]):
         with pytest.raises(InputError, match="no int8 kernels") as caught:
             team_precision([folders[name] for name in others], "int8", CPU)
@@ -135,6 +146,32 @@ def test_recurrent_models_have_their_engines(folders: dict[str, Path], arch: str
     assert low.fallback is not None
     assert low.fallback()[0].dtype == torch.float32  # type: ignore[attr-defined]
     decoder = quick_decoder(team.loaded[0])
+    assert [row for row, _ in decoder.decode([(3, [5, 6, 7])], batch_tokens=20)] == [3]
+
+
+@pytest.mark.skipif(kernels() is None, reason="no C++ compiler here: the torch stack is used")
+@pytest.mark.parametrize("arch", ["nat", "cmlm", "ctc", "dag"])
+def test_models_that_write_all_at_once_decode_by_the_kernels(folders: dict[str, Path], arch: str) -> None:
+    def load(precision: Any, name: str = arch) -> SearchTeam:
+        return load_team([folders[name]], device="cpu", precision=precision, parallel=True)
+
+    team = load("auto")
+    assert team.parallel
+    assert team.precision == ("bf16x3" if matrix_unit() else "float32")
+    assert isinstance(team.writer, NativeParallel)
+    assert team.writer.stack.arithmetic == team.precision
+    low = load("bf16").writer
+    if matrix_unit():
+        assert isinstance(low, NativeParallel)
+        assert low.stack.arithmetic == "bf16"
+    else:
+        assert low is not None
+        assert next(low.parameters()).dtype == torch.bfloat16  # type: ignore[attr-defined]
+    assert isinstance(load("fp16").writer, torch.nn.Module)
+    assert isinstance(load("auto", "ctc narrow").writer, torch.nn.Module)
+    decoder = quick_decoder(team.loaded[0])
+    assert isinstance(decoder, ParallelSearch)
+    assert isinstance(decoder.model, NativeParallel)
     assert [row for row, _ in decoder.decode([(3, [5, 6, 7])], batch_tokens=20)] == [3]
 
 

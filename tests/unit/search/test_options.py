@@ -15,7 +15,8 @@ from torch import Tensor
 
 from seqkd.errors import InputError, WorkError
 from seqkd.search import BeamSearch, BeamSettings, Hypothesis, score_pairs
-from seqkd.search.native.engine import NativeTransformer, usable
+from seqkd.search.native.engine import NativeTransformer
+from seqkd.search.native.weights import usable
 from tests.unit.search.support import (
     EOS,
     PAD,

@@ -12,7 +12,8 @@ from seqkd.models.incremental_lstm import IncrementalLstm
 from seqkd.search import BeamSearch, BeamSettings, Hypothesis, SearchModel, beam
 from seqkd.search.gpu.engine import GraphTransformer
 from seqkd.search.gpu.operations import PLAIN
-from seqkd.search.native.engine import NativeTransformer, usable
+from seqkd.search.native.engine import NativeTransformer
+from seqkd.search.native.weights import usable
 from seqkd.search.pace import PACES, Fetched, Pace, sent
 from tests.unit.search.gpu.support import DEVICE
 from tests.unit.search.support import Broken, Small, decode, engine, engine_model, sentences, tiny_lstm, tiny_model

@@ -18,7 +18,7 @@ from seqkd.models.checkpoint import load_model, save_model
 from seqkd.models.registry import build
 from seqkd.search import BeamSettings
 from seqkd.search.loading import load_team
-from seqkd.search.native.engine import matrix_unit
+from seqkd.search.native.weights import matrix_unit
 from seqkd.stages.score import score_files
 from seqkd.stages.translate import Translator, translate_lines
 from seqkd.text.vocabulary import Vocabulary

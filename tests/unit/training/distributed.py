@@ -6,18 +6,20 @@ import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from seqkd.models.registry import build
-from seqkd.objectives.base import Objective
+from seqkd.objectives.base import Objective, TeacherForced
 from seqkd.objectives.cmlm import CmlmLoss
 from seqkd.objectives.ctc import CtcLoss
 from seqkd.objectives.dag import DagLoss
 from seqkd.objectives.nat import NatLoss
 from seqkd.objectives.nll import LabelSmoothedNll
+from seqkd.objectives.teacher import Teacher
+from seqkd.objectives.word_kd import WordKd
 from seqkd.training import loop
 from seqkd.training.optim import OptimSettings
 from seqkd.training.runtime import make_fabric
@@ -27,8 +29,11 @@ from tests.unit.training.support import VOCAB, Recorder, TableData, copy_rows, p
 SIZES = {"dim": 16, "encoder_layers": 1, "decoder_layers": 1, "dropout": 0.1, "max_positions": 16}
 HEADS = {**SIZES, "heads": 2, "ffn_dim": 32}
 GLANCING = (0.5, 0.3)
+torch.manual_seed(5)  # every process has the same teacher
+LIVE = cast(TeacherForced, build("lstm", {**SIZES, "dim": 8}, source_vocab=VOCAB, target_vocab=VOCAB).eval())
 KINDS: dict[str, tuple[str, dict[str, Any], Objective]] = {
     "transformer": ("transformer", HEADS, LabelSmoothedNll(smoothing=0.1)),
+    "word_kd": ("transformer", HEADS, WordKd(teacher=Teacher([LIVE], temperature=2.0), temperature=2.0, top=5)),
     "lstm": ("lstm", SIZES, LabelSmoothedNll(smoothing=0.1)),
     "sru": ("sru", HEADS, LabelSmoothedNll(smoothing=0.1)),
     "nat": ("nat", HEADS, NatLoss(smoothing=0.1, length_weight=0.1)),

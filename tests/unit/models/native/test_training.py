@@ -117,6 +117,25 @@ def test_log_sum_exp_and_its_gradients(rows: int, dim: int, vocab: int, scale: f
     assert far(grad_w, probabilities.t() @ x.double()) < 1e-2
 
 
+@given(
+    rows=st.integers(1, 150), dim=WIDTHS, vocab=st.sampled_from([32, 96, 1600]), threads=THREADS, seed=st.integers(0, 9)
+)
+@settings(max_examples=20, deadline=None)
+def test_the_likeliest_piece(rows: int, dim: int, vocab: int, threads: int, seed: int) -> None:
+    torch.manual_seed(seed)
+    # Small whole numbers: products are exact and ties are many.
+    x, weight = torch.randint(-3, 4, (rows, dim)).float(), torch.randint(-2, 3, (vocab, dim)).float()
+    logits = x @ weight.t()
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        found = training.best(x, weight)
+    finally:
+        torch.set_num_threads(before)
+    ties = logits.eq(logits.amax(-1, keepdim=True)).float()
+    assert torch.equal(found, ties.argmax(-1))
+
+
 def test_a_logit_far_above_the_first_ones() -> None:
     weight = torch.zeros(1600, 32)
     weight[1500, 0] = 500.0

@@ -15,7 +15,8 @@ from seqkd.models.transformer import Activation, Norm, Transformer
 from seqkd.search import BeamSearch, BeamSettings
 from seqkd.search.candidates import top_candidates
 from seqkd.search.native.build import kernels
-from seqkd.search.native.engine import ARITHMETIC, Arithmetic, NativeTransformer, matrix_unit, usable
+from seqkd.search.native.engine import NativeTransformer
+from seqkd.search.native.weights import ARITHMETIC, Arithmetic, matrix_unit, usable
 from tests.unit.search.support import EOS, engine_model, padded, sentences
 
 pytestmark = pytest.mark.skipif(kernels() is None, reason="no C++ compiler here: the torch engine is used")

@@ -13,8 +13,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from seqkd.models.native.build import FLAGS
 from seqkd.search.native import build
-from seqkd.search.native.engine import ARITHMETIC, Arithmetic, matrix_unit
+from seqkd.search.native.weights import ARITHMETIC, Arithmetic, matrix_unit
 
 HARNESS = """
 #include "gemm.h"
@@ -49,7 +50,7 @@ def multiply(tmp_path_factory: pytest.TempPathFactory) -> Multiply:
     (folder / "harness.cpp").write_text(HARNESS)
     compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
     assert compiler is not None
-    command = [compiler, *build.FLAGS, f"-I{Path(build.__file__).parent}", "harness.cpp", "-o", "harness.so"]
+    command = [compiler, *FLAGS, f"-I{Path(build.__file__).parent}", "harness.cpp", "-o", "harness.so"]
     subprocess.run(command, cwd=folder, check=True)
     library = ctypes.CDLL(str(folder / "harness.so"))
 

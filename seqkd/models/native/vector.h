@@ -98,6 +98,36 @@ static inline vf sums(const vf* x) {
 #endif
 }
 
+// Sixteen vectors as a matrix, its rows made its columns.
+static inline void transpose(vf* x) {
+#if defined(__AVX512F__)
+  __m512 t[16], u[16];
+  for (int i = 0; i < 16; i += 2) {  // pairs of rows, within each quarter
+    t[i] = _mm512_unpacklo_ps((__m512)x[i], (__m512)x[i + 1]);
+    t[i + 1] = _mm512_unpackhi_ps((__m512)x[i], (__m512)x[i + 1]);
+  }
+  for (int i = 0; i < 16; i += 4)  // fours: u[i + j] holds columns j, j + 4, j + 8, j + 12 of rows i..i + 3
+    for (int j = 0; j < 2; ++j) {
+      u[i + 2 * j] = _mm512_shuffle_ps(t[i + j], t[i + 2 + j], 0x44);
+      u[i + 2 * j + 1] = _mm512_shuffle_ps(t[i + j], t[i + 2 + j], 0xee);
+    }
+  for (int j = 0; j < 4; ++j) {  // quarters
+    const __m512 a = _mm512_shuffle_f32x4(u[j], u[4 + j], 0x88), b = _mm512_shuffle_f32x4(u[8 + j], u[12 + j], 0x88);
+    const __m512 c = _mm512_shuffle_f32x4(u[j], u[4 + j], 0xdd), d = _mm512_shuffle_f32x4(u[8 + j], u[12 + j], 0xdd);
+    x[j] = (vf)_mm512_shuffle_f32x4(a, b, 0x88);
+    x[8 + j] = (vf)_mm512_shuffle_f32x4(a, b, 0xdd);
+    x[4 + j] = (vf)_mm512_shuffle_f32x4(c, d, 0x88);
+    x[12 + j] = (vf)_mm512_shuffle_f32x4(c, d, 0xdd);
+  }
+#else
+  for (int i = 0; i < LANES; ++i)
+    for (int j = 0; j < i; ++j) {
+      const float kept = x[i][j];
+      x[i][j] = x[j][i], x[j][i] = kept;
+    }
+#endif
+}
+
 // exp(x) for x <= 88, within 2 units in the last place near zero (and within |x| of them below it); below -87 it is zero
 // or 1e-38. NaN stays NaN. As 2^n * 2^f with a minimax polynomial for f in [-0.5, 0.5].
 static inline vf vexp(vf x) {

@@ -1,0 +1,110 @@
+"""A teacher beside the student: its distributions at every target position, chunk by chunk."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor
+
+from seqkd.models.functional import rounded_rows
+from seqkd.objectives.base import Batch, TeacherForced
+
+# Logits at a time. Some five tensors of that size are at hand at once, the student's and the teacher's.
+CHUNK_ELEMENTS = 1 << 21
+CHUNK_ELEMENTS_CUDA = 1 << 24
+ROUND_ROWS = 64
+
+
+def chunk_rows(vocab: int, device: torch.device) -> int:
+    """Rows of logits that are computed together."""
+    step = max(1, (CHUNK_ELEMENTS if device.type == "cpu" else CHUNK_ELEMENTS_CUDA) // vocab)
+    return step - step % _multiple(step)
+
+
+def _multiple(step: int) -> int:
+    """What rows are filled up to: few shapes of products, see `seqkd.models.functional`."""
+    return ROUND_ROWS if step >= ROUND_ROWS else 1
+
+
+class Projection:
+    """`features @ weight.T` in a type of its own, some rows at a time.
+
+    Args:
+        features: `[rows, dim]`.
+        weight: `[vocab, dim]`.
+        dtype: Of the products.
+
+    Attributes:
+        rows: The features, zeros below them.
+        weight: In `dtype`.
+        multiple: Rows of a product.
+    """
+
+    def __init__(self, features: Tensor, weight: Tensor, dtype: torch.dtype) -> None:
+        self.multiple = _multiple(chunk_rows(len(weight), features.device))
+        self.rows = rounded_rows(features.detach(), dtype, self.multiple)
+        self.weight = weight.detach().to(dtype)
+
+    def logits(self, start: int, stop: int) -> Tensor:
+        """`[stop - start, vocab]`, float32 at least, where `start` is that of a chunk."""
+        last = start - (start - stop) // self.multiple * self.multiple
+        logits = torch.mm(self.rows[start:last], self.weight.t())[: stop - start]
+        return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+
+class Teacher:
+    """One model, or several as an ensemble whose members' probabilities are averaged.
+
+    Not a module: nothing of it gets into a student's parameters, its file, its optimiser or the state of a run.
+
+    Args:
+        models: Models in evaluation mode, with the student's target vocabulary, on the student's device.
+        autocast: What the models run in under autocast; None for the type of their weights.
+        temperature: Logits are divided by it, each member's before the average.
+    """
+
+    def __init__(
+        self, models: Sequence[TeacherForced], *, autocast: torch.dtype | None = None, temperature: float = 1.0
+    ) -> None:
+        self._models = tuple(models)
+        self._autocast = autocast
+        self._temperature = temperature
+
+    def __call__(self, batch: Batch) -> Distributions:
+        """The teacher's distributions at the batch's kept positions."""
+        kind = batch.source.device.type
+        with torch.no_grad(), _autocast(kind, self._autocast):
+            members = []
+            for model in self._models:
+                memory = model.encode(batch.source)
+                features = model.decode_features(batch.target_in, batch.source, memory)
+                rows = features.flatten(0, 1).index_select(0, batch.kept)
+                members.append((rows, model.output_weight))
+        return Distributions(
+            [Projection(rows, weight, self._autocast or weight.dtype) for rows, weight in members], self._temperature
+        )
+
+
+def _autocast(kind: str, dtype: torch.dtype | None) -> AbstractContextManager[object]:
+    if dtype is None:
+        return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()
+    return torch.autocast(kind, dtype=dtype)
+
+
+class Distributions:
+    """A teacher's distributions over the vocabulary, computed when a chunk of rows asks for them."""
+
+    def __init__(self, members: Sequence[Projection], temperature: float) -> None:
+        self._members = members
+        self._temperature = temperature
+
+    def logprobs(self, start: int, stop: int) -> Tensor:
+        """`[stop - start, vocab]` log-probabilities, float32 at least."""
+        with torch.no_grad(), torch.autocast(self._members[0].rows.device.type, enabled=False):
+            members = [(member.logits(start, stop) / self._temperature).log_softmax(dim=-1) for member in self._members]
+            if len(members) == 1:
+                return members[0]
+            return torch.logsumexp(torch.stack(members), dim=0) - math.log(len(members))

@@ -1,0 +1,176 @@
+"""Word-level knowledge distillation: the teacher's distribution at every target position."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from seqkd.models.functional import rounded_rows
+from seqkd.objectives.base import Batch, LossOutput, SoftTargets, TeacherForced
+from seqkd.objectives.divergence import Direction, full_divergence, likelihood, sparse_divergence, top_k
+from seqkd.objectives.projection import projected_nll
+from seqkd.objectives.teacher import Projection, Teacher, chunk_rows
+
+Divergence = Callable[[Tensor, int, int], tuple[Tensor, Tensor]]
+"""Of the student's `[rows, vocab]` log-probabilities, which are those of rows `start` to `stop`: see `divergence`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WordKd:
+    """`alpha * T^2 * KD + (1 - alpha) * NLL` (Kim and Rush 2016, equation 5), summed over the target tokens.
+
+    KD is the divergence of the student's distribution from the teacher's, both at temperature T. Its gradients shrink
+    with 1 / T^2, which the factor makes up for (Hinton et al. 2015, section 2): alpha means the same at every T. NLL,
+    label-smoothed where wanted, is at temperature 1, and in evaluation it is all: the teacher is not asked.
+
+    Args:
+        teacher: Runs beside the student; None where the batches bring soft targets, at the same temperature.
+        temperature: T, above 0.
+        alpha: Share of the teacher, 0 to 1.
+        top: How many of a live teacher's likeliest ids are compared, the others as one event; 0 for all ids.
+        direction: See `seqkd.objectives.divergence`.
+        smoothing: Of the NLL: share of the uniform distribution in its target.
+    """
+
+    teacher: Teacher | None
+    temperature: float = 1.0
+    alpha: float = 0.5
+    top: int = 0
+    direction: Direction = "forward"
+    smoothing: float = 0.0
+
+    def __call__(self, model: nn.Module, batch: Batch) -> LossOutput:
+        """The loss of a model with `encode`, `decode_features` and `output_weight`."""
+        forced = cast(TeacherForced, model)
+        memory = forced.encode(batch.source)
+        features = forced.decode_features(batch.target_in, batch.source, memory)
+        rows = features.flatten(0, 1).index_select(0, batch.kept)
+        targets = batch.target_out.flatten().index_select(0, batch.kept)
+        if self.alpha == 0.0 or not model.training:
+            loss, nll = projected_nll(rows, forced.output_weight, targets, self.smoothing)
+        else:
+            loss, nll = projected_kd(
+                rows,
+                forced.output_weight,
+                targets,
+                self._divergence(batch),
+                temperature=self.temperature,
+                alpha=self.alpha,
+                smoothing=self.smoothing,
+            )
+        return LossOutput(loss, nll, batch.tokens)
+
+    def _divergence(self, batch: Batch) -> Divergence:
+        soft = batch.soft
+        if self.teacher is None:
+            if soft is None:
+                raise ValueError("the batch has no soft targets, and there is no teacher to ask")
+
+            def written(student: Tensor, start: int, stop: int) -> tuple[Tensor, Tensor]:
+                return sparse_divergence(student, _rows(soft, start, stop), self.direction)
+
+            return written
+        distributions = self.teacher(batch)
+
+        def live(student: Tensor, start: int, stop: int) -> tuple[Tensor, Tensor]:
+            logprobs = distributions.logprobs(start, stop)
+            if self.top and self.top < logprobs.size(1):
+                return sparse_divergence(student, top_k(logprobs, self.top), self.direction)
+            return full_divergence(student, logprobs.to(student.dtype), self.direction)
+
+        return live
+
+
+def _rows(soft: SoftTargets, start: int, stop: int) -> SoftTargets:
+    tail = None if soft.tail is None else soft.tail[start:stop]
+    return SoftTargets(soft.ids[start:stop], soft.logprobs[start:stop], tail)
+
+
+def projected_kd(
+    features: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    divergence: Divergence,
+    *,
+    temperature: float,
+    alpha: float,
+    smoothing: float,
+) -> tuple[Tensor, Tensor]:
+    """The output layer and `WordKd` in one; as in `projected_nll` logits of all tokens never exist at the same time.
+
+    Args:
+        features: `[tokens, dim]`.
+        weight: `[vocab, dim]`.
+        targets: `[tokens]` int64.
+        divergence: Called once for each chunk of rows.
+        temperature: See `WordKd`.
+        alpha: See `WordKd`.
+        smoothing: See `WordKd`.
+
+    Returns:
+        The loss, and the unsmoothed negative log-likelihood at temperature 1 without gradient; scalars, float32 at
+        least. Under autocast the products run in its type.
+    """
+    kind = features.device.type
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
+    with torch.autocast(kind, enabled=False):
+        return _ProjectedKd.apply(  # type: ignore
+            features, weight, targets, divergence, dtype, temperature, alpha, smoothing, torch.is_grad_enabled()
+        )
+
+
+class _ProjectedKd(torch.autograd.Function):
+    """Gradients are computed while a chunk's logits are at hand; `dtype` is that of the products."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        features: Tensor,
+        weight: Tensor,
+        targets: Tensor,
+        divergence: Divergence,
+        dtype: torch.dtype,
+        temperature: float,
+        alpha: float,
+        smoothing: float,
+        train: bool,
+    ) -> tuple[Tensor, Tensor]:
+        student = Projection(features, weight, dtype)
+        wide = torch.promote_types(dtype, torch.float32)
+        loss, nll = (torch.zeros((), dtype=wide, device=features.device) for _ in range(2))
+        grad_rows = torch.empty_like(student.rows) if train else None
+        grad_weight = torch.zeros(weight.shape, dtype=wide, device=weight.device) if train else None
+        step = chunk_rows(len(weight), features.device)
+        for start in range(0, len(features), step):
+            stop = min(start + step, len(features))
+            logits = student.logits(start, stop)
+            plain = logits.log_softmax(-1)
+            hard, grad, exact = likelihood(plain, targets[start:stop], smoothing)
+            warm = plain if temperature == 1.0 else (logits / temperature).log_softmax(-1)
+            soft, grad_soft = divergence(warm, start, stop)
+            loss += alpha * temperature**2 * soft.sum() + (1 - alpha) * hard.sum()
+            nll += exact.sum()
+            if grad_rows is None or grad_weight is None:
+                continue
+            # One of the two temperatures goes into the derivative of logits / T.
+            grad = grad.mul_(1 - alpha).add_(grad_soft, alpha=alpha * temperature)
+            grad = rounded_rows(grad, dtype, student.multiple)
+            chunk = slice(start, start + len(grad))
+            torch.mm(grad, student.weight, out=grad_rows[chunk])
+            if dtype == wide:
+                grad_weight.addmm_(grad.t(), student.rows[chunk])
+            else:
+                grad_weight += torch.mm(grad.t(), student.rows[chunk]).to(wide)
+        if grad_rows is not None and grad_weight is not None:
+            ctx.save_for_backward(grad_rows[: len(features)].to(features.dtype), grad_weight.to(weight.dtype))
+        ctx.mark_non_differentiable(nll)
+        return loss, nll
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        rows, weight = ctx.saved_tensors
+        return rows * grads[0], weight * grads[0], None, None, None, None, None, None, None

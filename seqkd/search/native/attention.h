@@ -1,0 +1,111 @@
+// Attention of whole sentences: all queries over the same keys, so that both halves are products of small matrices.
+#pragma once
+#include <algorithm>
+#include <type_traits>
+
+#include "blocks.h"
+
+// Eight rows of left[i][0..depth) times right[depth][16 * N], whose rows are `stride` apart.
+template <int N>
+static inline void eight_rows(const float* const* left, const float* right, int stride, int depth, vf (*out)[N]) {
+  vf total[VECTOR_ROWS][N] = {};
+  for (int p = 0; p < depth; ++p, right += stride) {
+    vf value[N];
+    for (int v = 0; v < N; ++v) value[v] = load(right + v * LANES);
+#pragma GCC unroll 8
+    for (int i = 0; i < VECTOR_ROWS; ++i)
+      for (int v = 0; v < N; ++v) total[i][v] += left[i][p] * value[v];
+  }
+  for (int i = 0; i < VECTOR_ROWS; ++i)
+    for (int v = 0; v < N; ++v) out[i][v] = total[i][v];
+}
+
+// Calls `work(vectors, first)` for pairs of vectors, and for the one that may be left; their number is a constant there.
+template <typename Work>
+static inline void pairwise(int count, Work work) {
+  for (int v = 0; v + 1 < count; v += 2) work(std::integral_constant<int, 2>{}, v);
+  if (count % 2) work(std::integral_constant<int, 1>{}, count - 1);
+}
+
+// Rows of a sentence, `stride` floats apart.
+struct Rows {
+  const float* data;
+  int stride, count;
+  const float* row(int i) const { return data + size_t(i) * stride; }
+};
+
+// What `attend_sentence` needs of `work`.
+static size_t attention_room(int keys, int head_dim) {
+  return size_t(head_dim + VECTOR_ROWS) * round_up(keys, LANES);
+}
+
+// Each query over all keys; a value lies behind its key, `heads * V` vectors further on. A head is `V` vectors wide.
+template <int V>
+static void attend_sentence(const Rows& queries, const Rows& keys, int heads, float* work, float* out) {
+  constexpr int HEAD = V * LANES;
+  const int dim = heads * HEAD, width = round_up(keys.count, LANES);
+  const float scale = 1.0f / sqrtf(float(HEAD));
+  const vf outside = outside_mask(keys.count - width + LANES);
+  float *turned = work, *scores = work + size_t(HEAD) * width;  // [HEAD][width], [VECTOR_ROWS][width]
+  for (int h = 0; h < heads; ++h) {
+    for (int p = 0; p < width; p += LANES)
+      for (int v = 0; v < V; ++v) {
+        vf tile[LANES];
+        for (int i = 0; i < LANES; ++i)
+          tile[i] = p + i < keys.count ? load(keys.row(p + i) + h * HEAD + v * LANES) * scale : vf{};
+        transpose(tile);
+        for (int i = 0; i < LANES; ++i) store(turned + size_t(v * LANES + i) * width + p, tile[i]);
+      }
+    for (int first = 0; first < queries.count; first += VECTOR_ROWS) {
+      const int rows = std::min(VECTOR_ROWS, queries.count - first);
+      const float *query[VECTOR_ROWS], *weights[VECTOR_ROWS];
+      float inverse[VECTOR_ROWS];
+      for (int i = 0; i < VECTOR_ROWS; ++i) {  // rows that are not there are the last one again
+        query[i] = queries.row(first + std::min(i, rows - 1)) + h * HEAD;
+        weights[i] = scores + size_t(std::min(i, rows - 1)) * width;
+      }
+      pairwise(width / LANES, [&](auto vectors, int v) {
+        constexpr int N = decltype(vectors)::value;
+        vf dots[VECTOR_ROWS][N];
+        eight_rows<N>(query, turned + v * LANES, width, HEAD, dots);
+        for (int i = 0; i < rows; ++i)
+          for (int j = 0; j < N; ++j) store(scores + size_t(i) * width + (v + j) * LANES, dots[i][j]);
+      });
+      for (int i = 0; i < rows; ++i) {
+        float* s = scores + size_t(i) * width;
+        store(s + width - LANES, load(s + width - LANES) + outside);
+        vf top = load(s), total = {};
+        for (int p = LANES; p < width; p += LANES) top = vmax(top, load(s + p));
+        const float peak = largest(top);
+        for (int p = 0; p < width; p += LANES) {
+          const vf e = vexp(load(s + p) - peak);
+          store(s + p, e);
+          total += e;
+        }
+        inverse[i] = 1.0f / sum(total);
+      }
+      pairwise(V, [&](auto vectors, int v) {
+        constexpr int N = decltype(vectors)::value;
+        vf sums[VECTOR_ROWS][N];
+        const int offset = h * HEAD + v * LANES;
+        eight_rows<N>(weights, keys.data + dim + offset, keys.stride, keys.count, sums);
+        for (int i = 0; i < rows; ++i)
+          for (int j = 0; j < N; ++j)
+            store(out + size_t(first + i) * dim + offset + j * LANES, sums[i][j] * inverse[i]);
+      });
+    }
+  }
+}
+
+// The same for any width of heads that `attend` has; out [queries][dim].
+static void attend_sentence(const Rows& queries, const Rows& keys, int heads, int head_dim, float* work, float* out) {
+  switch (head_dim / LANES) {
+    case 1: return attend_sentence<1>(queries, keys, heads, work, out);
+    case 2: return attend_sentence<2>(queries, keys, heads, work, out);
+    case 3: return attend_sentence<3>(queries, keys, heads, work, out);
+    case 4: return attend_sentence<4>(queries, keys, heads, work, out);
+    case 5: return attend_sentence<5>(queries, keys, heads, work, out);
+    case 6: return attend_sentence<6>(queries, keys, heads, work, out);
+    case 8: return attend_sentence<8>(queries, keys, heads, work, out);
+  }
+}

@@ -1,0 +1,167 @@
+// The layers of a Transformer over whole sentences, and what all kernels of a model share.
+//
+// Rows of sentences lie one after another, without padding: nothing is computed that nobody reads.
+#pragma once
+#include <algorithm>
+#include <cstdint>
+#include <vector>
+
+#include "attention.h"
+#include "workers.h"
+
+struct Layer {
+  Weight qkv, out, query, key_value, cross_out, inner, ffn_out;
+  Norm attention_norm, cross_norm, ffn_norm;
+};
+
+struct Model {
+  int dim, heads, vocab, pad, eos;
+  bool pre;
+  int activation;  // 0 ReLU, 1 GELU, 2 SwiGLU
+  Arithmetic arithmetic;
+  const float *source_embedding, *target_embedding, *source_positions, *target_positions;
+  std::vector<Layer> encoder, decoder;
+  Norm encoder_norm, decoder_norm;
+  Weight output, split;  // split: one encoder state to the inputs of several decoder positions
+  Workers workers;
+};
+
+// What one thread needs while it works.
+struct Scratch {
+  Operand operand, memory;
+  Buffer<float> x, y, normed, wide, hidden, attended, scores;
+  Buffer<const void*> keys, values;  // where the entries are that one query reads
+  Reduction reduction;
+};
+static Scratch& scratch() {
+  thread_local Scratch own;
+  return own;
+}
+
+// The matrix unit has to be asked for once a process and set up anew in each call: other libraries use it as well.
+struct MatrixUnit {
+  explicit MatrixUnit(Arithmetic arithmetic) : on(arithmetic != FLOAT32) {
+#if defined(__AMX_BF16__)
+    if (on) {
+      static const TileConfig config;
+      _tile_loadconfig(&config);
+    }
+#endif
+  }
+  ~MatrixUnit() {
+#if defined(__AMX_BF16__)
+    if (on) _tile_release();
+#endif
+  }
+  bool on;
+};
+
+static void feed_forward(const Model& m, Scratch& w, const Layer& layer, const float* input, float* x, int rows) {
+  const int inner = layer.ffn_out.inputs;
+  float* hidden = w.hidden.need(size_t(rows) * layer.inner.outputs);
+  w.operand.set(m.arithmetic, input, rows, m.dim);
+  multiply(w.operand, layer.inner, hidden, m.activation == 0 ? RELU : m.activation == 1 ? GELU : PLAIN);
+  if (m.activation == 2) {
+    for (int r = 0; r < rows; ++r) {
+      const float* both = hidden + size_t(r) * 2 * inner;
+      for (int i = 0; i < inner; i += LANES) {
+        vf gate = load(both + inner + i);
+        store(hidden + size_t(r) * inner + i, load(both + i) * gate / (1.0f + vexp(-gate)));
+      }
+    }
+  }
+  w.operand.set(m.arithmetic, hidden, rows, inner);
+  multiply(w.operand, layer.ffn_out, x, ADD);
+}
+
+// What a block reads: the stream itself, or its norm where norms come first.
+static const float* block_input(const Model& m, Scratch& w, const Norm& norm, const float* x, int rows) {
+  if (!m.pre) return x;
+  float* out = w.normed.need(size_t(rows) * m.dim);
+  norm.apply(x, out, rows);
+  return out;
+}
+
+static void embed(const Model& m, const float* table, const float* positions, int64_t id, int position, float* out) {
+  const vf scale = splat(sqrtf(float(m.dim)));
+  for (int i = 0; i < m.dim; i += LANES)
+    store(out + i, load(table + size_t(id) * m.dim + i) * scale + load(positions + size_t(position) * m.dim + i));
+}
+
+// Sentences whose rows lie one after another.
+struct Ragged {
+  std::vector<int> first{0};  // row of each sentence; at the end, the number of rows
+  int longest = 0;
+  void add(int length) {
+    first.push_back(first.back() + length);
+    longest = std::max(longest, length);
+  }
+  int count() const { return int(first.size()) - 1; }
+  int rows() const { return first.back(); }
+  int length(int n) const { return first[n + 1] - first[n]; }
+
+  // From and to sentences that lie `stride` rows apart.
+  void gather(const float* padded, float* rows, int stride, int dim) const {
+    for (int n = 0; n < count(); ++n)
+      std::copy_n(padded + size_t(n) * stride * dim, size_t(length(n)) * dim, rows + size_t(first[n]) * dim);
+  }
+  void scatter(const float* rows, float* padded, int stride, int dim) const {
+    for (int n = 0; n < count(); ++n)
+      std::copy_n(rows + size_t(first[n]) * dim, size_t(length(n)) * dim, padded + size_t(n) * stride * dim);
+  }
+};
+
+// Calls `work(first, count)` for neighbouring sentences that have at most `limit` rows together, or one that has more.
+template <typename Work>
+static void in_blocks(int count, const int32_t* lengths, int limit, Work work) {
+  for (int first = 0, next = 0; first < count; first = next) {
+    int rows = lengths[next++];
+    while (next < count && rows + lengths[next] <= limit) rows += lengths[next++];
+    work(first, next - first);
+  }
+}
+
+// Each row of `queries`, `stride` apart, over all keys of its sentence; a value lies behind its key, `dim` further on.
+static void attend_all(const Model& m, Scratch& w, const Ragged& target, const float* queries, int stride,
+                       const Ragged& source, const float* entries, int entry_stride, float* out) {
+  const int head_dim = m.dim / m.heads;
+  float* work = w.scores.need(attention_room(source.longest, head_dim));
+  for (int n = 0; n < target.count(); ++n) {
+    const Rows own{queries + size_t(target.first[n]) * stride, stride, target.length(n)};
+    const Rows seen{entries + size_t(source.first[n]) * entry_stride, entry_stride, source.length(n)};
+    attend_sentence(own, seen, m.heads, head_dim, work, out + size_t(target.first[n]) * m.dim);
+  }
+}
+
+// Self-attention of sentences, every position over all of its own, with its residual and norm; x is the stream.
+static void self_attention(const Model& m, Scratch& w, const Layer& layer, const Ragged& sentences, float* x) {
+  const int d = m.dim, rows = sentences.rows();
+  float* wide = w.wide.need(size_t(rows) * 3 * d);
+  float* attended = w.attended.need(size_t(rows) * d);
+  w.operand.set(m.arithmetic, block_input(m, w, layer.attention_norm, x, rows), rows, d);
+  multiply(w.operand, layer.qkv, wide, PLAIN);
+  attend_all(m, w, sentences, wide, 3 * d, sentences, wide + d, 3 * d, attended);
+  w.operand.set(m.arithmetic, attended, rows, d);
+  multiply(w.operand, layer.out, x, ADD);
+  if (!m.pre) layer.attention_norm.apply(x, x, rows);
+}
+
+static void feed_forward_block(const Model& m, Scratch& w, const Layer& layer, float* x, int rows) {
+  feed_forward(m, w, layer, block_input(m, w, layer.ffn_norm, x, rows), x, rows);
+  if (!m.pre) layer.ffn_norm.apply(x, x, rows);
+}
+
+// Encoder states of sentences whose ids lie `stride` apart; they are valid until the next call on this thread.
+static float* encode(const Model& m, Scratch& w, const Ragged& sentences, const int64_t* ids, int stride) {
+  const int d = m.dim, rows = sentences.rows();
+  float* x = w.x.need(size_t(rows) * d);
+  for (int n = 0, row = 0; n < sentences.count(); ++n)
+    for (int p = 0; p < sentences.length(n); ++p, ++row)
+      embed(m, m.source_embedding, m.source_positions, ids[size_t(n) * stride + p], p, x + size_t(row) * d);
+  for (const Layer& layer : m.encoder) {
+    self_attention(m, w, layer, sentences, x);
+    feed_forward_block(m, w, layer, x, rows);
+  }
+  if (m.pre) m.encoder_norm.apply(x, x, rows);
+  return x;
+}

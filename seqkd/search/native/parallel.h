@@ -1,0 +1,80 @@
+// Decoders that see all their positions at once: encode, decode and read the output, some sentences at a time.
+#pragma once
+#include "layers.h"
+
+// Decoder rows that go through all layers together: few enough that what they read and write stays near, enough that
+// fetching each weight once for all of them costs little.
+constexpr int AT_ONCE = 512;
+
+static Ragged ragged(const int32_t* lengths, int count, int times = 1) {
+  Ragged sentences;
+  for (int n = 0; n < count; ++n) sentences.add(times * lengths[n]);
+  return sentences;
+}
+
+// Attention over the sentence's own encoder states, with its residual and norm; x is the stream.
+static void cross_attention(const Model& m, Scratch& w, const Layer& layer, const Ragged& target, const Ragged& source,
+                            float* x) {
+  const int d = m.dim, rows = target.rows();
+  float* query = w.wide.need(size_t(rows) * d);
+  float* entries = w.hidden.need(size_t(source.rows()) * 2 * d);
+  float* attended = w.attended.need(size_t(rows) * d);
+  multiply(w.memory, layer.key_value, entries, PLAIN);
+  w.operand.set(m.arithmetic, block_input(m, w, layer.cross_norm, x, rows), rows, d);
+  multiply(w.operand, layer.query, query, PLAIN);
+  attend_all(m, w, target, query, d, source, entries, 2 * d, attended);
+  w.operand.set(m.arithmetic, attended, rows, d);
+  multiply(w.operand, layer.cross_out, x, ADD);
+  if (!m.pre) layer.cross_norm.apply(x, x, rows);
+}
+
+// All decoder layers; x holds the inputs and becomes the features, `memory` the encoder's states.
+static void decode(const Model& m, Scratch& w, const Ragged& target, float* x, const Ragged& source,
+                   const float* memory) {
+  const int d = m.dim, rows = target.rows();
+  for (int n = 0; n < target.count(); ++n) {
+    float* own = x + size_t(target.first[n]) * d;
+    for (int i = 0; i < target.length(n) * d; i += LANES) store(own + i, load(own + i) + load(m.target_positions + i));
+  }
+  w.memory.set(m.arithmetic, memory, source.rows(), d);
+  for (const Layer& layer : m.decoder) {
+    self_attention(m, w, layer, target, x);
+    cross_attention(m, w, layer, target, source, x);
+    feed_forward_block(m, w, layer, x, rows);
+  }
+  if (m.pre) m.decoder_norm.apply(x, x, rows);
+}
+
+// Encodes sentences, splits each state into the inputs of as many decoder positions as the model has for it, and
+// decodes. `finish(scratch, first, frames, features)` sees some sentences at a time, from number `first` on.
+template <typename Finish>
+static void upsample(const Model& m, int count, const int64_t* ids, int stride, const int32_t* lengths, Finish finish) {
+  const int times = m.split.outputs / m.dim;
+  MatrixUnit unit(m.arithmetic);
+  Scratch& w = scratch();
+  in_blocks(count, lengths, std::max(1, AT_ONCE / times), [&](int first, int some) {
+    const Ragged source = ragged(lengths + first, some), frames = ragged(lengths + first, some, times);
+    const float* memory = encode(m, w, source, ids + size_t(first) * stride, stride);
+    float* y = w.y.need(size_t(frames.rows()) * m.dim);
+    w.operand.set(m.arithmetic, memory, source.rows(), m.dim);
+    multiply(w.operand, m.split, y, PLAIN);
+    decode(m, w, frames, y, source, memory);
+    finish(w, first, frames, y);
+  });
+}
+
+// The likeliest `count` pieces of each row of features, but those of `banned`, and the log-sum-exp of all.
+static void top_pieces(const Model& m, Scratch& w, const float* features, int rows, int count,
+                       const std::vector<int64_t>& banned, float* logits, int64_t* ids, float* lse) {
+  w.operand.set(m.arithmetic, features, rows, m.dim);
+  // As many more as might have to be left out.
+  const int wanted = count + int(banned.size());
+  w.reduction.run(w.operand, m.output, wanted, -1, lse, nullptr);
+  for (int r = 0; r < rows; ++r)
+    for (int i = 0, kept = 0; i < wanted && kept < count; ++i) {
+      const int64_t id = w.reduction.best.ids_of(r)[i];
+      if (std::find(banned.begin(), banned.end(), id) != banned.end()) continue;
+      ids[size_t(r) * count + kept] = id;
+      logits[size_t(r) * count + kept++] = w.reduction.best.of(r)[i];
+    }
+}

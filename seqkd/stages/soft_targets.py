@@ -1,0 +1,298 @@
+"""`seqkd distill --soft-targets`: teachers' distributions at a corpus' target positions, written down for students."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from torch import Tensor
+
+from seqkd.config import SoftTargetsConfig
+from seqkd.corpus.manifest import Manifest, ShardInfo, StageOutput, fingerprint
+from seqkd.corpus.reader import Corpus
+from seqkd.corpus.schema import SOFT_SCHEMA
+from seqkd.corpus.writer import finished_shards, write_shard
+from seqkd.errors import CorpusError, WorkError
+from seqkd.models.checkpoint import SOURCE_VOCABULARY, VOCABULARY, model_digest
+from seqkd.objectives.base import Batch
+from seqkd.objectives.divergence import top_k
+from seqkd.objectives.teacher import chunk_rows
+from seqkd.progress import Progress, say
+from seqkd.search.loading import resolve_device
+from seqkd.search.scoring import length_batches
+from seqkd.stages.teaching import Team, check_teachers, load_teachers
+from seqkd.stages.train import REJECTED, write_rejected
+from seqkd.text.vocabulary import Vocabulary
+from seqkd.training.data import CorpusData
+from seqkd.training.runtime import choose_precision
+
+LOWEST = -60_000.0  # float16 holds -65,504
+_NAMED = 20  # rows in an error message
+
+
+def run(config: SoftTargetsConfig, out: Path, *, overwrite: bool = False, device: str = "auto") -> None:
+    """Write soft targets of every row of `config.corpus` into `out`; one shard for each shard read.
+
+    Rows that are longer than a teacher takes are left out, counted and listed.
+
+    Args:
+        config: The stage's settings.
+        out: Output folder.
+        overwrite: Start anew where `out` was made with other settings.
+        device: auto, cpu, cuda or cuda:N.
+
+    Raises:
+        CorpusError: The corpus is missing or damaged, or no row of it fits the teachers.
+        ModelError: A teacher is no model that goes left to right, or was made with another vocabulary.
+        InputError: `top_k` is larger than the vocabulary; no such device or precision.
+        ConflictError: `out` was made with other settings.
+        WorkError: Logits are not finite; the system refuses to write.
+    """
+    corpus = Corpus.open(config.corpus, "corpus")
+    vocabulary = _check(corpus, config)
+    where = resolve_device(device)
+    precision = choose_precision(config.precision, where)
+    # Which ids are drawn is decided by the seed; the likeliest ones are what they are.
+    drawn = {"samples": config.samples, "seed": config.seed} if config.samples is not None else {}
+    settings = {
+        "top_k": config.top_k,
+        "temperature": config.temperature,
+        "batch_tokens": config.batch_tokens,
+        "precision": precision,
+        "device": where.type,
+        **drawn,
+    }
+    inputs = {"corpus": corpus.manifest.digest()}
+    inputs |= {f"teacher{number}": model_digest(path) for number, path in enumerate(config.models, start=1)}
+    made_by = fingerprint("soft_targets", settings, inputs)
+    with StageOutput.open(out, "soft", made_by, overwrite=overwrite) as output:
+        if output.complete:
+            say(f"distill: {out} is up to date")
+            return
+        writer = _Writer.of(config, corpus, where)
+        started, finished = time.monotonic(), finished_shards(out)
+        before = sum(shard.rows for shard in finished.values())
+        with Progress("soft targets", writer.data.rows, "rows", done=before) as progress:
+            for shard in range(len(corpus.shards)):
+                if shard not in finished:
+                    table = writer.table(shard)
+                    finished[shard] = write_shard(out, shard, table)
+                    progress.advance(table.num_rows)
+        write_rejected(out / REJECTED, writer.data)
+        manifest = _manifest(config, writer.data, [finished[shard] for shard in sorted(finished)], made_by)
+        output.commit(manifest)
+    seconds = max(time.monotonic() - started, 1e-9)
+    say(
+        f"distill: soft targets of {manifest.rows:,} rows in {out}, {manifest.extra['bytes_per_token']:.1f} bytes a "
+        f"token, {(manifest.rows - before) / seconds:,.0f} rows/s; vocabulary of {vocabulary.size:,}"
+    )
+
+
+def _check(corpus: Corpus, config: SoftTargetsConfig) -> Vocabulary:
+    """The teachers' target vocabulary, which must be the corpus'."""
+    first = config.models[0]
+    target = Vocabulary.load(first / VOCABULARY)
+    other = first / SOURCE_VOCABULARY
+    source = Vocabulary.load(other) if other.exists() else target
+    check_teachers(config.models, target=target, source=source)
+    manifest = corpus.manifest
+    sides = {"target": (manifest.vocabulary, target)}
+    if "source_vocabulary" in manifest.extra:
+        sides["source"] = (manifest.extra["source_vocabulary"], source)
+    for side, (digest, vocabulary) in sides.items():
+        if digest != vocabulary.digest:
+            raise CorpusError(
+                f"was made with another {side} vocabulary than the teacher's",
+                where=str(config.corpus),
+                expected=f"vocabulary {vocabulary.digest[:12]}..., found {digest[:12]}...",
+                hint="prepare the corpus with the teacher's vocabulary, or train the teacher on this corpus",
+            )
+    if config.top_k is not None and config.top_k > target.size:
+        raise CorpusError(
+            f"top_k is {config.top_k:,}, but the vocabulary has {target.size:,} pieces",
+            where=str(target.path),
+            expected=f"at most {target.size:,}",
+        )
+    return target
+
+
+def _manifest(
+    config: SoftTargetsConfig, data: CorpusData, shards: list[ShardInfo], made_by: dict[str, Any]
+) -> Manifest:
+    positions = data.target_tokens + data.rows
+    size = sum(shard.bytes for shard in shards)
+    settings = made_by["config"]
+    return Manifest(
+        kind="soft",
+        fingerprint=made_by,
+        rows=data.rows,
+        source_tokens=data.source_tokens,
+        target_tokens=data.target_tokens,
+        shards=shards,
+        vocabulary=Vocabulary.load(config.models[0] / VOCABULARY).digest,
+        counts={reason: len(rows) for reason, rows in data.skipped.items() if rows},
+        extra={
+            "top_k": config.top_k,
+            "samples": config.samples,
+            "temperature": config.temperature,
+            "precision": settings["precision"],
+            "device": settings["device"],
+            "positions": positions,
+            "bytes_per_token": round(size / max(positions, 1), 2),
+        },
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """One row's soft targets: `[entries]` ids and log-probabilities, `[positions]` entries of each and tails."""
+
+    ids: npt.NDArray[np.int32]
+    logprobs: npt.NDArray[np.float32]
+    sizes: npt.NDArray[np.int64]
+    tail: npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class _Writer:
+    """Makes one shard after the other; each of its own rows alone, so that a resumed run gives the same bytes."""
+
+    config: SoftTargetsConfig
+    corpus: Corpus
+    team: Team
+    device: torch.device
+    data: CorpusData
+
+    @staticmethod
+    def of(config: SoftTargetsConfig, corpus: Corpus, device: torch.device) -> _Writer:
+        team = load_teachers(config.models, precision=config.precision, temperature=config.temperature, device=device)
+        data = CorpusData(
+            corpus,
+            team.special,
+            unusable=team.unusable,
+            batch_tokens=config.batch_tokens,
+            window=1,
+            seed=0,
+        )
+        return _Writer(config, corpus, team, device, data)
+
+    def table(self, shard: int) -> pa.Table:
+        """A shard's soft targets, in the order of its rows."""
+        table = self.corpus.read_shard(shard, ["id", "source_ids", "target_ids"])
+        start = sum(info.rows for info in self.corpus.shards[:shard])
+        usable = self.data.positions
+        usable = usable[(usable >= start) & (usable < start + table.num_rows)]
+        table = table.take(pa.array(usable - start))
+        sides = [pc.list_value_length(table.column(name)).to_numpy() for name in ("source_ids", "target_ids")]
+        found: dict[int, _Row] = {}
+        for batch in length_batches((np.maximum(*sides) + 1).tolist(), self.config.batch_tokens):
+            found.update(self._rows(self.data.load(usable[batch])))
+        ids = table.column("id")
+        return _table(ids, table.column("target_ids"), [found[row] for row in ids.to_pylist()])
+
+    def _rows(self, batch: Batch) -> Iterator[tuple[int, _Row]]:
+        """Soft targets of a batch, row by row."""
+        lengths = np.bincount(batch.kept.numpy() // batch.target_out.size(1), minlength=len(batch.ids))
+        uniform = self._uniform(batch.ids, lengths)
+        distributions = self.team.teacher(batch.to(self.device))
+        step = chunk_rows(self.team.vocab, self.device)
+        chunks = []
+        for start in range(0, batch.tokens, step):
+            stop = min(start + step, batch.tokens)
+            logprobs = distributions.logprobs(start, stop)
+            if not bool(logprobs.isfinite().all()):
+                raise _not_finite(batch, start, logprobs)
+            if uniform is None:
+                chunks.append(_likeliest(logprobs, self.config.top_k or 0))
+            else:
+                chunks.append(_drawn(logprobs, uniform[start:stop].to(self.device)))
+        ids, values, sizes, tail = (np.concatenate(parts) for parts in zip(*chunks, strict=True))
+        ends = np.cumsum(lengths)
+        entries = np.concatenate([[0], np.cumsum(sizes)])
+        for row, first, last in zip(batch.ids.tolist(), ends - lengths, ends, strict=True):
+            inside = slice(entries[first], entries[last])
+            yield row, _Row(ids[inside], values[inside], sizes[first:last], tail[first:last])
+
+    def _uniform(self, rows: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]) -> Tensor | None:
+        """`[tokens, samples]` random numbers in [0, 1), the same for a row in whatever batch it stands."""
+        samples = self.config.samples
+        if samples is None:
+            return None
+        draws = [
+            np.random.default_rng([self.config.seed, row]).random((length, samples))
+            for row, length in zip(rows.tolist(), lengths.tolist(), strict=True)
+        ]
+        return torch.from_numpy(np.concatenate(draws))
+
+
+_Chunk = tuple[
+    npt.NDArray[np.int32], npt.NDArray[np.float32], npt.NDArray[np.int64], npt.NDArray[np.float32]
+]  # as in _Row
+
+
+def _likeliest(logprobs: Tensor, k: int) -> _Chunk:
+    soft = top_k(logprobs, k)
+    assert soft.tail is not None
+    ids, values = (x.flatten().cpu().numpy() for x in (soft.ids, soft.logprobs))
+    return ids.astype(np.int32), values, np.full(len(logprobs), k, dtype=np.int64), soft.tail.cpu().numpy()
+
+
+def _drawn(logprobs: Tensor, uniform: Tensor) -> _Chunk:
+    """Ids drawn from the distributions with replacement, each once, with its share of the draws.
+
+    The shares are unbiased estimates of the probabilities (Anshumann et al. 2025, random sampling distillation, where
+    the proposal is the teacher itself).
+    """
+    cumulative = logprobs.double().exp_().cumsum(-1)
+    ids = torch.searchsorted(cumulative, uniform * cumulative[:, -1:], right=True)
+    draws = ids.clamp_max_(logprobs.size(1) - 1).cpu().numpy()
+    draws.sort(axis=1)
+    first = np.ones(draws.shape, dtype=np.bool_)
+    first[:, 1:] = draws[:, 1:] != draws[:, :-1]
+    places = np.flatnonzero(first)
+    counts = np.diff(np.append(places, draws.size))
+    values = np.log(counts / draws.shape[1]).astype(np.float32)
+    tail = np.full(len(draws), -np.inf, dtype=np.float32)
+    return draws[first].astype(np.int32), values, first.sum(axis=1), tail
+
+
+def _table(ids: pa.ChunkedArray, targets: pa.ChunkedArray, rows: list[_Row]) -> pa.Table:
+    def joined(parts: list[npt.NDArray[Any]], dtype: Any) -> npt.NDArray[Any]:
+        return np.concatenate([np.empty(0, dtype=dtype), *parts]).astype(dtype)
+
+    def offsets(sizes: npt.NDArray[np.int64]) -> pa.Array:
+        return pa.array(np.concatenate([[0], np.cumsum(sizes)]), pa.int32())
+
+    positions = offsets(np.array([len(row.sizes) for row in rows], dtype=np.int64))
+    entries = offsets(joined([row.sizes for row in rows], np.int64))
+    with np.errstate(over="ignore"):
+        logprobs = joined([row.logprobs.clip(min=LOWEST) for row in rows], np.float16)
+        tail = joined([np.where(np.isinf(row.tail), row.tail, row.tail.clip(min=LOWEST)) for row in rows], np.float16)
+    token_ids = pa.array(joined([row.ids for row in rows], np.int32))
+    columns = {
+        "id": ids,
+        "target_ids": targets,
+        "topk_ids": pa.ListArray.from_arrays(positions, pa.ListArray.from_arrays(entries, token_ids)),
+        "topk_logprobs": pa.ListArray.from_arrays(positions, pa.ListArray.from_arrays(entries, pa.array(logprobs))),
+        "tail_logprob": pa.ListArray.from_arrays(positions, pa.array(tail)),
+    }
+    return pa.table(columns, schema=SOFT_SCHEMA)
+
+
+def _not_finite(batch: Batch, start: int, logprobs: Tensor) -> WorkError:
+    bad = start + (~logprobs.isfinite().all(-1)).nonzero()[:, 0].cpu().numpy()
+    rows = np.unique(batch.kept.numpy()[bad] // batch.target_out.size(1))
+    named = ", ".join(str(row) for row in batch.ids[rows][:_NAMED].tolist())
+    return WorkError(
+        "a teacher's logits are not finite",
+        where=f"rows {named}" + " and more" * (len(rows) > _NAMED),
+        hint="look at these rows, or write the soft targets with precision float32",
+    )

@@ -1,0 +1,105 @@
+"""Soft targets on disk as training reads them: found by row id, never by position."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+
+from seqkd.corpus.reader import Corpus
+from seqkd.errors import CorpusError
+from seqkd.objectives.base import SoftTargets
+
+_NAMED = 10  # rows in an error message
+_COLUMNS = ("topk_ids", "topk_logprobs", "tail_logprob")
+
+
+class SoftTable:
+    """What a teacher gave the rows of a corpus.
+
+    Args:
+        corpus: Of kind "soft".
+
+    Raises:
+        CorpusError: A shard is missing or damaged.
+    """
+
+    def __init__(self, corpus: Corpus) -> None:
+        self.path = corpus.path
+        self._corpus = corpus
+        samples = corpus.manifest.extra.get("samples")
+        self._samples = samples if isinstance(samples, int) else None
+        ids, positions = [np.empty(0, dtype=np.int64)], [np.empty(0, dtype=np.int64)]
+        for table in corpus.tables(["id", "topk_ids"]):
+            ids.append(table.column("id").to_numpy())
+            positions.append(pc.list_value_length(table.column("topk_ids")).to_numpy().astype(np.int64))
+        found = np.concatenate(ids)
+        self._order = np.argsort(found, kind="stable")
+        self._ids = found[self._order]
+        self._positions = np.concatenate(positions)[self._order]
+
+    def check(self, ids: npt.NDArray[np.int64], targets: npt.NDArray[np.integer[Any]]) -> None:
+        """Look whether every position of these rows is there.
+
+        Args:
+            ids: `[rows]` row ids.
+            targets: `[rows]` target tokens, end of sentence not counted; it has a position too.
+
+        Raises:
+            CorpusError: Rows are missing, or have another number of positions; the first of them are named.
+        """
+        places = np.searchsorted(self._ids, ids)
+        there = places < len(self._ids)
+        there[there] = self._ids[places[there]] == ids[there]
+        if not there.all():
+            raise CorpusError(
+                f"{int((~there).sum()):,} rows that are trained on have no soft targets: {_named(ids[~there])}",
+                where=str(self.path),
+                expected="soft targets of every row that the student can be trained on",
+                hint="give the student no larger model.max_positions than the teacher's, or write the soft targets "
+                "again",
+            )
+        wrong = self._positions[places] != targets.astype(np.int64) + 1
+        if wrong.any():
+            raise CorpusError(
+                f"{int(wrong.sum()):,} rows have another number of positions than their targets: {_named(ids[wrong])}",
+                where=str(self.path),
+                expected="one position a target token, and one for the end of sentence",
+                hint="write the soft targets again",
+            )
+
+    def of(self, ids: npt.NDArray[np.int64]) -> SoftTargets:
+        """The soft targets of these rows' positions, row after row, without padding between; `check` knew the rows."""
+        if not len(ids):
+            return SoftTargets(torch.zeros(0, 1, dtype=torch.long), torch.zeros(0, 1), None)
+        table = self._corpus.take(self._order[np.searchsorted(self._ids, ids)], list(_COLUMNS))
+        lists = [pa.concat_arrays(table.column(name).chunks).flatten() for name in _COLUMNS]
+        sizes = pc.list_value_length(lists[0]).to_numpy().astype(np.int64)
+        flat_ids = lists[0].flatten().to_numpy().astype(np.int64)
+        flat_logprobs = lists[1].flatten().to_numpy(zero_copy_only=False).astype(np.float32)
+        tail = lists[2].to_numpy(zero_copy_only=False).astype(np.float32)
+        inside = np.arange(int(sizes.max())) < sizes[:, None]
+        found = np.zeros(inside.shape, dtype=np.int64)
+        logprobs = np.full(inside.shape, -np.inf, dtype=np.float32)
+        found[inside], logprobs[inside] = flat_ids, flat_logprobs
+        if self._samples is None:
+            # Rounded, they no longer add up to one.
+            total = np.logaddexp(np.logaddexp.reduce(logprobs, axis=1), tail)
+            return SoftTargets(
+                torch.from_numpy(found),
+                torch.from_numpy(logprobs - total[:, None]),
+                torch.from_numpy(tail - total),
+            )
+        # Rounded, they still tell how often each id was drawn.
+        with np.errstate(divide="ignore"):
+            logprobs = np.log(np.rint(np.exp(logprobs) * self._samples) / self._samples).astype(np.float32)
+        return SoftTargets(torch.from_numpy(found), torch.from_numpy(logprobs), None)
+
+
+def _named(ids: npt.NDArray[np.int64]) -> str:
+    more = f" and {len(ids) - _NAMED:,} more" if len(ids) > _NAMED else ""
+    return "row " + ", ".join(str(row) for row in ids[:_NAMED].tolist()) + more

@@ -24,6 +24,7 @@ struct State {
   // memory that no output reaches is never touched, and so never asked of the system.
   Buffer<float> keys, values, cross_keys, cross_values;
   Buffer<uint16_t> half_keys, half_values, half_cross_keys, half_cross_values;
+  Buffer<float> features;  // of the newest step's rows
 };
 
 static inline bool half_caches(Arithmetic arithmetic) { return arithmetic == BF16 || arithmetic == INT8; }
@@ -177,7 +178,7 @@ static void decode_layer(const Model& m, Scratch& w, State& s, size_t l, const R
 
 // Runs all layers for some rows, which depend on no other row of this step, and makes their features the operand.
 template <typename T>
-static void advance(const Model& m, Scratch& w, State& s, const int64_t* tokens, const Row* list, int rows) {
+static const float* advance(const Model& m, Scratch& w, State& s, const int64_t* tokens, const Row* list, int rows) {
   const int d = m.dim;
   float* x = w.x.need(size_t(rows) * d);
   for (int r = 0; r < rows; ++r) {
@@ -187,10 +188,13 @@ static void advance(const Model& m, Scratch& w, State& s, const int64_t* tokens,
   for (size_t l = 0; l < m.decoder.size(); ++l)
     for (int r = 0; r < rows; r += TOGETHER)
       decode_layer<T>(m, w, s, l, list + r, x + size_t(r) * d, std::min(TOGETHER, rows - r));
-  w.operand.set(m.arithmetic, block_input(m, w, m.decoder_norm, x, rows), rows, d);
+  const float* features = block_input(m, w, m.decoder_norm, x, rows);
+  w.operand.set(m.arithmetic, features, rows, d);
+  return features;
 }
 
-// Splits the rows over the threads and calls `finish(scratch, first, count)` on each part; features are the operand.
+// Splits the rows over the threads and calls `finish(scratch, features, first, count)` on each part; the operand
+// is the features, too.
 template <typename Finish>
 static void all_rows(Model& m, State& s, const int64_t* tokens, const std::vector<Row>& list, Finish finish) {
   m.workers.run(int(list.size()), BLOCK, [&](int first, int count) {
@@ -198,8 +202,7 @@ static void all_rows(Model& m, State& s, const int64_t* tokens, const std::vecto
     Scratch& w = scratch();
     const Row* part = &list[first];
     auto some = half_caches(m.arithmetic) ? advance<uint16_t> : advance<float>;
-    some(m, w, s, tokens, part, count);
-    finish(w, first, count);
+    finish(w, some(m, w, s, tokens, part, count), first, count);
   });
   for (Slot& slot : s.slots) slot.position += slot.busy && slot.position + 1 < s.max_target;
 }

@@ -102,15 +102,14 @@ static inline void fetch(const T* entry, int dim) {
     __builtin_prefetch(reinterpret_cast<const char*>(entry) + byte, 0, 2);
 }
 
-// One decoder layer, for rows whose residual stream is x.
+// Self-attention of a decoder layer, for rows whose residual stream is x.
 template <typename T>
-static void decode_layer(const Model& m, Scratch& w, State& s, size_t l, const Row* list, float* x, int rows) {
+static void attend_to_past(const Model& m, Scratch& w, State& s, size_t l, const Row* list, float* x, int rows) {
   const Layer& layer = m.decoder[l];
   const int d = m.dim, head_dim = d / m.heads;
   const float scale = 1.0f / sqrtf(float(head_dim));
   int longest = 1;
-  for (int r = 0; r < rows; ++r)
-    longest = std::max({longest, s.slots[list[r].place].position + 1, s.slots[list[r].place].source});
+  for (int r = 0; r < rows; ++r) longest = std::max(longest, s.slots[list[r].place].position + 1);
   float* wide = w.wide.need(size_t(rows) * 3 * d);
   float* attended = w.attended.need(size_t(rows) * d);
   float* scores = w.scores.need(size_t(m.heads) * (round_up(longest, LANES) + LANES));
@@ -150,6 +149,23 @@ static void decode_layer(const Model& m, Scratch& w, State& s, size_t l, const R
   w.operand.set(m.arithmetic, attended, rows, d);
   multiply(w.operand, layer.out, x, ADD);
   if (!m.pre) layer.attention_norm.apply(x, x, rows);
+}
+
+// Its attention to the source, likewise.
+template <typename T>
+static void attend_to_source(const Model& m, Scratch& w, State& s, size_t l, const Row* list, float* x, int rows) {
+  const Layer& layer = m.decoder[l];
+  const int d = m.dim, head_dim = d / m.heads;
+  const float scale = 1.0f / sqrtf(float(head_dim));
+  int longest = 1;
+  for (int r = 0; r < rows; ++r) longest = std::max(longest, s.slots[list[r].place].source);
+  float* wide = w.wide.need(size_t(rows) * d);
+  float* attended = w.attended.need(size_t(rows) * d);
+  float* scores = w.scores.need(size_t(m.heads) * (round_up(longest, LANES) + LANES));
+  auto** keys = reinterpret_cast<const T**>(w.keys.need(longest));
+  auto** values = reinterpret_cast<const T**>(w.values.need(longest));
+  const Caches<T> cache = caches(s, T{});
+  const size_t slots = s.slots.size();
 
   w.operand.set(m.arithmetic, block_input(m, w, layer.cross_norm, x, rows), rows, d);
   multiply(w.operand, layer.query, wide, PLAIN);
@@ -172,8 +188,6 @@ static void decode_layer(const Model& m, Scratch& w, State& s, size_t l, const R
   w.operand.set(m.arithmetic, attended, rows, d);
   multiply(w.operand, layer.cross_out, x, ADD);
   if (!m.pre) layer.cross_norm.apply(x, x, rows);
-
-  feed_forward_block(m, w, layer, x, rows);
 }
 
 // Runs all layers for some rows, which depend on no other row of this step, and makes their features the operand.
@@ -185,9 +199,15 @@ static const float* advance(const Model& m, Scratch& w, State& s, const int64_t*
     const int64_t id = tokens[size_t(list[r].slot) * s.beam + list[r].beam];
     embed(m, m.target_embedding, m.target_positions, id, s.slots[list[r].place].position, x + size_t(r) * d);
   }
-  for (size_t l = 0; l < m.decoder.size(); ++l)
-    for (int r = 0; r < rows; r += TOGETHER)
-      decode_layer<T>(m, w, s, l, list + r, x + size_t(r) * d, std::min(TOGETHER, rows - r));
+  // All rows through one block before the next: its weights then stay in the second-level cache, a layer's might not.
+  auto in_parts = [&](auto block) {
+    for (int r = 0; r < rows; r += TOGETHER) block(list + r, x + size_t(r) * d, std::min(TOGETHER, rows - r));
+  };
+  for (size_t l = 0; l < m.decoder.size(); ++l) {
+    in_parts([&](const Row* some, float* y, int count) { attend_to_past<T>(m, w, s, l, some, y, count); });
+    in_parts([&](const Row* some, float* y, int count) { attend_to_source<T>(m, w, s, l, some, y, count); });
+    in_parts([&](const Row*, float* y, int count) { feed_forward_block(m, w, m.decoder[l], y, count); });
+  }
   const float* features = block_input(m, w, m.decoder_norm, x, rows);
   w.operand.set(m.arithmetic, features, rows, d);
   return features;

@@ -305,7 +305,9 @@ class _Run:
         model, penalty = self.model, self.settings.unk_penalty
         count = min(frontier.count_needed, model.target_vocab)
         if self.fused is not None:
-            candidates = RowCandidates(*self.fused.step_candidates(state, frontier.last, count))
+            # A penalty moves scores afterwards; then they show too little.
+            live = None if penalty else frontier.live
+            candidates = RowCandidates(*self.fused.step_candidates(state, frontier.last, count, live))
         else:
             candidates = top_candidates(model.step(state, frontier.last), count, model.eos_id)
         return penalized(candidates, model.unk_id, penalty) if penalty else candidates

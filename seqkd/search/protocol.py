@@ -71,8 +71,18 @@ class SearchModel(Protocol):
 class FusedSearchModel(Protocol):
     """A model that can also reduce its own output layer, so that logits are never written to memory."""
 
-    def step_candidates(self, state: Any, tokens: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def step_candidates(
+        self, state: Any, tokens: Tensor, count: int, live: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """As `SearchModel.step`, reduced.
+
+        Args:
+            state: From `new_state`.
+            tokens: As `SearchModel.step`.
+            count: Continuations wanted of each hypothesis.
+            live: `[slots, beam]` float32, the hypotheses' scores before this step. Where it is given, the end of a row
+                may be left out, as logits of -inf, if at least `2 * beam` continuations of its sentence, no padding and
+                no end of sentence among them, score better than what is left out.
 
         Returns:
             Log-sum-exp `[slots, beam]`, the `count` largest logits `[slots, beam, count]` in descending order (ties to

@@ -253,8 +253,14 @@ class GraphTransformer:
         return logits.view(rows, *tokens.shape[1:], self.target_vocab)[: state.slots]
 
     @torch.inference_mode()
-    def step_candidates(self, state: GraphState, tokens: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """See `FusedSearchModel.step_candidates`."""
+    def step_candidates(
+        self,
+        state: GraphState,
+        tokens: Tensor,
+        count: int,
+        live: Tensor | None = None,  # noqa: ARG002
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """See `FusedSearchModel.step_candidates`; nothing is left out."""
         buffers, rows = state.buffers, state.rows
         state.read(tokens)
         with self._giving_way():

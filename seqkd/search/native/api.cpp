@@ -2,7 +2,7 @@
 #include <algorithm>
 #include <vector>
 
-#include "decoder.h"
+#include "candidates.h"
 #include "frontier.h"
 #include "parallel.h"
 #if defined(__AMX_BF16__)
@@ -98,32 +98,15 @@ void seqkd_release(State* s, int count, const int64_t* places) {
   for (int n = 0; n < count; ++n) s->slots[s->places[places[n]]].busy = false;
 }
 
-// Reduced step; rows that were not computed come out as having no continuation.
-void seqkd_step(Model* m, State* s, const int64_t* tokens, int count, float* lse, float* values, int64_t* ids,
-                float* eos) {
-  const size_t all = s->places.size() * s->beam;
-  std::fill(lse, lse + all, 0.0f);
-  std::fill(eos, eos + all, NEVER);
-  std::fill(values, values + all * count, NEVER);
-  std::fill(ids, ids + all * count, int64_t(m->pad));
-  const std::vector<Row> list = rows_of(*s);
-  all_rows(*m, *s, tokens, list, [&](Scratch& w, int first, int rows) {
-    std::vector<float> row_lse(rows), row_eos(rows);
-    Reduction& reduction = w.reduction;
-    reduction.run(w.operand, m->output, count, m->eos, row_lse.data(), row_eos.data());
-    for (int r = 0; r < rows; ++r) {
-      const size_t at = size_t(list[first + r].slot) * s->beam + list[first + r].beam;
-      lse[at] = row_lse[r], eos[at] = row_eos[r];
-      std::copy_n(reduction.best.of(r), count, values + at * count);
-      std::copy_n(reduction.best.ids_of(r), count, ids + at * count);
-    }
-  });
+void seqkd_step(Model* m, State* s, const int64_t* tokens, const float* live, int count, float* lse, float* values,
+                int64_t* ids, float* eos) {
+  step_candidates(*m, *s, tokens, live, {count, lse, values, ids, eos});
 }
 
 // Whole logits [slots][beam][vocab]; rows that were not computed are left as they are.
 void seqkd_step_logits(Model* m, State* s, const int64_t* tokens, float* logits) {
   const std::vector<Row> list = rows_of(*s);
-  all_rows(*m, *s, tokens, list, [&](Scratch& w, int first, int rows) {
+  all_rows(*m, *s, tokens, list, [&](Scratch& w, const float*, int first, int rows) {
     alignas(64) float tile[BLOCK * BLOCK];
     const Weight& output = m->output;
     for (int panel = 0; panel < output.panels; ++panel)

@@ -11,6 +11,7 @@ from seqkd.models.native.build import compiled
 _HERE = Path(__file__).parent
 SOURCES = (
     "api.cpp",
+    "candidates.h",
     "decoder.h",
     "parallel.h",
     "layers.h",

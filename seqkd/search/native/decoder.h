@@ -24,6 +24,7 @@ struct State {
   // memory that no output reaches is never touched, and so never asked of the system.
   Buffer<float> keys, values, cross_keys, cross_values;
   Buffer<uint16_t> half_keys, half_values, half_cross_keys, half_cross_values;
+  Buffer<float> features;  // of the newest step's rows
 };
 
 static inline bool half_caches(Arithmetic arithmetic) { return arithmetic == BF16 || arithmetic == INT8; }
@@ -101,15 +102,14 @@ static inline void fetch(const T* entry, int dim) {
     __builtin_prefetch(reinterpret_cast<const char*>(entry) + byte, 0, 2);
 }
 
-// One decoder layer, for rows whose residual stream is x.
+// Self-attention of a decoder layer, for rows whose residual stream is x.
 template <typename T>
-static void decode_layer(const Model& m, Scratch& w, State& s, size_t l, const Row* list, float* x, int rows) {
+static void attend_to_past(const Model& m, Scratch& w, State& s, size_t l, const Row* list, float* x, int rows) {
   const Layer& layer = m.decoder[l];
   const int d = m.dim, head_dim = d / m.heads;
   const float scale = 1.0f / sqrtf(float(head_dim));
   int longest = 1;
-  for (int r = 0; r < rows; ++r)
-    longest = std::max({longest, s.slots[list[r].place].position + 1, s.slots[list[r].place].source});
+  for (int r = 0; r < rows; ++r) longest = std::max(longest, s.slots[list[r].place].position + 1);
   float* wide = w.wide.need(size_t(rows) * 3 * d);
   float* attended = w.attended.need(size_t(rows) * d);
   float* scores = w.scores.need(size_t(m.heads) * (round_up(longest, LANES) + LANES));
@@ -149,6 +149,23 @@ static void decode_layer(const Model& m, Scratch& w, State& s, size_t l, const R
   w.operand.set(m.arithmetic, attended, rows, d);
   multiply(w.operand, layer.out, x, ADD);
   if (!m.pre) layer.attention_norm.apply(x, x, rows);
+}
+
+// Its attention to the source, likewise.
+template <typename T>
+static void attend_to_source(const Model& m, Scratch& w, State& s, size_t l, const Row* list, float* x, int rows) {
+  const Layer& layer = m.decoder[l];
+  const int d = m.dim, head_dim = d / m.heads;
+  const float scale = 1.0f / sqrtf(float(head_dim));
+  int longest = 1;
+  for (int r = 0; r < rows; ++r) longest = std::max(longest, s.slots[list[r].place].source);
+  float* wide = w.wide.need(size_t(rows) * d);
+  float* attended = w.attended.need(size_t(rows) * d);
+  float* scores = w.scores.need(size_t(m.heads) * (round_up(longest, LANES) + LANES));
+  auto** keys = reinterpret_cast<const T**>(w.keys.need(longest));
+  auto** values = reinterpret_cast<const T**>(w.values.need(longest));
+  const Caches<T> cache = caches(s, T{});
+  const size_t slots = s.slots.size();
 
   w.operand.set(m.arithmetic, block_input(m, w, layer.cross_norm, x, rows), rows, d);
   multiply(w.operand, layer.query, wide, PLAIN);
@@ -171,26 +188,33 @@ static void decode_layer(const Model& m, Scratch& w, State& s, size_t l, const R
   w.operand.set(m.arithmetic, attended, rows, d);
   multiply(w.operand, layer.cross_out, x, ADD);
   if (!m.pre) layer.cross_norm.apply(x, x, rows);
-
-  feed_forward_block(m, w, layer, x, rows);
 }
 
 // Runs all layers for some rows, which depend on no other row of this step, and makes their features the operand.
 template <typename T>
-static void advance(const Model& m, Scratch& w, State& s, const int64_t* tokens, const Row* list, int rows) {
+static const float* advance(const Model& m, Scratch& w, State& s, const int64_t* tokens, const Row* list, int rows) {
   const int d = m.dim;
   float* x = w.x.need(size_t(rows) * d);
   for (int r = 0; r < rows; ++r) {
     const int64_t id = tokens[size_t(list[r].slot) * s.beam + list[r].beam];
     embed(m, m.target_embedding, m.target_positions, id, s.slots[list[r].place].position, x + size_t(r) * d);
   }
-  for (size_t l = 0; l < m.decoder.size(); ++l)
-    for (int r = 0; r < rows; r += TOGETHER)
-      decode_layer<T>(m, w, s, l, list + r, x + size_t(r) * d, std::min(TOGETHER, rows - r));
-  w.operand.set(m.arithmetic, block_input(m, w, m.decoder_norm, x, rows), rows, d);
+  // All rows through one block before the next: its weights then stay in the second-level cache, a layer's might not.
+  auto in_parts = [&](auto block) {
+    for (int r = 0; r < rows; r += TOGETHER) block(list + r, x + size_t(r) * d, std::min(TOGETHER, rows - r));
+  };
+  for (size_t l = 0; l < m.decoder.size(); ++l) {
+    in_parts([&](const Row* some, float* y, int count) { attend_to_past<T>(m, w, s, l, some, y, count); });
+    in_parts([&](const Row* some, float* y, int count) { attend_to_source<T>(m, w, s, l, some, y, count); });
+    in_parts([&](const Row*, float* y, int count) { feed_forward_block(m, w, m.decoder[l], y, count); });
+  }
+  const float* features = block_input(m, w, m.decoder_norm, x, rows);
+  w.operand.set(m.arithmetic, features, rows, d);
+  return features;
 }
 
-// Splits the rows over the threads and calls `finish(scratch, first, count)` on each part; features are the operand.
+// Splits the rows over the threads and calls `finish(scratch, features, first, count)` on each part; the operand
+// is the features, too.
 template <typename Finish>
 static void all_rows(Model& m, State& s, const int64_t* tokens, const std::vector<Row>& list, Finish finish) {
   m.workers.run(int(list.size()), BLOCK, [&](int first, int count) {
@@ -198,8 +222,7 @@ static void all_rows(Model& m, State& s, const int64_t* tokens, const std::vecto
     Scratch& w = scratch();
     const Row* part = &list[first];
     auto some = half_caches(m.arithmetic) ? advance<uint16_t> : advance<float>;
-    some(m, w, s, tokens, part, count);
-    finish(w, first, count);
+    finish(w, some(m, w, s, tokens, part, count), first, count);
   });
   for (Slot& slot : s.slots) slot.position += slot.busy && slot.position + 1 < s.max_target;
 }

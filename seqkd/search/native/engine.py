@@ -73,9 +73,12 @@ class NativeTransformer:
         self.kernels.seqkd_step_logits(self.handle, state.handle, pointer(tokens), pointer(logits))
         return logits
 
-    def step_candidates(self, state: _State, tokens: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def step_candidates(
+        self, state: _State, tokens: Tensor, count: int, live: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """See `FusedSearchModel.step_candidates`."""
         tokens = tokens.contiguous()
+        live = None if live is None else live.contiguous()
         lse, eos = torch.empty(2, state.slots, state.beam)
         values = torch.empty(state.slots, state.beam, count)
         ids = torch.empty(state.slots, state.beam, count, dtype=torch.long)
@@ -83,6 +86,7 @@ class NativeTransformer:
             self.handle,
             state.handle,
             pointer(tokens),
+            None if live is None else pointer(live),
             count,
             pointer(lse),
             pointer(values),

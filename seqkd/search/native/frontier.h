@@ -81,7 +81,9 @@ static void frontier_advance(const FrontierState& f, int count, const float* lse
       for (int c = 0; c < count; ++c) {
         const int64_t id = ids[row * count + c];
         const float score = values[row * count + c] + base;
-        if (id == f.pad || (early && id == f.eos) || !(score > NEVER)) continue;
+        // Scores fall along a row: nothing after one that comes too late comes in.
+        if (!(score > NEVER) || (best.size() == room && !(score > best.back().score))) break;
+        if (id == f.pad || (early && id == f.eos)) continue;
         rank(best, room, {score, id, j});
       }
     }

@@ -286,9 +286,11 @@ class Counted(NativeTransformer):
         self.whole += 1
         return super().step(state, tokens)
 
-    def step_candidates(self, state: Any, tokens: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def step_candidates(
+        self, state: Any, tokens: Tensor, count: int, live: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         self.fused += 1
-        return super().step_candidates(state, tokens, count)
+        return super().step_candidates(state, tokens, count, live)
 
 
 @pytest.mark.parametrize(

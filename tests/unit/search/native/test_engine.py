@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -14,10 +15,11 @@ from seqkd.models.incremental import IncrementalTransformer
 from seqkd.models.transformer import Activation, Norm, Transformer
 from seqkd.search import BeamSearch, BeamSettings
 from seqkd.search.candidates import top_candidates
+from seqkd.search.constraints import NEVER
 from seqkd.search.native.build import kernels
 from seqkd.search.native.engine import NativeTransformer
 from seqkd.search.native.weights import ARITHMETIC, Arithmetic, matrix_unit, usable
-from tests.unit.search.support import EOS, engine_model, padded, sentences
+from tests.unit.search.support import EOS, PAD, engine_model, padded, sentences
 
 pytestmark = pytest.mark.skipif(kernels() is None, reason="no C++ compiler here: the torch engine is used")
 
@@ -89,6 +91,60 @@ def test_candidates_are_those_of_the_logits(arithmetic: Arithmetic, count: int) 
     assert torch.equal(values, expected.values)
     assert torch.equal(ids, expected.ids)
     assert torch.equal(eos, expected.eos)
+
+
+@pytest.mark.parametrize("arithmetic", ARITHMETICS)
+@pytest.mark.parametrize("spread", [0.0, 1.0, 30.0])
+def test_candidates_are_left_out_only_where_enough_others_of_the_sentence_are_better(
+    arithmetic: Arithmetic, spread: float
+) -> None:
+    native = NativeTransformer(model(), arithmetic)
+    slots, beam = 3, 20
+    count = 2 * beam + 2
+    draw = torch.Generator().manual_seed(5)
+    live = -spread * torch.rand(slots, beam, generator=draw)
+    live[1, 4:] = NEVER
+    tokens = torch.randint(4, 77, (slots, beam), generator=draw)
+    found = []
+    for scores in (None, live):
+        state = native.new_state(slots, beam, 9, 5)
+        native.admit(state, torch.arange(slots), padded([9, 4, 7], 2))
+        native.step_candidates(state, torch.full((slots, beam), EOS), count)
+        native.reorder(state, torch.zeros(slots, beam, dtype=torch.long))
+        found.append(native.step_candidates(state, tokens, count, scores))
+    (lse, values, ids, eos), (lse_too, fewer, fewer_ids, eos_too) = found
+    assert torch.equal(lse_too, lse)
+    assert torch.equal(eos_too, eos)
+    out = fewer.eq(NEVER)
+    assert torch.equal(fewer, values.masked_fill(out, NEVER))
+    assert torch.equal(fewer_ids, ids.masked_fill(out, PAD))
+    assert out.any()
+    assert not out[1, :4].all()
+    scores = values + (live - lse)[..., None]
+    sure = scores.masked_fill(ids.eq(PAD) | ids.eq(EOS), NEVER).flatten(1)
+    better = sure[:, None] > scores.flatten(1)[..., None]
+    assert better.sum(dim=-1).ge(2 * beam)[(out & scores.gt(NEVER)).flatten(1)].all()
+    if spread == 30.0:  # one hypothesis far ahead has more than a vector of the best
+        assert (~out).sum(dim=-1).max() == count
+
+
+@pytest.mark.parametrize("options", [{}, {"unk_penalty": 0.7}, {"min_length_ratio": 1.0}, {"stopping": "exact"}])
+def test_large_beams_find_the_same_lists_where_nothing_is_left_out(options: dict[str, Any]) -> None:
+    class Whole(NativeTransformer):
+        def step_candidates(
+            self, state: Any, tokens: Tensor, count: int, live: Tensor | None = None
+        ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+            del live
+            return super().step_candidates(state, tokens, count)
+
+    plain = model()
+    rows = sentences(12, vocab=77, longest=8)
+    chosen = BeamSettings(beam=24, nbest=24, **options)
+    expected, found = (
+        dict(BeamSearch([engine(plain, "float32")], chosen).decode(rows, batch_tokens=60))
+        for engine in (Whole, NativeTransformer)
+    )
+    assert found == expected
 
 
 def test_equal_logits_stand_in_the_order_of_their_ids() -> None:

@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
-from seqkd.config import BitextConfig, CleaningConfig, SoftOptions, TrainingConfig, VocabularyConfig
+from seqkd.config import (
+    BitextConfig,
+    CleaningConfig,
+    SoftOptions,
+    TrainingConfig,
+    VocabularyConfig,
+    Weight,
+    check_mix,
+    one_or_several,
+)
 from seqkd.config_models import (
     FAIRSEQ,
     PARALLEL,
@@ -72,11 +81,24 @@ class ModelPart(Strict):
         return self
 
 
+class WeightedName(Strict):
+    """A corpus among several."""
+
+    name: Name
+    weight: Weight = Field(1.0, description="how often an epoch has each row, in the mean")
+
+
+CorpusNames = Annotated[
+    Annotated[Name, Tag("one")] | Annotated[tuple[WeightedName, ...], Field(min_length=1), Tag("several")],
+    Discriminator(one_or_several),
+]
+
+
 class StudentPart(ModelPart):
     """One student: `[student]` with its own keys laid over it."""
 
     name: Name
-    corpus: Name = Field(..., description="'gold' or the name of a [[select]]")
+    corpus: CorpusNames = Field(..., description="'gold' or the name of a [[select]], or several with weights")
     init_from: Name | None = Field(None, description="the name of another student, or 'teacher'")
     decode: tuple[ParallelConfig, ...] = Field(
         (), description="for architectures that write all positions at once; none given: one with the defaults"
@@ -96,7 +118,18 @@ class StudentPart(ModelPart):
     def _taught_here(self) -> StudentPart:
         if isinstance(self.objective, WordKdConfig) and self.objective.teachers:
             raise ValueError("objective.teachers: the pipeline's own teacher teaches its students; leave it out")
+        check_mix(self.objective, [(part.name, part.weight) for part in self.corpora])
         return self
+
+    @property
+    def corpora(self) -> tuple[WeightedName, ...]:
+        """All training corpora."""
+        return (WeightedName(name=self.corpus),) if isinstance(self.corpus, str) else self.corpus
+
+    @property
+    def trained_on(self) -> str:
+        """Them in a word: `gold + 2 seqkd`."""
+        return " + ".join(part.name if part.weight == 1 else f"{part.weight:g} {part.name}" for part in self.corpora)
 
 
 class TeacherPart(Strict):

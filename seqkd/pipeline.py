@@ -138,7 +138,9 @@ def _name_problems(values: Mapping[str, Any], file: Path) -> list[str]:
     lines += _soft_problems(values, names["soft_targets"])
     parents: dict[str, str] = {}
     for table in _tables(values.get("students")):
-        lines += _unknown(table, "students", "corpus", ["gold", *names["select"]], "[[select]]")
+        for name in [table.get("corpus"), *_names(table.get("corpus"))]:
+            one = {"name": table.get("name", "?"), "corpus": name}
+            lines += _unknown(one, "students", "corpus", ["gold", *names["select"]], "[[select]]")
         lines += _unknown(table, "students", "init_from", ["teacher", *names["students"]], "[[students]]")
         if isinstance(table.get("init_from"), str) and isinstance(table.get("name"), str):
             parents[table["name"]] = table["init_from"]
@@ -165,7 +167,7 @@ def _soft_problems(values: Mapping[str, Any], known: Sequence[str]) -> list[str]
         place = f"students.{table.get('name', '?')}.objective.soft_targets"
         if wanted not in known:
             lines.append(f"{place}: no [[soft_targets]] is named {wanted!r}; there is {', '.join(known) or 'nothing'}")
-        elif corpora[wanted] != table.get("corpus"):
+        elif isinstance(table.get("corpus"), str) and corpora[wanted] != table["corpus"]:
             lines.append(
                 f"{place}: {wanted!r} is of the corpus {corpora[wanted]!r}, the student of {table.get('corpus')!r}"
             )

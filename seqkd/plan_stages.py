@@ -20,6 +20,7 @@ from seqkd.config import (
     SoftTargetsConfig,
     TrainConfig,
     TrainingConfig,
+    WeightedPath,
 )
 from seqkd.config_models import ObjectiveConfig, WordKdConfig
 from seqkd.config_pipeline import PipelineConfig, StudentPart
@@ -235,19 +236,22 @@ def _students(pipeline: PipelineConfig, folders: _Folders) -> list[Stage]:
 
 
 def _student(pipeline: PipelineConfig, folders: _Folders, part: StudentPart) -> Stage:
-    corpus = folders.corpus(part.corpus)
+    corpora = [folders.corpus(share.name) for share in part.corpora]
+    weighted = tuple(
+        WeightedPath(path=made.folder, weight=share.weight) for made, share in zip(corpora, part.corpora, strict=True)
+    )
     first = None if part.init_from is None else folders.model(part.init_from)
     objective, taught_by = _taught(part.objective, folders)
     config = TrainConfig(
         role="student",
         prepared=folders.gold.folder,
-        corpus=corpus.folder,
+        corpus=corpora[0].folder if isinstance(part.corpus, str) else weighted,
         model=part.model,
         objective=objective,
         training=_seeded(part.training, pipeline.seed, "student"),
         init_from=None if first is None else first.folder,
     )
-    needs = (folders.gold.file, corpus.file, *(() if first is None else (first.file,)), *taught_by)
+    needs = (folders.gold.file, *(made.file for made in corpora), *(() if first is None else (first.file,)), *taught_by)
     return Stage(
         name=f"student.{part.name}",
         command="train",
@@ -272,7 +276,7 @@ def _taught(objective: ObjectiveConfig, folders: _Folders) -> tuple[ObjectiveCon
 def _evaluations(pipeline: PipelineConfig, folders: _Folders) -> list[Stage]:
     return [
         _evaluation(pipeline, folders, "teacher", "gold", ()),
-        *(_evaluation(pipeline, folders, part.name, part.corpus, part.decode) for part in pipeline.students),
+        *(_evaluation(pipeline, folders, part.name, part.trained_on, part.decode) for part in pipeline.students),
     ]
 
 
@@ -337,7 +341,7 @@ def _edges(pipeline: PipelineConfig) -> list[tuple[str, str]]:
     for part in pipeline.soft_targets:
         edges += [("teacher", f"soft targets {part.name}"), (corpora[part.corpus], f"soft targets {part.name}")]
     for student in pipeline.students:
-        edges.append((corpora[student.corpus], models[student.name]))
+        edges += [(corpora[part.name], models[student.name]) for part in student.corpora]
         if isinstance(student.objective, WordKdConfig):
             soft = student.objective.soft_targets
             edges.append(("teacher" if soft is None else f"soft targets {soft}", models[student.name]))

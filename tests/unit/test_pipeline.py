@@ -147,6 +147,28 @@ def test_word_level_distillation_that_does_not_fit(pipeline: Path, old: str, new
     assert found[0].startswith(problem)
 
 
+@pytest.mark.parametrize(
+    ("corpus", "problem"),
+    [
+        ('[{ name = "gold" }, { name = "lead" }]', "students.tuned.corpus: no [[select]] is named 'lead'; there is go"),
+        ('[{ name = "gold" }, { name = "kd", weight = 0 }]', "students.tuned.corpus.1.weight: Input should be greater"),
+        ('[{ name = "kd" }, { name = "kd" }]', "students.tuned: corpus: kd stands there twice"),
+        ("[]", "students.tuned.corpus: Tuple should have at least 1 item"),
+        ("3", "students.tuned.corpus: Input should be a valid string, got 3"),
+        (
+            '[{ name = "gold" }, { name = "kd" }]\nobjective = { type = "word_kd", soft_targets = "soft" }',
+            "students.tuned: objective.soft_targets: are of one corpus",
+        ),
+    ],
+)
+def test_corpora_that_cannot_be_mixed(pipeline: Path, corpus: str, problem: str) -> None:
+    edited(pipeline, "[[distill]]", f"{SOFT}[[distill]]")
+    edited(pipeline, 'corpus = "kd"\ninit_from', f"corpus = {corpus}\ninit_from")
+    found = problems(pipeline)
+    assert len(found) == 1
+    assert found[0].startswith(problem)
+
+
 def test_what_students_share_is_one_table(pipeline: Path) -> None:
     edited(pipeline, "[student.model]\ndim = 32\nheads = 2\n\n[student.training]\nmax_updates = 20", "")
     edited(pipeline, "seed = 3", "student = 3")

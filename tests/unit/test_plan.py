@@ -13,6 +13,7 @@ from seqkd.config import (
     BitextConfig,
     EvaluateConfig,
     PrepareConfig,
+    ReportConfig,
     SoftTargetsConfig,
     TrainConfig,
     VocabularyConfig,
@@ -142,6 +143,30 @@ def test_a_student_taught_word_by_word_needs_the_teacher_or_what_it_wrote(pipeli
         assert load_stage(type(stage.config), file) == stage.config
     rules = write_plan(pipeline, Path("runs")).read_text()
     assert f"distill --config {run}/config/soft_targets.kd16.toml --out {soft.out} --soft-targets " in rules
+
+
+def test_a_student_of_several_corpora_needs_all_of_them(pipeline: Path) -> None:
+    edited(
+        pipeline,
+        'corpus = "kd"\ninit_from = "kd"',
+        'corpus = [{ name = "gold", weight = 0.5 }, { name = "kd" }]',
+    )
+    stages = {stage.name: stage for stage in plan_stages(read_pipeline(pipeline), Path("runs"))}
+    run, stage = Path("runs/small"), stages["student.tuned"]
+    assert isinstance(stage.config, TrainConfig)
+    assert [(part.path, part.weight) for part in stage.config.corpora] == [
+        (run / "gold/train", 0.5),
+        (run / "corpora/kd", 1.0),
+    ]
+    assert {run / "gold/manifest.json", run / "corpora/kd/manifest.json"} <= set(stage.needs)
+    evaluate, report = stages["evaluate.tuned"].config, stages["report"].config
+    assert isinstance(evaluate, EvaluateConfig)
+    assert evaluate.trained_on == "0.5 gold + kd"
+    assert isinstance(report, ReportConfig)
+    assert {("gold", "student tuned"), ("corpus kd", "student tuned")} <= set(report.edges)
+    file = Path("train.toml")
+    file.write_text(to_toml(stage.config))
+    assert load_stage(TrainConfig, file) == stage.config
 
 
 def test_make_writes_soft_targets_before_their_student(make: FakeMake) -> None:

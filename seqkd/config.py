@@ -234,6 +234,7 @@ class EvaluateConfig(Strict):
 
     name: Name
     model: Path
+    ensemble: tuple[Path, ...] = Field((), description="further models that decode together with `model`")
     role: Literal["teacher", "student"]
     corpus: Path = Field(..., description="test corpus")
     trained_on: str = Field("gold", description="name of the training corpus, for the report")

@@ -41,6 +41,8 @@ from seqkd.config_search import (
     check_decode,
 )
 
+TEACHERS = "teacher-ensemble"  # several teachers together, in the report
+
 
 class FetchConfig(Strict):
     """A Python script that writes the raw text: run as `python SCRIPT --out DIR ARGS...` before `prepare`."""
@@ -132,10 +134,16 @@ class StudentPart(ModelPart):
         return " + ".join(part.name if part.weight == 1 else f"{part.weight:g} {part.name}" for part in self.corpora)
 
 
+def teacher_names(count: int) -> tuple[str, ...]:
+    """`teacher`, `teacher-2`, ..."""
+    return ("teacher", *(f"teacher-{number}" for number in range(2, count + 1)))
+
+
 class TeacherPart(Strict):
-    """A teacher to train, or with `path` one that is brought along."""
+    """A teacher to train, an ensemble of them, or with `path` one that is brought along."""
 
     path: Path | None = Field(None, description="a model folder; its vocabulary becomes the pipeline's")
+    ensemble: int = Field(1, ge=1, le=16, description="teachers that differ in their seed alone and teach together")
     model: ModelConfig = TransformerConfig()
     objective: ObjectiveConfig = NllConfig()
     training: TrainingConfig | None = None
@@ -157,7 +165,19 @@ class TeacherPart(Strict):
     def _either(self) -> TeacherPart:
         if (self.path is None) == (self.training is None):
             raise ValueError("a teacher has either `path` (bring one) or `training` (train one)")
+        if self.path is not None and self.ensemble > 1:
+            raise ValueError("ensemble: is of teachers that are trained here; leave it out, or leave out `path`")
         return self
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What the teachers are called."""
+        return teacher_names(self.ensemble)
+
+    @property
+    def evaluated(self) -> tuple[str, ...]:
+        """They, and what they are together."""
+        return (*self.names, TEACHERS) if self.ensemble > 1 else self.names
 
 
 class DistillPart(Strict):

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from seqkd.config import dotted, listed, problems, read_toml
 from seqkd.config_models import FAIRSEQ, MODELS, OBJECTIVES, PARALLEL, SUITED, tag
-from seqkd.config_pipeline import PipelineConfig
+from seqkd.config_pipeline import TEACHERS, PipelineConfig, teacher_names
 
 MAKE_SAFE = re.compile(r"^[A-Za-z0-9_./,+@=-]+$")  # what a Make target can hold without escaping
 
@@ -129,8 +129,10 @@ def _name_problems(values: Mapping[str, Any], file: Path) -> list[str]:
             seen.add(name)
     if "gold" in names["select"]:
         lines.append("select.gold: the name is taken by the prepared corpus")
-    if "teacher" in names["students"]:
-        lines.append("students.teacher: the name is taken by the teacher")
+    teachers = _teachers(values.get("teacher"))
+    for name in (*teachers, *([TEACHERS] if len(teachers) > 1 else [])):
+        if name in names["students"]:
+            lines.append(f"students.{name}: the name is taken by the teacher")
     for table in _tables(values.get("select")):
         lines += _unknown(table, "select", "kbest", names["distill"], "[[distill]]")
     for table in _tables(values.get("soft_targets")):
@@ -141,7 +143,7 @@ def _name_problems(values: Mapping[str, Any], file: Path) -> list[str]:
         for name in [table.get("corpus"), *_names(table.get("corpus"))]:
             one = {"name": table.get("name", "?"), "corpus": name}
             lines += _unknown(one, "students", "corpus", ["gold", *names["select"]], "[[select]]")
-        lines += _unknown(table, "students", "init_from", ["teacher", *names["students"]], "[[students]]")
+        lines += _unknown(table, "students", "init_from", [*teachers, *names["students"]], "[[students]]")
         if isinstance(table.get("init_from"), str) and isinstance(table.get("name"), str):
             parents[table["name"]] = table["init_from"]
     reported: set[str] = set()
@@ -153,6 +155,11 @@ def _name_problems(values: Mapping[str, Any], file: Path) -> list[str]:
             lines.append(f"students.{start}.init_from: goes in a circle: {' <- '.join([*way, start])}")
             reported.update(way)
     return lines
+
+
+def _teachers(table: Any) -> tuple[str, ...]:
+    count = table.get("ensemble") if isinstance(table, dict) else None
+    return teacher_names(count if isinstance(count, int) else 1)
 
 
 def _soft_problems(values: Mapping[str, Any], known: Sequence[str]) -> list[str]:

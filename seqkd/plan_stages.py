@@ -23,7 +23,7 @@ from seqkd.config import (
     WeightedPath,
 )
 from seqkd.config_models import ObjectiveConfig, WordKdConfig
-from seqkd.config_pipeline import PipelineConfig, StudentPart
+from seqkd.config_pipeline import TEACHERS, PipelineConfig, StudentPart
 from seqkd.config_search import ParallelConfig
 
 
@@ -100,10 +100,14 @@ class _Folders:
         return _finished(self.root / "corpora" / name)
 
     def model(self, name: str) -> Made:
-        if name != "teacher":
+        if name not in self.pipeline.teacher.names:
             return _finished(self.root / "students" / name)
         path = self.pipeline.teacher.path
-        return _finished(self.root / "teacher") if path is None else Made(path, path / "model.safetensors")
+        return _finished(self.root / name) if path is None else Made(path, path / "model.safetensors")
+
+    @property
+    def teachers(self) -> list[Made]:
+        return [self.model(name) for name in self.pipeline.teacher.names]
 
     def evaluation(self, name: str) -> Made:
         return _finished(self.root / "evaluations" / name)
@@ -152,24 +156,31 @@ def _teacher(pipeline: PipelineConfig, folders: _Folders) -> list[Stage]:
     part = pipeline.teacher
     if part.training is None:
         return []
-    config = TrainConfig(
-        role="teacher",
-        prepared=folders.gold.folder,
-        corpus=folders.corpus("gold").folder,
-        model=part.model,
-        objective=part.objective,
-        training=_seeded(part.training, pipeline.seed, "teacher"),
-    )
-    out = folders.model("teacher").folder
-    return [Stage(name="teacher", command="train", goal="teacher", config=config, out=out, needs=(folders.gold.file,))]
+    stages = []
+    for number, name in enumerate(part.names, start=1):
+        training = _seeded(part.training, pipeline.seed, "teacher")
+        if number > 1:  # they differ in nothing else (Freitag et al. 2017)
+            training = training.model_copy(update={"seed": _seed(training.seed, name)})
+        config = TrainConfig(
+            role="teacher",
+            prepared=folders.gold.folder,
+            corpus=folders.corpus("gold").folder,
+            model=part.model,
+            objective=part.objective,
+            training=training,
+        )
+        out = folders.model(name).folder
+        needs = (folders.gold.file,)
+        stages.append(Stage(name=name, command="train", goal="teacher", config=config, out=out, needs=needs))
+    return stages
 
 
 def _distilled(pipeline: PipelineConfig, folders: _Folders) -> list[Stage]:
-    gold, teacher = folders.corpus("gold"), folders.model("teacher")
+    gold, teachers = folders.corpus("gold"), folders.teachers
     stages = []
     for part in pipeline.distill:
         config = DistillConfig(
-            models=(teacher.folder,),
+            models=tuple(teacher.folder for teacher in teachers),
             corpus=gold.folder,
             search=part.search,
             batch_tokens=part.batch_tokens,
@@ -183,7 +194,7 @@ def _distilled(pipeline: PipelineConfig, folders: _Folders) -> list[Stage]:
                 goal="distill",
                 config=config,
                 out=folders.kbest(part.name).folder,
-                needs=(teacher.file, gold.file),
+                needs=(*(teacher.file for teacher in teachers), gold.file),
             )
         )
     for chosen in pipeline.select:
@@ -204,11 +215,11 @@ def _distilled(pipeline: PipelineConfig, folders: _Folders) -> list[Stage]:
 
 
 def _soft_targets(pipeline: PipelineConfig, folders: _Folders) -> list[Stage]:
-    teacher, stages = folders.model("teacher"), []
+    teachers, stages = folders.teachers, []
     for part in pipeline.soft_targets:
         corpus = folders.corpus(part.corpus)
         config = SoftTargetsConfig(
-            models=(teacher.folder,),
+            models=tuple(teacher.folder for teacher in teachers),
             corpus=corpus.folder,
             top_k=part.top_k,
             samples=part.samples,
@@ -224,7 +235,7 @@ def _soft_targets(pipeline: PipelineConfig, folders: _Folders) -> list[Stage]:
                 goal="distill",
                 config=config,
                 out=folders.soft_targets(part.name).folder,
-                needs=(teacher.file, corpus.file),
+                needs=(*(teacher.file for teacher in teachers), corpus.file),
                 options=("--soft-targets",),
             )
         )
@@ -269,13 +280,13 @@ def _taught(objective: ObjectiveConfig, folders: _Folders) -> tuple[ObjectiveCon
     if objective.soft_targets is not None:
         soft = folders.soft_targets(str(objective.soft_targets))
         return objective.model_copy(update={"soft_targets": soft.folder}), (soft.file,)
-    teacher = folders.model("teacher")
-    return objective.model_copy(update={"teachers": (teacher.folder,)}), (teacher.file,)
+    folders_of = tuple(teacher.folder for teacher in folders.teachers)
+    return objective.model_copy(update={"teachers": folders_of}), tuple(teacher.file for teacher in folders.teachers)
 
 
 def _evaluations(pipeline: PipelineConfig, folders: _Folders) -> list[Stage]:
     return [
-        _evaluation(pipeline, folders, "teacher", "gold", ()),
+        *(_evaluation(pipeline, folders, name, "gold", ()) for name in pipeline.teacher.evaluated),
         *(_evaluation(pipeline, folders, part.name, part.trained_on, part.decode) for part in pipeline.students),
     ]
 
@@ -283,11 +294,13 @@ def _evaluations(pipeline: PipelineConfig, folders: _Folders) -> list[Stage]:
 def _evaluation(
     pipeline: PipelineConfig, folders: _Folders, name: str, trained_on: str, decode: tuple[ParallelConfig, ...]
 ) -> Stage:
-    part, model, teacher = pipeline.evaluate, folders.model(name), folders.model("teacher")
-    student = name != "teacher"
+    part, teacher = pipeline.evaluate, folders.model("teacher")
+    models = folders.teachers if name == TEACHERS else [folders.model(name)]
+    student, alone = name not in pipeline.teacher.evaluated, name in pipeline.teacher.names
     config = EvaluateConfig(
         name=name,
-        model=model.folder,
+        model=models[0].folder,
+        ensemble=tuple(model.folder for model in models[1:]),
         role="student" if student else "teacher",
         corpus=folders.gold.folder / "test",
         trained_on=trained_on,
@@ -295,7 +308,7 @@ def _evaluation(
         search=part.search,
         decode=decode,
         rescore_with=teacher.folder if any(way.rescore for way in decode) else None,
-        speed_against=teacher.folder if student else None,
+        speed_against=None if alone else teacher.folder,
         batch_tokens=part.batch_tokens,
         precision=part.precision,
     )
@@ -305,12 +318,14 @@ def _evaluation(
         goal="report",
         config=config,
         out=folders.evaluation(name).folder,
-        needs=(model.file, *((teacher.file,) if student else ()), folders.gold.file),
+        needs=tuple(
+            dict.fromkeys((*(model.file for model in models), *(() if alone else (teacher.file,)), folders.gold.file))
+        ),
     )
 
 
 def _report(pipeline: PipelineConfig, folders: _Folders, stages: Sequence[Stage]) -> Stage:
-    models = ["teacher", *(part.name for part in pipeline.students)]
+    models = [*pipeline.teacher.names, *(part.name for part in pipeline.students)]
     config = ReportConfig(
         pipeline=pipeline.name,
         title=pipeline.title,
@@ -318,7 +333,10 @@ def _report(pipeline: PipelineConfig, folders: _Folders, stages: Sequence[Stage]
         corpora=tuple(NamedPath(name=part.name, path=folders.corpus(part.name).folder) for part in pipeline.select),
         distill=tuple(NamedPath(name=part.name, path=folders.kbest(part.name).folder) for part in pipeline.distill),
         models=tuple(NamedPath(name=name, path=folders.model(name).folder) for name in models),
-        evaluations=tuple(NamedPath(name=name, path=folders.evaluation(name).folder) for name in models),
+        evaluations=tuple(
+            NamedPath(name=name, path=folders.evaluation(name).folder)
+            for name in (*pipeline.teacher.evaluated, *(part.name for part in pipeline.students))
+        ),
         edges=tuple(_edges(pipeline)),
     )
     needs = tuple(stage.target for stage in stages if stage.command)
@@ -330,21 +348,23 @@ def _report(pipeline: PipelineConfig, folders: _Folders, stages: Sequence[Stage]
 def _edges(pipeline: PipelineConfig) -> list[tuple[str, str]]:
     """What is made from what, for the report's drawing. Kinds stand before names: a corpus and a student share one."""
     corpora = {"gold": "gold", **{part.name: f"corpus {part.name}" for part in pipeline.select}}
-    models = {"teacher": "teacher", **{part.name: f"student {part.name}" for part in pipeline.students}}
-    edges = [("gold", "teacher")] if pipeline.teacher.path is None else []
+    teachers = pipeline.teacher.names
+    models = {name: name for name in teachers} | {part.name: f"student {part.name}" for part in pipeline.students}
+    edges = [("gold", name) for name in teachers] if pipeline.teacher.path is None else []
     for distill in pipeline.distill:
-        edges += [("teacher", f"k-best {distill.name}"), ("gold", f"k-best {distill.name}")]
+        edges += [(start, f"k-best {distill.name}") for start in (*teachers, "gold")]
     for select in pipeline.select:
         edges.append((f"k-best {select.kbest}", corpora[select.name]))
         if select.rule == "seqinter":  # weighs hypotheses against the references
             edges.append(("gold", corpora[select.name]))
     for part in pipeline.soft_targets:
-        edges += [("teacher", f"soft targets {part.name}"), (corpora[part.corpus], f"soft targets {part.name}")]
+        edges += [(start, f"soft targets {part.name}") for start in (*teachers, corpora[part.corpus])]
     for student in pipeline.students:
         edges += [(corpora[part.name], models[student.name]) for part in student.corpora]
         if isinstance(student.objective, WordKdConfig):
             soft = student.objective.soft_targets
-            edges.append(("teacher" if soft is None else f"soft targets {soft}", models[student.name]))
+            taught_by = teachers if soft is None else (f"soft targets {soft}",)
+            edges += [(start, models[student.name]) for start in taught_by]
         if student.init_from is not None:
             edges.append((models[student.init_from], models[student.name]))
     return edges

@@ -99,6 +99,23 @@ def test_names_that_do_not_fit(pipeline: Path, old: str, new: str, problem: str)
     assert sum(problem in line for line in problems(pipeline)) == 1
 
 
+def test_an_ensemble_of_teachers_takes_its_names(pipeline: Path) -> None:
+    edited(pipeline, "[teacher.training]", "[teacher]\nensemble = 2\n\n[teacher.training]")
+    edited(pipeline, 'init_from = "kd"', 'init_from = "teacher-2"')
+    assert read_pipeline(pipeline).teacher.names == ("teacher", "teacher-2")
+    edited(pipeline, 'name = "tuned"', 'name = "teacher-2"')
+    assert problems(pipeline) == [
+        "students.teacher-2: the name is taken by the teacher",
+        "students.teacher-2.init_from: goes in a circle: teacher-2 <- teacher-2",
+    ]
+    edited(pipeline, 'name = "teacher-2"', 'name = "teacher-3"')
+    assert read_pipeline(pipeline).students[-1].name == "teacher-3"
+    edited(pipeline, "ensemble = 2\n\n[teacher.training]\nmax_updates = 10", 'path = "m"\nensemble = 2')
+    assert problems(pipeline) == [
+        "teacher: ensemble: is of teachers that are trained here; leave it out, or leave out `path`"
+    ]
+
+
 SOFT = '[[soft_targets]]\nname = "soft"\n\n'
 
 

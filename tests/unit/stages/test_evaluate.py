@@ -106,6 +106,34 @@ def texts(folders: Path, beam: int) -> list[str]:
     return (folders / "out" / f"hypotheses.beam{beam}.txt").read_text().splitlines()
 
 
+def second_model(folders: Path, vocabulary: Path, seed: int = 2) -> Path:
+    torch.manual_seed(seed)
+    size = Vocabulary.load(vocabulary).size
+    model = build("transformer", SETTINGS, source_vocab=size, target_vocab=size)
+    out = folders / f"model-{seed}"
+    if not out.exists():
+        out.mkdir()
+        save_model(out, model, arch="transformer", settings=SETTINGS, vocab=vocabulary)
+    return out
+
+
+def test_an_ensemble_is_evaluated_as_one(folders: Path, result: EvaluationResult, tmp_path: Path) -> None:
+    other = second_model(folders, folders / "vocab.model")
+    evaluate.run(config(folders, ensemble=[other], speed_against=folders / "model"), tmp_path / "out", device="cpu")
+    together = read_result(tmp_path / "out")
+    assert together.parameters == 2 * result.parameters
+    assert together.baseline is not None
+    models = [load_model(path).model for path in (folders / "model", other)]
+    vocabulary = Vocabulary.load(folders / "vocab.model")
+    pairs = list(zip(vocabulary.encode(SOURCES), vocabulary.encode(TARGETS), strict=True))
+    scores = score_pairs(models, pairs, batch_tokens=4000, device=torch.device("cpu"))
+    expected = math.exp(-sum(score.logprob for score in scores) / sum(score.tokens for score in scores))
+    assert together.perplexity == pytest.approx(expected, rel=1e-5)
+    assert together.perplexity != pytest.approx(result.perplexity)
+    with pytest.raises(ConflictError, match=r"inputs\.model2"):
+        evaluate.run(config(folders, speed_against=folders / "model"), tmp_path / "out", device="cpu")
+
+
 def test_scores_are_those_of_the_texts_written(folders: Path, result: EvaluationResult) -> None:
     for beam in (1, 3):
         outputs = texts(folders, beam)

@@ -313,8 +313,11 @@ def _training(model: Path) -> tuple[str, str]:
     """
     if not (model / MANIFEST).is_file():
         return "", ""
-    config = read_manifest(model).fingerprint.get("config", {})
+    made_by = read_manifest(model).fingerprint
+    config = made_by.get("config", {})
     recipe = {key: config.get(key) for key in ("model", "objective")}
+    if "init_from" in made_by.get("inputs", {}):
+        recipe["tuned"] = True  # it was trained for longer than one that began anew
     objective = recipe["objective"]
     if not isinstance(objective, dict):
         return "", ""

@@ -306,9 +306,10 @@ def test_a_teacher_of_another_vocabulary_is_refused(folders: Path, tmp_path: Pat
 
 
 def test_objective_and_recipe_come_from_the_manifest(tmp_path: Path) -> None:
-    def trained(name: str, **objective: object) -> tuple[str, str]:
+    def trained(name: str, first: str = "", **objective: object) -> tuple[str, str]:
         (tmp_path / name).mkdir()
-        made_by = fingerprint("train", {"model": {"arch": "ctc"}, "objective": objective}, {})
+        inputs = {"init_from": first} if first else {}
+        made_by = fingerprint("train", {"model": {"arch": "ctc"}, "objective": objective}, inputs)
         write_manifest(tmp_path / name, Manifest(kind="model", fingerprint=made_by))
         return evaluate._training(tmp_path / name)
 
@@ -317,3 +318,7 @@ def test_objective_and_recipe_come_from_the_manifest(tmp_path: Path) -> None:
     assert plain == again
     assert (plain[0], glanced[0]) == ("ctc", "ctc+glat")
     assert plain[1] != glanced[1]
+    tuned = trained("d", "0" * 64, type="ctc", glancing=None)  # no twin of one that began anew
+    assert tuned[0] == plain[0]
+    assert tuned[1] != plain[1]
+    assert tuned == trained("e", "1" * 64, type="ctc", glancing=None)

@@ -276,6 +276,7 @@ class ReportConfig(Strict):
     distill: tuple[NamedPath, ...] = Field((), description="k-best lists")
     models: tuple[NamedPath, ...] = Field((), description="model folders, for training curves")
     evaluations: tuple[NamedPath, ...] = Field((), description="output folders of `evaluate`, same names as models")
+    baselines: tuple[tuple[str, str], ...] = Field((), description="a student, and the one that its gain is over")
     edges: tuple[tuple[str, str], ...] = Field((), description="the pipeline's graph, for its drawing")
     samples: int = Field(8, ge=0)
 

@@ -25,6 +25,7 @@ from seqkd.config import (
 from seqkd.config_models import ObjectiveConfig, WordKdConfig
 from seqkd.config_pipeline import TEACHERS, PipelineConfig, StudentPart
 from seqkd.config_search import ParallelConfig
+from seqkd.plan_relations import baselines, edges
 
 
 @dataclass(frozen=True, slots=True)
@@ -337,37 +338,13 @@ def _report(pipeline: PipelineConfig, folders: _Folders, stages: Sequence[Stage]
             NamedPath(name=name, path=folders.evaluation(name).folder)
             for name in (*pipeline.teacher.evaluated, *(part.name for part in pipeline.students))
         ),
-        edges=tuple(_edges(pipeline)),
+        baselines=tuple(baselines(pipeline.students)),
+        edges=tuple(edges(pipeline)),
     )
     needs = tuple(stage.target for stage in stages if stage.command)
     return Stage(
         name="report", command="report", goal="report", config=config, out=folders.root / "report", needs=needs
     )
-
-
-def _edges(pipeline: PipelineConfig) -> list[tuple[str, str]]:
-    """What is made from what, for the report's drawing. Kinds stand before names: a corpus and a student share one."""
-    corpora = {"gold": "gold", **{part.name: f"corpus {part.name}" for part in pipeline.select}}
-    teachers = pipeline.teacher.names
-    models = {name: name for name in teachers} | {part.name: f"student {part.name}" for part in pipeline.students}
-    edges = [("gold", name) for name in teachers] if pipeline.teacher.path is None else []
-    for distill in pipeline.distill:
-        edges += [(start, f"k-best {distill.name}") for start in (*teachers, "gold")]
-    for select in pipeline.select:
-        edges.append((f"k-best {select.kbest}", corpora[select.name]))
-        if select.rule == "seqinter":  # weighs hypotheses against the references
-            edges.append(("gold", corpora[select.name]))
-    for part in pipeline.soft_targets:
-        edges += [(start, f"soft targets {part.name}") for start in (*teachers, corpora[part.corpus])]
-    for student in pipeline.students:
-        edges += [(corpora[part.name], models[student.name]) for part in student.corpora]
-        if isinstance(student.objective, WordKdConfig):
-            soft = student.objective.soft_targets
-            taught_by = teachers if soft is None else (f"soft targets {soft}",)
-            edges += [(start, models[student.name]) for start in taught_by]
-        if student.init_from is not None:
-            edges.append((models[student.init_from], models[student.name]))
-    return edges
 
 
 def _seeded(training: TrainingConfig, root: int, role: str) -> TrainingConfig:

@@ -55,6 +55,8 @@ def shrunk(file: Path, data: dict[str, Any] | None = None) -> dict[str, Any]:
         part["training"] |= _TRAINING
     for part in values["distill"]:
         part["workers"] = 1
+        search = part.get("search", {})
+        part["search"] = search | {name: min(search[name], 5) for name in ("beam", "nbest") if name in search}
     values["evaluate"] = values.get("evaluate", {}) | {"beams": [1, 2]}
     return values
 

@@ -75,6 +75,7 @@ def gather(config: ReportConfig) -> Contents:
         corpora=corpora,
         distill=tuple(_distill(named.name, named.path) for named in config.distill),
         models=models,
+        baselines=dict(config.baselines),
         curves={name: points for name, points in curves.items() if points},
         samples=_samples(gold, distilled, shared, config.samples),
         edges=config.edges,

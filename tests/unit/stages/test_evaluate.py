@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -123,7 +124,7 @@ def test_an_ensemble_is_evaluated_as_one(folders: Path, result: EvaluationResult
     together = read_result(tmp_path / "out")
     assert together.parameters == 2 * result.parameters
     assert together.baseline is not None
-    models = [load_model(path).model for path in (folders / "model", other)]
+    models: list[Any] = [load_model(path).model for path in (folders / "model", other)]
     vocabulary = Vocabulary.load(folders / "vocab.model")
     pairs = list(zip(vocabulary.encode(SOURCES), vocabulary.encode(TARGETS), strict=True))
     scores = score_pairs(models, pairs, batch_tokens=4000, device=torch.device("cpu"))

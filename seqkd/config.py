@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import BaseModel, Discriminator, Field, Tag, ValidationError, model_validator
 
 from seqkd.config_models import (
     MODELS,
@@ -106,12 +107,33 @@ class TrainingConfig(Strict):
     seed: int = 1
 
 
+Weight = Annotated[float, Field(gt=0.0, le=1000.0)]
+
+
+class WeightedPath(Strict):
+    """A corpus among several."""
+
+    path: Path
+    weight: Weight = Field(1.0, description="how often an epoch has each row, in the mean")
+
+
+def one_or_several(value: Any) -> str:
+    """Which of the two ways a corpus is given in."""
+    return "several" if isinstance(value, (list, tuple)) else "one"
+
+
+CorpusPaths = Annotated[
+    Annotated[Path, Tag("one")] | Annotated[tuple[WeightedPath, ...], Field(min_length=1), Tag("several")],
+    Discriminator(one_or_several),
+]
+
+
 class TrainConfig(Strict):
-    """A corpus and an architecture to a model."""
+    """A corpus, or several, and an architecture to a model."""
 
     role: Literal["teacher", "student"] = "student"
     prepared: Path = Field(..., description="output of `prepare`: vocabulary and validation corpus")
-    corpus: Path = Field(..., description="training corpus: gold or distilled")
+    corpus: CorpusPaths = Field(..., description="training corpus, gold or distilled, or several with weights")
     model: ModelConfig = TransformerConfig()
     objective: ObjectiveConfig = NllConfig()
     training: TrainingConfig
@@ -129,7 +151,27 @@ class TrainConfig(Strict):
         objective = self.objective
         if isinstance(objective, WordKdConfig) and not objective.teachers and objective.soft_targets is None:
             raise ValueError("objective: word_kd needs `teachers` or `soft_targets`")
+        check_mix(objective, [(str(part.path), part.weight) for part in self.corpora])
         return self
+
+    @property
+    def corpora(self) -> tuple[WeightedPath, ...]:
+        """All training corpora."""
+        return (WeightedPath(path=self.corpus),) if isinstance(self.corpus, Path) else self.corpus
+
+
+def check_mix(objective: ObjectiveConfig, corpora: Sequence[tuple[str, float]]) -> None:
+    """Raise ValueError where corpora, by name and weight, cannot be mixed, or not for this objective."""
+    names = [name for name, _ in corpora]
+    twice = [name for name in dict.fromkeys(names) if names.count(name) > 1]
+    if twice:
+        raise ValueError(f"corpus: {', '.join(twice)} stands there twice; give it a larger weight")
+    mixed = len(corpora) > 1 or corpora[0][1] != 1.0
+    if mixed and isinstance(objective, WordKdConfig) and objective.soft_targets is not None:
+        raise ValueError(
+            "objective.soft_targets: are of one corpus, each row once; the student has several corpora, or a weight. "
+            "Let teachers run along instead"
+        )
 
 
 # --- distill, select, evaluate, report ----------------------------------------------------------------------------
@@ -192,6 +234,7 @@ class EvaluateConfig(Strict):
 
     name: Name
     model: Path
+    ensemble: tuple[Path, ...] = Field((), description="further models that decode together with `model`")
     role: Literal["teacher", "student"]
     corpus: Path = Field(..., description="test corpus")
     trained_on: str = Field("gold", description="name of the training corpus, for the report")
@@ -233,6 +276,7 @@ class ReportConfig(Strict):
     distill: tuple[NamedPath, ...] = Field((), description="k-best lists")
     models: tuple[NamedPath, ...] = Field((), description="model folders, for training curves")
     evaluations: tuple[NamedPath, ...] = Field((), description="output folders of `evaluate`, same names as models")
+    baselines: tuple[tuple[str, str], ...] = Field((), description="a student, and the one that its gain is over")
     edges: tuple[tuple[str, str], ...] = Field((), description="the pipeline's graph, for its drawing")
     samples: int = Field(8, ge=0)
 
@@ -295,11 +339,13 @@ def problems(error: ValidationError) -> list[tuple[tuple[str | int, ...], str]]:
 
 
 def _untagged(loc: tuple[str | int, ...]) -> tuple[str | int, ...]:
-    """A place without the name of the architecture or objective, which is not written there in the file."""
+    """A place without what pydantic chose among several kinds by, which is not written there in the file."""
     return tuple(
         part
         for before, part in zip((None, *loc), loc, strict=False)
-        if not (before == "model" and part in MODELS) and not (before == "objective" and part in OBJECTIVES)
+        if not (before == "model" and part in MODELS)
+        and not (before == "objective" and part in OBJECTIVES)
+        and not (before == "corpus" and part in ("one", "several"))
     )
 
 

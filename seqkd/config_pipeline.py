@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
-from seqkd.config import BitextConfig, CleaningConfig, SoftOptions, TrainingConfig, VocabularyConfig
+from seqkd.config import (
+    BitextConfig,
+    CleaningConfig,
+    SoftOptions,
+    TrainingConfig,
+    VocabularyConfig,
+    Weight,
+    check_mix,
+    one_or_several,
+)
 from seqkd.config_models import (
     FAIRSEQ,
     PARALLEL,
@@ -31,6 +41,8 @@ from seqkd.config_search import (
     check_decode,
 )
 from seqkd.config_select import SelectSettings
+
+TEACHERS = "teacher-ensemble"  # several teachers together, in the report
 
 
 class FetchConfig(Strict):
@@ -72,11 +84,24 @@ class ModelPart(Strict):
         return self
 
 
+class WeightedName(Strict):
+    """A corpus among several."""
+
+    name: Name
+    weight: Weight = Field(1.0, description="how often an epoch has each row, in the mean")
+
+
+CorpusNames = Annotated[
+    Annotated[Name, Tag("one")] | Annotated[tuple[WeightedName, ...], Field(min_length=1), Tag("several")],
+    Discriminator(one_or_several),
+]
+
+
 class StudentPart(ModelPart):
     """One student: `[student]` with its own keys laid over it."""
 
     name: Name
-    corpus: Name = Field(..., description="'gold' or the name of a [[select]]")
+    corpus: CorpusNames = Field(..., description="'gold' or the name of a [[select]], or several with weights")
     init_from: Name | None = Field(None, description="the name of another student, or 'teacher'")
     decode: tuple[ParallelConfig, ...] = Field(
         (), description="for architectures that write all positions at once; none given: one with the defaults"
@@ -96,13 +121,30 @@ class StudentPart(ModelPart):
     def _taught_here(self) -> StudentPart:
         if isinstance(self.objective, WordKdConfig) and self.objective.teachers:
             raise ValueError("objective.teachers: the pipeline's own teacher teaches its students; leave it out")
+        check_mix(self.objective, [(part.name, part.weight) for part in self.corpora])
         return self
+
+    @property
+    def corpora(self) -> tuple[WeightedName, ...]:
+        """All training corpora."""
+        return (WeightedName(name=self.corpus),) if isinstance(self.corpus, str) else self.corpus
+
+    @property
+    def trained_on(self) -> str:
+        """Them in a word: `gold + 2 seqkd`."""
+        return " + ".join(part.name if part.weight == 1 else f"{part.weight:g} {part.name}" for part in self.corpora)
+
+
+def teacher_names(count: int) -> tuple[str, ...]:
+    """`teacher`, `teacher-2`, ..."""
+    return ("teacher", *(f"teacher-{number}" for number in range(2, count + 1)))
 
 
 class TeacherPart(Strict):
-    """A teacher to train, or with `path` one that is brought along."""
+    """A teacher to train, an ensemble of them, or with `path` one that is brought along."""
 
     path: Path | None = Field(None, description="a model folder; its vocabulary becomes the pipeline's")
+    ensemble: int = Field(1, ge=1, le=16, description="teachers that differ in their seed alone and teach together")
     model: ModelConfig = TransformerConfig()
     objective: ObjectiveConfig = NllConfig()
     training: TrainingConfig | None = None
@@ -124,7 +166,19 @@ class TeacherPart(Strict):
     def _either(self) -> TeacherPart:
         if (self.path is None) == (self.training is None):
             raise ValueError("a teacher has either `path` (bring one) or `training` (train one)")
+        if self.path is not None and self.ensemble > 1:
+            raise ValueError("ensemble: is of teachers that are trained here; leave it out, or leave out `path`")
         return self
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What the teachers are called."""
+        return teacher_names(self.ensemble)
+
+    @property
+    def evaluated(self) -> tuple[str, ...]:
+        """They, and what they are together."""
+        return (*self.names, TEACHERS) if self.ensemble > 1 else self.names
 
 
 class DistillPart(Strict):

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from seqkd.config import dotted, listed, problems, read_toml
 from seqkd.config_models import FAIRSEQ, MODELS, OBJECTIVES, PARALLEL, SUITED, tag
-from seqkd.config_pipeline import PipelineConfig
+from seqkd.config_pipeline import TEACHERS, PipelineConfig, teacher_names
 
 MAKE_SAFE = re.compile(r"^[A-Za-z0-9_./,+@=-]+$")  # what a Make target can hold without escaping
 
@@ -129,8 +129,10 @@ def _name_problems(values: Mapping[str, Any], file: Path) -> list[str]:
             seen.add(name)
     if "gold" in names["select"]:
         lines.append("select.gold: the name is taken by the prepared corpus")
-    if "teacher" in names["students"]:
-        lines.append("students.teacher: the name is taken by the teacher")
+    teachers = _teachers(values.get("teacher"))
+    for name in (*teachers, *([TEACHERS] if len(teachers) > 1 else [])):
+        if name in names["students"]:
+            lines.append(f"students.{name}: the name is taken by the teacher")
     for table in _tables(values.get("select")):
         lines += _unknown(table, "select", "kbest", names["distill"], "[[distill]]")
     for table in _tables(values.get("soft_targets")):
@@ -138,8 +140,10 @@ def _name_problems(values: Mapping[str, Any], file: Path) -> list[str]:
     lines += _soft_problems(values, names["soft_targets"])
     parents: dict[str, str] = {}
     for table in _tables(values.get("students")):
-        lines += _unknown(table, "students", "corpus", ["gold", *names["select"]], "[[select]]")
-        lines += _unknown(table, "students", "init_from", ["teacher", *names["students"]], "[[students]]")
+        for name in [table.get("corpus"), *_names(table.get("corpus"))]:
+            one = {"name": table.get("name", "?"), "corpus": name}
+            lines += _unknown(one, "students", "corpus", ["gold", *names["select"]], "[[select]]")
+        lines += _unknown(table, "students", "init_from", [*teachers, *names["students"]], "[[students]]")
         if isinstance(table.get("init_from"), str) and isinstance(table.get("name"), str):
             parents[table["name"]] = table["init_from"]
     reported: set[str] = set()
@@ -151,6 +155,11 @@ def _name_problems(values: Mapping[str, Any], file: Path) -> list[str]:
             lines.append(f"students.{start}.init_from: goes in a circle: {' <- '.join([*way, start])}")
             reported.update(way)
     return lines
+
+
+def _teachers(table: Any) -> tuple[str, ...]:
+    count = table.get("ensemble") if isinstance(table, dict) else None
+    return teacher_names(count if isinstance(count, int) else 1)
 
 
 def _soft_problems(values: Mapping[str, Any], known: Sequence[str]) -> list[str]:
@@ -165,7 +174,7 @@ def _soft_problems(values: Mapping[str, Any], known: Sequence[str]) -> list[str]
         place = f"students.{table.get('name', '?')}.objective.soft_targets"
         if wanted not in known:
             lines.append(f"{place}: no [[soft_targets]] is named {wanted!r}; there is {', '.join(known) or 'nothing'}")
-        elif corpora[wanted] != table.get("corpus"):
+        elif isinstance(table.get("corpus"), str) and corpora[wanted] != table["corpus"]:
             lines.append(
                 f"{place}: {wanted!r} is of the corpus {corpora[wanted]!r}, the student of {table.get('corpus')!r}"
             )

@@ -20,10 +20,12 @@ from seqkd.config import (
     SoftTargetsConfig,
     TrainConfig,
     TrainingConfig,
+    WeightedPath,
 )
 from seqkd.config_models import ObjectiveConfig, WordKdConfig
-from seqkd.config_pipeline import PipelineConfig, StudentPart
+from seqkd.config_pipeline import TEACHERS, PipelineConfig, StudentPart
 from seqkd.config_search import ParallelConfig
+from seqkd.plan_relations import baselines, edges
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,10 +101,14 @@ class _Folders:
         return _finished(self.root / "corpora" / name)
 
     def model(self, name: str) -> Made:
-        if name != "teacher":
+        if name not in self.pipeline.teacher.names:
             return _finished(self.root / "students" / name)
         path = self.pipeline.teacher.path
-        return _finished(self.root / "teacher") if path is None else Made(path, path / "model.safetensors")
+        return _finished(self.root / name) if path is None else Made(path, path / "model.safetensors")
+
+    @property
+    def teachers(self) -> list[Made]:
+        return [self.model(name) for name in self.pipeline.teacher.names]
 
     def evaluation(self, name: str) -> Made:
         return _finished(self.root / "evaluations" / name)
@@ -151,24 +157,31 @@ def _teacher(pipeline: PipelineConfig, folders: _Folders) -> list[Stage]:
     part = pipeline.teacher
     if part.training is None:
         return []
-    config = TrainConfig(
-        role="teacher",
-        prepared=folders.gold.folder,
-        corpus=folders.corpus("gold").folder,
-        model=part.model,
-        objective=part.objective,
-        training=_seeded(part.training, pipeline.seed, "teacher"),
-    )
-    out = folders.model("teacher").folder
-    return [Stage(name="teacher", command="train", goal="teacher", config=config, out=out, needs=(folders.gold.file,))]
+    stages = []
+    for number, name in enumerate(part.names, start=1):
+        training = _seeded(part.training, pipeline.seed, "teacher")
+        if number > 1:  # they differ in nothing else (Freitag et al. 2017)
+            training = training.model_copy(update={"seed": _seed(training.seed, name)})
+        config = TrainConfig(
+            role="teacher",
+            prepared=folders.gold.folder,
+            corpus=folders.corpus("gold").folder,
+            model=part.model,
+            objective=part.objective,
+            training=training,
+        )
+        out = folders.model(name).folder
+        needs = (folders.gold.file,)
+        stages.append(Stage(name=name, command="train", goal="teacher", config=config, out=out, needs=needs))
+    return stages
 
 
 def _distilled(pipeline: PipelineConfig, folders: _Folders) -> list[Stage]:
-    gold, teacher = folders.corpus("gold"), folders.model("teacher")
+    gold, teachers = folders.corpus("gold"), folders.teachers
     stages = []
     for part in pipeline.distill:
         config = DistillConfig(
-            models=(teacher.folder,),
+            models=tuple(teacher.folder for teacher in teachers),
             corpus=gold.folder,
             search=part.search,
             batch_tokens=part.batch_tokens,
@@ -182,7 +195,7 @@ def _distilled(pipeline: PipelineConfig, folders: _Folders) -> list[Stage]:
                 goal="distill",
                 config=config,
                 out=folders.kbest(part.name).folder,
-                needs=(teacher.file, gold.file),
+                needs=(*(teacher.file for teacher in teachers), gold.file),
             )
         )
     for chosen in pipeline.select:
@@ -206,11 +219,11 @@ def _distilled(pipeline: PipelineConfig, folders: _Folders) -> list[Stage]:
 
 
 def _soft_targets(pipeline: PipelineConfig, folders: _Folders) -> list[Stage]:
-    teacher, stages = folders.model("teacher"), []
+    teachers, stages = folders.teachers, []
     for part in pipeline.soft_targets:
         corpus = folders.corpus(part.corpus)
         config = SoftTargetsConfig(
-            models=(teacher.folder,),
+            models=tuple(teacher.folder for teacher in teachers),
             corpus=corpus.folder,
             top_k=part.top_k,
             samples=part.samples,
@@ -226,7 +239,7 @@ def _soft_targets(pipeline: PipelineConfig, folders: _Folders) -> list[Stage]:
                 goal="distill",
                 config=config,
                 out=folders.soft_targets(part.name).folder,
-                needs=(teacher.file, corpus.file),
+                needs=(*(teacher.file for teacher in teachers), corpus.file),
                 options=("--soft-targets",),
             )
         )
@@ -238,19 +251,22 @@ def _students(pipeline: PipelineConfig, folders: _Folders) -> list[Stage]:
 
 
 def _student(pipeline: PipelineConfig, folders: _Folders, part: StudentPart) -> Stage:
-    corpus = folders.corpus(part.corpus)
+    corpora = [folders.corpus(share.name) for share in part.corpora]
+    weighted = tuple(
+        WeightedPath(path=made.folder, weight=share.weight) for made, share in zip(corpora, part.corpora, strict=True)
+    )
     first = None if part.init_from is None else folders.model(part.init_from)
     objective, taught_by = _taught(part.objective, folders)
     config = TrainConfig(
         role="student",
         prepared=folders.gold.folder,
-        corpus=corpus.folder,
+        corpus=corpora[0].folder if isinstance(part.corpus, str) else weighted,
         model=part.model,
         objective=objective,
         training=_seeded(part.training, pipeline.seed, "student"),
         init_from=None if first is None else first.folder,
     )
-    needs = (folders.gold.file, corpus.file, *(() if first is None else (first.file,)), *taught_by)
+    needs = (folders.gold.file, *(made.file for made in corpora), *(() if first is None else (first.file,)), *taught_by)
     return Stage(
         name=f"student.{part.name}",
         command="train",
@@ -268,25 +284,27 @@ def _taught(objective: ObjectiveConfig, folders: _Folders) -> tuple[ObjectiveCon
     if objective.soft_targets is not None:
         soft = folders.soft_targets(str(objective.soft_targets))
         return objective.model_copy(update={"soft_targets": soft.folder}), (soft.file,)
-    teacher = folders.model("teacher")
-    return objective.model_copy(update={"teachers": (teacher.folder,)}), (teacher.file,)
+    folders_of = tuple(teacher.folder for teacher in folders.teachers)
+    return objective.model_copy(update={"teachers": folders_of}), tuple(teacher.file for teacher in folders.teachers)
 
 
 def _evaluations(pipeline: PipelineConfig, folders: _Folders) -> list[Stage]:
     return [
-        _evaluation(pipeline, folders, "teacher", "gold", ()),
-        *(_evaluation(pipeline, folders, part.name, part.corpus, part.decode) for part in pipeline.students),
+        *(_evaluation(pipeline, folders, name, "gold", ()) for name in pipeline.teacher.evaluated),
+        *(_evaluation(pipeline, folders, part.name, part.trained_on, part.decode) for part in pipeline.students),
     ]
 
 
 def _evaluation(
     pipeline: PipelineConfig, folders: _Folders, name: str, trained_on: str, decode: tuple[ParallelConfig, ...]
 ) -> Stage:
-    part, model, teacher = pipeline.evaluate, folders.model(name), folders.model("teacher")
-    student = name != "teacher"
+    part, teacher = pipeline.evaluate, folders.model("teacher")
+    models = folders.teachers if name == TEACHERS else [folders.model(name)]
+    student, alone = name not in pipeline.teacher.evaluated, name in pipeline.teacher.names
     config = EvaluateConfig(
         name=name,
-        model=model.folder,
+        model=models[0].folder,
+        ensemble=tuple(model.folder for model in models[1:]),
         role="student" if student else "teacher",
         corpus=folders.gold.folder / "test",
         trained_on=trained_on,
@@ -294,7 +312,7 @@ def _evaluation(
         search=part.search,
         decode=decode,
         rescore_with=teacher.folder if any(way.rescore for way in decode) else None,
-        speed_against=teacher.folder if student else None,
+        speed_against=None if alone else teacher.folder,
         batch_tokens=part.batch_tokens,
         precision=part.precision,
     )
@@ -304,12 +322,14 @@ def _evaluation(
         goal="report",
         config=config,
         out=folders.evaluation(name).folder,
-        needs=(model.file, *((teacher.file,) if student else ()), folders.gold.file),
+        needs=tuple(
+            dict.fromkeys((*(model.file for model in models), *(() if alone else (teacher.file,)), folders.gold.file))
+        ),
     )
 
 
 def _report(pipeline: PipelineConfig, folders: _Folders, stages: Sequence[Stage]) -> Stage:
-    models = ["teacher", *(part.name for part in pipeline.students)]
+    models = [*pipeline.teacher.names, *(part.name for part in pipeline.students)]
     config = ReportConfig(
         pipeline=pipeline.name,
         title=pipeline.title,
@@ -317,36 +337,17 @@ def _report(pipeline: PipelineConfig, folders: _Folders, stages: Sequence[Stage]
         corpora=tuple(NamedPath(name=part.name, path=folders.corpus(part.name).folder) for part in pipeline.select),
         distill=tuple(NamedPath(name=part.name, path=folders.kbest(part.name).folder) for part in pipeline.distill),
         models=tuple(NamedPath(name=name, path=folders.model(name).folder) for name in models),
-        evaluations=tuple(NamedPath(name=name, path=folders.evaluation(name).folder) for name in models),
-        edges=tuple(_edges(pipeline)),
+        evaluations=tuple(
+            NamedPath(name=name, path=folders.evaluation(name).folder)
+            for name in (*pipeline.teacher.evaluated, *(part.name for part in pipeline.students))
+        ),
+        baselines=tuple(baselines(pipeline.students)),
+        edges=tuple(edges(pipeline)),
     )
     needs = tuple(stage.target for stage in stages if stage.command)
     return Stage(
         name="report", command="report", goal="report", config=config, out=folders.root / "report", needs=needs
     )
-
-
-def _edges(pipeline: PipelineConfig) -> list[tuple[str, str]]:
-    """What is made from what, for the report's drawing. Kinds stand before names: a corpus and a student share one."""
-    corpora = {"gold": "gold", **{part.name: f"corpus {part.name}" for part in pipeline.select}}
-    models = {"teacher": "teacher", **{part.name: f"student {part.name}" for part in pipeline.students}}
-    edges = [("gold", "teacher")] if pipeline.teacher.path is None else []
-    for distill in pipeline.distill:
-        edges += [("teacher", f"k-best {distill.name}"), ("gold", f"k-best {distill.name}")]
-    for select in pipeline.select:
-        edges.append((f"k-best {select.kbest}", corpora[select.name]))
-        if select.rule in ("seqinter", "oracle", "chrf", "ter"):  # weighs hypotheses against the references
-            edges.append(("gold", corpora[select.name]))
-    for part in pipeline.soft_targets:
-        edges += [("teacher", f"soft targets {part.name}"), (corpora[part.corpus], f"soft targets {part.name}")]
-    for student in pipeline.students:
-        edges.append((corpora[student.corpus], models[student.name]))
-        if isinstance(student.objective, WordKdConfig):
-            soft = student.objective.soft_targets
-            edges.append(("teacher" if soft is None else f"soft targets {soft}", models[student.name]))
-        if student.init_from is not None:
-            edges.append((models[student.init_from], models[student.name]))
-    return edges
 
 
 def _seeded(training: TrainingConfig, root: int, role: str) -> TrainingConfig:

@@ -41,6 +41,7 @@ class Batch(NamedTuple):
         tokens: Target tokens, end of sentence included, padding not.
         progress: How much of the training is done, from 0 to 1; objectives with a schedule read it.
         soft: What a teacher gave each kept position, where it was written down beforehand.
+        origins: `[batch]` folder of the corpus that each row is of, where several are mixed: their ids may be equal.
     """
 
     ids: npt.NDArray[np.int64]
@@ -51,6 +52,7 @@ class Batch(NamedTuple):
     tokens: int
     progress: float = 0.0
     soft: SoftTargets | None = None
+    origins: npt.NDArray[np.str_] | None = None
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on `device`."""

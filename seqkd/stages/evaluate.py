@@ -35,6 +35,8 @@ MOST_REFERENCES = 16  # accepted translations a row that multi-reference BLEU lo
 def run(config: EvaluateConfig, out: Path, *, overwrite: bool = False, device: str = "auto") -> None:
     """Evaluate `config.model` on `config.corpus`: result.json, and the outputs of each decode as text.
 
+    With `config.ensemble` it decodes and scores together with these.
+
     Where the prepared folder has accepted translations, the share of valid outputs and multi-reference BLEU are
     measured too. `config.speed_against` is timed in turn with the model; a teacher's speed-ups are over itself.
 
@@ -53,9 +55,11 @@ def run(config: EvaluateConfig, out: Path, *, overwrite: bool = False, device: s
     """
     corpus = Corpus.open(config.corpus, "corpus")
     where = resolve_device(device)
-    precision = team_precision([config.model], config.precision, where)
+    members = [config.model, *config.ensemble]
+    precision = team_precision(members, config.precision, where)
     accepted = config.corpus.parent / f"{config.corpus.name}.accepted.jsonl"
     inputs = {"corpus": corpus.manifest.digest(), "model": model_digest(config.model)}
+    inputs |= {f"model{number}": model_digest(path) for number, path in enumerate(members[1:], start=2)}
     beside = {"rescore_with": config.rescore_with, "speed_against": config.speed_against}
     inputs |= {name: model_digest(path) for name, path in beside.items() if path is not None}
     if accepted.is_file():
@@ -131,11 +135,11 @@ class _Models:
 
     @classmethod
     def load(cls, config: EvaluateConfig, device: str) -> _Models:
-        def one(path: Path, *, parallel: bool) -> SearchTeam:
+        def one(*paths: Path, parallel: bool) -> SearchTeam:
             # Each in the precision that suits it best, unless the stage file names one.
-            return load_team([path], device=device, precision=config.precision, parallel=parallel)
+            return load_team(paths, device=device, precision=config.precision, parallel=parallel)
 
-        team = one(config.model, parallel=True)
+        team = one(config.model, *config.ensemble, parallel=True)
         judge = None if config.rescore_with is None else one(config.rescore_with, parallel=False)
         if config.speed_against is None:
             over = team if config.role == "teacher" else None
@@ -217,7 +221,7 @@ def _evaluate(
         trained_on=config.trained_on,
         objective=objective,
         recipe=recipe,
-        parameters=sum(weight.numel() for weight in loaded.model.parameters()),
+        parameters=sum(weight.numel() for member in team.loaded for weight in member.model.parameters()),
         rows=len(test.ids),
         decodes=decodes,
         quality=ways[-1].name,
@@ -287,11 +291,11 @@ def _score(
 
 def _perplexity(test: _Test, team: SearchTeam, batch_tokens: int) -> tuple[float, int]:
     """Perplexity of the references, and how many rows were longer than the model's positions and were cut."""
-    model: Any = team.loaded[0].model
-    limit = model.max_positions - 1
+    models: list[Any] = [member.model for member in team.loaded]
+    limit = min(model.max_positions for model in models) - 1
     pairs = [(source[:limit], target[:limit]) for source, target in zip(test.sources, test.targets, strict=True)]
     cut = sum(max(map(len, pair)) > limit for pair in zip(test.sources, test.targets, strict=True))
-    scores = score_pairs([model], pairs, batch_tokens=batch_tokens, device=team.device)
+    scores = score_pairs(models, pairs, batch_tokens=batch_tokens, device=team.device)
     mean = sum(score.logprob for score in scores) / sum(score.tokens for score in scores)
     return math.exp(min(-mean, 700.0)), cut  # a float holds no more than e^709
 
@@ -309,8 +313,11 @@ def _training(model: Path) -> tuple[str, str]:
     """
     if not (model / MANIFEST).is_file():
         return "", ""
-    config = read_manifest(model).fingerprint.get("config", {})
+    made_by = read_manifest(model).fingerprint
+    config = made_by.get("config", {})
     recipe = {key: config.get(key) for key in ("model", "objective")}
+    if "init_from" in made_by.get("inputs", {}):
+        recipe["tuned"] = True  # it was trained for longer than one that began anew
     objective = recipe["objective"]
     if not isinstance(objective, dict):
         return "", ""

@@ -39,6 +39,7 @@ _TITLES = {
     "report": "Report",
 }
 _DIGEST = re.compile(r"^[0-9a-f]{64}$")
+_CORPUS = re.compile(r"^corpus\d*$")  # among a model's inputs
 
 
 def inspect(path: Path, *, rows: int = 3, console: Console | None = None) -> None:
@@ -223,7 +224,11 @@ def _training(path: Path, manifest: Manifest) -> dict[str, Any]:
         options = (f"{name} {_shown(value)}" for name, value in objective.items() if value is not None)
         facts["objective"] = ", ".join([kind, *options])
     if manifest.rows:
-        facts["trained on"] = _corpus_name(path, made_by.get("inputs", {}).get("corpus", ""))
+        inputs, weights = made_by.get("inputs", {}), made_by.get("config", {}).get("weights", [1.0])
+        digests = [inputs[key] for key in sorted(inputs, key=lambda key: (len(key), key)) if _CORPUS.match(key)]
+        names = [_corpus_name(path, digest) for digest in digests]
+        shares = zip(weights, names, strict=False)
+        facts["trained on"] = " + ".join(f"{weight:g} {name}" if weight != 1.0 else name for weight, name in shares)
         facts["rows"] = manifest.rows
         if manifest.target_tokens:
             facts["source tokens"], facts["target tokens"] = manifest.source_tokens, manifest.target_tokens

@@ -33,7 +33,7 @@ def run(config: ReportConfig, out: Path, *, overwrite: bool = False, device: str
         ConflictError: `out` was made of other inputs.
         WorkError: The system refuses to write.
     """
-    settings = config.model_dump(mode="json", include={"pipeline", "title", "edges", "samples"})
+    settings = config.model_dump(mode="json", include={"pipeline", "title", "baselines", "edges", "samples"})
     made_by = fingerprint("report", settings, dict(_inputs(config)))
     with StageOutput.open(out, "report", made_by, overwrite=overwrite) as output:
         if output.complete:

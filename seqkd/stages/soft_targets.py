@@ -28,8 +28,8 @@ from seqkd.objectives.teacher import chunk_rows
 from seqkd.progress import Progress, say
 from seqkd.search.loading import resolve_device
 from seqkd.search.scoring import length_batches
+from seqkd.stages.rejecting import REJECTED, write_rejected
 from seqkd.stages.teaching import Team, check_teachers, load_teachers
-from seqkd.stages.train import REJECTED, write_rejected
 from seqkd.text.vocabulary import Vocabulary
 from seqkd.training.data import CorpusData
 from seqkd.training.runtime import choose_precision

@@ -104,7 +104,7 @@ class Teaching:
 
     Args:
         objective: Of any type; most take nothing.
-        corpus: What is trained on.
+        corpus: What is trained on; of several the first, since soft targets are of one.
         target: Its vocabulary.
         source: Likewise.
 

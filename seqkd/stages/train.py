@@ -27,10 +27,12 @@ from seqkd.progress import say
 from seqkd.search.loading import quick_decoder, resolve_device
 from seqkd.stages.building import build_objective
 from seqkd.stages.prepare import SOURCE_VOCABULARY, VOCABULARY
+from seqkd.stages.rejecting import REJECTED, corpus_key, count_rejected, left_out, write_rejected
 from seqkd.stages.teaching import Teaching
 from seqkd.text.vocabulary import Vocabulary
-from seqkd.training.data import CorpusData, SpecialIds
+from seqkd.training.data import CorpusData, SpecialIds, TrainingData
 from seqkd.training.loop import LoopSettings, TrainResult, fit
+from seqkd.training.mixing import MixedData
 from seqkd.training.optim import OptimSettings
 from seqkd.training.runtime import choose_precision, keep_freed_memory, make_fabric
 from seqkd.training.soft import SoftTable
@@ -38,7 +40,6 @@ from seqkd.training.state import Validation
 from seqkd.training.validation import held_out_nll
 
 HISTORY = "history.json"
-REJECTED = "rejected.tsv"
 REJECTED_VALID = "rejected.valid.tsv"
 STATE = "state"
 TENSORBOARD = "tensorboard"
@@ -70,6 +71,8 @@ def run(config: TrainConfig, out: Path, *, overwrite: bool = False, device: str 
     where = resolve_device(device)
     precision = choose_precision(config.training.precision, where)
     settings = config.model_dump(mode="json", include={"role", "model", "training"})
+    if inputs.mixed:
+        settings["weights"] = [part.weight for part in config.corpora]
     settings["objective"] = config.objective.model_dump(mode="json", exclude={"teachers", "soft_targets"})
     made_by = fingerprint("train", settings, inputs.digests())
     fabric = make_fabric(where, precision)
@@ -104,7 +107,8 @@ class _Inputs:
             raise CorpusError(
                 f"holds kind {self.prepared.kind!r}", where=str(config.prepared), expected="output of `seqkd prepare`"
             )
-        self.corpus = Corpus.open(config.corpus, "corpus")
+        self.corpora = [Corpus.open(part.path, "corpus") for part in config.corpora]
+        self.mixed = len(self.corpora) > 1 or config.corpora[0].weight != 1.0
         self.valid = Corpus.open(config.prepared / "valid", "corpus")
         self.vocab = config.prepared / VOCABULARY
         source = config.prepared / SOURCE_VOCABULARY
@@ -112,7 +116,7 @@ class _Inputs:
         self.target = Vocabulary.load(self.vocab)
         self.source = Vocabulary.load(source) if self.source_vocab else self.target
         self.init_from = config.init_from
-        for corpus in (self.corpus, self.valid):
+        for corpus in (*self.corpora, self.valid):
             manifest = corpus.manifest
             sides = {"target": (manifest.vocabulary, self.target)}
             if "source_vocabulary" in manifest.extra:
@@ -125,11 +129,13 @@ class _Inputs:
                         expected=f"vocabulary {vocabulary.digest[:12]}..., found {digest[:12]}...",
                         hint="give the `prepared` folder that this corpus comes from",
                     )
-        self.teaching = Teaching(config.objective, corpus=self.corpus, target=self.target, source=self.source)
+        self.teaching = Teaching(config.objective, corpus=self.corpora[0], target=self.target, source=self.source)
 
     def digests(self) -> dict[str, str]:
         """What the model depends on."""
-        digests = {"corpus": self.corpus.manifest.digest(), "prepared": self.prepared.digest()}
+        digests = {"prepared": self.prepared.digest()}
+        for number, corpus in enumerate(self.corpora, start=1):
+            digests[corpus_key(number, len(self.corpora))] = corpus.manifest.digest()
         if self.init_from is not None:
             digests["init_from"] = model_digest(self.init_from)
         return digests | self.teaching.digests()
@@ -142,13 +148,15 @@ class _Work:
     Attributes:
         model: With its first weights.
         objective: What is minimised.
-        data: The corpus' rows that the model can be trained on.
+        parts: The corpora's rows that the model can be trained on.
+        data: Their batches.
         held_out: Those of the validation text.
     """
 
     model: nn.Module
     objective: Objective
-    data: CorpusData
+    parts: list[CorpusData]
+    data: TrainingData
     held_out: CorpusData
 
     @staticmethod
@@ -181,21 +189,33 @@ class _Work:
                     "has no row that the model can be trained on",
                     where=str(corpus.path),
                     expected="shorter rows, or a larger model.max_positions or model.upsample; left out were "
-                    + _left_out(data)
+                    + left_out(data)
                     if corpus.rows
                     else "at least one row",
                 )
             return data
 
-        data = data_of(inputs.corpus, inputs.teaching.soft())
-        return _Work(model=model, objective=objective, data=data, held_out=data_of(inputs.valid))
+        soft = inputs.teaching.soft()
+        parts = [data_of(corpus, soft) for corpus in inputs.corpora]
+        data: TrainingData = parts[0]
+        if inputs.mixed:
+            data = MixedData(
+                parts,
+                [part.weight for part in config.corpora],
+                batch_tokens=training.batch_tokens,
+                window=training.window,
+                seed=training.seed,
+                rank=fabric.global_rank,
+                world=fabric.world_size,
+            )
+        return _Work(model=model, objective=objective, parts=parts, data=data, held_out=data_of(inputs.valid))
 
 
 def _train(config: TrainConfig, inputs: _Inputs, work: _Work, fabric: Fabric, out: Path) -> TrainResult:
     training = config.training
-    for corpus, data in ((inputs.corpus, work.data), (inputs.valid, work.held_out)):
-        if fabric.is_global_zero and data.rows < corpus.rows:
-            say(f"train: of {corpus.rows:,} rows of {corpus.path} some are left out: {_left_out(data)}")
+    for data in (*work.parts, work.held_out):
+        if fabric.is_global_zero and data.rows < data.corpus.rows:
+            say(f"train: of {data.corpus.rows:,} rows of {data.corpus.path} some are left out: {left_out(data)}")
     bleu = _greedy_bleu(config, inputs, work.held_out) if training.valid_bleu else None
 
     def validate(current: nn.Module) -> tuple[float, float | None]:
@@ -263,10 +283,6 @@ def _build(config: TrainConfig, inputs: _Inputs) -> nn.Module:
     return model
 
 
-def _left_out(data: CorpusData) -> str:
-    return ", ".join(f"{len(rows):,} {reason}" for reason, rows in data.skipped.items() if rows)
-
-
 def _greedy_bleu(config: TrainConfig, inputs: _Inputs, held_out: CorpusData) -> Callable[[nn.Module], float]:
     table = inputs.valid.take(held_out.positions, ["id", "source_ids", "target"])
     sources = list(zip(table.column("id").to_pylist(), table.column("source_ids").to_pylist(), strict=True))
@@ -324,13 +340,6 @@ class _Observer:
             self._writer.add_scalar(f"{group}/{name}", value, update)
 
 
-def write_rejected(path: Path, data: CorpusData) -> None:
-    """List the rows that a model cannot be trained on, with their reasons."""
-    skipped = sorted((row, reason) for reason, rows in data.skipped.items() for row in rows)
-    lines = "".join(f"{row}\t{reason}\n" for row, reason in skipped)
-    atomic_write(path, ("id\treason\n" + lines).encode())
-
-
 def _write(
     config: TrainConfig,
     inputs: _Inputs,
@@ -339,7 +348,7 @@ def _write(
     out: Path,
     made_by: dict[str, Any],
 ) -> Manifest:
-    write_rejected(out / REJECTED, work.data)
+    write_rejected(out / REJECTED, *work.parts)
     write_rejected(out / REJECTED_VALID, work.held_out)
     save_model(
         out,
@@ -352,11 +361,11 @@ def _write(
     return Manifest(
         kind="model",
         fingerprint=made_by,
-        rows=work.data.rows,
-        source_tokens=work.data.source_tokens,
-        target_tokens=work.data.target_tokens,
+        rows=sum(part.rows for part in work.parts),
+        source_tokens=sum(part.source_tokens for part in work.parts),
+        target_tokens=sum(part.target_tokens for part in work.parts),
         vocabulary=inputs.target.digest,
-        counts={reason: len(rows) for reason, rows in work.data.skipped.items() if rows},
+        counts=count_rejected(work.parts),
         extra={
             "source_vocabulary": inputs.source.digest,
             "role": config.role,

@@ -20,6 +20,7 @@ from seqkd.objectives.base import Batch
 from seqkd.training.soft import SoftTable
 
 COLUMNS = ("id", "source_ids", "target_ids")
+NAMED_IDS = 20  # in an error message, of each corpus
 AHEAD = 4  # groups of batches read while the device works on one
 
 T = TypeVar("T")
@@ -123,8 +124,12 @@ class CorpusData:
         CorpusError: `soft` lacks a row that fits, or one of its positions.
 
     Attributes:
+        corpus: As given.
+        special: Likewise.
         rows: How many rows fit.
         positions: Where they are in the corpus `[rows]`.
+        source_lengths: Their subwords, without ends of sentences `[rows]`.
+        target_lengths: Likewise.
         source_tokens: Of these rows, without ends of sentences.
         target_tokens: Likewise.
         skipped: By reason, the ids of the rows that do not.
@@ -152,20 +157,20 @@ class CorpusData:
             fits &= ~marks
         if soft is not None:
             soft.check(ids[fits], targets[fits])
-        self._corpus, self._special, self._soft = corpus, special, soft
+        self.corpus, self.special, self._soft = corpus, special, soft
         self.positions = np.flatnonzero(fits)
-        self._sources, self._targets = sources[fits], targets[fits]
+        self.source_lengths, self.target_lengths = sources[fits], targets[fits]
         self._batch_tokens, self._window, self._seed = batch_tokens, window, seed
         self._rank, self._world = rank, world
         self.rows = len(self.positions)
-        self.source_tokens = int(self._sources.sum(dtype=np.int64))
-        self.target_tokens = int(self._targets.sum(dtype=np.int64))
+        self.source_tokens = int(self.source_lengths.sum(dtype=np.int64))
+        self.target_tokens = int(self.target_lengths.sum(dtype=np.int64))
 
     def plan(self, epoch: int) -> list[Rows]:
         """This rank's batches of one epoch, as positions in the corpus."""
         batches = plan_epoch(
-            self._sources,
-            self._targets,
+            self.source_lengths,
+            self.target_lengths,
             batch_tokens=self._batch_tokens,
             seed=self._seed,
             epoch=epoch,
@@ -175,10 +180,28 @@ class CorpusData:
         )
         return [self.positions[batch] for batch in batches]
 
+    def read(self, rows: Rows) -> pa.Table:
+        """What `collate` takes, of these positions."""
+        return self.corpus.take(rows, list(COLUMNS))
+
     def load(self, rows: Rows) -> Batch:
         """The batch of these positions."""
-        batch = collate(self._corpus.take(rows, list(COLUMNS)), self._special)
+        batch = collate(self.read(rows), self.special)
         return batch if self._soft is None else batch._replace(soft=self._soft.of(batch.ids))
+
+
+def name_rows(batches: Sequence[Batch]) -> str:
+    """Row ids for an error message, with their corpora where these are mixed: `1, 2 of gold/train; 1 of kd`."""
+    ids: dict[str, list[int]] = {}
+    for batch in batches:
+        origins = [""] * len(batch.ids) if batch.origins is None else batch.origins.tolist()
+        for row, origin in zip(batch.ids.tolist(), origins, strict=True):
+            ids.setdefault(origin, []).append(row)
+    named = []
+    for origin, rows in ids.items():
+        more = f" and {len(rows) - NAMED_IDS} more" * (len(rows) > NAMED_IDS)
+        named.append(", ".join(map(str, rows[:NAMED_IDS])) + more + (f" of {origin}" if origin else ""))
+    return "; ".join(named)
 
 
 def read_ahead(load: Callable[[T], Batch], groups: Iterable[Sequence[T]]) -> Generator[list[Batch]]:

@@ -23,7 +23,7 @@ from seqkd.errors import WorkError
 from seqkd.models.checkpoint import load_weights, weights_of
 from seqkd.objectives.base import Batch, Objective
 from seqkd.progress import Progress, say
-from seqkd.training.data import TrainingData, read_ahead
+from seqkd.training.data import TrainingData, name_rows, read_ahead
 from seqkd.training.optim import OptimSettings, build_optimizer, learning_rate
 from seqkd.training.runtime import Precision, StopRequest
 from seqkd.training.state import (
@@ -40,7 +40,6 @@ from seqkd.training.state import (
     save_state,
 )
 
-NAMED_IDS = 20  # in an error message
 NOTE_EVERY = 10  # updates between curve points
 
 
@@ -388,12 +387,9 @@ class _Run:
 
 
 def _not_finite(what: str, update: int, batches: Sequence[Batch]) -> WorkError:
-    ids = np.concatenate([batch.ids for batch in batches]).tolist() if batches else []
-    named = ", ".join(str(row) for row in ids[:NAMED_IDS]) + (
-        f" and {len(ids) - NAMED_IDS} more" * (len(ids) > NAMED_IDS)
-    )
+    named = name_rows(batches)
     return WorkError(
         what,
-        where=f"update {update}" + (f", rows {named}" if ids else ""),
+        where=f"update {update}" + (f", rows {named}" if named else ""),
         hint="look at these rows, lower learning_rate, raise warmup_updates, or train in float32",
     )

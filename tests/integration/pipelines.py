@@ -55,8 +55,10 @@ def shrunk(file: Path, data: dict[str, Any] | None = None) -> dict[str, Any]:
         part["training"] |= _TRAINING
     for part in values["distill"]:
         part["workers"] = 1
+        search = part.get("search", {})
+        part["search"] = search | {name: min(search[name], 5) for name in ("beam", "nbest") if name in search}
         # A teacher of few updates repeats itself, and `ctc` has no room for the blanks between equal pieces.
-        part["search"] = part.get("search", {}) | {"no_repeat_ngram_size": 1}
+        part["search"]["no_repeat_ngram_size"] = 1
     values["evaluate"] = values.get("evaluate", {}) | {"beams": [1, 2]}
     return values
 

@@ -18,7 +18,7 @@ import pytest
 from seqkd.cli import main
 from seqkd.corpus.manifest import MANIFEST, read_manifest
 from seqkd.corpus.reader import Corpus
-from seqkd.models.checkpoint import model_digest
+from seqkd.models.checkpoint import load_model, model_digest
 from seqkd.pipeline import read_pipeline
 from seqkd.plan import write_plan
 from seqkd.plan_stages import plan_stages
@@ -245,6 +245,42 @@ def test_students_are_taught_word_by_word(tmp_path: Path, monkeypatch: pytest.Mo
     page = (runs / "toy" / "report" / "report.html").read_text()
     assert "soft targets outputs" in page
     assert main(["inspect", str(runs / "toy" / "soft_targets" / "outputs")]) == 0
+
+
+def test_an_ensemble_teaches_and_students_mix_corpora_and_are_tuned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    values = shrunk(ROOT / "pipelines" / "toy.toml", toy_text(tmp_path / "text", rows=200, held_out=10))
+    values["teacher"]["ensemble"] = 2
+    gold = values["students"][0]
+    little = {"max_updates": 2, "learning_rate": 1e-6, "warmup_updates": 1, "schedule": "cosine", "average": 1}
+    mix = [{"name": "gold"}, {"name": "seqkd", "weight": 1.5}]
+    values["students"] = [
+        gold,
+        gold | {"name": "mix", "corpus": mix, "objective": {"type": "word_kd"}},
+        gold | {"name": "tuned", "corpus": "seqinter", "init_from": "gold", "training": gold["training"] | little},
+    ]
+    root = tmp_path / "runs" / "toy"
+    run_stages(write_pipeline(values, tmp_path), tmp_path / "runs")
+    report = json.loads((root / "report" / "report.json").read_text())
+    names = ["teacher", "teacher-2", "teacher-ensemble", "gold", "mix", "tuned"]
+    assert [(model["name"], model["corpus"]) for model in report["models"]] == list(
+        zip(names, ["gold", "gold", "gold", "gold", "gold + 1.5 seqkd", "seqinter"], strict=True)
+    )
+    digests = [model_digest(root / name) for name in ("teacher", "teacher-2")]
+    assert digests[0] != digests[1]
+    taught = read_manifest(root / "students" / "mix").fingerprint["inputs"]
+    assert [taught["teacher1"], taught["teacher2"]] == digests
+    decoded = read_manifest(root / "kbest" / "beam5").fingerprint["inputs"]
+    assert set(digests) <= set(decoded.values())
+    tuned = read_manifest(root / "students" / "tuned")
+    assert tuned.fingerprint["inputs"]["init_from"] == model_digest(root / "students" / "gold")
+    assert tuned.fingerprint["inputs"]["corpus"] == read_manifest(root / "corpora" / "seqinter").digest()
+    assert tuned.extra["updates"] == 2
+    ours, base = (load_model(root / "students" / name).model for name in ("tuned", "gold"))
+    steps = [float((a - b).detach().abs().max()) for a, b in zip(ours.parameters(), base.parameters(), strict=True)]
+    assert 0.0 < max(steps) < 1e-5  # it begins at the other's weights and hardly moves
 
 
 def run_stages(file: Path, runs: Path) -> None:

@@ -99,6 +99,23 @@ def test_names_that_do_not_fit(pipeline: Path, old: str, new: str, problem: str)
     assert sum(problem in line for line in problems(pipeline)) == 1
 
 
+def test_an_ensemble_of_teachers_takes_its_names(pipeline: Path) -> None:
+    edited(pipeline, "[teacher.training]", "[teacher]\nensemble = 2\n\n[teacher.training]")
+    edited(pipeline, 'init_from = "kd"', 'init_from = "teacher-2"')
+    assert read_pipeline(pipeline).teacher.names == ("teacher", "teacher-2")
+    edited(pipeline, 'name = "tuned"', 'name = "teacher-2"')
+    assert problems(pipeline) == [
+        "students.teacher-2: the name is taken by the teacher",
+        "students.teacher-2.init_from: goes in a circle: teacher-2 <- teacher-2",
+    ]
+    edited(pipeline, 'name = "teacher-2"', 'name = "teacher-3"')
+    assert read_pipeline(pipeline).students[-1].name == "teacher-3"
+    edited(pipeline, "ensemble = 2\n\n[teacher.training]\nmax_updates = 10", 'path = "m"\nensemble = 2')
+    assert problems(pipeline) == [
+        "teacher: ensemble: is of teachers that are trained here; leave it out, or leave out `path`"
+    ]
+
+
 SOFT = '[[soft_targets]]\nname = "soft"\n\n'
 
 
@@ -142,6 +159,28 @@ SOFT = '[[soft_targets]]\nname = "soft"\n\n'
 def test_word_level_distillation_that_does_not_fit(pipeline: Path, old: str, new: str, problem: str) -> None:
     edited(pipeline, "[[distill]]", f"{SOFT}[[distill]]")
     edited(pipeline, old, new)
+    found = problems(pipeline)
+    assert len(found) == 1
+    assert found[0].startswith(problem)
+
+
+@pytest.mark.parametrize(
+    ("corpus", "problem"),
+    [
+        ('[{ name = "gold" }, { name = "lead" }]', "students.tuned.corpus: no [[select]] is named 'lead'; there is go"),
+        ('[{ name = "gold" }, { name = "kd", weight = 0 }]', "students.tuned.corpus.1.weight: Input should be greater"),
+        ('[{ name = "kd" }, { name = "kd" }]', "students.tuned: corpus: kd stands there twice"),
+        ("[]", "students.tuned.corpus: Tuple should have at least 1 item"),
+        ("3", "students.tuned.corpus: Input should be a valid string, got 3"),
+        (
+            '[{ name = "gold" }, { name = "kd" }]\nobjective = { type = "word_kd", soft_targets = "soft" }',
+            "students.tuned: objective.soft_targets: are of one corpus",
+        ),
+    ],
+)
+def test_corpora_that_cannot_be_mixed(pipeline: Path, corpus: str, problem: str) -> None:
+    edited(pipeline, "[[distill]]", f"{SOFT}[[distill]]")
+    edited(pipeline, 'corpus = "kd"\ninit_from', f"corpus = {corpus}\ninit_from")
     found = problems(pipeline)
     assert len(found) == 1
     assert found[0].startswith(problem)

@@ -11,8 +11,10 @@ import pytest
 from seqkd.cli import main
 from seqkd.config import (
     BitextConfig,
+    DistillConfig,
     EvaluateConfig,
     PrepareConfig,
+    ReportConfig,
     SelectConfig,
     SoftTargetsConfig,
     TrainConfig,
@@ -164,6 +166,69 @@ def test_a_student_taught_word_by_word_needs_the_teacher_or_what_it_wrote(pipeli
         assert load_stage(type(stage.config), file) == stage.config
     rules = write_plan(pipeline, Path("runs")).read_text()
     assert f"distill --config {run}/config/soft_targets.kd16.toml --out {soft.out} --soft-targets " in rules
+
+
+def test_an_ensemble_of_teachers_differs_in_seeds_and_teaches_together(pipeline: Path) -> None:
+    pipeline.write_text(pipeline.read_text() + WORD_KD)
+    alone = {stage.name: stage for stage in plan_stages(read_pipeline(pipeline), Path("runs"))}
+    edited(pipeline, "[teacher.training]", "[teacher]\nensemble = 3\n\n[teacher.training]")
+    stages = {stage.name: stage for stage in plan_stages(read_pipeline(pipeline), Path("runs"))}
+    run, names = Path("runs/small"), ("teacher", "teacher-2", "teacher-3")
+    folders = tuple(run / name for name in names)
+    assert stages["teacher"] == alone["teacher"]
+    seeds = set()
+    for name in names:
+        teacher, evaluate = stages[name].config, stages[f"evaluate.{name}"].config
+        assert isinstance(teacher, TrainConfig)
+        assert isinstance(evaluate, EvaluateConfig)
+        seeds.add(teacher.training.seed)
+        training = teacher.training.model_copy(update={"seed": 1})
+        first = stages["teacher"].config.model_copy(update={"training": training})
+        assert teacher.model_copy(update={"training": training}) == first
+        assert (evaluate.role, evaluate.model, stages[name].goal) == ("teacher", run / name, "teacher")
+    assert len(seeds) == 3
+    distill, soft, live = (stages[name].config for name in ("distill.beam5", "soft_targets.kd16", "student.live"))
+    assert isinstance(distill, DistillConfig)
+    assert isinstance(soft, SoftTargetsConfig)
+    assert isinstance(live, TrainConfig)
+    assert isinstance(live.objective, WordKdConfig)
+    assert distill.models == soft.models == live.objective.teachers == folders
+    for name in ("distill.beam5", "soft_targets.kd16", "student.live"):
+        assert {folder / "manifest.json" for folder in folders} <= set(stages[name].needs)
+    report = stages["report"].config
+    assert isinstance(report, ReportConfig)
+    assert [model.name for model in report.models][:4] == [*names, "gold"]
+    assert [model.name for model in report.evaluations][:5] == [*names, "teacher-ensemble", "gold"]
+    together = stages["evaluate.teacher-ensemble"]
+    assert isinstance(together.config, EvaluateConfig)
+    assert (together.config.model, *together.config.ensemble) == folders
+    assert (together.config.role, together.config.speed_against) == ("teacher", run / "teacher")
+    assert {folder / "manifest.json" for folder in folders} <= set(together.needs)
+    assert {("teacher-3", "k-best beam5"), ("gold", "teacher-2"), ("teacher-2", "student live")} <= set(report.edges)
+
+
+def test_a_student_of_several_corpora_needs_all_of_them(pipeline: Path) -> None:
+    edited(
+        pipeline,
+        'corpus = "kd"\ninit_from = "kd"',
+        'corpus = [{ name = "gold", weight = 0.5 }, { name = "kd" }]',
+    )
+    stages = {stage.name: stage for stage in plan_stages(read_pipeline(pipeline), Path("runs"))}
+    run, stage = Path("runs/small"), stages["student.tuned"]
+    assert isinstance(stage.config, TrainConfig)
+    assert [(part.path, part.weight) for part in stage.config.corpora] == [
+        (run / "gold/train", 0.5),
+        (run / "corpora/kd", 1.0),
+    ]
+    assert {run / "gold/manifest.json", run / "corpora/kd/manifest.json"} <= set(stage.needs)
+    evaluate, report = stages["evaluate.tuned"].config, stages["report"].config
+    assert isinstance(evaluate, EvaluateConfig)
+    assert evaluate.trained_on == "0.5 gold + kd"
+    assert isinstance(report, ReportConfig)
+    assert {("gold", "student tuned"), ("corpus kd", "student tuned")} <= set(report.edges)
+    file = Path("train.toml")
+    file.write_text(to_toml(stage.config))
+    assert load_stage(TrainConfig, file) == stage.config
 
 
 def test_make_writes_soft_targets_before_their_student(make: FakeMake) -> None:

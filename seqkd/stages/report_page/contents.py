@@ -89,6 +89,7 @@ class Contents:
         corpora: Gold first.
         distill: Decodes.
         models: Evaluated models, as in the pipeline.
+        baselines: The student that a student's gain is over, by name.
         curves: Validations of each model that was trained here.
         samples: Training rows.
         edges: The pipeline's graph.
@@ -103,6 +104,7 @@ class Contents:
     corpora: tuple[CorpusEntry, ...]
     distill: tuple[DistillEntry, ...]
     models: tuple[EvaluationResult, ...]
+    baselines: dict[str, str]
     curves: dict[str, tuple[CurvePoint, ...]]
     samples: tuple[Sample, ...]
     edges: tuple[tuple[str, str], ...]
@@ -126,8 +128,17 @@ class Contents:
                 }
                 for entry in self.distill
             ],
-            "models": [model_json(model) for model in self.models],
+            "models": [
+                model_json(model) | {"baseline": self.baselines.get(model.name), "gain": self.gains(model)}
+                for model in self.models
+            ],
         }
+
+    def gains(self, model: EvaluationResult) -> dict[str, float]:
+        """BLEU over the model's baseline, by decode; of decodes that both have."""
+        baseline = next((other for other in self.models if other.name == self.baselines.get(model.name)), None)
+        theirs = {} if baseline is None else baseline.decodes
+        return {name: found.bleu - theirs[name].bleu for name, found in model.decodes.items() if name in theirs}
 
 
 def _corpus_json(corpus: CorpusEntry) -> dict[str, Any]:

@@ -75,6 +75,7 @@ def gather(config: ReportConfig) -> Contents:
         corpora=corpora,
         distill=tuple(_distill(named.name, named.path) for named in config.distill),
         models=models,
+        baselines=dict(config.baselines),
         curves={name: points for name, points in curves.items() if points},
         samples=_samples(gold, distilled, shared, config.samples),
         edges=config.edges,
@@ -87,7 +88,8 @@ def gather(config: ReportConfig) -> Contents:
 
 def _kinds(config: ReportConfig) -> dict[str, str]:
     """What each node of the graph is. The plan calls them by kind and name: a corpus and a student may share a name."""
-    kinds = {GOLD: "corpus", "teacher": "model"}
+    kinds = {named.name: "model" for named in config.models}  # teachers stand there by their names alone
+    kinds |= {GOLD: "corpus", "teacher": "model"}
     kinds |= {f"corpus {named.name}": "corpus" for named in config.corpora}
     kinds |= {f"k-best {named.name}": "kbest" for named in config.distill}
     return kinds | {f"student {named.name}": "model" for named in (*config.models, *config.evaluations)}

@@ -35,7 +35,7 @@ def render(contents: Contents) -> str:
         contents=contents,
         findings=find(models),
         graph=draw_graph(contents.edges, contents.kinds),
-        models=tables.models_table(models) if models else None,
+        models=tables.models_table(contents) if models else None,
         corpora=tables.corpora_table(corpora),
         distill=tables.distill_table(contents.distill) if contents.distill else None,
         model_legend=[(name, plots.colour(index)) for index, name in enumerate(order)],

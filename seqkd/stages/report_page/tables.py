@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from seqkd.metrics.results import EvaluationResult
-from seqkd.stages.report_page.contents import CorpusEntry, DistillEntry
+from seqkd.stages.report_page.contents import Contents, CorpusEntry, DistillEntry
+from seqkd.stages.report_page.findings import MINUS
 from seqkd.stages.report_page.plots import colour
 from seqkd.stages.report_page.twins import decode_label
 
@@ -49,8 +50,9 @@ class Table:
     rows: tuple[tuple[Cell, ...], ...]
 
 
-def models_table(models: Sequence[EvaluationResult]) -> Table:
+def models_table(contents: Contents) -> Table:
     """A row for each decode of each model: its quality and its speed; columns that nothing fills are left out."""
+    models = contents.models
     rows = [(model, name, result) for model in models for name, result in model.decodes.items()]
     colours = {model.name: colour(index) for index, model in enumerate(models)}
     results = [result for _, _, result in rows]
@@ -65,6 +67,10 @@ def models_table(models: Sequence[EvaluationResult]) -> Table:
         (Head(name="Trained on", number=False), [text(model.trained_on) for model, _, _ in rows]),
         (Head(name="Decode", number=False), [text(decode_label(model, name)) for model, name, _ in rows]),
         (Head(name="BLEU"), highest([result.bleu for result in results], 2)),
+        (
+            Head(name="Gain", unit="BLEU, over a student of gold text"),
+            [_gain(contents, m, name) for m, name, _ in rows],
+        ),
         (Head(name="Valid outputs", unit="%"), highest([percent(result.valid) for result in results], 1)),
         (Head(name="Speed-up", unit=f"one sentence, {over}"), highest([r.speedup_batch1 for r in results], 1)),
         (Head(name="Speed-up", unit=f"in batches, {over}"), highest([result.speedup for result in results], 1)),
@@ -83,6 +89,15 @@ def models_table(models: Sequence[EvaluationResult]) -> Table:
         (Head(name="Objective", number=False), [text(model.objective) for model, _, _ in rows]),
     ]
     return _table(columns)
+
+
+def _gain(contents: Contents, model: EvaluationResult, decode: str) -> Cell:
+    """With its sign, and over whom."""
+    gain = contents.gains(model).get(decode)
+    if gain is None:
+        return number(None, 2)
+    shown = f"{round(gain, 2) + 0.0:+.2f}".replace("-", MINUS)  # no -0.0
+    return Cell(text=shown, sort=repr(gain), note=contents.baselines[model.name])
 
 
 def _over(models: Sequence[EvaluationResult]) -> str:

@@ -176,6 +176,7 @@ def full(root: Path) -> ReportConfig:
             "distill": named(root, "kbest"),
             "models": named(root, *(f"models/{name}" for name in names)),
             "evaluations": named(root, *(f"evaluations/{name}" for name in names)),
+            "baselines": [("small", "gold")],
             "edges": [("gold", "teacher"), ("teacher", "k-best kbest"), ("k-best kbest", "corpus seqkd")],
             "samples": 4,
         }

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -104,6 +105,34 @@ def result(folders: Path) -> EvaluationResult:
 
 def texts(folders: Path, beam: int) -> list[str]:
     return (folders / "out" / f"hypotheses.beam{beam}.txt").read_text().splitlines()
+
+
+def second_model(folders: Path, vocabulary: Path, seed: int = 2) -> Path:
+    torch.manual_seed(seed)
+    size = Vocabulary.load(vocabulary).size
+    model = build("transformer", SETTINGS, source_vocab=size, target_vocab=size)
+    out = folders / f"model-{seed}"
+    if not out.exists():
+        out.mkdir()
+        save_model(out, model, arch="transformer", settings=SETTINGS, vocab=vocabulary)
+    return out
+
+
+def test_an_ensemble_is_evaluated_as_one(folders: Path, result: EvaluationResult, tmp_path: Path) -> None:
+    other = second_model(folders, folders / "vocab.model")
+    evaluate.run(config(folders, ensemble=[other], speed_against=folders / "model"), tmp_path / "out", device="cpu")
+    together = read_result(tmp_path / "out")
+    assert together.parameters == 2 * result.parameters
+    assert together.baseline is not None
+    models: list[Any] = [load_model(path).model for path in (folders / "model", other)]
+    vocabulary = Vocabulary.load(folders / "vocab.model")
+    pairs = list(zip(vocabulary.encode(SOURCES), vocabulary.encode(TARGETS), strict=True))
+    scores = score_pairs(models, pairs, batch_tokens=4000, device=torch.device("cpu"))
+    expected = math.exp(-sum(score.logprob for score in scores) / sum(score.tokens for score in scores))
+    assert together.perplexity == pytest.approx(expected, rel=1e-5)
+    assert together.perplexity != pytest.approx(result.perplexity)
+    with pytest.raises(ConflictError, match=r"inputs\.model2"):
+        evaluate.run(config(folders, speed_against=folders / "model"), tmp_path / "out", device="cpu")
 
 
 def test_scores_are_those_of_the_texts_written(folders: Path, result: EvaluationResult) -> None:
@@ -278,9 +307,10 @@ def test_a_teacher_of_another_vocabulary_is_refused(folders: Path, tmp_path: Pat
 
 
 def test_objective_and_recipe_come_from_the_manifest(tmp_path: Path) -> None:
-    def trained(name: str, **objective: object) -> tuple[str, str]:
+    def trained(name: str, first: str = "", **objective: object) -> tuple[str, str]:
         (tmp_path / name).mkdir()
-        made_by = fingerprint("train", {"model": {"arch": "ctc"}, "objective": objective}, {})
+        inputs = {"init_from": first} if first else {}
+        made_by = fingerprint("train", {"model": {"arch": "ctc"}, "objective": objective}, inputs)
         write_manifest(tmp_path / name, Manifest(kind="model", fingerprint=made_by))
         return evaluate._training(tmp_path / name)
 
@@ -289,3 +319,7 @@ def test_objective_and_recipe_come_from_the_manifest(tmp_path: Path) -> None:
     assert plain == again
     assert (plain[0], glanced[0]) == ("ctc", "ctc+glat")
     assert plain[1] != glanced[1]
+    tuned = trained("d", "0" * 64, type="ctc", glancing=None)  # no twin of one that began anew
+    assert tuned[0] == plain[0]
+    assert tuned[1] != plain[1]
+    assert tuned == trained("e", "1" * 64, type="ctc", glancing=None)

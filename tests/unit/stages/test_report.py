@@ -94,6 +94,20 @@ def test_gold_is_faithful_to_itself_and_the_distilled_corpus_is_not(root: Path) 
     assert seqkd["faithfulness"] > 0.0
 
 
+def test_gains_are_over_the_baseline_at_the_same_decode(root: Path) -> None:
+    html, values = make(full(root), root / "out")
+    teacher, gold, small = values["models"]
+    assert (small["baseline"], small["gain"]) == ("gold", {"1": 3.25, "5": 0.0})
+    assert (gold["baseline"], gold["gain"]) == (teacher["baseline"], teacher["gain"]) == (None, {})
+    for shown in ("+3.25", "+0.00"):
+        assert f'{shown} <span class="note">gold</span>' in html
+    without = full(root).model_copy(update={"baselines": ()})
+    assert "over a student of gold text" not in make(without, root / "without")[0]
+    worse = bleu(MODELS[2], 19.5)
+    (root / "evaluations" / "small" / "result.json").write_text(worse.to_json())
+    assert '\N{MINUS SIGN}0.50 <span class="note">gold' in make(full(root), root / "worse")[0]
+
+
 # --- report.html ---------------------------------------------------------------------------------------------------
 
 LOADING = ("src", "href", "srcset", "data", "action", "poster", "xlink:href")

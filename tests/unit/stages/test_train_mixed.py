@@ -1,0 +1,170 @@
+"""Training a student on several corpora at once."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from seqkd.cli import main
+from seqkd.config import TrainConfig, load_stage, validate
+from seqkd.corpus.manifest import Manifest, fingerprint, read_manifest, write_manifest
+from seqkd.corpus.reader import Corpus
+from seqkd.corpus.writer import write_shard
+from seqkd.errors import ConfigError, ConflictError, CorpusError, WorkError
+from seqkd.models.checkpoint import model_digest
+from seqkd.pipeline import to_toml
+from seqkd.stages import prepare, train
+from tests.unit.stages.support import prepare_config
+from tests.unit.stages.teachers import MODEL, TRAINING, make_teacher
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("text")
+    prepare.run(prepare_config(folder), folder / "prepared")
+    return folder / "prepared"
+
+
+@pytest.fixture(scope="module")
+def other(prepared: Path) -> Path:
+    """The gold corpus' ids and sources with the targets of other rows, in another number of shards."""
+    rows = [row for table in Corpus.open(prepared / "train").tables() for row in table.to_pylist()]
+    for row, giver in zip(rows, [*rows[1:], rows[0]], strict=True):
+        row["target"], row["target_ids"] = giver["target"] + " .", list(giver["target_ids"])
+    folder = prepared.parent / "other"
+    folder.mkdir()
+    shard = write_shard(folder, 0, pa.Table.from_pylist(rows))
+    vocabulary = read_manifest(prepared).vocabulary
+    made_by = fingerprint("select", {}, {})
+    manifest = Manifest(kind="corpus", fingerprint=made_by, rows=len(rows), shards=[shard], vocabulary=vocabulary)
+    write_manifest(folder, manifest)
+    return folder
+
+
+def mix(prepared: Path, other: Path, first: float = 0.5, second: float = 2.0, **more: Any) -> TrainConfig:
+    values: dict[str, Any] = {
+        "prepared": prepared,
+        "corpus": [{"path": prepared / "train", "weight": first}, {"path": other, "weight": second}],
+        "model": MODEL,
+        "training": {**TRAINING, **more.pop("training", {})},
+    }
+    return validate(TrainConfig, {**values, **more}, "test")
+
+
+def test_an_interrupted_run_ends_with_the_same_model(
+    prepared: Path, other: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = mix(prepared, other, training={"max_updates": 90, "validate_every": 45})  # more than one epoch
+    train.run(config, tmp_path / "whole", device="cpu")
+    trained = train._Observer.trained
+
+    def stop(self: Any, update: int, values: dict[str, float]) -> None:
+        trained(self, update, values)
+        if update == 70:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train._Observer, "trained", stop)
+        with pytest.raises(WorkError, match="stopped at update 70 of 90"):
+            train.run(config, tmp_path / "stopped", device="cpu")
+    train.run(config, tmp_path / "stopped", device="cpu")
+    assert model_digest(tmp_path / "whole") == model_digest(tmp_path / "stopped")
+
+
+def test_the_fingerprint_has_every_corpus_and_weight(prepared: Path, other: Path, tmp_path: Path) -> None:
+    out = tmp_path / "model"
+    train.run(mix(prepared, other), out, device="cpu")
+    made_by = read_manifest(out).fingerprint
+    assert made_by["config"]["weights"] == [0.5, 2.0]
+    assert made_by["inputs"]["corpus1"] == read_manifest(prepared / "train").digest()
+    assert made_by["inputs"]["corpus2"] == read_manifest(other).digest()
+    assert read_manifest(out).rows == 2 * Corpus.open(other).rows
+    with pytest.raises(ConflictError, match=r"config\.weights\.1: 2\.0 -> 3\.0"):
+        train.run(mix(prepared, other, second=3.0), out, device="cpu")
+
+
+def test_one_corpus_in_a_list_is_that_corpus(prepared: Path, tmp_path: Path) -> None:
+    out, path = tmp_path / "model", prepared / "train"
+    train.run(mix(prepared, path, corpus=str(path)), out, device="cpu")
+    before = model_digest(out)
+    train.run(mix(prepared, path, corpus=[{"path": path}]), out, device="cpu")  # up to date
+    assert model_digest(out) == before
+    with pytest.raises(ConflictError, match=r"config\.weights\.0"):
+        train.run(mix(prepared, path, corpus=[{"path": path, "weight": 2}]), out, device="cpu")
+
+
+def test_rejected_rows_are_listed_by_corpus(prepared: Path, other: Path, tmp_path: Path) -> None:
+    expected, limit = [], 9
+    for number, path in enumerate((prepared / "train", other), start=1):
+        ids, sources, targets = Corpus.open(path).lengths()
+        expected += [(f"corpus{number}", int(row)) for row in ids[np.maximum(sources, targets) >= limit]]
+    train.run(mix(prepared, other, model={**MODEL, "max_positions": limit}), tmp_path / "m", device="cpu")
+    lines = [line.split("\t") for line in (tmp_path / "m" / "rejected.tsv").read_text().splitlines()]
+    assert lines[0] == ["corpus", "id", "reason"]
+    assert [(name, int(row)) for name, row, _ in lines[1:]] == expected
+    assert read_manifest(tmp_path / "m").counts == {"longer than max_positions": len(expected)}
+
+
+def test_every_corpus_must_have_the_vocabulary(prepared: Path, tmp_path: Path) -> None:
+    (tmp_path / "text").mkdir()
+    prepare.run(prepare_config(tmp_path / "text", size=38), tmp_path / "foreign")
+    with pytest.raises(CorpusError, match="another target vocabulary than") as caught:
+        train.run(mix(prepared, tmp_path / "foreign" / "train"), tmp_path / "m", device="cpu")
+    assert caught.value.where == str(tmp_path / "foreign" / "train")
+    assert not (tmp_path / "m").exists()
+
+
+def test_a_loss_that_is_not_finite_names_rows_and_corpora(prepared: Path, other: Path, tmp_path: Path) -> None:
+    teacher = make_teacher(tmp_path / "teacher", prepared / "vocab.model", nan=True)
+    objective = {"type": "word_kd", "teachers": [teacher], "alpha": 1.0}
+    with pytest.raises(WorkError) as caught:
+        train.run(mix(prepared, other, 1.0, 1.0, objective=objective), tmp_path / "m", device="cpu")
+    assert f" of {prepared / 'train'}" in caught.value.where
+    assert f" of {other}" in caught.value.where
+
+
+def test_live_teachers_teach_on_all_corpora(prepared: Path, other: Path, tmp_path: Path) -> None:
+    teacher = make_teacher(tmp_path / "teacher", prepared / "vocab.model")
+    config = mix(prepared, other, objective={"type": "word_kd", "teachers": [teacher]})
+    train.run(config, tmp_path / "m", device="cpu")
+    assert read_manifest(tmp_path / "m").extra["updates"] == TRAINING["max_updates"]
+
+
+@pytest.mark.parametrize(
+    ("corpus", "more", "message"),
+    [
+        (["a", "a"], {}, "corpus: a stands there twice; give it a larger weight"),
+        (["a", "b"], {"objective": {"type": "word_kd", "soft_targets": "s"}}, "objective.soft_targets: are of one"),
+        ([], {}, "corpus: Tuple should have at least 1 item"),
+    ],
+)
+def test_mixes_that_cannot_be(corpus: list[str], more: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        mix(Path("p"), Path("o"), corpus=[{"path": path} for path in corpus], **more)
+    assert message in str(caught.value)
+
+
+def test_weights_are_checked_where_they_stand() -> None:
+    for weight in (0, -1.0, float("inf")):
+        with pytest.raises(ConfigError, match=r"corpus\.1\.weight: "):
+            mix(Path("p"), Path("o"), second=weight)
+
+
+def test_the_real_command_and_inspect(
+    prepared: Path, other: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, config = tmp_path / "train.toml", mix(prepared, other)
+    file.write_text(to_toml(config))
+    assert load_stage(TrainConfig, file) == config
+    assert main(["train", "--config", str(file), "--out", str(tmp_path / "m"), "--device", "cpu"]) == 0
+    capsys.readouterr()
+    assert main(["inspect", str(tmp_path / "m")]) == 0
+    shown = capsys.readouterr().out
+    assert f"0.5 {read_manifest(prepared / 'train').digest()[:12]}" in shown
+    assert f"2 {read_manifest(other).digest()[:12]}" in shown

@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,7 @@ from seqkd.corpus.reader import Corpus
 from seqkd.errors import ConfigError, ConflictError, CorpusError, ModelError, WorkError
 from seqkd.models.checkpoint import load_model, model_digest, read_weights
 from seqkd.stages import prepare, train
+from tests.unit.stages.interrupted import stop_at
 from tests.unit.stages.support import prepare_config
 
 MODEL = {"dim": 16, "heads": 2, "ffn_dim": 32, "encoder_layers": 1, "decoder_layers": 1, "max_positions": 64}
@@ -81,15 +80,8 @@ def test_an_interrupted_run_ends_with_the_same_model(
 ) -> None:
     settings = config(prepared, training={"precision": "float32", "max_updates": 24, "validate_every": 8})
     train.run(settings, tmp_path / "whole", device="cpu")
-    trained = train._Observer.trained
-
-    def stop(self: Any, update: int, values: dict[str, float]) -> None:
-        trained(self, update, values)
-        if update == 10:
-            os.kill(os.getpid(), signal.SIGTERM)
-
     with monkeypatch.context() as patch:
-        patch.setattr(train._Observer, "trained", stop)
+        stop_at(patch, 10)
         with pytest.raises(WorkError, match="stopped at update 10 of 24"):
             train.run(settings, tmp_path / "stopped", device="cpu")
     assert not (tmp_path / "stopped" / "manifest.json").exists()

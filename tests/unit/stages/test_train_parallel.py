@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +17,7 @@ from seqkd.errors import WorkError
 from seqkd.models.checkpoint import load_model, model_digest
 from seqkd.models.protocol import ParallelModel, ParallelSettings
 from seqkd.stages import prepare, train
+from tests.unit.stages.interrupted import stop_at
 from tests.unit.stages.support import prepare_config
 
 SIZES = {"dim": 16, "heads": 2, "ffn_dim": 32, "encoder_layers": 1, "decoder_layers": 1, "max_positions": 64}
@@ -66,15 +65,8 @@ def test_an_interrupted_run_ends_with_the_same_model(
     source = torch.tensor([[*row, 2]])
     with torch.inference_mode():
         assert loaded.model.translate(source, ParallelSettings(candidates=2))[0][0].ids
-    trained = train._Observer.trained
-
-    def stop(self: Any, update: int, values: dict[str, float]) -> None:
-        trained(self, update, values)
-        if update == 10:
-            os.kill(os.getpid(), signal.SIGTERM)
-
     with monkeypatch.context() as patch:
-        patch.setattr(train._Observer, "trained", stop)
+        stop_at(patch, 10)
         with pytest.raises(WorkError, match="stopped at update 10 of 24"):
             train.run(settings, tmp_path / "stopped", device="cpu")
     train.run(settings, tmp_path / "stopped", device="cpu")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -29,6 +28,7 @@ from seqkd.pipeline import to_toml
 from seqkd.stages import prepare, soft_targets, train
 from seqkd.training.data import CorpusData, SpecialIds
 from seqkd.training.soft import SoftTable
+from tests.unit.stages.interrupted import stop_at
 from tests.unit.stages.support import prepare_config
 from tests.unit.stages.teachers import MODEL, make_teacher, soft_config, student_config
 
@@ -153,15 +153,8 @@ def test_an_interrupted_run_ends_with_the_same_model(
     objective: dict[str, Any] = {"teachers": [teacher], "top_k": 4} if live else {"soft_targets": soft}
     config = student_config(prepared, objective, training={"max_updates": 20}, model={**MODEL, "dropout": 0.1})
     train.run(config, tmp_path / "whole", device="cpu")
-    trained = train._Observer.trained
-
-    def stop(self: Any, update: int, values: dict[str, float]) -> None:
-        trained(self, update, values)
-        if update == 10:
-            os.kill(os.getpid(), signal.SIGTERM)
-
     with monkeypatch.context() as patch:
-        patch.setattr(train._Observer, "trained", stop)
+        stop_at(patch, 10)
         with pytest.raises(WorkError, match="stopped at update 10 of 20"):
             train.run(config, tmp_path / "stopped", device="cpu")
     train.run(config, tmp_path / "stopped", device="cpu")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +18,7 @@ from seqkd.errors import ConfigError, ConflictError, CorpusError, WorkError
 from seqkd.models.checkpoint import model_digest
 from seqkd.pipeline import to_toml
 from seqkd.stages import prepare, train
+from tests.unit.stages.interrupted import stop_at
 from tests.unit.stages.support import prepare_config
 from tests.unit.stages.teachers import MODEL, TRAINING, make_teacher
 
@@ -62,15 +61,8 @@ def test_an_interrupted_run_ends_with_the_same_model(
 ) -> None:
     config = mix(prepared, other, training={"max_updates": 90, "validate_every": 45})  # more than one epoch
     train.run(config, tmp_path / "whole", device="cpu")
-    trained = train._Observer.trained
-
-    def stop(self: Any, update: int, values: dict[str, float]) -> None:
-        trained(self, update, values)
-        if update == 70:
-            os.kill(os.getpid(), signal.SIGTERM)
-
     with monkeypatch.context() as patch:
-        patch.setattr(train._Observer, "trained", stop)
+        stop_at(patch, 70)
         with pytest.raises(WorkError, match="stopped at update 70 of 90"):
             train.run(config, tmp_path / "stopped", device="cpu")
     train.run(config, tmp_path / "stopped", device="cpu")

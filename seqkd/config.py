@@ -96,7 +96,7 @@ class TrainingConfig(Strict):
     warmup_updates: int = Field(4000, ge=1)
     clip_norm: float = Field(1.0, ge=0.0, description="0: no clipping")
     precision: Literal["auto"] | Precision = Field(
-        "auto", description="auto: bf16 where the device has matrix units for it"
+        "auto", description="auto: bf16 where the device multiplies it in hardware"
     )
     validate_every: int = Field(500, ge=1, description="updates between validations; each also saves a checkpoint")
     valid_bleu: bool = Field(True, description="greedy BLEU on the validation corpus beside its NLL")

@@ -25,7 +25,7 @@ _INT_MAX = (1 << 31) - 1
 
 
 def choose_precision(precision: Literal["auto"] | Precision, device: torch.device) -> Precision:
-    """`auto` is bf16 where the device has matrix units for it, float32 elsewhere.
+    """`auto` is bf16 where the device multiplies it in hardware, float32 elsewhere.
 
     Weights, their gradients' sum and the optimiser stay in float32 in every case.
 
@@ -38,7 +38,7 @@ def choose_precision(precision: Literal["auto"] | Precision, device: torch.devic
         return precision
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
-    return "bf16" if torch.cpu._is_amx_tile_supported() else "float32"
+    return "bf16" if torch.cpu._is_avx512_bf16_supported() else "float32"
 
 
 def make_fabric(device: torch.device, precision: Precision) -> Fabric:

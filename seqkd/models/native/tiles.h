@@ -1,4 +1,5 @@
-// bf16 operands of the matrix unit (AMX), made from float32, and products of them that add up in float32.
+// bf16 operands, made from float32, and products of them that add up in float32: by the matrix unit (AMX), or where there is
+// none by the vector unit's own products of bf16 pairs, on the same layout.
 //
 // A tile is 16 x 64 bytes. The left operand's tiles hold 16 rows x 32 inputs. The right operand's hold 16 pairs of inputs x
 // 16 outputs, the two of a pair side by side. Operands are stored as [block][step][512]: a step is 32 inputs; a left
@@ -17,6 +18,7 @@ constexpr int BLOCK = 32;  // rows and columns of a product's block
 
 // The processor's setting of tiles belongs to a thread, and others use it as well.
 struct MatrixUnit {
+#if defined(__AMX_BF16__)
   MatrixUnit() {
     struct alignas(64) {
       uint8_t palette = 1, start_row = 0, reserved[14] = {};
@@ -26,6 +28,10 @@ struct MatrixUnit {
     _tile_loadconfig(&config);
   }
   ~MatrixUnit() { _tile_release(); }
+#else
+  MatrixUnit() {}
+  ~MatrixUnit() {}
+#endif
 };
 
 static inline __m512i narrow32(vf low, vf high) { return (__m512i)_mm512_cvtne2ps_pbh((__m512)high, (__m512)low); }
@@ -94,11 +100,16 @@ static inline void pack_right(const float* a, const float* scale, int rows, int 
 // What a block's sums begin with.
 enum Start { ZERO, BIAS, ADD };
 
+#if !defined(__AMX_BF16__)
+static inline __m512bh pairs_at(const uint16_t* p) { return (__m512bh)_mm512_load_si512(p); }
+#endif
+
 // c[32 x 32] = left block * right block; the left operand's second 16 rows lie `lower` numbers behind its first. BIAS begins
 // every row with `bias`, ADD goes on from what c holds.
 template <Start start>
 static inline void product(const uint16_t* left, size_t lower, const uint16_t* right, int steps, float* c, size_t stride,
                            const float* bias = nullptr) {
+#if defined(__AMX_BF16__)
   // GCC's tile loads do not tell it that they read memory.
   __asm__ volatile("" ::: "memory");
   if (start == ZERO) {
@@ -129,4 +140,34 @@ static inline void product(const uint16_t* left, size_t lower, const uint16_t* r
   _tile_stored(2, c + 16 * stride, stride * 4);
   _tile_stored(3, c + 16 * stride + 16, stride * 4);
   __asm__ volatile("" ::: "memory");
+#else
+  // Eight rows at a time: with 32 columns their sums are half of the registers, and what is read serves two products.
+  for (int row = 0; row < BLOCK; row += 8) {
+    const uint16_t* a = left + (row / 16) * lower + row % 16 * 32;
+    float* out = c + row * stride;
+    __m512 low[8], high[8];
+    for (int i = 0; i < 8; ++i) {
+      const float* from = start == BIAS ? bias : out + i * stride;
+      low[i] = start == ZERO ? _mm512_setzero_ps() : _mm512_loadu_ps(from);
+      high[i] = start == ZERO ? _mm512_setzero_ps() : _mm512_loadu_ps(from + 16);
+    }
+    const uint16_t* b = right;
+    for (int s = 0; s < steps; ++s, a += TILE, b += 2 * TILE)
+      for (int pair = 0; pair < 16; ++pair) {
+        const __m512bh b_low = pairs_at(b + pair * 32), b_high = pairs_at(b + TILE + pair * 32);
+#pragma GCC unroll 8
+        for (int i = 0; i < 8; ++i) {
+          int32_t two;
+          memcpy(&two, a + i * 32 + 2 * pair, sizeof two);
+          const __m512bh x = (__m512bh)_mm512_set1_epi32(two);
+          low[i] = _mm512_dpbf16_ps(low[i], x, b_low);
+          high[i] = _mm512_dpbf16_ps(high[i], x, b_high);
+        }
+      }
+    for (int i = 0; i < 8; ++i) {
+      _mm512_storeu_ps(out + i * stride, low[i]);
+      _mm512_storeu_ps(out + i * stride + 16, high[i]);
+    }
+  }
+#endif
 }

@@ -4,8 +4,10 @@
 #include <algorithm>
 #include <cmath>
 
+#if defined(__AMX_BF16__)
 #include <sys/syscall.h>
 #include <unistd.h>
+#endif
 
 #include "parallel.h"
 #include "tiles.h"
@@ -77,9 +79,14 @@ static void fold(const float* sums, size_t size, int parts_to_add, size_t count,
 
 extern "C" {
 
+// Whether the kernel lets us use the matrix unit; without one there is nothing to ask for.
 int seqkd_training_unit() {
+#if defined(__AMX_BF16__)
   constexpr long REQUEST_PERMISSION = 0x1023, TILE_DATA = 18;
   return syscall(SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA) == 0;
+#else
+  return 1;
+#endif
 }
 
 // y [rows x outputs] = x [rows x inputs] * w^T + bias.

@@ -1,8 +1,9 @@
-"""Linear layers and the softmax over a vocabulary for training in bf16 on a CPU with a matrix unit (AMX).
+"""Linear layers and the softmax over a vocabulary for training in bf16 on CPUs that multiply it.
 
-Operands are narrowed to bf16 on their way into the products, which add up in float32; nothing in bf16 is ever
-written to a tensor. torch's products want bf16 tensors, whose making and widening costs more than they do, and compile
-a kernel for each new shape. See docs/performance.md for what it gives.
+They have a matrix unit (AMX) or, slower, AVX-512's products of bf16 pairs. Operands are narrowed to bf16 on their way
+into the products, which add up in float32; nothing in bf16 is ever written to a tensor. torch's products want bf16
+tensors, whose making and widening costs more than they do, and compile a kernel for each new shape. See
+docs/performance.md for what it gives.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ _SOURCES = ("training.cpp", "softmax.h", "tiles.h", "memory.h", "parallel.h", "v
 
 @functools.cache
 def kernels() -> ctypes.CDLL | None:
-    """The compiled kernels; None where there is no matrix unit or no compiler."""
-    if "amx_bf16" not in processor():
+    """The compiled kernels; None where the CPU has no products of bf16, or there is no compiler."""
+    if "avx512_bf16" not in processor():  # CPUs with a matrix unit have it, too
         return None
     library = compiled(
         [_HERE / name for name in _SOURCES], stage="train", otherwise="bf16 training goes on in plain torch, slower"

@@ -26,7 +26,7 @@ from seqkd.search.beam import BeamSearch
 from seqkd.search.gpu.engine import GraphTransformer, runs_here
 from seqkd.search.native.engine import NativeTransformer
 from seqkd.search.native.stack import NativeParallel
-from seqkd.search.native.weights import fits, matrix_unit, usable
+from seqkd.search.native.weights import available, fits, usable
 from seqkd.search.parallel import Decoder, ParallelSearch
 from seqkd.search.protocol import SearchModel
 from seqkd.search.settings import BeamSettings
@@ -36,8 +36,8 @@ Precision = Literal["float32", "bf16x3", "bf16", "int8", "fp16"]
 NATIVE = {"transformer": Transformer, "nat": Nat, "cmlm": Cmlm, "ctc": Ctc, "dag": Dag}
 # Of modules; int8 is the kernels' alone.
 DTYPES = {"float32": torch.float32, "bf16x3": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-# What a CPU must have in hardware for the precisions that need it.
-UNITS = {"bf16x3": "a bf16", "int8": "an int8"}
+# What a CPU must have for the precisions that are the kernels' alone.
+HARDWARE = {"bf16x3": "a bf16 matrix unit (AMX)", "int8": "int8 products (AMX, or AVX-512 VNNI)"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,17 +88,17 @@ def resolve_precision(precision: Literal["auto"] | Precision, device: torch.devi
     """`auto` is bf16 on CUDA; on the CPU bf16x3 where it has a matrix unit, float32 where it has none.
 
     Raises:
-        InputError: bf16x3 or int8 where there is no such unit.
+        InputError: bf16x3 or int8 where the hardware has none.
     """
     if device.type != "cpu":
-        if precision in UNITS:
-            raise InputError(f"precision {precision} is for CPUs with a matrix unit", expected="float32, bf16 or fp16")
+        if precision in HARDWARE:
+            raise InputError(f"precision {precision} is for CPUs", expected="float32, bf16 or fp16")
         return "bf16" if precision == "auto" else precision
     if precision == "auto":
-        return "bf16x3" if matrix_unit() else "float32"
-    if precision != "fp16" and precision in UNITS and not matrix_unit(precision):
+        return "bf16x3" if available("bf16x3") else "float32"
+    if precision != "fp16" and precision in HARDWARE and not available(precision):
         raise InputError(
-            f"precision {precision} needs a CPU with {UNITS[precision]} matrix unit (AMX) and a C++ compiler",
+            f"precision {precision} needs a CPU with {HARDWARE[precision]} and a C++ compiler",
             expected="auto, float32 or bf16 on this machine",
         )
     return precision
@@ -112,7 +112,7 @@ def team_precision(paths: Sequence[Path], precision: Literal["auto"] | Precision
         InputError: As `resolve_precision`; or int8 has no kernels for one of the models.
     """
     chosen = resolve_precision(precision, device)
-    without = [path for path in paths if not _has_kernels(path)] if chosen in UNITS else []
+    without = [path for path in paths if not _has_kernels(path)] if chosen in HARDWARE else []
     if without and chosen == "int8":
         raise InputError(
             "the CPU engine has no int8 kernels for this model",
@@ -209,7 +209,7 @@ def writer(model: Any, precision: Precision) -> ParallelModel:
 
 
 def _native(model: torch.nn.Module, precision: Precision) -> bool:
-    return precision != "fp16" and usable(model) and (precision == "float32" or matrix_unit(precision))
+    return precision != "fp16" and usable(model) and available(precision)
 
 
 def _transformer(model: Transformer, precision: Precision) -> SearchModel:

@@ -27,7 +27,7 @@ from seqkd.models.transformer import Transformer  # noqa: E402
 from seqkd.search import BeamSearch, BeamSettings  # noqa: E402
 from seqkd.search.native.engine import NativeTransformer  # noqa: E402
 from seqkd.search.native.stack import NativeParallel  # noqa: E402
-from seqkd.search.native.weights import Arithmetic, matrix_unit  # noqa: E402
+from seqkd.search.native.weights import Arithmetic, available  # noqa: E402
 from seqkd.search.parallel import Decoder, ParallelSearch  # noqa: E402
 
 Sources = list[tuple[int, list[int]]]
@@ -83,9 +83,8 @@ def teacher(norm: Literal["pre", "post"] = "post") -> tuple[Transformer, float]:
 
 def ways(upsample: int) -> dict[str, Decoder]:
     """What is timed, by name."""
-    arithmetics: list[Arithmetic] = ["float32"]
-    if matrix_unit():
-        arithmetics += ["bf16x3", "bf16"]
+    wanted: list[Arithmetic] = ["float32", "bf16x3", "bf16"]
+    arithmetics = [arithmetic for arithmetic in wanted if available(arithmetic)]
     model, length = teacher()
     print(f"teacher: longest hypotheses of {length:.1f} tokens on average")
     torch.manual_seed(1)

@@ -30,7 +30,7 @@ from seqkd.models.incremental import IncrementalTransformer  # noqa: E402
 from seqkd.models.transformer import Transformer  # noqa: E402
 from seqkd.search import BeamSearch, BeamSettings, SearchModel  # noqa: E402
 from seqkd.search.native.engine import NativeTransformer  # noqa: E402
-from seqkd.search.native.weights import matrix_unit  # noqa: E402
+from seqkd.search.native.weights import available  # noqa: E402
 
 Sources = list[tuple[int, list[int]]]
 
@@ -127,7 +127,7 @@ def main() -> None:
     beam = BeamSettings(beam=options.beam, nbest=options.beam)
     tokens = options.batch_tokens
     plain = IncrementalTransformer(model)
-    full = NativeTransformer(model, "bf16x3" if matrix_unit() else "float32")
+    full = NativeTransformer(model, "bf16x3" if available("bf16x3") else "float32")
     rows: list[tuple[str, Callable[[], None]]] = [
         ("full engine", lambda: decode(full, beam, sources, tokens)),
         ("logits written and reduced by torch", lambda: decode(WithoutFusion(full), beam, sources, tokens)),
@@ -138,9 +138,9 @@ def main() -> None:
         ("torch engine, float32", lambda: decode(plain, beam, sources, tokens)),
         ("torch engine, caches copied", lambda: decode(cast(SearchModel, Copying(plain)), beam, sources, tokens)),
     ]
-    if matrix_unit():
+    if available("bf16"):
         rows.append(("bf16", lambda: decode(NativeTransformer(model, "bf16"), beam, sources, tokens)))
-    if matrix_unit("int8"):
+    if available("int8"):
         rows.append(("int8", lambda: decode(NativeTransformer(model, "int8"), beam, sources, tokens)))
     for size in (250, 500, 1000, 4000, 8000):
         rows.append((f"batches of {size:,} tokens", lambda size=size: decode(full, beam, sources, size)))  # type: ignore[misc]

@@ -17,7 +17,7 @@ from seqkd.models.incremental import IncrementalTransformer
 from seqkd.models.transformer import Transformer
 from seqkd.search import BeamSearch, BeamSettings, Hypothesis, SearchModel
 from seqkd.search.native.engine import NativeTransformer
-from seqkd.search.native.weights import Arithmetic, matrix_unit, usable
+from seqkd.search.native.weights import Arithmetic, available, usable
 from tests.integration import fairseq_support
 from tests.integration.fairseq_support import Scored
 
@@ -37,8 +37,8 @@ def torch_engine(model: Transformer) -> SearchModel:
 
 def native_engine(arithmetic: Arithmetic) -> Callable[[Transformer], SearchModel]:
     def build(model: Transformer) -> SearchModel:
-        if not usable(model) or (arithmetic != "float32" and not matrix_unit()):
-            pytest.skip("no C++ compiler, or no bf16 matrix unit, on this machine")
+        if not usable(model) or not available(arithmetic):
+            pytest.skip("no C++ compiler, or no such products, on this machine")
         return NativeTransformer(model, arithmetic)
 
     return build

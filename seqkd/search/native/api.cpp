@@ -12,19 +12,23 @@
 
 extern "C" {
 
-// Not 0: there is a matrix unit and the kernel lets us use it; bit 0: it multiplies bf16, bit 1: int8.
-int seqkd_matrix_unit() {
+// The arithmetics that are faster here than float32, and that the kernel lets us use: bit 0 bf16, bit 1 int8, bit 2 bf16x3.
+int seqkd_arithmetics() {
 #if defined(__AMX_BF16__)
   constexpr long REQUEST_PERMISSION = 0x1023, TILE_DATA = 18;
   if (syscall(SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA) != 0) return 0;
-#if defined(__AMX_INT8__)
-  return 1 | 2;
-#else
-  return 1;
 #endif
-#else
-  return 0;
+  int found = 0;
+#if defined(__AVX512BF16__)
+  found |= 1;
 #endif
+#if defined(__AMX_INT8__) || defined(__AVX512VNNI__)
+  found |= 2;
+#endif
+#if defined(__AMX_BF16__)
+  found |= 4;  // three products for one are too many for a vector unit
+#endif
+  return found;
 }
 
 Model* seqkd_model_new(int dim, int heads, int vocab, int pad, int eos, int pre, int activation, int arithmetic,

@@ -1,10 +1,11 @@
 // C = A * W^T with weights packed once, in panels of 32 outputs.
 //
-// Four arithmetics: float32 on the vector unit; bf16 on the matrix unit (AMX); "bf16x3", float32 operands split into
-// the bf16 nearest to them and the bf16 nearest to the rest, whose three leading products the matrix unit sums in
-// float32: a relative error near 2^-16 for a third of its speed, which is still several times the vector unit's; and
-// int8: each row of A and each row of W is scaled so that its largest magnitude becomes 127 and rounded, the matrix unit
-// sums exactly in int32, and the result is scaled back.
+// Four arithmetics: float32 on the vector unit; bf16; "bf16x3", float32 operands split into the bf16 nearest to them and
+// the bf16 nearest to the rest, whose three leading products the matrix unit (AMX) sums in float32: a relative error near
+// 2^-16 for a third of its speed, which is still several times the vector unit's; and int8: each row of A and each row of
+// W is scaled so that its largest magnitude becomes 127 and rounded, sums are exact in int32, and the result is scaled
+// back. The products of bf16 and int8 are the matrix unit's, or where there is none the vector unit's own (AVX-512 BF16 and
+// VNNI), on the same layouts and with equal int8 results.
 #pragma once
 #include <algorithm>
 #include <cmath>
@@ -13,7 +14,7 @@
 
 #include "../../models/native/memory.h"
 #include "../../models/native/vector.h"
-#if defined(__AMX_BF16__)
+#if defined(__AVX512F__)
 #include <immintrin.h>
 #endif
 
@@ -53,6 +54,7 @@ struct Weight {
   Buffer<uint16_t> high, low; // [panel][depth / 32][half][16][32]: tiles of 16 pairs of inputs x 16 outputs
   Buffer<int8_t> bytes;       // [panel][depth / 64][half][16][64]: tiles of 16 fours of inputs x 16 outputs
   std::vector<float> scales;  // [panels * 32]: int8 only
+  std::vector<int32_t> offsets;  // [panels * 32]: int8 on the vector unit only, 128 times the sum of each output's bytes
   std::vector<float> bias;    // [panels * 32]; empty: none
 
   void pack(const float* w, const float* b, int n, int k, Arithmetic arithmetic) {
@@ -77,6 +79,7 @@ struct Weight {
         const Scale scale = Scale::of(w + size_t(r) * k, k);
         scales[r] = scale.back, to[r] = scale.to;
       }
+      offsets.assign(panels * BLOCK, 0);
       int8_t* out = bytes.need(total);
       for (int p = 0; p < panels; ++p)
         for (int c = 0; c < depth; c += 64)
@@ -85,7 +88,8 @@ struct Weight {
               for (int r = p * BLOCK + half * 16; r < p * BLOCK + half * 16 + 16; ++r)
                 for (int e = 0; e < 4; ++e) {
                   const float x = std::nearbyint(at(r, c + 4 * four + e) * to[r]);
-                  *out++ = x == x ? int8_t(x) : 0;  // no NaN: 0 times the infinity of the row's scale is one again
+                  *out = x == x ? int8_t(x) : 0;  // no NaN: 0 times the infinity of the row's scale is one again
+                  offsets[r] += 128 * *out++;
                 }
       return;
     }
@@ -133,7 +137,7 @@ struct Operand {
       floats = out;
       return;
     }
-#if defined(__AMX_INT8__)
+#if defined(__AVX512F__)
     if (arithmetic == INT8) return set_bytes(a, k, whole);
 #endif
     uint16_t* hi = high.need(size_t(whole) * depth);
@@ -149,7 +153,7 @@ struct Operand {
     // What stands in the rows beyond the last comes to nothing: each row of a product is its own.
   }
 
-#if defined(__AMX_INT8__)
+#if defined(__AVX512F__)
  private:
   void set_bytes(const float* a, int k, int whole) {
     int8_t* out = bytes.need(size_t(whole) * depth);
@@ -160,7 +164,10 @@ struct Operand {
       int8_t* line = out + size_t(r / 16) * depth * 16 + r % 16 * 64;
       for (int c = 0; c < depth; c += LANES) {
         const vf x = c < k ? load(a + c) * scale.to : splat(0.0f);
-        const __m128i rounded = _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32((__m512)x));
+        __m128i rounded = _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32((__m512)x));
+#if !defined(__AMX_INT8__)
+        rounded = _mm_xor_si128(rounded, _mm_set1_epi8(-128));  // the vector unit wants it without a sign: 128 is added
+#endif
         _mm_store_si128(reinterpret_cast<__m128i*>(line + c / 64 * 1024 + c % 64), rounded);
       }
     }
@@ -229,6 +236,34 @@ static inline void tile_product(const Operand& a, const Weight& w, int row, int 
   _tile_stored(2, out + 16L * stride, stride * 4L);
   _tile_stored(3, out + 16L * stride + 16, stride * 4L);
 }
+#elif defined(__AVX512BF16__)
+static inline __m512bh pairs_at(const uint16_t* p) { return (__m512bh)_mm512_load_si512(p); }
+
+static inline void tile_product(const Operand& a, const Weight& w, int row, int panel, float* out, int stride) {
+  constexpr int ROWS = VECTOR_ROWS;
+  const int rows = std::min(BLOCK, round_up(a.rows - row, ROWS));
+  for (int r = 0; r < rows; r += ROWS) {
+    __m512 left[ROWS] = {}, right[ROWS] = {};
+    const uint16_t* b = w.high.data + size_t(panel) * w.depth * BLOCK;
+    const uint16_t* x = a.high.data + size_t(row + r) / 16 * 16 * a.depth + (row + r) % 16 * 32;
+    for (int c = 0; c < w.depth; c += 32, b += 1024, x += 512)
+      for (int pair = 0; pair < 16; ++pair) {
+        const __m512bh b0 = pairs_at(b + pair * 32), b1 = pairs_at(b + 512 + pair * 32);
+#pragma GCC unroll 8
+        for (int i = 0; i < ROWS; ++i) {
+          int32_t two;
+          memcpy(&two, x + i * 32 + 2 * pair, sizeof two);
+          const __m512bh value = (__m512bh)_mm512_set1_epi32(two);
+          left[i] = _mm512_dpbf16_ps(left[i], value, b0);
+          right[i] = _mm512_dpbf16_ps(right[i], value, b1);
+        }
+      }
+    for (int i = 0; i < ROWS; ++i) {
+      store(out + size_t(r + i) * stride, (vf)left[i]);
+      store(out + size_t(r + i) * stride + LANES, (vf)right[i]);
+    }
+  }
+}
 #endif
 
 #if defined(__AMX_INT8__)
@@ -257,6 +292,37 @@ static inline void byte_product(const Operand& a, const Weight& w, int row, int 
   _tile_stored(1, out + 16, stride * 4L);
   _tile_stored(2, out + 16L * stride, stride * 4L);
   _tile_stored(3, out + 16L * stride + 16, stride * 4L);
+}
+#elif defined(__AVX512VNNI__)
+static inline void byte_product(const Operand& a, const Weight& w, int row, int panel, float* out, int stride) {
+  constexpr int ROWS = VECTOR_ROWS;
+  const int rows = std::min(BLOCK, round_up(a.rows - row, ROWS));
+  const int32_t* offsets = w.offsets.data() + panel * BLOCK;
+  const __m512i zero = _mm512_setzero_si512();
+  const __m512i left_start = _mm512_sub_epi32(zero, _mm512_loadu_si512(offsets));
+  const __m512i right_start = _mm512_sub_epi32(zero, _mm512_loadu_si512(offsets + LANES));
+  for (int r = 0; r < rows; r += ROWS) {
+    __m512i left[ROWS], right[ROWS];
+    for (int i = 0; i < ROWS; ++i) left[i] = left_start, right[i] = right_start;
+    const int8_t* b = w.bytes.data + size_t(panel) * w.depth * BLOCK;
+    const int8_t* x = a.bytes.data + size_t(row + r) / 16 * 16 * a.depth + (row + r) % 16 * 64;
+    for (int c = 0; c < w.depth; c += 64, b += 2048, x += 1024)
+      for (int four = 0; four < 16; ++four) {
+        const __m512i b0 = _mm512_load_si512(b + four * 64), b1 = _mm512_load_si512(b + 1024 + four * 64);
+#pragma GCC unroll 8
+        for (int i = 0; i < ROWS; ++i) {
+          int32_t bytes;
+          memcpy(&bytes, x + i * 64 + 4 * four, sizeof bytes);
+          const __m512i value = _mm512_set1_epi32(bytes);
+          left[i] = _mm512_dpbusd_epi32(left[i], value, b0);
+          right[i] = _mm512_dpbusd_epi32(right[i], value, b1);
+        }
+      }
+    for (int i = 0; i < ROWS; ++i) {
+      _mm512_storeu_si512(out + size_t(r + i) * stride, left[i]);
+      _mm512_storeu_si512(out + size_t(r + i) * stride + LANES, right[i]);
+    }
+  }
 }
 #endif
 
@@ -292,10 +358,10 @@ static inline vf scaled_back(const float* sums, vf scale) {
 
 // out[32 x 32] = rows row..row+31 of A times panel `panel` of W; no bias; int32 where the arithmetic is int8.
 static inline void raw_product(const Operand& a, const Weight& w, int row, int panel, float* out, int stride) {
-#if defined(__AMX_INT8__)
+#if defined(__AMX_INT8__) || defined(__AVX512VNNI__)
   if (a.arithmetic == INT8) return byte_product(a, w, row, panel, out, stride);
 #endif
-#if defined(__AMX_BF16__)
+#if defined(__AMX_BF16__) || defined(__AVX512BF16__)
   if (a.arithmetic != FLOAT32) return tile_product(a, w, row, panel, out, stride);
 #endif
   vector_product(a, w, row, panel, out, stride);

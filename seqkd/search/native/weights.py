@@ -15,8 +15,8 @@ from seqkd.search.native.build import kernels
 
 Arithmetic = Literal["float32", "bf16", "bf16x3", "int8"]
 ARITHMETIC: dict[Arithmetic, int] = {"float32": 0, "bf16": 1, "bf16x3": 2, "int8": 3}
-# Bits of what the matrix unit multiplies.
-UNITS: dict[Arithmetic, int] = {"float32": 0, "bf16": 1, "bf16x3": 1, "int8": 2}
+# Bits of what the kernels say this CPU has.
+HARDWARE: dict[Arithmetic, int] = {"bf16": 1, "int8": 2, "bf16x3": 4}
 ACTIVATION = {"relu": 0, "gelu": 1, "swiglu": 2}
 LANES = 16  # floats in a vector: widths must be multiples of it
 HEAD_VECTORS = (1, 2, 3, 4, 5, 6, 8)  # in a head, as the kernels are compiled for
@@ -36,10 +36,15 @@ def fits(dim: int, heads: int, ffn_dim: int) -> bool:
     return not rest and vectors in HEAD_VECTORS and not ffn_dim % LANES
 
 
-def matrix_unit(arithmetic: Arithmetic = "bf16") -> bool:
-    """Whether this CPU has the products of this arithmetic in hardware (AMX); none has those of float32."""
+def available(arithmetic: Arithmetic) -> bool:
+    """Whether there are kernels and this CPU has the arithmetic's products: every CPU has float32's.
+
+    Those of bf16 and int8 are a matrix unit's (AMX) or the vector unit's (AVX-512 BF16, VNNI); bf16x3 needs the former.
+    """
     library = kernels()
-    return library is not None and bool(library.seqkd_matrix_unit() & UNITS[arithmetic])
+    if library is None:
+        return False
+    return arithmetic == "float32" or bool(library.seqkd_arithmetics() & HARDWARE[arithmetic])
 
 
 class Weights:
@@ -60,7 +65,7 @@ class Weights:
 
     def __init__(self, model: Transformer | ParallelStack, arithmetic: Arithmetic, eos_id: int = -1) -> None:
         library = kernels()
-        if library is None or (arithmetic != "float32" and not matrix_unit(arithmetic)):
+        if library is None or not available(arithmetic):
             raise ValueError(f"arithmetic {arithmetic} is not to be had on this machine")
         self.kernels = library
         tables = (model.source_embedding, model.target_embedding, model.source_positions, model.target_positions)

@@ -18,7 +18,7 @@ from seqkd.search.loading import SearchTeam, engine, load_team, quick_decoder, t
 from seqkd.search.native.build import kernels
 from seqkd.search.native.engine import NativeTransformer
 from seqkd.search.native.stack import NativeParallel
-from seqkd.search.native.weights import matrix_unit
+from seqkd.search.native.weights import available
 from seqkd.search.parallel import ParallelSearch
 from seqkd.text.vocabulary import Vocabulary
 
@@ -63,8 +63,8 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.fixture
-def _matrix_unit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loading, "matrix_unit", lambda _="bf16": True)
+def _every_arithmetic(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loading, "available", lambda _: True)
 
 
 @pytest.mark.parametrize("arch", ["lstm", "sru"])
@@ -76,7 +76,7 @@ def test_a_recurrent_model_comes_back_from_its_folder(folders: dict[str, Path], 
         assert torch.equal(model(*PAIR), expected(*PAIR))
 
 
-@pytest.mark.usefixtures("_matrix_unit")
+@pytest.mark.usefixtures("_every_arithmetic")
 def test_the_precision_is_the_kernels_only_where_they_fit(folders: dict[str, Path]) -> None:
     def chosen(*names: str, asked: Any = "auto") -> str:
         return team_precision([folders[name] for name in names], asked, CPU)
@@ -89,7 +89,7 @@ def test_the_precision_is_the_kernels_only_where_they_fit(folders: dict[str, Pat
     assert chosen("lstm", asked="bf16") == "bf16"
 
 
-@pytest.mark.usefixtures("_matrix_unit")
+@pytest.mark.usefixtures("_every_arithmetic")
 def test_int8_is_for_models_that_have_kernels(folders: dict[str, Path]) -> None:
     for name in ("transformer", "ctc"):
         assert team_precision([folders[name]], "int8", CPU) == "int8"
@@ -99,18 +99,18 @@ def test_int8_is_for_models_that_have_kernels(folders: dict[str, Path]) -> None:
         assert caught.value.where == str(folders[others[-1]])
 
 
-@pytest.mark.parametrize(("precision", "unit"), [("int8", "an int8"), ("bf16x3", "a bf16")])
-def test_precisions_of_the_matrix_unit_need_one(
-    folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch, precision: Any, unit: str
+@pytest.mark.parametrize(("precision", "needed"), [("int8", "int8 products"), ("bf16x3", "a bf16 matrix unit")])
+def test_precisions_of_the_kernels_need_the_hardware(
+    folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch, precision: Any, needed: str
 ) -> None:
-    monkeypatch.setattr(loading, "matrix_unit", lambda asked="bf16": asked != precision)
-    with pytest.raises(InputError, match=f"precision {precision} needs a CPU with {unit} matrix unit"):
+    monkeypatch.setattr(loading, "available", lambda asked: asked != precision)
+    with pytest.raises(InputError, match=f"precision {precision} needs a CPU with {needed}"):
         load_team([folders["transformer"]], device="cpu", precision=precision)
     with pytest.raises(InputError, match=f"precision {precision} is for CPUs"):
         team_precision([folders["transformer"]], precision, torch.device("cuda"))
 
 
-@pytest.mark.skipif(not matrix_unit("int8"), reason="this CPU has no int8 matrix unit")
+@pytest.mark.skipif(not available("int8"), reason="this CPU has no int8 products")
 def test_an_int8_team_falls_back_to_float32(folders: dict[str, Path]) -> None:
     team = load_team([folders["transformer"]], device="cpu", precision="int8")
     assert team.precision == "int8"
@@ -120,7 +120,7 @@ def test_an_int8_team_falls_back_to_float32(folders: dict[str, Path]) -> None:
     assert team.fallback()[0].arithmetic == "float32"  # type: ignore[attr-defined]
 
 
-@pytest.mark.usefixtures("_matrix_unit")
+@pytest.mark.usefixtures("_every_arithmetic")
 @pytest.mark.parametrize("settings", ['{"heads": 2}', '{"dim": "x", "heads": 2, "ffn_dim": 32}'])
 def test_settings_that_fit_no_model_are_the_loaders_to_tell(
     folders: dict[str, Path], tmp_path: Path, settings: str
@@ -157,11 +157,11 @@ def test_models_that_write_all_at_once_decode_by_the_kernels(folders: dict[str, 
 
     team = load("auto")
     assert team.parallel
-    assert team.precision == ("bf16x3" if matrix_unit() else "float32")
+    assert team.precision == ("bf16x3" if available("bf16x3") else "float32")
     assert isinstance(team.writer, NativeParallel)
     assert team.writer.stack.arithmetic == team.precision
     low = load("bf16").writer
-    if matrix_unit():
+    if available("bf16"):
         assert isinstance(low, NativeParallel)
         assert low.stack.arithmetic == "bf16"
     else:

@@ -18,7 +18,7 @@ from seqkd.models.checkpoint import load_model, save_model
 from seqkd.models.registry import build
 from seqkd.search import BeamSettings
 from seqkd.search.loading import load_team
-from seqkd.search.native.weights import matrix_unit
+from seqkd.search.native.weights import available
 from seqkd.stages.score import score_files
 from seqkd.stages.translate import Translator, translate_lines
 from seqkd.text.vocabulary import Vocabulary
@@ -180,12 +180,12 @@ def test_int8_is_for_models_and_machines_that_have_it(
 
     # One head of 16 features fits the vector unit, two of 8 do not.
     code, out, err = run(_saved(tmp_path, model / "trained.model", heads=1))
-    if matrix_unit("int8"):
+    if available("int8"):
         assert (code, len(out.splitlines())) == (0, 2)
         code, out, err = run(model)
         assert f"{model}: the CPU engine has no int8 kernels for this model" in err
     else:
-        assert "precision int8 needs a CPU with an int8 matrix unit" in err
+        assert "precision int8 needs a CPU with int8 products" in err
     assert (code, out) == (2, "")
 
 

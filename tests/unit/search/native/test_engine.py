@@ -18,12 +18,12 @@ from seqkd.search.candidates import top_candidates
 from seqkd.search.constraints import NEVER
 from seqkd.search.native.build import kernels
 from seqkd.search.native.engine import NativeTransformer
-from seqkd.search.native.weights import ARITHMETIC, Arithmetic, matrix_unit, usable
+from seqkd.search.native.weights import ARITHMETIC, Arithmetic, available, usable
 from tests.unit.search.support import EOS, PAD, engine_model, padded, sentences
 
 pytestmark = pytest.mark.skipif(kernels() is None, reason="no C++ compiler here: the torch engine is used")
 
-ARITHMETICS: list[Arithmetic] = [name for name in ARITHMETIC if name == "float32" or matrix_unit(name)]
+ARITHMETICS: list[Arithmetic] = [name for name in ARITHMETIC if available(name)]
 # The largest difference of a logit, for logits of size 1 to 10.
 TOLERANCE: dict[Arithmetic, float] = {"float32": 2e-5, "bf16x3": 5e-4, "bf16": 0.2, "int8": 0.2}
 

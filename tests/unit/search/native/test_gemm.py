@@ -15,7 +15,7 @@ from torch import Tensor
 
 from seqkd.models.native.build import FLAGS
 from seqkd.search.native import build
-from seqkd.search.native.weights import ARITHMETIC, Arithmetic, matrix_unit
+from seqkd.search.native.weights import ARITHMETIC, Arithmetic, available
 
 HARNESS = """
 #include "gemm.h"
@@ -39,8 +39,8 @@ FINISH = {"plain": 0, "relu": 1, "gelu": 2, "add": 3}
 Multiply = Callable[[Arithmetic, str, Tensor, Tensor, Tensor, Tensor], Tensor]
 
 pytestmark = pytest.mark.skipif(build.kernels() is None, reason="no C++ compiler here")
-needs_int8 = pytest.mark.skipif(not matrix_unit("int8"), reason="this CPU has no int8 matrix unit")
-ARITHMETICS: list[Arithmetic] = [name for name in ARITHMETIC if name == "float32" or matrix_unit(name)]
+needs_int8 = pytest.mark.skipif(not available("int8"), reason="this CPU has no int8 products")
+ARITHMETICS: list[Arithmetic] = [name for name in ARITHMETIC if available(name)]
 
 
 @pytest.fixture(scope="module")

@@ -19,14 +19,14 @@ from seqkd.models.nat.vanilla import Nat
 from seqkd.models.protocol import Output, ParallelSettings
 from seqkd.search.native.build import kernels
 from seqkd.search.native.stack import NativeParallel, NativeStack
-from seqkd.search.native.weights import Arithmetic, matrix_unit, usable
+from seqkd.search.native.weights import Arithmetic, available, usable
 from seqkd.search.parallel import ParallelSearch
 from tests.unit.search.support import EOS, PAD
 
 pytestmark = pytest.mark.skipif(kernels() is None, reason="no C++ compiler here: the torch stack is used")
 
 EVERY: tuple[Arithmetic, ...] = ("float32", "bf16x3", "bf16", "int8")
-ARITHMETICS = [arithmetic for arithmetic in EVERY if arithmetic == "float32" or matrix_unit(arithmetic)]
+ARITHMETICS = [arithmetic for arithmetic in EVERY if available(arithmetic)]
 EXACT = [arithmetic for arithmetic in ARITHMETICS if arithmetic in ("float32", "bf16x3")]
 # The largest difference of a feature, for features of size 1.
 TOLERANCE: dict[Arithmetic, float] = {"float32": 1e-4, "bf16x3": 1e-3, "bf16": 0.3, "int8": 0.5}

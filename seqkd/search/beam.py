@@ -307,7 +307,8 @@ class _Run:
         if self.fused is not None:
             # A penalty moves scores afterwards; then they show too little.
             live = None if penalty else frontier.live
-            candidates = RowCandidates(*self.fused.step_candidates(state, frontier.last, count, live))
+            closing = frontier.clock.at_limit()
+            candidates = RowCandidates(*self.fused.step_candidates(state, frontier.last, count, live, closing))
         else:
             candidates = top_candidates(model.step(state, frontier.last), count, model.eos_id)
         return penalized(candidates, model.unk_id, penalty) if penalty else candidates

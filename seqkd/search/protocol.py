@@ -72,7 +72,7 @@ class FusedSearchModel(Protocol):
     """A model that can also reduce its own output layer, so that logits are never written to memory."""
 
     def step_candidates(
-        self, state: Any, tokens: Tensor, count: int, live: Tensor | None = None
+        self, state: Any, tokens: Tensor, count: int, live: Tensor | None = None, closing: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """As `SearchModel.step`, reduced.
 
@@ -80,9 +80,12 @@ class FusedSearchModel(Protocol):
             state: From `new_state`.
             tokens: As `SearchModel.step`.
             count: Continuations wanted of each hypothesis.
-            live: `[slots, beam]` float32, the hypotheses' scores before this step. Where it is given, the end of a row
-                may be left out, as logits of -inf, if at least `2 * beam` continuations of its sentence, no padding and
-                no end of sentence among them, score better than what is left out.
+            live: `[slots, beam]` float32, the hypotheses' scores before this step. Where it is given, the end of a row,
+                or all of it, may be left out, as logits of -inf, if at least `beam` continuations of its sentence, no
+                padding and no end of sentence among them, score better than what is left out: the search goes on with
+                that many at most, and lets an end of sentence count only if it ranks among them. The log-sum-exp of a
+                row that is left out is 0.
+            closing: `[slots]` bool, sentences whose hypotheses all end with this step: none of them may be left out.
 
         Returns:
             Log-sum-exp `[slots, beam]`, the `count` largest logits `[slots, beam, count]` in descending order (ties to

@@ -259,6 +259,7 @@ class GraphTransformer:
         tokens: Tensor,
         count: int,
         live: Tensor | None = None,  # noqa: ARG002
+        closing: Tensor | None = None,  # noqa: ARG002
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """See `FusedSearchModel.step_candidates`; nothing is left out."""
         buffers, rows = state.buffers, state.rows

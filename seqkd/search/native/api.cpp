@@ -102,9 +102,9 @@ void seqkd_release(State* s, int count, const int64_t* places) {
   for (int n = 0; n < count; ++n) s->slots[s->places[places[n]]].busy = false;
 }
 
-void seqkd_step(Model* m, State* s, const int64_t* tokens, const float* live, int count, float* lse, float* values,
-                int64_t* ids, float* eos) {
-  step_candidates(*m, *s, tokens, live, {count, lse, values, ids, eos});
+void seqkd_step(Model* m, State* s, const int64_t* tokens, const float* live, const bool* closing, int count, float* lse,
+                float* values, int64_t* ids, float* eos) {
+  step_candidates(*m, *s, tokens, live, closing, {count, lse, values, ids, eos});
 }
 
 // Whole logits [slots][beam][vocab]; rows that were not computed are left as they are.
@@ -125,6 +125,7 @@ void seqkd_step_logits(Model* m, State* s, const int64_t* tokens, float* logits)
         }
       }
   });
+  next_position(*s);
 }
 
 void seqkd_reorder(State* s, const int64_t* parents) {

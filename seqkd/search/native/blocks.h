@@ -194,22 +194,11 @@ struct Best {
   // Those of x whose bits are set in `marks`, 64 columns a word, in order; column 0 has the id `offset`.
   void insert(int row, const float* x, const uint64_t* marks, int words, int offset) {
 #if defined(__AVX512F__)
-    if (vectors == 1) {  // stays in registers: from one value to the next, memory would be slower than all the rest
-      __m512 v = _mm512_loadu_ps(of(row));
-      __m512i at = _mm512_loadu_si512(ids_of(row));
-      const __m512i before = _mm512_setr_epi32(0, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14);
-      for (int word = 0; word < words; ++word)
-        for (uint64_t mask = marks[word]; mask; mask &= mask - 1) {
-          const int i = word * 64 + __builtin_ctzll(mask);
-          const __m512 value = _mm512_set1_ps(x[i]);
-          const __mmask16 later = _mm512_cmp_ps_mask(v, value, _CMP_LT_OQ);
-          const __mmask16 place = _kandn_mask16(_kshiftli_mask16(later, 1), later);
-          v = _mm512_mask_mov_ps(_mm512_mask_permutexvar_ps(v, later, before, v), place, value);
-          at = _mm512_mask_set1_epi32(_mm512_mask_permutexvar_epi32(at, later, before, at), place, offset + i);
-        }
-      _mm512_storeu_ps(of(row), v);
-      _mm512_storeu_si512(ids_of(row), at);
-      return;
+    switch (vectors) {
+      case 1: return insert_all<1>(row, x, marks, words, offset);
+      case 2: return insert_all<2>(row, x, marks, words, offset);
+      case 3: return insert_all<3>(row, x, marks, words, offset);
+      case 4: return insert_all<4>(row, x, marks, words, offset);
     }
 #endif
     for (int word = 0; word < words; ++word)
@@ -220,6 +209,41 @@ struct Best {
   }
 
  private:
+#if defined(__AVX512F__)
+  // `V` vectors stay in registers: from one value to the next, memory would be slower than all the rest.
+  template <int V>
+  void insert_all(int row, const float* x, const uint64_t* marks, int words, int offset) {
+    __m512 v[V];
+    __m512i at[V];
+    for (int j = 0; j < V; ++j) {
+      v[j] = _mm512_loadu_ps(of(row) + j * LANES);
+      at[j] = _mm512_loadu_si512(ids_of(row) + j * LANES);
+    }
+    for (int word = 0; word < words; ++word)
+      for (uint64_t mask = marks[word]; mask; mask &= mask - 1) {
+        const int i = word * 64 + __builtin_ctzll(mask);
+        const __m512 value = _mm512_set1_ps(x[i]);
+        const __m512i id = _mm512_set1_epi32(offset + i);
+        __mmask16 later[V];
+        for (int j = 0; j < V; ++j) later[j] = _mm512_cmp_ps_mask(v[j], value, _CMP_LT_OQ);
+#pragma GCC unroll 4
+        for (int j = V - 1; j >= 0; --j) {  // moved up by a lane from where the value belongs; it comes in from below
+          const __m512i before = _mm512_castps_si512(j ? v[j - 1] : value), here = _mm512_castps_si512(v[j]);
+          const __m512i moved = _mm512_alignr_epi32(here, before, 15);
+          const __m512i moved_ids = _mm512_alignr_epi32(at[j], j ? at[j - 1] : id, 15);
+          const unsigned lead = j ? later[j - 1] >> 15 : 0;
+          const __mmask16 place = later[j] & ~(__mmask16)((later[j] << 1) | lead);
+          v[j] = _mm512_mask_mov_ps(_mm512_mask_mov_ps(v[j], later[j], _mm512_castsi512_ps(moved)), place, value);
+          at[j] = _mm512_mask_mov_epi32(_mm512_mask_mov_epi32(at[j], later[j], moved_ids), place, id);
+        }
+      }
+    for (int j = 0; j < V; ++j) {
+      _mm512_storeu_ps(of(row) + j * LANES, v[j]);
+      _mm512_storeu_si512(ids_of(row) + j * LANES, at[j]);
+    }
+  }
+#endif
+
   // Branches would be guessed wrong: every vector is shifted by one lane from where the value belongs.
   void insert(int row, float value, int id) {
     float* v = of(row);

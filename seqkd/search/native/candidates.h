@@ -1,7 +1,11 @@
 // The continuations that a step hands to the search: a few of each row, and more of those rows where a few may not do.
 //
-// Of a large beam's 2 * beam best continuations hardly any row holds more than a vectorful, and a row's place among the
-// others shows afterwards whether it might have held more. Such rows, one in a hundred, are reduced once more.
+// The search goes on with a sentence's `beam` best continuations that are no end of sentence, and an end of sentence
+// counts if it ranks among its `beam` best. So what is worse than `beam` others, none of them an end, is of no use.
+// Of a large beam hardly any row holds more than a vectorful of what is, and a row's place among the others shows
+// afterwards whether it might have held more. Such rows, one in a hundred, are reduced once more. And as
+// log-probabilities only fall, a hypothesis that is already behind that many continuations of better ones need not be
+// computed at all.
 #pragma once
 #include <algorithm>
 #include <cstdint>
@@ -31,66 +35,102 @@ static void reduce_rows(const Model& m, Scratch& w, int beam, const Row* list, i
   }
 }
 
-// Which of the rows may have more than the `few` continuations that are known among the 2 * beam best of their sentence.
-// What is not known of a row is no better than the last that is. The others that it is held against must be sure to
-// count: padding and ends of sentence may be ruled out. Scores are rounded as `frontier_advance` rounds them.
-static std::vector<int> rows_with_more(const Model& m, const State& s, const std::vector<Row>& list, int few,
-                                       const float* live, const Candidates& known) {
-  const size_t enough = size_t(2) * s.beam;
-  auto score = [&](size_t at, int c) { return known.values[at * known.count + c] + (live[at] - known.lse[at]); };
-  std::vector<int> more;
-  std::vector<float> scores;
-  for (size_t first = 0, next; first < list.size(); first = next) {
+// From this beam on, the best hypotheses of a sentence go first: a quarter of them, of which as many continuations are
+// kept as can be of use. Of the others a vectorful does.
+constexpr int LARGE = 16;
+
+// More than rounding can lift a continuation above the hypothesis that it continues, for logits up to some thousands.
+constexpr float SLACK = 0.01f;
+
+// By slot, the score that `beam` of the known continuations reach or pass. They must be sure to count: padding and ends
+// of sentence may be ruled out. Scores are rounded as `frontier_advance` rounds them.
+static std::vector<float> bars(const Model& m, const State& s, const float* live, const Candidates& known) {
+  std::vector<float> found(s.places.size(), NEVER), scores;
+  for (size_t slot = 0; slot < found.size(); ++slot) {
     scores.clear();
-    const size_t base = size_t(list[first].slot) * s.beam;
-    for (next = first; next < list.size() && list[next].slot == list[first].slot; ++next) {
-      const size_t at = base + list[next].beam;
-      for (int c = 0; c < few; ++c) {
+    for (size_t at = slot * s.beam; at < (slot + 1) * s.beam; ++at) {
+      const float base = live[at] - known.lse[at];
+      for (int c = 0; c < known.count; ++c) {
         const int64_t id = known.ids[at * known.count + c];
-        const float one = score(at, c);
-        if (id != m.pad && id != m.eos && one > NEVER) scores.push_back(one);
+        const float score = known.values[at * known.count + c] + base;
+        if (!(score > NEVER)) break;
+        if (id != m.pad && id != m.eos) scores.push_back(score);
       }
     }
-    float bar = NEVER;
-    if (scores.size() >= enough) {
-      std::nth_element(scores.begin(), scores.begin() + enough - 1, scores.end(), std::greater<float>());
-      bar = scores[enough - 1];
-    }
-    for (size_t row = first; row < next; ++row) {
-      const float last = score(base + list[row].beam, few - 1);
-      if (last > NEVER && last >= bar) more.push_back(int(row));
-    }
+    if (scores.size() < size_t(s.beam)) continue;
+    std::nth_element(scores.begin(), scores.begin() + s.beam - 1, scores.end(), std::greater<float>());
+    found[slot] = scores[s.beam - 1];
   }
-  return more;
+  return found;
 }
 
-// One step; `live`, if any, are the scores of the hypotheses before it. Rows that are not computed come out as having
-// no continuation, and so does what `live` shows not to be among the best 2 * beam of a sentence.
-static void step_candidates(Model& m, State& s, const int64_t* tokens, const float* live, const Candidates& out) {
+// Rows that are computed together, and what is kept of each until it is known which had more that is of use.
+struct Round {
+  std::vector<Row> list;
+  int kept;
+};
+
+// One step; `live`, if any, are the scores of the hypotheses before it, and `closing` says of which sentences every
+// hypothesis must end now. Rows that are not computed come out as having no continuation, and so does what `live` shows
+// to be of no use.
+static void step_candidates(Model& m, State& s, const int64_t* tokens, const float* live, const bool* closing,
+                            const Candidates& out) {
   const size_t all = s.places.size() * s.beam;
   std::fill(out.lse, out.lse + all, 0.0f);
   std::fill(out.eos, out.eos + all, NEVER);
   std::fill(out.values, out.values + all * out.count, NEVER);
   std::fill(out.ids, out.ids + all * out.count, int64_t(m.pad));
-  const std::vector<Row> list = rows_of(s);
-  const int few = live ? std::min(LANES, out.count) : out.count;
-  float* features = few < out.count ? s.features.need(list.size() * m.dim) : nullptr;
-  all_rows(m, s, tokens, list, [&](Scratch& w, const float* x, int first, int rows) {
-    if (features) std::copy_n(x, size_t(rows) * m.dim, features + size_t(first) * m.dim);
-    reduce_rows(m, w, s.beam, &list[first], rows, few, out);
-  });
-  if (!features) return;
-  const std::vector<int> more = rows_with_more(m, s, list, few, live, out);
+  auto at = [&](const Row& row) { return size_t(row.slot) * s.beam + row.beam; };
+  Round rounds[] = {{rows_of(s), out.count}, {{}, std::min(LANES, out.count)}};
+  if (live) {
+    const int leading = s.beam < LARGE ? s.beam : s.beam / 4;
+    rounds[0].kept = std::min(round_up(s.beam, LANES), out.count);
+    std::vector<Row>& list = rounds[0].list;
+    const auto rest = std::stable_partition(list.begin(), list.end(), [&](const Row& row) {
+      return row.beam < leading || (closing && closing[row.slot]);
+    });
+    rounds[1].list.assign(rest, list.end());
+    list.erase(rest, list.end());
+  }
+
+  const size_t rows = rounds[0].list.size() + rounds[1].list.size();
+  const bool enough = rounds[1].list.empty() && rounds[0].kept == out.count;  // no row can turn out to have more
+  float* features = enough ? nullptr : s.features.need(rows * m.dim);
+  float* next = features;
+  auto compute = [&](const Round& round) {
+    all_rows(m, s, tokens, round.list, [&](Scratch& w, const float* x, int first, int count) {
+      if (!enough) std::copy_n(x, size_t(count) * m.dim, next + size_t(first) * m.dim);
+      reduce_rows(m, w, s.beam, &round.list[first], count, round.kept, out);
+    });
+    next += round.list.size() * m.dim;
+  };
+  compute(rounds[0]);
+  if (std::vector<Row>& list = rounds[1].list; !list.empty()) {
+    const std::vector<float> bar = bars(m, s, live, out);
+    auto behind = [&](const Row& row) { return live[at(row)] + SLACK < bar[row.slot]; };
+    list.erase(std::remove_if(list.begin(), list.end(), behind), list.end());
+    compute(rounds[1]);
+  }
+  next_position(s);
+  if (enough) return;
+
+  // What is not known of a row is no better than the last that is.
+  const std::vector<float> bar = bars(m, s, live, out);
+  std::vector<Row> more;
+  std::vector<const float*> inputs;
+  next = features;
+  for (const Round& round : rounds)
+    for (const Row& row : round.list) {
+      const float last = out.values[at(row) * out.count + round.kept - 1] + (live[at(row)] - out.lse[at(row)]);
+      if (round.kept < out.count && last > NEVER && last >= bar[row.slot]) more.push_back(row), inputs.push_back(next);
+      next += m.dim;
+    }
   m.workers.run(int(more.size()), BLOCK, [&](int first, int count) {
     MatrixUnit unit(m.arithmetic);
     Scratch& w = scratch();
-    std::vector<Row> again;
     float* x = w.x.need(size_t(count) * m.dim);
-    for (int r = 0; r < count; ++r) {
-      again.push_back(list[more[first + r]]);
-      std::copy_n(features + size_t(more[first + r]) * m.dim, m.dim, x + size_t(r) * m.dim);
-    }
+    for (int r = 0; r < count; ++r) std::copy_n(inputs[first + r], m.dim, x + size_t(r) * m.dim);
     w.operand.set(m.arithmetic, x, count, m.dim);
-    reduce_rows(m, w, s.beam, again.data(), count, out.count, out);
+    reduce_rows(m, w, s.beam, &more[first], count, out.count, out);
   });
 }

@@ -170,7 +170,7 @@ static void attend_to_source(const Model& m, Scratch& w, State& s, size_t l, con
   w.operand.set(m.arithmetic, block_input(m, w, layer.cross_norm, x, rows), rows, d);
   multiply(w.operand, layer.query, wide, PLAIN);
   for (int r = 0; r < rows; ++r) {
-    if (const int ahead = r + s.beam; ahead < rows && list[ahead].beam == 0) {
+    if (const int ahead = r + s.beam; ahead < rows && list[ahead].place != list[ahead - 1].place) {
       const size_t base = (l * slots + list[ahead].place) * s.max_source;
       for (int p = 0; p < s.slots[list[ahead].place].source; ++p) {
         fetch(cache.cross_keys + (base + p) * d, d);
@@ -224,5 +224,9 @@ static void all_rows(Model& m, State& s, const int64_t* tokens, const std::vecto
     auto some = half_caches(m.arithmetic) ? advance<uint16_t> : advance<float>;
     finish(w, some(m, w, s, tokens, part, count), first, count);
   });
+}
+
+// After all rows of a step.
+static void next_position(State& s) {
   for (Slot& slot : s.slots) slot.position += slot.busy && slot.position + 1 < s.max_target;
 }

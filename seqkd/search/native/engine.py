@@ -74,11 +74,12 @@ class NativeTransformer:
         return logits
 
     def step_candidates(
-        self, state: _State, tokens: Tensor, count: int, live: Tensor | None = None
+        self, state: _State, tokens: Tensor, count: int, live: Tensor | None = None, closing: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """See `FusedSearchModel.step_candidates`."""
         tokens = tokens.contiguous()
         live = None if live is None else live.contiguous()
+        closing = None if closing is None else closing.contiguous()
         lse, eos = torch.empty(2, state.slots, state.beam)
         values = torch.empty(state.slots, state.beam, count)
         ids = torch.empty(state.slots, state.beam, count, dtype=torch.long)
@@ -87,6 +88,7 @@ class NativeTransformer:
             state.handle,
             pointer(tokens),
             None if live is None else pointer(live),
+            None if closing is None else pointer(closing),
             count,
             pointer(lse),
             pointer(values),

@@ -287,10 +287,10 @@ class Counted(NativeTransformer):
         return super().step(state, tokens)
 
     def step_candidates(
-        self, state: Any, tokens: Tensor, count: int, live: Tensor | None = None
+        self, state: Any, tokens: Tensor, count: int, live: Tensor | None = None, closing: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         self.fused += 1
-        return super().step_candidates(state, tokens, count, live)
+        return super().step_candidates(state, tokens, count, live, closing)
 
 
 @pytest.mark.parametrize(

@@ -246,6 +246,8 @@ SUITED: dict[str, tuple[str, ...]] = {
     "dag": ("dag",),
     FAIRSEQ: ("fairseq",),
 }
+# Objectives that count each row by its weight, where a corpus has weights.
+WEIGHING = ("nll", "word_kd", "ctc", "dag")
 # Architectures that write all positions at once; of fairseq's the model itself says it.
 PARALLEL = frozenset({"nat", "cmlm", "ctc", "dag"})
 # Those that the CPU engine has kernels for.

@@ -20,6 +20,7 @@ from seqkd.config import (
 from seqkd.config_models import (
     FAIRSEQ,
     PARALLEL,
+    WEIGHING,
     WITH_KERNELS,
     ModelConfig,
     NllConfig,
@@ -245,4 +246,20 @@ class PipelineConfig(Strict):
         if where and others:
             known = ", ".join(sorted(WITH_KERNELS))
             raise ValueError(f'{where[0]}.precision "int8" is for arch {known}, not for {", ".join(others)}')
+        return self
+
+    @model_validator(mode="after")
+    def _weights(self) -> PipelineConfig:
+        weighted = {part.name for part in self.select if part.rule == "all"}
+        others = [
+            f"{student.name} ({student.objective.type})"
+            for student in self.students
+            if student.objective.type not in WEIGHING and weighted.intersection(part.name for part in student.corpora)
+        ]
+        if others:
+            known = ", ".join(WEIGHING)
+            raise ValueError(
+                f'students: rule "all" gives weights to rows, which objectives {known} count, not those of '
+                f"{', '.join(others)}"
+            )
         return self

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from seqkd.config_search import Strict
 
-RuleName = Literal["seqkd", "seqinter", "oracle", "chrf", "ter", "sample", "mbr-bleu", "mbr-chrf", "rerank"]
+RuleName = Literal["seqkd", "seqinter", "oracle", "chrf", "ter", "sample", "mbr-bleu", "mbr-chrf", "rerank", "all"]
 
 
 class FilterConfig(Strict):
@@ -51,7 +51,7 @@ class SelectSettings(Strict):
     """Which hypothesis becomes the target."""
 
     rule: RuleName
-    tokenizer: Literal["13a", "none", "char", "intl", "zh", "pieces"] = Field(
+    tokenizer: Literal["13a", "none", "char", "intl", "zh", "ja-mecab", "pieces"] = Field(
         "13a", description="of sentence BLEU; pieces: the vocabulary's subwords"
     )
     smoothing: Literal["exp", "floor", "add-k", "none"] = Field("exp", description="of sentence BLEU")
@@ -67,4 +67,6 @@ class SelectSettings(Strict):
     def _fits(self) -> SelectSettings:
         if (self.rule == "rerank") != (self.rerank is not None):
             raise ValueError('rule "rerank" and the table `rerank` go together')
+        if self.rule == "all" and self.rejected == "next":
+            raise ValueError('rule "all" keeps every hypothesis that no filter rejects: rejected is "drop" or "gold"')
         return self

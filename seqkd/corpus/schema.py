@@ -15,9 +15,13 @@ CORPUS_SCHEMA = pa.schema(
         ("score", pa.float32()),
         ("rule", pa.string()),
         ("origin", pa.string()),
+        ("weight", pa.float32()),
     ]
 )
-"""A corpus, gold or distilled. The last three columns are optional."""
+"""A corpus, gold or distilled. The last four columns are optional.
+
+Where rows have weights, several may be hypotheses of one row: see `seqkd.corpus.row_ids` for what their ids say.
+"""
 
 KBEST_SCHEMA = pa.schema(
     [
@@ -53,7 +57,7 @@ SOFT_SCHEMA = pa.schema(
 """A teacher's distributions, position by position: its k most probable tokens and the log-mass of the rest."""
 
 KINDS: dict[str, pa.Schema] = {"corpus": CORPUS_SCHEMA, "kbest": KBEST_SCHEMA, "soft": SOFT_SCHEMA}
-OPTIONAL = frozenset({"score", "rule", "origin"})
+OPTIONAL = frozenset({"score", "rule", "origin", "weight"})
 
 
 def required(kind: str) -> list[str]:

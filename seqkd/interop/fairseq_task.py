@@ -166,6 +166,12 @@ def _dataset(task: Any, split: str, *, begin: bool) -> Any:
             where=str(corpus.path),
             hint="give the `prepared` folder that this corpus comes from",
         )
+    if "weight" in corpus.schema.names:
+        raise CorpusError(
+            "its rows have weights, which fairseq's criteria do not count",
+            where=str(corpus.path),
+            expected='a corpus of another rule than "all"',
+        )
     _, source_sizes, target_sizes = corpus.lengths()
     ends = {"begin": [task.target_dictionary.bos()] if begin else [], "end": [task.target_dictionary.eos()]}
     source = CorpusSide(corpus, "source_ids", source_sizes, **ends)

@@ -26,6 +26,18 @@ class SoftTargets(NamedTuple):
     tail: Tensor | None
 
 
+class RowWeights(NamedTuple):
+    """How much each row of a batch counts.
+
+    Attributes:
+        rows: `[batch]` float32, not negative.
+        total: Sum of them over the target tokens, each with its row's; known on the host.
+    """
+
+    rows: Tensor
+    total: float
+
+
 class Batch(NamedTuple):
     """Sentence pairs, padded on the right.
 
@@ -42,6 +54,7 @@ class Batch(NamedTuple):
         progress: How much of the training is done, from 0 to 1; objectives with a schedule read it.
         soft: What a teacher gave each kept position, where it was written down beforehand.
         origins: `[batch]` folder of the corpus that each row is of, where several are mixed: their ids may be equal.
+        weights: Where rows count differently; None where each counts 1.
     """
 
     ids: npt.NDArray[np.int64]
@@ -53,6 +66,16 @@ class Batch(NamedTuple):
     progress: float = 0.0
     soft: SoftTargets | None = None
     origins: npt.NDArray[np.str_] | None = None
+    weights: RowWeights | None = None
+
+    @property
+    def total(self) -> float:
+        """What a loss summed over the target tokens is divided by: their number, or the sum of their weights."""
+        return self.tokens if self.weights is None else self.weights.total
+
+    def weights_at(self, places: Tensor, width: int) -> Tensor | None:
+        """Weights of places in a flattened `[batch, width]`, `[places]` float32; None where all are 1."""
+        return None if self.weights is None else self.weights.rows.index_select(0, places // width)
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on `device`."""
@@ -65,12 +88,16 @@ class Batch(NamedTuple):
         soft = self.soft
         if soft is not None:
             soft = SoftTargets(moved(soft.ids), moved(soft.logprobs), None if soft.tail is None else moved(soft.tail))
+        weights = self.weights
+        if weights is not None:
+            weights = weights._replace(rows=moved(weights.rows))
         return self._replace(
             source=moved(self.source),
             target_in=moved(self.target_in),
             target_out=moved(self.target_out),
             kept=moved(self.kept),
             soft=soft,
+            weights=weights,
         )
 
 
@@ -78,14 +105,14 @@ class LossOutput(NamedTuple):
     """One batch's loss.
 
     Attributes:
-        loss: Scalar float32: what is minimised, summed over the target tokens.
-        nll: Scalar float32 without gradient: the negative log-likelihood in nats, summed over the target tokens.
-        tokens: What both are divided by.
+        loss: Scalar float32: what is minimised, summed over the target tokens, each times its row's weight.
+        nll: Scalar float32 without gradient: the negative log-likelihood in nats, summed likewise.
+        tokens: What both are divided by; see `Batch.total`.
     """
 
     loss: Tensor
     nll: Tensor
-    tokens: int
+    tokens: float
 
 
 class Objective(Protocol):

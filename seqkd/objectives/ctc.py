@@ -74,10 +74,12 @@ class CtcLoss:
         counted = (real & targets.counted[:, None]).flatten().nonzero()[:, 0]
         rows = features.flatten(0, 1).index_select(0, counted)
         blanks = torch.full((len(rows),), frame_model.blank_id, device=rows.device)
-        base, base_nll = projected_nll(rows, stack.output_weight, blanks, self.smoothing)
+        weights = batch.weights_at(counted, real.size(1))
+        base, base_nll = projected_nll(rows, stack.output_weight, blanks, self.smoothing, weights)
         gain = log_likelihood(_ratios(frame_model, features, targets), targets.ids, targets.frames, targets.lengths)
-        gain = torch.where(targets.counted, gain, 0.0).sum()
-        return LossOutput(base - (1 - self.smoothing) * gain, base_nll - gain.detach(), batch.tokens)
+        gain = torch.where(targets.counted, gain, 0.0)
+        gain = (gain if batch.weights is None else gain * batch.weights.rows).sum()
+        return LossOutput(base - (1 - self.smoothing) * gain, base_nll - gain.detach(), batch.total)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

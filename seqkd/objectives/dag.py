@@ -69,8 +69,8 @@ class DagLoss:
         emissions = _emissions(graph, features, real, batch)
         lengths = batch.target_out.ne(graph.pad_id).sum(1)
         sums = log_likelihood(graph.transitions(features, real), emissions, lengths)
-        loss = -sums.sum()
-        return LossOutput(loss, loss.detach(), batch.tokens)
+        loss = -(sums if batch.weights is None else sums * batch.weights.rows).sum()
+        return LossOutput(loss, loss.detach(), batch.total)
 
 
 def log_likelihood(transitions: Tensor, emissions: Tensor, lengths: Tensor) -> Tensor:

@@ -31,5 +31,6 @@ class LabelSmoothedNll:
         # Padding leaves before the widest layer.
         rows = features.flatten(0, 1).index_select(0, batch.kept)
         targets = batch.target_out.flatten().index_select(0, batch.kept)
-        loss, nll = projected_nll(rows, forced.output_weight, targets, self.smoothing)
-        return LossOutput(loss, nll, batch.tokens)
+        weights = batch.weights_at(batch.kept, batch.target_out.size(1))
+        loss, nll = projected_nll(rows, forced.output_weight, targets, self.smoothing, weights)
+        return LossOutput(loss, nll, batch.total)

@@ -20,7 +20,9 @@ CHUNK_ELEMENTS_CUDA = 1 << 26
 ROUND_ROWS = 64
 
 
-def projected_nll(features: Tensor, weight: Tensor, targets: Tensor, smoothing: float) -> tuple[Tensor, Tensor]:
+def projected_nll(
+    features: Tensor, weight: Tensor, targets: Tensor, smoothing: float, scales: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Label-smoothed cross-entropy of `softmax(features @ weight.T)` (Szegedy et al. 2016, section 7), summed.
 
     The target distribution is `(1 - smoothing) * one_hot + smoothing / vocab`, as in torch's `cross_entropy`.
@@ -32,6 +34,7 @@ def projected_nll(features: Tensor, weight: Tensor, targets: Tensor, smoothing: 
         weight: `[vocab, dim]`.
         targets: `[tokens]` int64.
         smoothing: Share of the uniform distribution, 0 for none.
+        scales: `[tokens]` float32, what each token's loss is multiplied by; None for 1.
 
     Returns:
         The loss, and the unsmoothed negative log-likelihood without gradient; scalars in float32.
@@ -41,9 +44,11 @@ def projected_nll(features: Tensor, weight: Tensor, targets: Tensor, smoothing: 
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
     with torch.autocast(kind, enabled=False):
         if by_kernel:
-            return _NativeNll.apply(features, weight, targets, smoothing, torch.is_grad_enabled())  # type: ignore
+            return _NativeNll.apply(features, weight, targets, smoothing, scales, torch.is_grad_enabled())  # type: ignore
         low = weight.detach().to(dtype)
-        return _ProjectedNll.apply(features, weight, low, targets, smoothing, torch.is_grad_enabled())  # type: ignore
+        return _ProjectedNll.apply(  # type: ignore
+            features, weight, low, targets, smoothing, scales, torch.is_grad_enabled()
+        )
 
 
 class _ProjectedNll(torch.autograd.Function):
@@ -51,7 +56,14 @@ class _ProjectedNll(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, features: Tensor, weight: Tensor, low: Tensor, targets: Tensor, smoothing: float, train: bool
+        ctx: Any,
+        features: Tensor,
+        weight: Tensor,
+        low: Tensor,
+        targets: Tensor,
+        smoothing: float,
+        scales: Tensor | None,
+        train: bool,
     ) -> tuple[Tensor, Tensor]:
         tokens, vocab = len(features), len(weight)
         limit = CHUNK_ELEMENTS if low.dtype == torch.float32 else CHUNK_ELEMENTS_LOW
@@ -63,6 +75,7 @@ class _ProjectedNll(torch.autograd.Function):
         narrow = torch.empty(step, vocab, dtype=low.dtype, device=low.device)
         wide = narrow if low.dtype == torch.float32 else torch.empty_like(narrow, dtype=torch.float32)
         targets = functional.pad(targets, (0, len(rows) - tokens))
+        counts = None if scales is None else functional.pad(scales, (0, len(rows) - tokens))[:, None]
         grad_rows = torch.empty_like(rows)
         grad_weight = torch.zeros_like(weight, dtype=torch.float32) if train else None
         share = smoothing / vocab
@@ -80,13 +93,16 @@ class _ProjectedNll(torch.autograd.Function):
             picked = x.gather(1, wanted)
             total = x.sub_(peak).exp_().sum(-1, keepdim=True)
             log_sum = total.log() + peak
-            nll += (log_sum - picked)[:real].sum()
-            log_sums += log_sum[:real].sum()
+            count = None if counts is None else counts[start : start + step]
+            nll += _times(log_sum - picked, count)[:real].sum()
+            log_sums += _times(log_sum, count)[:real].sum()
             if grad_weight is None:
                 continue
             # The softmax is x / total. Dividing [rows, dim] instead, before and after the products, saves a pass.
             x.scatter_add_(1, wanted, total * (smoothing - 1))
             x[real:] = 0.0
+            if count is not None:
+                total = total / count  # infinite where a row counts nothing
             if wide is not narrow:
                 logits.copy_(x)
             torch.mm(logits, low, out=grad_rows[start : start + step])
@@ -100,10 +116,10 @@ class _ProjectedNll(torch.autograd.Function):
         if smoothing:
             # Smoothing subtracts share * (sum of all logits); that and its gradients are rank one.
             weight_sum = weight.detach().sum(0, dtype=torch.float32)
-            row_sum = rows.sum(0, dtype=torch.float32)
+            row_sum = _times(rows, counts).sum(0, dtype=torch.float32)
             loss = (1 - smoothing) * nll + smoothing * log_sums - share * (row_sum @ weight_sum)
             if grad_weight is not None:
-                grad_rows -= (share * weight_sum).to(low.dtype)
+                grad_rows -= _times(share * weight_sum, counts).to(low.dtype)
                 grad_weight -= share * row_sum
         if grad_weight is not None:
             ctx.save_for_backward(grad_rows[:tokens].to(features.dtype), grad_weight.to(weight.dtype))
@@ -114,7 +130,11 @@ class _ProjectedNll(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         rows, weight = ctx.saved_tensors
-        return rows * grads[0], weight * grads[0], None, None, None, None
+        return rows * grads[0], weight * grads[0], None, None, None, None, None
+
+
+def _times(values: Tensor, counts: Tensor | None) -> Tensor:
+    return values if counts is None else values * counts
 
 
 class _NativeNll(torch.autograd.Function):
@@ -122,25 +142,32 @@ class _NativeNll(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, features: Tensor, weight: Tensor, targets: Tensor, smoothing: float, train: bool
+        ctx: Any,
+        features: Tensor,
+        weight: Tensor,
+        targets: Tensor,
+        smoothing: float,
+        scales: Tensor | None,
+        train: bool,
     ) -> tuple[Tensor, Tensor]:
         rows, weight = features.detach().float().contiguous(), weight.detach()
+        counts = None if scales is None else scales[:, None]
         wanted = weight.index_select(0, targets)
         # Rounded as the kernel rounds them, so that a certain token's loss is not below zero.
         picked = (rows.bfloat16().float() * wanted.bfloat16().float()).sum(-1)
         if train:
-            sums, grad_rows, grad_weight = native.log_sum_exp_gradients(rows, weight, None)
-            grad_rows -= wanted.mul_(1 - smoothing)
-            native.scatter_rows(grad_weight, targets.contiguous(), rows, smoothing - 1)
+            sums, grad_rows, grad_weight = native.log_sum_exp_gradients(rows, weight, scales)
+            grad_rows -= _times(wanted.mul_(1 - smoothing), counts)
+            native.scatter_rows(grad_weight, targets.contiguous(), _times(rows, counts), smoothing - 1)
         else:
             sums = native.log_sum_exp(rows, weight)
-        loss = nll = (sums - picked).sum()
+        loss = nll = _times(sums - picked, scales).sum()
         if smoothing:
             share = smoothing / len(weight)
-            weight_sum, row_sum = weight.sum(0), rows.sum(0)
-            loss = (1 - smoothing) * nll + smoothing * sums.sum() - share * (row_sum @ weight_sum)
+            weight_sum, row_sum = weight.sum(0), _times(rows, counts).sum(0)
+            loss = (1 - smoothing) * nll + smoothing * _times(sums, scales).sum() - share * (row_sum @ weight_sum)
             if train:
-                grad_rows -= share * weight_sum
+                grad_rows -= _times(share * weight_sum, counts)
                 grad_weight -= share * row_sum
         if train:
             ctx.save_for_backward(grad_rows.to(features.dtype), grad_weight)
@@ -151,7 +178,7 @@ class _NativeNll(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         rows, weight = ctx.saved_tensors
-        return rows * grads[0], weight * grads[0], None, None, None
+        return rows * grads[0], weight * grads[0], None, None, None, None
 
 
 def projected_log_sum_exp(features: Tensor, weight: Tensor) -> Tensor:

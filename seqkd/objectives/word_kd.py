@@ -50,8 +50,9 @@ class WordKd:
         features = forced.decode_features(batch.target_in, batch.source, memory)
         rows = features.flatten(0, 1).index_select(0, batch.kept)
         targets = batch.target_out.flatten().index_select(0, batch.kept)
+        weights = batch.weights_at(batch.kept, batch.target_out.size(1))
         if self.alpha == 0.0 or not model.training:
-            loss, nll = projected_nll(rows, forced.output_weight, targets, self.smoothing)
+            loss, nll = projected_nll(rows, forced.output_weight, targets, self.smoothing, weights)
         else:
             loss, nll = projected_kd(
                 rows,
@@ -61,8 +62,9 @@ class WordKd:
                 temperature=self.temperature,
                 alpha=self.alpha,
                 smoothing=self.smoothing,
+                scales=weights,
             )
-        return LossOutput(loss, nll, batch.tokens)
+        return LossOutput(loss, nll, batch.total)
 
     def _divergence(self, batch: Batch) -> Divergence:
         soft = batch.soft
@@ -99,6 +101,7 @@ def projected_kd(
     temperature: float,
     alpha: float,
     smoothing: float,
+    scales: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The output layer and `WordKd` in one; as in `projected_nll` logits of all tokens never exist at the same time.
 
@@ -110,6 +113,7 @@ def projected_kd(
         temperature: See `WordKd`.
         alpha: See `WordKd`.
         smoothing: See `WordKd`.
+        scales: `[tokens]` float32, what each token's loss is multiplied by; None for 1.
 
     Returns:
         The loss, and the unsmoothed negative log-likelihood at temperature 1 without gradient; scalars, float32 at
@@ -119,7 +123,7 @@ def projected_kd(
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
     with torch.autocast(kind, enabled=False):
         return _ProjectedKd.apply(  # type: ignore
-            features, weight, targets, divergence, dtype, temperature, alpha, smoothing, torch.is_grad_enabled()
+            features, weight, targets, divergence, dtype, temperature, alpha, smoothing, scales, torch.is_grad_enabled()
         )
 
 
@@ -137,6 +141,7 @@ class _ProjectedKd(torch.autograd.Function):
         temperature: float,
         alpha: float,
         smoothing: float,
+        scales: Tensor | None,
         train: bool,
     ) -> tuple[Tensor, Tensor]:
         student = Projection(features, weight, dtype)
@@ -152,12 +157,17 @@ class _ProjectedKd(torch.autograd.Function):
             hard, grad, exact = likelihood(plain, targets[start:stop], smoothing)
             warm = plain if temperature == 1.0 else (logits / temperature).log_softmax(-1)
             soft, grad_soft = divergence(warm, start, stop)
+            if scales is not None:
+                scale = scales[start:stop]
+                hard, soft, exact = hard * scale, soft * scale, exact * scale
             loss += alpha * temperature**2 * soft.sum() + (1 - alpha) * hard.sum()
             nll += exact.sum()
             if grad_rows is None or grad_weight is None:
                 continue
             # One of the two temperatures goes into the derivative of logits / T.
             grad = grad.mul_(1 - alpha).add_(grad_soft, alpha=alpha * temperature)
+            if scales is not None:
+                grad *= scale[:, None]
             grad = rounded_rows(grad, dtype, student.multiple)
             chunk = slice(start, start + len(grad))
             torch.mm(grad, student.weight, out=grad_rows[chunk])
@@ -173,4 +183,4 @@ class _ProjectedKd(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         rows, weight = ctx.saved_tensors
-        return rows * grads[0], weight * grads[0], None, None, None, None, None, None, None
+        return rows * grads[0], weight * grads[0], None, None, None, None, None, None, None, None

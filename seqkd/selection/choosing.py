@@ -1,4 +1,4 @@
-"""The choice of one hypothesis a row, and what becomes of rows whose choice is rejected."""
+"""The choice of one hypothesis a row, or of all, and what becomes of rows whose choice is rejected."""
 
 from __future__ import annotations
 
@@ -57,6 +57,36 @@ def choose(lists: Lists, values: Floats, filters: Filters, otherwise: Otherwise)
         if not _check_far(lists, picks, filters, codes, checked):
             break
     return Choice(picks, reasons)
+
+
+def keep(lists: Lists, filters: Filters) -> Codes:
+    """Judge every hypothesis by itself: the first reason against each, as its place in `filters.REASONS`; 0: none.
+
+    Returns:
+        `[hypotheses]`.
+    """
+    codes = filters.judge(lists)
+    _check_far(lists, np.arange(len(codes)), filters, codes, np.zeros(len(codes), dtype=np.bool_))
+    return codes
+
+
+def weigh(rows: Integers, scores: Floats) -> Floats:
+    """Softmax of scores over what is left of each row's list.
+
+    Args:
+        rows: Which row each hypothesis is of, in any order `[hypotheses]`.
+        scores: The search's, normalised by length `[hypotheses]`.
+
+    Returns:
+        `[hypotheses]`: they sum to 1 over a row.
+    """
+    if not len(rows):
+        return scores
+    _, owners = np.unique(rows, return_inverse=True)
+    best = np.full(int(owners.max()) + 1, -np.inf)
+    np.maximum.at(best, owners, scores)
+    mass: Floats = np.exp(scores - best[owners])
+    return mass / np.bincount(owners, weights=mass)[owners]
 
 
 def _check_far(lists: Lists, picks: Integers, filters: Filters, codes: Codes, checked: Booleans) -> bool:

@@ -119,21 +119,26 @@ def _rows(corpus: Corpus, number: int, console: Console) -> None:
 
 def _selected(corpus: Corpus, console: Console) -> None:
     """Where a distilled corpus's targets are from, and how they scored, a shard at a time."""
-    there = [name for name in ("score", "origin") if name in corpus.schema.names]
+    there = [name for name in ("score", "origin", "weight") if name in corpus.schema.names]
     scores: list[npt.NDArray[np.float32]] = []
+    weights: list[npt.NDArray[np.float32]] = []
     origins: Counter[str] = Counter()
     for table in corpus.tables(there) if there else ():
         if "score" in there:
             scores.append(table.column("score").drop_null().to_numpy())
+        if "weight" in there:
+            weights.append(table.column("weight").to_numpy())
         if "origin" in there:
             counts = pc.value_counts(_array(table.column("origin"))).to_pylist()
             origins.update({pair["values"]: pair["counts"] for pair in counts})
     facts: dict[str, Any] = {f"targets from {origin}": count for origin, count in sorted(origins.items())}
-    values = np.concatenate(scores) if scores else np.zeros(0, dtype=np.float32)
-    if len(values):
-        facts["scores: mean"] = float(values.mean(dtype=np.float64))
+    for what, parts in (("scores", scores), ("weights", weights)):
+        values = np.concatenate([np.zeros(0, dtype=np.float32), *parts])
+        if not len(values):
+            continue
+        facts[f"{what}: mean"] = float(values.mean(dtype=np.float64))
         for name, percent in (("least", 0), ("5 %", 5), ("median", 50), ("95 %", 95), ("most", 100)):
-            facts[f"scores: {name}"] = float(np.percentile(values, percent))
+            facts[f"{what}: {name}"] = float(np.percentile(values, percent))
     if facts:
         console.print(_pairs(facts))
 
@@ -168,7 +173,9 @@ def _samples(corpus: Corpus, number: int, console: Console) -> None:
     for row in corpus.take(positions).to_pylist():
         if corpus.manifest.kind == "corpus":
             sides = [("source", row["source"]), ("target", row["target"])]
-            sides += [(name, str(row[name])) for name in ("score", "rule", "origin") if row.get(name) is not None]
+            sides += [
+                (name, str(row[name])) for name in ("score", "rule", "origin", "weight") if row.get(name) is not None
+            ]
         else:
             sides = [(f"{best['score']:.3f}", best["text"]) for best in row["hypotheses"]]
         table.add_row(str(row["id"]), "\n".join(name for name, _ in sides), Text("\n".join(text for _, text in sides)))

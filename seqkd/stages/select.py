@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,14 @@ import pyarrow.compute as pc
 from seqkd.config import SelectConfig
 from seqkd.corpus.manifest import Manifest, ShardInfo, StageOutput, atomic_path, fingerprint, read_manifest
 from seqkd.corpus.reader import Corpus
+from seqkd.corpus.row_ids import RANK_STEP, row_ids
 from seqkd.corpus.writer import finished_shards, write_shard
 from seqkd.errors import CorpusError, InputError, WorkError
 from seqkd.progress import Progress, say
 from seqkd.selection import Filters
 from seqkd.selection.filters import DUPLICATE, percentile
-from seqkd.selection.lists import one_array
-from seqkd.stages.selecting import DROP, ShardSelector, rejects_path
+from seqkd.selection.lists import Integers, one_array
+from seqkd.stages.selecting import ALL, DROP, ShardSelector, candidate_ids, rejects_path, weighted
 from seqkd.stages.workers import belong_to_parent, cores, worker_pool
 from seqkd.text.duplicates import DuplicateFinder
 
@@ -33,7 +35,7 @@ FEW_ROWS = 50_000  # not worth the start of several processes, unless their numb
 
 
 def run(config: SelectConfig, out: Path, *, overwrite: bool = False, device: str = "auto") -> None:
-    """Choose one hypothesis a row by `config.rule` and write the corpus that pairs it with its source.
+    """Choose one hypothesis a row by `config.rule`, or keep all, and write the corpus of sources and what was chosen.
 
     Rows are joined by id. A shard of the output depends on that shard of the inputs and on the settings; an interrupted
     run goes on after the shards that are there.
@@ -46,7 +48,7 @@ def run(config: SelectConfig, out: Path, *, overwrite: bool = False, device: str
 
     Raises:
         CorpusError: The k-best lists are not those of this corpus, or not in its vocabulary.
-        InputError: There is no such script.
+        InputError: There is no such script; the tokenizer is not installed.
         ModelError: A model of `config.rerank` is damaged.
         ConflictError: `out` was made with other settings.
         WorkError: The system refuses to write, or a worker died.
@@ -73,7 +75,11 @@ def run(config: SelectConfig, out: Path, *, overwrite: bool = False, device: str
         with atomic_path(out / REJECTED) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
             file.write("id\treason\tbecame\n")
             for index in range(len(written)):
-                file.writelines(_account(totals, out, index, gold.read_shard(index), _table(out, written[index].name)))
+                rows = gold.read_shard(index)
+                ids = rows.column("id").to_numpy()
+                if config.rule == ALL:
+                    ids = candidate_ids(rows, kbest.read_shard(index))
+                file.writelines(_account(totals, out, index, rows, ids, _table(out, written[index].name)))
         output.commit(_manifest(config, made_by, gold, written, totals))
         for index in range(len(written)):
             rejects_path(out, index).unlink(missing_ok=True)
@@ -113,6 +119,22 @@ def _check(kbest: Corpus, gold: Corpus, config: SelectConfig) -> None:
             where=str(kbest.path),
             expected="k-best lists of this corpus, shard by shard",
             hint="distill this corpus again, or select from the corpus that was decoded",
+        )
+    if config.rule == ALL:
+        for table in gold.tables(["id"]):
+            ids = table.column("id").to_numpy()
+            if len(ids) and not 0 <= ids.min() <= ids.max() < RANK_STEP:
+                raise CorpusError(
+                    f"has ids from {ids.min()} to {ids.max()}",
+                    where=str(gold.path),
+                    expected=f'for rule "all" ids from 0 to {RANK_STEP - 1:,}: those above are of further hypotheses',
+                    hint='select from the corpus that `seqkd prepare` wrote, not from one that rule "all" made',
+                )
+    if config.tokenizer == "ja-mecab" and not (find_spec("MeCab") and find_spec("ipadic")):
+        raise InputError(
+            "the tokenizer ja-mecab needs MeCab and its dictionary, which are not installed",
+            where="tokenizer",
+            hint='pip install "seqkd[ja]"',
         )
     if config.filters.script is not None:
         try:
@@ -179,7 +201,7 @@ def _written(
     """Write the shards that are still to be made, and yield them in order."""
     workers = min(config.workers or cores(), len(todo))
     rows = sum(gold.shards[index].rows for index in todo)
-    slow = config.rule not in ("seqkd", "seqinter", "oracle", "sample") or config.filters.max_ter is not None
+    slow = config.rule not in ("seqkd", "seqinter", "oracle", "sample", ALL) or config.filters.max_ter is not None
     if config.rerank is None:
         alone = workers == 1 or not (config.workers or slow or rows > FEW_ROWS)
     else:
@@ -228,20 +250,35 @@ def _without_duplicates(out: Path, shards: list[ShardInfo]) -> list[ShardInfo]:
             gone = np.array(repeated[start : start + shard.rows])
             start += shard.rows
             if gone.any():
-                left.append(write_shard(out, index, _table(out, shard.name).filter(pa.array(~gone))))
+                table = _table(out, shard.name).filter(pa.array(~gone))
+                left.append(write_shard(out, index, weighted(table) if "weight" in table.column_names else table))
             else:
                 left.append(shard)
     return left
 
 
-def _account(totals: _Totals, out: Path, index: int, gold: pa.Table, distilled: pa.Table) -> Iterable[str]:
-    """Add a shard to the totals and give its lines of the list of rejected rows, in the order of gold's rows.
+def _account(
+    totals: _Totals, out: Path, index: int, gold: pa.Table, ids: Integers, distilled: pa.Table
+) -> Iterable[str]:
+    """Add a shard to the totals and give its lines of the list of rejected rows, in the order of `ids`.
 
     Duplicates are told from the shards, not remembered: what is in no list and is missing was one.
+
+    Args:
+        totals: Of all shards so far.
+        out: The output folder.
+        index: Which shard.
+        gold: Its rows.
+        ids: What may be in the distilled shard: gold's, or those of all hypotheses, in gold's order.
+        distilled: What is.
     """
-    ids = gold.column("id").to_numpy()
-    kept = np.isin(ids, distilled.column("id").to_numpy())
-    references = one_array(gold.column("target").filter(pa.array(kept)))
+    found = distilled.column("id").to_numpy()
+    kept = np.isin(ids, found)
+    owners = row_ids(found) if "weight" in distilled.column_names else found
+    own = gold.column("id").to_numpy()
+    order = np.argsort(own)
+    places = order[np.searchsorted(own, owners, sorter=order)]
+    references = one_array(gold.column("target").take(pa.array(places)))
     totals.rows += distilled.num_rows
     totals.source_tokens += _tokens(distilled, "source_ids")
     totals.target_tokens += _tokens(distilled, "target_ids")

@@ -12,24 +12,26 @@ import pyarrow as pa
 from seqkd.config import SelectConfig
 from seqkd.corpus.manifest import ShardInfo, atomic_write
 from seqkd.corpus.reader import Corpus
+from seqkd.corpus.row_ids import ranked_ids, row_ids
 from seqkd.corpus.writer import write_shard
 from seqkd.errors import CorpusError
-from seqkd.selection import DROPPED, GOLD, RULES, Choice, Filters, Lists, Means, choose
-from seqkd.selection.filters import REASONS
-from seqkd.selection.lists import Floats, Integers, one_array
+from seqkd.selection import DROPPED, GOLD, RULES, Choice, Filters, Lists, Means, choose, keep, weigh
+from seqkd.selection.filters import CODES, EMPTY, REASONS, Codes
+from seqkd.selection.lists import Floats, Integers, one_array, sizes
 from seqkd.selection.rules import PIECES
 from seqkd.selection.sentence_bleu import SentenceBleu
 
 # Rows are weighed in fixed pieces: memory grows neither with a shard nor with the workers' number, nor does it change
 # which pairs of texts a model scores together.
 PIECE_ROWS = 1024
+ALL = "all"  # the rule that is no choice
 NAMED_IDS = 10  # in an error message
 
 DROP, NEXT, REPLACED = "dropped", "next hypothesis", "gold target"
 
 
 class ShardSelector:
-    """Selects shard by shard.
+    """Selects shard by shard: the hypothesis of the highest value by a rule, or all.
 
     Args:
         config: The stage's settings.
@@ -41,7 +43,6 @@ class ShardSelector:
         self._kbest, self._gold = Corpus.open(config.kbest, "kbest"), Corpus.open(config.gold, "corpus")
         self._config = config
         self._filters = filters
-        self._rule = RULES[config.rule]
         tokenizer = "none" if config.tokenizer == PIECES else config.tokenizer
         self._means = Means(
             bleu=SentenceBleu(tokenizer, config.smoothing),
@@ -60,12 +61,53 @@ class ShardSelector:
         rows, lists = self._gold.read_shard(index), self._kbest.read_shard(index)
         lists = lists.take(pa.array(_join(rows, lists, self._kbest.path / self._kbest.shards[index].name)))
         everything = Lists.of_tables(rows, lists)
-        parts = []
-        for piece in everything.pieces(PIECE_ROWS):
-            parts.append(choose(piece, self._rule(piece, self._means), self._filters, self._config.rejected))
-        choice = _joined(parts, everything)
-        atomic_write(rejects_path(out, index), _listed(everything, choice).encode())
-        return write_shard(out, index, _table(rows, everything, choice, self._config.rule))
+        table, rejected = self._all(rows, everything) if self._config.rule == ALL else self._best(rows, everything)
+        atomic_write(rejects_path(out, index), rejected.encode())
+        return write_shard(out, index, table)
+
+    def _best(self, rows: pa.Table, lists: Lists) -> tuple[pa.Table, str]:
+        """One hypothesis a row: the distilled rows and the list of what was rejected."""
+        rule, parts = RULES[self._config.rule], []
+        for piece in lists.pieces(PIECE_ROWS):
+            parts.append(choose(piece, rule(piece, self._means), self._filters, self._config.rejected))
+        choice = _joined(parts, lists)
+        kept = np.flatnonzero(choice.picks != DROPPED)
+        return _table(rows, lists, kept, choice.picks[kept], self._config.rule), _listed(lists, choice)
+
+    def _all(self, rows: pa.Table, lists: Lists) -> tuple[pa.Table, str]:
+        """Every hypothesis that no filter rejects, a row each."""
+        codes = np.concatenate(
+            [np.zeros(0, np.uint8), *(keep(piece, self._filters) for piece in lists.pieces(PIECE_ROWS))]
+        )
+        picks = np.flatnonzero(codes == 0)
+        left = np.bincount(lists.owners[picks], minlength=len(lists.counts))
+        lost = np.flatnonzero(left == 0) if self._config.rejected == "gold" else np.zeros(0, dtype=np.int64)
+        kept = np.concatenate([lists.owners[picks], lost])
+        picks = np.concatenate([picks, np.full(len(lost), GOLD)])
+        order = np.argsort(kept, kind="stable")
+        kept, picks = kept[order], picks[order]
+        table = _table(rows, lists, kept, picks, ALL)
+        ranks = np.where(picks == GOLD, 0, np.append(lists.ranks, 0)[picks])
+        ids = pa.array(ranked_ids(lists.ids[kept], ranks))
+        return weighted(table.set_column(0, "id", ids)), _listed_all(lists, codes, lost)
+
+
+def weighted(table: pa.Table) -> pa.Table:
+    """Rows of rule "all" with the weights of what is left of each list; a gold target is all that is left of its."""
+    scores = table.column("score").to_numpy().astype(np.float64)  # a gold target's is NaN
+    weights = weigh(row_ids(table.column("id").to_numpy()), np.nan_to_num(scores, nan=0.0))
+    table = table.drop_columns(["weight"]) if "weight" in table.column_names else table
+    return table.append_column("weight", pa.array(weights.astype(np.float32)))
+
+
+def candidate_ids(gold: pa.Table, kbest: pa.Table) -> Integers:
+    """Ids of all that rule "all" may keep of a shard, in its order: every hypothesis, and a row whose list is empty."""
+    ids, listed = gold.column("id").to_numpy(), kbest.column("id").to_numpy()
+    order = np.argsort(listed)
+    counts = np.maximum(sizes(one_array(kbest.column("hypotheses"))), 1)
+    counts = counts[order[np.searchsorted(listed, ids, sorter=order)]]
+    ranks = np.arange(int(counts.sum())) - np.repeat(np.cumsum(counts) - counts, counts)
+    return ranked_ids(np.repeat(ids, counts), ranks)
 
 
 def rejects_path(out: Path, index: int) -> Path:
@@ -110,14 +152,28 @@ def _listed(lists: Lists, choice: Choice) -> str:
     return "".join(lines)
 
 
-def _table(rows: pa.Table, lists: Lists, choice: Choice, rule: str) -> pa.Table:
-    """The distilled rows, in gold's order."""
-    kept = np.flatnonzero(choice.picks != DROPPED)
-    picks, hypotheses = choice.picks[kept], len(lists.owners)
+def _listed_all(lists: Lists, codes: Codes, lost: Integers) -> str:
+    """The same of rule "all", hypothesis by hypothesis; where a row gets its gold target, the best one becomes it."""
+    replaced = np.zeros(len(lists.counts), dtype=np.bool_)
+    replaced[lost] = True
+    bare = np.flatnonzero(lists.counts == 0)
+    wrong = np.flatnonzero(codes)
+    owners, ranks = np.append(lists.owners[wrong], bare), np.append(lists.ranks[wrong], np.zeros(len(bare), np.int64))
+    reasons = np.append(codes[wrong], np.full(len(bare), CODES[EMPTY], dtype=np.uint8))
+    ids = ranked_ids(lists.ids[owners], ranks)
+    lines = []
+    for n in np.argsort(owners, kind="stable").tolist():
+        became = REPLACED if replaced[owners[n]] and not ranks[n] else DROP
+        lines.append(f"{ids[n]}\t{REASONS[reasons[n]]}\t{became}\n")
+    return "".join(lines)
+
+
+def _table(rows: pa.Table, lists: Lists, kept: Integers, picks: Integers, rule: str) -> pa.Table:
+    """The distilled rows: places `kept` among the rows, rising, with a hypothesis or GOLD each."""
     taught = picks != GOLD
     # Hypotheses and after them the gold rows.
-    places = pa.array(np.where(taught, picks, hypotheses + kept))
-    scores = pa.concat_arrays([lists.hypotheses.field("score"), pa.nulls(len(choice.picks), pa.float32())])
+    places = pa.array(np.where(taught, picks, len(lists.owners) + kept))
+    scores = pa.concat_arrays([lists.hypotheses.field("score"), pa.nulls(len(lists.counts), pa.float32())])
     added = {
         "target": pa.concat_arrays([lists.texts, lists.references]).take(places),
         "target_ids": pa.concat_arrays([lists.token_ids, lists.reference_ids]).take(places),

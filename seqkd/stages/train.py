@@ -15,6 +15,7 @@ from torch import nn
 from torch.utils.tensorboard.writer import SummaryWriter
 
 from seqkd.config import TrainConfig
+from seqkd.config_models import WEIGHING
 from seqkd.corpus.manifest import Manifest, StageOutput, atomic_write, fingerprint, read_manifest
 from seqkd.corpus.reader import Corpus
 from seqkd.errors import ConfigError, CorpusError, ModelError
@@ -30,7 +31,7 @@ from seqkd.stages.prepare import SOURCE_VOCABULARY, VOCABULARY
 from seqkd.stages.rejecting import REJECTED, corpus_key, count_rejected, left_out, write_rejected
 from seqkd.stages.teaching import Teaching
 from seqkd.text.vocabulary import Vocabulary
-from seqkd.training.data import CorpusData, SpecialIds, TrainingData
+from seqkd.training.data import WEIGHT, CorpusData, SpecialIds, TrainingData
 from seqkd.training.loop import LoopSettings, TrainResult, fit
 from seqkd.training.mixing import MixedData
 from seqkd.training.optim import OptimSettings
@@ -109,6 +110,13 @@ class _Inputs:
             )
         self.corpora = [Corpus.open(part.path, "corpus") for part in config.corpora]
         self.mixed = len(self.corpora) > 1 or config.corpora[0].weight != 1.0
+        for corpus in self.corpora:
+            if WEIGHT in corpus.schema.names and config.objective.type not in WEIGHING:
+                raise ConfigError(
+                    f"is {config.objective.type!r}, which cannot count rows by the weights of {corpus.path}",
+                    where="objective.type",
+                    expected=f'one of: {", ".join(WEIGHING)}; or a corpus of another rule than "all"',
+                )
         self.valid = Corpus.open(config.prepared / "valid", "corpus")
         self.vocab = config.prepared / VOCABULARY
         source = config.prepared / SOURCE_VOCABULARY

@@ -15,11 +15,13 @@ import torch
 
 from seqkd.corpus.batches import Rows, plan_epoch
 from seqkd.corpus.reader import Corpus
+from seqkd.errors import CorpusError
 from seqkd.models.protocol import Marks, PairLengths
-from seqkd.objectives.base import Batch
+from seqkd.objectives.base import Batch, RowWeights
 from seqkd.training.soft import SoftTable
 
 COLUMNS = ("id", "source_ids", "target_ids")
+WEIGHT = "weight"  # optional
 NAMED_IDS = 20  # in an error message, of each corpus
 AHEAD = 4  # groups of batches read while the device works on one
 
@@ -57,11 +59,13 @@ def collate(table: pa.Table, special: SpecialIds) -> Batch:
     """Pad the rows of a corpus table.
 
     Args:
-        table: With the columns id, source_ids and target_ids. Without rows it gives one sentence pair that is all
-            padding in its target and counts nothing: ranks that have run out of batches still take part.
+        table: With the columns id, source_ids and target_ids, and weight if there is one. Without rows it gives one
+            sentence pair that is all padding in its target and counts nothing: ranks that have run out of batches still
+            take part.
         special: See `SpecialIds`.
     """
     rows = table.num_rows
+    weighted = WEIGHT in table.column_names
     if rows == 0:
         return Batch(
             ids=np.empty(0, dtype=np.int64),
@@ -70,6 +74,7 @@ def collate(table: pa.Table, special: SpecialIds) -> Batch:
             target_out=torch.tensor([[special.pad]]),
             kept=torch.empty(0, dtype=torch.long),
             tokens=0,
+            weights=RowWeights(torch.zeros(1), 0.0) if weighted else None,
         )
     sources, source_lengths = _flat(table.column("source_ids"))
     targets, target_lengths = _flat(table.column("target_ids"))
@@ -81,7 +86,7 @@ def collate(table: pa.Table, special: SpecialIds) -> Batch:
     places = np.arange(target_out.shape[1])
     target_in[places > target_lengths[:, None]] = special.pad  # where end of sentence moved to
     kept = np.flatnonzero(places <= target_lengths[:, None])
-    return Batch(
+    batch = Batch(
         table.column("id").to_numpy(),
         torch.from_numpy(source),
         torch.from_numpy(target_in),
@@ -89,6 +94,11 @@ def collate(table: pa.Table, special: SpecialIds) -> Batch:
         torch.from_numpy(kept),
         len(kept),
     )
+    if not weighted:
+        return batch
+    weights = np.array(table.column(WEIGHT).to_numpy(), dtype=np.float32)
+    total = float((weights * (target_lengths + 1)).sum(dtype=np.float64))
+    return batch._replace(weights=RowWeights(torch.from_numpy(weights), total))
 
 
 def _flat(column: pa.ChunkedArray) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
@@ -121,7 +131,7 @@ class CorpusData:
         soft: What a teacher gave the rows; each batch brings its part.
 
     Raises:
-        CorpusError: `soft` lacks a row that fits, or one of its positions.
+        CorpusError: `soft` lacks a row that fits, or one of its positions; a weight is no number, or negative.
 
     Attributes:
         corpus: As given.
@@ -157,6 +167,8 @@ class CorpusData:
             fits &= ~marks
         if soft is not None:
             soft.check(ids[fits], targets[fits])
+        self._columns = [*COLUMNS, *([WEIGHT] if WEIGHT in corpus.schema.names else [])]
+        _check_weights(corpus, self._columns)
         self.corpus, self.special, self._soft = corpus, special, soft
         self.positions = np.flatnonzero(fits)
         self.source_lengths, self.target_lengths = sources[fits], targets[fits]
@@ -182,12 +194,26 @@ class CorpusData:
 
     def read(self, rows: Rows) -> pa.Table:
         """What `collate` takes, of these positions."""
-        return self.corpus.take(rows, list(COLUMNS))
+        return self.corpus.take(rows, self._columns)
 
     def load(self, rows: Rows) -> Batch:
         """The batch of these positions."""
         batch = collate(self.read(rows), self.special)
         return batch if self._soft is None else batch._replace(soft=self._soft.of(batch.ids))
+
+
+def _check_weights(corpus: Corpus, columns: Sequence[str]) -> None:
+    for table in corpus.tables(["id", WEIGHT]) if WEIGHT in columns else ():
+        weights = table.column(WEIGHT).to_numpy()  # null is NaN
+        wrong = ~((weights >= 0) & (weights < np.inf))
+        if wrong.any():
+            rows = table.column("id").to_numpy()[wrong][:NAMED_IDS].tolist()
+            raise CorpusError(
+                f"the weights of {int(wrong.sum()):,} rows cannot be trained with: {', '.join(map(str, rows))}",
+                where=str(corpus.path),
+                expected="finite numbers, 0 or more, in the column `weight`",
+                hint="select again, or write the column anew",
+            )
 
 
 def name_rows(batches: Sequence[Batch]) -> str:

@@ -113,11 +113,15 @@ class _Step(nn.Module):
 
 @dataclass(slots=True)
 class _Pending:
-    """An update whose numbers have not been read from the device yet."""
+    """An update whose numbers have not been read from the device yet.
+
+    Over all ranks: `tokens` is how many target tokens it has, `total` what their losses are divided by.
+    """
 
     update: int
     losses: list[tuple[Batch, Tensor]]
     tokens: int
+    total: float
     norm: Tensor | None
 
 
@@ -187,15 +191,15 @@ class _Run:
         with StopRequest() as stop, self._progress() as progress:
             self.mark = time.monotonic()
             for batches in self._batches():
-                total, stopped = self._agree(sum(batch.tokens for batch in batches), stop.made)
+                tokens, total, stopped = self._agree(batches, stop.made)
                 if stopped:
                     self._save()
                     raise WorkError(
                         f"stopped at update {state.update:,} of {settings.max_updates:,}",
                         hint="run the same command to go on",
                     )
-                self._update(batches, total)
-                trained += total
+                self._update(batches, tokens, total)
+                trained += tokens
                 if progress is not None:
                     speed = trained / max(time.monotonic() - began, 1e-9)
                     progress.advance()
@@ -232,21 +236,22 @@ class _Run:
             return False
         return len(state.history) - 1 - best_index(state.history, settings.best_by) >= settings.patience
 
-    def _agree(self, tokens: int, stop: bool) -> tuple[int, bool]:
-        """Target tokens of an update over all ranks, and whether any of them was asked to stop."""
+    def _agree(self, batches: list[Batch], stop: bool) -> tuple[int, float, bool]:
+        """An update's target tokens and the sum of their weights over all ranks, and whether any was asked to stop."""
+        tokens, total = sum(batch.tokens for batch in batches), sum(batch.total for batch in batches)
         if self.fabric.world_size == 1:
-            return tokens, stop
-        numbers = torch.tensor([tokens, int(stop)], device=self.fabric.device)
-        tokens, stops = cast(Tensor, self.fabric.all_reduce(numbers, reduce_op="sum")).tolist()
-        return tokens, stops > 0
+            return tokens, total, stop
+        numbers = torch.tensor([tokens, total, int(stop)], dtype=torch.float64, device=self.fabric.device)
+        tokens, total, stops = cast(Tensor, self.fabric.all_reduce(numbers, reduce_op="sum")).tolist()
+        return int(tokens), total, stops > 0
 
-    def _update(self, batches: list[Batch], total: int) -> None:
+    def _update(self, batches: list[Batch], tokens: int, total: float) -> None:
         state, fabric = self.state, self.fabric
         update = state.update + 1
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.settings.optim, update)
-        # The gradient of the mean over all tokens of all ranks, which DDP averages over the ranks.
-        scale = fabric.world_size / max(total, 1)
+        # The gradient of the (weighted) mean over all tokens of all ranks, which DDP averages over the ranks.
+        scale = fabric.world_size / (total or 1)
         losses = []
         for index, batch in enumerate(batches):
             torch.manual_seed(self._seed(update, index))
@@ -260,7 +265,7 @@ class _Run:
             norm = fabric.clip_gradients(
                 self.module, self.optimizer, max_norm=self.settings.clip_norm, error_if_nonfinite=False
             )
-        self.pending.append(_Pending(update, losses, total, norm))
+        self.pending.append(_Pending(update, losses, tokens, total, norm))
         self._settle(self.lag)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -289,9 +294,9 @@ class _Run:
             if norm is not None and not math.isfinite(norm) and not self.scaled:
                 batches = [batch for batch, _ in entry.losses]
                 raise _not_finite(f"the gradient's norm is {norm}", entry.update, batches)
-            self.state.loss += sum(values)
+            self.state.loss += sum(values) * (entry.tokens / (entry.total or 1))  # with weights, as of whole tokens
             self.state.tokens += entry.tokens
-            self.latest = sum(values) / max(sum(batch.tokens for batch, _ in entry.losses), 1)
+            self.latest = sum(values) / (sum(batch.total for batch, _ in entry.losses) or 1)
             if entry.update % NOTE_EVERY == 0 and self.fabric.is_global_zero:
                 point = {
                     "loss": self.latest,

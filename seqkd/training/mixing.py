@@ -10,11 +10,13 @@ import pyarrow as pa
 
 from seqkd.corpus.batches import Rows, plan_epoch
 from seqkd.objectives.base import Batch
-from seqkd.training.data import CorpusData, collate
+from seqkd.training.data import WEIGHT, CorpusData, collate
 
 
 class MixedData:
     """Rows of several corpora in batches: an epoch has each row of a corpus `weight` times in the mean.
+
+    Weights of single rows are another thing: they say how much a row counts where it is drawn.
 
     Of a corpus with n rows, round(weight * n) are in each epoch, and at least one: all rows as often as the weight's
     integer part says, and of the rest some without replacement, drawn anew each epoch. The draw depends on seed, epoch
@@ -82,8 +84,20 @@ class MixedData:
             for n, (part, _) in enumerate(self._parts)
             if not len(rows) or (which == n).any()
         ]
-        table = pa.concat_tables(tables).take(pa.array(np.argsort(order)))
+        table = pa.concat_tables(_weighted(tables)).take(pa.array(np.argsort(order)))
         return collate(table, self._parts[0][0].special)._replace(origins=self._names[which])
+
+
+def _weighted(tables: Sequence[pa.Table]) -> list[pa.Table]:
+    """Where some rows have a weight, the others have 1."""
+    if not any(WEIGHT in table.column_names for table in tables):
+        return list(tables)
+    return [
+        table
+        if WEIGHT in table.column_names
+        else table.append_column(WEIGHT, pa.array(np.ones(table.num_rows, dtype=np.float32)))
+        for table in tables
+    ]
 
 
 def draw(rows: int, weight: float, random: np.random.Generator) -> npt.NDArray[np.int64]:

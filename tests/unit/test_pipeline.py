@@ -224,6 +224,18 @@ def test_a_brought_teacher_brings_the_vocabulary(pipeline: Path) -> None:
     assert [line.split(":")[0] for line in problems(pipeline)] == ["prepare.vocabulary"]
 
 
+def test_weights_are_for_objectives_that_count_them(pipeline: Path) -> None:
+    edited(pipeline, 'rule = "seqkd"', 'rule = "all"')
+    assert read_pipeline(pipeline).select[0].rule == "all"
+    edited(pipeline, 'init_from = "kd"', 'model = { arch = "nat" }')
+    assert problems(pipeline) == [
+        '(file): students: rule "all" gives weights to rows, which objectives nll, word_kd, ctc, dag count, '
+        "not those of tuned (nat)"
+    ]
+    edited(pipeline, 'rule = "all"', 'rule = "all"\nrejected = "next"')
+    assert any("keeps every hypothesis" in line for line in problems(pipeline))
+
+
 def test_int8_is_for_models_with_kernels(pipeline: Path) -> None:
     edited(pipeline, "[data]", '[evaluate]\nprecision = "int8"\n\n[data]')
     assert read_pipeline(pipeline).evaluate.precision == "int8"

@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 from seqkd.config import ReportConfig
 from seqkd.corpus.manifest import read_manifest
 from seqkd.corpus.reader import Corpus
+from seqkd.corpus.row_ids import row_ids
 from seqkd.errors import CorpusError
 from seqkd.metrics.alignment import AlignedCounts, Ints, RaggedIds, align, cells
 from seqkd.metrics.complexity import complexity, faithfulness
@@ -42,7 +43,10 @@ SPEED = "speed.json"
 
 @dataclass(frozen=True, slots=True)
 class _Texts:
-    """A training corpus, and where its ids are."""
+    """A training corpus, and where its ids are.
+
+    Several rows may be hypotheses of one: then they share its id here, and stand in the order of their ranks.
+    """
 
     name: str
     corpus: Corpus
@@ -52,8 +56,16 @@ class _Texts:
     target_lengths: Ints
 
     def positions(self, ids: Ints) -> Ints:
-        """Positions of ids that are all in the corpus."""
+        """Positions of ids that are all in the corpus, of several rows with an id the first."""
         found: Ints = self.order[np.searchsorted(self.ids, ids, sorter=self.order)]
+        return found
+
+    def every_position(self, ids: Ints) -> Ints:
+        """Positions of all rows with these ids."""
+        first, last = (np.searchsorted(self.ids, ids, side, sorter=self.order) for side in ("left", "right"))
+        counts = last - first
+        inside = np.arange(int(counts.sum())) - np.repeat(np.cumsum(counts) - counts, counts)
+        found: Ints = self.order[np.repeat(first, counts) + inside]
         return found
 
 
@@ -98,6 +110,8 @@ def _kinds(config: ReportConfig) -> dict[str, str]:
 def _texts(name: str, path: Path) -> _Texts:
     corpus = Corpus.open(path, "corpus")
     ids, sources, targets = corpus.lengths()
+    if "weight" in corpus.schema.names:
+        ids = row_ids(ids)
     return _Texts(name, corpus, ids, np.argsort(ids, kind="stable"), sources.astype(np.int64), targets.astype(np.int64))
 
 
@@ -117,7 +131,8 @@ def _spread(ids: Ints, count: int) -> Ints:
 def _corpora(gold: _Texts, distilled: Sequence[_Texts], shared: Ints) -> tuple[tuple[CorpusEntry, ...], int]:
     everything = [gold, *distilled]
     sample = _spread(shared, ALIGNED_ROWS)
-    weights = [cells(t.source_lengths[t.positions(sample)], t.target_lengths[t.positions(sample)]) for t in everything]
+    places = [texts.every_position(sample) for texts in everything]
+    weights = [cells(t.source_lengths[at], t.target_lengths[at]) for t, at in zip(everything, places, strict=True)]
     most = max((int(weight.sum()) for weight in weights), default=0)
     if most > ALIGNED_CELLS:
         sample = _spread(sample, max(1, len(sample) * ALIGNED_CELLS // most))
@@ -147,7 +162,7 @@ def _corpora(gold: _Texts, distilled: Sequence[_Texts], shared: Ints) -> tuple[t
 
 
 def _align(texts: _Texts, ids: Ints) -> AlignedCounts:
-    table = texts.corpus.take(texts.positions(ids), ["source_ids", "target_ids"])
+    table = texts.corpus.take(texts.every_position(ids), ["source_ids", "target_ids"])
     return align(_ragged(table.column("source_ids")), _ragged(table.column("target_ids")))
 
 

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from seqkd.selection import DROPPED, GOLD, Filters, choose
+from seqkd.selection import DROPPED, GOLD, Filters, choose, keep, weigh
 from seqkd.selection.choosing import Otherwise
 from seqkd.selection.filters import REASONS
 from tests.unit.selection.support import hypothesis, kbest, lists_of, rows
@@ -66,3 +66,21 @@ def test_equals_a_plain_loop(rows: Rows, most: float | None, data: st.DataObject
 def test_nothing_to_choose_from() -> None:
     assert choice([], [], Filters(max_ter=1.0), "next") == ([], [])
     assert choice([([hypothesis("a")], "a")], [0.0], Filters(), "next") == ([0], [""])
+
+
+@given(rows=rows(), most=st.sampled_from([None, 50.0]))
+@settings(max_examples=60, deadline=None)
+def test_keeping_all_judges_each_by_itself(rows: Rows, most: float | None) -> None:
+    lists, filters = lists_of(rows), Filters(max_repeats=2, max_ter=most)
+    failed = (filters.judge(lists) > 0) | filters.far(lists, np.arange(len(lists.owners)))
+    assert (keep(lists, filters) > 0).tolist() == failed.tolist()
+
+
+@given(st.lists(st.tuples(st.integers(0, 4), st.floats(-700.0, 0.0)), max_size=12))
+def test_weights_are_each_rows_softmax(pairs: list[tuple[int, float]]) -> None:
+    found = weigh(np.array([row for row, _ in pairs], dtype=np.int64), np.array([score for _, score in pairs]))
+    for row in {row for row, _ in pairs}:
+        own = np.array([score for other, score in pairs if other == row])
+        mass = np.exp(own - own.max())
+        got = found[[other == row for other, _ in pairs]]
+        np.testing.assert_allclose(got, mass / mass.sum())

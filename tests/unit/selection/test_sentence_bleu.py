@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
 
 import numpy as np
 import pyarrow as pa
@@ -45,6 +46,9 @@ MARKS = [
     "7",
     "é",
     "中",
+    "すもも",
+    "もものうち。",
+    "東京都",
     "文",
     "\u2001",
     "\u2f9f",
@@ -60,7 +64,10 @@ TEXTS = st.one_of(
     st.text(st.characters(exclude_categories=["Cs"]), max_size=20),
 )
 LISTS = st.lists(st.tuples(st.lists(TEXTS, max_size=4), TEXTS), max_size=4)
-TOKENIZERS = ("13a", "none", "char", "intl", "zh")
+JAPANESE = pytest.param(
+    "ja-mecab", marks=pytest.mark.skipif(not (find_spec("MeCab") and find_spec("ipadic")), reason="needs the extra ja")
+)
+TOKENIZERS = ("13a", "none", "char", "intl", "zh", JAPANESE)
 
 
 @pytest.fixture(params=["kernels", "numpy"], autouse=True)

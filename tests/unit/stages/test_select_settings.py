@@ -223,6 +223,16 @@ def test_an_unknown_script_is_told_before_work_starts(folders: Path) -> None:
     assert not (folders / "out").exists()
 
 
+def test_japanese_words_without_their_package_are_told_before_work_starts(
+    folders: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(select, "find_spec", lambda name: None if name == "ipadic" else object())
+    with pytest.raises(InputError, match=r"(?s)ja-mecab needs MeCab.*seqkd\[ja\]"):
+        selected(folders, rule="seqinter", tokenizer="ja-mecab")
+    assert not (folders / "out").exists()
+    selected(folders, rule="seqinter", tokenizer="13a")
+
+
 def test_settings_that_change_nothing_leave_the_fingerprint_as_it_was(folders: Path) -> None:
     selected(folders, workers=3, filters={}, tokenizer="13a")
     assert read_manifest(folders / "out").fingerprint["config"] == {"rule": "seqkd"}

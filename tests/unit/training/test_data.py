@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from seqkd.corpus.manifest import Manifest, fingerprint, write_manifest
 from seqkd.corpus.reader import Corpus
 from seqkd.corpus.writer import write_shard
+from seqkd.errors import CorpusError
 from seqkd.models.protocol import TOO_LONG, too_long
 from seqkd.objectives.base import Batch
 from seqkd.training.data import CorpusData, collate, read_ahead
@@ -62,6 +63,41 @@ def test_collate_of_nothing_counts_nothing() -> None:
     assert batch.tokens == 0
     assert batch.target_out.tolist() == [[1]]
     assert len(batch.kept) == len(batch.ids) == 0
+
+
+def test_collate_weighs_rows_where_there_are_weights() -> None:
+    rows = [([5, 6], [7]), ([8], [9, 10, 11])]
+    plain = collate(table(rows), SPECIAL)
+    assert plain.weights is None
+    assert plain.total == plain.tokens == 6
+    batch = collate(table(rows).append_column("weight", pa.array([0.5, 0.25], pa.float32())), SPECIAL)
+    assert batch.weights is not None
+    assert batch.weights.rows.tolist() == [0.5, 0.25]
+    assert (batch.tokens, batch.total) == (6, 0.5 * 2 + 0.25 * 4)
+    at = batch.weights_at(batch.kept, batch.target_out.size(1))
+    assert at is not None
+    assert at.tolist() == [0.5, 0.5, 0.25, 0.25, 0.25, 0.25]
+    none = collate(table([]).append_column("weight", pa.array([], pa.float32())), SPECIAL)
+    assert none.total == 0.0
+    assert none.weights is not None
+    assert len(none.weights.rows) == len(none.target_out)
+
+
+@pytest.mark.parametrize("wrong", [-0.5, float("nan"), float("inf"), None])
+def test_weights_that_are_none_are_named(tmp_path: Path, wrong: float | None) -> None:
+    columns = {"id": [3, 5], "source": ["x"] * 2, "target": ["y"] * 2, "source_ids": [[4]] * 2, "target_ids": [[4]] * 2}
+    rows = pa.table({**columns, "weight": pa.array([0.5, wrong], pa.float32())})
+    shards = [write_shard(tmp_path, 0, rows)]
+    write_manifest(tmp_path, Manifest(kind="corpus", fingerprint=fingerprint("select", {}, {}), rows=2, shards=shards))
+    with pytest.raises(CorpusError, match="the weights of 1 rows cannot be trained with: 5"):
+        CorpusData(
+            Corpus.open(tmp_path),
+            SPECIAL,
+            unusable=partial(too_long, max_positions=10),
+            batch_tokens=30,
+            window=100,
+            seed=1,
+        )
 
 
 @pytest.fixture

@@ -7,9 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from seqkd.corpus.batches import Rows
 from seqkd.errors import ConflictError, WorkError
@@ -136,6 +138,64 @@ def test_the_gradient_is_that_of_the_mean_over_tokens(tmp_path: Path, monkeypatc
     for moved, weight in zip(got.parameters(), expected.parameters(), strict=True):
         assert weight.grad is not None
         torch.testing.assert_close(moved, weight.detach() - rate * weight.grad)
+
+
+def weighted_rows(weights: list[float]) -> pa.Table:
+    table = copy_rows(len(weights), seed=4)
+    return table.append_column("weight", pa.array(weights, pa.float32()))
+
+
+def test_two_updates_with_weights_are_those_computed_by_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop_module, "build_optimizer", plain_descent)
+    weights = [0.5, 0.25, 1.0, 0.0, 2.0, 0.125, 0.375, 1.0]
+    data = TableData(weighted_rows(weights), batch_tokens=14)
+    plan = data.plan(0)
+    assert len(plan) > 2
+    model = tiny_model(dropout=0.0)
+    losses = []
+    for update, rows in enumerate(plan[:2], start=1):
+        batch = data.load(rows)
+        words = functional.log_softmax(model(batch.source, batch.target_in), -1)
+        nll = -words.gather(2, batch.target_out[..., None])[..., 0] * batch.target_out.ne(1)
+        counts = batch.target_out.ne(1).sum(1)
+        own = torch.tensor([weights[row] for row in rows])
+        mean = (nll.sum(1) * own).sum() / (counts * own).sum()
+        gradients = torch.autograd.grad(mean, list(model.parameters()))
+        with torch.no_grad():
+            for weight, gradient in zip(model.parameters(), gradients, strict=True):
+                weight.sub_(gradient, alpha=5e-3 * update / 10)
+        losses.append((float(mean.detach()), int(counts.sum())))
+    loop = settings(2, validate_every=2, clip_norm=0.0)
+    got, result, _ = train(tmp_path, loop, model=tiny_model(dropout=0.0), data=data, smoothing=0.0)
+    assert not same_weights(got, tiny_model(dropout=0.0))
+    for moved, weight in zip(got.parameters(), model.parameters(), strict=True):
+        torch.testing.assert_close(moved, weight, rtol=1e-5, atol=1e-6)
+    tokens = sum(count for _, count in losses)
+    assert result.history[0].train_loss == pytest.approx(sum(mean * n for mean, n in losses) / tokens, rel=1e-5)
+
+
+def test_copies_of_a_row_that_share_its_weight_count_as_the_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop_module, "build_optimizer", plain_descent)
+    table, loop = copy_rows(6, seed=4), settings(3, validate_every=3)
+    once = TableData(table, batch_tokens=1000)
+    copies = pa.concat_tables([table] * 4).append_column("weight", pa.array([0.25] * 24, pa.float32()))
+    one, first, _ = train(tmp_path / "a", loop, model=tiny_model(dropout=0.0), data=once)
+    four = TableData(copies, batch_tokens=1000)
+    other, second, _ = train(tmp_path / "b", loop, model=tiny_model(dropout=0.0), data=four)
+    for a, b in zip(one.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+    assert second.history[0].train_loss == pytest.approx(first.history[0].train_loss, rel=1e-5)
+
+
+def test_weights_of_one_change_nothing(tmp_path: Path) -> None:
+    plain, expected, _ = train(tmp_path / "a", settings(10), data=TableData(copy_rows(60)))
+    rows = copy_rows(60).append_column("weight", pa.array([1.0] * 60, pa.float32()))
+    got, result, _ = train(tmp_path / "b", settings(10), data=TableData(rows))
+    assert result.history[0].train_loss == pytest.approx(expected.history[0].train_loss, rel=1e-6)
+    for a, b in zip(plain.parameters(), got.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5)
 
 
 def test_early_stopping_and_the_average_up_to_the_best(tmp_path: Path) -> None:

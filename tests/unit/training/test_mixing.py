@@ -22,14 +22,17 @@ from tests.unit.training.support import SPECIAL
 LIMIT = 12  # tokens of a side that fit, end of sentence counted
 
 
-def corpus_of(folder: Path, rows: int, first: int) -> Corpus:
+def corpus_of(folder: Path, rows: int, first: int, weight: float | None = None) -> Corpus:
     """Row `n`: id 100 + n, targets of `first` alone, of 1 to 15 pieces; in two shards."""
     folder.mkdir()
     shards = []
     for shard, ids in enumerate((range(rows // 2), range(rows // 2, rows))):
         lists = [[first] * (1 + n % 15) for n in ids]
         columns = {"id": [100 + n for n in ids], "source": ["x"] * len(lists), "target": ["y"] * len(lists)}
-        shards.append(write_shard(folder, shard, pa.table({**columns, "source_ids": lists, "target_ids": lists})))
+        table = pa.table({**columns, "source_ids": lists, "target_ids": lists})
+        if weight is not None:
+            table = table.append_column("weight", pa.array([weight] * len(lists), pa.float32()))
+        shards.append(write_shard(folder, shard, table))
     made_by = fingerprint("prepare", {}, {})
     write_manifest(folder, Manifest(kind="corpus", fingerprint=made_by, rows=rows, shards=shards))
     return Corpus.open(folder)
@@ -67,6 +70,21 @@ def rows_of(batches: list[Batch]) -> Counter[tuple[str, int]]:
 
 def epoch(data: MixedData, number: int) -> list[Batch]:
     return [data.load(rows) for rows in data.plan(number)]
+
+
+def test_rows_without_weights_count_one_beside_rows_with_them(tmp_path: Path) -> None:
+    kinds = [("a", 40, 5, None), ("b", 60, 6, 0.25)]
+    data = mixed([part_of(corpus_of(tmp_path / name, *rest)) for name, *rest in kinds], 1.0, 1.0)  # type: ignore[arg-type]
+    both = 0
+    for batch in epoch(data, 0):
+        assert batch.origins is not None
+        weighted = np.array([Path(origin).name == "b" for origin in batch.origins])
+        if batch.weights is None:
+            assert not weighted.any()
+        else:
+            assert batch.weights.rows.tolist() == np.where(weighted, 0.25, 1.0).tolist()
+        both += bool(weighted.any() and not weighted.all())
+    assert both
 
 
 @given(st.integers(1, 50), st.floats(0.01, 5), st.integers(0, 99))

@@ -1,0 +1,185 @@
+"""`select` with the rule that keeps every hypothesis, each with a weight."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from seqkd.config import SelectConfig, TrainConfig, validate
+from seqkd.corpus.manifest import read_manifest
+from seqkd.corpus.reader import Corpus
+from seqkd.corpus.row_ids import RANK_STEP
+from seqkd.errors import ConfigError, CorpusError
+from seqkd.stages import select, train
+from seqkd.stages.inspect import inspect
+from tests.unit.stages.test_select import GOLD, KBEST, contents, write_gold, write_kbest
+from tests.unit.stages.test_select_settings import config, folders, rejected, selected, write_rows
+
+__all__ = ["folders"]
+
+
+def share(score: float, *scores: float) -> float:
+    return math.exp(score) / sum(map(math.exp, scores))
+
+
+def sums(rows: list[dict[str, Any]]) -> dict[int, float]:
+    found: dict[int, float] = defaultdict(float)
+    for row in rows:
+        found[row["id"] % RANK_STEP] += row["weight"]
+    return found
+
+
+def test_every_hypothesis_is_a_row_with_its_share_of_the_list(folders: Path) -> None:
+    rows = selected(folders, rule="all")
+    assert [(row["id"], row["target"]) for row in rows] == [
+        (0, "won"),
+        (RANK_STEP, "one"),
+        (3, "two and two"),
+        (RANK_STEP + 3, "too"),
+        (RANK_STEP + 4, "three"),
+        (9, "for"),
+        (RANK_STEP + 9, "fore"),
+    ]
+    wanted = [share(-0.5, -0.5, -0.75), share(-0.75, -0.5, -0.75), share(-0.25, -0.25, -1.5), share(-1.5, -0.25, -1.5)]
+    wanted += [1.0, share(-0.5, -0.5, -0.625), share(-0.625, -0.5, -0.625)]
+    assert [row["weight"] for row in rows] == pytest.approx(wanted)
+    assert rows[1] == {
+        "id": RANK_STEP,
+        "source": "eins",
+        "target": "one",
+        "source_ids": [10],
+        "target_ids": [20],
+        "score": -0.75,
+        "rule": "all",
+        "origin": "teacher",
+        "weight": pytest.approx(wanted[1]),
+    }
+    assert rejected(folders) == ["4\tempty hypothesis\tdropped"]
+    manifest = read_manifest(folders / "out")
+    assert (manifest.rows, manifest.counts) == (7, {"empty hypothesis": 1})
+    assert manifest.extra["equal_to_reference"] == 3
+
+
+def test_lists_of_one_give_what_seqkd_gives(folders: Path) -> None:
+    write_kbest(folders / "single", lists=[(row, hypotheses[:1]) for row, hypotheses in KBEST])
+    values: dict[str, Any] = {"kbest": folders / "single", "rejected": "gold", "filters": {"min_score": -0.45}}
+    best = selected(folders, "seqkd", rule="seqkd", **values)
+    rows = selected(folders, "all", rule="all", **values)
+    assert [row.pop("weight") for row in rows] == [1.0] * 4
+    assert [row | {"rule": "seqkd"} for row in rows] == best
+    assert rejected(folders, "all") == rejected(folders, "seqkd") != []
+    one, other = (read_manifest(folders / name) for name in ("all", "seqkd"))
+    assert one.counts == other.counts
+    assert one.extra | {"rule": "seqkd"} == other.extra
+
+
+def test_filters_judge_each_hypothesis_and_a_row_without_any_can_have_its_gold_target(folders: Path) -> None:
+    write_kbest(folders / "short", lists=[(0, []), *KBEST[1:]])
+    values: dict[str, Any] = {"rule": "all", "kbest": folders / "short", "filters": {"min_score": -0.55}}
+    rows = selected(folders, rejected="gold", **values)
+    assert [(row["id"], row["origin"], row["weight"], row["score"]) for row in rows] == [
+        (0, "gold", 1.0, None),
+        (3, "teacher", 1.0, -0.25),
+        (4, "gold", 1.0, None),
+        (9, "teacher", 1.0, -0.5),
+    ]
+    assert rejected(folders) == [
+        "0\tempty hypothesis\tgold target",
+        f"{RANK_STEP + 3}\tlow score\tdropped",
+        "4\tempty hypothesis\tgold target",
+        f"{RANK_STEP + 4}\tlow score\tdropped",
+        f"{RANK_STEP + 9}\tlow score\tdropped",
+    ]
+    manifest = read_manifest(folders / "out")
+    assert manifest.counts == {"low score": 3}
+    assert manifest.extra["rejected_to_gold_target"] == {"empty hypothesis": 2}
+    assert [row["id"] for row in selected(folders, "dropped", **values)] == [3, 9]
+    assert rejected(folders, "dropped")[0] == "0\tempty hypothesis\tdropped"
+
+
+def test_rows_of_k_best_lists_in_another_order_are_found_by_id(folders: Path) -> None:
+    write_kbest(folders / "shuffled", lists=[KBEST[1], (0, []), KBEST[3], KBEST[2]])
+    write_kbest(folders / "straight", lists=[(0, []), *KBEST[1:]])
+    one, other = (
+        selected(folders, f"{name}-out", rule="all", kbest=folders / name) for name in ("shuffled", "straight")
+    )
+    assert one == other
+    assert rejected(folders, "shuffled-out") == rejected(folders, "straight-out")
+
+
+def test_without_duplicates_the_weights_of_what_is_left_sum_to_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_rows(tmp_path, 40, size=7, best=8, kinds=30)  # eight hypotheses, some of them alike
+    values: dict[str, Any] = {"rule": "all", "filters": {"duplicates": True, "min_score": -0.75}}
+    rows = selected(tmp_path, "whole", **values)
+    assert len({row["id"] for row in rows}) == len(rows)
+    assert len({(row["source"], row["target"]) for row in rows}) == len(rows)
+    assert list(sums(rows).values()) == pytest.approx([1.0] * len(sums(rows)))
+    manifest = read_manifest(tmp_path / "whole")
+    assert manifest.counts.keys() == {"duplicate pair", "low score"}
+    assert manifest.rows + sum(manifest.counts.values()) == 40 * 8
+    assert len(rejected(tmp_path, "whole")) == sum(manifest.counts.values())
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("seqkd.corpus.manifest.StageOutput.commit", stop)
+        with pytest.raises(KeyboardInterrupt):
+            selected(tmp_path, **values)
+    (tmp_path / "out" / "shard-00002.arrow").unlink()
+    selected(tmp_path, **values)
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+def test_pieces_and_processes_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_rows(tmp_path, 60, size=13)
+    values: dict[str, Any] = {"rule": "all", "rejected": "gold", "filters": {"max_ter": 60.0, "min_score": -0.4}}
+    selected(tmp_path, "alone", workers=1, **values)
+    selected(tmp_path, "together", workers=2, **values)
+    monkeypatch.setattr("seqkd.stages.selecting.PIECE_ROWS", 4)
+    selected(tmp_path, "pieces", workers=1, **values)
+    assert contents(tmp_path / "alone") == contents(tmp_path / "together") == contents(tmp_path / "pieces")
+
+
+def test_next_is_refused() -> None:
+    plain = {"kbest": "k", "gold": "g", "prepared": "p", "rule": "all", "rejected": "next"}
+    with pytest.raises(ConfigError, match='rejected is "drop" or "gold"'):
+        validate(SelectConfig, plain, "file")
+
+
+def test_ids_that_are_those_of_hypotheses_already_are_refused(folders: Path) -> None:
+    rows = [(row + RANK_STEP, *rest) for row, *rest in GOLD]
+    write_gold(folders / "prepared" / "again", rows=rows)  # type: ignore[arg-type]
+    with pytest.raises(CorpusError, match='for rule "all" ids from 0 to 999,999,999,999'):
+        selected(folders, rule="all", gold=folders / "prepared" / "again")
+    assert not (folders / "out").exists()
+
+
+def test_inspect_shows_the_weights(folders: Path) -> None:
+    selected(folders, rule="all")
+    text = io.StringIO()
+    inspect(folders / "out", console=Console(file=text, width=150))
+    lines = [" ".join(line.strip("│┃ \n").replace("│", " ").split()) for line in text.getvalue().splitlines()]
+    assert "weights: most 1" in lines
+    assert "weights: mean 0.571429" in lines
+
+
+def test_an_objective_that_cannot_count_weights_is_told_before_work_starts(folders: Path) -> None:
+    selected(folders, rule="all")
+    values = {"prepared": folders / "prepared", "corpus": folders / "out", "role": "student"}
+    settings = validate(TrainConfig, {**values, "model": {"arch": "nat"}, "training": {"max_updates": 2}}, "file")
+    with pytest.raises(ConfigError, match="cannot count rows by the weights of"):
+        train.run(settings, folders / "student", device="cpu")
+    assert not (folders / "student").exists()
+    assert "weight" in Corpus.open(folders / "out").schema.names
+    assert config(folders).rule == "seqkd"
+    select.run(config(folders), folders / "plain")
+    assert "weight" not in Corpus.open(folders / "plain").schema.names

@@ -33,7 +33,7 @@ import pyarrow as pa  # noqa: E402
 from sacrebleu.metrics.bleu import BLEU  # noqa: E402
 
 from seqkd.config import SelectConfig  # noqa: E402
-from seqkd.corpus.manifest import Manifest, fingerprint, write_manifest  # noqa: E402
+from seqkd.corpus.manifest import Manifest, ShardInfo, fingerprint, write_manifest  # noqa: E402
 from seqkd.corpus.reader import Corpus  # noqa: E402
 from seqkd.corpus.schema import KBEST_SCHEMA  # noqa: E402
 from seqkd.corpus.writer import write_shard  # noqa: E402
@@ -90,7 +90,7 @@ def made(lines: list[str], k: int) -> tuple[pa.Table, pa.Table]:
 def write(folder: Path, kind: str, rows: pa.Table, times: int) -> None:
     """The rows so many times, with ids that go on, in shards."""
     folder.mkdir(parents=True)
-    shards = []
+    shards: list[ShardInfo] = []
     for start in range(0, times * rows.num_rows, SHARD_ROWS):
         part = rows.slice(start % rows.num_rows, SHARD_ROWS)
         ids = pa.array(range(start, start + part.num_rows), pa.int64())

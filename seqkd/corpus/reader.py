@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 
 from seqkd.corpus.manifest import Manifest, ShardInfo, read_manifest
 from seqkd.corpus.records import shard_index
-from seqkd.corpus.schema import KINDS, fits
+from seqkd.corpus.schema import KINDS, fits, required
 from seqkd.errors import CorpusError
 
 MAPPED_SHARDS = 128  # kept open at once for random access: well below the usual limit of 1024 open files
@@ -40,6 +40,7 @@ class Corpus:
         self.manifest = manifest
         self.schema = schema
         self._mapped: OrderedDict[int, pa.Table] = OrderedDict()
+        self._checked: set[int] = set()  # shards whose contents have been compared with the manifest
         # Positions of shard i: starts[i] to starts[i + 1] - 1.
         self._starts = np.cumsum([0, *(shard.rows for shard in manifest.shards)], dtype=np.int64)
 
@@ -47,7 +48,7 @@ class Corpus:
     def open(cls, path: Path, kind: str | None = None) -> Corpus:
         """Open a folder after checking its manifest and that each shard is there in its full size.
 
-        Nothing is hashed here: see `verify`.
+        A shard's contents are compared with its SHA-256 when it is first read, not here.
 
         Raises:
             CorpusError: Not a finished folder, of another kind than `kind`, or a shard is missing, truncated,
@@ -85,22 +86,17 @@ class Corpus:
         """The shards' files in order, for other readers: `pyarrow.dataset.dataset(corpus.paths, format="ipc")`."""
         return [str(self.path / shard.name) for shard in self.shards]
 
-    def read_shard(self, i: int, columns: Sequence[str] | None = None, verify: bool = False) -> pa.Table:
-        """Read shard `i`, memory-mapped.
+    def read_shard(self, i: int, columns: Sequence[str] | None = None) -> pa.Table:
+        """Read shard `i`, memory-mapped; the first time it is compared with the manifest, see `read_table`.
 
         Args:
             i: 0 to len(shards) - 1.
             columns: Which columns, in this order; all if None.
-            verify: Compare the file's SHA-256 with the manifest's first.
 
         Raises:
             CorpusError: Missing, damaged, or without one of the columns.
         """
         self._check_columns(columns)
-        if verify:
-            problem = self._problem(i)
-            if problem:
-                raise CorpusError(problem, where=str(self.path / self.shards[i].name), hint=_AGAIN)
         table = self._map(i)
         return table if columns is None else table.select(list(columns))
 
@@ -162,6 +158,27 @@ class Corpus:
             targets[rows] = pc.list_value_length(table.column("target_ids")).to_numpy()
         return ids, sources, targets
 
+    def check_ids(self, column: str, size: int) -> None:
+        """See that a column of lists holds ids of a vocabulary only: kernels look them up without asking.
+
+        Args:
+            column: `source_ids` or `target_ids`.
+            size: Pieces of the vocabulary.
+
+        Raises:
+            CorpusError: An id is negative or `size` or more; naming the shard. Or it is missing or damaged.
+        """
+        for i, table in enumerate(self.tables([column])):
+            for lists in table.column(column).chunks:
+                span = pc.min_max(lists.flatten()).as_py()
+                if span["min"] is not None and not 0 <= span["min"] <= span["max"] < size:
+                    raise CorpusError(
+                        f"{column} holds ids from {span['min']} to {span['max']}",
+                        where=str(self.path / self.shards[i].name),
+                        expected=f"ids of its vocabulary, 0 to {size - 1}",
+                        hint=_AGAIN,
+                    )
+
     def repeats(self, column: str) -> npt.NDArray[np.int32]:
         """How many ids of each row's list equal the one before them `[rows]`, by position; reads that column.
 
@@ -180,26 +197,6 @@ class Corpus:
                 counts.append((before[ends] - before[np.minimum(ends - lengths + 1, ends)]).astype(np.int32))
         return np.concatenate(counts)
 
-    def verify(self, progress: Callable[[int], None] | None = None) -> None:
-        """Compare every shard's SHA-256 with the manifest's; reads all files.
-
-        Args:
-            progress: Called with the number of shards just done (1).
-
-        Raises:
-            CorpusError: Naming every shard that differs.
-        """
-        problems = []
-        for i, shard in enumerate(self.shards):
-            problem = self._problem(i)
-            if problem:
-                problems.append(f"{shard.name}: {problem}")
-            if progress is not None:
-                progress(1)
-        if problems:
-            what = f"{len(problems)} of {len(self.shards)} shards are damaged:\n    " + "\n    ".join(problems)
-            raise CorpusError(what, where=str(self.path), hint=_AGAIN)
-
     def __reduce__(self) -> tuple[Callable[..., Corpus], tuple[Path, str]]:
         """Send the path to another process, not the mapped shards' contents."""
         return (Corpus.open, (self.path, self.manifest.kind))
@@ -213,44 +210,75 @@ class Corpus:
                 expected=f"one of those that this {self.manifest.kind} has: {', '.join(self.schema.names)}",
             )
 
-    def _problem(self, i: int) -> str:
-        """What is wrong with shard `i`'s bytes, or ""."""
-        shard = self.shards[i]
-        digest = hashlib.sha256()
-        try:
-            with (self.path / shard.name).open("rb") as file:
-                while block := file.read(1 << 20):
-                    digest.update(block)
-        except OSError as error:
-            return f"cannot be read: {error.strerror}"
-        if digest.hexdigest() != shard.sha256:
-            return f"SHA-256 {digest.hexdigest()[:12]}... is not the manifest's {shard.sha256[:12]}..."
-        return ""
-
     def _map(self, i: int) -> pa.Table:
         if i in self._mapped:
             self._mapped.move_to_end(i)
             return self._mapped[i]
-        shard = self.shards[i]
-        path = self.path / shard.name
-        _check_size(path, shard)  # it may have changed since `open`; reading beyond a mapped file's end is a crash
-        try:
-            table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
-        except (pa.ArrowException, OSError) as error:
-            raise CorpusError(f"not a readable Arrow file: {error}", where=str(path), hint=_AGAIN) from None
-        if table.num_rows != shard.rows:
-            raise CorpusError(f"{table.num_rows} rows, {shard.rows} in the manifest", where=str(path), hint=_AGAIN)
-        alike = table.schema.equals(self.schema) if i else fits(table.schema, self.manifest.kind)
-        if not alike:
-            raise CorpusError(
-                f"has the columns {', '.join(table.schema.names)}, or other types",
-                where=str(path),
-                expected=f"a {self.manifest.kind}'s, the same in each shard: {', '.join(self.schema.names)}",
-            )
+        path = self.path / self.shards[i].name
+        table = read_table(path, self.shards[i], self.manifest.kind, checked=i in self._checked)
+        if i and not table.schema.equals(self.schema):
+            raise _other_columns(table, path, self.manifest.kind)
+        self._checked.add(i)
         self._mapped[i] = table
         if len(self._mapped) > MAPPED_SHARDS:
             self._mapped.popitem(last=False)
         return table
+
+
+def read_table(path: Path, shard: ShardInfo, kind: str, *, checked: bool = False) -> pa.Table:
+    """Read one shard's file, memory-mapped.
+
+    Its bytes are compared with the manifest's SHA-256 before Arrow sees them, and Arrow checks all offsets and text
+    before anybody follows them: a damaged or hostile file is an error, not a crash or another text.
+
+    Args:
+        path: The file.
+        shard: What the manifest says of it.
+        kind: What the folder holds.
+        checked: This process has read it before: look at its size and columns only.
+
+    Raises:
+        CorpusError: Missing, damaged, or not what the manifest says.
+    """
+    _check_size(path, shard)  # it may have changed since `open`; reading beyond a mapped file's end is a crash
+    try:
+        data = pa.memory_map(str(path)).read_buffer()
+        if not checked and (digest := hashlib.sha256(data).hexdigest()) != shard.sha256:
+            what = f"SHA-256 {digest[:12]}... is not the manifest's {shard.sha256[:12]}..."
+            raise CorpusError(what, where=str(path), hint=_AGAIN)
+        table = pa.ipc.open_file(data).read_all()
+        if not checked:
+            table.validate(full=True)
+    except (pa.ArrowException, OSError, MemoryError, UnicodeDecodeError) as error:
+        raise CorpusError(f"not a readable Arrow file: {error}", where=str(path), hint=_AGAIN) from None
+    if table.num_rows != shard.rows:
+        raise CorpusError(f"{table.num_rows} rows, {shard.rows} in the manifest", where=str(path), hint=_AGAIN)
+    if not fits(table.schema, kind):
+        raise _other_columns(table, path, kind)
+    if not checked:
+        nulls = [name for name in required(kind) if any(map(_has_nulls, table.column(name).chunks))]
+        if nulls:
+            raise CorpusError(f"nulls in {', '.join(nulls)}", where=str(path), hint=_AGAIN)
+    return table
+
+
+def _other_columns(table: pa.Table, path: Path, kind: str) -> CorpusError:
+    return CorpusError(
+        f"has the columns {', '.join(table.schema.names)}, or other types",
+        where=str(path),
+        expected=f"a {kind}'s, the same in each shard: {', '.join(KINDS[kind].names)}",
+    )
+
+
+def _has_nulls(array: pa.Array) -> bool:
+    """Whether a null is anywhere in it, also within lists and structs."""
+    if array.null_count:
+        return True
+    if pa.types.is_list(array.type):
+        return _has_nulls(array.flatten())
+    if pa.types.is_struct(array.type):
+        return any(map(_has_nulls, array.flatten()))
+    return False
 
 
 def _check_size(path: Path, shard: ShardInfo) -> None:

@@ -17,7 +17,8 @@ from seqkd.errors import CorpusError
 
 FORMAT = 1  # of the folders; goes up when an older seqkd could not read them
 
-_SHARD = re.compile(r"^shard-(\d{5,})\.arrow$")
+_SHARD = re.compile(r"^shard-(\d{5,9})\.arrow$", re.ASCII)
+_MOST = 2**53  # rows and bytes: what JSON's readers agree on
 _HEX = re.compile(r"^[0-9a-f]{64}$")
 
 
@@ -98,7 +99,8 @@ def read_record(text: bytes, path: Path) -> dict[str, Any]:
     """
     try:
         values = json.loads(text)
-    except ValueError as error:
+        canonical(values)  # numbers and letters that cannot be written again: NaN, half a surrogate pair
+    except (ValueError, RecursionError) as error:
         raise damaged(f"not JSON: {error}", path) from None
     if not isinstance(values, dict) or "seqkd" not in values or not isinstance(values.get("format"), int):
         raise CorpusError("not written by seqkd", where=str(path), expected="the keys `format` and `seqkd`")
@@ -128,6 +130,8 @@ def parse(values: dict[str, Any], path: Path) -> Manifest:
     for name, kind in types.items():
         if not isinstance(values.get(name), kind):
             raise damaged(f"`{name}` is missing or not of type {kind.__name__}", path)
+        if kind is int and not 0 <= values[name] <= _MOST:
+            raise damaged(f"`{name}` is no number of rows or tokens", path)
     shards = [_parse_shard(shard, index, path) for index, shard in enumerate(values["shards"])]
     if shards and sum(shard.rows for shard in shards) != values["rows"]:
         raise damaged(f"the shards' rows do not add up to `rows` ({values['rows']})", path)
@@ -142,7 +146,7 @@ def _parse_shard(value: Any, index: int, path: Path) -> ShardInfo:
         and value.keys() == {"name", "rows", "sha256", "bytes"}
         and isinstance(value["name"], str)
         and shard_index(value["name"]) is not None  # a plain file name: nothing can point out of the folder
-        and all(isinstance(value[key], int) and value[key] >= 0 for key in ("rows", "bytes"))
+        and all(isinstance(value[key], int) and 0 <= value[key] <= _MOST for key in ("rows", "bytes"))
         and isinstance(value["sha256"], str)
         and _HEX.match(value["sha256"]) is not None
     )

@@ -233,7 +233,7 @@ def test_killed_between_shard_and_manifest(tmp_path: Path) -> None:
         output.commit(Manifest(kind="corpus", fingerprint=made_by(), rows=5, shards=list(done.values())))
     assert names(out) == {"shard-00000.arrow", "shard-00001.arrow", "manifest.json"}
     corpus = Corpus.open(out)
-    corpus.verify()
+    assert sum(table.num_rows for table in corpus.tables()) == corpus.rows
     assert corpus.lengths()[0].tolist() == [0, 1, 2, 3, 4]
 
 

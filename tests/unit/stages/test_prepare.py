@@ -94,7 +94,7 @@ def test_train_holds_the_kept_rows_in_order(raw: Path, tmp_path: Path) -> None:
     out = tmp_path / "gold"
     prepare.run(config(raw), out)
     corpus = Corpus.open(out / "train", "corpus")
-    corpus.verify()
+    assert sum(table.num_rows for table in corpus.tables()) == corpus.rows
     assert [shard.rows for shard in corpus.manifest.shards] == [64, 64, 64, 53]
     table = corpus.take(np.arange(corpus.rows), ["id", "source", "target", "source_ids", "target_ids"])
     assert table["id"].to_pylist() == list(range(245))

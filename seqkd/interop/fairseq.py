@@ -32,7 +32,8 @@ from seqkd.interop.fairseq_dictionary import (
     word_vocabulary,
 )
 from seqkd.interop.fairseq_weights import layer_counts, to_fairseq, to_seqkd
-from seqkd.models.checkpoint import load_model, save_model
+from seqkd.interop.pickles import check_pickles
+from seqkd.models.checkpoint import load_model, model_files, save_model
 from seqkd.models.registry import build
 from seqkd.models.transformer import Transformer
 from seqkd.text.vocabulary import Vocabulary
@@ -129,7 +130,13 @@ def import_checkpoint(
                 vocab=vocab,
                 source_vocab=source_vocab if source else None,
             )
-        extra = {"role": "teacher", "arch": "transformer", "parameters": parameters, "imported_from": "fairseq"}
+        extra = {
+            "role": "teacher",
+            "arch": "transformer",
+            "parameters": parameters,
+            "imported_from": "fairseq",
+            "files": model_files(out),
+        }
         output.commit(Manifest(kind="model", fingerprint=made_by, vocabulary=inputs["vocabulary"], extra=extra))
     return ImportReport(parameters, tuple(notes))
 
@@ -184,14 +191,17 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         ModelError: No such file, no fairseq checkpoint, or it needs more classes than `argparse.Namespace`.
     """
     try:
+        check_pickles(path)
         with torch.serialization.safe_globals([argparse.Namespace]):
             contents = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise ModelError(f"cannot be read: {error.strerror}", where=str(path)) from None
     except pickle.UnpicklingError as error:
         raise _unsafe(path, error) from None
-    except (RuntimeError, EOFError, ValueError, KeyError) as error:
-        what = str(error).split("\n", 1)[0]
+    except ModelError:
+        raise
+    except Exception as error:  # torch's unpickler raises whatever the damage leads to
+        what = str(error).split("\n", 1)[0] or type(error).__name__
         raise ModelError(f"not a checkpoint: {what}", where=str(path), expected="a .pt file of fairseq") from None
     if not isinstance(contents, dict) or not isinstance(contents.get("model"), dict):
         raise ModelError("not a fairseq checkpoint: it has no `model`", where=str(path))
@@ -299,7 +309,7 @@ def _both(options: Mapping[str, Any], name: str, *, default: Any = None) -> Any:
 def _unsafe(path: Path, error: pickle.UnpicklingError) -> ModelError:
     try:
         needed = set(torch.serialization.get_unsafe_globals_in_checkpoint(path))
-    except (RuntimeError, ValueError, pickle.UnpicklingError):  # a file from before torch's zip format
+    except Exception:  # a file from before torch's zip format, or damaged in yet another way
         needed = set(_GLOBAL.findall(str(error)))
     listed = ", ".join(sorted(needed - {"argparse.Namespace"}))
     return ModelError(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -15,7 +16,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from seqkd.corpus.files import atomic_path, atomic_write
-from seqkd.errors import ModelError
+from seqkd.corpus.manifest import MANIFEST, read_manifest
+from seqkd.errors import CorpusError, ModelError
 from seqkd.models.registry import build
 from seqkd.text.vocabulary import Vocabulary
 
@@ -27,6 +29,7 @@ FORMAT = 1
 
 _FILES = (WEIGHTS, CONFIG, VOCABULARY)
 _NAMED = 5  # in an error message
+_MOST = 100_000  # a setting may be this large whatever the weights: longest sentences, in tokens
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,9 +84,16 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     Raises:
         ModelError: No such file, or damaged.
     """
+    with _opened(path) as file:
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """A safetensors file; its table of contents has been checked against its size."""
     try:
         with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+            yield file
     except FileNotFoundError:
         raise ModelError("no such file", where=str(path)) from None
     except (OSError, SafetensorError) as error:
@@ -96,6 +106,13 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], where: Path) -
     Raises:
         ModelError: Names or shapes differ from the model's.
     """
+    _check_weights(model, weights, where)
+    with torch.no_grad():
+        for name, value in weights_of(model).items():
+            value.copy_(weights[name])
+
+
+def _check_weights(model: nn.Module, weights: Mapping[str, Tensor], where: Path) -> None:
     own = weights_of(model)
     problems = [f"{name}: missing" for name in own if name not in weights]
     problems += [f"{name}: the model has no such weight" for name in weights if name not in own]
@@ -108,9 +125,6 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], where: Path) -
         more = f"\n    and {len(problems) - _NAMED} more" if len(problems) > _NAMED else ""
         what = "the weights do not fit the model:\n    " + "\n    ".join(problems[:_NAMED]) + more
         raise ModelError(what, where=str(where))
-    with torch.no_grad():
-        for name, value in own.items():
-            value.copy_(weights[name])
 
 
 def save_model(
@@ -162,21 +176,28 @@ def load_model(folder: Path, *, dtype: torch.dtype = torch.float32, device: str 
         device: Where to put them.
 
     Raises:
-        ModelError: A file is missing or damaged, or weights, settings and vocabulary do not fit each other.
+        ModelError: A file is missing, damaged or not the one that the folder's manifest recorded; or weights, settings
+            and vocabulary do not fit each other.
     """
-    digest = model_digest(folder)
+    files = model_files(folder)
+    if changed := changed_files(folder, files):
+        raise ModelError(
+            "changed after it was made:\n    " + "\n    ".join(changed),
+            where=str(folder),
+            hint="copy or train the model again; a model of other files needs a folder of its own",
+        )
     config = read_config(folder)
     vocabulary = _vocabulary(folder / VOCABULARY, config["vocabulary"])
     source = None
     if config["source_vocabulary"] is not None:
         source = _vocabulary(folder / SOURCE_VOCABULARY, config["source_vocabulary"])
     weights = read_weights(folder / WEIGHTS)
-    model = build(
-        config["arch"],
-        config["settings"],
-        source_vocab=(source or vocabulary).size,
-        target_vocab=vocabulary.size,
-    )
+    _check_settings(config["settings"], weights, folder / CONFIG)
+    sizes = {"source_vocab": (source or vocabulary).size, "target_vocab": vocabulary.size}
+    if ":" not in config["arch"]:  # other packages' models cannot be built without memory
+        with torch.device("meta"):
+            _check_weights(build(config["arch"], config["settings"], **sizes), weights, folder / WEIGHTS)
+    model = build(config["arch"], config["settings"], **sizes)
     load_weights(model, weights, folder / WEIGHTS)
     return LoadedModel(
         model=model.to(device=device, dtype=dtype).eval(),
@@ -184,8 +205,20 @@ def load_model(folder: Path, *, dtype: torch.dtype = torch.float32, device: str 
         settings=config["settings"],
         vocabulary=vocabulary,
         source_vocabulary=source,
-        digest=digest,
+        digest=digest_of(files),
     )
+
+
+def _check_settings(settings: Mapping[str, Any], weights: Mapping[str, Tensor], where: Path) -> None:
+    """Refuse sizes that the weights cannot be of, before memory is asked for in their name."""
+    sizes = [size for weight in weights.values() for size in weight.shape]
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            _check_settings(value, weights, where)
+        elif isinstance(value, int):
+            most = len(weights) if key.endswith("layers") else max(_MOST, *sizes, 0)
+            if abs(value) > most:
+                raise ModelError(f"{key} is {value:.3g}", where=str(where), expected=f"at most {most:,} by the weights")
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -197,7 +230,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     path = folder / CONFIG
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"cannot be read: {error}", where=str(path)) from None
     kinds: dict[str, Any] = {
         "format": int,
@@ -206,7 +239,9 @@ def read_config(folder: Path) -> dict[str, Any]:
         "vocabulary": str,
         "source_vocabulary": (str, type(None)),
     }
-    if not isinstance(values, dict) or any(not isinstance(values.get(key), kind) for key, kind in kinds.items()):
+    if not isinstance(values, dict) or any(
+        key not in values or not isinstance(values[key], kind) for key, kind in kinds.items()
+    ):
         raise ModelError("not a model's settings", where=str(path), expected=f"the keys {', '.join(kinds)}")
     if values["format"] > FORMAT:
         raise ModelError(
@@ -215,19 +250,42 @@ def read_config(folder: Path) -> dict[str, Any]:
     return values
 
 
+def check_model(folder: Path) -> None:
+    """Look at a model folder without building the model: settings, vocabularies and the weights' table of contents.
+
+    Raises:
+        ModelError: A file is missing or damaged, or a vocabulary is another one than the model was trained with.
+    """
+    config = read_config(folder)
+    _vocabulary(folder / VOCABULARY, config["vocabulary"])
+    if config["source_vocabulary"] is not None:
+        _vocabulary(folder / SOURCE_VOCABULARY, config["source_vocabulary"])
+    with _opened(folder / WEIGHTS):
+        pass
+
+
 def model_digest(folder: Path) -> str:
     """SHA-256 (hex) over a model folder's files: the same model gives the same digest wherever it lies.
 
     Raises:
         ModelError: Not a model folder, or a file cannot be read.
     """
+    return digest_of(model_files(folder))
+
+
+def model_files(folder: Path) -> dict[str, str]:
+    """SHA-256 (hex) of each file of a model folder, by name; a model's manifest records them under `files`.
+
+    Raises:
+        ModelError: Not a model folder, or a file cannot be read.
+    """
     if not folder.is_dir():
         raise ModelError("no such folder", where=str(folder), expected="a model folder: " + ", ".join(_FILES))
-    digest = hashlib.sha256()
+    files = {}
     for name in (*_FILES, SOURCE_VOCABULARY):
         try:
             with (folder / name).open("rb") as file:
-                digest.update(f"{name} {_file_digest(file)}\n".encode())
+                files[name] = _file_digest(file)
         except FileNotFoundError:
             if name != SOURCE_VOCABULARY:
                 raise ModelError(
@@ -238,7 +296,42 @@ def model_digest(folder: Path) -> str:
                 ) from None
         except OSError as error:
             raise ModelError(f"cannot be read: {error.strerror}", where=str(folder / name)) from None
-    return digest.hexdigest()
+    return files
+
+
+def digest_of(files: Mapping[str, str]) -> str:
+    """The digest of a model whose files have these."""
+    names = [name for name in (*_FILES, SOURCE_VOCABULARY) if name in files]
+    return hashlib.sha256("".join(f"{name} {files[name]}\n" for name in names).encode()).hexdigest()
+
+
+def changed_files(folder: Path, files: Mapping[str, str]) -> list[str]:
+    """What differs between a model folder's files and what its manifest recorded; nothing where it has none.
+
+    Args:
+        folder: The model folder.
+        files: From `model_files`.
+
+    Raises:
+        ModelError: The manifest is damaged.
+    """
+    if not (folder / MANIFEST).exists():
+        return []
+    try:
+        recorded = read_manifest(folder).extra.get("files")
+    except CorpusError as error:
+        raise ModelError(error.what, where=error.where, hint=error.hint) from None
+    if not isinstance(recorded, dict):  # made by a seqkd that did not record them
+        return []
+    return [
+        f"{name}: SHA-256 {_short(files.get(name))} is not the manifest's {_short(recorded.get(name))}"
+        for name in sorted(files.keys() | recorded.keys())
+        if files.get(name) != recorded.get(name)
+    ]
+
+
+def _short(digest: object) -> str:
+    return f"{str(digest)[:12]}..." if digest else "(no such file)"
 
 
 def _file_digest(file: IO[bytes]) -> str:

@@ -239,7 +239,7 @@ def _training(path: Path, manifest: Manifest) -> dict[str, Any]:
         facts["rows"] = manifest.rows
         if manifest.target_tokens:
             facts["source tokens"], facts["target tokens"] = manifest.source_tokens, manifest.target_tokens
-    told = {"arch", "parameters", "source_vocabulary"}  # above
+    told = {"arch", "parameters", "source_vocabulary", "files"}  # above, or of no interest
     facts |= {name.replace("_", " "): value for name, value in extra.items() if name not in told}
     if (path / HISTORY).exists():
         for line in _read_lines(path / HISTORY):

@@ -8,8 +8,17 @@ from typing import Any
 import pytest
 import torch
 
+from seqkd.corpus.manifest import Manifest, fingerprint, write_manifest
 from seqkd.errors import ModelError
-from seqkd.models.checkpoint import load_model, model_digest, read_weights, save_model, write_weights
+from seqkd.models.checkpoint import (
+    digest_of,
+    load_model,
+    model_digest,
+    model_files,
+    read_weights,
+    save_model,
+    write_weights,
+)
 from seqkd.models.registry import build
 from seqkd.text.vocabulary import Vocabulary
 
@@ -133,6 +142,33 @@ def test_bad_settings(tmp_path: Path, vocabularies: tuple[Path, Path], change: d
     (tmp_path / "config.json").write_text(json.dumps({**config, **change}))
     with pytest.raises(ModelError):
         load_model(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change", [{"ffn_dim": 10**9}, {"encoder_layers": 10**9}, {"max_positions": 10**18}, {"dim": -(10**12)}]
+)
+def test_sizes_are_held_against_the_weights_before_memory_is_asked_for(
+    tmp_path: Path, vocabularies: tuple[Path, Path], change: dict[str, Any]
+) -> None:
+    make(tmp_path, vocabularies[0])
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["settings"] |= change
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match=rf"config.json: {next(iter(change))} is .*\n.*by the weights"):
+        load_model(tmp_path)
+
+
+def test_a_folder_whose_files_are_not_its_manifests(tmp_path: Path, vocabularies: tuple[Path, Path]) -> None:
+    make(tmp_path / "a", vocabularies[0])
+    files = model_files(tmp_path / "a")
+    assert digest_of(files) == model_digest(tmp_path / "a")
+    made_by = fingerprint("train", {}, {})
+    write_manifest(tmp_path / "a", Manifest(kind="model", fingerprint=made_by, extra={"files": files}))
+    load_model(tmp_path / "a")
+    make(tmp_path / "b", vocabularies[0], activation="gelu")
+    shutil.copy(tmp_path / "b" / "config.json", tmp_path / "a")
+    with pytest.raises(ModelError, match=r"changed after it was made:\n +config.json: SHA-256"):
+        load_model(tmp_path / "a")
 
 
 def test_unknown_architecture_lists_what_there_is() -> None:

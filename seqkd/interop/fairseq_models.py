@@ -7,6 +7,7 @@ both sides, so nothing is translated between them.
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -57,6 +58,11 @@ PARALLEL: Mapping[str, Refinement] = {
     "nonautoregressive_transformer": Refinement(noise="full_mask", repeats=False),
 }
 LEFT_TO_RIGHT = ("bart", "fconv", "lightconv", "lstm", "transformer", "transformer_align")
+
+# fairseq evaluates some options as Python. These can call nothing and compute nothing large: names, or lists of numbers
+# that may be repeated and joined.
+_NAME = re.compile(r"[\w .:,/+-]{0,1000}")
+_NUMBERS = re.compile(r"(?:[\d\s\[\](),.]|True|False){0,200}(?:\* *\d{1,3} *)?")
 
 _INSTEAD = {
     "max_source_positions": "give max_positions beside `settings`",
@@ -218,6 +224,12 @@ def _dictionary(size: int) -> Any:
     return dictionary
 
 
+def _harmless(value: object) -> bool:
+    if not isinstance(value, str) or _NAME.fullmatch(value):
+        return True
+    return all(_NUMBERS.fullmatch(part) for part in value.split("+"))
+
+
 def _options(name: str, settings: Mapping[str, Any]) -> argparse.Namespace:
     """The options of an architecture, read as `fairseq-train` reads them from its command line.
 
@@ -241,6 +253,10 @@ def _options(name: str, settings: Mapping[str, Any]) -> argparse.Namespace:
     flags = {option for option in settings if known[option].nargs == 0}
     if wrong := sorted(option for option in flags if not isinstance(settings[option], bool)):
         raise ModelError(f"{wrong[0]} is {settings[wrong[0]]!r}", where=where, expected="true or false")
+    for option, value in settings.items():
+        if not _harmless(value):
+            what = f"{option} is {value[:60]!r}, and fairseq would run it as a program"
+            raise ModelError(what, where=where, expected="a name, or numbers in brackets such as [(512, 3)] * 4")
     words = [f"{known[o].option_strings[0]}={value}" for o, value in settings.items() if o not in flags]
     try:
         options = parser.parse_args(words)

@@ -185,6 +185,35 @@ def test_source_and_target_may_have_their_own_vocabularies() -> None:
 
 
 @pytest.mark.parametrize(
+    "program",
+    [
+        "__import__('os').mkdir('pwned')",
+        "[(16, 3)] * 4 if print(1) else []",
+        "[16, 3] * 999 * 999 * 999",
+        "9 ** 9 ** 9",
+        "(lambda: 1)()",
+        "[x for x in [1]]",
+    ],
+)
+@pytest.mark.parametrize("option", ["encoder_layers", "decoder_attention"])
+def test_options_are_not_run_as_programs(
+    program: str, option: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """fairseq evaluates options of `fconv`; a model folder from elsewhere must not run code by them."""
+    monkeypatch.chdir(tmp_path)
+    settings = {"settings": {**EVERY["fconv"], option: program}, "max_positions": 20}
+    with pytest.raises(ModelError, match=f"{option} is .*, and fairseq would run it as a program"):
+        build("fairseq:fconv", settings, source_vocab=PIECES, target_vocab=PIECES)
+    assert not (tmp_path / "pwned").exists()
+
+
+def test_options_that_repeat_layers_are_taken() -> None:
+    settings = {"settings": {**EVERY["fconv"], "encoder_layers": "[(16, 3)] * 2 + [(16, 1)]"}, "max_positions": 20}
+    model: Any = build("fairseq:fconv", settings, source_vocab=PIECES, target_vocab=PIECES)
+    assert len(model.net.encoder.convolutions) == 3
+
+
+@pytest.mark.parametrize(
     ("name", "settings", "message"),
     [
         ("transformer_huge", {}, "no architecture 'transformer_huge'.*\n.*levenshtein_transformer.*transformer_iwslt"),

@@ -285,20 +285,30 @@ class ReportConfig(Strict):
 
 T = TypeVar("T", bound=BaseModel)
 
+MOST_CHARACTERS = 1_000_000
+MOST_DOTS = 1_000
+
 
 def read_toml(path: Path) -> dict[str, Any]:
     """Read a TOML file.
 
     Raises:
-        ConfigError: The file is missing, not UTF-8 or not TOML.
+        ConfigError: The file is missing, not UTF-8 or not TOML; or it is none that a person would write.
     """
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        # The reader's time grows with the square of a key's parts.
+        if len(text) > MOST_CHARACTERS or any(line.count(".") > MOST_DOTS for line in text.splitlines()):
+            what = f"more than {MOST_CHARACTERS:,} characters, or a line with more than {MOST_DOTS:,} dots"
+            raise ConfigError(what, where=str(path), expected="a stage or pipeline file")
+        if "\0" in text or "\\u0000" in text or "\\U00000000" in text:
+            raise ConfigError("holds a null character", where=str(path), expected="text")
+        return tomllib.loads(text)
     except FileNotFoundError:
         raise ConfigError("no such file", where=str(path)) from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot be read: {error}", where=str(path), expected="a UTF-8 TOML file") from None
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # beside its own error the reader lets through those of int()
         raise ConfigError(f"not valid TOML: {error}", where=str(path)) from None
 
 

@@ -60,7 +60,9 @@ class Vocabulary:
                     self._processor.unk_id(),
                 )
             )
-        except RuntimeError:
+            self.size = int(self._processor.get_piece_size())
+            self.pieces()
+        except (RuntimeError, UnicodeDecodeError):  # the second: a piece that is no text
             raise ModelError("not a SentencePiece model", where=str(path)) from None
         if found != (BOS_ID, PAD_ID, EOS_ID, UNK_ID):
             raise ModelError(
@@ -69,7 +71,6 @@ class Vocabulary:
                 expected=str((BOS_ID, PAD_ID, EOS_ID, UNK_ID)),
                 hint="train the vocabulary with `seqkd prepare`",
             )
-        self.size = int(self._processor.get_piece_size())
 
     @classmethod
     def load(cls, path: Path) -> Vocabulary:

@@ -157,3 +157,20 @@ def test_an_objective_without_its_name_is_the_architectures() -> None:
 def test_mistakes_are_named_where_the_file_has_them(values: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         train_config(**values)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a." * 5000 + "b = 1", "dots"),
+        ("[" + "a." * 5000 + "b]", "dots"),
+        ("a = " + "[" * 50_000, "not valid TOML"),
+        ("a = " + "9" * 5000, "not valid TOML"),
+        ('a = "x\\u0000"', "null character"),
+        ("#" * 2_000_000, "characters"),
+    ],
+)
+def test_files_that_nobody_writes(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "x.toml").write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        read_toml(tmp_path / "x.toml")

@@ -5,7 +5,9 @@ Make does the rest: it makes what is missing, side by side where it may, and aft
 
 from __future__ import annotations
 
+import os
 import shlex
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -44,6 +46,7 @@ def write_plan(file: Path, runs: Path) -> Path:
     except OSError as error:
         raise WorkError(f"cannot be made: {error.strerror}", where=str(folder)) from error
     stages = plan_stages(pipeline, runs)
+    _from_the_future(stages, folder)
     for stage in stages:
         _write_if_new(folder / f"{stage.name}.toml", to_toml(stage.config))
     plan = root / "plan.mk"
@@ -84,6 +87,22 @@ def make_rules(file: Path, stages: Sequence[Stage], folder: Path) -> str:
             words = (stage.command, "--config", str(config), "--out", str(stage.out), *stage.options)
             lines.append(f"\t$(SEQKD) {' '.join(words)} --device $(DEVICE) --overwrite-changed")
     return "\n".join(lines) + "\n"
+
+
+def _from_the_future(stages: Sequence[Stage], folder: Path) -> None:
+    """Give files with a time yet to come, left by a clock that has been set back, the present one, in their order.
+
+    Make would take them for newer than everything that is made from now on.
+    """
+    now = time.time_ns()
+    for path in (path for stage in stages for path in (folder / f"{stage.name}.toml", stage.target)):
+        try:
+            if path.stat().st_mtime_ns > now:
+                os.utime(path)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise WorkError(f"its time cannot be set: {error.strerror}", where=str(path)) from error
 
 
 def _write_if_new(path: Path, text: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -353,6 +354,17 @@ def test_a_changed_student_retrains_that_student_alone(make: FakeMake) -> None:
 def test_a_changed_comment_makes_nothing(make: FakeMake) -> None:
     make("report")
     edited(make.pipeline, "[data]", "# new\n[data]")
+    assert make("report") == []
+
+
+def test_a_clock_that_was_set_back(make: FakeMake) -> None:
+    """What was made while the clock was ahead is not taken for newer than a change."""
+    make("report")
+    ahead = time.time() + 86_400
+    for path in make.pipeline.parent.joinpath("runs").rglob("*"):
+        os.utime(path, (ahead, ahead))
+    edited(make.pipeline, 'corpus = "gold"', 'corpus = "gold"\ntraining = { learning_rate = 0.02 }')
+    assert make("report") == ["train gold", "evaluate gold", "report report"]
     assert make("report") == []
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -50,7 +51,7 @@ class SearchTeam:
         loaded: The same models as modules, with their vocabularies.
         precision: Of the weights.
         device: Where they are.
-        fallback: Gives the engines in float32; None where they are in float32 already.
+        in_float32: Gives the same models in float32, loaded once; None where they are in float32 already.
     """
 
     engines: Sequence[SearchModel]
@@ -58,7 +59,24 @@ class SearchTeam:
     loaded: Sequence[LoadedModel]
     precision: Precision
     device: torch.device
-    fallback: Callable[[], Sequence[SearchModel]] | None
+    in_float32: Callable[[], SearchTeam] | None
+
+    @property
+    def fallback(self) -> Callable[[], Sequence[SearchModel]] | None:
+        """Gives the engines in float32; see `BeamSearch`."""
+        again = self.in_float32
+        return None if again is None else lambda: again().engines
+
+    @property
+    def modules(self) -> list[Any]:
+        """The models, for `score_pairs`."""
+        return [loaded.model for loaded in self.loaded]
+
+    @property
+    def modules_in_float32(self) -> Callable[[], list[Any]] | None:
+        """Gives the models in float32; see `score_pairs`."""
+        again = self.in_float32
+        return None if again is None else lambda: again().modules
 
     @property
     def parallel(self) -> bool:
@@ -161,13 +179,22 @@ def load_team(
                 hint="ensemble only models that were trained with one vocabulary",
             )
 
+    @cache
+    def in_float32() -> SearchTeam:
+        return load_team(paths, device=str(where), precision="float32", parallel=parallel)
+
     written_at_once = [
         path for path, model in zip(paths, loaded, strict=True) if isinstance(model.model, ParallelModel)
     ]
     if written_at_once and parallel and len(paths) == 1:
         chosen_writer = writer(loaded[0].model, chosen)
         return SearchTeam(
-            engines=(), writer=chosen_writer, loaded=loaded, precision=chosen, device=where, fallback=None
+            engines=(),
+            writer=chosen_writer,
+            loaded=loaded,
+            precision=chosen,
+            device=where,
+            in_float32=None if chosen == "float32" else in_float32,
         )
     if written_at_once:
         raise ModelError(
@@ -176,16 +203,13 @@ def load_team(
             expected="a model that decodes left to right, such as a Transformer or an LSTM",
         )
 
-    def in_float32() -> list[SearchModel]:
-        return [engine(load_model(path, dtype=torch.float32, device=where), "float32") for path in paths]
-
     return SearchTeam(
         engines=[engine(model, chosen) for model in loaded],
         writer=None,
         loaded=loaded,
         precision=chosen,
         device=where,
-        fallback=None if chosen == "float32" else in_float32,
+        in_float32=None if chosen == "float32" else in_float32,
     )
 
 
@@ -231,6 +255,36 @@ def quick_decoder(loaded: LoadedModel) -> Decoder:
     model = loaded.model
     device = next(model.parameters()).device
     precision = resolve_precision("auto" if device.type == "cpu" else "float32", device)
+    plain = precision == "float32"
     if isinstance(model, ParallelModel):
-        return ParallelSearch(writer(model, precision), ParallelSettings())
-    return BeamSearch([engine(loaded, precision)], BeamSettings(beam=1))
+        settings = ParallelSettings()
+        return ParallelSearch(
+            writer(model, precision),
+            settings,
+            fallback=None if plain else lambda: ParallelSearch(writer(model, "float32"), settings),
+        )
+    return BeamSearch(
+        [engine(loaded, precision)],
+        BeamSettings(beam=1),
+        fallback=None if plain else lambda: [engine(loaded, "float32")],
+    )
+
+
+def parallel_search(team: SearchTeam, settings: ParallelSettings, judge: SearchTeam | None = None) -> ParallelSearch:
+    """Decode with a model that writes all positions at once, and let `judge` choose among its candidates.
+
+    Raises:
+        InputError: The model has no such strategy.
+    """
+
+    def again() -> ParallelSearch:
+        plain, chosen = (None if one is None or one.in_float32 is None else one.in_float32() for one in (team, judge))
+        return parallel_search(plain or team, settings, chosen or judge)
+
+    lower = any(one is not None and one.in_float32 is not None for one in (team, judge))
+    return ParallelSearch(
+        team.writer,
+        settings,
+        rescorers=() if judge is None else judge.modules[:1],
+        fallback=again if lower else None,
+    )

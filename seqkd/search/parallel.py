@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -11,7 +12,7 @@ import torch
 from seqkd.errors import InputError, WorkError
 from seqkd.models.protocol import Output, ParallelSettings
 from seqkd.search.intake import Intake, Sentence
-from seqkd.search.scoring import ForcedModel, pad_rows, score_pairs
+from seqkd.search.scoring import ForcedModel, pad_rows, raw_scores
 from seqkd.search.settings import Hypothesis
 
 
@@ -20,9 +21,11 @@ class Decoder(Protocol):
 
     Attributes:
         truncated: Row ids whose source was longer than the model's positions and was cut.
+        retried: Row ids that were decoded again in float32.
     """
 
     truncated: list[int]
+    retried: list[int]
 
     def decode(
         self, sources: Iterable[tuple[int, list[int]]], *, batch_tokens: int
@@ -39,24 +42,35 @@ class ParallelSearch:
         settings: See `ParallelSettings`.
         rescorers: Left-to-right models that choose among the candidates by their own log-probability for each token:
             noisy parallel decoding (Gu et al. 2018, section 4). Without them the model's own ranking stands.
+        fallback: Gives the same search in float32. Sentences whose scores come out NaN or infinite are decoded again
+            with it; without it they are an error.
 
     Attributes:
         truncated: See `Decoder`.
+        retried: See `Decoder`.
 
     Raises:
         InputError: The model has no such strategy.
     """
 
-    def __init__(self, model: Any, settings: ParallelSettings, *, rescorers: Sequence[ForcedModel] = ()) -> None:
+    def __init__(
+        self,
+        model: Any,
+        settings: ParallelSettings,
+        *,
+        rescorers: Sequence[ForcedModel] = (),
+        fallback: Callable[[], ParallelSearch] | None = None,
+    ) -> None:
         known = model.strategies()
         if settings.strategy != "auto" and settings.strategy not in known:
             raise InputError(
                 f"the model does not decode by strategy {settings.strategy!r}",
                 expected=f"one of: auto, {', '.join(known)}",
             )
-        self.model, self.settings, self.rescorers = model, settings, rescorers
+        self.model, self.settings, self.rescorers, self.fallback = model, settings, rescorers, fallback
         self.device = next(model.parameters()).device
         self.truncated: list[int] = []
+        self.retried: list[int] = []
 
     def decode(
         self, sources: Iterable[tuple[int, list[int]]], *, batch_tokens: int
@@ -72,13 +86,14 @@ class ParallelSearch:
             Row id and hypotheses, best first, each row once. A source without tokens has one empty translation.
 
         Raises:
-            WorkError: Scores are NaN or infinite, or one sentence alone does not fit in memory.
+            WorkError: Scores are NaN or infinite, in float32 too; or one sentence alone does not fit in memory.
         """
         sentences = (Sentence(row, source) for row, source in sources)
         intake = Intake(sentences, max_positions=self.model.max_positions, batch_tokens=batch_tokens)
         self.truncated.extend(intake.truncated)
         for row in intake.empty:
             yield row, [Hypothesis([], 0.0, 0.0, "eos")]
+        broken: list[Sentence] = []
         while intake.queue:
             width, count = intake.width, intake.count
             batch = [intake.queue.popleft() for _ in range(count)]
@@ -87,10 +102,28 @@ class ParallelSearch:
             except (RuntimeError, MemoryError) as error:
                 intake.put_back(error, batch, count=count, width=width, device=self.device)
                 continue
-            yield from found
+            for sentence, hypotheses in zip(batch, found, strict=True):
+                if hypotheses is None:
+                    broken.append(sentence)
+                else:
+                    yield sentence.row, hypotheses
+        if broken:
+            yield from self._again(broken, intake.batch_tokens)
+
+    def _again(self, broken: list[Sentence], batch_tokens: int) -> Iterator[tuple[int, list[Hypothesis]]]:
+        rows = sorted(sentence.row for sentence in broken)
+        if self.fallback is None:
+            raise WorkError(
+                f"the model's scores are NaN or infinite for {len(rows)} sentences",
+                where=f"row {', '.join(map(str, rows[:10]))}{' ...' * (len(rows) > 10)}",
+                hint="check the checkpoint, or decode in float32",
+            )
+        self.retried.extend(rows)
+        yield from self.fallback().decode(((s.row, s.source) for s in broken), batch_tokens=batch_tokens)
 
     @torch.inference_mode()
-    def _together(self, batch: list[Sentence], batch_tokens: int) -> list[tuple[int, list[Hypothesis]]]:
+    def _together(self, batch: list[Sentence], batch_tokens: int) -> list[list[Hypothesis] | None]:
+        """The hypotheses of each sentence; None where a score is not finite."""
         model, settings = self.model, self.settings
         source = pad_rows([[*sentence.source, model.eos_id] for sentence in batch], model.pad_id).to(self.device)
         if self.rescorers:
@@ -98,20 +131,11 @@ class ParallelSearch:
             outputs = self._rescored(batch, every, batch_tokens)
         else:
             outputs = model.translate(source, settings)
-        broken = [
-            sentence.row
-            for sentence, found in zip(batch, outputs, strict=True)
-            if not found or any(output.score != output.score or abs(output.score) == float("inf") for output in found)
-        ]
-        if broken:
-            raise WorkError(
-                f"the model's scores are NaN or infinite for {len(broken)} sentences",
-                where=f"row {', '.join(map(str, broken[:10]))}",
-                hint="check the checkpoint, or decode in float32",
-            )
         return [
-            (sentence.row, [Hypothesis(output.ids, output.score, output.logprob, "eos") for output in found])
-            for sentence, found in zip(batch, outputs, strict=True)
+            [Hypothesis(output.ids, output.score, output.logprob, "eos") for output in found]
+            if found and all(math.isfinite(output.score) and math.isfinite(output.logprob) for output in found)
+            else None
+            for found in outputs
         ]
 
     def _rescored(
@@ -121,7 +145,7 @@ class ParallelSearch:
         pairs = [
             (sentence.source, output.ids) for sentence, found in zip(batch, outputs, strict=True) for output in found
         ]
-        scores = iter(score_pairs(self.rescorers, pairs, batch_tokens=batch_tokens, device=self.device))
+        scores = iter(raw_scores(self.rescorers, pairs, batch_tokens=batch_tokens, device=self.device))
         ranked = []
         for found in outputs:
             again = []

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
 from torch import Tensor
+
+from seqkd.errors import WorkError
 
 
 class ForcedModel(Protocol):
@@ -25,10 +27,17 @@ class ForcedModel(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class PairScore:
-    """Log-probability of a target given its source, end of sentence counted in both fields."""
+    """Log-probability of a target given its source, end of sentence counted in both fields.
+
+    Attributes:
+        logprob: Natural logarithm.
+        tokens: Of the target.
+        retried: Whether it was not finite at first and was computed again in float32.
+    """
 
     logprob: float
     tokens: int
+    retried: bool = False
 
 
 def pad_rows(rows: Sequence[Sequence[int]], pad_id: int) -> Tensor:
@@ -40,13 +49,13 @@ def pad_rows(rows: Sequence[Sequence[int]], pad_id: int) -> Tensor:
     return out
 
 
-@torch.inference_mode()
 def score_pairs(
     models: Sequence[ForcedModel],
     pairs: Sequence[tuple[list[int], list[int]]],
     *,
     batch_tokens: int,
     device: torch.device | str = "cpu",
+    fallback: Callable[[], Sequence[ForcedModel]] | None = None,
 ) -> list[PairScore]:
     """Score source and target ids, given without end of sentence.
 
@@ -55,10 +64,41 @@ def score_pairs(
         pairs: Source and target ids.
         batch_tokens: Padded target tokens scored together.
         device: Where the models are.
+        fallback: Gives the same models in float32. Pairs whose log-probability is not finite are scored again with
+            them; without it they are an error.
 
     Returns:
         One score for each pair, in order.
+
+    Raises:
+        WorkError: A log-probability is not finite, in float32 too.
     """
+    scores = raw_scores(models, pairs, batch_tokens=batch_tokens, device=device)
+    bad = [index for index, score in enumerate(scores) if not math.isfinite(score.logprob)]
+    if bad and fallback is not None:
+        again = raw_scores(fallback(), [pairs[index] for index in bad], batch_tokens=batch_tokens, device=device)
+        for index, score in zip(bad, again, strict=True):
+            scores[index] = replace(score, retried=True)
+        bad = [index for index in bad if not math.isfinite(scores[index].logprob)]
+    if bad:
+        named = ", ".join(str(index + 1) for index in bad[:10]) + (" ..." if len(bad) > 10 else "")
+        raise WorkError(
+            f"log-probabilities of {len(bad)} pairs are NaN or infinite",
+            where=f"of {len(pairs)} pairs, number {named}",
+            hint="check the checkpoint, or score in float32",
+        )
+    return scores
+
+
+@torch.inference_mode()
+def raw_scores(
+    models: Sequence[ForcedModel],
+    pairs: Sequence[tuple[list[int], list[int]]],
+    *,
+    batch_tokens: int,
+    device: torch.device | str = "cpu",
+) -> list[PairScore]:
+    """`score_pairs` whose log-probabilities may be NaN or infinite."""
     first = models[0]
     scores: list[PairScore | None] = [None] * len(pairs)
     for batch in length_batches([len(target) + 1 for _, target in pairs], batch_tokens):

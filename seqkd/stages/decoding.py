@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from seqkd.config import EvaluateConfig, ParallelConfig
 from seqkd.errors import InputError
 from seqkd.metrics.speed import Open
 from seqkd.models.protocol import ParallelSettings
 from seqkd.search import BeamSearch, BeamSettings
-from seqkd.search.loading import SearchTeam
+from seqkd.search.loading import SearchTeam, parallel_search
 from seqkd.search.parallel import ParallelSearch
 
 
@@ -77,10 +76,10 @@ def _beam(config: EvaluateConfig, team: SearchTeam, beam: int) -> Way:
 
 def _parallel(way: ParallelConfig, team: SearchTeam, judge: SearchTeam | None) -> Way:
     settings = ParallelSettings(iterations=way.iterations, candidates=way.candidates, strategy=way.strategy)
-    rescorers: list[Any] = [judge.loaded[0].model] if way.rescore and judge is not None else []
+    chosen = judge if way.rescore else None
 
     def opened() -> ParallelSearch:
-        return ParallelSearch(team.writer, settings, rescorers=rescorers)
+        return parallel_search(team, settings, chosen)
 
     opened()  # a strategy that the model lacks is told before any work
     return Way(name=way.name, label=f"decode {way.name}", file=f"hypotheses.{way.name}.txt", open=opened)

@@ -22,10 +22,11 @@ from seqkd.corpus.reader import Corpus
 from seqkd.corpus.schema import KBEST_SCHEMA
 from seqkd.corpus.writer import finished_shards, write_shard
 from seqkd.errors import CorpusError, WorkError
-from seqkd.models.checkpoint import VOCABULARY, model_digest
+from seqkd.models.checkpoint import SOURCE_VOCABULARY, VOCABULARY, model_digest
 from seqkd.progress import Progress, say
 from seqkd.search import BeamSearch, BeamSettings
 from seqkd.search.loading import SearchTeam, load_team, resolve_device, team_precision
+from seqkd.stages.counting import RETRIED, note_counts, noted_counts
 from seqkd.stages.workers import belong_to_parent, cores, worker_pool
 from seqkd.text.vocabulary import Vocabulary
 
@@ -120,7 +121,11 @@ def run(config: DistillConfig, out: Path, *, overwrite: bool = False, device: st
         workers = config.workers or cores()
         with Progress("distill", corpus.rows, "sentences", done=rows) as progress:
             for shard, decoded in _decode_shards(config, corpus, set(finished), where, workers):
-                _write_counts(out, shard, decoded)
+                counts = {
+                    "source truncated": sum(piece.truncated for piece in decoded),
+                    RETRIED: sum(piece.retried for piece in decoded),
+                }
+                note_counts(out, shard, counts)
                 table = pa.Table.from_pylist([row for piece in decoded for row in piece.rows], schema=KBEST_SCHEMA)
                 finished[shard] = write_shard(out, shard, table)
                 progress.advance(table.num_rows)
@@ -143,7 +148,7 @@ def run(config: DistillConfig, out: Path, *, overwrite: bool = False, device: st
                 target_tokens=_target_tokens(out, [finished[shard].name for shard in sorted(finished)]),
                 shards=[finished[shard] for shard in sorted(finished)],
                 vocabulary=corpus.manifest.vocabulary,
-                counts=_read_counts(out),
+                counts=noted_counts(out),
                 extra={
                     "device": where.type,
                     "precision": precision,
@@ -153,25 +158,6 @@ def run(config: DistillConfig, out: Path, *, overwrite: bool = False, device: st
             )
         )
     say(f"distill: {corpus.rows:,} k-best lists in {out}, {done / seconds:,.0f} sentences/s")
-
-
-def _write_counts(folder: Path, shard: int, decoded: list[_Decoded]) -> None:
-    """What happened in a shard, beside it and before it, so that a resumed run still knows."""
-    counts = {
-        "source truncated": sum(piece.truncated for piece in decoded),
-        "retried in float32": sum(piece.retried for piece in decoded),
-    }
-    if any(counts.values()):
-        atomic_write(folder / f"counts-{shard:05}.json", (json.dumps(counts) + "\n").encode())
-
-
-def _read_counts(folder: Path) -> dict[str, int]:
-    total: dict[str, int] = {}
-    for path in sorted(folder.glob("counts-*.json")):
-        for reason, count in json.loads(path.read_text()).items():
-            if count:
-                total[reason] = total.get(reason, 0) + count
-    return total
 
 
 def _target_tokens(folder: Path, names: list[str]) -> int:
@@ -224,7 +210,8 @@ def _pieces(rows: int, where: torch.device) -> list[tuple[int, int]]:
 
 
 def _check_vocabulary(corpus: Corpus, config: DistillConfig) -> None:
-    expected = Vocabulary.load(config.models[0] / VOCABULARY).digest
+    vocabulary = Vocabulary.load(config.models[0] / VOCABULARY)
+    expected = vocabulary.digest
     if corpus.manifest.vocabulary != expected:
         raise CorpusError(
             "was made with another vocabulary than the teacher's",
@@ -232,3 +219,5 @@ def _check_vocabulary(corpus: Corpus, config: DistillConfig) -> None:
             expected=f"vocabulary {expected[:12]}..., found {corpus.manifest.vocabulary[:12]}...",
             hint="prepare the corpus with the teacher's vocabulary, or train the teacher on this corpus",
         )
+    other = config.models[0] / SOURCE_VOCABULARY
+    corpus.check_ids("source_ids", (Vocabulary.load(other) if other.exists() else vocabulary).size)

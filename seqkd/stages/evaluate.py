@@ -10,7 +10,6 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -117,6 +116,7 @@ class _Decode:
 
     hypotheses: list[Hypothesis]
     texts: list[str]
+    retried: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +162,9 @@ class _Models:
                 expected=f"vocabulary {known[:12]}... of {folder}, found {corpus.manifest.vocabulary[:12]}...",
                 hint="evaluate on a test corpus that was prepared with the model's vocabulary",
             )
+        first = self.team.loaded[0]
+        corpus.check_ids("source_ids", (first.source_vocabulary or first.vocabulary).size)
+        corpus.check_ids("target_ids", first.vocabulary.size)
 
 
 def _read(corpus: Corpus, accepted: Path | None) -> _Test:
@@ -210,8 +213,10 @@ def _evaluate(
     for name, decode in decoded.items():
         decodes[name], signatures = _score(test, decode, speeds[name], baseline)
     perplexity, mode, cut = None, None, 0
+    retried = sum(decode.retried for decode in decoded.values())
     if not team.parallel:
-        perplexity, cut = _perplexity(test, team, config.batch_tokens)
+        perplexity, cut, scored_again = _perplexity(test, team, config.batch_tokens)
+        retried += scored_again
         mode = statistics.fmean(math.exp(hypothesis.logprob) for hypothesis in decoded[ways[-1].name].hypotheses)
     objective, recipe = _training(config.model)
     result = EvaluationResult(
@@ -234,7 +239,8 @@ def _evaluate(
         device=describe(team.device),
         precision=team.precision,
     )
-    return result, {"cut to the model's positions": cut} if cut else {}
+    counts = {"cut to the model's positions": cut, "retried in float32": retried}
+    return result, {reason: count for reason, count in counts.items() if count}
 
 
 def _speeds(
@@ -254,11 +260,13 @@ def _speeds(
 
 def _decode(way: Way, test: _Test, team: SearchTeam, batch_tokens: int, progress: Progress) -> _Decode:
     hypotheses: list[Hypothesis | None] = [None] * len(test.sources)
-    for row, nbest in way.open().decode(enumerate(test.sources), batch_tokens=batch_tokens):
+    decoder = way.open()
+    for row, nbest in decoder.decode(enumerate(test.sources), batch_tokens=batch_tokens):
         hypotheses[row] = nbest[0]
         progress.advance()
     complete = [hypothesis for hypothesis in hypotheses if hypothesis is not None]
-    return _Decode(complete, team.loaded[0].vocabulary.decode([hypothesis.ids for hypothesis in complete]))
+    texts = team.loaded[0].vocabulary.decode([hypothesis.ids for hypothesis in complete])
+    return _Decode(complete, texts, len(decoder.retried))
 
 
 def _score(
@@ -289,15 +297,16 @@ def _score(
     return result, signatures
 
 
-def _perplexity(test: _Test, team: SearchTeam, batch_tokens: int) -> tuple[float, int]:
-    """Perplexity of the references, and how many rows were longer than the model's positions and were cut."""
-    models: list[Any] = [member.model for member in team.loaded]
+def _perplexity(test: _Test, team: SearchTeam, batch_tokens: int) -> tuple[float, int, int]:
+    """Perplexity of the references, how many rows were cut to the model's positions, and how many were retried."""
+    models = team.modules
     limit = min(model.max_positions for model in models) - 1
     pairs = [(source[:limit], target[:limit]) for source, target in zip(test.sources, test.targets, strict=True)]
     cut = sum(max(map(len, pair)) > limit for pair in zip(test.sources, test.targets, strict=True))
-    scores = score_pairs(models, pairs, batch_tokens=batch_tokens, device=team.device)
+    scores = score_pairs(models, pairs, batch_tokens=batch_tokens, device=team.device, fallback=team.modules_in_float32)
     mean = sum(score.logprob for score in scores) / sum(score.tokens for score in scores)
-    return math.exp(min(-mean, 700.0)), cut  # a float holds no more than e^709
+    perplexity = math.exp(min(-mean, 700.0))  # a float holds no more than e^709
+    return perplexity, cut, sum(score.retried for score in scores)
 
 
 def _write_texts(path: Path, texts: list[str]) -> None:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import BinaryIO, Literal
 
 from seqkd.errors import InputError, TextError
 from seqkd.progress import say
@@ -45,6 +45,7 @@ def score_files(
         TextError: The texts cannot be read, do not line up, or a line is not UTF-8 or longer than the model takes.
         ModelError: A folder is no model, or the models' vocabularies differ.
         InputError: No such device here, or precision int8, which beam search alone has.
+        WorkError: A log-probability is NaN or infinite, in float32 too.
     """
     if precision == "int8":
         raise InputError(
@@ -54,11 +55,11 @@ def score_files(
     team = load_team(models, device=device, precision=precision)
     first = team.loaded[0]
     encoder = first.source_vocabulary or first.vocabulary
-    modules: list[Any] = [loaded.model for loaded in team.loaded]
+    modules = team.modules
     limit = min(int(module.max_positions) for module in modules)
     normalizer = Normalizer()
     rows = read_bitext(source, target)
-    logprob, tokens = 0.0, 0
+    logprob, tokens, retried = 0.0, 0, 0
     while chunk := list(islice(rows, CHUNK_LINES)):
         for row in chunk:
             if row.problem is not None:
@@ -74,9 +75,15 @@ def score_files(
                     expected=f"at most {limit:,}",
                 )
         pairs = list(zip(sources, targets, strict=True))
-        for score in score_pairs(modules, pairs, batch_tokens=batch_tokens, device=team.device):
+        scores = score_pairs(
+            modules, pairs, batch_tokens=batch_tokens, device=team.device, fallback=team.modules_in_float32
+        )
+        for score in scores:
             out.write(f"{score.logprob:.6f}\t{score.tokens}\n".encode())
             logprob += score.logprob
             tokens += score.tokens
+            retried += score.retried
         out.flush()
+    if retried:
+        say(f"score: {retried:,} pairs overflowed in {team.precision} and were scored again in float32")
     say(f"score: {tokens:,} tokens, perplexity {math.exp(-logprob / tokens):.3f}")

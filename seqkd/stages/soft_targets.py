@@ -24,10 +24,11 @@ from seqkd.errors import CorpusError, WorkError
 from seqkd.models.checkpoint import SOURCE_VOCABULARY, VOCABULARY, model_digest
 from seqkd.objectives.base import Batch
 from seqkd.objectives.divergence import top_k
-from seqkd.objectives.teacher import chunk_rows
+from seqkd.objectives.teacher import Teacher, chunk_rows
 from seqkd.progress import Progress, say
 from seqkd.search.loading import resolve_device
 from seqkd.search.scoring import length_batches
+from seqkd.stages.counting import RETRIED, note_counts, noted_counts
 from seqkd.stages.rejecting import REJECTED, write_rejected
 from seqkd.stages.teaching import Team, check_teachers, load_teachers
 from seqkd.text.vocabulary import Vocabulary
@@ -54,7 +55,7 @@ def run(config: SoftTargetsConfig, out: Path, *, overwrite: bool = False, device
         ModelError: A teacher is no model that goes left to right, or was made with another vocabulary.
         InputError: `top_k` is larger than the vocabulary; no such device or precision.
         ConflictError: `out` was made with other settings.
-        WorkError: Logits are not finite; the system refuses to write.
+        WorkError: Logits are not finite, in float32 too; the system refuses to write.
     """
     corpus = Corpus.open(config.corpus, "corpus")
     vocabulary = _check(corpus, config)
@@ -84,10 +85,11 @@ def run(config: SoftTargetsConfig, out: Path, *, overwrite: bool = False, device
             for shard in range(len(corpus.shards)):
                 if shard not in finished:
                     table = writer.table(shard)
+                    note_counts(out, shard, {RETRIED: len(writer.retried)})
                     finished[shard] = write_shard(out, shard, table)
                     progress.advance(table.num_rows)
         write_rejected(out / REJECTED, writer.data)
-        manifest = _manifest(config, writer.data, [finished[shard] for shard in sorted(finished)], made_by)
+        manifest = _manifest(out, config, writer.data, [finished[shard] for shard in sorted(finished)], made_by)
         output.commit(manifest)
     seconds = max(time.monotonic() - started, 1e-9)
     say(
@@ -115,6 +117,8 @@ def _check(corpus: Corpus, config: SoftTargetsConfig) -> Vocabulary:
                 expected=f"vocabulary {vocabulary.digest[:12]}..., found {digest[:12]}...",
                 hint="prepare the corpus with the teacher's vocabulary, or train the teacher on this corpus",
             )
+    for side, vocabulary in (("source", source), ("target", target)):
+        corpus.check_ids(f"{side}_ids", vocabulary.size)
     if config.top_k is not None and config.top_k > target.size:
         raise CorpusError(
             f"top_k is {config.top_k:,}, but the vocabulary has {target.size:,} pieces",
@@ -125,7 +129,7 @@ def _check(corpus: Corpus, config: SoftTargetsConfig) -> Vocabulary:
 
 
 def _manifest(
-    config: SoftTargetsConfig, data: CorpusData, shards: list[ShardInfo], made_by: dict[str, Any]
+    out: Path, config: SoftTargetsConfig, data: CorpusData, shards: list[ShardInfo], made_by: dict[str, Any]
 ) -> Manifest:
     positions = data.target_tokens + data.rows
     size = sum(shard.bytes for shard in shards)
@@ -138,7 +142,7 @@ def _manifest(
         target_tokens=data.target_tokens,
         shards=shards,
         vocabulary=Vocabulary.load(config.models[0] / VOCABULARY).digest,
-        counts={reason: len(rows) for reason, rows in data.skipped.items() if rows},
+        counts={reason: len(rows) for reason, rows in data.skipped.items() if rows} | noted_counts(out),
         extra={
             "top_k": config.top_k,
             "samples": config.samples,
@@ -170,6 +174,7 @@ class _Writer:
     team: Team
     device: torch.device
     data: CorpusData
+    retried: list[int]  # ids of the last shard's rows that were computed again in float32
 
     @staticmethod
     def of(config: SoftTargetsConfig, corpus: Corpus, device: torch.device) -> _Writer:
@@ -182,10 +187,11 @@ class _Writer:
             window=1,
             seed=0,
         )
-        return _Writer(config, corpus, team, device, data)
+        return _Writer(config, corpus, team, device, data, [])
 
     def table(self, shard: int) -> pa.Table:
         """A shard's soft targets, in the order of its rows."""
+        self.retried.clear()
         table = self.corpus.read_shard(shard, ["id", "source_ids", "target_ids"])
         start = sum(info.rows for info in self.corpus.shards[:shard])
         usable = self.data.positions
@@ -194,22 +200,53 @@ class _Writer:
         sides = [pc.list_value_length(table.column(name)).to_numpy() for name in ("source_ids", "target_ids")]
         found: dict[int, _Row] = {}
         for batch in length_batches((np.maximum(*sides) + 1).tolist(), self.config.batch_tokens):
-            found.update(self._rows(self.data.load(usable[batch])))
+            bad = []
+            for row, soft in self._rows(self.data.load(usable[batch]), self.team.teacher):
+                if soft is None:
+                    bad.append(row)
+                else:
+                    found[row] = soft
+            if bad:
+                found.update(self._again(usable[batch], bad))
         ids = table.column("id")
         return _table(ids, table.column("target_ids"), [found[row] for row in ids.to_pylist()])
 
-    def _rows(self, batch: Batch) -> Iterator[tuple[int, _Row]]:
-        """Soft targets of a batch, row by row."""
+    def _again(self, positions: npt.NDArray[np.int64], bad: list[int]) -> Iterator[tuple[int, _Row]]:
+        """These rows in float32.
+
+        Raises:
+            WorkError: It is not finite in float32 either, or float32 is what it was.
+        """
+        ids = self.data.load(positions).ids
+        failed = bad
+        if choose_precision(self.config.precision, self.device) != "float32":
+            failed = []
+            self.retried.extend(bad)
+            for row, soft in self._rows(self.data.load(positions[np.isin(ids, bad)]), self.team.in_float32):
+                if soft is None:
+                    failed.append(row)
+                else:
+                    yield row, soft
+        if failed:
+            named = ", ".join(map(str, sorted(failed)[:_NAMED])) + " and more" * (len(failed) > _NAMED)
+            raise WorkError(
+                "a teacher's logits are not finite", where=f"rows {named}", hint="look at these rows and the checkpoint"
+            )
+
+    def _rows(self, batch: Batch, teacher: Teacher) -> Iterator[tuple[int, _Row | None]]:
+        """Soft targets of a batch, row by row; None where logits are not finite."""
         lengths = np.bincount(batch.kept.numpy() // batch.target_out.size(1), minlength=len(batch.ids))
         uniform = self._uniform(batch.ids, lengths)
-        distributions = self.team.teacher(batch.to(self.device))
+        distributions = teacher(batch.to(self.device))
         step = chunk_rows(self.team.vocab, self.device)
-        chunks = []
+        chunks, sound = [], []
         for start in range(0, batch.tokens, step):
             stop = min(start + step, batch.tokens)
             logprobs = distributions.logprobs(start, stop)
-            if not bool(logprobs.isfinite().all()):
-                raise _not_finite(batch, start, logprobs)
+            finite = logprobs.isfinite().all(-1)
+            sound.append(finite.cpu().numpy())
+            if not sound[-1].all():
+                logprobs = logprobs.masked_fill(~finite[:, None], 0.0)  # of rows that are not used
             if uniform is None:
                 chunks.append(_likeliest(logprobs, self.config.top_k or 0))
             else:
@@ -217,9 +254,11 @@ class _Writer:
         ids, values, sizes, tail = (np.concatenate(parts) for parts in zip(*chunks, strict=True))
         ends = np.cumsum(lengths)
         entries = np.concatenate([[0], np.cumsum(sizes)])
+        all_finite = np.concatenate(sound)
         for row, first, last in zip(batch.ids.tolist(), ends - lengths, ends, strict=True):
             inside = slice(entries[first], entries[last])
-            yield row, _Row(ids[inside], values[inside], sizes[first:last], tail[first:last])
+            soft = _Row(ids[inside], values[inside], sizes[first:last], tail[first:last])
+            yield row, soft if all_finite[first:last].all() else None
 
     def _uniform(self, rows: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]) -> Tensor | None:
         """`[tokens, samples]` random numbers in [0, 1), the same for a row in whatever batch it stands."""
@@ -285,14 +324,3 @@ def _table(ids: pa.ChunkedArray, targets: pa.ChunkedArray, rows: list[_Row]) -> 
         "tail_logprob": pa.ListArray.from_arrays(positions, pa.array(tail)),
     }
     return pa.table(columns, schema=SOFT_SCHEMA)
-
-
-def _not_finite(batch: Batch, start: int, logprobs: Tensor) -> WorkError:
-    bad = start + (~logprobs.isfinite().all(-1)).nonzero()[:, 0].cpu().numpy()
-    rows = np.unique(batch.kept.numpy()[bad] // batch.target_out.size(1))
-    named = ", ".join(str(row) for row in batch.ids[rows][:_NAMED].tolist())
-    return WorkError(
-        "a teacher's logits are not finite",
-        where=f"rows {named}" + " and more" * (len(rows) > _NAMED),
-        hint="look at these rows, or write the soft targets with precision float32",
-    )

@@ -32,12 +32,14 @@ class Team:
 
     Attributes:
         teacher: What an objective asks.
+        in_float32: The same without autocast.
         max_positions: Longest source or target in tokens that all of them take, end of sentence counted.
         special: Their special ids.
         vocab: Target pieces.
     """
 
     teacher: Teacher
+    in_float32: Teacher
     max_positions: int
     special: SpecialIds
     vocab: int
@@ -93,6 +95,7 @@ def load_teachers(
     first = models[0]
     return Team(
         teacher=Teacher(models, autocast=types[choose_precision(precision, device)], temperature=temperature),
+        in_float32=Teacher(models, temperature=temperature),
         max_positions=min(model.max_positions for model in models),
         special=SpecialIds(pad=first.pad_id, eos=first.eos_id, start=first.start_id),
         vocab=first.target_vocab,

@@ -20,7 +20,15 @@ from seqkd.corpus.manifest import Manifest, StageOutput, atomic_write, fingerpri
 from seqkd.corpus.reader import Corpus
 from seqkd.errors import ConfigError, CorpusError, ModelError
 from seqkd.metrics.corpus import corpus_bleu
-from seqkd.models.checkpoint import LoadedModel, load_model, load_weights, model_digest, save_model, weights_of
+from seqkd.models.checkpoint import (
+    LoadedModel,
+    load_model,
+    load_weights,
+    model_digest,
+    model_files,
+    save_model,
+    weights_of,
+)
 from seqkd.models.protocol import Marks, PairLengths
 from seqkd.models.registry import build
 from seqkd.objectives.base import Objective
@@ -137,6 +145,8 @@ class _Inputs:
                         expected=f"vocabulary {vocabulary.digest[:12]}..., found {digest[:12]}...",
                         hint="give the `prepared` folder that this corpus comes from",
                     )
+            for side, vocabulary in (("source", self.source), ("target", self.target)):
+                corpus.check_ids(f"{side}_ids", vocabulary.size)
         self.teaching = Teaching(config.objective, corpus=self.corpora[0], target=self.target, source=self.source)
 
     def digests(self) -> dict[str, str]:
@@ -382,5 +392,6 @@ def _write(
             "updates": result.updates,
             "best_update": result.best.update,
             "averaged_updates": result.averaged,
+            "files": model_files(out),
         },
     )

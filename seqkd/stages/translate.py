@@ -12,7 +12,7 @@ from seqkd.errors import InputError, TextError
 from seqkd.models.protocol import ParallelSettings
 from seqkd.progress import say
 from seqkd.search import BeamSearch, BeamSettings, Hypothesis
-from seqkd.search.loading import SearchTeam
+from seqkd.search.loading import SearchTeam, parallel_search
 from seqkd.search.parallel import ParallelSearch
 from seqkd.text.normalize import Normalizer
 
@@ -40,6 +40,7 @@ class Translator:
 
     Attributes:
         truncated: Positions, in the last call's texts, of those that were longer than the model takes and were cut.
+        retried: Likewise of those that were decoded again in float32.
 
     Raises:
         InputError: The prefix holds what is no piece.
@@ -64,6 +65,7 @@ class Translator:
         self.team, self.settings, self.batch_tokens = team, settings, batch_tokens
         self.prefix = [ids[piece] for piece in prefix]
         self.truncated: list[int] = []
+        self.retried: list[int] = []
         self._normalizer = Normalizer()
 
     def __call__(self, texts: Sequence[str], *, first_row: int = 0) -> list[list[Translation]]:
@@ -76,7 +78,7 @@ class Translator:
         sources = encoder.encode(self._normalizer.many(list(texts)))
         rows = range(first_row, first_row + len(sources))
         found = self._decode(list(zip(rows, sources, strict=True)))
-        self.truncated = [row - first_row for row in self.truncated]
+        self.truncated, self.retried = ([row - first_row for row in part] for part in (self.truncated, self.retried))
         results = []
         for index in rows:
             decoded = first.vocabulary.decode([hypothesis.ids for hypothesis in found[index]])
@@ -91,12 +93,12 @@ class Translator:
     def _decode(self, sources: list[tuple[int, list[int]]]) -> dict[int, list[Hypothesis]]:
         decoder: ParallelSearch | BeamSearch
         if isinstance(self.settings, ParallelSettings):
-            decoder = ParallelSearch(self.team.writer, self.settings)
+            decoder = parallel_search(self.team, self.settings)
             found = dict(decoder.decode(sources, batch_tokens=self.batch_tokens))
         else:
             decoder = BeamSearch(self.team.engines, self.settings, fallback=self.team.fallback)
             found = dict(decoder.decode(sources, batch_tokens=self.batch_tokens, prefix=self.prefix))
-        self.truncated = sorted(decoder.truncated)
+        self.truncated, self.retried = sorted(decoder.truncated), sorted(decoder.retried)
         return found
 
 
@@ -126,6 +128,8 @@ def translate_lines(
         out.flush()
         for index in translator.truncated:
             say(f"translate: line {number + index + 1} is longer than the model takes: only its start was translated")
+        for index in translator.retried:
+            say(f"translate: line {number + index + 1} overflowed in {translator.team.precision}: decoded in float32")
         number += len(chunk)
 
 

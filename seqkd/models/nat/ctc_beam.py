@@ -141,6 +141,8 @@ def _summed(
     outputs: list[list[list[int]]], features: Tensor, frames: Tensor, contrast: Tensor, base: Tensor
 ) -> list[list[tuple[list[int], float]]]:
     """Outputs with the log-probability of all their alignments, best first."""
+    if not any(outputs):  # the scores are no numbers: no prefix is likelier than none
+        return [[] for _ in outputs]
     device = features.device
     lengths = torch.tensor([len(ids) for rows in outputs for ids in rows], device=device)
     symbols = torch.zeros(len(lengths), max(1, int(lengths.max())), dtype=torch.long)

@@ -168,6 +168,9 @@ class Dag(nn.Module):
             target: list[int] = []
             vertex, score = 0, 0.0
             while vertex != end:
+                if row[vertex] <= vertex:  # no way on: what it was chosen by is no number
+                    score = math.nan
+                    break
                 score += logprobs[vertex]
                 vertex = row[vertex]
                 if vertex != end:

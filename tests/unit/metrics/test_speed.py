@@ -30,6 +30,7 @@ class Fake:
     def __init__(self, clock: Clock, name: str, each: float, batch: Callable[[int], float]) -> None:
         self.clock, self.name, self.each, self.batch = clock, name, each, batch
         self.truncated: list[int] = []
+        self.retried: list[int] = []
 
     def decode(
         self, sources: Iterable[tuple[int, list[int]]], *, batch_tokens: int

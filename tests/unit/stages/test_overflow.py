@@ -1,0 +1,105 @@
+"""Teachers whose numbers overflow in bf16: what each stage counts and says, and that float32 is what it wrote."""
+
+from __future__ import annotations
+
+import io
+import shutil
+from pathlib import Path
+
+import pytest
+
+from seqkd.config import EvaluateConfig, SearchConfig, SoftTargetsConfig
+from seqkd.corpus.manifest import read_manifest
+from seqkd.corpus.reader import Corpus
+from seqkd.search import BeamSettings
+from seqkd.search.loading import load_team
+from seqkd.stages import distill, evaluate, prepare, soft_targets
+from seqkd.stages.score import score_files
+from seqkd.stages.translate import Translator, translate_lines
+from tests.unit.stages.support import prepare_config
+from tests.unit.stages.teachers import make_teacher, soft_config
+from tests.unit.stages.whole_run import beyond_bf16, decode_config
+
+ROWS = 200
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("overflow")
+    prepare.run(prepare_config(folder), folder / "gold")
+    beyond_bf16(make_teacher(folder / "teacher", folder / "gold" / "vocab.model"))
+    return folder
+
+
+def test_distill(root: Path, tmp_path: Path) -> None:
+    exact = decode_config(root)
+    distill.run(exact, tmp_path / "exact", device="cpu")
+    distill.run(exact.model_copy(update={"precision": "bf16"}), tmp_path / "low", device="cpu")
+    assert read_manifest(tmp_path / "exact").counts == {}
+    assert read_manifest(tmp_path / "low").counts == {"retried in float32": ROWS}
+    found, expected = (Corpus.open(tmp_path / name) for name in ("low", "exact"))
+    for one, two in zip(found.tables(["id", "hypotheses"]), expected.tables(["id", "hypotheses"]), strict=True):
+        ids = [[[h["ids"] for h in row["hypotheses"]] for row in table.to_pylist()] for table in (one, two)]
+        assert ids[0] == ids[1]
+
+
+def test_soft_targets(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    exact = soft_config(root / "gold", root / "teacher", top_k=4)
+    low = SoftTargetsConfig(**{**exact.model_dump(), "precision": "bf16"})
+    soft_targets.run(exact, tmp_path / "exact", device="cpu")
+    soft_targets.run(low, tmp_path / "low", device="cpu")
+    assert read_manifest(tmp_path / "exact").counts == {}
+    assert read_manifest(tmp_path / "low").counts == {"retried in float32": ROWS}
+    for found, expected in zip(
+        Corpus.open(tmp_path / "low").tables(), Corpus.open(tmp_path / "exact").tables(), strict=True
+    ):
+        assert found.column("topk_ids") == expected.column("topk_ids")
+    # A run that goes on still knows what an earlier one counted.
+    shutil.copytree(tmp_path / "low", tmp_path / "resumed")
+    for name in ("manifest.json", "shard-00001.arrow"):
+        (tmp_path / "resumed" / name).unlink()
+    (tmp_path / "resumed" / "partial.json").write_bytes(_partial(low, tmp_path, monkeypatch))
+    soft_targets.run(low, tmp_path / "resumed", device="cpu")
+    assert read_manifest(tmp_path / "resumed") == read_manifest(tmp_path / "low")
+
+
+def _partial(config: SoftTargetsConfig, folder: Path, monkeypatch: pytest.MonkeyPatch) -> bytes:
+    """What a run that was stopped at its first shard leaves."""
+
+    class StoppedError(Exception):
+        pass
+
+    def stop(*_: object) -> None:
+        raise StoppedError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(soft_targets, "write_shard", stop)
+        with pytest.raises(StoppedError):
+            soft_targets.run(config, folder / "stopped", device="cpu")
+    return (folder / "stopped" / "partial.json").read_bytes()
+
+
+def test_evaluate(root: Path, tmp_path: Path) -> None:
+    config = EvaluateConfig(
+        name="teacher", model=root / "teacher", role="student", corpus=root / "gold" / "test", trained_on="gold",
+        beams=(1, 2), search=SearchConfig(max_length_extra=5), batch_tokens=200, precision="bf16",
+    )  # fmt: skip
+    evaluate.run(config, tmp_path / "out", device="cpu")
+    assert read_manifest(tmp_path / "out").counts == {"retried in float32": 3 * 10}  # two beams and the perplexity
+
+
+def test_translate_and_score(root: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    written = {}
+    for precision in ("bf16", "float32"):
+        team = load_team([root / "teacher"], device="cpu", precision=precision)
+        translator = Translator(team, BeamSettings(beam=2, max_length_extra=5), batch_tokens=200)
+        out, scores = io.BytesIO(), io.BytesIO()
+        translate_lines(translator, [b"hund katze\n", b"\n", b"rot\n"], out, as_json=False, one_by_one=False)
+        files = (root / "test.de", root / "test.en")
+        score_files([root / "teacher"], *files, scores, device="cpu", precision=precision, batch_tokens=200)
+        written[precision] = out.getvalue(), scores.getvalue()
+        said = capfd.readouterr().err
+        assert ("line 1 overflowed in bf16: decoded in float32" in said) == (precision == "bf16")
+        assert ("10 pairs overflowed in bf16 and were scored again in float32" in said) == (precision == "bf16")
+        assert "line 2" not in said
+    assert written["bf16"] == written["float32"]

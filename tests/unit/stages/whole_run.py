@@ -1,0 +1,93 @@
+"""A small run of every stage up to a distilled corpus and its soft targets, and each stage by its name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from seqkd.config import DistillConfig, EvaluateConfig, SearchConfig, SelectConfig
+from seqkd.models.checkpoint import WEIGHTS, read_weights, write_weights
+from seqkd.stages import distill, evaluate, prepare, select, soft_targets, train
+from tests.unit.stages.support import prepare_config
+from tests.unit.stages.teachers import soft_config, student_config
+
+
+def decode_config(root: Path, *, seed: int = 1) -> DistillConfig:
+    search = SearchConfig(beam=2, nbest=2, sampling=seed != 1, seed=seed, max_length_extra=5)
+    return DistillConfig(
+        models=(root / "teacher",), corpus=root / "gold" / "train", search=search, workers=1, precision="float32"
+    )
+
+
+def _prepare(root: Path, out: Path) -> None:
+    (root / "text").mkdir(exist_ok=True)
+    prepare.run(prepare_config(root / "text"), out)
+
+
+def _train(root: Path, out: Path) -> None:
+    config = student_config(root / "gold", {"type": "nll"}, training={"max_updates": 2, "validate_every": 2})
+    train.run(config, out, device="cpu")
+
+
+def _distill(root: Path, out: Path) -> None:
+    distill.run(decode_config(root), out, device="cpu")
+
+
+def _select(root: Path, out: Path) -> None:
+    config = SelectConfig(kbest=root / "kbest", gold=root / "gold" / "train", prepared=root / "gold", rule="seqkd")
+    select.run(config, out)
+
+
+def _soft_targets(root: Path, out: Path) -> None:
+    config = soft_config(root / "gold", root / "teacher", corpus=root / "distilled", top_k=4)
+    soft_targets.run(config, out, device="cpu")
+
+
+def _evaluate(root: Path, out: Path) -> None:
+    config = EvaluateConfig(
+        name="teacher", model=root / "teacher", role="student", corpus=root / "gold" / "test", trained_on="gold",
+        beams=(1,), search=SearchConfig(), batch_tokens=200, precision="float32",
+    )  # fmt: skip
+    evaluate.run(config, out, device="cpu")
+
+
+# In the order of a pipeline: the folder that each makes, and how.
+STAGES: dict[str, tuple[str, Callable[[Path, Path], None]]] = {
+    "prepare": ("gold", _prepare),
+    "train": ("teacher", _train),
+    "distill": ("kbest", _distill),
+    "select": ("distilled", _select),
+    "soft_targets": ("soft", _soft_targets),
+    "evaluate": ("evaluation", _evaluate),
+}
+
+
+def make_run(root: Path) -> Path:
+    """Run them all."""
+    for name, run in STAGES.values():
+        run(root, root / name)
+    return root
+
+
+def result(folder: Path) -> dict[str, bytes]:
+    """What a stage made that is the same in every run: shards, weights, vocabularies, manifests, lists."""
+    kinds = {".arrow", ".safetensors", ".model", ".tsv", ".txt"}
+    files = {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if (path.suffix in kinds or path.name == "manifest.json") and "state" not in path.parts
+    }
+    assert "manifest.json" in files
+    return files
+
+
+def beyond_bf16(model: Path) -> None:
+    """Give a weight a value that float32 holds and bf16 rounds to infinity; what it is multiplied with is tiny."""
+    weights = read_weights(model / WEIGHTS)
+    for norm in ("encoder.0.attention_norm", "encoder.0.ffn_norm"):
+        weights[f"{norm}.weight"][0], weights[f"{norm}.bias"][0] = 0.0, 1e-30
+    weights["encoder.0.ffn.inner.weight"][0, 0] = 3.4e38
+    assert torch.isfinite(weights["encoder.0.ffn.inner.weight"]).all()
+    write_weights(model / WEIGHTS, weights)

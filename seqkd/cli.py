@@ -325,3 +325,17 @@ def _inspect(
     from seqkd.stages.inspect import inspect
 
     inspect(path, rows=rows)
+
+
+@app.command("verify")
+def _verify(
+    path: Annotated[Path, typer.Argument(help="folder of a corpus, k-best lists, a model or another stage, or a run")],
+    inputs: Annotated[
+        list[Path] | None, typer.Option("--inputs", help="folder to look for inputs in, beside the run; repeatable")
+    ] = None,
+    debug: Debug = False,  # noqa: ARG001
+) -> None:
+    """Check a folder and all that it was made from against what was written."""
+    from seqkd.stages.verify import show, verify
+
+    print(show(verify(path, inputs or ())))

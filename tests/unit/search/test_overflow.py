@@ -15,7 +15,7 @@ from seqkd.models.protocol import ParallelSettings
 from seqkd.models.registry import build
 from seqkd.search import BeamSearch, BeamSettings, score_pairs
 from seqkd.search.loading import SearchTeam, load_team, parallel_search
-from seqkd.search.native.weights import matrix_unit
+from seqkd.search.native.weights import available
 from seqkd.search.parallel import Decoder
 from tests.unit.search.support import sentences
 
@@ -68,11 +68,11 @@ def decoder(team: SearchTeam) -> Decoder:
     return BeamSearch(team.engines, BeamSettings(beam=2, nbest=2, max_length_extra=4), fallback=team.fallback)
 
 
-def here(precision: str) -> str:
+def here(precision: Any) -> str:
     """On this machine."""
-    if precision in ("bf16x3", "int8") and not matrix_unit("int8" if precision == "int8" else "bf16"):
-        pytest.skip("this CPU has no matrix unit for it")
-    return precision
+    if precision in ("bf16x3", "int8") and not available(precision):
+        pytest.skip("this CPU has no products for it")
+    return str(precision)
 
 
 def load(folder: Path, precision: Any) -> SearchTeam:

@@ -107,11 +107,11 @@ def test_an_input_that_vanishes_at_work(
 
 def test_text_that_vanishes_at_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     train, run = Vocabulary.train, STAGES["prepare"][1]
-    text = tmp_path / "text" / "train.de"
+    text, away = tmp_path / "text" / "train.de", tmp_path / "train.de"
 
     def gone(*arguments: Any, **options: Any) -> Vocabulary:
         vocabulary = train(*arguments, **options)
-        text.unlink()
+        text.rename(away)
         return vocabulary
 
     with monkeypatch.context() as patch:
@@ -119,7 +119,8 @@ def test_text_that_vanishes_at_work(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         with pytest.raises((InputError, WorkError), match=r"train\.de"):
             run(tmp_path, tmp_path / "out")
     assert not (tmp_path / "out" / "manifest.json").exists()
-    run(tmp_path, tmp_path / "out")  # writes the text again
+    away.rename(text)
+    run(tmp_path, tmp_path / "out")
     assert (tmp_path / "out" / "manifest.json").exists()
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import torch
 
-from seqkd.config import DistillConfig, EvaluateConfig, SearchConfig, SelectConfig
+from seqkd.config import DistillConfig, EvaluateConfig, PrepareConfig, SearchConfig, SelectConfig
 from seqkd.models.checkpoint import WEIGHTS, read_weights, write_weights
 from seqkd.stages import distill, evaluate, prepare, select, soft_targets, train
 from tests.unit.stages.support import prepare_config
@@ -21,9 +22,14 @@ def decode_config(root: Path, *, seed: int = 1) -> DistillConfig:
     )
 
 
+@cache
+def _text(root: Path) -> PrepareConfig:
+    (root / "text").mkdir()
+    return prepare_config(root / "text")
+
+
 def _prepare(root: Path, out: Path) -> None:
-    (root / "text").mkdir(exist_ok=True)
-    prepare.run(prepare_config(root / "text"), out)
+    prepare.run(_text(root), out)
 
 
 def _train(root: Path, out: Path) -> None:

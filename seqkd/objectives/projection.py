@@ -17,7 +17,18 @@ from seqkd.models.native import training as native
 CHUNK_ELEMENTS = 1 << 21
 CHUNK_ELEMENTS_LOW = 1 << 23
 CHUNK_ELEMENTS_CUDA = 1 << 26
-ROUND_ROWS = 64
+ROUND_ROWS = 64  # few shapes of products, see `seqkd.models.functional`
+
+
+def rows_within(elements: int, vocab: int) -> int:
+    """Rows of logits that are computed together, in multiples of ROUND_ROWS where `elements` allow it."""
+    step = max(1, elements // vocab)
+    return step - step % filled_to(step)
+
+
+def filled_to(step: int) -> int:
+    """What the rows of a product are filled up to where `step` of them go together."""
+    return ROUND_ROWS if step >= ROUND_ROWS else 1
 
 
 def projected_nll(
@@ -66,12 +77,9 @@ class _ProjectedNll(torch.autograd.Function):
         train: bool,
     ) -> tuple[Tensor, Tensor]:
         tokens, vocab = len(features), len(weight)
-        limit = CHUNK_ELEMENTS if low.dtype == torch.float32 else CHUNK_ELEMENTS_LOW
-        limit = limit if features.device.type == "cpu" else CHUNK_ELEMENTS_CUDA
-        step = max(1, limit // vocab)
-        multiple = ROUND_ROWS if step >= ROUND_ROWS else 1
-        rows = rounded_rows(features.detach(), low.dtype, multiple)
-        step = min(step - step % multiple, max(len(rows), 1))
+        step = _step(low)
+        rows = rounded_rows(features.detach(), low.dtype, filled_to(step))
+        step = min(step, max(len(rows), 1))
         narrow = torch.empty(step, vocab, dtype=low.dtype, device=low.device)
         wide = narrow if low.dtype == torch.float32 else torch.empty_like(narrow, dtype=torch.float32)
         targets = functional.pad(targets, (0, len(rows) - tokens))
@@ -200,11 +208,14 @@ def projected_log_sum_exp(features: Tensor, weight: Tensor) -> Tensor:
         return _ProjectedLogSumExp.apply(features, weight, weight.detach().to(dtype))  # type: ignore
 
 
-def _row_chunks(rows: int, low: Tensor) -> Iterator[slice]:
+def _step(low: Tensor) -> int:
+    """Rows that are multiplied with the weight at a time."""
     limit = CHUNK_ELEMENTS if low.dtype == torch.float32 else CHUNK_ELEMENTS_LOW
-    limit = limit if low.device.type == "cpu" else CHUNK_ELEMENTS_CUDA
-    step = max(1, limit // len(low))
-    step -= step % ROUND_ROWS if step >= ROUND_ROWS else 0
+    return rows_within(limit if low.device.type == "cpu" else CHUNK_ELEMENTS_CUDA, len(low))
+
+
+def _row_chunks(rows: int, low: Tensor) -> Iterator[slice]:
+    step = _step(low)
     for start in range(0, rows, step):
         yield slice(start, start + step)
 

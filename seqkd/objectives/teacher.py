@@ -11,22 +11,16 @@ from torch import Tensor
 
 from seqkd.models.functional import rounded_rows
 from seqkd.objectives.base import Batch, TeacherForced
+from seqkd.objectives.projection import filled_to, rows_within
 
 # Logits at a time. Some five tensors of that size are at hand at once, the student's and the teacher's.
 CHUNK_ELEMENTS = 1 << 21
 CHUNK_ELEMENTS_CUDA = 1 << 24
-ROUND_ROWS = 64
 
 
 def chunk_rows(vocab: int, device: torch.device) -> int:
-    """Rows of logits that are computed together."""
-    step = max(1, (CHUNK_ELEMENTS if device.type == "cpu" else CHUNK_ELEMENTS_CUDA) // vocab)
-    return step - step % _multiple(step)
-
-
-def _multiple(step: int) -> int:
-    """What rows are filled up to: few shapes of products, see `seqkd.models.functional`."""
-    return ROUND_ROWS if step >= ROUND_ROWS else 1
+    """Rows of the student's and the teacher's logits that are computed together."""
+    return rows_within(CHUNK_ELEMENTS if device.type == "cpu" else CHUNK_ELEMENTS_CUDA, vocab)
 
 
 class Projection:
@@ -44,7 +38,7 @@ class Projection:
     """
 
     def __init__(self, features: Tensor, weight: Tensor, dtype: torch.dtype) -> None:
-        self.multiple = _multiple(chunk_rows(len(weight), features.device))
+        self.multiple = filled_to(chunk_rows(len(weight), features.device))
         self.rows = rounded_rows(features.detach(), dtype, self.multiple)
         self.weight = weight.detach().to(dtype)
 

@@ -7,6 +7,7 @@ import torch
 
 from seqkd.models.registry import build
 from seqkd.objectives import teacher as teacher_module
+from seqkd.objectives.projection import ROUND_ROWS
 from seqkd.objectives.teacher import Projection, Teacher, chunk_rows
 from tests.unit.objectives.support import batch_of
 
@@ -22,7 +23,7 @@ def model_of(seed: int, arch: str = "transformer") -> Any:
 
 
 def test_chunks_are_of_few_shapes_and_never_empty() -> None:
-    assert chunk_rows(8000, CPU) % teacher_module.ROUND_ROWS == 0
+    assert chunk_rows(8000, CPU) % ROUND_ROWS == 0
     assert chunk_rows(1 << 30, CPU) == 1
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import itertools
 from collections import OrderedDict
@@ -16,10 +17,13 @@ import pyarrow.compute as pc
 
 from seqkd.corpus.manifest import Manifest, ShardInfo, read_manifest
 from seqkd.corpus.records import shard_index
-from seqkd.corpus.schema import KINDS, fits, required
+from seqkd.corpus.schema import KINDS, PACKED, exchanged, fits, required
 from seqkd.errors import CorpusError
 
 MAPPED_SHARDS = 128  # kept open at once for random access: well below the usual limit of 1024 open files
+# Of a kind that is packed: up to this size on disk all shards are unpacked once and held, in up to twice the memory.
+# Beyond it random access unpacks those batches of rows that it needs, each time.
+HELD_BYTES = 1 << 29
 
 _AGAIN = "make the folder again with the stage that wrote it, or copy it again"
 
@@ -39,6 +43,8 @@ class Corpus:
         self.path = path
         self.manifest = manifest
         self.schema = schema
+        self._exchanged = False
+        self._held = manifest.kind not in PACKED or sum(shard.bytes for shard in manifest.shards) <= HELD_BYTES
         self._mapped: OrderedDict[int, pa.Table] = OrderedDict()
         self._checked: set[int] = set()  # shards whose contents have been compared with the manifest
         # Positions of shard i: starts[i] to starts[i + 1] - 1.
@@ -69,6 +75,28 @@ class Corpus:
         corpus = cls(path, manifest, KINDS[manifest.kind])
         if manifest.shards:
             corpus.schema = corpus._map(0).schema
+        return corpus
+
+    def reversed(self) -> Corpus:
+        """The same rows with source and target exchanged, for a model of the other direction.
+
+        Its manifest is exchanged, too, and says so: its digest is another one.
+
+        Raises:
+            ValueError: K-best lists and soft targets have no other direction.
+        """
+        manifest = self.manifest
+        if manifest.kind != "corpus":
+            raise ValueError(f"kind {manifest.kind!r} cannot be reversed")
+        turned = dataclasses.replace(
+            manifest,
+            source_tokens=manifest.target_tokens,
+            target_tokens=manifest.source_tokens,
+            vocabulary=manifest.extra.get("source_vocabulary", manifest.vocabulary),
+            extra=manifest.extra | {"source_vocabulary": manifest.vocabulary, "reversed": not self._exchanged},
+        )
+        corpus = Corpus(self.path, turned, self.schema)
+        corpus._exchanged = not self._exchanged
         return corpus
 
     @property
@@ -129,7 +157,10 @@ class Corpus:
         parts = []
         for i, (low, high) in enumerate(itertools.pairwise(cuts)):
             if low < high:
-                parts.append(self.read_shard(i, columns).take(pa.array(ascending[low:high] - self._starts[i])))
+                wanted = ascending[low:high] - self._starts[i]
+                parts.append(
+                    self.read_shard(i, columns).take(pa.array(wanted)) if self._held else self._some(i, wanted, columns)
+                )
         if not parts:
             schema = self.schema if columns is None else pa.schema([self.schema.field(name) for name in columns])
             return schema.empty_table()
@@ -197,9 +228,9 @@ class Corpus:
                 counts.append((before[ends] - before[np.minimum(ends - lengths + 1, ends)]).astype(np.int32))
         return np.concatenate(counts)
 
-    def __reduce__(self) -> tuple[Callable[..., Corpus], tuple[Path, str]]:
+    def __reduce__(self) -> tuple[Callable[..., Corpus], tuple[Path, str, bool]]:
         """Send the path to another process, not the mapped shards' contents."""
-        return (Corpus.open, (self.path, self.manifest.kind))
+        return (_opened, (self.path, self.manifest.kind, self._exchanged))
 
     def _check_columns(self, columns: Sequence[str] | None) -> None:
         missing = [name for name in columns or () if name not in self.schema.names]
@@ -214,15 +245,42 @@ class Corpus:
         if i in self._mapped:
             self._mapped.move_to_end(i)
             return self._mapped[i]
+        table = self._read(i)
+        table = exchanged(table) if self._exchanged else table
+        if self._held:
+            # One chunk in place of a packed shard's batches: rows are found faster. Of others there is one anyway.
+            self._mapped[i] = table = table.combine_chunks() if self.manifest.kind in PACKED else table
+        if len(self._mapped) > MAPPED_SHARDS:
+            self._mapped.popitem(last=False)
+        return table
+
+    def _read(self, i: int) -> pa.Table:
         path = self.path / self.shards[i].name
         table = read_table(path, self.shards[i], self.manifest.kind, checked=i in self._checked)
         if i and not table.schema.equals(self.schema):
             raise _other_columns(table, path, self.manifest.kind)
         self._checked.add(i)
-        self._mapped[i] = table
-        if len(self._mapped) > MAPPED_SHARDS:
-            self._mapped.popitem(last=False)
         return table
+
+    def _some(self, i: int, rows: npt.NDArray[np.int64], columns: Sequence[str] | None) -> pa.Table:
+        """Rows of shard `i`, in rising order, from the batches that hold them; nothing is kept."""
+        if i not in self._checked:
+            self._read(i)
+        path = self.path / self.shards[i].name
+        _check_size(path, self.shards[i])  # since then it may have changed; reading beyond a mapped end is a crash
+        file = pa.ipc.open_file(pa.memory_map(str(path)))
+        size = file.get_batch(0).num_rows  # all but the last batch have as many
+        parts = []
+        for batch in np.unique(rows // size):
+            table = pa.Table.from_batches([file.get_batch(int(batch))])
+            parts.append(table.take(pa.array(rows[rows // size == batch] - batch * size)))
+        table = pa.concat_tables(parts)
+        return table if columns is None else table.select(list(columns))
+
+
+def _opened(path: Path, kind: str, turned: bool) -> Corpus:
+    corpus = Corpus.open(path, kind)
+    return corpus.reversed() if turned else corpus
 
 
 def read_table(path: Path, shard: ShardInfo, kind: str, *, checked: bool = False) -> pa.Table:

@@ -57,7 +57,15 @@ SOFT_SCHEMA = pa.schema(
 """A teacher's distributions, position by position: its k most probable tokens and the log-mass of the rest."""
 
 KINDS: dict[str, pa.Schema] = {"corpus": CORPUS_SCHEMA, "kbest": KBEST_SCHEMA, "soft": SOFT_SCHEMA}
+PACKED = frozenset({"soft"})  # kinds whose shards are compressed; the others are read as they lie in the file
 OPTIONAL = frozenset({"score", "rule", "origin", "weight"})
+
+_OTHER_SIDE = {"source": "target", "target": "source", "source_ids": "target_ids", "target_ids": "source_ids"}
+
+
+def exchanged(table: pa.Table) -> pa.Table:
+    """A corpus table with source and target exchanged, columns in the same order; copies nothing."""
+    return table.rename_columns([_OTHER_SIDE.get(name, name) for name in table.column_names]).select(table.column_names)
 
 
 def required(kind: str) -> list[str]:

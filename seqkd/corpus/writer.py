@@ -9,14 +9,19 @@ import pyarrow as pa
 
 from seqkd.corpus.files import atomic_write, work_error
 from seqkd.corpus.records import ShardInfo, shard_index, shard_name
-from seqkd.corpus.schema import conform
+from seqkd.corpus.schema import PACKED, conform, kind_of
 from seqkd.progress import say
+
+# Packed shards are unpacked a batch at a time where the whole is too large to hold. More rows a batch would save a few
+# bytes of a hundred, and cost time whenever some row of it is wanted.
+PACKED_ROWS = 64
 
 
 def write_shard(folder: Path, index: int, table: pa.Table) -> ShardInfo:
     """Write `table` as shard number `index`, over an earlier one of that number.
 
-    The kind is told from the columns. Equal rows give equal bytes, however the table's memory is laid out.
+    The kind is told from the columns. Equal rows give equal bytes, however the table's memory is laid out. Soft targets
+    are packed (LZ4), in batches of PACKED_ROWS rows: they are large, and most of their bytes say little.
 
     Returns:
         The shard's entry for the manifest.
@@ -29,8 +34,10 @@ def write_shard(folder: Path, index: int, table: pa.Table) -> ShardInfo:
         raise ValueError(f"shard index {index} is negative")
     table = conform(table)
     sink = pa.BufferOutputStream()
-    with pa.ipc.new_file(sink, table.schema) as writer:
-        writer.write_table(table)
+    packed = kind_of(table.column_names) in PACKED
+    options = pa.ipc.IpcWriteOptions(compression="lz4" if packed else None)
+    with pa.ipc.new_file(sink, table.schema, options=options) as writer:
+        writer.write_table(table, max_chunksize=PACKED_ROWS if packed else None)
     data = memoryview(sink.getvalue())
     name = shard_name(index)
     atomic_write(folder / name, data)

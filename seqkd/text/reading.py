@@ -6,7 +6,7 @@ import gzip
 import hashlib
 import io
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -74,6 +74,21 @@ def read_bitext(source: Path, target: Path | None) -> Iterator[RawPair]:
             yield RawPair(number, left.decode("utf-8"), right.decode("utf-8"), None)
         except UnicodeDecodeError:
             yield RawPair(number, None, None, INVALID_UTF8)
+
+
+def read_lines(paths: Sequence[Path]) -> Iterator[RawPair]:
+    """Read text of one language, file after file, as pairs of a line and itself; line numbers go on through all files.
+
+    Raises:
+        TextError: A file is missing or cannot be decompressed.
+    """
+    for number, line in enumerate((line for path in paths for line in _lines(path)), 1):
+        try:
+            text = line.decode("utf-8")
+        except UnicodeDecodeError:
+            yield RawPair(number, None, None, INVALID_UTF8)
+        else:
+            yield RawPair(number, text, text, None)
 
 
 def check_bitext(source: Path, target: Path | None) -> BitextFacts:

@@ -156,6 +156,11 @@ class Vocabulary:
         """Text of each list of ids. Begin, padding and end leave no trace; an unknown piece reads " ⁇ "."""
         return cast("list[str]", self._processor.decode(ids)) if ids else []
 
+    def id_of(self, piece: str) -> int | None:
+        """The id of a piece; None if there is no such piece."""
+        index = int(self._processor.piece_to_id(piece))
+        return index if self.piece(index) == piece else None
+
     def piece(self, index: int) -> str:
         """The piece with an id; "▁" stands for a space."""
         return self._processor.id_to_piece(index)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import itertools
 import pickle
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 from seqkd.corpus import reader
 from seqkd.corpus.manifest import Manifest, read_manifest, write_manifest
 from seqkd.corpus.reader import Corpus
+from seqkd.corpus.schema import SOFT_SCHEMA
 from seqkd.corpus.writer import write_shard
 from seqkd.errors import CorpusError
 from tests.unit.corpus.corpora import MADE_BY, kbest_rows, make_corpus, rows
@@ -46,6 +48,75 @@ def test_shards_are_memory_mapped(folder: Path) -> None:
     table = Corpus.open(folder).read_shard(0)
     assert pa.total_allocated_bytes() == before
     assert table.num_rows == 10
+
+
+def test_a_reversed_corpus_has_its_sides_exchanged(folder: Path) -> None:
+    corpus = Corpus.open(folder)
+    turned = corpus.reversed()
+    back = {"source": "target", "target": "source", "source_ids": "target_ids", "target_ids": "source_ids"}
+    for table, other in zip(corpus.tables(), turned.tables(), strict=True):
+        assert other.schema == table.schema
+        for name in table.column_names:
+            assert other.column(name).equals(table.column(back.get(name, name)))
+    ids, sources, targets = corpus.lengths()
+    for found, wanted in zip(turned.lengths(), (ids, targets, sources), strict=True):
+        np.testing.assert_array_equal(found, wanted)
+    assert turned.manifest.digest() != corpus.manifest.digest()
+    assert pickle.loads(pickle.dumps(turned)).take(np.arange(20)).equals(turned.take(np.arange(20)))
+    assert pa.concat_tables(turned.reversed().tables()).equals(rows(0, 20))
+
+
+def test_a_reversed_corpus_has_its_vocabularies_exchanged(folder: Path) -> None:
+    manifest = read_manifest(folder)
+    (folder / "manifest.json").unlink()
+    own = {"vocabulary": "t" * 64, "source_tokens": 3, "target_tokens": 5, "extra": {"source_vocabulary": "s" * 64}}
+    write_manifest(folder, dataclasses.replace(manifest, **own))
+    turned = Corpus.open(folder).reversed().manifest
+    assert (turned.vocabulary, turned.extra["source_vocabulary"]) == ("s" * 64, "t" * 64)
+    assert (turned.source_tokens, turned.target_tokens) == (5, 3)
+
+
+def test_lists_and_soft_targets_have_no_other_direction(tmp_path: Path) -> None:
+    shard = write_shard(make_folder(tmp_path / "kbest"), 0, kbest_rows(0, 3))
+    write_manifest(tmp_path / "kbest", Manifest(kind="kbest", fingerprint=MADE_BY, rows=3, shards=[shard]))
+    with pytest.raises(ValueError, match="cannot be reversed"):
+        Corpus.open(tmp_path / "kbest").reversed()
+
+
+def soft_rows(first: int, count: int) -> pa.Table:
+    values = [
+        {
+            "id": i,
+            "target_ids": list(range(4, 4 + i % 3)),
+            "topk_ids": [[i, p] for p in range(1 + i % 3)],
+            "topk_logprobs": [[-0.5, -1.0 * (1 + p)] for p in range(1 + i % 3)],
+            "tail_logprob": [-float(p) for p in range(1 + i % 3)],
+        }
+        for i in range(first, first + count)
+    ]
+    return pa.Table.from_pylist(values, schema=SOFT_SCHEMA)
+
+
+@pytest.mark.parametrize("held", [0, 1 << 29])
+def test_packed_shards_give_any_rows_whether_or_not_they_are_held(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, held: int
+) -> None:
+    monkeypatch.setattr(reader, "HELD_BYTES", held)
+    folder = make_folder(tmp_path / "soft")
+    shards = [write_shard(folder, 0, soft_rows(0, 150)), write_shard(folder, 1, soft_rows(150, 70))]
+    write_manifest(folder, Manifest(kind="soft", fingerprint=MADE_BY, rows=220, shards=shards))
+    corpus, wanted = Corpus.open(folder), soft_rows(0, 220)
+    assert pa.concat_tables(corpus.tables()).combine_chunks().equals(wanted)
+    positions = np.random.default_rng(1).integers(0, 220, 90)
+    assert corpus.take(positions).equals(wanted.take(pa.array(positions)).combine_chunks())
+    assert corpus.take(positions[:1], ["id", "topk_ids"]).column_names == ["id", "topk_ids"]
+    assert corpus.take(positions[:0]).num_rows == 0
+    assert len(corpus._mapped) == (2 if held else 0)
+
+
+def make_folder(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
 
 
 @given(st.lists(st.integers(0, 19), max_size=40))

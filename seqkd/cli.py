@@ -177,13 +177,29 @@ def _stage_command(name: str, kind: str) -> Callable[[Path, Path, bool, bool, st
 
 
 for _name, _kind, _help in (
-    ("prepare", "PrepareConfig", "Text files to gold corpora and a vocabulary."),
     ("train", "TrainConfig", "A corpus to a model."),
     ("select", "SelectConfig", "K-best lists to a distilled corpus."),
     ("evaluate", "EvaluateConfig", "Quality and speed of a model on a test corpus."),
     ("report", "ReportConfig", "Everything a pipeline made, on one page."),
 ):
     app.command(_name, help=_help)(_stage_command(_name, _kind))
+
+
+@app.command("prepare")
+def _prepare(
+    config: Config,
+    out: Out,
+    monolingual: Annotated[
+        bool, typer.Option("--monolingual", help="text of the target language alone, for back-translation")
+    ] = False,
+    overwrite: Overwrite = False,
+    overwrite_changed: OverwriteChanged = False,
+    device: Device = "auto",
+    debug: Debug = False,  # noqa: ARG001
+) -> None:
+    """Text files to gold corpora and a vocabulary, or monolingual text to sources of the other direction."""
+    name, kind = ("monolingual", "MonolingualConfig") if monolingual else ("prepare", "PrepareConfig")
+    _run_stage(name, kind, config, out, overwrite=overwrite, overwrite_changed=overwrite_changed, device=device)
 
 
 @app.command("distill")

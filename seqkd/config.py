@@ -20,10 +20,11 @@ from seqkd.config_models import (
     check_objective,
     with_objective,
 )
+from seqkd.config_report import ReportConfig as ReportConfig  # these three are read from here by everybody else
 from seqkd.config_search import Beams, Name, SearchPrecision, Strict, check_beams, check_decode
-from seqkd.config_search import ParallelConfig as ParallelConfig  # these two are read from here by everybody else
+from seqkd.config_search import ParallelConfig as ParallelConfig
 from seqkd.config_search import SearchConfig as SearchConfig
-from seqkd.config_select import SelectSettings
+from seqkd.config_select import WITH_REFERENCES, SelectSettings
 from seqkd.errors import ConfigError
 
 if sys.version_info >= (3, 11):
@@ -77,6 +78,18 @@ class PrepareConfig(Strict):
     cleaning: CleaningConfig = CleaningConfig()
     shard_rows: int = Field(10_000, ge=1)
     seed: int = 1
+
+
+class MonolingualConfig(Strict):
+    """Text of the target language to the sources of a corpus in the other direction."""
+
+    text: tuple[Path, ...] = Field(..., min_length=1, description="a sentence a line")
+    prepared: Path = Field(..., description="output of `prepare`: the vocabulary, and the gold text's rows")
+    ratio: float = Field(1.0, gt=0.0, le=100.0, description="rows for each row of gold text")
+    max_length: int = Field(250, ge=1, description="words")
+    drop_duplicates: bool = True
+    shard_rows: int = Field(10_000, ge=1)
+    seed: int = Field(1, description="of the draw")
 
 
 # --- train ------------------------------------------------------------------------------------------------------
@@ -138,6 +151,7 @@ class TrainConfig(Strict):
     objective: ObjectiveConfig = NllConfig()
     training: TrainingConfig
     init_from: Path | None = Field(None, description="a model folder whose weights training starts from")
+    reverse: bool = Field(False, description="learn to translate targets into sources")
 
     _named = model_validator(mode="before")(with_objective)
 
@@ -174,7 +188,7 @@ def check_mix(objective: ObjectiveConfig, corpora: Sequence[tuple[str, float]]) 
         )
 
 
-# --- distill, select, evaluate, report ----------------------------------------------------------------------------
+# --- distill, select, evaluate ----------------------------------------------------------------------------
 
 
 class DistillConfig(Strict):
@@ -227,6 +241,18 @@ class SelectConfig(SelectSettings):
     prepared: Path = Field(
         ..., description="output of `prepare`: the vocabulary that re-encodes nothing but is recorded"
     )
+    reverse: bool = Field(
+        False, description="back-translation: `gold` is monolingual text; hypotheses become sources, the text targets"
+    )
+    tag: str = Field("", pattern=r"^\S*$", description="a piece that such sources open with; none: no tag")
+
+    @model_validator(mode="after")
+    def _directed(self) -> SelectConfig:
+        if self.tag and not self.reverse:
+            raise ValueError("tag: is for sources that a model wrote: set `reverse = true`")
+        if self.reverse and (self.rule in WITH_REFERENCES or self.filters.max_ter is not None):
+            raise ValueError("reverse: monolingual text has no references, which rule or filters.max_ter look at")
+        return self
 
 
 class EvaluateConfig(Strict):
@@ -257,28 +283,6 @@ class EvaluateConfig(Strict):
         if self.rescore_with is None and any(way.rescore for way in self.decode):
             raise ValueError("rescore = true needs `rescore_with`, the model that chooses")
         return self
-
-
-class NamedPath(Strict):
-    """A thing in the report and where it lies."""
-
-    name: Name
-    path: Path
-
-
-class ReportConfig(Strict):
-    """Everything a pipeline made, to one page."""
-
-    pipeline: str
-    title: str = ""
-    prepared: Path
-    corpora: tuple[NamedPath, ...] = Field((), description="distilled corpora")
-    distill: tuple[NamedPath, ...] = Field((), description="k-best lists")
-    models: tuple[NamedPath, ...] = Field((), description="model folders, for training curves")
-    evaluations: tuple[NamedPath, ...] = Field((), description="output folders of `evaluate`, same names as models")
-    baselines: tuple[tuple[str, str], ...] = Field((), description="a student, and the one that its gain is over")
-    edges: tuple[tuple[str, str], ...] = Field((), description="the pipeline's graph, for its drawing")
-    samples: int = Field(8, ge=0)
 
 
 # --- reading ----------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from seqkd.config_search import Strict
 
 RuleName = Literal["seqkd", "seqinter", "oracle", "chrf", "ter", "sample", "mbr-bleu", "mbr-chrf", "rerank", "all"]
+WITH_REFERENCES = ("seqinter", "oracle", "chrf", "ter")  # rules that look at the gold targets
 
 
 class FilterConfig(Strict):

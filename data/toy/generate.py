@@ -1,8 +1,9 @@
-"""Write the toy corpus: `python data/toy/generate.py --out DIR [--rows N] [--seed S]`.
+"""Write the toy corpus: `python data/toy/generate.py --out DIR [--rows N] [--monolingual M] [--seed S]`.
 
-Files: train.src/.tgt (N rows), valid.src/.tgt and test.src/.tgt (500 rows each), and test.accepted.jsonl, where each
-line is the JSON list of all valid translations of that test row. No source sentence occurs twice anywhere. The same
-arguments give the same bytes; the number of training rows does not change the validation and test rows.
+Files: train.src/.tgt (N rows), valid.src/.tgt and test.src/.tgt (500 rows each), test.accepted.jsonl, where each
+line is the JSON list of all valid translations of that test row, and with M above 0 mono.tgt: M sentences of the target
+language alone. No source sentence occurs twice anywhere, those that mono.tgt translates among them. The same arguments
+give the same bytes; the number of training rows does not change the validation and test rows.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from grammar import Sentence, render, sample_sentence, sample_translation, trans
 HELD_OUT_ROWS = 500  # validation and test, each
 
 
-def generate(out: Path, rows: int, seed: int) -> None:
+def generate(out: Path, rows: int, seed: int, monolingual: int = 0) -> None:
     """Write the corpus to `out`; every file appears whole or not at all.
 
     Raises:
@@ -41,6 +42,11 @@ def generate(out: Path, rows: int, seed: int) -> None:
                 target.write(sample_translation(sentence, rng) + "\n")
                 if name == "test":
                     accepted.write(json.dumps(list(translations(sentence))) + "\n")
+        if monolingual:
+            rng = random.Random(f"{seed}/mono")
+            target = stack.enter_context(_whole(out / "mono.tgt"))
+            for sentence in _new_sentences(monolingual, rng, seen):
+                target.write(sample_translation(sentence, rng) + "\n")
 
 
 def _new_sentences(number: int, rng: random.Random, seen: set[str]) -> Iterator[Sentence]:
@@ -69,12 +75,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Write the toy corpus.")
     parser.add_argument("--out", type=Path, required=True, help="folder for the files")
     parser.add_argument("--rows", type=int, default=20_000, help="training rows (default: %(default)s)")
+    parser.add_argument("--monolingual", type=int, default=0, help="target sentences without a source")
     parser.add_argument("--seed", type=int, default=1, help="(default: %(default)s)")
     options = parser.parse_args(arguments)
     if options.rows < 1:
         parser.error(f"--rows must be at least 1, got {options.rows}")
+    if options.monolingual < 0:
+        parser.error(f"--monolingual must be at least 0, got {options.monolingual}")
     try:
-        generate(options.out, options.rows, options.seed)
+        generate(options.out, options.rows, options.seed, options.monolingual)
     except OSError as error:
         print(f"error: {options.out} cannot be written: {error}", file=sys.stderr)
         return 1

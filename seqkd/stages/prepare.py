@@ -109,11 +109,11 @@ def _prepare(config: PrepareConfig, out: Path, facts: dict[str, BitextFacts], ma
         ) as output:
             if not output.complete:
                 number = rows if part == "train" else facts[part].rows
-                written = _encode(texts, output, number, config.shard_rows, vocabularies)
-                output.commit(_corpus_manifest(output, written, vocabularies, counts if part == "train" else {}))
+                written = encode_shards(texts, output, number, config.shard_rows, vocabularies)
+                output.commit(corpus_manifest(output, written, vocabularies, counts if part == "train" else {}))
             assert output.manifest is not None
             manifests[part] = output.manifest
-    _write_rejected(out / REJECTED, verdicts)
+    list_rejected(out / REJECTED, verdicts)
     if config.test.accepted:
         _copy_accepted(config.test.accepted, out / ACCEPTED)
     shutil.rmtree(work)
@@ -285,14 +285,25 @@ def _vocabulary(config: PrepareConfig, path: Path, verdicts: Path, sides: tuple[
     )
 
 
-def _encode(
+def encode_shards(
     texts: Iterator[tuple[str, str]],
     output: StageOutput,
     rows: int,
     shard_rows: int,
     vocabularies: tuple[Vocabulary, Vocabulary],
+    *,
+    first_id: int = 0,
 ) -> list[ShardInfo]:
-    """Normalise, encode and write shard by shard; shards that an earlier run finished stay."""
+    """Normalise, encode and write shard by shard; shards that an earlier run finished stay.
+
+    Args:
+        texts: Sources and targets.
+        output: The folder.
+        rows: How many there are.
+        shard_rows: Rows of a shard.
+        vocabularies: Of sources and of targets.
+        first_id: Of the first row; those after it count up.
+    """
     normalizer = Normalizer()
     finished = finished_shards(output.path)
     shards = []
@@ -302,7 +313,7 @@ def _encode(
             part = islice(texts, number)
             info = finished.get(index)
             if info is None or info.rows != number:
-                info = write_shard(output.path, index, _table(part, first, normalizer, vocabularies))
+                info = write_shard(output.path, index, _table(part, first_id + first, normalizer, vocabularies))
             else:
                 _exhaust(part)
             shards.append(info)
@@ -334,9 +345,17 @@ def _exhaust(items: Iterable[object]) -> None:
         pass
 
 
-def _corpus_manifest(
+def corpus_manifest(
     output: StageOutput, shards: list[ShardInfo], vocabularies: tuple[Vocabulary, Vocabulary], counts: dict[str, int]
 ) -> Manifest:
+    """The manifest of a corpus whose shards are written.
+
+    Args:
+        output: The folder.
+        shards: Its shards.
+        vocabularies: Of sources and of targets.
+        counts: Rows left out, by reason.
+    """
     tokens = {"source_ids": 0, "target_ids": 0}
     for index in range(len(shards)):
         with pa.memory_map(str(output.path / shard_name(index))) as file:
@@ -357,7 +376,8 @@ def _corpus_manifest(
     )
 
 
-def _write_rejected(path: Path, verdicts: Path) -> None:
+def list_rejected(path: Path, verdicts: Path) -> None:
+    """Write line and reason of each row that `screen` left out."""
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         file.write("line\treason\n")
         file.writelines(f"{line}\t{reason}\n" for line, reason in rejected(verdicts))

@@ -26,7 +26,7 @@ from seqkd.progress import Progress, say
 from seqkd.selection import Filters
 from seqkd.selection.filters import DUPLICATE, percentile
 from seqkd.selection.lists import Integers, one_array
-from seqkd.stages.selecting import ALL, DROP, ShardSelector, candidate_ids, rejects_path, weighted
+from seqkd.stages.selecting import ALL, DROP, ShardSelector, candidate_ids, rejects_path, tag_id, weighted
 from seqkd.stages.workers import belong_to_parent, cores, worker_pool
 from seqkd.text.duplicates import DuplicateFinder
 
@@ -85,8 +85,8 @@ def run(config: SelectConfig, out: Path, *, overwrite: bool = False, device: str
             rejects_path(out, index).unlink(missing_ok=True)
     left = ", ".join(f"{number:,} {reason}" for reason, number in totals.dropped.items())
     said = f"; left out: {left} (see {out / REJECTED})" if left else ""
-    same = totals.equal / max(totals.rows, 1)
-    say(f"select: {totals.rows:,} rows by {config.rule} in {out}, {same:.1%} equal to the reference{said}")
+    same = "" if config.reverse else f", {totals.equal / max(totals.rows, 1):.1%} equal to the reference"
+    say(f"select: {totals.rows:,} rows by {config.rule} in {out}{same}{said}")
 
 
 @dataclass(slots=True)
@@ -102,7 +102,17 @@ class _Totals:
 
 
 def _check(kbest: Corpus, gold: Corpus, config: SelectConfig) -> None:
-    known = read_manifest(config.prepared).vocabulary
+    prepared = read_manifest(config.prepared)
+    if bool(gold.manifest.extra.get("monolingual")) != config.reverse:
+        raise CorpusError(
+            "is no monolingual text" if config.reverse else "is monolingual text: hypotheses would be its targets",
+            where=str(gold.path),
+            expected="output of `seqkd prepare --monolingual`" if config.reverse else "a corpus with both sides",
+            hint="reverse = true makes back-translations: pairs of hypotheses and monolingual text",
+        )
+    # Of the language that hypotheses are in.
+    known = prepared.extra.get("source_vocabulary", "") if config.reverse else prepared.vocabulary
+    tag_id(config)
     for name, corpus in (("gold corpus", gold), ("k-best lists", kbest)):
         if corpus.manifest.vocabulary != known:
             raise CorpusError(
@@ -308,6 +318,19 @@ def _account(
 def _manifest(
     config: SelectConfig, made_by: dict[str, Any], gold: Corpus, shards: list[ShardInfo], totals: _Totals
 ) -> Manifest:
+    known = gold.manifest.extra
+    vocabulary, source_vocabulary = gold.manifest.vocabulary, known.get("source_vocabulary")
+    if config.reverse:
+        vocabulary, source_vocabulary = known["source_vocabulary"], vocabulary
+        facts: dict[str, Any] = {"tag": config.tag, "monolingual_rows": gold.rows, "gold": known["gold"]}
+    else:
+        facts = {
+            "equal_to_reference": totals.equal,
+            "share_equal_to_reference": totals.equal / totals.rows if totals.rows else 0.0,
+            "vocabulary_in_targets": len(totals.used),
+            "vocabulary_in_gold_targets": len(totals.used_gold),
+            "vocabulary_lost": len(totals.used_gold - totals.used),
+        }
     return Manifest(
         kind="corpus",
         fingerprint=made_by,
@@ -315,16 +338,12 @@ def _manifest(
         source_tokens=totals.source_tokens,
         target_tokens=totals.target_tokens,
         shards=shards,
-        vocabulary=gold.manifest.vocabulary,
+        vocabulary=vocabulary,
         counts=dict(sorted(totals.dropped.items())),
         extra={
-            **{key: gold.manifest.extra[key] for key in ("source_vocabulary",) if key in gold.manifest.extra},
+            **({"source_vocabulary": source_vocabulary} if source_vocabulary is not None else {}),
             "rule": config.rule,
-            "equal_to_reference": totals.equal,
-            "share_equal_to_reference": totals.equal / totals.rows if totals.rows else 0.0,
-            "vocabulary_in_targets": len(totals.used),
-            "vocabulary_in_gold_targets": len(totals.used_gold),
-            "vocabulary_lost": len(totals.used_gold - totals.used),
+            **facts,
             **{
                 f"rejected_to_{became.replace(' ', '_')}": dict(sorted(reasons.items()))
                 for became, reasons in sorted(totals.replaced.items())

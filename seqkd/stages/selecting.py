@@ -13,13 +13,16 @@ from seqkd.config import SelectConfig
 from seqkd.corpus.manifest import ShardInfo, atomic_write
 from seqkd.corpus.reader import Corpus
 from seqkd.corpus.row_ids import ranked_ids, row_ids
+from seqkd.corpus.schema import exchanged
 from seqkd.corpus.writer import write_shard
-from seqkd.errors import CorpusError
+from seqkd.errors import CorpusError, ModelError
 from seqkd.selection import DROPPED, GOLD, RULES, Choice, Filters, Lists, Means, choose, keep, weigh
 from seqkd.selection.filters import CODES, EMPTY, REASONS, Codes
 from seqkd.selection.lists import Floats, Integers, one_array, sizes
 from seqkd.selection.rules import PIECES
 from seqkd.selection.sentence_bleu import SentenceBleu
+from seqkd.stages.prepare import SOURCE_VOCABULARY, VOCABULARY
+from seqkd.text.vocabulary import Vocabulary
 
 # Rows are weighed in fixed pieces: memory grows neither with a shard nor with the workers' number, nor does it change
 # which pairs of texts a model scores together.
@@ -27,6 +30,7 @@ PIECE_ROWS = 1024
 ALL = "all"  # the rule that is no choice
 NAMED_IDS = 10  # in an error message
 
+BACK_TRANSLATION = "backtranslation"  # an origin
 DROP, NEXT, REPLACED = "dropped", "next hypothesis", "gold target"
 
 
@@ -42,6 +46,7 @@ class ShardSelector:
     def __init__(self, config: SelectConfig, filters: Filters, device: str) -> None:
         self._kbest, self._gold = Corpus.open(config.kbest, "kbest"), Corpus.open(config.gold, "corpus")
         self._config = config
+        self._tag = tag_id(config)
         self._filters = filters
         tokenizer = "none" if config.tokenizer == PIECES else config.tokenizer
         self._means = Means(
@@ -62,6 +67,8 @@ class ShardSelector:
         lists = lists.take(pa.array(_join(rows, lists, self._kbest.path / self._kbest.shards[index].name)))
         everything = Lists.of_tables(rows, lists)
         table, rejected = self._all(rows, everything) if self._config.rule == ALL else self._best(rows, everything)
+        if self._config.reverse:
+            table = _back_translated(table, self._config.tag, self._tag)
         atomic_write(rejects_path(out, index), rejected.encode())
         return write_shard(out, index, table)
 
@@ -108,6 +115,26 @@ def candidate_ids(gold: pa.Table, kbest: pa.Table) -> Integers:
     counts = counts[order[np.searchsorted(listed, ids, sorter=order)]]
     ranks = np.arange(int(counts.sum())) - np.repeat(np.cumsum(counts) - counts, counts)
     return ranked_ids(np.repeat(ids, counts), ranks)
+
+
+def tag_id(config: SelectConfig) -> int | None:
+    """The id of the piece that back-translated sources open with; None if they open with none.
+
+    Raises:
+        ModelError: The vocabulary has no such piece.
+    """
+    if not config.tag:
+        return None
+    source = config.prepared / SOURCE_VOCABULARY
+    vocabulary = Vocabulary.load(source if source.exists() else config.prepared / VOCABULARY)
+    found = vocabulary.id_of(config.tag)
+    if found is None:
+        raise ModelError(
+            f"has no piece {config.tag!r}, which back-translated sources are to open with",
+            where=str(vocabulary.path),
+            hint="prepare with it among vocabulary.symbols, name a piece that is there, or leave `tag` out",
+        )
+    return found
 
 
 def rejects_path(out: Path, index: int) -> Path:
@@ -185,6 +212,18 @@ def _table(rows: pa.Table, lists: Lists, kept: Integers, picks: Integers, rule: 
     for name, column in added.items():
         table = table.append_column(name, column)
     return table
+
+
+def _back_translated(table: pa.Table, tag: str, piece: int | None) -> pa.Table:
+    """Hypotheses as sources, tagged (Caswell et al. 2019), and as targets the text that they were made of."""
+    table = exchanged(table)
+    if piece is not None:
+        texts = pa.array([f"{tag} {text}" for text in table.column("source").to_pylist()], pa.string())
+        ids = pa.array([[piece, *row] for row in table.column("source_ids").to_pylist()], pa.list_(pa.int32()))
+        for name, column in (("source", texts), ("source_ids", ids)):
+            table = table.set_column(table.schema.get_field_index(name), name, column)
+    origins = pa.array([BACK_TRANSLATION] * table.num_rows, pa.string())
+    return table.set_column(table.schema.get_field_index("origin"), "origin", origins)
 
 
 def _join(rows: pa.Table, lists: pa.Table, where: Path) -> Integers:

@@ -80,6 +80,8 @@ def run(config: TrainConfig, out: Path, *, overwrite: bool = False, device: str 
     where = resolve_device(device)
     precision = choose_precision(config.training.precision, where)
     settings = config.model_dump(mode="json", include={"role", "model", "training"})
+    if config.reverse:
+        settings["reverse"] = True
     if inputs.mixed:
         settings["weights"] = [part.weight for part in config.corpora]
     settings["objective"] = config.objective.model_dump(mode="json", exclude={"teachers", "soft_targets"})
@@ -116,7 +118,7 @@ class _Inputs:
             raise CorpusError(
                 f"holds kind {self.prepared.kind!r}", where=str(config.prepared), expected="output of `seqkd prepare`"
             )
-        self.corpora = [Corpus.open(part.path, "corpus") for part in config.corpora]
+        self.corpora = [_directed(part.path, config) for part in config.corpora]
         self.mixed = len(self.corpora) > 1 or config.corpora[0].weight != 1.0
         for corpus in self.corpora:
             if WEIGHT in corpus.schema.names and config.objective.type not in WEIGHING:
@@ -125,12 +127,13 @@ class _Inputs:
                     where="objective.type",
                     expected=f'one of: {", ".join(WEIGHING)}; or a corpus of another rule than "all"',
                 )
-        self.valid = Corpus.open(config.prepared / "valid", "corpus")
-        self.vocab = config.prepared / VOCABULARY
-        source = config.prepared / SOURCE_VOCABULARY
-        self.source_vocab = source if source.exists() else None
+        self.valid = _directed(config.prepared / "valid", config)
+        self.vocab, other = config.prepared / VOCABULARY, config.prepared / SOURCE_VOCABULARY
+        self.source_vocab = other if other.exists() else None
+        if config.reverse and self.source_vocab is not None:
+            self.vocab, self.source_vocab = self.source_vocab, self.vocab
         self.target = Vocabulary.load(self.vocab)
-        self.source = Vocabulary.load(source) if self.source_vocab else self.target
+        self.source = Vocabulary.load(self.source_vocab) if self.source_vocab else self.target
         self.init_from = config.init_from
         for corpus in (*self.corpora, self.valid):
             manifest = corpus.manifest
@@ -157,6 +160,18 @@ class _Inputs:
         if self.init_from is not None:
             digests["init_from"] = model_digest(self.init_from)
         return digests | self.teaching.digests()
+
+
+def _directed(path: Path, config: TrainConfig) -> Corpus:
+    """A corpus in the direction of the model."""
+    corpus = Corpus.open(path, "corpus")
+    if corpus.manifest.extra.get("monolingual"):
+        raise CorpusError(
+            "is monolingual text, and has no targets to train on",
+            where=str(path),
+            hint="decode it with a model of the other direction, then `seqkd select` with reverse = true",
+        )
+    return corpus.reversed() if config.reverse else corpus
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seqkd.config import NamedPath, ReportConfig, TrainConfig, load_stage
+from seqkd.config import ReportConfig, TrainConfig, load_stage
 from seqkd.config_models import LstmConfig, NllConfig, TransformerConfig
+from seqkd.config_report import NamedPath
 from seqkd.errors import ConfigError
 from seqkd.pipeline import read_pipeline, to_toml
 from tests.unit.pipeline_files import edited

@@ -268,7 +268,7 @@ def test_a_damaged_shard_of_an_interrupted_run_is_written_again(raw: Path, tmp_p
     settings, out = config(raw), tmp_path / "gold"
     prepare.run(settings, tmp_path / "whole")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(prepare, "_corpus_manifest", lambda *_: (_ for _ in ()).throw(Killed()))
+        patch.setattr(prepare, "corpus_manifest", lambda *_: (_ for _ in ()).throw(Killed()))
         with pytest.raises(Killed):
             prepare.run(settings, out)
     shard = out / "train" / "shard-00001.arrow"

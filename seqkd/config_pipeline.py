@@ -41,8 +41,9 @@ from seqkd.config_search import (
     check_beams,
     check_decode,
 )
-from seqkd.config_select import SelectSettings
+from seqkd.config_select import FilterConfig, SelectSettings
 
+BACK_TRANSLATION = "backtranslation"  # the corpus of that name
 TEACHERS = "teacher-ensemble"  # several teachers together, in the report
 
 
@@ -98,6 +99,16 @@ CorpusNames = Annotated[
 ]
 
 
+def several(corpus: CorpusNames) -> tuple[WeightedName, ...]:
+    """One corpus or several, as several."""
+    return (WeightedName(name=corpus),) if isinstance(corpus, str) else corpus
+
+
+def left_to_right(model: ModelConfig) -> bool:
+    """Whether seqkd's beam search decodes an architecture: whether it can be a teacher."""
+    return tag(model.arch) not in PARALLEL | {FAIRSEQ}
+
+
 class StudentPart(ModelPart):
     """One student: `[student]` with its own keys laid over it."""
 
@@ -111,7 +122,7 @@ class StudentPart(ModelPart):
     @model_validator(mode="after")
     def _decodes(self) -> StudentPart:
         check_decode(self.decode)
-        if self.decode and tag(self.model.arch) not in PARALLEL | {FAIRSEQ}:
+        if self.decode and left_to_right(self.model):
             raise ValueError(
                 f"decode is for architectures that write all positions at once ({', '.join(sorted(PARALLEL))}); "
                 f"{self.model.arch!r} is decoded with evaluate.beams"
@@ -128,7 +139,7 @@ class StudentPart(ModelPart):
     @property
     def corpora(self) -> tuple[WeightedName, ...]:
         """All training corpora."""
-        return (WeightedName(name=self.corpus),) if isinstance(self.corpus, str) else self.corpus
+        return several(self.corpus)
 
     @property
     def trained_on(self) -> str:
@@ -206,6 +217,39 @@ class SoftTargetsPart(SoftOptions):
     corpus: Name = Field("gold", description="'gold' or the name of a [[select]]")
 
 
+class BackTranslationPart(ModelPart):
+    """Monolingual target text, made training pairs by a model of the other direction (Sennrich et al. 2016).
+
+    The reverse model is as `[teacher]` says but for what stands here.
+    """
+
+    text: tuple[Path, ...] = Field(..., min_length=1, description="target-language text, a sentence a line")
+    ratio: float = Field(1.0, gt=0.0, le=100.0, description="synthetic pairs for each pair of gold text")
+    tag: str = Field("<bt>", pattern=r"^\S*$", description='piece that synthetic sources open with; "" for none')
+    corpus: CorpusNames = Field("gold", description="what the reverse model learns, sides exchanged")
+    search: SearchConfig = SearchConfig()
+    filters: FilterConfig = FilterConfig()
+    batch_tokens: int = Field(4000, ge=1)
+    precision: SearchPrecision = "auto"
+    workers: int = Field(0, ge=0)
+
+    @model_validator(mode="after")
+    def _fits(self) -> BackTranslationPart:
+        if not left_to_right(self.model):
+            raise ValueError(f"model.arch {self.model.arch!r} is not decoded by beam search: take another")
+        if isinstance(self.objective, WordKdConfig):
+            raise ValueError("objective.type 'word_kd' asks the teacher, which translates the other way")
+        if self.filters.max_ter is not None:
+            raise ValueError("filters.max_ter: monolingual text has no references")
+        check_mix(self.objective, [(part.name, part.weight) for part in self.corpora])
+        return self
+
+    @property
+    def corpora(self) -> tuple[WeightedName, ...]:
+        """What the reverse model is trained on."""
+        return several(self.corpus)
+
+
 class EvaluatePart(Strict):
     """How every model is evaluated."""
 
@@ -232,12 +276,22 @@ class PipelineConfig(Strict):
     distill: tuple[DistillPart, ...] = ()
     select: tuple[SelectPart, ...] = ()
     soft_targets: tuple[SoftTargetsPart, ...] = ()
+    backtranslation: BackTranslationPart | None = None
     students: tuple[StudentPart, ...] = ()
+    rounds: int = Field(1, ge=1, le=20, description="a student of each round is the teacher of the next")
+    next_teacher: Name | None = Field(None, description="which of several students that is")
     evaluate: EvaluatePart = EvaluatePart()
+
+    @property
+    def successor(self) -> StudentPart | None:
+        """The student that teaches the next round; None in a pipeline of one round."""
+        named = self.next_teacher or (self.students[0].name if len(self.students) == 1 else None)
+        return next((part for part in self.students if self.rounds > 1 and part.name == named), None)
 
     @model_validator(mode="after")
     def _kernels(self) -> PipelineConfig:
         decoded = {"teacher": "transformer" if self.teacher.path else self.teacher.model.arch}
+        decoded |= {self.successor.name: self.successor.model.arch} if self.successor else {}
         where = [f"distill.{part.name}" for part in self.distill if part.precision == "int8"]
         if self.evaluate.precision == "int8":
             where = ["evaluate"]

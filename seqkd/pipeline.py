@@ -12,7 +12,17 @@ from pydantic import BaseModel, ValidationError
 
 from seqkd.config import dotted, listed, problems, read_toml
 from seqkd.config_models import FAIRSEQ, MODELS, OBJECTIVES, PARALLEL, SUITED, tag
-from seqkd.config_pipeline import TEACHERS, PipelineConfig, teacher_names
+from seqkd.config_pipeline import (
+    BACK_TRANSLATION,
+    TEACHERS,
+    BackTranslationPart,
+    ModelPart,
+    PipelineConfig,
+    teacher_names,
+)
+from seqkd.errors import ModelError
+from seqkd.plan_rounds import round_problems
+from seqkd.text.vocabulary import Vocabulary
 
 MAKE_SAFE = re.compile(r"^[A-Za-z0-9_./,+@=-]+$")  # what a Make target can hold without escaping
 
@@ -37,13 +47,22 @@ def read_pipeline(file: Path) -> PipelineConfig:
         values["students"] = [_student(shared, table) if isinstance(table, dict) else table for table in own]
     elif shared:
         lines.append("student: there are no [[students]] to share it")
+    reverse, teacher = values.get("backtranslation"), values.get("teacher")
+    if isinstance(reverse, dict) and isinstance(teacher, dict):
+        like = {key: value for key, value in teacher.items() if key in ModelPart.model_fields}
+        values["backtranslation"] = _student(like, reverse)
     pipeline = None
     try:
         pipeline = PipelineConfig.model_validate(values)
     except ValidationError as error:
-        # A mistake in [student] is every student's mistake: said once.
-        lines.extend(dict.fromkeys(f"{_place(loc, values, own, shared)}: {text}" for loc, text in problems(error)))
+        # A mistake in [student] is every student's mistake, one in [teacher] the reverse model's, too: said once.
+        places = [(_place(loc, values, own, shared), text) for loc, text in problems(error)]
+        if isinstance(reverse, dict) and isinstance(teacher, dict):
+            places = [(_of_teacher(place, reverse, teacher), text) for place, text in places]
+        lines.extend(dict.fromkeys(f"{place}: {text}" for place, text in places))
     lines.extend(_name_problems(values, file))
+    if pipeline is not None and not lines:
+        lines.extend(round_problems(pipeline))
     if pipeline is None or lines:
         raise listed(lines, str(file))
     return pipeline
@@ -99,6 +118,14 @@ def _place(loc: tuple[str | int, ...], values: Mapping[str, Any], own: list[Any]
     return dotted((list_name, name if isinstance(name, str) else index, *inside))
 
 
+def _of_teacher(place: str, reverse: Mapping[str, Any], teacher: Mapping[str, Any]) -> str:
+    """Where a problem of the reverse model stands: in [teacher], if that is where it has the value from."""
+    first, *inside = place.split(".")
+    if first == "backtranslation" and inside and not _has(reverse, tuple(inside)) and _has(teacher, tuple(inside)):
+        return dotted(("teacher", *inside))
+    return place
+
+
 def _has(table: Any, loc: tuple[str | int, ...]) -> bool:
     if not loc:
         return True
@@ -127,6 +154,17 @@ def _name_problems(values: Mapping[str, Any], file: Path) -> list[str]:
             if name in seen:
                 lines.append(f"{list_name}.{name}: the name is taken by another of [[{list_name}]]")
             seen.add(name)
+    known = ["gold", *names["select"]]
+    for table in _tables([values.get("backtranslation")]):
+        lines += _backtranslation_problems(values, table)
+        for name in [table.get("corpus"), *_names(table.get("corpus"))]:
+            if isinstance(name, str) and name not in known:
+                there = ", ".join(known)
+                lines.append(f"backtranslation.corpus: no [[select]] is named {name!r}; there is {there}")
+        known.append(BACK_TRANSLATION)
+        for list_name in ("distill", "select"):
+            if BACK_TRANSLATION in names[list_name]:
+                lines.append(f"{list_name}.{BACK_TRANSLATION}: the name is taken by [backtranslation]")
     if "gold" in names["select"]:
         lines.append("select.gold: the name is taken by the prepared corpus")
     teachers = _teachers(values.get("teacher"))
@@ -142,7 +180,7 @@ def _name_problems(values: Mapping[str, Any], file: Path) -> list[str]:
     for table in _tables(values.get("students")):
         for name in [table.get("corpus"), *_names(table.get("corpus"))]:
             one = {"name": table.get("name", "?"), "corpus": name}
-            lines += _unknown(one, "students", "corpus", ["gold", *names["select"]], "[[select]]")
+            lines += _unknown(one, "students", "corpus", known, "[[select]]")
         lines += _unknown(table, "students", "init_from", [*teachers, *names["students"]], "[[students]]")
         if isinstance(table.get("init_from"), str) and isinstance(table.get("name"), str):
             parents[table["name"]] = table["init_from"]
@@ -154,6 +192,33 @@ def _name_problems(values: Mapping[str, Any], file: Path) -> list[str]:
         if parents.get(way[-1]) == start and start not in reported:
             lines.append(f"students.{start}.init_from: goes in a circle: {' <- '.join([*way, start])}")
             reported.update(way)
+    return lines
+
+
+def _backtranslation_problems(values: Mapping[str, Any], table: Mapping[str, Any]) -> list[str]:
+    lines = []
+    used = [table.get("corpus") for table in _tables(values.get("students"))]
+    if not any(corpus == BACK_TRANSLATION or BACK_TRANSLATION in _names(corpus) for corpus in used):
+        lines.append(
+            f'backtranslation: none of [[students]] has the corpus "{BACK_TRANSLATION}", by itself or among others'
+        )
+    texts, data = table.get("text"), values.get("data")
+    if isinstance(texts, list) and isinstance(data, dict) and "fetch" not in data:
+        missing = [text for text in texts if isinstance(text, str) and not Path(text).is_file()]
+        lines += [f"backtranslation.text: no such file in {Path.cwd()}: {text}" for text in missing]
+    teacher, mark = values.get("teacher"), table.get("tag", BackTranslationPart.model_fields["tag"].default)
+    path = teacher.get("path") if isinstance(teacher, dict) else None
+    if isinstance(path, str) and isinstance(mark, str) and mark:
+        files = [Path(path) / name for name in ("vocab.source.model", "vocab.model")]
+        try:
+            vocabulary = next((Vocabulary.load(file) for file in files if file.exists()), None)
+        except ModelError:  # `seqkd prepare` says it better
+            vocabulary = None
+        if vocabulary is not None and vocabulary.id_of(mark) is None:
+            lines.append(
+                f"backtranslation.tag: the vocabulary of the teacher that is brought along has no piece {mark!r}; "
+                'name one that it has, or tag = "" for none'
+            )
     return lines
 
 
@@ -201,6 +266,13 @@ def _paths(values: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Paths that become Make targets or prerequisites, with their places in the file."""
     keys = [("data", split, side) for split in ("train", "valid", "test") for side in ("source", "target", "accepted")]
     found = []
+    for table in _tables([values.get("backtranslation")]):
+        texts = table.get("text")
+        found += [
+            ("backtranslation.text", text)
+            for text in (texts if isinstance(texts, list) else [])
+            if isinstance(text, str)
+        ]
     for loc in [*keys, ("data", "fetch", "script"), ("teacher", "path")]:
         value: Any = values
         for part in loc:

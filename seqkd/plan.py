@@ -15,7 +15,8 @@ from seqkd.config_pipeline import FetchConfig
 from seqkd.corpus.files import atomic_write
 from seqkd.errors import ConfigError, WorkError
 from seqkd.pipeline import MAKE_SAFE, read_pipeline, to_toml
-from seqkd.plan_stages import Stage, plan_stages
+from seqkd.plan_folders import Stage
+from seqkd.plan_stages import plan_stages
 
 GOALS = ("prepare", "teacher", "distill", "students", "report")
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from seqkd.config_models import SUITED, WordKdConfig, tag
-from seqkd.config_pipeline import PipelineConfig, StudentPart
+from seqkd.config_pipeline import BACK_TRANSLATION, PipelineConfig, StudentPart
+from seqkd.config_select import WITH_REFERENCES
+from seqkd.plan_rounds import Round
 
 
 def baselines(students: Sequence[StudentPart]) -> Iterator[tuple[str, str]]:
@@ -23,26 +25,40 @@ def baselines(students: Sequence[StudentPart]) -> Iterator[tuple[str, str]]:
             yield student.name, baseline.name
 
 
-def edges(pipeline: PipelineConfig) -> list[tuple[str, str]]:
+def edges(pipeline: PipelineConfig, rounds: Sequence[Round]) -> list[tuple[str, str]]:
     """What is made from what, for the report's drawing. Kinds stand before names: a corpus and a student share one."""
-    corpora = {"gold": "gold", **{part.name: f"corpus {part.name}" for part in pipeline.select}}
-    teachers = pipeline.teacher.names
-    models = {name: name for name in teachers} | {part.name: f"student {part.name}" for part in pipeline.students}
-    found = [("gold", name) for name in teachers] if pipeline.teacher.path is None else []
-    for distill in pipeline.distill:
-        found += [(start, f"k-best {distill.name}") for start in (*teachers, "gold")]
-    for select in pipeline.select:
-        found.append((f"k-best {select.kbest}", corpora[select.name]))
-        if select.rule in ("seqinter", "oracle", "chrf", "ter"):  # weighs hypotheses against the references
-            found.append(("gold", corpora[select.name]))
-    for part in pipeline.soft_targets:
-        found += [(start, f"soft targets {part.name}") for start in (*teachers, corpora[part.corpus])]
-    for student in pipeline.students:
-        found += [(corpora[part.name], models[student.name]) for part in student.corpora]
-        if isinstance(student.objective, WordKdConfig):
-            soft = student.objective.soft_targets
-            taught_by = teachers if soft is None else (f"soft targets {soft}",)
-            found += [(start, models[student.name]) for start in taught_by]
-        if student.init_from is not None:
-            found.append((models[student.init_from], models[student.name]))
+    found = [("gold", name) for name in pipeline.teacher.names] if pipeline.teacher.path is None else []
+    for made in rounds:
+        found += _edges(pipeline, made)
     return found
+
+
+def _edges(pipeline: PipelineConfig, made: Round) -> Iterator[tuple[str, str]]:
+    def corpus(name: str) -> str:
+        return name if name == "gold" else f"corpus {name}"
+
+    def model(name: str) -> str:
+        return name if name in pipeline.teacher.names else f"student {name}"
+
+    teachers = [model(name) for name in made.teachers]
+    for distill in made.distill:
+        yield from ((start, f"k-best {distill.name}") for start in (*teachers, "gold"))
+    for select in made.select:
+        yield f"k-best {select.kbest}", corpus(select.name)
+        if select.rule in WITH_REFERENCES:
+            yield "gold", corpus(select.name)
+    if made.backtranslation is not None:
+        name, reverse = made.named(BACK_TRANSLATION), made.named("reverse")
+        yield from ((corpus(part.name), reverse) for part in made.backtranslation.corpora)
+        yield from ((start, f"k-best {name}") for start in (reverse, "monolingual text"))
+        yield f"k-best {name}", corpus(name)
+    for soft in made.soft_targets:
+        yield from ((start, f"soft targets {soft.name}") for start in (*teachers, corpus(soft.corpus)))
+    for student in made.students:
+        own = model(student.name)
+        yield from ((corpus(part.name), own) for part in student.corpora)
+        if isinstance(student.objective, WordKdConfig):
+            written = student.objective.soft_targets
+            yield from ((start, own) for start in (teachers if written is None else [f"soft targets {written}"]))
+        if student.init_from is not None:
+            yield model(student.init_from), own

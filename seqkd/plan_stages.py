@@ -2,130 +2,51 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-
-from pydantic import BaseModel
 
 from seqkd.config import (
     BitextConfig,
     DistillConfig,
     EvaluateConfig,
-    NamedPath,
     PrepareConfig,
     ReportConfig,
     SelectConfig,
     SoftTargetsConfig,
     TrainConfig,
-    TrainingConfig,
-    WeightedPath,
 )
 from seqkd.config_models import ObjectiveConfig, WordKdConfig
-from seqkd.config_pipeline import TEACHERS, PipelineConfig, StudentPart
-from seqkd.config_search import ParallelConfig
+from seqkd.config_pipeline import BACK_TRANSLATION, TEACHERS, PipelineConfig, StudentPart
+from seqkd.config_report import NamedPath, StudentRounds, SyntheticPath
+from seqkd.plan_backtranslation import back_translated, monolingual, with_tag
+from seqkd.plan_folders import Folders, Stage, seed_of, seeded, weighted
 from seqkd.plan_relations import baselines, edges
-
-
-@dataclass(frozen=True, slots=True)
-class Made:
-    """What a stage made: its folder, and the file that says that the folder is whole."""
-
-    folder: Path
-    file: Path
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Stage:
-    """One rule.
-
-    Attributes:
-        name: Of its stage file, e.g. `student.seqkd`.
-        command: The seqkd command; "" for the fetch step, which runs a script.
-        goal: The Make goal that asks for it.
-        config: The resolved stage file.
-        out: Its output folder.
-        needs: Files that it is made from, beside its stage file.
-        options: Of the command, beside those that every stage has.
-    """
-
-    name: str
-    command: str
-    goal: str
-    config: BaseModel
-    out: Path
-    needs: tuple[Path, ...]
-    options: tuple[str, ...] = ()
-
-    @property
-    def target(self) -> Path:
-        """The file that is written last."""
-        return self.out / ("manifest.json" if self.command else ".done")
+from seqkd.plan_rounds import Round, rounds_of, taught
 
 
 def plan_stages(pipeline: PipelineConfig, runs: Path) -> list[Stage]:
     """All stages of a pipeline, each after those that it needs."""
-    folders = _Folders(pipeline, runs / pipeline.name)
-    stages = [
-        *_data(pipeline, folders),
-        *_teacher(pipeline, folders),
-        *_distilled(pipeline, folders),
-        *_soft_targets(pipeline, folders),
-        *_students(pipeline, folders),
-        *_evaluations(pipeline, folders),
-    ]
-    return [*stages, _report(pipeline, folders, stages)]
+    folders, rounds = Folders(pipeline, runs / pipeline.name), rounds_of(pipeline)
+    stages = [*_data(pipeline, folders), *monolingual(pipeline, folders), *_teacher(pipeline, folders)]
+    for made in rounds:
+        stages += [
+            *_distilled(made, folders),
+            *back_translated(pipeline, made, folders),
+            *_soft_targets(pipeline, made, folders),
+            *(_student(pipeline, made, folders, part) for part in made.students),
+        ]
+    stages += _evaluations(pipeline, rounds, folders)
+    return [*stages, _report(pipeline, rounds, folders, stages)]
 
 
-@dataclass(frozen=True, slots=True)
-class _Folders:
-    """Where everything of a pipeline lies."""
-
-    pipeline: PipelineConfig
-    root: Path
-
-    @property
-    def gold(self) -> Made:
-        return _finished(self.root / "gold")
-
-    def kbest(self, name: str) -> Made:
-        return _finished(self.root / "kbest" / name)
-
-    def soft_targets(self, name: str) -> Made:
-        return _finished(self.root / "soft_targets" / name)
-
-    def corpus(self, name: str) -> Made:
-        if name == "gold":  # its manifest comes before that of the whole of `gold`
-            return Made(self.gold.folder / "train", self.gold.file)
-        return _finished(self.root / "corpora" / name)
-
-    def model(self, name: str) -> Made:
-        if name not in self.pipeline.teacher.names:
-            return _finished(self.root / "students" / name)
-        path = self.pipeline.teacher.path
-        return _finished(self.root / name) if path is None else Made(path, path / "model.safetensors")
-
-    @property
-    def teachers(self) -> list[Made]:
-        return [self.model(name) for name in self.pipeline.teacher.names]
-
-    def evaluation(self, name: str) -> Made:
-        return _finished(self.root / "evaluations" / name)
-
-
-def _finished(folder: Path) -> Made:
-    return Made(folder, folder / "manifest.json")
-
-
-def _data(pipeline: PipelineConfig, folders: _Folders) -> list[Stage]:
+def _data(pipeline: PipelineConfig, folders: Folders) -> list[Stage]:
     data, raw = pipeline.data, folders.root / "raw"
     stages: list[Stage] = []
     needs: tuple[Path, ...]
     if data.fetch is not None:
         needs = tuple(sorted(data.fetch.script.parent.glob("*.py")))  # the script and what it may import
         stages.append(Stage(name="fetch", command="", goal="prepare", config=data.fetch, out=raw, needs=needs))
-    base = Path() if data.fetch is None else raw
+    base = folders.text
 
     def found(text: BitextConfig) -> BitextConfig:
         sides = {side: getattr(text, side) for side in ("source", "target", "accepted")}
@@ -136,11 +57,11 @@ def _data(pipeline: PipelineConfig, folders: _Folders) -> list[Stage]:
         train=texts[0],
         valid=texts[1],
         test=texts[2],
-        vocabulary=pipeline.prepare.vocabulary,
+        vocabulary=with_tag(pipeline),
         vocabulary_from=pipeline.teacher.path,
         cleaning=pipeline.prepare.cleaning,
         shard_rows=pipeline.prepare.shard_rows,
-        seed=_seed(pipeline.seed, "prepare"),
+        seed=seed_of(pipeline.seed, "prepare"),
     )
     if stages:
         needs = (stages[0].target,)
@@ -153,15 +74,15 @@ def _data(pipeline: PipelineConfig, folders: _Folders) -> list[Stage]:
     return [*stages, Stage(name="prepare", command="prepare", goal="prepare", config=config, out=gold, needs=needs)]
 
 
-def _teacher(pipeline: PipelineConfig, folders: _Folders) -> list[Stage]:
+def _teacher(pipeline: PipelineConfig, folders: Folders) -> list[Stage]:
     part = pipeline.teacher
     if part.training is None:
         return []
     stages = []
     for number, name in enumerate(part.names, start=1):
-        training = _seeded(part.training, pipeline.seed, "teacher")
+        training = seeded(part.training, pipeline.seed, "teacher")
         if number > 1:  # they differ in nothing else (Freitag et al. 2017)
-            training = training.model_copy(update={"seed": _seed(training.seed, name)})
+            training = training.model_copy(update={"seed": seed_of(training.seed, name)})
         config = TrainConfig(
             role="teacher",
             prepared=folders.gold.folder,
@@ -176,10 +97,10 @@ def _teacher(pipeline: PipelineConfig, folders: _Folders) -> list[Stage]:
     return stages
 
 
-def _distilled(pipeline: PipelineConfig, folders: _Folders) -> list[Stage]:
-    gold, teachers = folders.corpus("gold"), folders.teachers
+def _distilled(made: Round, folders: Folders) -> list[Stage]:
+    gold, teachers = folders.corpus("gold"), folders.models(made.teachers)
     stages = []
-    for part in pipeline.distill:
+    for part in made.distill:
         config = DistillConfig(
             models=tuple(teacher.folder for teacher in teachers),
             corpus=gold.folder,
@@ -198,7 +119,7 @@ def _distilled(pipeline: PipelineConfig, folders: _Folders) -> list[Stage]:
                 needs=(*(teacher.file for teacher in teachers), gold.file),
             )
         )
-    for chosen in pipeline.select:
+    for chosen in made.select:
         kbest = folders.kbest(chosen.kbest)
         stages.append(
             Stage(
@@ -218,9 +139,9 @@ def _distilled(pipeline: PipelineConfig, folders: _Folders) -> list[Stage]:
     return stages
 
 
-def _soft_targets(pipeline: PipelineConfig, folders: _Folders) -> list[Stage]:
-    teachers, stages = folders.teachers, []
-    for part in pipeline.soft_targets:
+def _soft_targets(pipeline: PipelineConfig, made: Round, folders: Folders) -> list[Stage]:
+    teachers, stages = folders.models(made.teachers), []
+    for part in made.soft_targets:
         corpus = folders.corpus(part.corpus)
         config = SoftTargetsConfig(
             models=tuple(teacher.folder for teacher in teachers),
@@ -230,7 +151,7 @@ def _soft_targets(pipeline: PipelineConfig, folders: _Folders) -> list[Stage]:
             temperature=part.temperature,
             batch_tokens=part.batch_tokens,
             precision=part.precision,
-            seed=_seed(pipeline.seed, "soft_targets"),
+            seed=seed_of(pipeline.seed, "soft_targets"),
         )
         stages.append(
             Stage(
@@ -246,27 +167,25 @@ def _soft_targets(pipeline: PipelineConfig, folders: _Folders) -> list[Stage]:
     return stages
 
 
-def _students(pipeline: PipelineConfig, folders: _Folders) -> list[Stage]:
-    return [_student(pipeline, folders, part) for part in pipeline.students]
-
-
-def _student(pipeline: PipelineConfig, folders: _Folders, part: StudentPart) -> Stage:
+def _student(pipeline: PipelineConfig, made: Round, folders: Folders, part: StudentPart) -> Stage:
     corpora = [folders.corpus(share.name) for share in part.corpora]
-    weighted = tuple(
-        WeightedPath(path=made.folder, weight=share.weight) for made, share in zip(corpora, part.corpora, strict=True)
-    )
     first = None if part.init_from is None else folders.model(part.init_from)
-    objective, taught_by = _taught(part.objective, folders)
+    objective, taught_by = _taught(part.objective, made, folders)
     config = TrainConfig(
         role="student",
         prepared=folders.gold.folder,
-        corpus=corpora[0].folder if isinstance(part.corpus, str) else weighted,
+        corpus=corpora[0].folder if isinstance(part.corpus, str) else weighted(part.corpus, folders),
         model=part.model,
         objective=objective,
-        training=_seeded(part.training, pipeline.seed, "student"),
+        training=seeded(part.training, pipeline.seed, "student"),
         init_from=None if first is None else first.folder,
     )
-    needs = (folders.gold.file, *(made.file for made in corpora), *(() if first is None else (first.file,)), *taught_by)
+    needs = (
+        folders.gold.file,
+        *(corpus.file for corpus in corpora),
+        *(() if first is None else (first.file,)),
+        *taught_by,
+    )
     return Stage(
         name=f"student.{part.name}",
         command="train",
@@ -277,87 +196,100 @@ def _student(pipeline: PipelineConfig, folders: _Folders, part: StudentPart) -> 
     )
 
 
-def _taught(objective: ObjectiveConfig, folders: _Folders) -> tuple[ObjectiveConfig, tuple[Path, ...]]:
+def _taught(objective: ObjectiveConfig, made: Round, folders: Folders) -> tuple[ObjectiveConfig, tuple[Path, ...]]:
     """The objective with the folders that it asks in place of names, and the files that tell they are whole."""
     if not isinstance(objective, WordKdConfig):
         return objective, ()
     if objective.soft_targets is not None:
         soft = folders.soft_targets(str(objective.soft_targets))
         return objective.model_copy(update={"soft_targets": soft.folder}), (soft.file,)
-    folders_of = tuple(teacher.folder for teacher in folders.teachers)
-    return objective.model_copy(update={"teachers": folders_of}), tuple(teacher.file for teacher in folders.teachers)
+    teachers = folders.models(made.teachers)
+    folders_of = tuple(teacher.folder for teacher in teachers)
+    return objective.model_copy(update={"teachers": folders_of}), tuple(teacher.file for teacher in teachers)
 
 
-def _evaluations(pipeline: PipelineConfig, folders: _Folders) -> list[Stage]:
+def _evaluations(pipeline: PipelineConfig, rounds: Sequence[Round], folders: Folders) -> list[Stage]:
+    first, *_ = rounds
     return [
-        *(_evaluation(pipeline, folders, name, "gold", ()) for name in pipeline.teacher.evaluated),
-        *(_evaluation(pipeline, folders, part.name, part.trained_on, part.decode) for part in pipeline.students),
+        *(_evaluation(pipeline, first, folders, name) for name in pipeline.teacher.evaluated),
+        *(_evaluation(pipeline, made, folders, part.name, part) for made in rounds for part in made.students),
     ]
 
 
 def _evaluation(
-    pipeline: PipelineConfig, folders: _Folders, name: str, trained_on: str, decode: tuple[ParallelConfig, ...]
+    pipeline: PipelineConfig, made: Round, folders: Folders, name: str, student: StudentPart | None = None
 ) -> Stage:
+    """Speed-ups are over the first round's teacher in all rounds; what rescores is the round's own."""
     part, teacher = pipeline.evaluate, folders.model("teacher")
-    models = folders.teachers if name == TEACHERS else [folders.model(name)]
-    student, alone = name not in pipeline.teacher.evaluated, name in pipeline.teacher.names
+    models = folders.models(made.teachers) if name == TEACHERS else [folders.model(name)]
+    decode = () if student is None else student.decode
+    judge = folders.model(made.teachers[0]) if any(way.rescore for way in decode) else None
+    over = None if name in pipeline.teacher.names else teacher
     config = EvaluateConfig(
         name=name,
         model=models[0].folder,
         ensemble=tuple(model.folder for model in models[1:]),
-        role="student" if student else "teacher",
+        role="teacher" if student is None else "student",
         corpus=folders.gold.folder / "test",
-        trained_on=trained_on,
+        trained_on="gold" if student is None else student.trained_on,
         beams=part.beams,
         search=part.search,
         decode=decode,
-        rescore_with=teacher.folder if any(way.rescore for way in decode) else None,
-        speed_against=None if alone else teacher.folder,
+        rescore_with=None if judge is None else judge.folder,
+        speed_against=None if over is None else over.folder,
         batch_tokens=part.batch_tokens,
         precision=part.precision,
     )
+    beside = [model.file for model in (over, judge) if model is not None]
     return Stage(
         name=f"evaluate.{name}",
         command="evaluate",
         goal="report",
         config=config,
         out=folders.evaluation(name).folder,
-        needs=tuple(
-            dict.fromkeys((*(model.file for model in models), *(() if alone else (teacher.file,)), folders.gold.file))
-        ),
+        needs=tuple(dict.fromkeys((*(model.file for model in models), *beside, folders.gold.file))),
     )
 
 
-def _report(pipeline: PipelineConfig, folders: _Folders, stages: Sequence[Stage]) -> Stage:
-    models = [*pipeline.teacher.names, *(part.name for part in pipeline.students)]
+def _report(pipeline: PipelineConfig, rounds: Sequence[Round], folders: Folders, stages: Sequence[Stage]) -> Stage:
+    students = [part for made in rounds for part in made.students]
+    again = taught(pipeline)[1] if len(rounds) > 1 else set()
+    reverse = [made for made in rounds if made.backtranslation is not None]
+    names = [part.name for part in students]
     config = ReportConfig(
         pipeline=pipeline.name,
         title=pipeline.title,
         prepared=folders.gold.folder,
-        corpora=tuple(NamedPath(name=part.name, path=folders.corpus(part.name).folder) for part in pipeline.select),
-        distill=tuple(NamedPath(name=part.name, path=folders.kbest(part.name).folder) for part in pipeline.distill),
-        models=tuple(NamedPath(name=name, path=folders.model(name).folder) for name in models),
-        evaluations=tuple(
-            NamedPath(name=name, path=folders.evaluation(name).folder)
-            for name in (*pipeline.teacher.evaluated, *(part.name for part in pipeline.students))
+        corpora=tuple(
+            NamedPath(name=part.name, path=folders.corpus(part.name).folder) for made in rounds for part in made.select
         ),
-        baselines=tuple(baselines(pipeline.students)),
-        edges=tuple(edges(pipeline)),
+        distill=tuple(
+            NamedPath(name=part.name, path=folders.kbest(part.name).folder) for made in rounds for part in made.distill
+        ),
+        models=tuple(
+            NamedPath(name=name, path=folders.model(name).folder) for name in (*pipeline.teacher.names, *names)
+        ),
+        evaluations=tuple(
+            NamedPath(name=name, path=folders.evaluation(name).folder) for name in (*pipeline.teacher.evaluated, *names)
+        ),
+        teachers=(pipeline.teacher.evaluated[-1], *(made.teachers[0] for made in rounds[1:])) if again else (),
+        rounds=tuple(
+            StudentRounds(name=part.name, evaluations=tuple(made.named(part.name) for made in rounds))
+            for part in pipeline.students
+            if part.name in again
+        ),
+        backtranslation=tuple(
+            SyntheticPath(
+                name=made.named(BACK_TRANSLATION),
+                path=folders.corpus(made.named(BACK_TRANSLATION)).folder,
+                model=folders.reverse(made).folder,
+            )
+            for made in reverse
+        ),
+        baselines=tuple(baselines(students)),
+        edges=tuple(edges(pipeline, rounds)),
     )
     needs = tuple(stage.target for stage in stages if stage.command)
     return Stage(
         name="report", command="report", goal="report", config=config, out=folders.root / "report", needs=needs
     )
-
-
-def _seeded(training: TrainingConfig, root: int, role: str) -> TrainingConfig:
-    """The pipeline's seed, unless the file gives this one its own."""
-    if "seed" in training.model_fields_set:
-        return training
-    # One seed for all students: they differ in what the file says and in nothing else.
-    return training.model_copy(update={"seed": _seed(root, role)})
-
-
-def _seed(root: int, purpose: str) -> int:
-    digest = hashlib.sha256(f"{root}/{purpose}".encode()).digest()
-    return int.from_bytes(digest[:4], "big") >> 1  # 31 bits: every generator takes it

@@ -33,7 +33,8 @@ def run(config: ReportConfig, out: Path, *, overwrite: bool = False, device: str
         ConflictError: `out` was made of other inputs.
         WorkError: The system refuses to write.
     """
-    settings = config.model_dump(mode="json", include={"pipeline", "title", "baselines", "edges", "samples"})
+    names = {"pipeline", "title", "baselines", "edges", "samples", "teachers", "rounds"}
+    settings = config.model_dump(mode="json", include=names)
     made_by = fingerprint("report", settings, dict(_inputs(config)))
     with StageOutput.open(out, "report", made_by, overwrite=overwrite) as output:
         if output.complete:
@@ -52,6 +53,7 @@ def _inputs(config: ReportConfig) -> Iterator[tuple[str, str]]:
     yield "train", read_manifest(config.prepared / "train").digest()
     for kind, folders, measured in (
         ("corpora", config.corpora, None),
+        ("backtranslation", config.backtranslation, None),
         ("distill", config.distill, SPEED),
         ("evaluations", config.evaluations, RESULT),
     ):
@@ -61,6 +63,8 @@ def _inputs(config: ReportConfig) -> Iterator[tuple[str, str]]:
                 yield from _file(f"{kind}.{named.name}.{measured}", named.path / measured)
     for named in config.models:
         yield from _file(f"models.{named.name}.{HISTORY}", named.path / HISTORY)
+    for part in config.backtranslation:
+        yield from _file(f"backtranslation.{part.name}.{HISTORY}", part.model / HISTORY)
 
 
 def _file(name: str, path: Path) -> Iterator[tuple[str, str]]:

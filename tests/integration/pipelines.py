@@ -30,7 +30,8 @@ _TRAINING = {
 
 def toy_text(folder: Path, *, rows: int, held_out: int) -> dict[str, Any]:
     """Write toy text and give a pipeline's `[data]` that names it."""
-    subprocess.run([sys.executable, GENERATOR, "--out", folder, "--rows", str(rows)], check=True)
+    numbers = ["--rows", str(rows), "--monolingual", str(3 * rows)]
+    subprocess.run([sys.executable, GENERATOR, "--out", folder, *numbers], check=True)
     for name in ("valid.src", "valid.tgt", "test.src", "test.tgt", "test.accepted.jsonl"):
         lines = (folder / name).read_text().splitlines(keepends=True)
         (folder / name).write_text("".join(lines[:held_out]))
@@ -48,12 +49,16 @@ def shrunk(file: Path, data: dict[str, Any] | None = None) -> dict[str, Any]:
     if data is not None:
         values["data"] = data
     values.setdefault("prepare", {})["vocabulary"] = {"size": 200, "byte_fallback": False}
-    for part in (values["teacher"], *values["students"]):
+    reverse = [values["backtranslation"]] if "backtranslation" in values else []
+    if data is not None:
+        for part in reverse:
+            part["text"] = [str(Path(data["train"]["target"]).with_name("mono.tgt"))]
+    for part in (values["teacher"], *reverse, *values["students"]):
         kind = MODELS[tag(part.get("model", {}).get("arch", DEFAULT_ARCH))]
         sizes = {name: value for name, value in _MODEL.items() if name in kind.model_fields}
         part["model"] = part.get("model", {}) | sizes
         part["training"] |= _TRAINING
-    for part in values["distill"]:
+    for part in (*reverse, *values["distill"]):
         part["workers"] = 1
         search = part.get("search", {})
         part["search"] = search | {name: min(search[name], 5) for name in ("beam", "nbest") if name in search}

@@ -21,6 +21,7 @@ from seqkd.corpus.reader import Corpus
 from seqkd.models.checkpoint import load_model, model_digest
 from seqkd.pipeline import read_pipeline
 from seqkd.plan import write_plan
+from seqkd.plan_rounds import rounds_of
 from seqkd.plan_stages import plan_stages
 from tests.integration.pipelines import (
     ROOT,
@@ -201,9 +202,14 @@ def test_every_shipped_pipeline_runs_through_the_command_line(
 ) -> None:
     monkeypatch.chdir(ROOT)
     values = shrunk(file, toy_text(tmp_path / "text", rows=200, held_out=20))
-    run_stages(write_pipeline(values, tmp_path), tmp_path / "runs")
+    written = write_pipeline(values, tmp_path)
+    run_stages(written, tmp_path / "runs")
     report = json.loads((tmp_path / "runs" / file.stem / "report" / "report.json").read_text())
-    assert len(report["models"]) == 1 + len(values["students"])
+    rounds = rounds_of(read_pipeline(written))
+    assert [model["name"] for model in report["models"]] == [
+        "teacher",
+        *(student.name for made in rounds for student in made.students),
+    ]
 
 
 def test_a_brought_teacher_brings_its_vocabulary(toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -80,6 +80,48 @@ class Sample:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RoundEntry:
+    """A student in one round.
+
+    Attributes:
+        student: Its name in the first round.
+        number: The round, from 1.
+        model: The evaluated model's name.
+        teacher: That of the round's teacher.
+    """
+
+    student: str
+    number: int
+    model: str
+    teacher: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SyntheticEntry:
+    """A corpus of back-translations.
+
+    Attributes:
+        name: Its name.
+        rows: Its rows.
+        ratio: Rows for each row of gold text.
+        tag: What its sources open with; "" for nothing.
+        rejected: Rows left out, by reason.
+        source_length: Mean source length in subwords, the tag counted.
+        target_length: Mean target length in subwords.
+        bleu: The reverse model's, greedy, on the validation text with its sides exchanged.
+    """
+
+    name: str
+    rows: int
+    ratio: float
+    tag: str
+    rejected: dict[str, int]
+    source_length: float
+    target_length: float
+    bleu: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Contents:
     """The report.
 
@@ -89,6 +131,8 @@ class Contents:
         corpora: Gold first.
         distill: Decodes.
         models: Evaluated models, as in the pipeline.
+        rounds: Students that were made again in each round, each with all its rounds; empty for one round.
+        synthetic: Back-translations.
         baselines: The student that a student's gain is over, by name.
         curves: Validations of each model that was trained here.
         samples: Training rows.
@@ -104,6 +148,8 @@ class Contents:
     corpora: tuple[CorpusEntry, ...]
     distill: tuple[DistillEntry, ...]
     models: tuple[EvaluationResult, ...]
+    rounds: tuple[RoundEntry, ...]
+    synthetic: tuple[SyntheticEntry, ...]
     baselines: dict[str, str]
     curves: dict[str, tuple[CurvePoint, ...]]
     samples: tuple[Sample, ...]
@@ -115,6 +161,10 @@ class Contents:
 
     def to_json(self) -> dict[str, Any]:
         """report.json: these keys stay; others may be added."""
+        synthetic = [
+            {"name": entry.name, "rows": entry.rows, "ratio": entry.ratio, "reverse_bleu": entry.bleu}
+            for entry in self.synthetic
+        ]
         return {
             "pipeline": self.pipeline,
             "corpora": [_corpus_json(corpus) for corpus in self.corpora],
@@ -129,9 +179,12 @@ class Contents:
                 for entry in self.distill
             ],
             "models": [
-                model_json(model) | {"baseline": self.baselines.get(model.name), "gain": self.gains(model)}
+                model_json(model)
+                | {"baseline": self.baselines.get(model.name), "gain": self.gains(model)}
+                | {"round": next((entry.number for entry in self.rounds if entry.model == model.name), None)}
                 for model in self.models
             ],
+            **({"backtranslation": synthetic} if synthetic else {}),
         }
 
     def gains(self, model: EvaluationResult) -> dict[str, float]:

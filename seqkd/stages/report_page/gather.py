@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from seqkd.config import ReportConfig
+from seqkd.config_report import SyntheticPath
 from seqkd.corpus.manifest import read_manifest
 from seqkd.corpus.reader import Corpus
 from seqkd.corpus.row_ids import row_ids
@@ -27,8 +28,10 @@ from seqkd.stages.report_page.contents import (
     CorpusEntry,
     CurvePoint,
     DistillEntry,
+    RoundEntry,
     Sample,
     SampleText,
+    SyntheticEntry,
 )
 
 ALIGNED_ROWS = 20_000  # at most so many rows are aligned for complexity and faithfulness
@@ -87,6 +90,12 @@ def gather(config: ReportConfig) -> Contents:
         corpora=corpora,
         distill=tuple(_distill(named.name, named.path) for named in config.distill),
         models=models,
+        rounds=tuple(
+            RoundEntry(student=student.name, number=number, model=model, teacher=teacher)
+            for student in config.rounds
+            for number, (model, teacher) in enumerate(zip(student.evaluations, config.teachers, strict=True), start=1)
+        ),
+        synthetic=tuple(_synthetic(part, gold.corpus.rows) for part in config.backtranslation),
         baselines=dict(config.baselines),
         curves={name: points for name, points in curves.items() if points},
         samples=_samples(gold, distilled, shared, config.samples),
@@ -103,7 +112,9 @@ def _kinds(config: ReportConfig) -> dict[str, str]:
     kinds = {named.name: "model" for named in config.models}  # teachers stand there by their names alone
     kinds |= {GOLD: "corpus", "teacher": "model"}
     kinds |= {f"corpus {named.name}": "corpus" for named in config.corpora}
-    kinds |= {f"k-best {named.name}": "kbest" for named in config.distill}
+    kinds |= {f"k-best {named.name}": "kbest" for named in (*config.distill, *config.backtranslation)}
+    kinds |= {f"corpus {named.name}": "corpus" for named in config.backtranslation}
+    kinds |= {part.model.name: "model" for part in config.backtranslation}
     return kinds | {f"student {named.name}": "model" for named in (*config.models, *config.evaluations)}
 
 
@@ -210,6 +221,23 @@ def compare(reference: str, text: str) -> tuple[tuple[str, bool], ...]:
     ours, theirs = text.split(), reference.split()
     blocks = difflib.SequenceMatcher(a=theirs, b=ours, autojunk=False).get_opcodes()
     return tuple((" ".join(ours[start:end]), tag != "equal") for tag, _, _, start, end in blocks if end > start)
+
+
+def _synthetic(part: SyntheticPath, gold: int) -> SyntheticEntry:
+    """Its rows are none of the gold text's, so that it stands apart from distilled corpora."""
+    manifest, points = read_manifest(part.path), _history(part.model)
+    best = read_manifest(part.model).extra.get("best_update")
+    rows = max(manifest.rows, 1)
+    return SyntheticEntry(
+        name=part.name,
+        rows=manifest.rows,
+        ratio=manifest.rows / gold,
+        tag=str(manifest.extra.get("tag", "")),
+        rejected=dict(manifest.counts),
+        source_length=manifest.source_tokens / rows,
+        target_length=manifest.target_tokens / rows,
+        bleu=next((point.valid_bleu for point in points if point.update == best), None),
+    )
 
 
 def _distill(name: str, path: Path) -> DistillEntry:

@@ -37,6 +37,8 @@ def render(contents: Contents) -> str:
         graph=draw_graph(contents.edges, contents.kinds),
         models=tables.models_table(contents) if models else None,
         corpora=tables.corpora_table(corpora),
+        rounds=_rounds(contents),
+        synthetic=tables.synthetic_table(contents.synthetic) if contents.synthetic else None,
         distill=tables.distill_table(contents.distill) if contents.distill else None,
         model_legend=[(name, plots.colour(index)) for index, name in enumerate(order)],
         corpus_legend=[(corpus.name, plots.colour(index)) for index, corpus in enumerate(corpora)],
@@ -85,6 +87,22 @@ def _quality_plots(contents: Contents) -> list[tuple[str, object, str]]:
         ),
     ]
     return [plot for plot in drawn if plot[1]]
+
+
+def _rounds(contents: Contents) -> dict[str, object] | None:
+    """Table, plot and legend of students that were made again in each round."""
+    if not contents.rounds:
+        return None
+    models = {model.name: model for model in contents.models}
+    teacher = models[contents.rounds[0].teacher]
+    students: dict[str, list[EvaluationResult]] = {}
+    for entry in contents.rounds:
+        students.setdefault(entry.student, []).append(models[entry.model])
+    return {
+        "table": tables.rounds_table(contents),
+        "plot": plots.rounds(teacher, students),
+        "legend": [(name, plots.colour(index)) for index, name in enumerate([teacher.name, *students])],
+    }
 
 
 def _gains(contents: Contents) -> tuple[str, object, str] | None:

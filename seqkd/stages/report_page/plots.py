@@ -124,6 +124,26 @@ def gold_and_distilled(twins: Sequence[Twins], measure: Measure, corpora: Sequen
     return _svg(figure, axes, "twins", numbers=False)
 
 
+def rounds(teacher: EvaluationResult, students: Mapping[str, Sequence[EvaluationResult]]) -> Markup:
+    """BLEU over rounds, at the largest beam or last decode: the teacher in round 0, and a line a student.
+
+    Args:
+        teacher: The first round's.
+        students: Each student's models, the first round's first; the teacher has the first colour, they those after it.
+    """
+    figure, axes = _figure("round", "BLEU")
+    start = teacher.decodes[teacher.quality].bleu
+    for index, members in enumerate(students.values(), start=1):
+        found = [start, *(model.decodes[model.quality].bleu for model in members)]
+        style = DASHES[index // COLOURS % 3]
+        axes.plot(range(len(found)), found, color=_SERIES[index % COLOURS], linewidth=1.6, linestyle=style)
+        for number, bleu in enumerate(found[1:], start=1):
+            _point(axes, number, bleu, _SERIES[index % COLOURS], marker="o", full=True)
+    _point(axes, 0, start, _SERIES[0], marker="o", full=True)
+    axes.xaxis.set_major_locator(MaxNLocator(6, steps=STEPS, integer=True))
+    return _svg(figure, axes, "rounds")
+
+
 def curves(series: Mapping[str, Sequence[CurvePoint]], order: Sequence[str], *, what: str) -> Markup:
     """Validation over updates, a line a model; empty where nothing was measured.
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from seqkd.metrics.results import EvaluationResult
-from seqkd.stages.report_page.contents import Contents, CorpusEntry, DistillEntry
+from seqkd.stages.report_page.contents import Contents, CorpusEntry, DistillEntry, RoundEntry, SyntheticEntry
 from seqkd.stages.report_page.findings import MINUS
 from seqkd.stages.report_page.plots import colour
 from seqkd.stages.report_page.twins import decode_label
@@ -96,13 +96,83 @@ def _gain(contents: Contents, model: EvaluationResult, decode: str) -> Cell:
     gain = contents.gains(model).get(decode)
     if gain is None:
         return number(None, 2)
-    shown = f"{round(gain, 2) + 0.0:+.2f}".replace("-", MINUS)  # no -0.0
-    return Cell(text=shown, sort=repr(gain), note=contents.baselines[model.name])
+    return _signed(gain, note=contents.baselines[model.name])
+
+
+def _signed(value: float, *, note: str = "") -> Cell:
+    shown = f"{round(value, 2) + 0.0:+.2f}".replace("-", MINUS)  # no -0.0
+    return Cell(text=shown, sort=repr(value), note=note)
 
 
 def _over(models: Sequence[EvaluationResult]) -> str:
     over = {model.baseline.decode for model in models if model.baseline is not None}
     return "over the teacher" + (f" at beam {min(over)}" if len(over) == 1 and min(over).isdecimal() else "")
+
+
+def rounds_table(contents: Contents) -> Table:
+    """A row for each student and round, after the first teacher's; gains are over the student's first round."""
+    models = {model.name: model for model in contents.models}
+    teacher = models[contents.rounds[0].teacher]
+    found = [models[entry.model] for entry in contents.rounds]
+    firsts = {entry.student: models[entry.model] for entry in contents.rounds if entry.number == 1}
+    all_models = [teacher, *found]
+    students = list(firsts)
+
+    def gain(entry: RoundEntry) -> Cell:
+        first, model = firsts[entry.student], models[entry.model]
+        if entry.number == 1:
+            return number(None, 2)
+        return _signed(model.decodes[model.quality].bleu - first.decodes[first.quality].bleu)
+
+    named = [
+        Cell(text=entry.student, sort=entry.student, series=colour(1 + students.index(entry.student)))
+        for entry in contents.rounds
+    ]
+    return _table(
+        [
+            (
+                Head(name="Student", number=False),
+                [Cell(text=teacher.name, sort=teacher.name, series=colour(0), note="teacher"), *named],
+            ),
+            (Head(name="Round"), [number(0, 0), *(number(entry.number, 0) for entry in contents.rounds)]),
+            (Head(name="Taught by", number=False), [text(""), *(text(entry.teacher) for entry in contents.rounds)]),
+            (Head(name="Trained on", number=False), [text(model.trained_on) for model in all_models]),
+            (
+                Head(name="BLEU", unit="first decode"),
+                highest([model.decodes[model.quick].bleu for model in all_models], 2),
+            ),
+            (
+                Head(name="BLEU", unit="largest beam or last decode"),
+                highest([model.decodes[model.quality].bleu for model in all_models], 2),
+            ),
+            (Head(name="Gain", unit="BLEU, over round 1"), [number(None, 2), *map(gain, contents.rounds)]),
+            (
+                Head(name="Valid outputs", unit="%, first decode"),
+                highest([percent(model.decodes[model.quick].valid) for model in all_models], 1),
+            ),
+            (Head(name="Perplexity", unit="per token"), [number(model.perplexity, 2) for model in all_models]),
+            (
+                Head(name="Mode", unit="probability, %"),
+                [number(percent(model.mode_probability), 2) for model in all_models],
+            ),
+        ]
+    )
+
+
+def synthetic_table(entries: Sequence[SyntheticEntry]) -> Table:
+    """Back-translations."""
+    return _table(
+        [
+            (Head(name="Corpus", number=False), [text(entry.name) for entry in entries]),
+            (Head(name="Rows"), [number(entry.rows, 0) for entry in entries]),
+            (Head(name="Ratio", unit="rows for each gold row"), [number(entry.ratio, 2) for entry in entries]),
+            (Head(name="Left out", unit="rows"), [number(sum(entry.rejected.values()), 0) for entry in entries]),
+            (Head(name="Tag", number=False), [text(entry.tag) for entry in entries]),
+            (Head(name="Source length", unit="subwords"), [number(entry.source_length, 2) for entry in entries]),
+            (Head(name="Target length", unit="subwords"), [number(entry.target_length, 2) for entry in entries]),
+            (Head(name="Reverse model", unit="validation BLEU"), [number(entry.bleu, 2) for entry in entries]),
+        ]
+    )
 
 
 def corpora_table(corpora: Sequence[CorpusEntry]) -> Table:

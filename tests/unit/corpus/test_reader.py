@@ -69,8 +69,9 @@ def test_a_reversed_corpus_has_its_sides_exchanged(folder: Path) -> None:
 def test_a_reversed_corpus_has_its_vocabularies_exchanged(folder: Path) -> None:
     manifest = read_manifest(folder)
     (folder / "manifest.json").unlink()
-    own = {"vocabulary": "t" * 64, "source_tokens": 3, "target_tokens": 5, "extra": {"source_vocabulary": "s" * 64}}
-    write_manifest(folder, dataclasses.replace(manifest, **own))
+    extra = {"source_vocabulary": "s" * 64}
+    own = dataclasses.replace(manifest, vocabulary="t" * 64, source_tokens=3, target_tokens=5, extra=extra)
+    write_manifest(folder, own)
     turned = Corpus.open(folder).reversed().manifest
     assert (turned.vocabulary, turned.extra["source_vocabulary"]) == ("s" * 64, "t" * 64)
     assert (turned.source_tokens, turned.target_tokens) == (5, 3)

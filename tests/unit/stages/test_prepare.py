@@ -185,7 +185,7 @@ class Killed(BaseException):
     """Stands for a process that ends at once."""
 
 
-STEPS = ("screen", "Vocabulary.train", "write_shard", "_write_rejected", "_copy_accepted", "StageOutput.commit")
+STEPS = ("screen", "Vocabulary.train", "write_shard", "list_rejected", "_copy_accepted", "StageOutput.commit")
 
 
 @pytest.mark.parametrize("step", STEPS)

@@ -1,4 +1,4 @@
-"""Teachers whose numbers overflow in bf16: what each stage counts and says, and that float32 is what it wrote."""
+"""Teachers whose numbers overflow in bf16 and fp16: what stages count and say, and that float32 is what they wrote."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def _partial(config: SoftTargetsConfig, folder: Path, monkeypatch: pytest.Monkey
 def test_evaluate(root: Path, tmp_path: Path) -> None:
     config = EvaluateConfig(
         name="teacher", model=root / "teacher", role="student", corpus=root / "gold" / "test", trained_on="gold",
-        beams=(1, 2), search=SearchConfig(max_length_extra=5), batch_tokens=200, precision="bf16",
+        beams=(1, 2), search=SearchConfig(max_length_extra=5), batch_tokens=200, precision="fp16",
     )  # fmt: skip
     evaluate.run(config, tmp_path / "out", device="cpu")
     assert read_manifest(tmp_path / "out").counts == {"retried in float32": 3 * 10}  # two beams and the perplexity
@@ -90,7 +90,7 @@ def test_evaluate(root: Path, tmp_path: Path) -> None:
 
 def test_translate_and_score(root: Path, capfd: pytest.CaptureFixture[str]) -> None:
     written = {}
-    for precision in ("bf16", "float32"):
+    for precision in ("fp16", "float32"):
         team = load_team([root / "teacher"], device="cpu", precision=precision)
         translator = Translator(team, BeamSettings(beam=2, max_length_extra=5), batch_tokens=200)
         out, scores = io.BytesIO(), io.BytesIO()
@@ -99,7 +99,7 @@ def test_translate_and_score(root: Path, capfd: pytest.CaptureFixture[str]) -> N
         score_files([root / "teacher"], *files, scores, device="cpu", precision=precision, batch_tokens=200)
         written[precision] = out.getvalue(), scores.getvalue()
         said = capfd.readouterr().err
-        assert ("line 1 overflowed in bf16: decoded in float32" in said) == (precision == "bf16")
-        assert ("10 pairs overflowed in bf16 and were scored again in float32" in said) == (precision == "bf16")
+        assert ("line 1 overflowed in fp16: decoded in float32" in said) == (precision == "fp16")
+        assert ("10 pairs overflowed in fp16 and were scored again in float32" in said) == (precision == "fp16")
         assert "line 2" not in said
-    assert written["bf16"] == written["float32"]
+    assert written["fp16"] == written["float32"]

@@ -114,4 +114,4 @@ def test_learns_to_translate(tmp_path: Path, prepared: Path, arch: str) -> None:
     training = {"max_updates": 250, "batch_tokens": 600, "warmup_updates": 50, "validate_every": 125, "average": 1}
     train.run(config(prepared, arch, **training), tmp_path, device="cpu")
     lines = json.loads((tmp_path / "history.json").read_text())
-    assert lines[-1]["valid_bleu"] > 60
+    assert lines[-1]["valid_bleu"] > 50

@@ -23,9 +23,10 @@ from seqkd.errors import WorkError
 from seqkd.models.checkpoint import load_weights, weights_of
 from seqkd.objectives.base import Batch, Objective
 from seqkd.progress import Progress, say
+from seqkd.stopping import StopRequest
 from seqkd.training.data import TrainingData, name_rows, read_ahead
 from seqkd.training.optim import OptimSettings, build_optimizer, learning_rate
-from seqkd.training.runtime import Precision, StopRequest
+from seqkd.training.runtime import Precision
 from seqkd.training.state import (
     TrainState,
     Validation,

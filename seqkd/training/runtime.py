@@ -5,8 +5,6 @@ from __future__ import annotations
 import ctypes
 import logging
 import os
-import signal
-from types import FrameType, TracebackType
 from typing import Any, Literal
 
 import torch
@@ -73,36 +71,3 @@ def keep_freed_memory() -> None:
         mallopt(_M_MMAP_MAX, 0)
         mallopt(_M_TRIM_THRESHOLD, _INT_MAX)
         mallopt(_M_TOP_PAD, _TOP_PAD)
-
-
-class StopRequest:
-    """Notes SIGTERM and Ctrl-C, so that work can come to a good end; a second one ends the process at once.
-
-    Use as a context manager.
-
-    Attributes:
-        made: Whether one has come.
-    """
-
-    def __init__(self) -> None:
-        self.made = False
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> StopRequest:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            self._before[number] = signal.signal(number, self._note)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._restore()
-
-    def _note(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
-        self.made = True
-        self._restore()
-
-    def _restore(self) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-        self._before = {}

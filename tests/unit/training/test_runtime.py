@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from seqkd.errors import InputError
-from seqkd.training.runtime import StopRequest, choose_precision, keep_freed_memory
+from seqkd.stopping import StopRequest
+from seqkd.training.runtime import choose_precision, keep_freed_memory
 
 
 def test_precision() -> None:

@@ -9,14 +9,18 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from enum import Enum
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from seqkd import __version__
 from seqkd.cli_interop import exports, imports
 from seqkd.errors import ConflictError, InputError, SeqkdError
+
+if TYPE_CHECKING:
+    from seqkd.engines.work import Scale
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
@@ -71,6 +75,23 @@ class Stopping(str, Enum):
     exact = "exact"
 
 
+class Engine(str, Enum):
+    """Where shards are worked on."""
+
+    local = "local"
+    ray = "ray"
+
+
+Engines = Annotated[
+    Engine,
+    typer.Option(
+        "--engine", help="local: processes of this machine; ray: the cluster of RAY_ADDRESS, or one started here"
+    ),
+]
+Worker = Annotated[
+    str | None,
+    typer.Option(metavar="I/N", help="do only every N-th shard, from the I-th; N such workers share --out"),
+]
 Weights = Annotated[Precision, typer.Option("--precision", help="of the weights")]
 BatchTokens = Annotated[int, typer.Option(min=1, help="tokens worked on together")]
 
@@ -143,13 +164,23 @@ def _plan(
 
 
 def _run_stage(
-    name: str, kind: str, config: Path, out: Path, *, overwrite: bool, overwrite_changed: bool, device: str
+    name: str,
+    kind: str,
+    config: Path,
+    out: Path,
+    *,
+    overwrite: bool,
+    overwrite_changed: bool,
+    device: str,
+    scale: Scale | None = None,
 ) -> None:
-    """Run the stage `name`, whose settings are `seqkd.config`'s class `kind`."""
+    """Run the stage `name`, whose settings are `seqkd.config`'s class `kind`; `scale` is for those that have it."""
     from seqkd.config import load_stage
 
     settings = load_stage(getattr(importlib.import_module("seqkd.config"), kind), config)
     run = importlib.import_module(f"seqkd.stages.{name}").run
+    if scale is not None:
+        run = partial(run, scale=scale)
     try:
         run(settings, out, overwrite=overwrite, device=device)
     except ConflictError:
@@ -157,7 +188,22 @@ def _run_stage(
             raise
         # A folder that is in use, or is not seqkd's, refuses this too.
         run(settings, out, overwrite=True, device=device)
-    os.utime(out / "manifest.json")  # Make compares times: a stage with nothing to do is up to date again
+    if scale is None or scale.part is None or (out / "manifest.json").exists():
+        os.utime(out / "manifest.json")  # Make compares times: a stage with nothing to do is up to date again
+
+
+def _scale(engine: Engine, worker: str | None, *, overwrite: bool) -> Scale:
+    from seqkd.corpus.locks import Part
+    from seqkd.engines.work import Scale
+
+    if worker is not None and overwrite:
+        raise InputError(
+            "one worker of several cannot start anew: it would delete what the others have made",
+            where="--worker",
+            expected="no --overwrite and no --overwrite-changed",
+            hint="delete the output folder before the workers start",
+        )
+    return Scale(engine.value, None if worker is None else Part.parse(worker))
 
 
 def _stage_command(name: str, kind: str) -> Callable[[Path, Path, bool, bool, str, bool], None]:
@@ -178,7 +224,6 @@ def _stage_command(name: str, kind: str) -> Callable[[Path, Path, bool, bool, st
 
 for _name, _kind, _help in (
     ("train", "TrainConfig", "A corpus to a model."),
-    ("select", "SelectConfig", "K-best lists to a distilled corpus."),
     ("evaluate", "EvaluateConfig", "Quality and speed of a model on a test corpus."),
     ("report", "ReportConfig", "Everything a pipeline made, on one page."),
 ):
@@ -202,6 +247,31 @@ def _prepare(
     _run_stage(name, kind, config, out, overwrite=overwrite, overwrite_changed=overwrite_changed, device=device)
 
 
+@app.command("select")
+def _select(
+    config: Config,
+    out: Out,
+    engine: Engines = Engine.local,
+    worker: Worker = None,
+    overwrite: Overwrite = False,
+    overwrite_changed: OverwriteChanged = False,
+    device: Device = "auto",
+    debug: Debug = False,  # noqa: ARG001
+) -> None:
+    """K-best lists to a distilled corpus."""
+    scale = _scale(engine, worker, overwrite=overwrite or overwrite_changed)
+    _run_stage(
+        "select",
+        "SelectConfig",
+        config,
+        out,
+        overwrite=overwrite,
+        overwrite_changed=overwrite_changed,
+        device=device,
+        scale=scale,
+    )
+
+
 @app.command("distill")
 def _distill(
     config: Config,
@@ -209,14 +279,31 @@ def _distill(
     soft_targets: Annotated[
         bool, typer.Option("--soft-targets", help="distributions at the corpus' own target positions, no k-best lists")
     ] = False,
+    engine: Engines = Engine.local,
+    worker: Worker = None,
     overwrite: Overwrite = False,
     overwrite_changed: OverwriteChanged = False,
     device: Device = "auto",
     debug: Debug = False,  # noqa: ARG001
 ) -> None:
     """Teachers and a corpus to k-best lists, or to soft targets."""
-    name, kind = ("soft_targets", "SoftTargetsConfig") if soft_targets else ("distill", "DistillConfig")
-    _run_stage(name, kind, config, out, overwrite=overwrite, overwrite_changed=overwrite_changed, device=device)
+    scale = _scale(engine, worker, overwrite=overwrite or overwrite_changed)
+    if soft_targets and (engine is not Engine.local or worker is not None):
+        raise InputError(
+            "--soft-targets with --engine or --worker",
+            expected="one of them",
+            hint="soft targets are one pass over a corpus and are written by one process",
+        )
+    _run_stage(
+        "soft_targets" if soft_targets else "distill",
+        "SoftTargetsConfig" if soft_targets else "DistillConfig",
+        config,
+        out,
+        overwrite=overwrite,
+        overwrite_changed=overwrite_changed,
+        device=device,
+        scale=None if soft_targets else scale,
+    )
 
 
 @app.command("translate")

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import re
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -37,7 +38,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
     Raises:
         WorkError: The system refuses: disk full, no permission.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # No process number: two machines that share the folder may have the same.
+    temporary = path.with_name(f".{path.name}.{secrets.randbits(48)}.tmp")
     try:
         yield temporary
         sync(temporary)
@@ -67,6 +69,14 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it that are missing, to stay: their names are on the disk before this returns."""
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    for folder in reversed(missing):
+        sync(folder.parent)
 
 
 def is_temporary(name: str) -> bool:

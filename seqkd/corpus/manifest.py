@@ -5,8 +5,6 @@ Manifests hold no time, host or path: the same inputs and settings give the same
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import json
 import os
 import shutil
@@ -16,8 +14,9 @@ from types import TracebackType
 from typing import Any
 
 from seqkd import __version__
-from seqkd.corpus.files import atomic_path, atomic_write, is_temporary, sync, work_error
+from seqkd.corpus.files import atomic_path, atomic_write, is_temporary, make_folder, sync, work_error
 from seqkd.corpus.fingerprints import canonical, differences, fingerprint
+from seqkd.corpus.locks import FolderLock, Part, is_lock
 from seqkd.corpus.records import (
     FORMAT,
     Manifest,
@@ -29,7 +28,7 @@ from seqkd.corpus.records import (
     shard_index,
     shard_name,
 )
-from seqkd.errors import ConflictError, CorpusError, WorkError
+from seqkd.errors import ConflictError, CorpusError
 
 __all__ = [
     "MANIFEST",
@@ -48,7 +47,6 @@ __all__ = [
 
 MANIFEST = "manifest.json"
 PARTIAL = "partial.json"  # lies in a folder under way and holds the fingerprint it is made with
-LOCK = ".lock"
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
@@ -97,7 +95,8 @@ class StageOutput:
     """A stage's output folder while the stage works on it; use as a context manager.
 
     `open` answers what is to be done: nothing (`complete`), go on after what is there, or start. One process holds the
-    folder at a time. The folder becomes whole with `commit`; left without it, it can be gone on with.
+    folder at a time, or several workers with a part each; of these the last one finishes it (`last`). The folder
+    becomes whole with `commit`; left without it, it can be gone on with.
 
     Attributes:
         path: The folder.
@@ -110,7 +109,7 @@ class StageOutput:
         self.kind = kind
         self.fingerprint = made_by
         self.manifest: Manifest | None = None
-        self._lock: int | None = None
+        self._lock: FolderLock | None = None
 
     @property
     def complete(self) -> bool:
@@ -118,29 +117,34 @@ class StageOutput:
         return self.manifest is not None
 
     @classmethod
-    def open(cls, out: Path, kind: str, fingerprint: Mapping[str, Any], *, overwrite: bool) -> StageOutput:
+    def open(
+        cls, out: Path, kind: str, fingerprint: Mapping[str, Any], *, overwrite: bool, part: Part | None = None
+    ) -> StageOutput:
         """Look at `out`, make it ours if there is work to do, and hold it until `close`.
 
         Args:
             out: The folder; made if it is not there.
             kind: The manifest's kind.
             fingerprint: What the output is made from; see `fingerprint()`.
-            overwrite: Empty the folder and start anew, whatever seqkd wrote there.
+            overwrite: Empty the folder and start anew, whatever seqkd wrote there; not with a part.
+            part: Share the folder with other workers, as the one who does this part.
 
         Raises:
             ConflictError: It was made or begun with another fingerprint (each differing key is named), it is not
-                seqkd's and not empty, or another process is at work in it.
+                seqkd's and not empty, or another process is at work in it, or at this part.
             WorkError: The system refuses: disk full, no permission.
         """
         output = cls(out, kind, json.loads(canonical(dict(fingerprint))))
         try:
             output._look(overwrite)  # before anything is touched: a folder that is refused stays as it was
             if not output.complete:
-                out.mkdir(parents=True, exist_ok=True)
-                output._take_lock()
+                make_folder(out)
+                output._lock = FolderLock(out, part)
                 empty = output._look(overwrite)  # again: it may have changed until the lock was ours
                 if not output.complete:
-                    output._start(empty)
+                    if output._lock.alone:  # or another worker did it
+                        output._start(empty)
+                    output._lock.share()
         except OSError as error:
             output.close()
             raise work_error(error, out, "cannot be used as output folder") from error
@@ -151,6 +155,14 @@ class StageOutput:
             output.close()
         return output
 
+    def last(self) -> bool:
+        """Whether this process is to finish the folder: it alone works there, from now on, if other workers ever did.
+
+        On False the folder is closed: a worker that is still there will be asked the same.
+        """
+        assert self._lock is not None
+        return self._lock.hold_alone()
+
     def commit(self, manifest: Manifest) -> None:
         """Make the folder whole: fsync all that is in it, then write the manifest.
 
@@ -160,8 +172,8 @@ class StageOutput:
         """
         if manifest.kind != self.kind or manifest.fingerprint != self.fingerprint:
             raise ValueError("the manifest's kind and fingerprint must be those that the folder was opened with")
-        if self._lock is None:
-            raise ValueError("the folder is closed, or was complete from the start")
+        if self._lock is None or not self._lock.alone:
+            raise ValueError("the folder is closed, shared, or was complete from the start")
         try:
             for folder, _, files in os.walk(self.path):
                 for name in files:
@@ -170,6 +182,9 @@ class StageOutput:
                 sync(Path(folder))
             write_manifest(self.path, manifest)
             (self.path / PARTIAL).unlink(missing_ok=True)
+            for entry in self.path.iterdir():
+                if is_lock(entry.name):  # those of workers that were killed, too
+                    entry.unlink()
         except OSError as error:
             raise work_error(error, self.path, "cannot be finished") from error
         self.manifest = manifest
@@ -177,9 +192,7 @@ class StageOutput:
     def close(self) -> None:
         """Let go of the folder; other processes may take it."""
         if self._lock is not None:
-            with contextlib.suppress(OSError):
-                (self.path / LOCK).unlink()
-            os.close(self._lock)
+            self._lock.release()
             self._lock = None
 
     def __enter__(self) -> StageOutput:
@@ -195,7 +208,7 @@ class StageOutput:
         if self.path.exists() and not self.path.is_dir():
             raise ConflictError("is a file", where=str(self.path), expected="a folder, or nothing yet")
         names = {entry.name for entry in self.path.iterdir()} if self.path.is_dir() else set()
-        if not any(name != LOCK and not is_temporary(name) for name in names):
+        if all(is_lock(name) or is_temporary(name) for name in names):
             return False
         try:
             begun = self._begun() if PARTIAL in names else None
@@ -238,37 +251,13 @@ class StageOutput:
             hint="choose another --out, or empty the folder yourself: seqkd deletes only what it made",
         )
 
-    def _take_lock(self) -> None:
-        path = self.path / LOCK
-        while True:
-            lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                # Its last holder may have removed the file between our two calls: then this lock guards nothing.
-                if os.fstat(lock).st_ino == path.stat().st_ino:
-                    self._lock = lock
-                    return
-            except BlockingIOError:
-                os.close(lock)
-                raise ConflictError(
-                    "in use by another process",
-                    where=str(self.path),
-                    hint="wait until it is done; the folder is free as soon as that process ends",
-                ) from None
-            except FileNotFoundError:
-                pass
-            except OSError as error:
-                os.close(lock)
-                raise WorkError(f"cannot be locked: {error.strerror}", where=str(path)) from error
-            os.close(lock)
-
     def _start(self, empty: bool) -> None:
         if empty:
             # Ours, but to be emptied: a crash from here on leaves a folder that the next run empties, not a mixture.
             self._note(None)
             (self.path / MANIFEST).unlink(missing_ok=True)
         for entry in self.path.iterdir():
-            if (empty and entry.name not in (LOCK, PARTIAL)) or is_temporary(entry.name):
+            if (empty and entry.name != PARTIAL and not is_lock(entry.name)) or is_temporary(entry.name):
                 if entry.is_dir() and not entry.is_symlink():
                     shutil.rmtree(entry)
                 else:

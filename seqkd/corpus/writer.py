@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Container
 from pathlib import Path
 
 import pyarrow as pa
@@ -44,10 +45,14 @@ def write_shard(folder: Path, index: int, table: pa.Table) -> ShardInfo:
     return ShardInfo(name=name, rows=table.num_rows, sha256=hashlib.sha256(data).hexdigest(), bytes=data.nbytes)
 
 
-def finished_shards(folder: Path) -> dict[int, ShardInfo]:
+def finished_shards(folder: Path, wanted: Container[int] | None = None) -> dict[int, ShardInfo]:
     """The shards that an interrupted run left, by number; what is missing here is still to be written.
 
     Each is read whole and checked. A damaged one is named on stderr and left out, so that it is written again.
+
+    Args:
+        folder: Where they are.
+        wanted: Numbers of those to look at; None for all.
 
     Raises:
         WorkError: The system refuses to list or read.
@@ -59,7 +64,7 @@ def finished_shards(folder: Path) -> dict[int, ShardInfo]:
         raise work_error(error, folder, "cannot be listed") from error
     for path in paths:
         index = shard_index(path.name)
-        if index is None:
+        if index is None or (wanted is not None and index not in wanted):
             continue
         try:
             data = path.read_bytes()

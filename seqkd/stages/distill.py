@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import json
-import time
-from collections import deque
-from collections.abc import Iterator
-from concurrent.futures import Future
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,27 +13,40 @@ import pyarrow.compute as pc
 import torch
 
 from seqkd.config import DistillConfig
-from seqkd.corpus.manifest import Manifest, StageOutput, atomic_write, fingerprint
+from seqkd.corpus.locks import Part
+from seqkd.corpus.manifest import Manifest, ShardInfo, StageOutput, atomic_write, fingerprint
 from seqkd.corpus.reader import Corpus
 from seqkd.corpus.schema import KBEST_SCHEMA
 from seqkd.corpus.writer import finished_shards, write_shard
-from seqkd.errors import CorpusError, WorkError
+from seqkd.engines.local import cores
+from seqkd.engines.work import HERE, Scale, ShardWork
+from seqkd.errors import CorpusError
 from seqkd.models.checkpoint import SOURCE_VOCABULARY, VOCABULARY, model_digest
-from seqkd.progress import Progress, say
+from seqkd.progress import say
 from seqkd.search import BeamSearch, BeamSettings
-from seqkd.search.loading import SearchTeam, load_team, resolve_device, team_precision
+from seqkd.search.loading import Precision, SearchTeam, load_team, resolve_device, team_precision
 from seqkd.stages.counting import RETRIED, note_counts, noted_counts
-from seqkd.stages.workers import belong_to_parent, cores, worker_pool
+from seqkd.stages.sharing import Made, all_shards, make_shards
 from seqkd.text.vocabulary import Vocabulary
 
+SPEED = "speed.json"
 # Rows are decoded in fixed pieces, so that neither the number of processes nor a restart changes which sentences share
 # a batch, and with that not a bit of the result.
 CHUNK_ROWS = 2048
 
 
 @dataclass(frozen=True, slots=True)
+class _Piece:
+    """Rows `start` to `stop` of a shard."""
+
+    shard: int
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True, slots=True)
 class _Decoded:
-    """One piece of a shard, decoded."""
+    """One piece, decoded."""
 
     rows: list[dict[str, Any]]
     truncated: int
@@ -45,15 +54,24 @@ class _Decoded:
 
 
 class _Worker:
-    """Decodes pieces of a corpus; one in each process."""
+    """Decodes pieces of a corpus; one in each process.
 
-    def __init__(self, config: DistillConfig, device: str) -> None:
+    Args:
+        config: The stage's settings.
+        device: Where the models are.
+        precision: Of their weights.
+        threads: Of torch on the CPU; None for as many as it takes by itself.
+    """
+
+    def __init__(self, config: DistillConfig, device: str, precision: Precision, threads: int | None) -> None:
+        if threads is not None:
+            torch.set_num_threads(threads)
         self.config = config
         self.corpus = Corpus.open(config.corpus, "corpus")
-        self.team: SearchTeam = load_team(config.models, device=device, precision=config.precision)
+        self.team: SearchTeam = load_team(config.models, device=device, precision=precision)
 
-    def decode(self, shard: int, start: int, stop: int) -> _Decoded:
-        table = self.corpus.read_shard(shard, ["id", "source_ids"]).slice(start, stop - start)
+    def __call__(self, piece: _Piece) -> _Decoded:
+        table = self.corpus.read_shard(piece.shard, ["id", "source_ids"]).slice(piece.start, piece.stop - piece.start)
         sources: dict[int, list[int]] = dict(
             zip(table.column("id").to_pylist(), table.column("source_ids").to_pylist(), strict=True)
         )
@@ -72,32 +90,27 @@ class _Worker:
         return _Decoded(rows, len(search.truncated), len(search.retried))
 
 
-_worker: _Worker | None = None
-
-
-def _start_worker(config: DistillConfig, device: str) -> None:
-    global _worker
-    belong_to_parent()
-    torch.set_num_threads(1)
-    _worker = _Worker(config, device)
-
-
-def _work(shard: int, start: int, stop: int) -> _Decoded:
-    assert _worker is not None
-    return _worker.decode(shard, start, stop)
-
-
-def run(config: DistillConfig, out: Path, *, overwrite: bool = False, device: str = "auto") -> None:
+def run(
+    config: DistillConfig, out: Path, *, overwrite: bool = False, device: str = "auto", scale: Scale = HERE
+) -> None:
     """Decode every row of `config.corpus` into `out`, a folder of k-best lists; one shard for each shard read.
+
+    Args:
+        config: The stage's settings.
+        out: Output folder.
+        overwrite: Start anew where `out` was made with other settings.
+        device: auto, cpu, cuda or cuda:N; on a Ray cluster auto, cpu or cuda.
+        scale: Where the work is done, and which part of it.
 
     Raises:
         CorpusError: The corpus is missing or damaged, or was made with another vocabulary than the teacher.
-        ConflictError: `out` was made with other settings.
-        WorkError: Logits are not finite, memory or disk ran out, a worker died.
+        ConflictError: `out` was made with other settings, or another process is at work in it.
+        InputError: No such device or precision; there is no Ray.
+        WorkError: Logits are not finite, memory or disk ran out, a worker died, the run was stopped.
     """
     corpus = Corpus.open(config.corpus, "corpus")
     _check_vocabulary(corpus, config)
-    where = resolve_device(device)
+    where = _device(device, scale)
     precision = team_precision(config.models, config.precision, where)
     inputs = {"corpus": corpus.manifest.digest()}
     inputs |= {f"model{number}": model_digest(path) for number, path in enumerate(config.models, start=1)}
@@ -111,42 +124,45 @@ def run(config: DistillConfig, out: Path, *, overwrite: bool = False, device: st
         },
         inputs,
     )
-    with StageOutput.open(out, "kbest", made_by, overwrite=overwrite) as output:
+    with StageOutput.open(out, "kbest", made_by, overwrite=overwrite, part=scale.part) as output:
         if output.complete:
             say(f"distill: {out} is up to date")
             return
-        started = time.monotonic()
-        finished = finished_shards(out)
-        rows = sum(corpus.shards[shard].rows for shard in finished)
-        workers = config.workers or cores()
-        with Progress("distill", corpus.rows, "sentences", done=rows) as progress:
-            for shard, decoded in _decode_shards(config, corpus, set(finished), where, workers):
-                counts = {
-                    "source truncated": sum(piece.truncated for piece in decoded),
-                    RETRIED: sum(piece.retried for piece in decoded),
-                }
-                note_counts(out, shard, counts)
-                table = pa.Table.from_pylist([row for piece in decoded for row in piece.rows], schema=KBEST_SCHEMA)
-                finished[shard] = write_shard(out, shard, table)
-                progress.advance(table.num_rows)
-        seconds = time.monotonic() - started
-        done = corpus.rows - rows
-        speed = {
-            "sentences_per_second": done / seconds if done else None,
-            "seconds": seconds,
-            "device": str(where),
-            "precision": precision,
-            "workers": workers if where.type == "cpu" else 1,
-        }
-        atomic_write(out / "speed.json", (json.dumps(speed, indent=2) + "\n").encode())
+        rows = [shard.rows for shard in corpus.shards]
+        processes = 0 if where.type != "cpu" or config.workers == 1 else config.workers or cores()
+        finished = partial(finished_shards, out)
+        made = make_shards(
+            output,
+            ShardWork(
+                start=partial(
+                    _Worker, config, str(where), precision, 1 if processes or scale.engine == "ray" else None
+                ),
+                # A GPU decodes a whole shard at once: each piece ends with a batch that runs empty.
+                pieces=partial(_pieces, rows, CHUNK_ROWS if where.type == "cpu" else max(rows, default=1)),
+                finish=partial(_write, out),
+            ),
+            label="distill",
+            unit="sentences",
+            rows=rows,
+            finished=finished,
+            scale=scale,
+            processes=processes,
+            workers=config.workers,
+            gpu=where.type == "cuda",
+        )
+        _note_speed(out, made, scale.part, device=str(where), precision=precision)
+        shards = all_shards(output, made.shards, label="distill", total=len(rows), finished=finished, part=scale.part)
+        if shards is None:
+            return
+        speed = _join_speeds(out)
         output.commit(
             Manifest(
                 kind="kbest",
                 fingerprint=made_by,
                 rows=corpus.rows,
                 source_tokens=corpus.manifest.source_tokens,
-                target_tokens=_target_tokens(out, [finished[shard].name for shard in sorted(finished)]),
-                shards=[finished[shard] for shard in sorted(finished)],
+                target_tokens=_target_tokens(out, [shard.name for shard in shards]),
+                shards=shards,
                 vocabulary=corpus.manifest.vocabulary,
                 counts=noted_counts(out),
                 extra={
@@ -157,7 +173,57 @@ def run(config: DistillConfig, out: Path, *, overwrite: bool = False, device: st
                 },
             )
         )
-    say(f"distill: {corpus.rows:,} k-best lists in {out}, {done / seconds:,.0f} sentences/s")
+    say(f"distill: {corpus.rows:,} k-best lists in {out}, {speed:,.0f} sentences/s")
+
+
+def _device(device: str, scale: Scale) -> torch.device:
+    if scale.engine == "local":
+        return resolve_device(device)
+    from seqkd.engines import ray  # its package is an extra
+
+    return torch.device(ray.cluster_device(device))
+
+
+def _pieces(rows: list[int], size: int, shard: int) -> list[_Piece]:
+    return [_Piece(shard, start, min(start + size, rows[shard])) for start in range(0, rows[shard], size)]
+
+
+def _write(out: Path, shard: int, decoded: list[_Decoded]) -> ShardInfo:
+    counts = {
+        "source truncated": sum(piece.truncated for piece in decoded),
+        RETRIED: sum(piece.retried for piece in decoded),
+    }
+    note_counts(out, shard, counts)
+    table = pa.Table.from_pylist([row for piece in decoded for row in piece.rows], schema=KBEST_SCHEMA)
+    return write_shard(out, shard, table)
+
+
+def _note_speed(out: Path, made: Made, part: Part | None, *, device: str, precision: Precision) -> None:
+    """How fast this run was. Of workers of one output each has its own, until the last one adds them up."""
+    values = {
+        "sentences_per_second": made.rows / made.seconds if made.rows else None,
+        "seconds": made.seconds,
+        "device": device,
+        "precision": precision,
+    }
+    name = SPEED if part is None else f"speed-{part.index}-of-{part.count}.json"
+    atomic_write(out / name, (json.dumps(values, indent=2) + "\n").encode())
+
+
+def _join_speeds(out: Path) -> float:
+    """Add up the speeds of workers, as if they all had worked at the same time; give sentences a second."""
+    parts = sorted(out.glob("speed-*-of-*.json"))
+    if parts:
+        found = [json.loads(path.read_text()) for path in parts]
+        together = {
+            **found[0],
+            "sentences_per_second": sum(values["sentences_per_second"] or 0.0 for values in found) or None,
+            "seconds": max(values["seconds"] for values in found),
+        }
+        atomic_write(out / SPEED, (json.dumps(together, indent=2) + "\n").encode())
+        for path in parts:
+            path.unlink()
+    return json.loads((out / SPEED).read_text())["sentences_per_second"] or 0.0
 
 
 def _target_tokens(folder: Path, names: list[str]) -> int:
@@ -168,45 +234,6 @@ def _target_tokens(folder: Path, names: list[str]) -> int:
         ids = pc.struct_field(pc.list_element(hypotheses, 0), "ids")
         total += pc.sum(pc.list_value_length(ids)).as_py() or 0
     return total
-
-
-def _decode_shards(
-    config: DistillConfig, corpus: Corpus, finished: set[int], where: torch.device, workers: int
-) -> Iterator[tuple[int, list[_Decoded]]]:
-    """Yield the shards that are still to be made, in order, each as its decoded pieces."""
-    todo = [shard for shard in range(len(corpus.shards)) if shard not in finished]
-    if not todo:
-        return
-    pieces = {shard: _pieces(corpus.shards[shard].rows, where) for shard in todo}
-    if where.type != "cpu" or workers == 1:
-        worker = _Worker(config, str(where))
-        for shard in todo:
-            yield shard, [worker.decode(shard, start, stop) for start, stop in pieces[shard]]
-        return
-    with worker_pool(workers, _start_worker, (config, "cpu")) as pool:
-        # A bounded number of shards is under way: results wait in memory until their shard is whole.
-        queue: deque[tuple[int, list[Future[_Decoded]]]] = deque()
-        waiting = deque(todo)
-        while waiting or queue:
-            while waiting and sum(len(parts) for _, parts in queue) < 3 * workers:
-                shard = waiting.popleft()
-                queue.append((shard, [pool.submit(_work, shard, start, stop) for start, stop in pieces[shard]]))
-            shard, parts = queue.popleft()
-            try:
-                yield shard, [part.result() for part in parts]
-            except BrokenProcessPool:
-                raise WorkError(
-                    "a worker process died, perhaps killed for want of memory",
-                    where=f"shard {shard}",
-                    hint="run the same command again: it goes on after the last finished shard; fewer `workers` or a "
-                    "smaller `batch_tokens` need less memory",
-                ) from None
-
-
-def _pieces(rows: int, where: torch.device) -> list[tuple[int, int]]:
-    # A GPU decodes a whole shard at once: each piece ends with a batch that runs empty.
-    size = CHUNK_ROWS if where.type == "cpu" else max(rows, 1)
-    return [(start, min(start + size, rows)) for start in range(0, rows, size)]
 
 
 def _check_vocabulary(corpus: Corpus, config: DistillConfig) -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -21,20 +21,22 @@ from seqkd.corpus.manifest import Manifest, ShardInfo, StageOutput, atomic_path,
 from seqkd.corpus.reader import Corpus
 from seqkd.corpus.row_ids import RANK_STEP, row_ids
 from seqkd.corpus.writer import finished_shards, write_shard
-from seqkd.errors import CorpusError, InputError, WorkError
-from seqkd.progress import Progress, say
+from seqkd.engines.local import cores
+from seqkd.engines.work import HERE, Scale, ShardWork
+from seqkd.errors import CorpusError, InputError
+from seqkd.progress import say
 from seqkd.selection import Filters
 from seqkd.selection.filters import DUPLICATE, percentile
 from seqkd.selection.lists import Integers, one_array
 from seqkd.stages.selecting import ALL, DROP, ShardSelector, candidate_ids, rejects_path, tag_id, weighted
-from seqkd.stages.workers import belong_to_parent, cores, worker_pool
+from seqkd.stages.sharing import all_shards, make_shards
 from seqkd.text.duplicates import DuplicateFinder
 
 REJECTED = "rejected.tsv"
 FEW_ROWS = 50_000  # not worth the start of several processes, unless their number is given
 
 
-def run(config: SelectConfig, out: Path, *, overwrite: bool = False, device: str = "auto") -> None:
+def run(config: SelectConfig, out: Path, *, overwrite: bool = False, device: str = "auto", scale: Scale = HERE) -> None:
     """Choose one hypothesis a row by `config.rule`, or keep all, and write the corpus of sources and what was chosen.
 
     Rows are joined by id. A shard of the output depends on that shard of the inputs and on the settings; an interrupted
@@ -45,30 +47,25 @@ def run(config: SelectConfig, out: Path, *, overwrite: bool = False, device: str
         out: Output folder.
         overwrite: Start anew where `out` was made with other settings.
         device: Where the models of rule "rerank" are; everything else is done on the CPU.
+        scale: Where the work is done, and which part of it.
 
     Raises:
         CorpusError: The k-best lists are not those of this corpus, or not in its vocabulary.
         InputError: There is no such script; the tokenizer is not installed.
         ModelError: A model of `config.rerank` is damaged.
-        ConflictError: `out` was made with other settings.
-        WorkError: The system refuses to write, or a worker died.
+        ConflictError: `out` was made with other settings, or another process is at work in it.
+        WorkError: The system refuses to write, a worker died, the run was stopped.
     """
     kbest, gold = Corpus.open(config.kbest, "kbest"), Corpus.open(config.gold, "corpus")
     _check(kbest, gold, config)
     made_by = _fingerprint(config, kbest, gold)
-    with StageOutput.open(out, "corpus", made_by, overwrite=overwrite) as output:
+    with StageOutput.open(out, "corpus", made_by, overwrite=overwrite, part=scale.part) as output:
         if output.complete:
             say(f"select: {out} is up to date")
             return
-        shards = {index: shard for index, shard in finished_shards(out).items() if rejects_path(out, index).exists()}
-        todo = [index for index in range(len(gold.shards)) if index not in shards]
-        if todo:
-            done = gold.rows - sum(gold.shards[index].rows for index in todo)
-            with Progress(f"select {config.rule}", gold.rows, "rows", done=done) as progress:
-                for index, shard in _written(config, _filters(config, kbest), device, gold, out, todo):
-                    shards[index] = shard
-                    progress.advance(gold.shards[index].rows)
-        written = [shards[index] for index in sorted(shards)]
+        written = _written(config, kbest, device, gold, output, scale)
+        if written is None:
+            return
         if config.filters.duplicates:
             written = _without_duplicates(out, written)
         totals = _Totals()
@@ -187,55 +184,72 @@ def _filters(config: SelectConfig, kbest: Corpus) -> Filters:
     return Filters(**values)
 
 
-_selector: ShardSelector | None = None
-
-
-def _start_worker(config: SelectConfig, filters: Filters, device: str) -> None:
-    global _selector
-    belong_to_parent()
-    if config.rerank is not None:
-        import torch
-
-        torch.set_num_threads(1)
-    _selector = ShardSelector(config, filters, device)
-
-
-def _work(out: Path, index: int) -> ShardInfo:
-    assert _selector is not None
-    return _selector.write(out, index)
-
-
 def _written(
-    config: SelectConfig, filters: Filters, device: str, gold: Corpus, out: Path, todo: list[int]
-) -> Iterator[tuple[int, ShardInfo]]:
-    """Write the shards that are still to be made, and yield them in order."""
-    workers = min(config.workers or cores(), len(todo))
-    rows = sum(gold.shards[index].rows for index in todo)
+    config: SelectConfig, kbest: Corpus, device: str, gold: Corpus, output: StageOutput, scale: Scale
+) -> list[ShardInfo] | None:
+    """Write the shards that are still to be made; None if the folder is not this process's to finish."""
+    rows = [shard.rows for shard in gold.shards]
+    total = len(rows) if scale.part is None else len(scale.part.shards(len(rows)))
+    workers = min(config.workers or cores(), total)
     slow = config.rule not in ("seqkd", "seqinter", "oracle", "sample", ALL) or config.filters.max_ter is not None
+    gpu = False
     if config.rerank is None:
-        alone = workers == 1 or not (config.workers or slow or rows > FEW_ROWS)
+        alone = workers == 1 or not (config.workers or slow or sum(rows) > FEW_ROWS)
+    elif scale.engine == "ray":
+        from seqkd.engines.ray import cluster_device  # its package is an extra
+
+        device = cluster_device(device)
+        alone, gpu = False, device == "cuda"
     else:
         from seqkd.search.loading import resolve_device  # torch is not loaded for rules that need no model
 
         # On a CPU models work in processes with one thread each, be it one: threads change how sums are rounded.
         alone = resolve_device(device).type != "cpu"
-    if alone:
-        selector = ShardSelector(config, filters, device)
-        for index in todo:
-            yield index, selector.write(out, index)
-        return
-    with worker_pool(workers, _start_worker, (config, filters, device)) as pool:
-        parts = [(index, pool.submit(_work, out, index)) for index in todo]
-        for index, part in parts:
-            try:
-                yield index, part.result()
-            except BrokenProcessPool:
-                raise WorkError(
-                    "a worker process died, perhaps killed for want of memory",
-                    where=f"shard {index}",
-                    hint="run the same command again: it goes on after the finished shards; fewer `workers` need less "
-                    "memory",
-                ) from None
+    finished = partial(_finished, output.path)
+    made = make_shards(
+        output,
+        ShardWork(
+            start=partial(_start, config, _filters(config, kbest), device, output.path, None if alone else 1),
+            pieces=_whole,
+            finish=_only,
+        ),
+        label=f"select {config.rule}",
+        unit="rows",
+        rows=rows,
+        finished=finished,
+        scale=scale,
+        processes=0 if alone else workers,
+        workers=config.workers,
+        gpu=gpu,
+    )
+    return all_shards(
+        output, made.shards, label=f"select {config.rule}", total=len(rows), finished=finished, part=scale.part
+    )
+
+
+def _finished(out: Path, wanted: Container[int]) -> dict[int, ShardInfo]:
+    found = finished_shards(out, wanted)
+    return {index: shard for index, shard in found.items() if rejects_path(out, index).exists()}
+
+
+def _start(
+    config: SelectConfig, filters: Filters, device: str, out: Path, threads: int | None
+) -> Callable[[int], ShardInfo]:
+    if config.rerank is not None and threads is not None:
+        import torch
+
+        torch.set_num_threads(threads)
+    return partial(ShardSelector(config, filters, device).write, out)
+
+
+def _whole(shard: int) -> list[int]:
+    """A shard is one piece."""
+    return [shard]
+
+
+def _only(shard: int, written: list[ShardInfo]) -> ShardInfo:  # noqa: ARG001
+    """What its piece has written."""
+    return written[0]
 
 
 def _without_duplicates(out: Path, shards: list[ShardInfo]) -> list[ShardInfo]:

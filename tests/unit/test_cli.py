@@ -17,6 +17,8 @@ import pytest
 from seqkd import __version__
 from seqkd.cli import main
 from seqkd.config import SelectConfig
+from seqkd.corpus.locks import Part
+from seqkd.engines.work import Scale
 from seqkd.errors import ConflictError, CorpusError, WorkError
 
 STAGES = ("prepare", "train", "distill", "select", "evaluate", "report")
@@ -166,7 +168,8 @@ def test_a_stage_gets_its_settings_and_its_manifest_becomes_newer(config: Path, 
     os.utime(out / "manifest.json", (1, 1))
     calls: list[tuple[object, ...]] = []
 
-    def run(settings: object, folder: Path, *, overwrite: bool, device: str) -> None:
+    def run(settings: object, folder: Path, *, overwrite: bool, device: str, scale: object) -> None:
+        assert scale == Scale()
         calls.append((settings, folder, overwrite, device))
 
     stage(run)
@@ -189,7 +192,7 @@ def test_a_folder_with_other_settings_is_made_anew_only_if_asked(
 ) -> None:
     seen: list[bool] = []
 
-    def run(_: object, out: Path, *, overwrite: bool, device: str) -> None:  # noqa: ARG001
+    def run(_: object, out: Path, *, overwrite: bool, device: str, scale: object) -> None:  # noqa: ARG001
         seen.append(overwrite)
         if not overwrite:
             raise ConflictError("was made with other settings")
@@ -204,7 +207,7 @@ def test_a_folder_with_other_settings_is_made_anew_only_if_asked(
 def test_overwrite_changed_goes_on_where_the_settings_are_the_same(config: Path, stage: Callable[[Run], None]) -> None:
     seen: list[bool] = []
 
-    def run(_: object, out: Path, *, overwrite: bool, device: str) -> None:  # noqa: ARG001
+    def run(_: object, out: Path, *, overwrite: bool, device: str, scale: object) -> None:  # noqa: ARG001
         seen.append(overwrite)
         out.mkdir(exist_ok=True)
         (out / "manifest.json").touch()
@@ -220,6 +223,29 @@ def test_overwrite_changed_leaves_a_folder_alone_that_is_in_use(
     stage(failing(ConflictError("in use by another process", where="out")))
     assert call(config, "--overwrite-changed") == 2
     assert capsys.readouterr().err == "error: out: in use by another process\n"
+
+
+def test_a_worker_gets_its_part_and_may_leave_no_manifest(config: Path, stage: Callable[[Run], None]) -> None:
+    calls: list[object] = []
+    stage(lambda *_, scale, **__: calls.append(scale))
+    assert call(config, "--worker", "2/3", "--engine", "ray") == 0
+    assert calls == [Scale("ray", Part(2, 3))]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--worker", "4/3"], "'4/3' is no part"),
+        (["--worker", "1/3", "--overwrite"], "would delete what the others have made"),
+        (["--worker", "1/3", "--overwrite-changed"], "would delete what the others have made"),
+        (["--soft-targets", "--engine", "ray"], "--soft-targets with"),
+    ],
+)
+def test_options_that_make_no_sense_together(
+    config: Path, words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["distill", "--config", str(config), "--out", str(config.with_name("out")), *words]) == 2
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", ["translate", "score"])

@@ -1,0 +1,46 @@
+"""What `test_ray` lets a cluster's workers do; light, because each of them imports it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from seqkd.corpus.records import ShardInfo, shard_name
+from seqkd.errors import ModelError
+
+
+def start(folder: Path, slow: float) -> Callable[[int], str]:
+    return partial(note, folder, slow)
+
+
+def note(folder: Path, slow: float, shard: int) -> str:
+    time.sleep(slow)
+    (folder / f"done-{shard}-{os.getpid()}").touch()
+    return str(shard)
+
+
+def unloadable(folder: Path) -> Callable[[int], str]:
+    raise ModelError("damaged", where=str(folder))
+
+
+def deadly(folder: Path) -> Callable[[int], str]:
+    return partial(die, folder)
+
+
+def die(folder: Path, shard: int) -> str:
+    if shard == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return note(folder, 0.0, shard)
+
+
+def pieces(shard: int) -> list[int]:
+    return [shard, shard]
+
+
+def finish(shard: int, parts: list[str]) -> ShardInfo:
+    assert parts == [str(shard)] * 2
+    return ShardInfo(name=shard_name(shard), rows=1, sha256="0" * 64, bytes=1)

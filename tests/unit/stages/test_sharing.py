@@ -1,0 +1,157 @@
+"""Distill and select by several workers: the bytes of one process, whoever finishes."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from seqkd.config import DistillConfig, PrepareConfig, SearchConfig, SelectConfig
+from seqkd.config_select import FilterConfig
+from seqkd.corpus.locks import Part
+from seqkd.corpus.manifest import ShardInfo
+from seqkd.corpus.reader import Corpus
+from seqkd.corpus.writer import write_shard
+from seqkd.engines.work import Scale
+from seqkd.errors import ConflictError, WorkError
+from seqkd.stages import distill, prepare, select
+from tests.unit.stages.support import prepare_config
+from tests.unit.stages.test_distill import make_teacher
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A gold corpus of five shards, a teacher, and what one process makes of them."""
+    folder = tmp_path_factory.mktemp("sharing")
+    settings = prepare_config(folder)
+    prepare.run(PrepareConfig(**{**settings.__dict__, "shard_rows": 40}), folder / "gold")
+    make_teacher(folder / "teacher", folder / "gold" / "vocab.model")
+    distill.run(distilling(folder), folder / "kbest", device="cpu")
+    select.run(selecting(folder), folder / "seqkd")
+    assert len(Corpus.open(folder / "seqkd").shards) == 5
+    return folder
+
+
+def distilling(folder: Path) -> DistillConfig:
+    return DistillConfig(
+        models=(folder / "teacher",),
+        corpus=folder / "gold" / "train",
+        search=SearchConfig(beam=2, nbest=2, max_length_ratio=0.5, max_length_extra=2),
+        batch_tokens=200,
+        workers=1,
+    )
+
+
+def selecting(folder: Path) -> SelectConfig:
+    # What sees the whole corpus, too: duplicates, and a percentile of all scores.
+    return SelectConfig(
+        kbest=folder / "kbest",
+        gold=folder / "gold" / "train",
+        prepared=folder / "gold",
+        rule="seqinter",
+        filters=FilterConfig(duplicates=True, worst_percent=20.0),
+    )
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "speed.json"}
+
+
+def part(text: str) -> Scale:
+    return Scale(part=Part.parse(text))
+
+
+def test_distill_in_parts(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out"
+    for number in (2, 3):
+        distill.run(distilling(made), out, device="cpu", scale=part(f"{number}/3"))
+        assert not (out / "manifest.json").exists()
+    assert "part 3/3 is done, but not yet shard 0, 3 of other parts" in capsys.readouterr().err
+    distill.run(distilling(made), out, device="cpu", scale=part("1/3"))
+    assert contents(out) == contents(made / "kbest")
+    assert (out / "speed.json").exists()
+    distill.run(distilling(made), out, device="cpu", scale=part("2/3"))
+    assert "up to date" in capsys.readouterr().err
+
+
+def test_select_in_parts(made: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    for number in (1, 2):
+        select.run(selecting(made), out, scale=part(f"{number}/2"))
+    assert contents(out) == contents(made / "seqkd")
+
+
+def test_more_workers_than_shards(made: Path, tmp_path: Path) -> None:
+    for number in (7, 6, 5, 4, 3, 2, 1):
+        select.run(selecting(made), tmp_path / "out", scale=part(f"{number}/7"))
+    assert contents(tmp_path / "out") == contents(made / "seqkd")
+
+
+def test_a_run_without_a_part_finishes_what_workers_left(made: Path, tmp_path: Path) -> None:
+    distill.run(distilling(made), tmp_path / "out", device="cpu", scale=part("2/2"))
+    distill.run(distilling(made), tmp_path / "out", device="cpu")
+    assert contents(tmp_path / "out") == contents(made / "kbest")
+
+
+def test_a_crashed_worker_is_run_again(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "out"
+    written: list[int] = []
+    lost = 2
+
+    def dies(folder: Path, index: int, table: pa.Table) -> ShardInfo:
+        if index == lost:
+            raise KeyboardInterrupt
+        written.append(index)
+        return write_shard(folder, index, table)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(distill, "write_shard", dies)
+        with pytest.raises(KeyboardInterrupt):
+            distill.run(distilling(made), out, device="cpu", scale=part("1/2"))
+    distill.run(distilling(made), out, device="cpu", scale=part("2/2"))
+    assert not (out / "manifest.json").exists()
+    lost = 9
+
+    monkeypatch.setattr(distill, "write_shard", dies)
+    distill.run(distilling(made), out, device="cpu", scale=part("1/2"))
+    assert written == [0, 2, 4]
+    assert contents(out) == contents(made / "kbest")
+
+
+def test_one_part_for_two_processes(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second one is refused while the first is at work, which it does not disturb."""
+    out = tmp_path / "out"
+    refused: list[int] = []
+
+    def writes(folder: Path, index: int, table: pa.Table) -> ShardInfo:
+        if not refused:
+            refused.append(index)
+            with pytest.raises(ConflictError, match="another process is at work as worker 1/1"):
+                distill.run(distilling(made), out, device="cpu", scale=part("1/1"))
+        return write_shard(folder, index, table)
+
+    monkeypatch.setattr(distill, "write_shard", writes)
+    distill.run(distilling(made), out, device="cpu", scale=part("1/1"))
+    assert refused
+    assert contents(out) == contents(made / "kbest")
+
+
+def test_a_stop_ends_after_the_shard_in_hand(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "out"
+
+    def stops(folder: Path, index: int, table: pa.Table) -> ShardInfo:
+        if index == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return write_shard(folder, index, table)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(distill, "write_shard", stops)
+        with pytest.raises(WorkError, match="stopped after 3 of 5 shards") as raised:
+            distill.run(distilling(made), out, device="cpu")
+    assert raised.value.exit_code == 1
+    assert len(list(out.glob("shard-*"))) == 3
+    distill.run(distilling(made), out, device="cpu")
+    assert contents(out) == contents(made / "kbest")

@@ -24,7 +24,7 @@ else
 endif
 SEQKD := $(SEQKD_PYTHON) -m seqkd
 
-.PHONY: help setup demo test check bench clean prepare teacher distill students report
+.PHONY: help setup demo test torture check bench clean prepare teacher distill students report
 
 help: ## this list
 	@echo "usage: make [TARGET] [PIPELINE=NAME] [RUNS=folder] [DEVICE=cuda] [PYTHON=python3.12] [TORCH=requirement]"
@@ -100,6 +100,9 @@ endif
 # One thread a process: there are as many processes as cores.
 test: $(SETUP) $(FAIRSEQ) ## set-up, then every test
 	OMP_NUM_THREADS=1 $(SEQKD_PYTHON) -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile
+
+torture: $(SETUP) ## every fault of docs/reliability.md, whose table it writes: at most 20 minutes on two cores
+	OMP_NUM_THREADS=1 timeout 1200 $(SEQKD_PYTHON) -m pytest --torture --numprocesses 2 --dist worksteal tests/torture
 
 check: $(SETUP) ## format, lint, types, import contract, unit tests
 	$(SEQKD_PYTHON) -m ruff format --check .

@@ -5,6 +5,7 @@ Manifests hold no time, host or path: the same inputs and settings give the same
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -28,7 +29,7 @@ from seqkd.corpus.records import (
     shard_index,
     shard_name,
 )
-from seqkd.errors import ConflictError, CorpusError
+from seqkd.errors import ConflictError, CorpusError, SeqkdError
 
 __all__ = [
     "MANIFEST",
@@ -137,6 +138,8 @@ class StageOutput:
         output = cls(out, kind, json.loads(canonical(dict(fingerprint))))
         try:
             output._look(overwrite)  # before anything is touched: a folder that is refused stays as it was
+            if output.complete:
+                output._tidy()
             if not output.complete:
                 make_folder(out)
                 output._lock = FolderLock(out, part)
@@ -235,6 +238,16 @@ class StageOutput:
             )
         self.manifest = finished
         return False
+
+    def _tidy(self) -> None:
+        """Delete what a process left that was killed right after the manifest, if nobody holds the folder."""
+        left = [entry for entry in self.path.iterdir() if entry.name == PARTIAL or is_lock(entry.name)]
+        with contextlib.suppress(OSError, SeqkdError):
+            if left:
+                lock = FolderLock(self.path, None)
+                for entry in left:
+                    entry.unlink(missing_ok=True)
+                lock.release()
 
     def _begun(self) -> dict[str, Any]:
         path = self.path / PARTIAL

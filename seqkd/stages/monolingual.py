@@ -23,6 +23,7 @@ from seqkd.stages.prepare import (
     encode_shards,
     list_rejected,
 )
+from seqkd.stopping import StopRequest
 from seqkd.text.cleaning import Cleaner
 from seqkd.text.duplicates import DuplicateFinder
 from seqkd.text.reading import check_bitext, read_lines
@@ -49,7 +50,7 @@ def run(config: MonolingualConfig, out: Path, *, overwrite: bool = False, device
         CorpusError: `config.prepared` is no output of `prepare`.
         InputError: Text cannot be used, or there is too little of it.
         ConflictError: `out` was made with other settings or text.
-        WorkError: The files cannot be written.
+        WorkError: The files cannot be written, or the run was stopped.
     """
     prepared = read_manifest(config.prepared)
     if prepared.kind != "prepared":
@@ -117,7 +118,8 @@ def _prepare(config: MonolingualConfig, output: StageOutput, rows: int, prepared
     source = Vocabulary.load(other) if other.exists() else target
     texts = ((text, "") for text, _ in kept(read_lines(config.text), verdicts))
     chosen = drawn(texts, usable, wanted, config.seed)
-    shards = encode_shards(chosen, output, wanted, config.shard_rows, (target, source), first_id=gold)
+    with StopRequest() as stop:
+        shards = encode_shards(chosen, output, wanted, config.shard_rows, (target, source), stop, first_id=gold)
     list_rejected(output.path / REJECTED, verdicts)
     shutil.rmtree(work)
     manifest = corpus_manifest(output, shards, (target, source), counts)

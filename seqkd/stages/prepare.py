@@ -22,6 +22,7 @@ from seqkd.corpus.manifest import PARTIAL, Manifest, ShardInfo, StageOutput, fin
 from seqkd.corpus.writer import finished_shards, write_shard
 from seqkd.errors import InputError, SeqkdError, TextError
 from seqkd.progress import Progress, say
+from seqkd.stopping import StopRequest
 from seqkd.text.cleaning import Cleaner
 from seqkd.text.duplicates import DuplicateFinder
 from seqkd.text.normalize import Normalizer
@@ -50,7 +51,7 @@ def run(config: PrepareConfig, out: Path, *, overwrite: bool = False, device: st
     Raises:
         InputError: The text cannot be used, nothing is left after cleaning, or the vocabulary's size does not fit.
         ConflictError: `out` was made with other settings or text.
-        WorkError: The files cannot be written.
+        WorkError: The files cannot be written, or the run was stopped.
     """
     facts, accepted_digest = _check_inputs(config)
     inputs = {
@@ -70,7 +71,8 @@ def run(config: PrepareConfig, out: Path, *, overwrite: bool = False, device: st
             say(f"prepare: {out} is up to date")
             return
         try:
-            manifest = _prepare(config, out, facts, made_by)
+            with StopRequest() as stop:
+                manifest = _prepare(config, out, facts, made_by, stop)
         except InputError:
             _discard(out)
             raise
@@ -80,10 +82,13 @@ def run(config: PrepareConfig, out: Path, *, overwrite: bool = False, device: st
     say(_summary(manifest, out))
 
 
-def _prepare(config: PrepareConfig, out: Path, facts: dict[str, BitextFacts], made_by: dict[str, object]) -> Manifest:
+def _prepare(
+    config: PrepareConfig, out: Path, facts: dict[str, BitextFacts], made_by: dict[str, object], stop: StopRequest
+) -> Manifest:
     work = out / _WORK
     work.mkdir(exist_ok=True)
     verdicts = _screen(config, work, facts["train"].rows)
+    stop.check("after cleaning")
     rows, counts = count(verdicts)
     if not rows:
         reasons = ", ".join(f"{number:,} {reason}" for reason, number in counts.items() if number)
@@ -93,6 +98,7 @@ def _prepare(config: PrepareConfig, out: Path, facts: dict[str, BitextFacts], ma
             hint="look at the text and at [cleaning]",
         )
     vocabularies = _vocabularies(config, out, verdicts)
+    stop.check("after the vocabulary")
     settings = made_by["config"]
     manifests = {}
     for part in ("train", "valid", "test"):
@@ -109,7 +115,7 @@ def _prepare(config: PrepareConfig, out: Path, facts: dict[str, BitextFacts], ma
         ) as output:
             if not output.complete:
                 number = rows if part == "train" else facts[part].rows
-                written = encode_shards(texts, output, number, config.shard_rows, vocabularies)
+                written = encode_shards(texts, output, number, config.shard_rows, vocabularies, stop)
                 output.commit(corpus_manifest(output, written, vocabularies, counts if part == "train" else {}))
             assert output.manifest is not None
             manifests[part] = output.manifest
@@ -291,6 +297,7 @@ def encode_shards(
     rows: int,
     shard_rows: int,
     vocabularies: tuple[Vocabulary, Vocabulary],
+    stop: StopRequest,
     *,
     first_id: int = 0,
 ) -> list[ShardInfo]:
@@ -302,6 +309,7 @@ def encode_shards(
         rows: How many there are.
         shard_rows: Rows of a shard.
         vocabularies: Of sources and of targets.
+        stop: Once it is made, no other shard is begun.
         first_id: Of the first row; those after it count up.
     """
     normalizer = Normalizer()
@@ -318,6 +326,8 @@ def encode_shards(
                 _exhaust(part)
             shards.append(info)
             progress.advance(number)
+            if first + number < rows:
+                stop.check(f"after {len(shards):,} shards of {output.path.name}")
     return shards
 
 

@@ -61,6 +61,7 @@ def run(config: SelectConfig, out: Path, *, overwrite: bool = False, device: str
     made_by = _fingerprint(config, kbest, gold)
     with StageOutput.open(out, "corpus", made_by, overwrite=overwrite, part=scale.part) as output:
         if output.complete:
+            _discard_lists(out, gold)  # left by a process that was killed right after the manifest
             say(f"select: {out} is up to date")
             return
         written = _written(config, kbest, device, gold, output, scale)
@@ -78,12 +79,17 @@ def run(config: SelectConfig, out: Path, *, overwrite: bool = False, device: str
                     ids = candidate_ids(rows, kbest.read_shard(index))
                 file.writelines(_account(totals, out, index, rows, ids, _table(out, written[index].name)))
         output.commit(_manifest(config, made_by, gold, written, totals))
-        for index in range(len(written)):
-            rejects_path(out, index).unlink(missing_ok=True)
+        _discard_lists(out, gold)
     left = ", ".join(f"{number:,} {reason}" for reason, number in totals.dropped.items())
     said = f"; left out: {left} (see {out / REJECTED})" if left else ""
     same = "" if config.reverse else f", {totals.equal / max(totals.rows, 1):.1%} equal to the reference"
     say(f"select: {totals.rows:,} rows by {config.rule} in {out}{same}{said}")
+
+
+def _discard_lists(out: Path, gold: Corpus) -> None:
+    """Delete the shards' lists of rejected rows, which are one by now."""
+    for index in range(len(gold.shards)):
+        rejects_path(out, index).unlink(missing_ok=True)
 
 
 @dataclass(slots=True)

@@ -31,6 +31,7 @@ from seqkd.search.scoring import length_batches
 from seqkd.stages.counting import RETRIED, note_counts, noted_counts
 from seqkd.stages.rejecting import REJECTED, write_rejected
 from seqkd.stages.teaching import Team, check_teachers, load_teachers
+from seqkd.stopping import StopRequest
 from seqkd.text.vocabulary import Vocabulary
 from seqkd.training.data import CorpusData
 from seqkd.training.runtime import choose_precision
@@ -55,7 +56,7 @@ def run(config: SoftTargetsConfig, out: Path, *, overwrite: bool = False, device
         ModelError: A teacher is no model that goes left to right, or was made with another vocabulary.
         InputError: `top_k` is larger than the vocabulary; no such device or precision.
         ConflictError: `out` was made with other settings.
-        WorkError: Logits are not finite, in float32 too; the system refuses to write.
+        WorkError: Logits are not finite, in float32 too; the system refuses to write; the run was stopped.
     """
     corpus = Corpus.open(config.corpus, "corpus")
     vocabulary = _check(corpus, config)
@@ -81,9 +82,10 @@ def run(config: SoftTargetsConfig, out: Path, *, overwrite: bool = False, device
         writer = _Writer.of(config, corpus, where)
         started, finished = time.monotonic(), finished_shards(out)
         before = sum(shard.rows for shard in finished.values())
-        with Progress("soft targets", writer.data.rows, "rows", done=before) as progress:
+        with StopRequest() as stop, Progress("soft targets", writer.data.rows, "rows", done=before) as progress:
             for shard in range(len(corpus.shards)):
                 if shard not in finished:
+                    stop.check(f"after {len(finished):,} of {len(corpus.shards):,} shards")
                     table = writer.table(shard)
                     note_counts(out, shard, {RETRIED: len(writer.retried)})
                     finished[shard] = write_shard(out, shard, table)

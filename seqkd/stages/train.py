@@ -16,6 +16,7 @@ from torch.utils.tensorboard.writer import SummaryWriter
 
 from seqkd.config import TrainConfig
 from seqkd.config_models import WEIGHING
+from seqkd.corpus.files import make_folder
 from seqkd.corpus.manifest import Manifest, StageOutput, atomic_write, fingerprint, read_manifest
 from seqkd.corpus.reader import Corpus
 from seqkd.errors import ConfigError, CorpusError, ModelError
@@ -258,7 +259,7 @@ def _train(config: TrainConfig, inputs: _Inputs, work: _Work, fabric: Fabric, ou
         return nll, fabric.broadcast(bleu(current) if fabric.is_global_zero else 0.0)
 
     state = out / STATE
-    state.mkdir(exist_ok=True, parents=True)
+    make_folder(state)
     options = training.model_dump(
         include={"max_updates", "accumulate", "clip_norm", "validate_every", "patience", "average", "best_by", "seed"}
     )

@@ -1,0 +1,127 @@
+"""Kill stages at random moments and start them again: `python -m tests.torture.kills FOLDER MOMENTS WORKERS STAGE...`.
+
+A process of its own, without threads, that has loaded everything: its children are forked and start at once. Prints
+what happened as JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import seqkd.stages.distill
+import seqkd.stages.prepare
+import seqkd.stages.select
+import seqkd.stages.train  # noqa: F401 (loaded before forking)
+from seqkd.corpus.files import is_temporary
+from seqkd.corpus.reader import Corpus
+from tests.torture import stages
+
+TICK = 1 / os.sysconf("SC_CLK_TCK")  # seconds, what the system counts a process' time in
+TRIES = 20  # for a moment: the process may be over before it comes
+
+
+@dataclass(slots=True)
+class Result:
+    """What came of one stage and signal.
+
+    Attributes:
+        moments: How often it was killed, gone on with, and found to give the same bytes, each row once.
+        good_ends: How often it ended by itself, with the work in hand done.
+        shards: How many were there, each time.
+    """
+
+    moments: int = 0
+    good_ends: int = 0
+    shards: list[int] = field(default_factory=list)
+
+
+def forked(work: Callable[[], int]) -> int:
+    """Do it in a child, whose process number this is."""
+    child = os.fork()
+    if child:
+        return child
+    os.setpgid(0, 0)
+    code = 1
+    try:
+        code = work()
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def code_of(child: int) -> int:
+    """Wait for its end; -9 if it was killed by SIGKILL."""
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def work_until(child: int, seconds: float) -> None:
+    """Wait until it has worked so long, or is over: its own time, in which other processes do not count."""
+    while True:
+        state, *rest = Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()
+        if state == "Z" or (int(rest[10]) + int(rest[11])) * TICK >= seconds:
+            return
+        time.sleep(0.001)
+
+
+def main(folder: Path, moments: int, workers: int, names: Sequence[str]) -> dict[str, dict[str, Result]]:
+    """By stage and signal, what came of killing it, each time in a new folder, and starting it again."""
+    inputs = folder / "inputs"
+    assert code_of(forked(lambda: stages.build_inputs(inputs, workers=workers))) == 0
+    return {stage: torment(stage, inputs, folder / stage, moments) for stage in names}
+
+
+def torment(stage: str, inputs: Path, folder: Path, moments: int) -> dict[str, Result]:
+    """Kill a stage at so many moments, by SIGKILL and SIGTERM in turn."""
+    _, status, usage = os.wait4(forked(lambda: stages.run(stage, inputs, folder / "whole")), 0)
+    assert status == 0
+    seconds = usage.ru_utime + usage.ru_stime
+    expected = stages.contents(folder / "whole")
+    draw = random.Random(stage)
+    found = {number.name: Result() for number in (signal.SIGKILL, signal.SIGTERM)}
+    for number in [signal.SIGKILL, signal.SIGTERM] * (moments // 2):
+        for _ in range(TRIES):
+            out = folder / "out"
+            shutil.rmtree(out, ignore_errors=True)
+            child = forked(lambda: stages.run(stage, inputs, out))  # noqa: B023
+            work_until(child, draw.uniform(0, seconds))
+            time.sleep(draw.uniform(0, TICK))
+            os.kill(child, number)
+            code = code_of(child)
+            if code != 0:
+                break
+        else:
+            raise AssertionError("it is always over before its moment")
+        there = stages.shards(out)
+        if code != -number:  # it came to a good end
+            assert code == 1, code
+            assert not [path for path in out.rglob("*") if is_temporary(path.name)]
+        assert code_of(forked(lambda: stages.run(stage, inputs, out))) == 0  # noqa: B023
+        assert stages.contents(out) == expected, f"other bytes, killed with {len(there)} shards"
+        after = stages.shards(out)
+        assert {name: after[name] for name in there} == there, "a finished shard was made again"
+        for path in out.rglob("manifest.json"):
+            if any(path.parent.glob("shard-*")):
+                ids = [row for table in Corpus.open(path.parent).tables(["id"]) for row in table["id"].to_pylist()]
+                assert len(set(ids)) == len(ids), "a row came twice"
+        found[number.name].moments += 1
+        found[number.name].good_ends += code == 1
+        found[number.name].shards.append(len(there))
+    return found
+
+
+if __name__ == "__main__":
+    results = main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4:])
+    plain = {stage: {name: asdict(result) for name, result in each.items()} for stage, each in results.items()}
+    print(json.dumps(plain))

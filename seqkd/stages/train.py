@@ -44,7 +44,7 @@ from seqkd.training.data import WEIGHT, CorpusData, SpecialIds, TrainingData
 from seqkd.training.loop import LoopSettings, TrainResult, fit
 from seqkd.training.mixing import MixedData
 from seqkd.training.optim import OptimSettings
-from seqkd.training.runtime import choose_precision, keep_freed_memory, make_fabric
+from seqkd.training.runtime import choose_precision, keep_freed_memory, lost_processes_told, make_fabric
 from seqkd.training.soft import SoftTable
 from seqkd.training.state import Validation
 from seqkd.training.validation import held_out_nll
@@ -72,11 +72,17 @@ def run(config: TrainConfig, out: Path, *, overwrite: bool = False, device: str 
         ModelError: The model cannot be built from its settings; `init_from` is no model, or another one than is
             trained here; a teacher is none, or has another vocabulary.
         ConflictError: `out` was made with other settings.
-        WorkError: The loss is not finite, the run was stopped, the system refuses to write.
+        WorkError: The loss is not finite, the run was stopped, another process of it has died, the system refuses to
+            write.
     """
     if config.training.best_by == "bleu" and not config.training.valid_bleu:
         raise ConfigError("best_by is bleu, but valid_bleu is false", where="training.best_by")
     keep_freed_memory()
+    with lost_processes_told():
+        _run(config, out, overwrite, device)
+
+
+def _run(config: TrainConfig, out: Path, overwrite: bool, device: str) -> None:
     inputs = _Inputs(config)
     where = resolve_device(device)
     precision = choose_precision(config.training.precision, where)

@@ -5,6 +5,9 @@ from __future__ import annotations
 import ctypes
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any, Literal
 
 import torch
@@ -12,7 +15,7 @@ from lightning_fabric import Fabric
 from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning_fabric.strategies.ddp import DDPStrategy
 
-from seqkd.errors import InputError
+from seqkd.errors import InputError, WorkError
 
 Precision = Literal["float32", "bf16", "fp16"]
 
@@ -20,6 +23,10 @@ _FABRIC: dict[str, Any] = {"float32": "32-true", "bf16": "bf16-mixed", "fp16": "
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 _TOP_PAD = 64 << 20
 _INT_MAX = (1 << 31) - 1
+
+# How long a process waits for one that lives and does not answer; what has died is noticed at once. Long enough for the
+# first one to decode the validation text while the others wait.
+PATIENCE = timedelta(minutes=15)
 
 
 def choose_precision(precision: Literal["auto"] | Precision, device: torch.device) -> Precision:
@@ -53,11 +60,30 @@ def make_fabric(device: torch.device, precision: Precision) -> Fabric:
             devices=local,
             num_nodes=int(os.environ["WORLD_SIZE"]) // local,
             # Nothing in our models' buffers changes while training.
-            strategy=DDPStrategy(broadcast_buffers=False, gradient_as_bucket_view=True),
+            strategy=DDPStrategy(broadcast_buffers=False, gradient_as_bucket_view=True, timeout=PATIENCE),
             precision=_FABRIC[precision],
         )
     fabric.launch()
     return fabric
+
+
+@contextmanager
+def lost_processes_told() -> Iterator[None]:
+    """Tell what a process sees of another one's death as what it is.
+
+    Raises:
+        WorkError: Another process of the run has ended, or has not answered for `PATIENCE`.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        # NCCL's failures have a type of their own; gloo's are known by the name of the file they come from.
+        if not isinstance(error, torch.distributed.DistError) and "/gloo/" not in str(error):
+            raise
+        raise WorkError(
+            f"another process of this training run has ended or does not answer: {str(error).splitlines()[0]}",
+            hint="look at what that process has said, then run the same command to go on after the last validation",
+        ) from error
 
 
 def keep_freed_memory() -> None:

@@ -26,6 +26,8 @@ from seqkd.corpus.files import is_temporary
 from seqkd.corpus.reader import Corpus
 from tests.torture import stages
 
+CROWD = "workers"
+WORKERS = 3
 TICK = 1 / os.sysconf("SC_CLK_TCK")  # seconds, what the system counts a process' time in
 TRIES = 20  # for a moment: the process may be over before it comes
 
@@ -79,7 +81,40 @@ def main(folder: Path, moments: int, workers: int, names: Sequence[str]) -> dict
     """By stage and signal, what came of killing it, each time in a new folder, and starting it again."""
     inputs = folder / "inputs"
     assert code_of(forked(lambda: stages.build_inputs(inputs, workers=workers))) == 0
-    return {stage: torment(stage, inputs, folder / stage, moments) for stage in names}
+    return {
+        name: crowd(inputs, folder / name, moments) if name == CROWD else torment(name, inputs, folder / name, moments)
+        for name in names
+    }
+
+
+def crowd(inputs: Path, folder: Path, moments: int) -> dict[str, Result]:
+    """Distill by several workers: one is killed and started again, one is started twice."""
+    assert code_of(forked(lambda: stages.run("distill", inputs, folder / "whole"))) == 0
+    expected = stages.contents(folder / "whole")
+    draw = random.Random(CROWD)
+    found = Result()
+    for _ in range(moments):
+        out = folder / "out"
+        shutil.rmtree(out, ignore_errors=True)
+
+        def worker(part: int) -> int:
+            return forked(lambda: stages.run("distill", inputs, out, "--worker", f"{part}/{WORKERS}"))  # noqa: B023
+
+        workers = [worker(part) for part in (1, 2, 3, 3)]
+        work_until(workers[0], draw.uniform(0, 1.0))
+        os.kill(workers[0], signal.SIGKILL)
+        codes = [code_of(child) for child in workers]
+        assert codes[1] == 0
+        # Of the two with one part the second was refused, or found the part or the folder done.
+        assert sorted(codes[2:]) in ([0, 0], [0, 2])
+        found.shards.append(len(stages.shards(out)))
+        if codes[0] != 0:
+            assert not (out / "manifest.json").exists()
+            assert code_of(worker(1)) == 0
+        assert stages.contents(out) == expected
+        found.moments += 1
+        found.good_ends += 2 in codes
+    return {"SIGKILL": found}
 
 
 def torment(stage: str, inputs: Path, folder: Path, moments: int) -> dict[str, Result]:

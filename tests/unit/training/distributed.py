@@ -80,7 +80,7 @@ def train(fabric: Any, kind: str, rows: int, batch_tokens: int) -> Run:
                 max_updates=6,
                 accumulate=2 // world,
                 clip_norm=0.0,
-                validate_every=6,
+                validate_every=2,
                 optim=OptimSettings(learning_rate=0.05, warmup_updates=1, max_updates=6),
             ),
             precision="float32",

@@ -1,14 +1,10 @@
 from __future__ import annotations
 
-import os
-import signal
-
 import pytest
 import torch
 
-from seqkd.errors import InputError
-from seqkd.stopping import StopRequest
-from seqkd.training.runtime import choose_precision, keep_freed_memory
+from seqkd.errors import InputError, WorkError
+from seqkd.training.runtime import choose_precision, keep_freed_memory, lost_processes_told
 
 
 def test_precision() -> None:
@@ -20,16 +16,26 @@ def test_precision() -> None:
         choose_precision("fp16", cpu)
 
 
-def test_stop_request_notes_once_and_restores() -> None:
-    before = signal.getsignal(signal.SIGTERM)
-    with StopRequest() as stop:
-        assert not stop.made
-        os.kill(os.getpid(), signal.SIGTERM)
-        assert stop.made
-        assert signal.getsignal(signal.SIGTERM) == before  # the second one is not held back
-    with StopRequest():
-        assert signal.getsignal(signal.SIGTERM) != before
-    assert signal.getsignal(signal.SIGTERM) == before
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:553] Connection closed by peer\nmore"),
+        torch.distributed.DistBackendError("NCCL error: remote process exited"),
+    ],
+)
+def test_a_lost_process_is_told(error: Exception) -> None:
+    with (
+        pytest.raises(WorkError, match="another process of this training run has ended") as raised,
+        lost_processes_told(),
+    ):
+        raise error
+    assert "go on" in raised.value.hint
+    assert "more" not in str(raised.value)
+
+
+def test_other_errors_stay_as_they_are() -> None:
+    with pytest.raises(RuntimeError, match="shapes"), lost_processes_told():
+        raise RuntimeError("shapes do not match")
 
 
 def test_keep_freed_memory_does_no_harm() -> None:

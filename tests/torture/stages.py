@@ -23,10 +23,17 @@ WORDS = ["der", "hund", "katze", "schläft", "jagt", "heute", "rot", "alle", "vo
 _OWN = re.compile(r"^(speed\.json|history\.json|tensorboard/.*|state/.*)$")
 
 _FILES = {
-    "prepare": """
+    "gold": """
         vocabulary = {{ size = 60, byte_fallback = false }}
         shard_rows = {rows}
         train = {{ source = "{folder}/train.s", target = "{folder}/train.t" }}
+        valid = {{ source = "{folder}/valid.s", target = "{folder}/valid.t" }}
+        test = {{ source = "{folder}/test.s", target = "{folder}/test.t" }}
+    """,
+    "prepare": """
+        vocabulary = {{ size = 60, byte_fallback = false }}
+        shard_rows = 500
+        train = {{ source = "{folder}/long.s", target = "{folder}/long.t" }}
         valid = {{ source = "{folder}/valid.s", target = "{folder}/valid.t" }}
         test = {{ source = "{folder}/test.s", target = "{folder}/test.t" }}
     """,
@@ -72,14 +79,14 @@ def build_inputs(folder: Path, *, workers: int = 1) -> int:
     """Write stage files, text, a gold corpus, a teacher and k-best lists into `folder`."""
     folder.mkdir(parents=True)
     draw = random.Random(7)
-    for name, rows in (("train", SHARDS * ROWS), ("valid", 20), ("test", 5)):
+    for name, rows in (("train", SHARDS * ROWS), ("long", SHARDS * 500), ("valid", 20), ("test", 5)):
         lines = [f"{' '.join(draw.choices(WORDS, k=draw.randint(2, 9)))} {row}" for row in range(rows)]
         (folder / f"{name}.s").write_text("".join(f"{line}\n" for line in lines))
         (folder / f"{name}.t").write_text("".join(f"{line[::-1]}\n" for line in lines))
     for stage, text in _FILES.items():
         filled = text.format(folder=folder, rows=ROWS, workers=workers, updates=UPDATES, validate_every=VALIDATE_EVERY)
         (folder / f"{stage}.toml").write_text(filled)
-    assert run("prepare", folder, folder / "gold") == 0
+    assert main(["prepare", "--config", str(folder / "gold.toml"), "--out", str(folder / "gold")]) == 0
     torch.manual_seed(1)
     settings = {"dim": 32, "heads": 2, "ffn_dim": 32, "encoder_layers": 1, "decoder_layers": 1, "max_positions": 64}
     size = Vocabulary.load(folder / "gold" / "vocab.model").size

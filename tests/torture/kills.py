@@ -77,6 +77,15 @@ def work_until(child: int, seconds: float) -> None:
         time.sleep(0.001)
 
 
+def work_until_shards(child: int, out: Path, count: int) -> None:
+    """Wait until so many shards are there, or it is over."""
+    while True:
+        state = Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[0]
+        if state == "Z" or sum(1 for _ in out.rglob("shard-*.arrow")) >= count:
+            return
+        time.sleep(0.001)
+
+
 def main(folder: Path, moments: int, workers: int, names: Sequence[str]) -> dict[str, dict[str, Result]]:
     """By stage and signal, what came of killing it, each time in a new folder, and starting it again."""
     inputs = folder / "inputs"
@@ -118,19 +127,25 @@ def crowd(inputs: Path, folder: Path, moments: int) -> dict[str, Result]:
 
 
 def torment(stage: str, inputs: Path, folder: Path, moments: int) -> dict[str, Result]:
-    """Kill a stage at so many moments, by SIGKILL and SIGTERM in turn."""
+    """Kill a stage at so many moments, by SIGKILL and SIGTERM in turn.
+
+    Two are drawn from its whole time, the next two, where it makes shards, from the time after some of them are there.
+    """
     _, status, usage = os.wait4(forked(lambda: stages.run(stage, inputs, folder / "whole")), 0)
     assert status == 0
     seconds = usage.ru_utime + usage.ru_stime
     expected = stages.contents(folder / "whole")
     draw = random.Random(stage)
     found = {number.name: Result() for number in (signal.SIGKILL, signal.SIGTERM)}
-    for number in [signal.SIGKILL, signal.SIGTERM] * (moments // 2):
+    for moment, number in enumerate([signal.SIGKILL, signal.SIGTERM] * (moments // 2)):
         for _ in range(TRIES):
             out = folder / "out"
             shutil.rmtree(out, ignore_errors=True)
             child = forked(lambda: stages.run(stage, inputs, out))  # noqa: B023
-            work_until(child, draw.uniform(0, seconds))
+            if stage != "train" and moment % 4 >= 2:
+                work_until_shards(child, out, draw.randint(1, stages.SHARDS - 1))
+            else:
+                work_until(child, draw.uniform(0, seconds))
             time.sleep(draw.uniform(0, TICK))
             os.kill(child, number)
             code = code_of(child)

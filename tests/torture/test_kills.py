@@ -35,6 +35,7 @@ def kill(folder: Path, moments: int, workers: int, *stages: str) -> dict[str, di
 
 
 def note(record: Record, stage: str, results: dict[str, Any], more: str = "") -> None:
+    after = "" if stage == "train" else ", half after a shard"
     for number, result in results.items():
         end = "manifest and shards" if stage != "train" else "parameters"
         outcome = f"same {end}, byte by byte"
@@ -47,7 +48,7 @@ def note(record: Record, stage: str, results: dict[str, Any], more: str = "") ->
             )
         record(
             f"`{stage}` {NAMES[number]}",
-            f"at random moments of its run{more}, then started again",
+            f"at random moments of its run{more}{after}, then started again",
             result["moments"],
             outcome,
         )

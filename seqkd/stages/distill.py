@@ -79,12 +79,13 @@ class _Worker:
         search = BeamSearch(self.team.engines, settings, fallback=self.team.fallback)
         found = dict(search.decode(sources.items(), batch_tokens=self.config.batch_tokens))
         vocabulary = self.team.loaded[0].vocabulary
+        # One call for all texts of the piece: a call costs as much as a short text.
+        texts = iter(vocabulary.decode([hypothesis.ids for row in sources for hypothesis in found[row]]))
         rows = []
         for row, source in sources.items():
-            texts = vocabulary.decode([hypothesis.ids for hypothesis in found[row]])
             hypotheses = [
-                {"ids": h.ids, "text": text, "score": h.score, "logprob": h.logprob, "ended": h.ended}
-                for h, text in zip(found[row], texts, strict=True)
+                {"ids": h.ids, "text": next(texts), "score": h.score, "logprob": h.logprob, "ended": h.ended}
+                for h in found[row]
             ]
             rows.append({"id": row, "source_ids": source, "hypotheses": hypotheses})
         return _Decoded(rows, len(search.truncated), len(search.retried))

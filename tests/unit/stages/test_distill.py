@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import random
+import tracemalloc
 from pathlib import Path
 
 import pyarrow as pa
@@ -11,7 +13,7 @@ import pytest
 import torch
 
 from seqkd.config import BitextConfig, DistillConfig, PrepareConfig, SearchConfig, VocabularyConfig
-from seqkd.corpus.manifest import ShardInfo, read_manifest
+from seqkd.corpus.manifest import ShardInfo, read_manifest, write_manifest
 from seqkd.corpus.reader import Corpus
 from seqkd.corpus.writer import write_shard
 from seqkd.errors import ConflictError, CorpusError, WorkError
@@ -128,6 +130,29 @@ def test_an_interrupted_run_goes_on_and_ends_with_the_same_bytes(
     distill.run(settings(prepared, teacher), tmp_path / "out", device="cpu")
     assert made == [1, 2]
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+def test_memory_does_not_grow_with_the_corpus(prepared: Path, teacher: Path, tmp_path: Path) -> None:
+    rows = Corpus.open(prepared / "train").read_shard(0)
+    size, peaks, arrow = rows.num_rows, [], []
+    for name, count in (("warm", 2), ("little", 2), ("much", 7)):
+        folder = tmp_path / name / "train"
+        folder.mkdir(parents=True)
+        shards = []
+        for shard in range(count):
+            ids = pa.array(range(size * shard, size * (shard + 1)))
+            shards.append(write_shard(folder, shard, rows.set_column(0, "id", ids)))
+        manifest = read_manifest(prepared / "train")
+        write_manifest(folder, dataclasses.replace(manifest, rows=size * count, shards=shards))
+        if name != "warm":  # imports on first use are slow under its eyes
+            tracemalloc.start()
+        distill.run(settings(tmp_path / name, teacher, beam=2), tmp_path / name / "out", device="cpu")
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        arrow.append(pa.default_memory_pool().bytes_allocated())
+    # What is known of a shard, and nothing of its rows: 5 shards more, whose lists are some 2 kB a row in Python.
+    assert peaks[2] - peaks[1] < 4_000 * 5
+    assert arrow[2] - arrow[1] < 100_000
 
 
 def test_a_finished_folder_is_left_alone_and_other_settings_are_refused(

@@ -45,7 +45,14 @@ def random_sentences(rows: int, pieces: int, seed: int = 1) -> Sentences:
     return Sentences([[rng.randrange(4, pieces) for _ in range(length)] for length in lengths], None)
 
 
-def write_model(out: Path, *, settings: dict[str, object] = SETTINGS, pieces: int = VOCABULARY, max_length: int) -> str:
+def write_model(
+    out: Path,
+    *,
+    settings: dict[str, object] = SETTINGS,
+    pieces: int = VOCABULARY,
+    max_length: int,
+    mean_length: float = MEAN_LENGTH,
+) -> str:
     """Make the model folder `out`; answers with a line that says what it is."""
     torch.manual_seed(1)
     model = Transformer(source_vocab=pieces, target_vocab=pieces, **settings).eval()  # type: ignore[arg-type]
@@ -65,8 +72,8 @@ def write_model(out: Path, *, settings: dict[str, object] = SETTINGS, pieces: in
             shift = (low + high) / 2
             model.target_embedding[model.eos_id] = embedding + shift * direction / direction.dot(direction)
             mean = _mean_length(model, max_length)
-            low, high = (shift, high) if mean > MEAN_LENGTH else (low, shift)
-            if abs(mean - MEAN_LENGTH) < 2:
+            low, high = (shift, high) if mean > mean_length else (low, shift)
+            if abs(mean - mean_length) < 2:
                 break
     out.mkdir(parents=True)
     words = out.parent / "words.model"

@@ -94,6 +94,9 @@ def belong_to_parent() -> None:
     prctl = getattr(ctypes.CDLL(None), "prctl", None)
     if prctl is not None:
         prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    parent = multiprocessing.parent_process()
+    if parent is not None and parent.pid != os.getppid():
+        os._exit(1)  # it had died before we asked: nobody would ever tell us, and we would wait for work for ever
 
 
 _start: Callable[[], Callable[[Any], Any]] | None = None

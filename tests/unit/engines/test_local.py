@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from functools import partial
@@ -100,6 +103,51 @@ def test_a_dead_process_is_told_and_the_others_end(tmp_path: Path) -> None:
     with StopRequest() as stop, pytest.raises(WorkError, match="shard 0: a worker process died") as raised:
         list(run_shards(work(tmp_path, die), [0, 1], processes=2, stop=stop))
     assert "same command" in raised.value.hint
+
+
+PARENT = """
+import sys
+from pathlib import Path
+from seqkd.engines.local import run_shards
+from seqkd.stopping import StopRequest
+from tests.unit.engines.test_local import start, work
+from functools import partial
+if __name__ == "__main__":
+    with StopRequest() as stop:
+        list(run_shards(work(Path(sys.argv[1]), partial(start, slow=60.0)), [0], processes=2, stop=stop))
+"""
+
+
+@pytest.mark.parametrize("delay", [0.0, 0.15, 0.4, 3.0])
+def test_workers_do_not_outlive_a_killed_parent(tmp_path: Path, delay: float) -> None:
+    (tmp_path / "parent.py").write_text(PARENT)
+    root = str(Path(__file__).parents[3])
+    parent = subprocess.Popen(
+        [sys.executable, str(tmp_path / "parent.py"), str(tmp_path)],
+        env={**os.environ, "PYTHONPATH": root},
+        start_new_session=True,
+        stderr=subprocess.DEVNULL,
+    )
+
+    def family() -> set[int]:
+        """All that run in the parent's session."""
+        found = set()
+        for path in Path("/proc").glob("[0-9]*/stat"):
+            with contextlib.suppress(OSError):
+                state, _, _, session, *_ = path.read_text().rpartition(")")[2].split()
+                if int(session) == parent.pid and state != "Z":
+                    found.add(int(path.parent.name))
+        return found
+
+    until = time.monotonic() + 60
+    while len(family()) < 2 and time.monotonic() < until:
+        time.sleep(0.005)
+    time.sleep(delay)
+    parent.kill()
+    parent.wait()
+    while family() and time.monotonic() < until:
+        time.sleep(0.05)
+    assert not family()
 
 
 def test_cores_are_those_that_this_process_may_use() -> None:

@@ -101,7 +101,7 @@ endif
 test: $(SETUP) $(FAIRSEQ) ## set-up, then every test
 	OMP_NUM_THREADS=1 $(SEQKD_PYTHON) -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile
 
-torture: $(SETUP) ## every fault of docs/reliability.md, whose table it writes: at most 20 minutes on two cores
+torture: $(SETUP) ## every fault of docs/reliability.md, whose table it writes: some 8 minutes on two cores
 	OMP_NUM_THREADS=1 timeout 1200 $(SEQKD_PYTHON) -m pytest --torture --numprocesses 2 --dist worksteal tests/torture
 
 check: $(SETUP) ## format, lint, types, import contract, unit tests

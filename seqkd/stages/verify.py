@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -105,10 +105,8 @@ class _Ids:
 
     last: int | None = None
     ascending: bool = True
-    sizes: list[int] = field(default_factory=list)
 
     def add(self, ids: Ids) -> None:
-        self.sizes.append(len(ids))
         if len(ids):
             after = self.last is None or int(ids[0]) > self.last
             self.ascending &= after and bool((ids[1:] > ids[:-1]).all())

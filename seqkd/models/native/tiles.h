@@ -11,6 +11,7 @@
 #include <cstring>
 
 #include "memory.h"
+#include "pairs.h"
 #include "vector.h"
 
 constexpr int TILE = 512;  // bf16 numbers in a tile
@@ -100,10 +101,6 @@ static inline void pack_right(const float* a, const float* scale, int rows, int 
 // What a block's sums begin with.
 enum Start { ZERO, BIAS, ADD };
 
-#if !defined(__AMX_BF16__)
-static inline __m512bh pairs_at(const uint16_t* p) { return (__m512bh)_mm512_load_si512(p); }
-#endif
-
 // c[32 x 32] = left block * right block; the left operand's second 16 rows lie `lower` numbers behind its first. BIAS begins
 // every row with `bias`, ADD goes on from what c holds.
 template <Start start>
@@ -141,30 +138,17 @@ static inline void product(const uint16_t* left, size_t lower, const uint16_t* r
   _tile_stored(3, c + 16 * stride + 16, stride * 4);
   __asm__ volatile("" ::: "memory");
 #else
-  // Eight rows at a time: with 32 columns their sums are half of the registers, and what is read serves two products.
-  for (int row = 0; row < BLOCK; row += 8) {
+  for (int row = 0; row < BLOCK; row += PAIR_ROWS) {
     const uint16_t* a = left + (row / 16) * lower + row % 16 * 32;
     float* out = c + row * stride;
-    __m512 low[8], high[8];
-    for (int i = 0; i < 8; ++i) {
+    __m512 low[PAIR_ROWS], high[PAIR_ROWS];
+    for (int i = 0; i < PAIR_ROWS; ++i) {
       const float* from = start == BIAS ? bias : out + i * stride;
       low[i] = start == ZERO ? _mm512_setzero_ps() : _mm512_loadu_ps(from);
       high[i] = start == ZERO ? _mm512_setzero_ps() : _mm512_loadu_ps(from + 16);
     }
-    const uint16_t* b = right;
-    for (int s = 0; s < steps; ++s, a += TILE, b += 2 * TILE)
-      for (int pair = 0; pair < 16; ++pair) {
-        const __m512bh b_low = pairs_at(b + pair * 32), b_high = pairs_at(b + TILE + pair * 32);
-#pragma GCC unroll 8
-        for (int i = 0; i < 8; ++i) {
-          int32_t two;
-          memcpy(&two, a + i * 32 + 2 * pair, sizeof two);
-          const __m512bh x = (__m512bh)_mm512_set1_epi32(two);
-          low[i] = _mm512_dpbf16_ps(low[i], x, b_low);
-          high[i] = _mm512_dpbf16_ps(high[i], x, b_high);
-        }
-      }
-    for (int i = 0; i < 8; ++i) {
+    add_pair_products(a, right, steps, low, high);
+    for (int i = 0; i < PAIR_ROWS; ++i) {
       _mm512_storeu_ps(out + i * stride, low[i]);
       _mm512_storeu_ps(out + i * stride + 16, high[i]);
     }

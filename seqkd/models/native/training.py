@@ -19,7 +19,7 @@ from seqkd.models.native.build import compiled, processor
 
 WIDTH = 32  # widths must be multiples of it
 _HERE = Path(__file__).parent
-_SOURCES = ("training.cpp", "softmax.h", "tiles.h", "memory.h", "parallel.h", "vector.h")
+_SOURCES = ("training.cpp", "softmax.h", "tiles.h", "pairs.h", "memory.h", "parallel.h", "vector.h")
 
 
 @functools.cache

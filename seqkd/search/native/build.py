@@ -21,6 +21,7 @@ SOURCES = (
     "blocks.h",
     "gemm.h",
     "../../models/native/memory.h",
+    "../../models/native/pairs.h",
     "../../models/native/vector.h",
 )
 

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "../../models/native/memory.h"
+#include "../../models/native/pairs.h"
 #include "../../models/native/vector.h"
 #if defined(__AVX512F__)
 #include <immintrin.h>
@@ -237,30 +238,15 @@ static inline void tile_product(const Operand& a, const Weight& w, int row, int 
   _tile_stored(3, out + 16L * stride + 16, stride * 4L);
 }
 #elif defined(__AVX512BF16__)
-static inline __m512bh pairs_at(const uint16_t* p) { return (__m512bh)_mm512_load_si512(p); }
-
 static inline void tile_product(const Operand& a, const Weight& w, int row, int panel, float* out, int stride) {
-  constexpr int ROWS = VECTOR_ROWS;
-  const int rows = std::min(BLOCK, round_up(a.rows - row, ROWS));
-  for (int r = 0; r < rows; r += ROWS) {
-    __m512 left[ROWS] = {}, right[ROWS] = {};
-    const uint16_t* b = w.high.data + size_t(panel) * w.depth * BLOCK;
-    const uint16_t* x = a.high.data + size_t(row + r) / 16 * 16 * a.depth + (row + r) % 16 * 32;
-    for (int c = 0; c < w.depth; c += 32, b += 1024, x += 512)
-      for (int pair = 0; pair < 16; ++pair) {
-        const __m512bh b0 = pairs_at(b + pair * 32), b1 = pairs_at(b + 512 + pair * 32);
-#pragma GCC unroll 8
-        for (int i = 0; i < ROWS; ++i) {
-          int32_t two;
-          memcpy(&two, x + i * 32 + 2 * pair, sizeof two);
-          const __m512bh value = (__m512bh)_mm512_set1_epi32(two);
-          left[i] = _mm512_dpbf16_ps(left[i], value, b0);
-          right[i] = _mm512_dpbf16_ps(right[i], value, b1);
-        }
-      }
-    for (int i = 0; i < ROWS; ++i) {
-      store(out + size_t(r + i) * stride, (vf)left[i]);
-      store(out + size_t(r + i) * stride + LANES, (vf)right[i]);
+  const int rows = std::min(BLOCK, round_up(a.rows - row, PAIR_ROWS));
+  for (int r = 0; r < rows; r += PAIR_ROWS) {
+    __m512 low[PAIR_ROWS] = {}, high[PAIR_ROWS] = {};
+    const uint16_t* left = a.high.data + size_t(row + r) / 16 * 16 * a.depth + (row + r) % 16 * 32;
+    add_pair_products(left, w.high.data + size_t(panel) * w.depth * BLOCK, w.depth / 32, low, high);
+    for (int i = 0; i < PAIR_ROWS; ++i) {
+      store(out + size_t(r + i) * stride, (vf)low[i]);
+      store(out + size_t(r + i) * stride + LANES, (vf)high[i]);
     }
   }
 }

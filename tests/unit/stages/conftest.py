@@ -1,9 +1,20 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from seqkd.models import registry
-from tests.unit.stages.support import Echo
+from seqkd.stages import prepare
+from tests.unit.stages.support import Echo, prepare_config
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `prepare` makes of a small text."""
+    folder = tmp_path_factory.mktemp("text")
+    prepare.run(prepare_config(folder), folder / "prepared")
+    return folder / "prepared"
 
 
 @pytest.fixture

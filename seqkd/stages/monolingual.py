@@ -13,9 +13,9 @@ from pathlib import Path
 from seqkd.config import MonolingualConfig
 from seqkd.corpus.files import work_error
 from seqkd.corpus.manifest import PARTIAL, Manifest, StageOutput, fingerprint, read_manifest
-from seqkd.errors import CorpusError, InputError, SeqkdError
+from seqkd.errors import InputError, SeqkdError
 from seqkd.progress import say
-from seqkd.stages.prepare import REJECTED, SOURCE_VOCABULARY, VOCABULARY
+from seqkd.stages.prepare import REJECTED, SOURCE_VOCABULARY, VOCABULARY, read_prepared
 from seqkd.stages.preparing import corpus_manifest, encode_shards, list_rejected, screened, tell_all
 from seqkd.stopping import StopRequest
 from seqkd.text.cleaning import Cleaner
@@ -45,11 +45,7 @@ def run(config: MonolingualConfig, out: Path, *, overwrite: bool = False, device
         ConflictError: `out` was made with other settings or text.
         WorkError: The files cannot be written, or the run was stopped.
     """
-    prepared = read_manifest(config.prepared)
-    if prepared.kind != "prepared":
-        raise CorpusError(
-            f"holds kind {prepared.kind!r}", where=str(config.prepared), expected="output of `seqkd prepare`"
-        )
+    prepared = read_prepared(config.prepared)
     rows, digests = _check(config.text)
     made_by = fingerprint(
         "monolingual",

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from seqkd.config import BitextConfig, PrepareConfig
 from seqkd.corpus.files import atomic_path, atomic_write, work_error
-from seqkd.corpus.manifest import PARTIAL, Manifest, StageOutput, fingerprint
-from seqkd.errors import InputError, SeqkdError, TextError
+from seqkd.corpus.manifest import PARTIAL, Manifest, StageOutput, fingerprint, read_manifest
+from seqkd.errors import CorpusError, InputError, SeqkdError, TextError
 from seqkd.progress import say
 from seqkd.stages.preparing import corpus_manifest, encode_shards, list_rejected, screened, tell_all
 from seqkd.stopping import StopRequest
@@ -75,6 +75,18 @@ def run(config: PrepareConfig, out: Path, *, overwrite: bool = False, device: st
             raise work_error(error, out, "cannot be written") from error
         output.commit(manifest)
     say(_summary(manifest, out))
+
+
+def read_prepared(folder: Path) -> Manifest:
+    """The manifest of what this stage has made.
+
+    Raises:
+        CorpusError: The folder is not whole, or something else made it.
+    """
+    manifest = read_manifest(folder)
+    if manifest.kind != "prepared":
+        raise CorpusError(f"holds kind {manifest.kind!r}", where=str(folder), expected="output of `seqkd prepare`")
+    return manifest
 
 
 def _prepare(

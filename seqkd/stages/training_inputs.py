@@ -6,11 +6,10 @@ from pathlib import Path
 
 from seqkd.config import TrainConfig
 from seqkd.config_models import WEIGHING
-from seqkd.corpus.manifest import read_manifest
 from seqkd.corpus.reader import Corpus
 from seqkd.errors import ConfigError, CorpusError
 from seqkd.models.checkpoint import model_digest
-from seqkd.stages.prepare import SOURCE_VOCABULARY, VOCABULARY
+from seqkd.stages.prepare import SOURCE_VOCABULARY, VOCABULARY, read_prepared
 from seqkd.stages.rejecting import corpus_key
 from seqkd.stages.teaching import Teaching
 from seqkd.text.vocabulary import Vocabulary
@@ -41,11 +40,7 @@ class Inputs:
     """
 
     def __init__(self, config: TrainConfig) -> None:
-        self.prepared = read_manifest(config.prepared)
-        if self.prepared.kind != "prepared":
-            raise CorpusError(
-                f"holds kind {self.prepared.kind!r}", where=str(config.prepared), expected="output of `seqkd prepare`"
-            )
+        self.prepared = read_prepared(config.prepared)
         self.corpora = [_directed(part.path, config) for part in config.corpora]
         self.mixed = len(self.corpora) > 1 or config.corpora[0].weight != 1.0
         for corpus in self.corpora:

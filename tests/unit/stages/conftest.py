@@ -6,6 +6,7 @@ import pytest
 
 from seqkd.models import registry
 from seqkd.stages import prepare
+from tests.unit.stages.select_folders import write_gold, write_kbest, write_prepared
 from tests.unit.stages.support import Echo, prepare_config
 
 
@@ -21,3 +22,12 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def echo(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lets model folders name the architecture `echo`."""
     monkeypatch.setitem(registry._ARCHITECTURES, "echo", Echo)
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> Path:
+    """What `select` reads: a prepared folder with its training text, and k-best lists."""
+    write_prepared(tmp_path / "prepared")
+    write_gold(tmp_path / "prepared" / "train")
+    write_kbest(tmp_path / "kbest")
+    return tmp_path

@@ -7,14 +7,11 @@ from typing import Annotated
 
 import typer
 
+from seqkd.cli_options import Debug, Out, Overwrite
 from seqkd.progress import say
 
 imports = typer.Typer(help="A model of another toolkit to a model folder.", no_args_is_help=True)
 exports = typer.Typer(help="A model folder to another toolkit's format.", no_args_is_help=True)
-
-Out = Annotated[Path, typer.Option(help="output folder")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="start anew, whatever an earlier run left in --out")]
-Debug = Annotated[bool, typer.Option("--debug", help="show the traceback of a failure")]
 
 
 @imports.callback()

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from seqkd.config import DistillConfig, MonolingualConfig, SelectConfig, TrainConfig, VocabularyConfig
+from seqkd.config import MonolingualConfig, SelectConfig, TrainConfig, VocabularyConfig
 from seqkd.config_pipeline import BACK_TRANSLATION, PipelineConfig
-from seqkd.plan_folders import Folders, Stage, seed_of, seeded, weighted
+from seqkd.plan_folders import Folders, Stage, distill_stage, seed_of, seeded, weighted
 from seqkd.plan_rounds import Round
 
 
@@ -71,21 +71,7 @@ def back_translated(pipeline: PipelineConfig, made: Round, folders: Folders) -> 
             out=reverse.folder,
             needs=tuple(dict.fromkeys((folders.gold.file, *(corpus.file for corpus in corpora)))),
         ),
-        Stage(
-            name=f"distill.{name}",
-            command="distill",
-            goal="distill",
-            config=DistillConfig(
-                models=(reverse.folder,),
-                corpus=text.folder,
-                search=part.search,
-                batch_tokens=part.batch_tokens,
-                precision=part.precision,
-                workers=part.workers,
-            ),
-            out=kbest.folder,
-            needs=(reverse.file, text.file),
-        ),
+        distill_stage(name, part, [reverse], text, folders),
         Stage(
             name=f"select.{name}",
             command="select",

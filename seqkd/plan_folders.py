@@ -9,8 +9,8 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from seqkd.config import TrainingConfig, WeightedPath
-from seqkd.config_pipeline import PipelineConfig, WeightedName
+from seqkd.config import DistillConfig, TrainingConfig, WeightedPath
+from seqkd.config_pipeline import BackTranslationPart, DistillPart, PipelineConfig, WeightedName
 from seqkd.plan_rounds import Round
 
 
@@ -108,6 +108,27 @@ class Folders:
 
 def _finished(folder: Path) -> Made:
     return Made(folder, folder / "manifest.json")
+
+
+def distill_stage(
+    name: str, part: DistillPart | BackTranslationPart, models: Sequence[Made], corpus: Made, folders: Folders
+) -> Stage:
+    """The stage that writes the k-best lists `name`, with what `part` says of the search."""
+    return Stage(
+        name=f"distill.{name}",
+        command="distill",
+        goal="distill",
+        config=DistillConfig(
+            models=tuple(model.folder for model in models),
+            corpus=corpus.folder,
+            search=part.search,
+            batch_tokens=part.batch_tokens,
+            precision=part.precision,
+            workers=part.workers,
+        ),
+        out=folders.kbest(name).folder,
+        needs=(*(model.file for model in models), corpus.file),
+    )
 
 
 def weighted(parts: Sequence[WeightedName], folders: Folders) -> tuple[WeightedPath, ...]:

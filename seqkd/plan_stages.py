@@ -7,7 +7,6 @@ from pathlib import Path
 
 from seqkd.config import (
     BitextConfig,
-    DistillConfig,
     EvaluateConfig,
     PrepareConfig,
     ReportConfig,
@@ -19,7 +18,7 @@ from seqkd.config_models import ObjectiveConfig, WordKdConfig
 from seqkd.config_pipeline import BACK_TRANSLATION, TEACHERS, PipelineConfig, StudentPart
 from seqkd.config_report import NamedPath, StudentRounds, SyntheticPath
 from seqkd.plan_backtranslation import back_translated, monolingual, with_tag
-from seqkd.plan_folders import Folders, Stage, seed_of, seeded, weighted
+from seqkd.plan_folders import Folders, Stage, distill_stage, seed_of, seeded, weighted
 from seqkd.plan_relations import baselines, edges
 from seqkd.plan_rounds import Round, rounds_of, taught
 
@@ -99,26 +98,7 @@ def _teacher(pipeline: PipelineConfig, folders: Folders) -> list[Stage]:
 
 def _distilled(made: Round, folders: Folders) -> list[Stage]:
     gold, teachers = folders.corpus("gold"), folders.models(made.teachers)
-    stages = []
-    for part in made.distill:
-        config = DistillConfig(
-            models=tuple(teacher.folder for teacher in teachers),
-            corpus=gold.folder,
-            search=part.search,
-            batch_tokens=part.batch_tokens,
-            precision=part.precision,
-            workers=part.workers,
-        )
-        stages.append(
-            Stage(
-                name=f"distill.{part.name}",
-                command="distill",
-                goal="distill",
-                config=config,
-                out=folders.kbest(part.name).folder,
-                needs=(*(teacher.file for teacher in teachers), gold.file),
-            )
-        )
+    stages = [distill_stage(part.name, part, teachers, gold, folders) for part in made.distill]
     for chosen in made.select:
         kbest = folders.kbest(chosen.kbest)
         stages.append(

@@ -138,3 +138,9 @@ class TeacherForced(Protocol):
     def decode_features(self, target_in: Tensor, source: Tensor, memory: Tensor) -> Tensor:
         """Teacher forcing, to `[batch, target, dim]`."""
         ...
+
+
+def kept_features(model: TeacherForced, batch: Batch) -> Tensor:
+    """What the output layer reads at the batch's kept positions, `[tokens, dim]`: padding leaves before that layer."""
+    features = model.decode_features(batch.target_in, batch.source, model.encode(batch.source))
+    return features.flatten(0, 1).index_select(0, batch.kept)

@@ -7,7 +7,7 @@ from typing import cast
 
 from torch import nn
 
-from seqkd.objectives.base import Batch, LossOutput, TeacherForced
+from seqkd.objectives.base import Batch, LossOutput, TeacherForced, kept_features
 from seqkd.objectives.projection import projected_nll
 
 
@@ -26,10 +26,7 @@ class LabelSmoothedNll:
     def __call__(self, model: nn.Module, batch: Batch) -> LossOutput:
         """The loss of a model with `encode`, `decode_features` and `output_weight`."""
         forced = cast(TeacherForced, model)
-        memory = forced.encode(batch.source)
-        features = forced.decode_features(batch.target_in, batch.source, memory)
-        # Padding leaves before the widest layer.
-        rows = features.flatten(0, 1).index_select(0, batch.kept)
+        rows = kept_features(forced, batch)
         targets = batch.target_out.flatten().index_select(0, batch.kept)
         weights = batch.weights_at(batch.kept, batch.target_out.size(1))
         loss, nll = projected_nll(rows, forced.output_weight, targets, self.smoothing, weights)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from seqkd.models.functional import rounded_rows
-from seqkd.objectives.base import Batch, TeacherForced
+from seqkd.objectives.base import Batch, TeacherForced, kept_features
 from seqkd.objectives.projection import filled_to, rows_within
 
 # Logits at a time. Some five tensors of that size are at hand at once, the student's and the teacher's.
@@ -71,12 +71,7 @@ class Teacher:
         """The teacher's distributions at the batch's kept positions."""
         kind = batch.source.device.type
         with torch.no_grad(), _autocast(kind, self._autocast):
-            members = []
-            for model in self._models:
-                memory = model.encode(batch.source)
-                features = model.decode_features(batch.target_in, batch.source, memory)
-                rows = features.flatten(0, 1).index_select(0, batch.kept)
-                members.append((rows, model.output_weight))
+            members = [(kept_features(model, batch), model.output_weight) for model in self._models]
         return Distributions(
             [Projection(rows, weight, self._autocast or weight.dtype) for rows, weight in members], self._temperature
         )

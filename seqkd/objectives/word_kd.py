@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from seqkd.models.functional import rounded_rows
-from seqkd.objectives.base import Batch, LossOutput, SoftTargets, TeacherForced
+from seqkd.objectives.base import Batch, LossOutput, SoftTargets, TeacherForced, kept_features
 from seqkd.objectives.divergence import Direction, full_divergence, likelihood, sparse_divergence, top_k
 from seqkd.objectives.projection import projected_nll
 from seqkd.objectives.teacher import Projection, Teacher, chunk_rows
@@ -46,9 +46,7 @@ class WordKd:
     def __call__(self, model: nn.Module, batch: Batch) -> LossOutput:
         """The loss of a model with `encode`, `decode_features` and `output_weight`."""
         forced = cast(TeacherForced, model)
-        memory = forced.encode(batch.source)
-        features = forced.decode_features(batch.target_in, batch.source, memory)
-        rows = features.flatten(0, 1).index_select(0, batch.kept)
+        rows = kept_features(forced, batch)
         targets = batch.target_out.flatten().index_select(0, batch.kept)
         weights = batch.weights_at(batch.kept, batch.target_out.size(1))
         if self.alpha == 0.0 or not model.training:

@@ -11,23 +11,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from seqkd.config import MonolingualConfig
-from seqkd.corpus.files import atomic_path, work_error
+from seqkd.corpus.files import work_error
 from seqkd.corpus.manifest import PARTIAL, Manifest, StageOutput, fingerprint, read_manifest
-from seqkd.errors import CorpusError, InputError, SeqkdError
-from seqkd.progress import Progress, say
-from seqkd.stages.prepare import (
-    REJECTED,
-    SOURCE_VOCABULARY,
-    VOCABULARY,
-    corpus_manifest,
-    encode_shards,
-    list_rejected,
-)
+from seqkd.errors import InputError, SeqkdError
+from seqkd.progress import say
+from seqkd.stages.prepare import REJECTED, SOURCE_VOCABULARY, VOCABULARY, read_prepared
+from seqkd.stages.preparing import corpus_manifest, encode_shards, list_rejected, screened, tell_all
 from seqkd.stopping import StopRequest
 from seqkd.text.cleaning import Cleaner
-from seqkd.text.duplicates import DuplicateFinder
 from seqkd.text.reading import check_bitext, read_lines
-from seqkd.text.screening import count, kept, screen
+from seqkd.text.screening import count, kept
 from seqkd.text.vocabulary import Vocabulary
 
 MONOLINGUAL = "monolingual"  # in a manifest: the corpus has no targets
@@ -52,11 +45,7 @@ def run(config: MonolingualConfig, out: Path, *, overwrite: bool = False, device
         ConflictError: `out` was made with other settings or text.
         WorkError: The files cannot be written, or the run was stopped.
     """
-    prepared = read_manifest(config.prepared)
-    if prepared.kind != "prepared":
-        raise CorpusError(
-            f"holds kind {prepared.kind!r}", where=str(config.prepared), expected="output of `seqkd prepare`"
-        )
+    prepared = read_prepared(config.prepared)
     rows, digests = _check(config.text)
     made_by = fingerprint(
         "monolingual",
@@ -91,17 +80,22 @@ def _check(paths: tuple[Path, ...]) -> tuple[int, list[str]]:
             digests += facts.digests
         except InputError as error:
             problems.append(error)
-    if len(problems) == 1:
-        raise problems[0]
-    if problems:
-        raise InputError(f"{len(problems)} problems:\n" + "\n".join(f"    {problem}" for problem in problems))
+    tell_all(problems)
     return rows, digests
 
 
 def _prepare(config: MonolingualConfig, output: StageOutput, rows: int, prepared: Manifest) -> Manifest:
     work = output.path / _WORK
     work.mkdir(exist_ok=True)
-    verdicts = _screen(config, work, rows)
+    verdicts = screened(
+        read_lines(config.text),
+        work,
+        rows,
+        cleaner=Cleaner(max_length=config.max_length, max_ratio=1.0, drop_identical=False),
+        drop_duplicates=config.drop_duplicates,
+        label="prepare: monolingual text",
+        unit="lines",
+    )
     usable, counts = count(verdicts)
     gold = read_manifest(config.prepared / "train").rows
     wanted = max(1, round(config.ratio * gold))
@@ -125,26 +119,6 @@ def _prepare(config: MonolingualConfig, output: StageOutput, rows: int, prepared
     manifest = corpus_manifest(output, shards, (target, source), counts)
     manifest.extra.update({MONOLINGUAL: True, "ratio": config.ratio, "gold": prepared.extra["train"]})
     return manifest
-
-
-def _screen(config: MonolingualConfig, work: Path, rows: int) -> Path:
-    """Judge the lines; an earlier run's verdicts are taken as they are."""
-    verdicts = work / "verdicts.bin"
-    if verdicts.exists():
-        return verdicts
-    buckets = work / "buckets"
-    shutil.rmtree(buckets, ignore_errors=True)
-    buckets.mkdir()
-    with Progress("prepare: monolingual text", rows, "lines") as progress, atomic_path(verdicts) as temporary:
-        screen(
-            read_lines(config.text),
-            temporary,
-            cleaner=Cleaner(max_length=config.max_length, max_ratio=1.0, drop_identical=False),
-            duplicates=DuplicateFinder(buckets, rows) if config.drop_duplicates else None,
-            advance=progress.advance,
-        )
-    shutil.rmtree(buckets)
-    return verdicts
 
 
 def drawn(texts: Iterator[tuple[str, str]], total: int, wanted: int, seed: int) -> Iterator[tuple[str, str]]:

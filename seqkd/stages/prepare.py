@@ -9,25 +9,20 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.compute as pc
-
 from seqkd.config import BitextConfig, PrepareConfig
 from seqkd.corpus.files import atomic_path, atomic_write, work_error
-from seqkd.corpus.manifest import PARTIAL, Manifest, ShardInfo, StageOutput, fingerprint, shard_name
-from seqkd.corpus.writer import finished_shards, write_shard
-from seqkd.errors import InputError, SeqkdError, TextError
-from seqkd.progress import Progress, say
+from seqkd.corpus.manifest import PARTIAL, Manifest, StageOutput, fingerprint, read_manifest
+from seqkd.errors import CorpusError, InputError, SeqkdError, TextError
+from seqkd.progress import say
+from seqkd.stages.preparing import corpus_manifest, encode_shards, list_rejected, screened, tell_all
 from seqkd.stopping import StopRequest
 from seqkd.text.cleaning import Cleaner
-from seqkd.text.duplicates import DuplicateFinder
 from seqkd.text.normalize import Normalizer
 from seqkd.text.reading import BitextFacts, check_bitext, read_bitext
-from seqkd.text.screening import count, kept, rejected, screen
+from seqkd.text.screening import count, kept
 from seqkd.text.vocabulary import Vocabulary, check_symbols
 
 VOCABULARY = "vocab.model"
@@ -82,12 +77,33 @@ def run(config: PrepareConfig, out: Path, *, overwrite: bool = False, device: st
     say(_summary(manifest, out))
 
 
+def read_prepared(folder: Path) -> Manifest:
+    """The manifest of what this stage has made.
+
+    Raises:
+        CorpusError: The folder is not whole, or something else made it.
+    """
+    manifest = read_manifest(folder)
+    if manifest.kind != "prepared":
+        raise CorpusError(f"holds kind {manifest.kind!r}", where=str(folder), expected="output of `seqkd prepare`")
+    return manifest
+
+
 def _prepare(
     config: PrepareConfig, out: Path, facts: dict[str, BitextFacts], made_by: dict[str, object], stop: StopRequest
 ) -> Manifest:
     work = out / _WORK
     work.mkdir(exist_ok=True)
-    verdicts = _screen(config, work, facts["train"].rows)
+    rules = config.cleaning
+    verdicts = screened(
+        read_bitext(config.train.source, config.train.target),
+        work,
+        facts["train"].rows,
+        cleaner=Cleaner(max_length=rules.max_length, max_ratio=rules.max_ratio, drop_identical=rules.drop_identical),
+        drop_duplicates=rules.drop_duplicates,
+        label="prepare: cleaning",
+        unit="pairs",
+    )
     stop.check("after cleaning")
     rows, counts = count(verdicts)
     if not rows:
@@ -181,10 +197,7 @@ def _check_inputs(config: PrepareConfig) -> tuple[dict[str, BitextFacts], str]:
                 accepted_digest = _check_accepted(bitext.accepted, facts[part].rows)
         except InputError as error:
             problems.append(error)
-    if len(problems) == 1:
-        raise problems[0]
-    if problems:
-        raise InputError(f"{len(problems)} problems:\n" + "\n".join(f"    {problem}" for problem in problems))
+    tell_all(problems)
     return facts, accepted_digest
 
 
@@ -227,30 +240,7 @@ def _accepted_row(line: bytes, path: Path, number: int) -> list[str]:
     return texts
 
 
-# --- the passes -------------------------------------------------------------------------------------------------
-
-
-def _screen(config: PrepareConfig, work: Path, rows: int) -> Path:
-    """Judge the training rows; an earlier run's verdicts are taken as they are."""
-    verdicts = work / "verdicts.bin"
-    if verdicts.exists():
-        return verdicts
-    buckets = work / "buckets"
-    shutil.rmtree(buckets, ignore_errors=True)
-    buckets.mkdir()
-    rules = config.cleaning
-    with Progress("prepare: cleaning", rows, "pairs") as progress, atomic_path(verdicts) as temporary:
-        screen(
-            read_bitext(config.train.source, config.train.target),
-            temporary,
-            cleaner=Cleaner(
-                max_length=rules.max_length, max_ratio=rules.max_ratio, drop_identical=rules.drop_identical
-            ),
-            duplicates=DuplicateFinder(buckets, rows) if rules.drop_duplicates else None,
-            advance=progress.advance,
-        )
-    shutil.rmtree(buckets)
-    return verdicts
+# --- what is made ------------------------------------------------------------------------------------------------
 
 
 def _vocabularies(config: PrepareConfig, out: Path, verdicts: Path) -> tuple[Vocabulary, Vocabulary]:
@@ -289,108 +279,6 @@ def _vocabulary(config: PrepareConfig, path: Path, verdicts: Path, sides: tuple[
         symbols=settings.symbols,
         seed=config.seed,
     )
-
-
-def encode_shards(
-    texts: Iterator[tuple[str, str]],
-    output: StageOutput,
-    rows: int,
-    shard_rows: int,
-    vocabularies: tuple[Vocabulary, Vocabulary],
-    stop: StopRequest,
-    *,
-    first_id: int = 0,
-) -> list[ShardInfo]:
-    """Normalise, encode and write shard by shard; shards that an earlier run finished stay.
-
-    Args:
-        texts: Sources and targets.
-        output: The folder.
-        rows: How many there are.
-        shard_rows: Rows of a shard.
-        vocabularies: Of sources and of targets.
-        stop: Once it is made, no other shard is begun.
-        first_id: Of the first row; those after it count up.
-    """
-    normalizer = Normalizer()
-    finished = finished_shards(output.path)
-    shards = []
-    with Progress(f"prepare: {output.path.name}", rows, "pairs") as progress:
-        for index, first in enumerate(range(0, rows, shard_rows)):
-            number = min(shard_rows, rows - first)
-            part = islice(texts, number)
-            info = finished.get(index)
-            if info is None or info.rows != number:
-                info = write_shard(output.path, index, _table(part, first_id + first, normalizer, vocabularies))
-            else:
-                _exhaust(part)
-            shards.append(info)
-            progress.advance(number)
-            if first + number < rows:
-                stop.check(f"after {len(shards):,} shards of {output.path.name}")
-    return shards
-
-
-def _table(
-    texts: Iterable[tuple[str, str]],
-    first: int,
-    normalizer: Normalizer,
-    vocabularies: tuple[Vocabulary, Vocabulary],
-) -> pa.Table:
-    sources, targets = zip(*texts, strict=True)
-    source, target = normalizer.many(list(sources)), normalizer.many(list(targets))
-    return pa.table(
-        {
-            "id": pa.array(range(first, first + len(source)), pa.int64()),
-            "source": pa.array(source, pa.string()),
-            "target": pa.array(target, pa.string()),
-            "source_ids": pa.array(vocabularies[0].encode(source), pa.list_(pa.int32())),
-            "target_ids": pa.array(vocabularies[1].encode(target), pa.list_(pa.int32())),
-        }
-    )
-
-
-def _exhaust(items: Iterable[object]) -> None:
-    for _ in items:
-        pass
-
-
-def corpus_manifest(
-    output: StageOutput, shards: list[ShardInfo], vocabularies: tuple[Vocabulary, Vocabulary], counts: dict[str, int]
-) -> Manifest:
-    """The manifest of a corpus whose shards are written.
-
-    Args:
-        output: The folder.
-        shards: Its shards.
-        vocabularies: Of sources and of targets.
-        counts: Rows left out, by reason.
-    """
-    tokens = {"source_ids": 0, "target_ids": 0}
-    for index in range(len(shards)):
-        with pa.memory_map(str(output.path / shard_name(index))) as file:
-            table = pa.ipc.open_file(file).read_all()
-            for column in tokens:
-                tokens[column] += pc.sum(pc.list_value_length(table[column])).as_py() or 0
-            del table
-    return Manifest(
-        kind="corpus",
-        fingerprint=output.fingerprint,
-        rows=sum(shard.rows for shard in shards),
-        source_tokens=tokens["source_ids"],
-        target_tokens=tokens["target_ids"],
-        shards=shards,
-        vocabulary=vocabularies[1].digest,
-        counts=counts,
-        extra={"source_vocabulary": vocabularies[0].digest},
-    )
-
-
-def list_rejected(path: Path, verdicts: Path) -> None:
-    """Write line and reason of each row that `screen` left out."""
-    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as file:
-        file.write("line\treason\n")
-        file.writelines(f"{line}\t{reason}\n" for line, reason in rejected(verdicts))
 
 
 def _copy_accepted(path: Path, out: Path) -> None:

@@ -15,9 +15,8 @@ from torch import nn
 from torch.utils.tensorboard.writer import SummaryWriter
 
 from seqkd.config import TrainConfig
-from seqkd.config_models import WEIGHING
 from seqkd.corpus.files import make_folder
-from seqkd.corpus.manifest import Manifest, StageOutput, atomic_write, fingerprint, read_manifest
+from seqkd.corpus.manifest import Manifest, StageOutput, atomic_write, fingerprint
 from seqkd.corpus.reader import Corpus
 from seqkd.errors import ConfigError, CorpusError, ModelError
 from seqkd.metrics.corpus import corpus_bleu
@@ -25,7 +24,6 @@ from seqkd.models.checkpoint import (
     LoadedModel,
     load_model,
     load_weights,
-    model_digest,
     model_files,
     save_model,
     weights_of,
@@ -36,11 +34,9 @@ from seqkd.objectives.base import Objective
 from seqkd.progress import say
 from seqkd.search.loading import quick_decoder, resolve_device
 from seqkd.stages.building import build_objective
-from seqkd.stages.prepare import SOURCE_VOCABULARY, VOCABULARY
-from seqkd.stages.rejecting import REJECTED, corpus_key, count_rejected, left_out, write_rejected
-from seqkd.stages.teaching import Teaching
-from seqkd.text.vocabulary import Vocabulary
-from seqkd.training.data import WEIGHT, CorpusData, SpecialIds, TrainingData
+from seqkd.stages.rejecting import REJECTED, count_rejected, left_out, write_rejected
+from seqkd.stages.training_inputs import Inputs
+from seqkd.training.data import CorpusData, SpecialIds, TrainingData
 from seqkd.training.loop import LoopSettings, TrainResult, fit
 from seqkd.training.mixing import MixedData
 from seqkd.training.optim import OptimSettings
@@ -83,7 +79,7 @@ def run(config: TrainConfig, out: Path, *, overwrite: bool = False, device: str 
 
 
 def _run(config: TrainConfig, out: Path, overwrite: bool, device: str) -> None:
-    inputs = _Inputs(config)
+    inputs = Inputs(config)
     where = resolve_device(device)
     precision = choose_precision(config.training.precision, where)
     settings = config.model_dump(mode="json", include={"role", "model", "training"})
@@ -116,71 +112,6 @@ def _run(config: TrainConfig, out: Path, overwrite: bool, device: str) -> None:
             output.close()
 
 
-class _Inputs:
-    """The corpora and vocabularies, checked against each other."""
-
-    def __init__(self, config: TrainConfig) -> None:
-        self.prepared = read_manifest(config.prepared)
-        if self.prepared.kind != "prepared":
-            raise CorpusError(
-                f"holds kind {self.prepared.kind!r}", where=str(config.prepared), expected="output of `seqkd prepare`"
-            )
-        self.corpora = [_directed(part.path, config) for part in config.corpora]
-        self.mixed = len(self.corpora) > 1 or config.corpora[0].weight != 1.0
-        for corpus in self.corpora:
-            if WEIGHT in corpus.schema.names and config.objective.type not in WEIGHING:
-                raise ConfigError(
-                    f"is {config.objective.type!r}, which cannot count rows by the weights of {corpus.path}",
-                    where="objective.type",
-                    expected=f'one of: {", ".join(WEIGHING)}; or a corpus of another rule than "all"',
-                )
-        self.valid = _directed(config.prepared / "valid", config)
-        self.vocab, other = config.prepared / VOCABULARY, config.prepared / SOURCE_VOCABULARY
-        self.source_vocab = other if other.exists() else None
-        if config.reverse and self.source_vocab is not None:
-            self.vocab, self.source_vocab = self.source_vocab, self.vocab
-        self.target = Vocabulary.load(self.vocab)
-        self.source = Vocabulary.load(self.source_vocab) if self.source_vocab else self.target
-        self.init_from = config.init_from
-        for corpus in (*self.corpora, self.valid):
-            manifest = corpus.manifest
-            sides = {"target": (manifest.vocabulary, self.target)}
-            if "source_vocabulary" in manifest.extra:
-                sides["source"] = (manifest.extra["source_vocabulary"], self.source)
-            for side, (digest, vocabulary) in sides.items():
-                if digest != vocabulary.digest:
-                    raise CorpusError(
-                        f"was made with another {side} vocabulary than {vocabulary.path}",
-                        where=str(corpus.path),
-                        expected=f"vocabulary {vocabulary.digest[:12]}..., found {digest[:12]}...",
-                        hint="give the `prepared` folder that this corpus comes from",
-                    )
-            for side, vocabulary in (("source", self.source), ("target", self.target)):
-                corpus.check_ids(f"{side}_ids", vocabulary.size)
-        self.teaching = Teaching(config.objective, corpus=self.corpora[0], target=self.target, source=self.source)
-
-    def digests(self) -> dict[str, str]:
-        """What the model depends on."""
-        digests = {"prepared": self.prepared.digest()}
-        for number, corpus in enumerate(self.corpora, start=1):
-            digests[corpus_key(number, len(self.corpora))] = corpus.manifest.digest()
-        if self.init_from is not None:
-            digests["init_from"] = model_digest(self.init_from)
-        return digests | self.teaching.digests()
-
-
-def _directed(path: Path, config: TrainConfig) -> Corpus:
-    """A corpus in the direction of the model."""
-    corpus = Corpus.open(path, "corpus")
-    if corpus.manifest.extra.get("monolingual"):
-        raise CorpusError(
-            "is monolingual text, and has no targets to train on",
-            where=str(path),
-            hint="decode it with a model of the other direction, then `seqkd select` with reverse = true",
-        )
-    return corpus.reversed() if config.reverse else corpus
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Work:
     """What is trained, and on what.
@@ -200,7 +131,7 @@ class _Work:
     held_out: CorpusData
 
     @staticmethod
-    def of(config: TrainConfig, inputs: _Inputs, fabric: Fabric) -> _Work:
+    def of(config: TrainConfig, inputs: Inputs, fabric: Fabric) -> _Work:
         training = config.training
         torch.manual_seed(training.seed)
         model: Any = _build(config, inputs)
@@ -251,7 +182,7 @@ class _Work:
         return _Work(model=model, objective=objective, parts=parts, data=data, held_out=data_of(inputs.valid))
 
 
-def _train(config: TrainConfig, inputs: _Inputs, work: _Work, fabric: Fabric, out: Path) -> TrainResult:
+def _train(config: TrainConfig, inputs: Inputs, work: _Work, fabric: Fabric, out: Path) -> TrainResult:
     training = config.training
     for data in (*work.parts, work.held_out):
         if fabric.is_global_zero and data.rows < data.corpus.rows:
@@ -289,7 +220,7 @@ def _train(config: TrainConfig, inputs: _Inputs, work: _Work, fabric: Fabric, ou
         observer.close()
 
 
-def _build(config: TrainConfig, inputs: _Inputs) -> nn.Module:
+def _build(config: TrainConfig, inputs: Inputs) -> nn.Module:
     settings = config.model.model_dump(exclude={"arch"})
     if settings.get("embeddings") == "shared" and inputs.source.digest != inputs.target.digest:
         raise ConfigError(
@@ -323,7 +254,7 @@ def _build(config: TrainConfig, inputs: _Inputs) -> nn.Module:
     return model
 
 
-def _greedy_bleu(config: TrainConfig, inputs: _Inputs, held_out: CorpusData) -> Callable[[nn.Module], float]:
+def _greedy_bleu(config: TrainConfig, inputs: Inputs, held_out: CorpusData) -> Callable[[nn.Module], float]:
     table = inputs.valid.take(held_out.positions, ["id", "source_ids", "target"])
     sources = list(zip(table.column("id").to_pylist(), table.column("source_ids").to_pylist(), strict=True))
     references = [[target] for target in table.column("target").to_pylist()]
@@ -382,7 +313,7 @@ class _Observer:
 
 def _write(
     config: TrainConfig,
-    inputs: _Inputs,
+    inputs: Inputs,
     work: _Work,
     result: TrainResult,
     out: Path,

@@ -24,8 +24,9 @@ from seqkd.models.checkpoint import load_weights, weights_of
 from seqkd.objectives.base import Batch, Objective
 from seqkd.progress import Progress, say
 from seqkd.stopping import StopRequest
-from seqkd.training.data import TrainingData, name_rows, read_ahead
+from seqkd.training.data import TrainingData, read_ahead
 from seqkd.training.optim import OptimSettings, build_optimizer, learning_rate
+from seqkd.training.pending import Pending, not_finite
 from seqkd.training.runtime import Precision
 from seqkd.training.state import (
     TrainState,
@@ -112,20 +113,6 @@ class _Step(nn.Module):
         return self.objective(self.model, batch).loss
 
 
-@dataclass(slots=True)
-class _Pending:
-    """An update whose numbers have not been read from the device yet.
-
-    Over all ranks: `tokens` is how many target tokens it has, `total` what their losses are divided by.
-    """
-
-    update: int
-    losses: list[tuple[Batch, Tensor]]
-    tokens: int
-    total: float
-    norm: Tensor | None
-
-
 def fit(
     *,
     fabric: Fabric,
@@ -173,13 +160,13 @@ class _Run:
     ) -> None:
         self.fabric, self.model, self.data, self.validate = fabric, model, data, validate
         self.settings, self.folder, self.observer = settings, folder, observer
-        self.scaled = precision == "fp16"
-        optimizer = build_optimizer(model.parameters(), settings.optim, fused=not self.scaled)
+        scaled = precision == "fp16"
+        optimizer = build_optimizer(model.parameters(), settings.optim, fused=not scaled)
         self.module: Any
         self.optimizer: Any
         self.module, self.optimizer = fabric.setup(_Step(model, objective), optimizer)
         self.state = TrainState(world=fabric.world_size, precision=precision)
-        self.pending: list[_Pending] = []
+        self.pending = Pending(scaled=scaled)
         # A GPU runs ahead of us: its numbers are read one update late, so that it never waits.
         self.lag = 0 if fabric.device.type == "cpu" else 1
         self.mark = time.monotonic()
@@ -266,7 +253,7 @@ class _Run:
             norm = fabric.clip_gradients(
                 self.module, self.optimizer, max_norm=self.settings.clip_norm, error_if_nonfinite=False
             )
-        self.pending.append(_Pending(update, losses, tokens, total, norm))
+        self.pending.add(update, losses, tokens=tokens, total=total, norm=norm)
         self._settle(self.lag)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -279,32 +266,22 @@ class _Run:
         return int(mixed[0] >> np.uint64(1))
 
     def _settle(self, keep: int) -> None:
-        """Read the losses of all but the last `keep` updates.
+        """Count the losses of all but the last `keep` updates.
 
         Raises:
             WorkError: One is not finite.
         """
-        while len(self.pending) > keep:
-            entry = self.pending.pop(0)
-            values = torch.stack([loss for _, loss in entry.losses]).tolist()
-            for (batch, _), value in zip(entry.losses, values, strict=True):
-                if not math.isfinite(value):
-                    raise _not_finite(f"the loss is {value}", entry.update, [batch])
-            norm = None if entry.norm is None else float(entry.norm)
-            # In fp16 the scaler answers an overflow: it leaves the update out and scales less.
-            if norm is not None and not math.isfinite(norm) and not self.scaled:
-                batches = [batch for batch, _ in entry.losses]
-                raise _not_finite(f"the gradient's norm is {norm}", entry.update, batches)
-            self.state.loss += sum(values) * (entry.tokens / (entry.total or 1))  # with weights, as of whole tokens
+        for entry in self.pending.read(keep):
+            self.state.loss += entry.loss
             self.state.tokens += entry.tokens
-            self.latest = sum(values) / (sum(batch.total for batch, _ in entry.losses) or 1)
+            self.latest = entry.mean
             if entry.update % NOTE_EVERY == 0 and self.fabric.is_global_zero:
                 point = {
                     "loss": self.latest,
                     "learning_rate": learning_rate(self.settings.optim, entry.update),
                 }
-                if norm is not None:
-                    point["gradient_norm"] = norm
+                if entry.norm is not None:
+                    point["gradient_norm"] = entry.norm
                 self.observer.trained(entry.update, point)
 
     def _validate(self) -> None:
@@ -316,7 +293,7 @@ class _Run:
         nll, bleu = self.validate(self.model)
         self.model.train()
         if not math.isfinite(nll):
-            raise _not_finite(f"the validation loss is {nll}", state.update, [])
+            raise not_finite(f"the validation loss is {nll}", state.update, [])
         line = Validation(
             update=state.update,
             epoch=state.epoch,
@@ -390,12 +367,3 @@ class _Run:
             averaged=averaged,
             history=history,
         )
-
-
-def _not_finite(what: str, update: int, batches: Sequence[Batch]) -> WorkError:
-    named = name_rows(batches)
-    return WorkError(
-        what,
-        where=f"update {update}" + (f", rows {named}" if named else ""),
-        hint="look at these rows, lower learning_rate, raise warmup_updates, or train in float32",
-    )

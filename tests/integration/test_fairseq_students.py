@@ -6,7 +6,6 @@ import json
 import math
 import os
 import re
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -31,6 +30,7 @@ from seqkd.search.parallel import ParallelSearch
 from seqkd.stages import prepare, train
 from seqkd.text.vocabulary import Vocabulary
 from tests.unit.interop.fairseq_models_support import EVERY
+from tests.unit.stages.interrupted import stop_at
 from tests.unit.stages.support import prepare_config
 
 pytest.importorskip("fairseq", reason="the architectures are fairseq's: pip install 'seqkd[fairseq]'")
@@ -87,14 +87,8 @@ def test_an_interrupted_run_ends_with_the_same_model(
 ) -> None:
     settings = config(prepared, "cmlm_transformer", max_updates=16, validate_every=8, precision="float32")
     train.run(settings, tmp_path / "whole", device="cpu")
-    trained = train._Observer.trained
-
-    def stop(self: Any, update: int, values: dict[str, float]) -> None:
-        trained(self, update, values)
-        os.kill(os.getpid(), signal.SIGTERM)
-
     with monkeypatch.context() as patch:
-        patch.setattr(train._Observer, "trained", stop)
+        stop_at(patch, 10)
         with pytest.raises(WorkError, match="stopped at update 10"):
             train.run(settings, tmp_path / "stopped", device="cpu")
     train.run(settings, tmp_path / "stopped", device="cpu")

@@ -1,4 +1,4 @@
-"""A small pipeline file for the tests of what reads it."""
+"""A small pipeline file for the tests of what reads it, and students taught word by word to put behind it."""
 
 from __future__ import annotations
 
@@ -44,6 +44,24 @@ training = { learning_rate = 0.01 }
 name = "tuned"
 corpus = "kd"
 init_from = "kd"
+"""
+
+
+WORD_KD = """
+[[soft_targets]]
+name = "kd16"
+corpus = "kd"
+temperature = 2.0
+
+[[students]]
+name = "live"
+corpus = "kd"
+objective = { type = "word_kd", alpha = 0.7 }
+
+[[students]]
+name = "written"
+corpus = "kd"
+objective = { type = "word_kd", soft_targets = "kd16", temperature = 2.0 }
 """
 
 

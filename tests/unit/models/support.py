@@ -1,8 +1,9 @@
-"""Small recurrent models whose mistakes would show."""
+"""Small recurrent models whose mistakes would show, and what any model that goes step by step must do."""
 
 from __future__ import annotations
 
-from typing import TypeVar
+import itertools
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -72,3 +73,24 @@ def padded(lengths: list[int], seed: int) -> Tensor:
     for row, length in enumerate(lengths):
         out[row, :length] = torch.randint(4, 30, (length,), generator=draw)
     return out
+
+
+def follow_parents(engine: Any, model: nn.Module, *, atol: float) -> None:
+    """Check that beams that `engine` reorders go on as `model` does after their parents' tokens."""
+    source = padded([4, 4], 3)
+    beam, steps = 3, 5
+    draw = torch.Generator().manual_seed(0)
+    state = engine.new_state(2, beam, 4, steps)
+    engine.admit(state, torch.arange(2), source)
+    prefixes = torch.empty(2, beam, 0, dtype=torch.long)
+    for _ in range(steps):
+        tokens = torch.randint(4, 30, (2, beam), generator=draw)
+        prefixes = torch.cat((prefixes, tokens[:, :, None]), dim=2)
+        logits = engine.step(state, tokens)
+        for slot, k in itertools.product(range(2), range(beam)):
+            with torch.no_grad():
+                expected = model(source[slot : slot + 1], prefixes[slot, k][None])[0, -1]
+            torch.testing.assert_close(logits[slot, k], expected, atol=atol, rtol=1e-5)
+        parents = torch.randint(0, beam, (2, beam), generator=draw)
+        engine.reorder(state, parents)
+        prefixes = prefixes.gather(1, parents[:, :, None].expand_as(prefixes))

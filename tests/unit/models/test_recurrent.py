@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -16,7 +15,7 @@ from torch.nn import functional
 from seqkd.models.incremental_lstm import IncrementalLstm
 from seqkd.models.incremental_sru import IncrementalSru
 from seqkd.models.lstm import Lstm
-from tests.unit.models.support import PAD, padded, small_lstm, small_sru
+from tests.unit.models.support import PAD, follow_parents, padded, small_lstm, small_sru
 
 Make = Callable[[], Any]
 EACH: list[Make] = [small_lstm, small_sru, lambda: small_sru(cell="sru", norm="post")]
@@ -53,24 +52,7 @@ def test_one_step_at_a_time_equals_teacher_forcing(make: Make) -> None:
 @each
 def test_beams_follow_their_parents(make: Make) -> None:
     model = make()
-    driven = engine(model)
-    source = padded([4, 4], 3)
-    beam, steps = 3, 5
-    draw = torch.Generator().manual_seed(0)
-    state = driven.new_state(2, beam, 4, steps)
-    driven.admit(state, torch.arange(2), source)
-    prefixes = torch.empty(2, beam, 0, dtype=torch.long)
-    for _ in range(steps):
-        tokens = torch.randint(4, 30, (2, beam), generator=draw)
-        prefixes = torch.cat((prefixes, tokens[:, :, None]), dim=2)
-        logits = driven.step(state, tokens)
-        for slot, k in itertools.product(range(2), range(beam)):
-            with torch.no_grad():
-                expected = model(source[slot : slot + 1], prefixes[slot, k][None])[0, -1]
-            torch.testing.assert_close(logits[slot, k], expected, atol=1e-4, rtol=1e-5)
-        parents = torch.randint(0, beam, (2, beam), generator=draw)
-        driven.reorder(state, parents)
-        prefixes = prefixes.gather(1, parents[:, :, None].expand_as(prefixes))
+    follow_parents(engine(model), model, atol=1e-4)
 
 
 @each

@@ -6,12 +6,10 @@ import itertools
 
 import pytest
 import torch
-from torch import Tensor
 
 from seqkd.models.incremental import IncrementalTransformer
 from seqkd.models.transformer import Activation, Embeddings, Norm, Positions, Transformer
-
-EOS, PAD = 2, 1
+from tests.unit.models.support import PAD, follow_parents, padded
 
 
 def small(
@@ -39,14 +37,6 @@ def small(
     ).eval()
 
 
-def padded(lengths: list[int], seed: int) -> Tensor:
-    draw = torch.Generator().manual_seed(seed)
-    out = torch.full((len(lengths), max(lengths)), PAD)
-    for row, length in enumerate(lengths):
-        out[row, :length] = torch.randint(4, 30, (length,), generator=draw)
-    return out
-
-
 @pytest.mark.parametrize(
     ("norm", "positions", "activation", "embeddings"),
     [
@@ -72,24 +62,7 @@ def test_one_step_at_a_time_equals_teacher_forcing(
 
 def test_beams_follow_their_parents_without_a_copy() -> None:
     model = small()
-    engine = IncrementalTransformer(model)
-    source = padded([4, 4], 3)
-    beam, steps = 3, 5
-    draw = torch.Generator().manual_seed(0)
-    state = engine.new_state(2, beam, 4, steps)
-    engine.admit(state, torch.arange(2), source)
-    prefixes = torch.empty(2, beam, 0, dtype=torch.long)
-    for _ in range(steps):
-        tokens = torch.randint(4, 30, (2, beam), generator=draw)
-        prefixes = torch.cat((prefixes, tokens[:, :, None]), dim=2)
-        logits = engine.step(state, tokens)
-        for slot, k in itertools.product(range(2), range(beam)):
-            with torch.no_grad():
-                expected = model(source[slot : slot + 1], prefixes[slot, k][None])[0, -1]
-            torch.testing.assert_close(logits[slot, k], expected, atol=1e-5, rtol=1e-5)
-        parents = torch.randint(0, beam, (2, beam), generator=draw)
-        engine.reorder(state, parents)
-        prefixes = prefixes.gather(1, parents[:, :, None].expand_as(prefixes))
+    follow_parents(IncrementalTransformer(model), model, atol=1e-5)
 
 
 def test_a_slot_that_is_filled_again_forgets_its_past() -> None:

@@ -14,7 +14,7 @@ from seqkd.corpus.reader import Corpus
 from seqkd.corpus.writer import write_shard
 from seqkd.errors import ConfigError, CorpusError, InputError, ModelError, TextError
 from seqkd.models.checkpoint import load_model
-from seqkd.stages import distill, monolingual, prepare, select, train
+from seqkd.stages import distill, monolingual, prepare, preparing, select, train
 from seqkd.text.vocabulary import Vocabulary
 from tests.unit.stages.support import WORDS, prepare_config
 from tests.unit.stages.teachers import MODEL, TRAINING
@@ -102,7 +102,7 @@ def test_an_interrupted_run_ends_with_the_same_bytes(
         return write_shard(folder, index, table)
 
     with monkeypatch.context() as patch:
-        patch.setattr(prepare, "write_shard", dying)
+        patch.setattr(preparing, "write_shard", dying)
         with pytest.raises(KeyboardInterrupt):
             monolingual.run(mono_config(prepared, ratio=0.5), out)
     assert len(list(out.glob("*.arrow"))) == 2

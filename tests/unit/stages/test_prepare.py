@@ -7,6 +7,7 @@ import os
 import random
 import signal
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from seqkd.corpus.manifest import Manifest, read_manifest
 from seqkd.corpus.reader import Corpus
 from seqkd.corpus.writer import write_shard
 from seqkd.errors import ConflictError, InputError, TextError, WorkError
-from seqkd.stages import prepare
+from seqkd.stages import prepare, preparing
 from seqkd.text.normalize import Normalizer
 from seqkd.text.vocabulary import Vocabulary
 
@@ -185,7 +186,14 @@ class Killed(BaseException):
     """Stands for a process that ends at once."""
 
 
-STEPS = ("screen", "Vocabulary.train", "write_shard", "list_rejected", "_copy_accepted", "StageOutput.commit")
+STEPS = (
+    "preparing.screen",
+    "prepare.Vocabulary.train",
+    "preparing.write_shard",
+    "prepare.list_rejected",
+    "prepare._copy_accepted",
+    "prepare.StageOutput.commit",
+)
 
 
 @pytest.mark.parametrize("step", STEPS)
@@ -196,11 +204,9 @@ def test_resuming_gives_the_same_bytes(
     (raw / "accepted").write_text('["x"]\n' * 12)
     settings = config(raw, test={"source": raw / "test.src", "target": raw / "test.tgt", "accepted": raw / "accepted"})
     prepare.run(settings, tmp_path / "whole")
-    owner, _, name = step.rpartition(".")
-    holder: Any = getattr(prepare, owner) if owner else prepare
-    calls = 0
+    place, calls = f"seqkd.stages.{step}", 0
     while True:
-        real = getattr(holder, name)
+        real = resolve_name(place)
         calls += 1
         left = calls
 
@@ -215,7 +221,7 @@ def test_resuming_gives_the_same_bytes(
 
         out = tmp_path / f"out{calls}"
         with monkeypatch.context() as patch:
-            patch.setattr(holder, name, dying)
+            patch.setattr(place, dying)
             try:
                 prepare.run(settings, out)
             except Killed:
@@ -237,7 +243,7 @@ def _run_and_die(settings: PrepareConfig, out: Path) -> None:
         return info
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(prepare, "write_shard", dying)
+        patch.setattr(preparing, "write_shard", dying)
         prepare.run(settings, out)
 
 
@@ -258,7 +264,7 @@ def test_resuming_after_sigkill_writes_only_what_is_missing(
             written.append(index)
         return real(folder, index, table)
 
-    monkeypatch.setattr(prepare, "write_shard", noting)
+    monkeypatch.setattr(preparing, "write_shard", noting)
     prepare.run(settings, out)
     assert written == [2, 3]
     assert contents(out) == contents(tmp_path / "whole")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +12,8 @@ from seqkd.config import EvaluateConfig, TrainConfig, validate
 from seqkd.corpus.manifest import read_manifest
 from seqkd.errors import WorkError
 from seqkd.models.checkpoint import model_digest
-from seqkd.stages import evaluate, prepare, train
-from tests.unit.stages.support import prepare_config
+from seqkd.stages import evaluate, train
+from tests.unit.stages.interrupted import stop_at
 
 MODELS: dict[str, dict[str, Any]] = {
     "lstm": {"arch": "lstm", "dim": 16, "encoder_layers": 1, "decoder_layers": 2},
@@ -24,13 +22,6 @@ MODELS: dict[str, dict[str, Any]] = {
 MODELS["sru"] = {**MODELS["ssru"], "cell": "sru"}
 TRAINING = {"max_updates": 12, "batch_tokens": 200, "learning_rate": 0.01, "warmup_updates": 4, "validate_every": 4}
 each = pytest.mark.parametrize("name", list(MODELS))
-
-
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("text")
-    prepare.run(prepare_config(folder), folder / "prepared")
-    return folder / "prepared"
 
 
 def config(prepared: Path, name: str, **training: Any) -> TrainConfig:
@@ -46,14 +37,8 @@ def test_an_interrupted_run_ends_with_the_same_model(
 ) -> None:
     settings = config(prepared, name, precision=precision, valid_bleu=False)
     train.run(settings, tmp_path / "whole", device="cpu")
-    trained = train._Observer.trained
-
-    def stop(self: Any, update: int, values: dict[str, float]) -> None:
-        trained(self, update, values)
-        os.kill(os.getpid(), signal.SIGTERM)
-
     with monkeypatch.context() as patch:
-        patch.setattr(train._Observer, "trained", stop)
+        stop_at(patch, 10)
         with pytest.raises(WorkError, match="stopped at update 10 of 12"):
             train.run(settings, tmp_path / "stopped", device="cpu")
     train.run(settings, tmp_path / "stopped", device="cpu")

@@ -18,10 +18,8 @@ from seqkd.corpus.row_ids import RANK_STEP
 from seqkd.errors import ConfigError, CorpusError
 from seqkd.stages import select, train
 from seqkd.stages.inspect import inspect
-from tests.unit.stages.test_select import GOLD, KBEST, contents, write_gold, write_kbest
-from tests.unit.stages.test_select_settings import config, folders, rejected, selected, write_rows
-
-__all__ = ["folders"]
+from tests.unit.stages.select_folders import GOLD, KBEST, contents, write_gold, write_kbest
+from tests.unit.stages.test_select_settings import config, rejected, selected, write_rows
 
 
 def share(score: float, *scores: float) -> float:

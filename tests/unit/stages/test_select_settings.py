@@ -25,7 +25,7 @@ from seqkd.search import score_pairs
 from seqkd.stages import select
 from seqkd.stages.inspect import inspect
 from seqkd.text.vocabulary import Vocabulary
-from tests.unit.stages.test_select import (
+from tests.unit.stages.select_folders import (
     GOLD,
     KBEST,
     contents,
@@ -50,14 +50,6 @@ def write_rows(folder: Path, rows: int, *, size: int, best: int = 3, kinds: int 
     ]
     write_gold(folder / "prepared" / "train", rows=gold, size=size)
     write_kbest(folder / "kbest", lists=lists, size=size, sources={row: source for row, _, _, source, _ in gold})
-
-
-@pytest.fixture
-def folders(tmp_path: Path) -> Path:
-    write_prepared(tmp_path / "prepared")
-    write_gold(tmp_path / "prepared" / "train")
-    write_kbest(tmp_path / "kbest")
-    return tmp_path
 
 
 def config(folders: Path, **values: Any) -> SelectConfig:

@@ -24,13 +24,6 @@ from tests.unit.stages.teachers import make_teacher, soft_config
 
 
 @pytest.fixture(scope="module")
-def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("text")
-    prepare.run(prepare_config(folder), folder / "prepared")
-    return folder / "prepared"
-
-
-@pytest.fixture(scope="module")
 def teacher(prepared: Path) -> Path:
     return make_teacher(prepared.parent / "teacher", prepared / "vocab.model")
 

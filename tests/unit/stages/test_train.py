@@ -20,13 +20,6 @@ MODEL = {"dim": 16, "heads": 2, "ffn_dim": 32, "encoder_layers": 1, "decoder_lay
 TRAINING = {"max_updates": 12, "batch_tokens": 200, "learning_rate": 0.01, "warmup_updates": 4, "validate_every": 4}
 
 
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("text")
-    prepare.run(prepare_config(folder), folder / "prepared")
-    return folder / "prepared"
-
-
 def config(prepared: Path, **more: Any) -> TrainConfig:
     values: dict[str, Any] = {
         "prepared": prepared,

@@ -20,20 +20,12 @@ from seqkd.errors import WorkError
 from seqkd.models.checkpoint import load_model, model_digest
 from seqkd.models.nat import ctc, dag
 from seqkd.models.protocol import ParallelModel
-from seqkd.stages import prepare, train
+from seqkd.stages import train
 from tests.unit.stages.interrupted import stop_at
-from tests.unit.stages.support import prepare_config
 
 MODEL = {"dim": 16, "heads": 2, "ffn_dim": 32, "encoder_layers": 1, "decoder_layers": 1, "max_positions": 64}
 TRAINING = {"max_updates": 12, "batch_tokens": 200, "learning_rate": 0.01, "warmup_updates": 4, "validate_every": 4}
 BOTH = pytest.mark.parametrize("arch", ["ctc", "dag"])
-
-
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("text")
-    prepare.run(prepare_config(folder), folder / "prepared")
-    return folder / "prepared"
 
 
 def config(prepared: Path, arch: str, *, upsample: int = 3, **training: Any) -> TrainConfig:

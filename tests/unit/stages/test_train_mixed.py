@@ -24,13 +24,6 @@ from tests.unit.stages.teachers import MODEL, TRAINING, make_teacher
 
 
 @pytest.fixture(scope="module")
-def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("text")
-    prepare.run(prepare_config(folder), folder / "prepared")
-    return folder / "prepared"
-
-
-@pytest.fixture(scope="module")
 def other(prepared: Path) -> Path:
     """The gold corpus' ids and sources with the targets of other rows, in another number of shards."""
     rows = [row for table in Corpus.open(prepared / "train").tables() for row in table.to_pylist()]

@@ -16,9 +16,8 @@ from seqkd.corpus.reader import Corpus
 from seqkd.errors import WorkError
 from seqkd.models.checkpoint import load_model, model_digest
 from seqkd.models.protocol import ParallelModel, ParallelSettings
-from seqkd.stages import prepare, train
+from seqkd.stages import train
 from tests.unit.stages.interrupted import stop_at
-from tests.unit.stages.support import prepare_config
 
 SIZES = {"dim": 16, "heads": 2, "ffn_dim": 32, "encoder_layers": 1, "decoder_layers": 1, "max_positions": 64}
 TRAINING = {
@@ -35,13 +34,6 @@ KINDS: dict[str, dict[str, Any]] = {
     "fertility": {"model": {"arch": "nat", "copy_from": "fertility"}},
     "cmlm": {"model": {"arch": "cmlm"}},
 }
-
-
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("text")
-    prepare.run(prepare_config(folder), folder / "prepared")
-    return folder / "prepared"
 
 
 def config(prepared: Path, kind: str) -> TrainConfig:

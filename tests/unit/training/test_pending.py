@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from seqkd.errors import WorkError
+from seqkd.objectives.base import Batch
+from seqkd.training.pending import Pending, Read
+from tests.unit.training.support import TableData, copy_rows
+
+
+@pytest.fixture
+def batch() -> Batch:
+    data = TableData(copy_rows(4), batch_tokens=1000)
+    return data.load(data.plan(0)[0])
+
+
+def add(pending: Pending, update: int, batch: Batch, loss: float, norm: float | None = None) -> None:
+    size = None if norm is None else torch.tensor(norm)
+    pending.add(update, [(batch, torch.tensor(loss))], tokens=batch.tokens, total=batch.total, norm=size)
+
+
+def test_the_last_updates_are_left_unread_until_they_are_asked_for(batch: Batch) -> None:
+    pending = Pending(scaled=False)
+    for update in (1, 2, 3):
+        add(pending, update, batch, float(update))
+    assert [entry.update for entry in pending.read(1)] == [1, 2]
+    assert list(pending.read(1)) == []
+    assert list(pending.read(0)) == [Read(3, 3.0, batch.tokens, 3.0 / batch.tokens, None)]
+
+
+def test_a_weighted_loss_counts_as_of_whole_tokens(batch: Batch) -> None:
+    pending = Pending(scaled=False)
+    tokens, total = 3 * batch.tokens, 1.5 * batch.tokens
+    losses = [(batch, torch.tensor(2.0)), (batch, torch.tensor(4.0))]
+    pending.add(1, losses, tokens=tokens, total=total, norm=torch.tensor(0.5))
+    (entry,) = pending.read(0)
+    assert (entry.loss, entry.tokens, entry.norm) == (12.0, tokens, 0.5)
+    assert entry.mean == pytest.approx(3.0 / batch.tokens)
+
+
+def test_what_comes_before_a_loss_that_is_not_finite_is_read(batch: Batch) -> None:
+    pending = Pending(scaled=False)
+    add(pending, 1, batch, 1.0)
+    add(pending, 2, batch, math.nan)
+    entries = pending.read(0)
+    assert next(entries).update == 1
+    with pytest.raises(WorkError, match="the loss is nan") as error:
+        next(entries)
+    assert str(error.value).startswith("update 2, rows ")
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+def test_a_norm_that_overflows_is_an_error_unless_a_scaler_answers_it(batch: Batch, scaled: bool) -> None:
+    pending = Pending(scaled=scaled)
+    add(pending, 1, batch, 1.0, norm=math.inf)
+    if scaled:
+        assert [entry.norm for entry in pending.read(0)] == [math.inf]
+    else:
+        with pytest.raises(WorkError, match="the gradient's norm is inf"):
+            list(pending.read(0))

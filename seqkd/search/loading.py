@@ -25,16 +25,16 @@ from seqkd.models.sru import Sru
 from seqkd.models.transformer import Transformer
 from seqkd.search.beam import BeamSearch
 from seqkd.search.gpu.engine import GraphTransformer, runs_here
-from seqkd.search.native.engine import NativeTransformer
+from seqkd.search.native.engine import NativeModel
 from seqkd.search.native.stack import NativeParallel
-from seqkd.search.native.weights import available, fits, usable
+from seqkd.search.native.weights import available, fits, fits_lstm, usable
 from seqkd.search.parallel import Decoder, ParallelSearch
 from seqkd.search.protocol import SearchModel
 from seqkd.search.settings import BeamSettings
 
 Precision = Literal["float32", "bf16x3", "bf16", "int8", "fp16"]
 # Architectures that the CPU kernels have.
-NATIVE = {"transformer": Transformer, "nat": Nat, "cmlm": Cmlm, "ctc": Ctc, "dag": Dag}
+NATIVE = {"transformer": Transformer, "sru": Sru, "lstm": Lstm, "nat": Nat, "cmlm": Cmlm, "ctc": Ctc, "dag": Dag}
 # Of modules; int8 is the kernels' alone.
 DTYPES = {"float32": torch.float32, "bf16x3": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 # What a CPU must have for the precisions that are the kernels' alone.
@@ -135,7 +135,8 @@ def team_precision(paths: Sequence[Path], precision: Literal["auto"] | Precision
         raise InputError(
             "the CPU engine has no int8 kernels for this model",
             where=", ".join(map(str, without)),
-            expected=f"{', '.join(NATIVE)}; dim / heads 16, 32, 48, 64, 80, 96 or 128; ffn_dim a multiple of 16",
+            expected=f"{', '.join(NATIVE)}; dim / heads 16, 32, 48, 64, 80, 96 or 128 and ffn_dim a multiple of 16; of "
+            "an lstm, dim a multiple of 32",
             hint="leave precision at auto, or give float32 or bf16",
         )
     return "float32" if without else chosen
@@ -145,6 +146,8 @@ def _has_kernels(folder: Path) -> bool:
     config = read_config(folder)
     settings = config["settings"]
     try:
+        if config["arch"] == "lstm":
+            return fits_lstm(settings["dim"])
         return config["arch"] in NATIVE and fits(settings["dim"], settings["heads"], settings["ffn_dim"])
     except (KeyError, TypeError, ZeroDivisionError):  # loading the model says what is wrong
         return False
@@ -219,35 +222,28 @@ def engine(loaded: LoadedModel, precision: Precision) -> SearchModel:
     Raises:
         ModelError: The architecture does not decode left to right.
     """
-    make = _ENGINES.get(type(loaded.model))
-    if make is None:
+    model = loaded.model
+    if not isinstance(model, (Transformer, Sru, Lstm)):
         raise ModelError(f"beam search cannot drive the architecture {loaded.arch!r}")
-    return make(loaded.model, precision)
+    if precision != "fp16" and usable(model) and available(precision):
+        return NativeModel(model, precision)
+    return _in_torch(model.to(DTYPES[precision]))
 
 
 def writer(model: Any, precision: Precision) -> ParallelModel:
     """The fastest way to decode with a model that writes all positions at once."""
-    if precision != "fp16" and isinstance(model, (Nat, Cmlm, Ctc, Dag)) and _native(model.stack, precision):
+    parallel = isinstance(model, (Nat, Cmlm, Ctc, Dag))
+    if precision != "fp16" and parallel and usable(model.stack) and available(precision):
         return NativeParallel(model, precision)
     return model.to(DTYPES[precision])  # type: ignore[no-any-return]
 
 
-def _native(model: torch.nn.Module, precision: Precision) -> bool:
-    return precision != "fp16" and usable(model) and available(precision)
-
-
-def _transformer(model: Transformer, precision: Precision) -> SearchModel:
-    if precision != "fp16" and _native(model, precision):
-        return NativeTransformer(model, precision)
-    model = model.to(DTYPES[precision])
+def _in_torch(model: Transformer | Sru | Lstm) -> SearchModel:
+    if isinstance(model, Lstm):
+        return IncrementalLstm(model)
+    if isinstance(model, Sru):
+        return IncrementalSru(model)
     return GraphTransformer(model) if runs_here(model) else IncrementalTransformer(model)
-
-
-_ENGINES: dict[type, Callable[[Any, Precision], SearchModel]] = {
-    Transformer: _transformer,
-    Lstm: lambda model, precision: IncrementalLstm(model.to(DTYPES[precision])),
-    Sru: lambda model, precision: IncrementalSru(model.to(DTYPES[precision])),
-}
 
 
 def quick_decoder(loaded: LoadedModel) -> Decoder:

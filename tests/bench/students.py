@@ -25,7 +25,7 @@ from seqkd.models.nat.ctc import Ctc  # noqa: E402
 from seqkd.models.protocol import ParallelSettings  # noqa: E402
 from seqkd.models.transformer import Transformer  # noqa: E402
 from seqkd.search import BeamSearch, BeamSettings  # noqa: E402
-from seqkd.search.native.engine import NativeTransformer  # noqa: E402
+from seqkd.search.native.engine import NativeModel  # noqa: E402
 from seqkd.search.native.stack import NativeParallel  # noqa: E402
 from seqkd.search.native.weights import Arithmetic, available  # noqa: E402
 from seqkd.search.parallel import Decoder, ParallelSearch  # noqa: E402
@@ -70,7 +70,7 @@ def teacher(norm: Literal["pre", "post"] = "post") -> tuple[Transformer, float]:
 
     def bias(shift: float) -> float:
         model.output_weight[model.eos_id] = end + shift / (BIAS**2 * model.dim) * direction
-        found = BeamSearch([NativeTransformer(model, "float32")], BEAM).decode(sources, batch_tokens=1000)
+        found = BeamSearch([NativeModel(model, "float32")], BEAM).decode(sources, batch_tokens=1000)
         return statistics.mean(max(len(hypothesis.ids) for hypothesis in kbest) for _, kbest in found)
 
     for _ in range(12):
@@ -91,7 +91,7 @@ def ways(upsample: int) -> dict[str, Decoder]:
     student: Any = Ctc(**SETTINGS, upsample=upsample).eval()
     found: dict[str, Decoder] = {}
     for arithmetic in arithmetics:
-        found[f"teacher, {arithmetic}"] = BeamSearch([NativeTransformer(model, arithmetic)], BEAM)
+        found[f"teacher, {arithmetic}"] = BeamSearch([NativeModel(model, arithmetic)], BEAM)
     found["ctc, torch float32"] = ParallelSearch(student, ParallelSettings())
     for arithmetic in arithmetics:
         found[f"ctc, {arithmetic}"] = ParallelSearch(NativeParallel(student, arithmetic), ParallelSettings())

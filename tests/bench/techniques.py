@@ -29,7 +29,7 @@ from seqkd.models.checkpoint import load_model  # noqa: E402
 from seqkd.models.incremental import IncrementalTransformer  # noqa: E402
 from seqkd.models.transformer import Transformer  # noqa: E402
 from seqkd.search import BeamSearch, BeamSettings, SearchModel  # noqa: E402
-from seqkd.search.native.engine import NativeTransformer  # noqa: E402
+from seqkd.search.native.engine import NativeModel  # noqa: E402
 from seqkd.search.native.weights import available  # noqa: E402
 
 Sources = list[tuple[int, list[int]]]
@@ -38,7 +38,7 @@ Sources = list[tuple[int, list[int]]]
 class WithoutFusion:
     """The engine with its logits written out and reduced by torch."""
 
-    def __init__(self, inner: NativeTransformer) -> None:
+    def __init__(self, inner: NativeModel) -> None:
         self.inner = inner
         self.target_vocab, self.max_positions, self.device = inner.target_vocab, inner.max_positions, inner.device
         self.pad_id, self.eos_id, self.unk_id = inner.pad_id, inner.eos_id, inner.unk_id
@@ -127,21 +127,21 @@ def main() -> None:
     beam = BeamSettings(beam=options.beam, nbest=options.beam)
     tokens = options.batch_tokens
     plain = IncrementalTransformer(model)
-    full = NativeTransformer(model, "bf16x3" if available("bf16x3") else "float32")
+    full = NativeModel(model, "bf16x3" if available("bf16x3") else "float32")
     rows: list[tuple[str, Callable[[], None]]] = [
         ("full engine", lambda: decode(full, beam, sources, tokens)),
         ("logits written and reduced by torch", lambda: decode(WithoutFusion(full), beam, sources, tokens)),
         ("steps of the search in torch", lambda: decode_stepping_in_torch(full, beam, sources, tokens)),
         ("no refill, sorted by length", lambda: one_batch_after_the_other(full, beam, sources, tokens, by_length=True)),
         ("no refill, not sorted", lambda: one_batch_after_the_other(full, beam, sources, tokens, by_length=False)),
-        ("float32 on the vector unit", lambda: decode(NativeTransformer(model, "float32"), beam, sources, tokens)),
+        ("float32 on the vector unit", lambda: decode(NativeModel(model, "float32"), beam, sources, tokens)),
         ("torch engine, float32", lambda: decode(plain, beam, sources, tokens)),
         ("torch engine, caches copied", lambda: decode(cast(SearchModel, Copying(plain)), beam, sources, tokens)),
     ]
     if available("bf16"):
-        rows.append(("bf16", lambda: decode(NativeTransformer(model, "bf16"), beam, sources, tokens)))
+        rows.append(("bf16", lambda: decode(NativeModel(model, "bf16"), beam, sources, tokens)))
     if available("int8"):
-        rows.append(("int8", lambda: decode(NativeTransformer(model, "int8"), beam, sources, tokens)))
+        rows.append(("int8", lambda: decode(NativeModel(model, "int8"), beam, sources, tokens)))
     for size in (250, 500, 1000, 4000, 8000):
         rows.append((f"batches of {size:,} tokens", lambda size=size: decode(full, beam, sources, size)))  # type: ignore[misc]
     decode(full, beam, sources[:100], tokens)

@@ -16,7 +16,7 @@ from seqkd.models.checkpoint import load_model
 from seqkd.models.incremental import IncrementalTransformer
 from seqkd.models.transformer import Transformer
 from seqkd.search import BeamSearch, BeamSettings, Hypothesis, SearchModel
-from seqkd.search.native.engine import NativeTransformer
+from seqkd.search.native.engine import NativeModel
 from seqkd.search.native.weights import Arithmetic, available, usable
 from tests.integration import fairseq_support
 from tests.integration.fairseq_support import Scored
@@ -39,7 +39,7 @@ def native_engine(arithmetic: Arithmetic) -> Callable[[Transformer], SearchModel
     def build(model: Transformer) -> SearchModel:
         if not usable(model) or not available(arithmetic):
             pytest.skip("no C++ compiler, or no such products, on this machine")
-        return NativeTransformer(model, arithmetic)
+        return NativeModel(model, arithmetic)
 
     return build
 

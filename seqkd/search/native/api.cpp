@@ -31,17 +31,22 @@ int seqkd_arithmetics() {
   return found;
 }
 
-Model* seqkd_model_new(int dim, int heads, int vocab, int pad, int eos, int pre, int activation, int arithmetic,
+Model* seqkd_model_new(int dim, int heads, int vocab, int pad, int eos, int pre, int activation, int memory, int arithmetic,
                        int encoder_layers, int decoder_layers, int threads,
                        const float* source_embedding, const float* target_embedding, const float* source_positions, const float* target_positions) {
   Model* m = new Model;
   m->dim = dim, m->heads = heads, m->vocab = vocab, m->pad = pad, m->eos = eos, m->pre = pre;
-  m->activation = activation, m->arithmetic = Arithmetic(arithmetic);
+  m->activation = activation, m->memory = Memory(memory), m->arithmetic = Arithmetic(arithmetic);
   m->source_embedding = source_embedding, m->target_embedding = target_embedding;
   m->source_positions = source_positions, m->target_positions = target_positions;
   m->workers.start(threads);
-  m->encoder = std::vector<Layer>(encoder_layers);
-  m->decoder = std::vector<Layer>(decoder_layers);
+  if (m->memory == LSTM) {
+    m->lstm.encoder = std::vector<LstmLayer>(encoder_layers);
+    m->lstm.decoder = std::vector<Weight>(decoder_layers);
+  } else {
+    m->encoder = std::vector<Layer>(encoder_layers);
+    m->decoder = std::vector<Layer>(decoder_layers);
+  }
   return m;
 }
 
@@ -53,6 +58,23 @@ void seqkd_set_weight(Model* m, int stack, int layer, int part, const float* w, 
   Layer& l = (stack == 0 ? m->encoder : m->decoder)[layer];
   Weight* parts[] = {&l.qkv, &l.out, &l.query, &l.key_value, &l.cross_out, &l.inner, &l.ffn_out};
   parts[part]->pack(w, bias, n, k, m->arithmetic);
+}
+
+// stack: 0 a layer of the encoder, 1 of the decoder, 2 what they share
+void seqkd_set_lstm(Model* m, int stack, int layer, int part, const float* w, const float* bias, int n, int k) {
+  Lstm& lstm = m->lstm;
+  if (stack == 1) return lstm.decoder[layer].pack(w, bias, n, k, m->arithmetic);
+  if (stack == 0) {
+    LstmLayer& l = lstm.encoder[layer];
+    Weight* parts[] = {&l.gates[0], &l.gates[1], &l.recurrent[0], &l.recurrent[1]};
+    return parts[part]->pack(w, bias, n, k, m->arithmetic);
+  }
+  Weight* parts[] = {&lstm.start, &lstm.key_value, &lstm.mix};
+  parts[part]->pack(w, bias, n, k, m->arithmetic);
+}
+
+void seqkd_set_peepholes(Model* m, int layer, const float* values) {
+  m->decoder[layer].peepholes.assign(values, values + 2 * m->dim);
 }
 
 // layer -1: the norm at the end of the stack
@@ -75,7 +97,15 @@ State* seqkd_state_new(const Model* m, int slots, int beam, int max_source, int 
   s->slots.resize(slots);
   for (int slot = 0; slot < slots; ++slot) s->places.push_back(slot);
   s->ancestors.resize(size_t(slots) * beam * max_target);
-  const size_t own = m->decoder.size() * size_t(slots) * max_target * beam * m->dim;
+  if (m->memory != ATTENTION) {
+    s->record = (m->memory == LSTM ? 1 + 2 * m->lstm.decoder.size() : m->decoder.size()) * m->dim;
+    s->records.need(2 * size_t(slots) * beam * s->record);
+  }
+  if (m->memory == LSTM) {
+    s->cross_keys.need(size_t(slots) * max_source * 2 * m->dim);
+    return s;
+  }
+  const size_t own = m->memory == ATTENTION ? m->decoder.size() * size_t(slots) * max_target * beam * m->dim : 0;
   const size_t cross = m->decoder.size() * size_t(slots) * max_source * m->dim;
   if (half_caches(m->arithmetic)) {
     s->half_keys.need(own), s->half_values.need(own), s->half_cross_keys.need(cross), s->half_cross_values.need(cross);
@@ -93,7 +123,7 @@ void seqkd_admit(Model* m, State* s, int count, const int64_t* places, const int
   for (int n = 0; n < count; ++n) kept[n] = s->places[places[n]];
   m->workers.run(count, 1, [&](int first, int part) {
     MatrixUnit unit(m->arithmetic);
-    auto some = half_caches(m->arithmetic) ? admit<uint16_t> : admit<float>;
+    auto some = m->memory == LSTM ? admit_lstm : half_caches(m->arithmetic) ? admit<uint16_t> : admit<float>;
     some(*m, *s, part, &kept[first], ids + size_t(first) * stride, stride, lengths + first);
   });
 }

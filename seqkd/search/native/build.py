@@ -14,6 +14,7 @@ SOURCES = (
     "candidates.h",
     "decoder.h",
     "parallel.h",
+    "recurrent.h",
     "layers.h",
     "attention.h",
     "frontier.h",

@@ -1,14 +1,15 @@
-// A Transformer that encodes sentences into slots and decodes all their hypotheses one position at a time.
+// A model that encodes sentences into slots and decodes all their hypotheses one position at a time.
 //
 // Rows of hypotheses that do not matter are never computed: slots that are done, and all but the first beam at the first
 // position. Keys and values are written once and stay where they are; a table of ancestors says whose entry each
-// hypothesis reads at each position.
+// hypothesis reads at each position. Where a recurrent unit remembers instead, each position's records are written beside
+// those of the position before, and the same table says which of these a hypothesis goes on from.
 #pragma once
 #include <algorithm>
 #include <cstdint>
 #include <vector>
 
-#include "layers.h"
+#include "recurrent.h"
 
 struct Slot {
   int position = 0, source = 0;
@@ -25,6 +26,14 @@ struct State {
   Buffer<float> keys, values, cross_keys, cross_values;
   Buffer<uint16_t> half_keys, half_values, half_cross_keys, half_cross_values;
   Buffer<float> features;  // of the newest step's rows
+  Buffer<float> records;  // [odd position][place][beam][record]: what recurrent units carry on
+  size_t record = 0;  // its floats: every layer's cell; of an LSTM the features, and every layer's cell and output
+
+  float* record_at(int position, int place, int beam_at) {
+    return records.data + ((size_t(position & 1) * slots.size() + place) * beam + beam_at) * record;
+  }
+  // Where a sentence begins: what its first position reads.
+  float* first_record(int place) { return record_at(1, place, 0); }
 };
 
 static inline bool half_caches(Arithmetic arithmetic) { return arithmetic == BF16 || arithmetic == INT8; }
@@ -68,12 +77,60 @@ static void admit(const Model& m, State& s, int count, const int64_t* places, co
       }
     }
   }
-  for (int n = 0; n < count; ++n) s.slots[places[n]] = {0, lengths[n], true};
+  for (int n = 0; n < count; ++n) {
+    s.slots[places[n]] = {0, lengths[n], true};
+    if (s.record) std::fill_n(s.first_record(int(places[n])), s.record, 0.0f);
+  }
+}
+
+static void admit_lstm(const Model& m, State& s, int count, const int64_t* places, const int64_t* ids, int stride,
+                       const int32_t* lengths) {
+  Scratch& w = scratch();
+  const int d = m.dim, half = d / 2, layers = int(m.lstm.decoder.size());
+  Ragged sentences;
+  for (int n = 0; n < count; ++n) sentences.add(lengths[n]);
+  const int rows = sentences.rows();
+  const float* x = encode_lstm(m, w, sentences, ids, stride);
+  float* wide = w.wide.need(std::max(size_t(rows) * 2, size_t(count) * layers) * d);
+  w.operand.set(m.arithmetic, x, rows, d);
+  multiply(w.operand, m.lstm.key_value, wide, PLAIN);
+  for (int n = 0; n < count; ++n)
+    std::copy_n(wide + size_t(sentences.first[n]) * 2 * d, size_t(lengths[n]) * 2 * d,
+                s.cross_keys.data + size_t(places[n]) * s.max_source * 2 * d);
+  float* ends = w.normed.need(size_t(count) * d);  // where each direction came to its end
+  for (int n = 0; n < count; ++n) {
+    std::copy_n(x + size_t(sentences.first[n + 1] - 1) * d, half, ends + size_t(n) * d);
+    std::copy_n(x + size_t(sentences.first[n]) * d + half, half, ends + size_t(n) * d + half);
+  }
+  w.operand.set(m.arithmetic, ends, count, d);
+  multiply(w.operand, m.lstm.start, wide, PLAIN);
+  for (int n = 0; n < count; ++n) {
+    s.slots[places[n]] = {0, lengths[n], true};
+    float* record = s.first_record(int(places[n]));
+    std::fill_n(record, d, 0.0f);
+    for (int l = 0; l < layers; ++l)
+      for (int i = 0; i < d; i += LANES) {
+        const vf cell = load(wide + (size_t(n) * layers + l) * d + i);
+        store(record + (1 + 2 * l) * d + i, cell);
+        store(record + (2 + 2 * l) * d + i, tanh_of(cell));
+      }
+  }
 }
 
 struct Row {
   int slot, beam, place;
 };
+
+// What a hypothesis goes on from, and what it leaves.
+static const float* before(State& s, const Row& row) {
+  const int position = s.slots[row.place].position;
+  if (position == 0) return s.first_record(row.place);
+  const uint8_t* who = &s.ancestors[(size_t(row.place) * s.beam + row.beam) * s.max_target];
+  return s.record_at(position - 1, row.place, who[position - 1]);
+}
+static float* after(State& s, const Row& row) {
+  return s.record_at(s.slots[row.place].position, row.place, row.beam);
+}
 
 // The hypotheses that matter in this step.
 static std::vector<Row> rows_of(State& s) {
@@ -151,6 +208,38 @@ static void attend_to_past(const Model& m, Scratch& w, State& s, size_t l, const
   if (!m.pre) layer.attention_norm.apply(x, x, rows);
 }
 
+// A recurrent unit of a decoder layer in its place.
+static void remember(const Model& m, Scratch& w, State& s, size_t l, const Row* list, float* x, int rows) {
+  const Layer& layer = m.decoder[l];
+  const int d = m.dim, wide = layer.qkv.outputs;
+  const bool sru = m.memory == SRU;
+  const float* input = block_input(m, w, layer.attention_norm, x, rows);
+  float* products = w.wide.need(size_t(rows) * wide);
+  w.operand.set(m.arithmetic, input, rows, d);
+  multiply(w.operand, layer.qkv, products, PLAIN);
+  for (int r = 0; r < rows; ++r, input += d, products += wide) {
+    const float* cells = before(s, list[r]) + l * d;
+    float *left = after(s, list[r]) + l * d, *out = x + size_t(r) * d;
+    for (int i = 0; i < d; i += LANES) {
+      const vf cell = load(cells + i), value = load(products + d + i);
+      vf gate = load(products + i);
+      if (sru) gate += cell * load(&layer.peepholes[i]);
+      const vf now = value + sigmoid(gate) * (cell - value);
+      store(left + i, now);
+      vf given;
+      if (sru) {  // a highway past the unit, scaled as Lei et al. 2018 do
+        const vf reset = load(products + 2 * d + i) + cell * load(&layer.peepholes[d + i]);
+        const vf past = load(input + i) * 1.7320508f;
+        given = past + sigmoid(reset) * (now - past);
+      } else {
+        given = now > 0.0f ? now : (now != now ? now : splat(0.0f));
+      }
+      store(out + i, load(out + i) + given);
+    }
+  }
+  if (!m.pre) layer.attention_norm.apply(x, x, rows);
+}
+
 // Its attention to the source, likewise.
 template <typename T>
 static void attend_to_source(const Model& m, Scratch& w, State& s, size_t l, const Row* list, float* x, int rows) {
@@ -204,12 +293,66 @@ static const float* advance(const Model& m, Scratch& w, State& s, const int64_t*
     for (int r = 0; r < rows; r += TOGETHER) block(list + r, x + size_t(r) * d, std::min(TOGETHER, rows - r));
   };
   for (size_t l = 0; l < m.decoder.size(); ++l) {
-    in_parts([&](const Row* some, float* y, int count) { attend_to_past<T>(m, w, s, l, some, y, count); });
+    in_parts([&](const Row* some, float* y, int count) {
+      (m.memory == ATTENTION ? attend_to_past<T> : remember)(m, w, s, l, some, y, count);
+    });
     in_parts([&](const Row* some, float* y, int count) { attend_to_source<T>(m, w, s, l, some, y, count); });
     in_parts([&](const Row*, float* y, int count) { feed_forward_block(m, w, m.decoder[l], y, count); });
   }
   const float* features = block_input(m, w, m.decoder_norm, x, rows);
   w.operand.set(m.arithmetic, features, rows, d);
+  return features;
+}
+
+// The same for an LSTM with input feeding: cells, attention over the source, and the features that come of both.
+static const float* advance_lstm(const Model& m, Scratch& w, State& s, const int64_t* tokens, const Row* all, int total) {
+  const int d = m.dim, layers = int(m.lstm.decoder.size());
+  float* features = w.x.need(size_t(total) * d);
+  for (int first = 0; first < total; first += TOGETHER) {
+    const Row* list = all + first;
+    const int rows = std::min(TOGETHER, total - first);
+    float *input = w.hidden.need(size_t(rows) * 3 * d), *gates = w.wide.need(size_t(rows) * 4 * d);
+    float *top = w.attended.need(size_t(rows) * d), *y = features + size_t(first) * d;
+    for (int r = 0; r < rows; ++r) {
+      const float* record = before(s, list[r]);
+      float* row = input + size_t(r) * 3 * d;
+      embed_alone(m, m.target_embedding, tokens[size_t(list[r].slot) * s.beam + list[r].beam], row);
+      std::copy_n(record, d, row + d);
+      std::copy_n(record + 2 * d, d, row + 2 * d);
+    }
+    for (int l = 0; l < layers; ++l) {
+      w.operand.set(m.arithmetic, input, rows, (l == 0 ? 3 : 2) * d);
+      multiply(w.operand, m.lstm.decoder[l], gates, PLAIN);
+      for (int r = 0; r < rows; ++r) {
+        const float* record = before(s, list[r]) + (1 + 2 * l) * d;
+        float* left = after(s, list[r]) + (1 + 2 * l) * d;
+        lstm_cell(gates + size_t(r) * 4 * d, record, left, left + d, d);
+        if (l + 1 == layers) {
+          std::copy_n(left + d, d, top + size_t(r) * d);
+        } else {
+          std::copy_n(left + d, d, input + size_t(r) * 2 * d);
+          std::copy_n(record + 3 * d, d, input + size_t(r) * 2 * d + d);
+        }
+      }
+    }
+    for (int r = 0; r < rows; ++r) {
+      const int source = s.slots[list[r].place].source;
+      const float* entries = s.cross_keys.data + size_t(list[r].place) * s.max_source * 2 * d;
+      float* scores = w.scores.need(round_up(source, LANES));
+      attend_whole(top + size_t(r) * d, entries, source, d, scores, y + size_t(r) * d);
+    }
+    w.operand.set(m.arithmetic, top, rows, d);
+    multiply(w.operand, m.lstm.mix, y, ADD);
+    for (int r = 0; r < rows; ++r) {
+      float* left = after(s, list[r]);
+      for (int i = 0; i < d; i += LANES) {
+        const vf feature = tanh_of(load(y + size_t(r) * d + i));
+        store(y + size_t(r) * d + i, feature);
+        store(left + i, feature);
+      }
+    }
+  }
+  w.operand.set(m.arithmetic, features, total, d);
   return features;
 }
 
@@ -221,7 +364,7 @@ static void all_rows(Model& m, State& s, const int64_t* tokens, const std::vecto
     MatrixUnit unit(m.arithmetic);
     Scratch& w = scratch();
     const Row* part = &list[first];
-    auto some = half_caches(m.arithmetic) ? advance<uint16_t> : advance<float>;
+    auto some = m.memory == LSTM ? advance_lstm : half_caches(m.arithmetic) ? advance<uint16_t> : advance<float>;
     finish(w, some(m, w, s, tokens, part, count), first, count);
   });
 }

@@ -1,4 +1,4 @@
-"""Drives a Transformer through the C++ kernels; no torch in the step."""
+"""Drives a model that decodes left to right through the C++ kernels; no torch in the step."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ import weakref
 import torch
 from torch import Tensor
 
-from seqkd.models.transformer import Transformer
-from seqkd.search.native.weights import Arithmetic, Weights, pointer
+from seqkd.search.native.weights import Arithmetic, Steppable, Weights, pointer
 
 
 class _State:
@@ -21,22 +20,22 @@ class _State:
         weakref.finalize(self, library.seqkd_state_free, self.handle)
 
 
-class NativeTransformer:
+class NativeModel:
     """A `FusedSearchModel` on the CPU; see `seqkd.search.protocol` for the meaning of the methods.
 
     Args:
-        model: A Transformer on the CPU; its weights are copied, packed for the arithmetic.
+        model: A Transformer, an SRU or an LSTM on the CPU; its weights are copied, packed for the arithmetic.
         arithmetic: Of the matrix products. bf16x3 splits each float32 in two bf16 and sums the three leading products
             in float32; like bf16 it needs the CPU's matrix unit. int8 gives each row of the weights and each row of
             what they are multiplied with a scale of its own, so that the largest magnitude becomes 127, and sums
             exactly (dynamic quantisation, Jacob et al. 2018, symmetric). Everything else is float32 always, but keys
-            and values are kept in bf16 where the arithmetic is bf16 or int8.
+            and values are kept in bf16 where the arithmetic is bf16 or int8; an LSTM's are float32.
 
     As many threads work as torch has (`torch.set_num_threads`) when the engine is made; each row's result is the same
     in every bit, whatever their number and whatever other rows are in the batch.
     """
 
-    def __init__(self, model: Transformer, arithmetic: Arithmetic) -> None:
+    def __init__(self, model: Steppable, arithmetic: Arithmetic) -> None:
         self._weights = Weights(model, arithmetic, model.eos_id)
         self.kernels, self.handle = self._weights.kernels, self._weights.handle
         self.arithmetic = arithmetic

@@ -9,18 +9,34 @@
 #include "attention.h"
 #include "workers.h"
 
+// How a decoder knows what it has written.
+enum Memory { ATTENTION = 0, SSRU = 1, SRU = 2, LSTM = 3 };
+
 struct Layer {
-  Weight qkv, out, query, key_value, cross_out, inner, ffn_out;
+  Weight qkv, out, query, key_value, cross_out, inner, ffn_out;  // of a recurrent unit, qkv are its gates and values
   Norm attention_norm, cross_norm, ffn_norm;
+  std::vector<float> peepholes;  // of an SRU: the cell's part in the forget gate and in the reset gate
+};
+
+struct LstmLayer {
+  Weight gates[2], recurrent[2];  // forward and backward
+};
+
+struct Lstm {
+  std::vector<LstmLayer> encoder;
+  std::vector<Weight> decoder;  // [4 * dim]: the first of embedding, features and output, others of what is below and output
+  Weight start, key_value, mix;
 };
 
 struct Model {
   int dim, heads, vocab, pad, eos;
   bool pre;
   int activation;  // 0 ReLU, 1 GELU, 2 SwiGLU
+  Memory memory;
   Arithmetic arithmetic;
   const float *source_embedding, *target_embedding, *source_positions, *target_positions;
   std::vector<Layer> encoder, decoder;
+  Lstm lstm;  // in their place
   Norm encoder_norm, decoder_norm;
   Weight output, split;  // split: one encoder state to the inputs of several decoder positions
   Workers workers;

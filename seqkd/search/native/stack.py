@@ -42,7 +42,7 @@ class NativeParallel:
 
     Args:
         model: On the CPU, in float32.
-        arithmetic: Of the stack's products; see `NativeTransformer`.
+        arithmetic: Of the stack's products; see `NativeModel`.
     """
 
     def __init__(self, model: StackModel, arithmetic: Arithmetic) -> None:
@@ -67,7 +67,7 @@ class NativeStack:
 
     Args:
         stack: On the CPU; its weights are copied, packed for the arithmetic.
-        arithmetic: Of the matrix products; see `NativeTransformer`, as for threads. Everything else is float32 always.
+        arithmetic: Of the matrix products; see `NativeModel`, as for threads. Everything else is float32 always.
 
     Each sentence's result is the same in every bit, whatever the threads' number and whatever else is in the batch.
     """

@@ -16,7 +16,7 @@ from seqkd.models.registry import build
 from seqkd.search import loading
 from seqkd.search.loading import SearchTeam, engine, load_team, quick_decoder, team_precision
 from seqkd.search.native.build import kernels
-from seqkd.search.native.engine import NativeTransformer
+from seqkd.search.native.engine import NativeModel
 from seqkd.search.native.stack import NativeParallel
 from seqkd.search.native.weights import available
 from seqkd.search.parallel import ParallelSearch
@@ -28,7 +28,9 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "transformer": {**WIDTHS, "heads": 2, "ffn_dim": 32},
     "narrow": {**WIDTHS, "heads": 4, "ffn_dim": 32},
     "lstm": WIDTHS,
+    "lstm narrow": {**WIDTHS, "dim": 16},
     "sru": {**WIDTHS, "heads": 2, "ffn_dim": 32},
+    "sru narrow": {**WIDTHS, "heads": 4, "ffn_dim": 32},
     "ctc": {**WIDTHS, "heads": 2, "ffn_dim": 32},
     "ctc narrow": {**WIDTHS, "heads": 4, "ffn_dim": 32},
     "nat": {**WIDTHS, "heads": 2, "ffn_dim": 32},
@@ -83,17 +85,18 @@ def test_the_precision_is_the_kernels_only_where_they_fit(folders: dict[str, Pat
 
     assert chosen("transformer") == chosen("transformer", "transformer") == "bf16x3"
     assert chosen("nat") == chosen("cmlm") == chosen("ctc") == chosen("dag") == "bf16x3"
-    assert chosen("narrow") == chosen("ctc narrow") == chosen("lstm") == chosen("sru") == "float32"
-    assert chosen("transformer", "lstm") == "float32"
-    assert chosen("lstm", asked="bf16x3") == "float32"
-    assert chosen("lstm", asked="bf16") == "bf16"
+    assert chosen("lstm") == chosen("sru") == chosen("transformer", "lstm") == "bf16x3"
+    for narrow in ("narrow", "ctc narrow", "lstm narrow", "sru narrow"):
+        assert chosen(narrow) == chosen("transformer", narrow) == "float32"
+    assert chosen("lstm narrow", asked="bf16x3") == "float32"
+    assert chosen("lstm narrow", asked="bf16") == "bf16"
 
 
 @pytest.mark.usefixtures("_every_arithmetic")
 def test_int8_is_for_models_that_have_kernels(folders: dict[str, Path]) -> None:
-    for name in ("transformer", "ctc"):
+    for name in ("transformer", "ctc", "lstm", "sru"):
         assert team_precision([folders[name]], "int8", CPU) == "int8"
-    for others in (["lstm"], ["sru"], ["narrow"], ["transformer", "lstm"]):
+    for others in (["lstm narrow"], ["sru narrow"], ["narrow"], ["transformer", "lstm narrow"]):
         with pytest.raises(InputError, match="no int8 kernels") as caught:
             team_precision([folders[name] for name in others], "int8", CPU)
         assert caught.value.where == str(folders[others[-1]])
@@ -114,7 +117,7 @@ def test_precisions_of_the_kernels_need_the_hardware(
 def test_an_int8_team_falls_back_to_float32(folders: dict[str, Path]) -> None:
     team = load_team([folders["transformer"]], device="cpu", precision="int8")
     assert team.precision == "int8"
-    assert isinstance(team.engines[0], NativeTransformer)
+    assert isinstance(team.engines[0], NativeModel)
     assert team.engines[0].arithmetic == "int8"
     assert team.fallback is not None
     assert team.fallback()[0].arithmetic == "float32"  # type: ignore[attr-defined]
@@ -134,13 +137,25 @@ def test_settings_that_fit_no_model_are_the_loaders_to_tell(
         load_team([tmp_path], device="cpu", precision="auto")
 
 
+@pytest.mark.skipif(kernels() is None, reason="no C++ compiler here: the torch engines are used")
+@pytest.mark.parametrize("arch", ["lstm", "sru"])
+def test_recurrent_models_decode_by_the_kernels(folders: dict[str, Path], arch: str) -> None:
+    team = load_team([folders[arch]], device="cpu", precision="float32")
+    assert isinstance(team.engines[0], NativeModel)
+    decoder = quick_decoder(team.loaded[0])
+    assert [row for row, _ in decoder.decode([(3, [5, 6, 7])], batch_tokens=20)] == [3]
+
+
 @pytest.mark.parametrize(("arch", "kind"), [("lstm", IncrementalLstm), ("sru", IncrementalSru)])
-def test_recurrent_models_have_their_engines(folders: dict[str, Path], arch: str, kind: type) -> None:
-    team = load_team([folders[arch]], device="cpu", precision="auto")
+def test_recurrent_models_that_do_not_fit_have_engines_in_torch(
+    folders: dict[str, Path], arch: str, kind: type
+) -> None:
+    folder = folders[f"{arch} narrow"]
+    team = load_team([folder], device="cpu", precision="auto")
     assert team.precision == "float32"
     assert team.fallback is None
     assert isinstance(team.engines[0], kind)
-    low = load_team([folders[arch]], device="cpu", precision="bf16")
+    low = load_team([folder], device="cpu", precision="bf16")
     assert low.precision == "bf16"
     assert low.engines[0].dtype == torch.bfloat16  # type: ignore[attr-defined]
     assert low.fallback is not None

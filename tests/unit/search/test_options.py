@@ -15,7 +15,7 @@ from torch import Tensor
 
 from seqkd.errors import InputError, WorkError
 from seqkd.search import BeamSearch, BeamSettings, Hypothesis, score_pairs
-from seqkd.search.native.engine import NativeTransformer
+from seqkd.search.native.engine import NativeModel
 from seqkd.search.native.weights import usable
 from tests.unit.search.support import (
     EOS,
@@ -277,7 +277,7 @@ def test_samples_survive_a_batch_that_is_split() -> None:
     assert lists(found) == lists(decode(engine(tiny_model(end_bias=0.1)), chosen, rows, prefix={7: [9]}))
 
 
-class Counted(NativeTransformer):
+class Counted(NativeModel):
     """Counts which way each step went."""
 
     whole = fused = 0

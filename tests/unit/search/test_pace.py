@@ -12,7 +12,7 @@ from seqkd.models.incremental_lstm import IncrementalLstm
 from seqkd.search import BeamSearch, BeamSettings, Hypothesis, SearchModel, beam
 from seqkd.search.gpu.engine import GraphTransformer
 from seqkd.search.gpu.operations import PLAIN
-from seqkd.search.native.engine import NativeTransformer
+from seqkd.search.native.engine import NativeModel
 from seqkd.search.native.weights import usable
 from seqkd.search.pace import PACES, Fetched, Pace, sent
 from tests.unit.search.gpu.support import DEVICE
@@ -76,7 +76,7 @@ def test_every_engine_idles_safely(monkeypatch: pytest.MonkeyPatch, kind: str) -
     def made() -> SearchModel:
         if kind == "lstm":
             return IncrementalLstm(tiny_lstm(end_bias=0.2))
-        return NativeTransformer(plain, "float32")
+        return NativeModel(plain, "float32")
 
     expected = decode(made(), chosen, rows, 300)
     keep(monkeypatch, Pace(4, 2))

@@ -26,6 +26,7 @@ from seqkd.models.transformer import Transformer
 from seqkd.search.beam import BeamSearch
 from seqkd.search.gpu.engine import GraphTransformer, runs_here
 from seqkd.search.native.engine import NativeModel
+from seqkd.search.native.scoring import NativeScorer
 from seqkd.search.native.stack import NativeParallel
 from seqkd.search.native.weights import available, fits, fits_lstm, usable
 from seqkd.search.parallel import Decoder, ParallelSearch
@@ -68,15 +69,18 @@ class SearchTeam:
         return None if again is None else lambda: again().engines
 
     @property
-    def modules(self) -> list[Any]:
-        """The models, for `score_pairs`."""
-        return [loaded.model for loaded in self.loaded]
+    def scorers(self) -> list[Any]:
+        """What `score_pairs` takes, in the team's precision: the CPU engine's kernels where they score, else modules."""
+        return [
+            NativeScorer(engine) if isinstance(engine, NativeModel) and engine.attends else loaded.model
+            for engine, loaded in zip(self.engines, self.loaded, strict=True)
+        ]
 
     @property
-    def modules_in_float32(self) -> Callable[[], list[Any]] | None:
-        """Gives the models in float32; see `score_pairs`."""
+    def scorers_in_float32(self) -> Callable[[], list[Any]] | None:
+        """Gives the same in float32; see `score_pairs`."""
         again = self.in_float32
-        return None if again is None else lambda: again().modules
+        return None if again is None else lambda: again().scorers
 
     @property
     def parallel(self) -> bool:
@@ -281,6 +285,6 @@ def parallel_search(team: SearchTeam, settings: ParallelSettings, judge: SearchT
     return ParallelSearch(
         team.writer,
         settings,
-        rescorers=() if judge is None else judge.modules[:1],
+        rescorers=() if judge is None else judge.scorers[:1],
         fallback=again if lower else None,
     )

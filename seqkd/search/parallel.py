@@ -12,7 +12,7 @@ import torch
 from seqkd.errors import InputError, WorkError
 from seqkd.models.protocol import Output, ParallelSettings
 from seqkd.search.intake import Intake, Sentence
-from seqkd.search.scoring import ForcedModel, pad_rows, raw_scores
+from seqkd.search.scoring import Scorer, pad_rows, raw_scores
 from seqkd.search.settings import Hypothesis
 
 
@@ -58,7 +58,7 @@ class ParallelSearch:
         model: Any,
         settings: ParallelSettings,
         *,
-        rescorers: Sequence[ForcedModel] = (),
+        rescorers: Sequence[Scorer] = (),
         fallback: Callable[[], ParallelSearch] | None = None,
     ) -> None:
         known = model.strategies()

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from seqkd.errors import WorkError
+
+Pairs = Sequence[tuple[list[int], list[int]]]
 
 
 class ForcedModel(Protocol):
@@ -23,6 +25,27 @@ class ForcedModel(Protocol):
     def __call__(self, source: Tensor, target_in: Tensor) -> Tensor:
         """`[batch, source]` and `[batch, target]` ids to logits `[batch, target, vocab]`."""
         ...
+
+
+@runtime_checkable
+class PairModel(Protocol):
+    """A model that does not need logits to be written to memory for it."""
+
+    def token_logprobs(self, pairs: Pairs, *, batch_tokens: int) -> Tensor:
+        """Score source and target ids, given without end of sentence.
+
+        Args:
+            pairs: One or more. Neighbours with equal sources may share their encoding.
+            batch_tokens: Target tokens that are scored together.
+
+        Returns:
+            `[tokens]` float32 on the CPU: log-probabilities of each target's ids and its end of sentence, in the pairs'
+            order. A pair's do not depend on the other pairs.
+        """
+        ...
+
+
+Scorer = ForcedModel | PairModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,19 +73,19 @@ def pad_rows(rows: Sequence[Sequence[int]], pad_id: int) -> Tensor:
 
 
 def score_pairs(
-    models: Sequence[ForcedModel],
-    pairs: Sequence[tuple[list[int], list[int]]],
+    models: Sequence[Scorer],
+    pairs: Pairs,
     *,
     batch_tokens: int,
     device: torch.device | str = "cpu",
-    fallback: Callable[[], Sequence[ForcedModel]] | None = None,
+    fallback: Callable[[], Sequence[Scorer]] | None = None,
 ) -> list[PairScore]:
     """Score source and target ids, given without end of sentence.
 
     Args:
         models: One model, or several whose probabilities are averaged as in ensemble search.
         pairs: Source and target ids.
-        batch_tokens: Padded target tokens scored together.
+        batch_tokens: Target tokens scored together, padding counted where there is any.
         device: Where the models are.
         fallback: Gives the same models in float32. Pairs whose log-probability is not finite are scored again with
             them; without it they are an error.
@@ -92,28 +115,41 @@ def score_pairs(
 
 @torch.inference_mode()
 def raw_scores(
-    models: Sequence[ForcedModel],
-    pairs: Sequence[tuple[list[int], list[int]]],
+    models: Sequence[Scorer],
+    pairs: Pairs,
     *,
     batch_tokens: int,
     device: torch.device | str = "cpu",
 ) -> list[PairScore]:
     """`score_pairs` whose log-probabilities may be NaN or infinite."""
-    first = models[0]
-    scores: list[PairScore | None] = [None] * len(pairs)
-    for batch in length_batches([len(target) + 1 for _, target in pairs], batch_tokens):
-        source = pad_rows([[*pairs[index][0], first.eos_id] for index in batch], first.pad_id).to(device)
-        target_in = pad_rows([[first.start_id, *pairs[index][1]] for index in batch], first.pad_id).to(device)
-        target_out = pad_rows([[*pairs[index][1], first.eos_id] for index in batch], first.pad_id).to(device)
-        members = [model(source, target_in).float().log_softmax(dim=-1) for model in models]
-        mean = members[0] if len(members) == 1 else torch.logsumexp(torch.stack(members), 0) - math.log(len(members))
-        chosen = mean.gather(-1, target_out[..., None])[..., 0]
-        lengths = torch.tensor([len(pairs[index][1]) + 1 for index in batch], device=device)
-        inside = torch.arange(target_out.size(1), device=device) < lengths[:, None]
-        sums = torch.where(inside, chosen, 0.0).double().sum(dim=1)
-        for index, logprob, tokens in zip(batch, sums.tolist(), lengths.tolist(), strict=True):
-            scores[index] = PairScore(logprob, tokens)
-    return [score for score in scores if score is not None]
+    if not pairs:
+        return []
+    members = [
+        model.token_logprobs(pairs, batch_tokens=batch_tokens)
+        if isinstance(model, PairModel)
+        else _forced_logprobs(model, pairs, batch_tokens=batch_tokens, device=device)
+        for model in models
+    ]
+    mean = members[0] if len(members) == 1 else torch.logsumexp(torch.stack(members), 0) - math.log(len(members))
+    lengths = [len(target) + 1 for _, target in pairs]
+    return [
+        PairScore(float(part.sum()), tokens)
+        for part, tokens in zip(torch.split(mean.double(), lengths), lengths, strict=True)
+    ]
+
+
+def _forced_logprobs(model: ForcedModel, pairs: Pairs, *, batch_tokens: int, device: torch.device | str) -> Tensor:
+    """As `PairModel.token_logprobs`."""
+    lengths = [len(target) + 1 for _, target in pairs]
+    found: list[Tensor] = [torch.empty(0)] * len(pairs)
+    for batch in length_batches(lengths, batch_tokens):
+        source = pad_rows([[*pairs[index][0], model.eos_id] for index in batch], model.pad_id).to(device)
+        target_in = pad_rows([[model.start_id, *pairs[index][1]] for index in batch], model.pad_id).to(device)
+        target_out = pad_rows([[*pairs[index][1], model.eos_id] for index in batch], model.pad_id).to(device)
+        logprobs = model(source, target_in).float().log_softmax(dim=-1)
+        for index, row in zip(batch, logprobs.gather(-1, target_out[..., None])[..., 0].cpu(), strict=True):
+            found[index] = row[: lengths[index]]
+    return torch.cat(found)
 
 
 def length_batches(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:

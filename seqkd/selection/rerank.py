@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -48,8 +47,8 @@ class Reranker:
     def _scored(self, team: SearchTeam, sources: list[str], targets: list[str]) -> Floats:
         """Log-probability over length of each pair."""
         first = team.loaded[0]
-        models: list[Any] = [loaded.model for loaded in team.loaded]
-        limit = min(int(model.max_positions) for model in models)
+        scorers = team.scorers
+        limit = min(int(scorer.max_positions) for scorer in scorers)
         pairs = list(
             zip(
                 (first.source_vocabulary or first.vocabulary).encode(sources),
@@ -60,7 +59,7 @@ class Reranker:
         fits = [index for index, pair in enumerate(pairs) if max(map(len, pair)) < limit]
         values = np.full(len(pairs), -np.inf)
         scored = score_pairs(
-            models, [pairs[index] for index in fits], batch_tokens=self.batch_tokens, device=team.device
+            scorers, [pairs[index] for index in fits], batch_tokens=self.batch_tokens, device=team.device
         )
         values[fits] = [score.logprob / score.tokens for score in scored]
         return values

@@ -299,11 +299,11 @@ def _score(
 
 def _perplexity(test: _Test, team: SearchTeam, batch_tokens: int) -> tuple[float, int, int]:
     """Perplexity of the references, how many rows were cut to the model's positions, and how many were retried."""
-    models = team.modules
+    models = team.scorers
     limit = min(model.max_positions for model in models) - 1
     pairs = [(source[:limit], target[:limit]) for source, target in zip(test.sources, test.targets, strict=True)]
     cut = sum(max(map(len, pair)) > limit for pair in zip(test.sources, test.targets, strict=True))
-    scores = score_pairs(models, pairs, batch_tokens=batch_tokens, device=team.device, fallback=team.modules_in_float32)
+    scores = score_pairs(models, pairs, batch_tokens=batch_tokens, device=team.device, fallback=team.scorers_in_float32)
     mean = sum(score.logprob for score in scores) / sum(score.tokens for score in scores)
     perplexity = math.exp(min(-mean, 700.0))  # a float holds no more than e^709
     return perplexity, cut, sum(score.retried for score in scores)

@@ -8,7 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import BinaryIO, Literal
 
-from seqkd.errors import InputError, TextError
+from seqkd.errors import TextError
 from seqkd.progress import say
 from seqkd.search import score_pairs
 from seqkd.search.loading import Precision, load_team
@@ -44,19 +44,15 @@ def score_files(
     Raises:
         TextError: The texts cannot be read, do not line up, or a line is not UTF-8 or longer than the model takes.
         ModelError: A folder is no model, or the models' vocabularies differ.
-        InputError: No such device here, or precision int8, which beam search alone has.
+        InputError: No such device here, or a precision that it or a model does not have.
         WorkError: A log-probability is NaN or infinite, in float32 too.
     """
-    if precision == "int8":
-        raise InputError(
-            "pairs are not scored in precision int8: only beam search has it", expected="auto, float32 or bf16"
-        )
     check_bitext(source, target)
     team = load_team(models, device=device, precision=precision)
     first = team.loaded[0]
     encoder = first.source_vocabulary or first.vocabulary
-    modules = team.modules
-    limit = min(int(module.max_positions) for module in modules)
+    scorers = team.scorers
+    limit = min(int(scorer.max_positions) for scorer in scorers)
     normalizer = Normalizer()
     rows = read_bitext(source, target)
     logprob, tokens, retried = 0.0, 0, 0
@@ -76,7 +72,7 @@ def score_files(
                 )
         pairs = list(zip(sources, targets, strict=True))
         scores = score_pairs(
-            modules, pairs, batch_tokens=batch_tokens, device=team.device, fallback=team.modules_in_float32
+            scorers, pairs, batch_tokens=batch_tokens, device=team.device, fallback=team.scorers_in_float32
         )
         for score in scores:
             out.write(f"{score.logprob:.6f}\t{score.tokens}\n".encode())

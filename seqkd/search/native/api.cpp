@@ -210,7 +210,7 @@ void seqkd_decode(Model* m, int count, const float* inputs, int stride, const in
       float* y = w.y.need(size_t(target.rows()) * m->dim);
       source.gather(memory + size_t(first) * source_stride * m->dim, states, source_stride, m->dim);
       target.gather(inputs + size_t(first) * stride * m->dim, y, stride, m->dim);
-      decode(*m, w, target, y, source, states);
+      decode(*m, w, target, false, y, target, source, states);
       target.scatter(y, features + size_t(first) * stride * m->dim, stride, m->dim);
     });
   });
@@ -253,6 +253,32 @@ void seqkd_best_upsampled(Model* m, int count, const int64_t* ids, int stride, c
                top_pieces(*m, w, y, rows, 1, never, logits, pieces + all.first[begin + first], lse.data());
                for (int r = 0; r < rows; ++r) logits[r] -= lse[r];
              });
+  });
+}
+
+// Log-probabilities of the ids of targets, end of sentence counted, one target's after another's. `owners` [pairs] says
+// which source [sources][stride] each has; they ascend.
+void seqkd_score(Model* m, int sources, const int64_t* source_ids, int stride, const int32_t* source_lengths, int pairs,
+                 const int32_t* owners, int64_t start, const int64_t* ids, const int32_t* lengths, float* logprobs) {
+  const Ragged source = ragged(source_lengths, sources), target = ragged(lengths, pairs);
+  std::vector<float> memory(size_t(source.rows()) * m->dim);
+  m->workers.run(sources, 1, [&](int begin, int part) {
+    MatrixUnit unit(m->arithmetic);
+    in_blocks(part, source_lengths + begin, AT_ONCE, [&](int first, int some) {
+      first += begin;
+      const Ragged sentences = ragged(source_lengths + first, some);
+      const float* x = encode(*m, scratch(), sentences, source_ids + size_t(first) * stride, stride);
+      std::copy_n(x, size_t(sentences.rows()) * m->dim, &memory[size_t(source.first[first]) * m->dim]);
+    });
+  });
+  m->workers.run(pairs, 1, [&](int begin, int part) {
+    MatrixUnit unit(m->arithmetic);
+    in_blocks(part, lengths + begin, AT_ONCE, [&](int first, int some) {
+      first += begin;
+      const int row = target.first[first];
+      score(*m, scratch(), ragged(lengths + first, some), owners + first, start, ids + row, source, memory.data(),
+            logprobs + row);
+    });
   });
 }
 }

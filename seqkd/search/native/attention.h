@@ -39,13 +39,13 @@ static size_t attention_room(int keys, int head_dim) {
   return size_t(head_dim + VECTOR_ROWS) * round_up(keys, LANES);
 }
 
-// Each query over all keys; a value lies behind its key, `heads * V` vectors further on. A head is `V` vectors wide.
+// Each query over all keys, or where it is `causal` over those up to its own position; a value lies behind its key,
+// `heads * V` vectors further on. A head is `V` vectors wide.
 template <int V>
-static void attend_sentence(const Rows& queries, const Rows& keys, int heads, float* work, float* out) {
+static void attend_sentence(const Rows& queries, const Rows& keys, bool causal, int heads, float* work, float* out) {
   constexpr int HEAD = V * LANES;
   const int dim = heads * HEAD, width = round_up(keys.count, LANES);
   const float scale = 1.0f / sqrtf(float(HEAD));
-  const vf outside = outside_mask(keys.count - width + LANES);
   float *turned = work, *scores = work + size_t(HEAD) * width;  // [HEAD][width], [VECTOR_ROWS][width]
   for (int h = 0; h < heads; ++h) {
     for (int p = 0; p < width; p += LANES)
@@ -58,13 +58,14 @@ static void attend_sentence(const Rows& queries, const Rows& keys, int heads, fl
       }
     for (int first = 0; first < queries.count; first += VECTOR_ROWS) {
       const int rows = std::min(VECTOR_ROWS, queries.count - first);
+      const int seen = causal ? first + rows : keys.count, reach = round_up(seen, LANES);
       const float *query[VECTOR_ROWS], *weights[VECTOR_ROWS];
       float inverse[VECTOR_ROWS];
       for (int i = 0; i < VECTOR_ROWS; ++i) {  // rows that are not there are the last one again
         query[i] = queries.row(first + std::min(i, rows - 1)) + h * HEAD;
         weights[i] = scores + size_t(std::min(i, rows - 1)) * width;
       }
-      pairwise(width / LANES, [&](auto vectors, int v) {
+      pairwise(reach / LANES, [&](auto vectors, int v) {
         constexpr int N = decltype(vectors)::value;
         vf dots[VECTOR_ROWS][N];
         eight_rows<N>(query, turned + v * LANES, width, HEAD, dots);
@@ -73,11 +74,13 @@ static void attend_sentence(const Rows& queries, const Rows& keys, int heads, fl
       });
       for (int i = 0; i < rows; ++i) {
         float* s = scores + size_t(i) * width;
-        store(s + width - LANES, load(s + width - LANES) + outside);
+        // The rows of a block end in one vector: only there is anything that one of them must not see.
+        const int last = reach - LANES;
+        store(s + last, load(s + last) + outside_mask((causal ? first + i + 1 : seen) - last));
         vf top = load(s), total = {};
-        for (int p = LANES; p < width; p += LANES) top = vmax(top, load(s + p));
+        for (int p = LANES; p < reach; p += LANES) top = vmax(top, load(s + p));
         const float peak = largest(top);
-        for (int p = 0; p < width; p += LANES) {
+        for (int p = 0; p < reach; p += LANES) {
           const vf e = vexp(load(s + p) - peak);
           store(s + p, e);
           total += e;
@@ -88,7 +91,7 @@ static void attend_sentence(const Rows& queries, const Rows& keys, int heads, fl
         constexpr int N = decltype(vectors)::value;
         vf sums[VECTOR_ROWS][N];
         const int offset = h * HEAD + v * LANES;
-        eight_rows<N>(weights, keys.data + dim + offset, keys.stride, keys.count, sums);
+        eight_rows<N>(weights, keys.data + dim + offset, keys.stride, seen, sums);
         for (int i = 0; i < rows; ++i)
           for (int j = 0; j < N; ++j)
             store(out + size_t(first + i) * dim + offset + j * LANES, sums[i][j] * inverse[i]);
@@ -98,14 +101,15 @@ static void attend_sentence(const Rows& queries, const Rows& keys, int heads, fl
 }
 
 // The same for any width of heads that `attend` has; out [queries][dim].
-static void attend_sentence(const Rows& queries, const Rows& keys, int heads, int head_dim, float* work, float* out) {
+static void attend_sentence(const Rows& queries, const Rows& keys, bool causal, int heads, int head_dim, float* work,
+                            float* out) {
   switch (head_dim / LANES) {
-    case 1: return attend_sentence<1>(queries, keys, heads, work, out);
-    case 2: return attend_sentence<2>(queries, keys, heads, work, out);
-    case 3: return attend_sentence<3>(queries, keys, heads, work, out);
-    case 4: return attend_sentence<4>(queries, keys, heads, work, out);
-    case 5: return attend_sentence<5>(queries, keys, heads, work, out);
-    case 6: return attend_sentence<6>(queries, keys, heads, work, out);
-    case 8: return attend_sentence<8>(queries, keys, heads, work, out);
+    case 1: return attend_sentence<1>(queries, keys, causal, heads, work, out);
+    case 2: return attend_sentence<2>(queries, keys, causal, heads, work, out);
+    case 3: return attend_sentence<3>(queries, keys, causal, heads, work, out);
+    case 4: return attend_sentence<4>(queries, keys, causal, heads, work, out);
+    case 5: return attend_sentence<5>(queries, keys, causal, heads, work, out);
+    case 6: return attend_sentence<6>(queries, keys, causal, heads, work, out);
+    case 8: return attend_sentence<8>(queries, keys, causal, heads, work, out);
   }
 }

@@ -279,7 +279,7 @@ struct Best {
   }
 };
 
-// Log-sum-exp, top-k and one chosen logit of every row of A * W^T. Logits live in a small buffer only: 32 rows by
+// Log-sum-exp, top-k and, if `chosen` says which, one chosen logit of every row of A * W^T. Logits live in a small buffer only: 32 rows by
 // `PANELS` panels at a time are reduced while they are in the first-level cache.
 struct Reduction {
   static constexpr int PANELS = 8, WIDTH = PANELS * BLOCK;
@@ -288,7 +288,7 @@ struct Reduction {
   std::vector<double> total;
   Best best;
 
-  void run(const Operand& a, const Weight& w, int count, int chosen, float* lse, float* chosen_logit) {
+  void run(const Operand& a, const Weight& w, int count, const int64_t* chosen, float* lse, float* chosen_logit) {
     float* block = logits.need(BLOCK * WIDTH);
     reference.assign(a.rows, NEVER);
     total.assign(a.rows, 0.0);
@@ -305,7 +305,9 @@ struct Reduction {
             for (int c = 0; c < padded; c += LANES) store(x + c, load(x + c) + load(&w.bias[offset + c]));
           for (int c = columns; c < padded; ++c) x[c] = NEVER;
           reduce(x, padded, offset, row + r);
-          if (chosen >= offset && chosen < offset + columns) chosen_logit[row + r] = x[chosen - offset];
+          if (!chosen) continue;
+          const int64_t at = chosen[row + r] - offset;
+          if (at >= 0 && at < columns) chosen_logit[row + r] = x[at];
         }
       }
     }

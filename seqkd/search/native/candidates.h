@@ -25,8 +25,9 @@ struct Candidates {
 // The best `few` continuations of rows whose features are the operand; `count` or less.
 static void reduce_rows(const Model& m, Scratch& w, int beam, const Row* list, int rows, int few, const Candidates& out) {
   std::vector<float> lse(rows), eos(rows);
+  const std::vector<int64_t> ends(rows, m.eos);
   Reduction& reduction = w.reduction;
-  reduction.run(w.operand, m.output, few, m.eos, lse.data(), eos.data());
+  reduction.run(w.operand, m.output, few, ends.data(), lse.data(), eos.data());
   for (int r = 0; r < rows; ++r) {
     const size_t at = size_t(list[r].slot) * beam + list[r].beam;
     out.lse[at] = lse[r], out.eos[at] = eos[r];

@@ -8,6 +8,7 @@ import weakref
 import torch
 from torch import Tensor
 
+from seqkd.models.transformer import Transformer
 from seqkd.search.native.weights import Arithmetic, Steppable, Weights, pointer
 
 
@@ -31,6 +32,9 @@ class NativeModel:
             exactly (dynamic quantisation, Jacob et al. 2018, symmetric). Everything else is float32 always, but keys
             and values are kept in bf16 where the arithmetic is bf16 or int8; an LSTM's are float32.
 
+    Attributes:
+        attends: Whether the decoder attends to what it has written: only then can it compute all positions at once.
+
     As many threads work as torch has (`torch.set_num_threads`) when the engine is made; each row's result is the same
     in every bit, whatever their number and whatever other rows are in the batch.
     """
@@ -39,7 +43,8 @@ class NativeModel:
         self._weights = Weights(model, arithmetic, model.eos_id)
         self.kernels, self.handle = self._weights.kernels, self._weights.handle
         self.arithmetic = arithmetic
-        self.target_vocab = model.target_vocab
+        self.source_vocab, self.target_vocab = model.source_vocab, model.target_vocab
+        self.attends = isinstance(model, Transformer)
         self.pad_id, self.eos_id, self.unk_id = model.pad_id, model.eos_id, model.unk_id
         self.start_id, self.max_positions = model.start_id, model.max_positions
         self.device = torch.device("cpu")

@@ -137,26 +137,28 @@ static void in_blocks(int count, const int32_t* lengths, int limit, Work work) {
   }
 }
 
-// Each row of `queries`, `stride` apart, over all keys of its sentence; a value lies behind its key, `dim` further on.
+// Each row of `queries`, `stride` apart, over the keys of its sentence, all or those up to its own position; a value lies
+// behind its key, `dim` further on.
 static void attend_all(const Model& m, Scratch& w, const Ragged& target, const float* queries, int stride,
-                       const Ragged& source, const float* entries, int entry_stride, float* out) {
+                       const Ragged& source, const float* entries, int entry_stride, bool causal, float* out) {
   const int head_dim = m.dim / m.heads;
   float* work = w.scores.need(attention_room(source.longest, head_dim));
   for (int n = 0; n < target.count(); ++n) {
     const Rows own{queries + size_t(target.first[n]) * stride, stride, target.length(n)};
     const Rows seen{entries + size_t(source.first[n]) * entry_stride, entry_stride, source.length(n)};
-    attend_sentence(own, seen, m.heads, head_dim, work, out + size_t(target.first[n]) * m.dim);
+    attend_sentence(own, seen, causal, m.heads, head_dim, work, out + size_t(target.first[n]) * m.dim);
   }
 }
 
-// Self-attention of sentences, every position over all of its own, with its residual and norm; x is the stream.
-static void self_attention(const Model& m, Scratch& w, const Layer& layer, const Ragged& sentences, float* x) {
+// Self-attention of sentences, with its residual and norm; x is the stream.
+static void self_attention(const Model& m, Scratch& w, const Layer& layer, const Ragged& sentences, bool causal,
+                           float* x) {
   const int d = m.dim, rows = sentences.rows();
   float* wide = w.wide.need(size_t(rows) * 3 * d);
   float* attended = w.attended.need(size_t(rows) * d);
   w.operand.set(m.arithmetic, block_input(m, w, layer.attention_norm, x, rows), rows, d);
   multiply(w.operand, layer.qkv, wide, PLAIN);
-  attend_all(m, w, sentences, wide, 3 * d, sentences, wide + d, 3 * d, attended);
+  attend_all(m, w, sentences, wide, 3 * d, sentences, wide + d, 3 * d, causal, attended);
   w.operand.set(m.arithmetic, attended, rows, d);
   multiply(w.operand, layer.out, x, ADD);
   if (!m.pre) layer.attention_norm.apply(x, x, rows);
@@ -175,7 +177,7 @@ static float* encode(const Model& m, Scratch& w, const Ragged& sentences, const 
     for (int p = 0; p < sentences.length(n); ++p, ++row)
       embed(m, m.source_embedding, m.source_positions, ids[size_t(n) * stride + p], p, x + size_t(row) * d);
   for (const Layer& layer : m.encoder) {
-    self_attention(m, w, layer, sentences, x);
+    self_attention(m, w, layer, sentences, false, x);
     feed_forward_block(m, w, layer, x, rows);
   }
   if (m.pre) m.encoder_norm.apply(x, x, rows);

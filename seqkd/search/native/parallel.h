@@ -1,4 +1,4 @@
-// Decoders that see all their positions at once: encode, decode and read the output, some sentences at a time.
+// Decoders that are given all their positions at once: encode, decode and read the output, some sentences at a time.
 #pragma once
 #include "layers.h"
 
@@ -12,25 +12,26 @@ static Ragged ragged(const int32_t* lengths, int count, int times = 1) {
   return sentences;
 }
 
-// Attention over the sentence's own encoder states, with its residual and norm; x is the stream.
-static void cross_attention(const Model& m, Scratch& w, const Layer& layer, const Ragged& target, const Ragged& source,
+// Attention over encoder states, with its residual and norm; x is the stream, `asking` its rows by source.
+static void cross_attention(const Model& m, Scratch& w, const Layer& layer, const Ragged& asking, const Ragged& source,
                             float* x) {
-  const int d = m.dim, rows = target.rows();
+  const int d = m.dim, rows = asking.rows();
   float* query = w.wide.need(size_t(rows) * d);
   float* entries = w.hidden.need(size_t(source.rows()) * 2 * d);
   float* attended = w.attended.need(size_t(rows) * d);
   multiply(w.memory, layer.key_value, entries, PLAIN);
   w.operand.set(m.arithmetic, block_input(m, w, layer.cross_norm, x, rows), rows, d);
   multiply(w.operand, layer.query, query, PLAIN);
-  attend_all(m, w, target, query, d, source, entries, 2 * d, attended);
+  attend_all(m, w, asking, query, d, source, entries, 2 * d, false, attended);
   w.operand.set(m.arithmetic, attended, rows, d);
   multiply(w.operand, layer.cross_out, x, ADD);
   if (!m.pre) layer.cross_norm.apply(x, x, rows);
 }
 
-// All decoder layers; x holds the inputs and becomes the features, `memory` the encoder's states.
-static void decode(const Model& m, Scratch& w, const Ragged& target, float* x, const Ragged& source,
-                   const float* memory) {
+// All decoder layers; x holds the inputs and becomes the features, `memory` the encoder's states. Neighbouring targets
+// may have one source: `asking` are the rows of each source's targets.
+static void decode(const Model& m, Scratch& w, const Ragged& target, bool causal, float* x, const Ragged& asking,
+                   const Ragged& source, const float* memory) {
   const int d = m.dim, rows = target.rows();
   for (int n = 0; n < target.count(); ++n) {
     float* own = x + size_t(target.first[n]) * d;
@@ -38,8 +39,8 @@ static void decode(const Model& m, Scratch& w, const Ragged& target, float* x, c
   }
   w.memory.set(m.arithmetic, memory, source.rows(), d);
   for (const Layer& layer : m.decoder) {
-    self_attention(m, w, layer, target, x);
-    cross_attention(m, w, layer, target, source, x);
+    self_attention(m, w, layer, target, causal, x);
+    cross_attention(m, w, layer, asking, source, x);
     feed_forward_block(m, w, layer, x, rows);
   }
   if (m.pre) m.decoder_norm.apply(x, x, rows);
@@ -58,7 +59,7 @@ static void upsample(const Model& m, int count, const int64_t* ids, int stride, 
     float* y = w.y.need(size_t(frames.rows()) * m.dim);
     w.operand.set(m.arithmetic, memory, source.rows(), m.dim);
     multiply(w.operand, m.split, y, PLAIN);
-    decode(m, w, frames, y, source, memory);
+    decode(m, w, frames, false, y, frames, source, memory);
     finish(w, first, frames, y);
   });
 }
@@ -69,7 +70,7 @@ static void top_pieces(const Model& m, Scratch& w, const float* features, int ro
   w.operand.set(m.arithmetic, features, rows, m.dim);
   // As many more as might have to be left out.
   const int wanted = count + int(banned.size());
-  w.reduction.run(w.operand, m.output, wanted, -1, lse, nullptr);
+  w.reduction.run(w.operand, m.output, wanted, nullptr, lse, nullptr);
   for (int r = 0; r < rows; ++r)
     for (int i = 0, kept = 0; i < wanted && kept < count; ++i) {
       const int64_t id = w.reduction.best.ids_of(r)[i];
@@ -77,4 +78,29 @@ static void top_pieces(const Model& m, Scratch& w, const float* features, int ro
       ids[size_t(r) * count + kept] = id;
       logits[size_t(r) * count + kept++] = w.reduction.best.of(r)[i];
     }
+}
+
+// Log-probabilities of given targets, one target's after another's. Positions read `start` and then the target but for its
+// last id. `owners` says which of the encoded sources each target has; they ascend.
+static void score(const Model& m, Scratch& w, const Ragged& target, const int32_t* owners, int64_t start,
+                  const int64_t* ids, const Ragged& sources, const float* memory, float* logprobs) {
+  const int d = m.dim, rows = target.rows();
+  Ragged asking, source;  // of the sources that these targets have
+  float* y = w.y.need(size_t(rows) * d);
+  for (int n = 0, group = 0; n < target.count(); ++n) {
+    group += target.length(n);
+    for (int row = target.first[n]; row < target.first[n + 1]; ++row) {
+      const float* piece = m.target_embedding + size_t(row > target.first[n] ? ids[row - 1] : start) * d;
+      for (int i = 0; i < d; i += LANES) store(y + size_t(row) * d + i, load(piece + i) * sqrtf(float(d)));
+    }
+    if (n + 1 < target.count() && owners[n + 1] == owners[n]) continue;
+    asking.add(group);
+    source.add(sources.length(owners[n]));
+    group = 0;
+  }
+  decode(m, w, target, true, y, asking, source, memory + size_t(sources.first[owners[0]]) * d);
+  w.operand.set(m.arithmetic, y, rows, d);
+  std::vector<float> lse(rows);
+  w.reduction.run(w.operand, m.output, 1, ids, lse.data(), logprobs);
+  for (int row = 0; row < rows; ++row) logprobs[row] -= lse[row];
 }

@@ -17,6 +17,7 @@ from seqkd.search import loading
 from seqkd.search.loading import SearchTeam, engine, load_team, quick_decoder, team_precision
 from seqkd.search.native.build import kernels
 from seqkd.search.native.engine import NativeModel
+from seqkd.search.native.scoring import NativeScorer
 from seqkd.search.native.stack import NativeParallel
 from seqkd.search.native.weights import available
 from seqkd.search.parallel import ParallelSearch
@@ -90,6 +91,14 @@ def test_the_precision_is_the_kernels_only_where_they_fit(folders: dict[str, Pat
         assert chosen(narrow) == chosen("transformer", narrow) == "float32"
     assert chosen("lstm narrow", asked="bf16x3") == "float32"
     assert chosen("lstm narrow", asked="bf16") == "bf16"
+
+
+def test_pairs_are_scored_by_the_kernels_where_they_can(folders: dict[str, Path]) -> None:
+    names = ["transformer", "lstm", "sru", "narrow"]
+    team = load_team([folders[name] for name in names], device="cpu", precision="float32")
+    first, *others = team.scorers
+    assert isinstance(first, NativeScorer) == (kernels() is not None)
+    assert others == [loaded.model for loaded in team.loaded[1:]]
 
 
 @pytest.mark.usefixtures("_every_arithmetic")

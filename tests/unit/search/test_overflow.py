@@ -110,10 +110,24 @@ def test_only_the_sentences_that_overflow_are_decoded_again(tmp_path: Path, voca
     assert search.retried == [row for row, source in ROWS if SICK in source]
     assert 0 < len(search.retried) < len(ROWS)
     pairs = [(source, [5, 6]) for _, source in ROWS]
-    scores = score_pairs(team.modules, pairs, batch_tokens=100, fallback=team.modules_in_float32)
+    scores = score_pairs(team.scorers, pairs, batch_tokens=100, fallback=team.scorers_in_float32)
     assert [score.retried for score in scores] == [SICK in source for source, _ in pairs]
     assert team.in_float32 is not None
     assert team.in_float32() is team.in_float32()  # loaded once
+
+
+@pytest.mark.parametrize("precision", ["bf16", "bf16x3"])
+def test_scores_that_overflow_are_computed_again(tmp_path: Path, vocab: Path, precision: str) -> None:
+    team = load(write(tmp_path / "model", vocab, "transformer", "bf16"), here(precision))
+    if team.precision == "float32":
+        pytest.skip("no kernels for this model")
+    pairs = [(source, [5, 6]) for source in PIECES.values()]
+    scores = score_pairs(team.scorers, pairs, batch_tokens=100, fallback=team.scorers_in_float32)
+    plain: Any = team.loaded[0].model
+    exact = score_pairs([plain], pairs, batch_tokens=100)
+    assert any(score.retried for score in scores)
+    found = [score.logprob for score, one in zip(scores, exact, strict=True) if score.retried]
+    assert found == pytest.approx([one.logprob for score, one in zip(scores, exact, strict=True) if score.retried])
 
 
 def test_an_ensemble_is_decoded_again_as_one(tmp_path: Path, vocab: Path) -> None:
@@ -141,7 +155,7 @@ def test_what_is_no_number_in_float32_either_is_an_error(
 def test_scores_that_are_no_numbers(tmp_path: Path, vocab: Path) -> None:
     team = load(write(tmp_path / "model", vocab, "transformer", "nan"), "float32")
     with pytest.raises(WorkError, match="log-probabilities of 2 pairs are NaN or infinite") as caught:
-        score_pairs(team.modules, [([5], [6]), ([7, 8], [9])], batch_tokens=100)
+        score_pairs(team.scorers, [([5], [6]), ([7, 8], [9])], batch_tokens=100)
     assert caught.value.where == "of 2 pairs, number 1, 2"
 
 

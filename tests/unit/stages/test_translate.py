@@ -189,10 +189,18 @@ def test_int8_is_for_models_and_machines_that_have_it(
     assert (code, out) == (2, "")
 
 
-def test_pairs_are_not_scored_in_int8(model: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    files = ["--source", str(tmp_path / "s"), "--target", str(tmp_path / "t")]
-    assert main(["score", "--model", str(model), *files, "--precision", "int8"]) == 2
-    assert "pairs are not scored in precision int8" in capfd.readouterr().err
+@pytest.mark.skipif(not available("int8"), reason="this CPU has no int8 products")
+def test_pairs_are_scored_in_int8(model: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "s").write_text("a dog\nthe red house\n")
+    (tmp_path / "t").write_text("ein hund\n\n")
+    folder = _saved(tmp_path, model / "trained.model", heads=1)
+    scored = []
+    for precision in ("float32", "int8"):
+        files = ["--source", str(tmp_path / "s"), "--target", str(tmp_path / "t")]
+        assert main(["score", "--model", str(folder), "--device", "cpu", *files, "--precision", precision]) == 0
+        scored.append([float(line.split("\t")[0]) for line in capfd.readouterr().out.splitlines()])
+    assert scored[0] == pytest.approx(scored[1], abs=0.2)
+    assert scored[0] != scored[1]
 
 
 def test_options_of_the_command_reach_the_search(

@@ -70,7 +70,7 @@ class SearchTeam:
 
     @property
     def scorers(self) -> list[Any]:
-        """What `score_pairs` takes, in the team's precision: the CPU engine's kernels where they score, else modules."""
+        """What `score_pairs` takes, in the team's precision: the CPU engine's kernels where they can, else modules."""
         return [
             NativeScorer(engine) if isinstance(engine, NativeModel) and engine.attends else loaded.model
             for engine, loaded in zip(self.engines, self.loaded, strict=True)

@@ -279,8 +279,8 @@ struct Best {
   }
 };
 
-// Log-sum-exp, top-k and, if `chosen` says which, one chosen logit of every row of A * W^T. Logits live in a small buffer only: 32 rows by
-// `PANELS` panels at a time are reduced while they are in the first-level cache.
+// Log-sum-exp, top-k and, if `chosen` says which, one chosen logit of every row of A * W^T. Logits live in a small buffer
+// only: 32 rows by `PANELS` panels at a time are reduced while they are in the first-level cache.
 struct Reduction {
   static constexpr int PANELS = 8, WIDTH = PANELS * BLOCK;
   Buffer<float> logits;

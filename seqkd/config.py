@@ -309,7 +309,9 @@ def read_toml(path: Path) -> dict[str, Any]:
             raise ConfigError("holds a null character", where=str(path), expected="text")
         return tomllib.loads(text)
     except FileNotFoundError:
-        raise ConfigError("no such file", where=str(path)) from None
+        raise ConfigError(
+            "no such file", where=str(path), expected="a stage file (TOML)", hint="check the path"
+        ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot be read: {error}", where=str(path), expected="a UTF-8 TOML file") from None
     except (ValueError, RecursionError) as error:  # beside its own error the reader lets through those of int()

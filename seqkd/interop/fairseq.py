@@ -11,7 +11,6 @@ import hashlib
 import io
 import pickle
 import re
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +32,7 @@ from seqkd.interop.fairseq_dictionary import (
 )
 from seqkd.interop.fairseq_weights import layer_counts, to_fairseq, to_seqkd
 from seqkd.interop.pickles import check_pickles
-from seqkd.models.checkpoint import load_model, model_files, save_model
+from seqkd.models.checkpoint import SOURCE_VOCABULARY, VOCABULARY, load_model, model_files, save_model
 from seqkd.models.registry import build
 from seqkd.models.transformer import Transformer
 from seqkd.text.vocabulary import Vocabulary
@@ -98,6 +97,7 @@ def import_checkpoint(
     Raises:
         ModelError: The checkpoint is no such Transformer, would have to be unpickled, or does not fit the dictionaries.
         ConflictError: `out` was made from something else.
+        WorkError: The system refuses: disk full, no permission.
     """
     target = _vocabulary(read_dictionary(dictionary), sentencepiece)
     source: DictionaryVocabulary | None = None
@@ -117,19 +117,12 @@ def import_checkpoint(
     with StageOutput.open(out, "model", made_by, overwrite=overwrite) as output:
         if output.complete:
             return ImportReport(parameters, tuple(notes))
-        with tempfile.TemporaryDirectory() as folder:
-            vocab, source_vocab = Path(folder, "vocab.model"), Path(folder, "vocab.source.model")
-            vocab.write_bytes(target.model)
-            if source is not None:
-                source_vocab.write_bytes(source.model)
-            save_model(
-                out,
-                model,
-                arch="transformer",
-                settings=settings,
-                vocab=vocab,
-                source_vocab=source_vocab if source else None,
-            )
+        vocab, source_vocab = out / VOCABULARY, None
+        atomic_write(vocab, target.model)
+        if source is not None:
+            source_vocab = out / SOURCE_VOCABULARY
+            atomic_write(source_vocab, source.model)
+        save_model(out, model, arch="transformer", settings=settings, vocab=vocab, source_vocab=source_vocab)
         extra = {
             "role": "teacher",
             "arch": "transformer",
@@ -150,6 +143,7 @@ def export_checkpoint(model_dir: Path, out: Path, *, overwrite: bool = False) ->
     Raises:
         ModelError: fairseq has no such architecture.
         ConflictError: `out` was made from something else.
+        WorkError: The system refuses: disk full, no permission.
     """
     loaded = load_model(model_dir)
     model = loaded.model
@@ -195,7 +189,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         with torch.serialization.safe_globals([argparse.Namespace]):
             contents = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
-        raise ModelError(f"cannot be read: {error.strerror}", where=str(path)) from None
+        raise _unreadable(path, error) from None
     except pickle.UnpicklingError as error:
         raise _unsafe(path, error) from None
     except ModelError:
@@ -335,8 +329,13 @@ def _file_digest(path: Path) -> str:
             while piece := file.read(1 << 20):
                 digest.update(piece)
     except OSError as error:
-        raise ModelError(f"cannot be read: {error.strerror}", where=str(path)) from None
+        raise _unreadable(path, error) from None
     return digest.hexdigest()
+
+
+def _unreadable(path: Path, error: OSError) -> ModelError:
+    what = f"cannot be read: {error.strerror}"
+    return ModelError(what, where=str(path), expected="a .pt file of fairseq", hint="check the path")
 
 
 def _arguments(settings: Mapping[str, Any]) -> argparse.Namespace:

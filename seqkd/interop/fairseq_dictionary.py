@@ -178,7 +178,8 @@ def _parse(path: Path) -> Any:
         SentencePieceProcessor(model_proto=data)
         model.ParseFromString(data)
     except OSError as error:
-        raise ModelError(f"cannot be read: {error.strerror}", where=str(path)) from None
+        what = f"cannot be read: {error.strerror}"
+        raise ModelError(what, where=str(path), expected="a SentencePiece model", hint="check the path") from None
     except RuntimeError:
         raise ModelError("not a SentencePiece model", where=str(path)) from None
     return model

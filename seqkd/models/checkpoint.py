@@ -28,6 +28,7 @@ SOURCE_VOCABULARY = "vocab.source.model"
 FORMAT = 1
 
 _FILES = (WEIGHTS, CONFIG, VOCABULARY)
+_AGAIN = "train or copy the model again, or check the path"
 _NAMED = 5  # in an error message
 _MOST = 100_000  # a setting may be this large whatever the weights: longest sentences, in tokens
 
@@ -95,9 +96,9 @@ def _opened(path: Path) -> Iterator[Any]:
         with safe_open(path, framework="pt") as file:
             yield file
     except FileNotFoundError:
-        raise ModelError("no such file", where=str(path)) from None
+        raise ModelError("no such file", where=str(path), expected="a model's weights", hint=_AGAIN) from None
     except (OSError, SafetensorError) as error:
-        raise ModelError(f"damaged: {error}", where=str(path), hint="train or copy the model again") from None
+        raise ModelError(f"damaged: {error}", where=str(path), hint=_AGAIN) from None
 
 
 def load_weights(model: nn.Module, weights: Mapping[str, Tensor], where: Path) -> None:
@@ -231,7 +232,9 @@ def read_config(folder: Path) -> dict[str, Any]:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise ModelError(f"cannot be read: {error}", where=str(path)) from None
+        raise ModelError(
+            f"cannot be read: {error}", where=str(path), expected="a model's settings", hint=_AGAIN
+        ) from None
     kinds: dict[str, Any] = {
         "format": int,
         "arch": str,
@@ -295,7 +298,7 @@ def model_files(folder: Path) -> dict[str, str]:
                     hint="finish its training by running the same command again, or check the path",
                 ) from None
         except OSError as error:
-            raise ModelError(f"cannot be read: {error.strerror}", where=str(folder / name)) from None
+            raise ModelError(f"cannot be read: {error.strerror}", where=str(folder / name), hint=_AGAIN) from None
     return files
 
 

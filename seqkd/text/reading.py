@@ -157,13 +157,13 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
             with path.open("rb", buffering=_BLOCK) as plain:
                 yield plain
     except FileNotFoundError:
-        raise TextError("no such file", where=str(path)) from None
+        raise TextError("no such file", where=str(path), expected="a text file", hint="check the path") from None
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise TextError(
             f"cannot be decompressed: {error}", where=str(path), expected="a whole gzip file, as its name says"
         ) from None
     except OSError as error:
-        raise TextError(f"cannot be read: {error.strerror or error}", where=str(path)) from None
+        raise TextError(f"cannot be read: {error.strerror or error}", where=str(path), expected="a text file") from None
 
 
 def _is_gzip(path: Path) -> bool:

@@ -82,7 +82,12 @@ class Vocabulary:
         try:
             return cls(path.read_bytes(), path)
         except OSError as error:
-            raise ModelError(f"cannot be read: {error.strerror}", where=str(path)) from None
+            raise ModelError(
+                f"cannot be read: {error.strerror}",
+                where=str(path),
+                expected="a SentencePiece model",
+                hint="make its folder again with the stage that wrote it, or check the path",
+            ) from None
 
     @classmethod
     def train(

@@ -274,7 +274,9 @@ def _json(path: Path, kind: type[Any]) -> Any:
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        raise CorpusError(f"cannot be read: {error}", where=str(path)) from None
+        raise CorpusError(
+            f"cannot be read: {error}", where=str(path), hint="make its folder again with the stage that wrote it"
+        ) from None
     if not isinstance(values, kind):
         raise CorpusError("is not what seqkd writes there", where=str(path), expected=f"a JSON {kind.__name__}")
     return values

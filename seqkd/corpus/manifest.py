@@ -88,7 +88,9 @@ def read_manifest(folder: Path) -> Manifest:
             hint="run the stage that makes it again (it goes on where it stopped), or check the path",
         ) from None
     except OSError as error:
-        raise CorpusError(f"cannot be read: {error.strerror}", where=str(path)) from None
+        raise CorpusError(
+            f"cannot be read: {error.strerror}", where=str(path), hint="check its owner and permissions"
+        ) from None
     return parse(read_record(text, path), path)
 
 
@@ -97,7 +99,8 @@ class StageOutput:
 
     `open` answers what is to be done: nothing (`complete`), go on after what is there, or start. One process holds the
     folder at a time, or several workers with a part each; of these the last one finishes it (`last`). The folder
-    becomes whole with `commit`; left without it, it can be gone on with.
+    becomes whole with `commit`; left without it, it can be gone on with. What the system refuses on the way (OSError)
+    leaves the `with` block as a WorkError.
 
     Attributes:
         path: The folder.
@@ -116,6 +119,23 @@ class StageOutput:
     def complete(self) -> bool:
         """Whether the folder is whole."""
         return self.manifest is not None
+
+    @classmethod
+    def up_to_date(cls, out: Path, kind: str, fingerprint: Mapping[str, Any], *, overwrite: bool) -> bool:
+        """Whether `open` would find it complete; touches nothing.
+
+        For checks of inputs that take long: not made where there is nothing to do, but before a folder is begun.
+
+        Raises:
+            ConflictError: As `open`.
+            WorkError: The system refuses to read.
+        """
+        output = cls(out, kind, json.loads(canonical(dict(fingerprint))))
+        try:
+            output._look(overwrite)
+        except OSError as error:
+            raise work_error(error, out, "cannot be used as output folder") from error
+        return output.complete
 
     @classmethod
     def open(
@@ -205,6 +225,8 @@ class StageOutput:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+        if isinstance(error, OSError):
+            raise work_error(error, Path(error.filename or self.path), "cannot be used") from error
 
     def _look(self, overwrite: bool) -> bool:
         """Refuse the folder, or find it complete, or tell whether what is in it must go before work starts."""

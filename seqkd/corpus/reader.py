@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import itertools
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -189,18 +189,19 @@ class Corpus:
             targets[rows] = pc.list_value_length(table.column("target_ids")).to_numpy()
         return ids, sources, targets
 
-    def check_ids(self, column: str, size: int) -> None:
+    def check_ids(self, column: str, size: int, shards: Iterable[int] | None = None) -> None:
         """See that a column of lists holds ids of a vocabulary only: kernels look them up without asking.
 
         Args:
             column: `source_ids` or `target_ids`.
             size: Pieces of the vocabulary.
+            shards: Numbers of those to look at; None for all.
 
         Raises:
             CorpusError: An id is negative or `size` or more; naming the shard. Or it is missing or damaged.
         """
-        for i, table in enumerate(self.tables([column])):
-            for lists in table.column(column).chunks:
+        for i in range(len(self.shards)) if shards is None else shards:
+            for lists in self.read_shard(i, [column]).column(column).chunks:
                 span = pc.min_max(lists.flatten()).as_py()
                 if span["min"] is not None and not 0 <= span["min"] <= span["max"] < size:
                     raise CorpusError(
@@ -345,7 +346,7 @@ def _check_size(path: Path, shard: ShardInfo) -> None:
     except FileNotFoundError:
         raise CorpusError("missing, but listed in the manifest", where=str(path), hint=_AGAIN) from None
     except OSError as error:
-        raise CorpusError(f"cannot be read: {error.strerror}", where=str(path)) from None
+        raise CorpusError(f"cannot be read: {error.strerror}", where=str(path), hint=_AGAIN) from None
     if size != shard.bytes:
         state = "truncated" if size < shard.bytes else "too long"
         raise CorpusError(f"{state}: {size:,} bytes, {shard.bytes:,} in the manifest", where=str(path), hint=_AGAIN)

@@ -110,7 +110,7 @@ def run(
         WorkError: Logits are not finite, memory or disk ran out, a worker died, the run was stopped.
     """
     corpus = Corpus.open(config.corpus, "corpus")
-    _check_vocabulary(corpus, config)
+    vocabulary = _check_vocabulary(corpus, config)
     where = _device(device, scale)
     precision = team_precision(config.models, config.precision, where)
     inputs = {"corpus": corpus.manifest.digest()}
@@ -125,6 +125,9 @@ def run(
         },
         inputs,
     )
+    if not StageOutput.up_to_date(out, "kbest", made_by, overwrite=overwrite):
+        mine = None if scale.part is None else scale.part.shards(len(corpus.shards))
+        corpus.check_ids("source_ids", vocabulary.size, mine)
     with StageOutput.open(out, "kbest", made_by, overwrite=overwrite, part=scale.part) as output:
         if output.complete:
             say(f"distill: {out} is up to date")
@@ -237,7 +240,8 @@ def _target_tokens(folder: Path, names: list[str]) -> int:
     return total
 
 
-def _check_vocabulary(corpus: Corpus, config: DistillConfig) -> None:
+def _check_vocabulary(corpus: Corpus, config: DistillConfig) -> Vocabulary:
+    """The teacher's source vocabulary; the target's must be the corpus'."""
     vocabulary = Vocabulary.load(config.models[0] / VOCABULARY)
     expected = vocabulary.digest
     if corpus.manifest.vocabulary != expected:
@@ -248,4 +252,4 @@ def _check_vocabulary(corpus: Corpus, config: DistillConfig) -> None:
             hint="prepare the corpus with the teacher's vocabulary, or train the teacher on this corpus",
         )
     other = config.models[0] / SOURCE_VOCABULARY
-    corpus.check_ids("source_ids", (Vocabulary.load(other) if other.exists() else vocabulary).size)
+    return Vocabulary.load(other) if other.exists() else vocabulary

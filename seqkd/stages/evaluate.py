@@ -66,13 +66,16 @@ def run(config: EvaluateConfig, out: Path, *, overwrite: bool = False, device: s
     settings = config.model_dump(mode="json", include={"name", "role", "trained_on", "beams", "decode", "batch_tokens"})
     settings["search"] = config.search.model_dump(mode="json", exclude={"beam", "nbest"})
     made_by = fingerprint("evaluate", {**settings, "precision": precision, "device": where.type}, inputs)
+    if StageOutput.up_to_date(out, "evaluation", made_by, overwrite=overwrite):
+        say(f"evaluate: {out} is up to date")
+        return
+    # What can be wrong is found before the folder is begun.
+    models = _Models.load(config, str(where))
+    models.check(corpus, config)
+    test = _read(corpus, accepted if "accepted" in inputs else None)
     with StageOutput.open(out, "evaluation", made_by, overwrite=overwrite) as output:
         if output.complete:
-            say(f"evaluate: {out} is up to date")
-            return
-        test = _read(corpus, accepted if "accepted" in inputs else None)
-        models = _Models.load(config, str(where))
-        models.check(corpus, config)
+            return  # by another process, while this one has looked
         result, counts = _evaluate(config, test, models, out)
         atomic_write(out / RESULT, result.to_json().encode())
         extra = {"name": config.name, "role": config.role, "precision": result.precision, "device": where.type}

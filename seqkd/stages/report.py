@@ -36,11 +36,13 @@ def run(config: ReportConfig, out: Path, *, overwrite: bool = False, device: str
     names = {"pipeline", "title", "baselines", "edges", "samples", "teachers", "rounds"}
     settings = config.model_dump(mode="json", include=names)
     made_by = fingerprint("report", settings, dict(_inputs(config)))
+    if StageOutput.up_to_date(out, "report", made_by, overwrite=overwrite):
+        say(f"report: {out / PAGE} is up to date")
+        return
+    contents = gather(config)  # what can be wrong is found before the folder is begun
     with StageOutput.open(out, "report", made_by, overwrite=overwrite) as output:
         if output.complete:
-            say(f"report: {out / PAGE} is up to date")
-            return
-        contents = gather(config)
+            return  # by another process, while this one has looked
         atomic_write(out / DATA, (json.dumps(contents.to_json(), indent=2, ensure_ascii=False) + "\n").encode())
         atomic_write(out / PAGE, render(contents).encode())
         output.commit(Manifest(kind="report", fingerprint=made_by, extra={"pipeline": config.pipeline}))

@@ -59,7 +59,7 @@ def run(config: SoftTargetsConfig, out: Path, *, overwrite: bool = False, device
         WorkError: Logits are not finite, in float32 too; the system refuses to write; the run was stopped.
     """
     corpus = Corpus.open(config.corpus, "corpus")
-    vocabulary = _check(corpus, config)
+    source, vocabulary = _check(corpus, config)
     where = resolve_device(device)
     precision = choose_precision(config.precision, where)
     # Which ids are drawn is decided by the seed; the likeliest ones are what they are.
@@ -75,6 +75,9 @@ def run(config: SoftTargetsConfig, out: Path, *, overwrite: bool = False, device
     inputs = {"corpus": corpus.manifest.digest()}
     inputs |= {f"teacher{number}": model_digest(path) for number, path in enumerate(config.models, start=1)}
     made_by = fingerprint("soft_targets", settings, inputs)
+    if not StageOutput.up_to_date(out, "soft", made_by, overwrite=overwrite):
+        corpus.check_ids("source_ids", source.size)
+        corpus.check_ids("target_ids", vocabulary.size)
     with StageOutput.open(out, "soft", made_by, overwrite=overwrite) as output:
         if output.complete:
             say(f"distill: {out} is up to date")
@@ -100,8 +103,8 @@ def run(config: SoftTargetsConfig, out: Path, *, overwrite: bool = False, device
     )
 
 
-def _check(corpus: Corpus, config: SoftTargetsConfig) -> Vocabulary:
-    """The teachers' target vocabulary, which must be the corpus'."""
+def _check(corpus: Corpus, config: SoftTargetsConfig) -> tuple[Vocabulary, Vocabulary]:
+    """The teachers' vocabularies of source and target, which must be the corpus'."""
     first = config.models[0]
     target = Vocabulary.load(first / VOCABULARY)
     other = first / SOURCE_VOCABULARY
@@ -119,15 +122,13 @@ def _check(corpus: Corpus, config: SoftTargetsConfig) -> Vocabulary:
                 expected=f"vocabulary {vocabulary.digest[:12]}..., found {digest[:12]}...",
                 hint="prepare the corpus with the teacher's vocabulary, or train the teacher on this corpus",
             )
-    for side, vocabulary in (("source", source), ("target", target)):
-        corpus.check_ids(f"{side}_ids", vocabulary.size)
     if config.top_k is not None and config.top_k > target.size:
         raise CorpusError(
             f"top_k is {config.top_k:,}, but the vocabulary has {target.size:,} pieces",
             where=str(target.path),
             expected=f"at most {target.size:,}",
         )
-    return target
+    return source, target
 
 
 def _manifest(

@@ -90,12 +90,16 @@ def _run(config: TrainConfig, out: Path, overwrite: bool, device: str) -> None:
     settings["objective"] = config.objective.model_dump(mode="json", exclude={"teachers", "soft_targets"})
     made_by = fingerprint("train", settings, inputs.digests())
     fabric = make_fabric(where, precision)
-    work = _Work.of(config, inputs, fabric)  # what can be wrong is found before the folder is begun
-    output = StageOutput.open(out, "model", made_by, overwrite=overwrite) if fabric.is_global_zero else None
-    if fabric.broadcast(output is not None and output.complete):
-        if fabric.is_global_zero:
+    first = fabric.is_global_zero
+    if fabric.broadcast(first and StageOutput.up_to_date(out, "model", made_by, overwrite=overwrite)):
+        if first:
             say(f"train: {out} is up to date")
         return
+    inputs.check_ids()
+    work = _Work.of(config, inputs, fabric)  # what can be wrong is found before the folder is begun
+    output = StageOutput.open(out, "model", made_by, overwrite=overwrite) if first else None
+    if fabric.broadcast(output is not None and output.complete):
+        return  # by another process, while this one has looked
     try:
         result = _train(config, inputs, work, fabric, out)
         if output is not None:

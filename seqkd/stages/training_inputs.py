@@ -71,9 +71,17 @@ class Inputs:
                         expected=f"vocabulary {vocabulary.digest[:12]}..., found {digest[:12]}...",
                         hint="give the `prepared` folder that this corpus comes from",
                     )
+        self.teaching = Teaching(config.objective, corpus=self.corpora[0], target=self.target, source=self.source)
+
+    def check_ids(self) -> None:
+        """See that the corpora hold ids of their vocabularies only; reads them whole.
+
+        Raises:
+            CorpusError: One holds others, or is damaged.
+        """
+        for corpus in (*self.corpora, self.valid):
             for side, vocabulary in (("source", self.source), ("target", self.target)):
                 corpus.check_ids(f"{side}_ids", vocabulary.size)
-        self.teaching = Teaching(config.objective, corpus=self.corpora[0], target=self.target, source=self.source)
 
     def digests(self) -> dict[str, str]:
         """What the model depends on."""

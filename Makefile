@@ -101,8 +101,9 @@ endif
 test: $(SETUP) $(FAIRSEQ) ## set-up, then every test
 	OMP_NUM_THREADS=1 $(SEQKD_PYTHON) -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile
 
-torture: $(SETUP) ## every fault of docs/reliability.md, whose table it writes: some 8 minutes on two cores
-	OMP_NUM_THREADS=1 timeout 1200 $(SEQKD_PYTHON) -m pytest --torture --numprocesses 2 --dist worksteal tests/torture
+torture: $(SETUP) ## every fault of docs/reliability.md, whose table it writes: some 11 minutes on two cores
+	OMP_NUM_THREADS=1 timeout 1200 $(SEQKD_PYTHON) -m pytest --torture --numprocesses 2 --dist worksteal \
+	  tests/torture tests/fuzz tests/unit/engines tests/unit/stages
 
 check: $(SETUP) ## format, lint, types, import contract, unit tests
 	$(SEQKD_PYTHON) -m ruff format --check .

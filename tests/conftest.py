@@ -1,4 +1,4 @@
-"""Before any test is collected, and how tests are dealt to processes."""
+"""Before any test is collected, how tests are dealt to processes, and what they tell of faults."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from tests import triton_interpreter
+from tests.torture.table import Line, Record, Table, as_property
 
 triton_interpreter.choose()
 
@@ -30,5 +31,39 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
-        "--torture", action="store_true", help="tests/torture in full, with the table of docs/reliability.md"
+        "--torture",
+        action="store_true",
+        help="the tests of faults alone, in full, for the table of docs/reliability.md",
     )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--torture") and not hasattr(config, "workerinput"):
+        config.pluginmanager.register(Table())
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Of `make torture` are the tests that give the table a line."""
+    if not config.getoption("--torture"):
+        return
+    others = [item for item in items if "record" not in getattr(item, "fixturenames", ())]
+    config.hook.pytest_deselected(items=others)
+    items[:] = [item for item in items if "record" in getattr(item, "fixturenames", ())]
+
+
+@pytest.fixture
+def full(request: pytest.FixtureRequest) -> bool:
+    """Whether this is `make torture`; else a short form of it."""
+    return bool(request.config.getoption("--torture"))
+
+
+@pytest.fixture
+def record(request: pytest.FixtureRequest) -> Record:
+    """Give a line of the table: the fault, how it is injected, how often, and the outcome."""
+
+    def line(
+        fault: str, injected: str, times: int, outcome: str, *, of: str = "", counts: dict[str, int] | None = None
+    ) -> None:
+        request.node.user_properties.append(as_property(Line(fault, injected, times, outcome, of, counts or {})))
+
+    return line

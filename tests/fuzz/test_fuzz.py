@@ -11,6 +11,7 @@ import pytest
 
 from tests.fuzz.mutations import mutated
 from tests.fuzz.worker import READERS
+from tests.torture.table import Record
 
 FILES = 1000
 SECONDS = 300  # for all of a kind; they take a few
@@ -18,7 +19,7 @@ SECONDS = 300  # for all of a kind; they take a few
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", READERS)
-def test_mutated_files(kind: str, tmp_path: Path) -> None:
+def test_mutated_files(kind: str, tmp_path: Path, record: Record) -> None:
     """When this fails, `python -m tests.fuzz.worker KIND SEED 1 FOLDER` reads the file again that is named."""
     words = [sys.executable, "-W", "ignore", "-m", "tests.fuzz.worker", kind, "0", str(FILES), str(tmp_path)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -31,7 +32,17 @@ def test_mutated_files(kind: str, tmp_path: Path) -> None:
     last = next((line for line in reversed(lines) if line.startswith("seed")), "before the first seed")
     assert not failed, "\n".join(failed)
     assert done.returncode == 0, f"{kind}: ended with {done.returncode} at {last}\n{done.stderr[-3000:]}"
-    assert lines[-1].startswith(f"{FILES} files, ")
+    files, refused, bad = (int(part.split()[0]) for part in lines[-1].split(", "))
+    assert (files, bad) == (FILES, 0)
+    record(
+        "a hostile file is read",
+        "bytes flipped, cut, spliced and repeated, lengths blown up (fixed seeds)",
+        files,
+        "{refused} refused with an error that says what is wrong, {right} read right; no crash, no hang, no endless "
+        "allocation",
+        of=kind.replace("_", " "),
+        counts={"refused": refused, "right": files - refused},
+    )
 
 
 def test_a_seed_gives_the_same_file_and_others_give_others() -> None:

@@ -7,6 +7,7 @@ is why data must be synced before it is renamed into place.
 
 from __future__ import annotations
 
+import itertools
 import os
 import stat
 from collections.abc import Callable
@@ -15,7 +16,22 @@ from typing import Any
 
 import pytest
 
-_fsync, _replace = os.fsync, os.replace
+
+def before_each_event(patch: pytest.MonkeyPatch, call: Callable[[int], None]) -> None:
+    """From now on, call back before each fsync and rename of this process, with its number, from 0."""
+    numbers = itertools.count()
+    fsync, replace = os.fsync, os.replace
+
+    def counted_fsync(descriptor: int) -> None:
+        call(next(numbers))
+        fsync(descriptor)
+
+    def counted_replace(source: Any, target: Any, **options: Any) -> None:
+        call(next(numbers))
+        replace(source, target, **options)
+
+    patch.setattr(os, "fsync", counted_fsync)
+    patch.setattr(os, "replace", counted_replace)
 
 
 class Disk:
@@ -36,9 +52,15 @@ class Disk:
     def record(self, patch: pytest.MonkeyPatch, before_event: Callable[[int], None]) -> None:
         """From now on, note what is synced, and call back before each fsync and rename, with its number."""
 
+        def count(number: int) -> None:
+            before_event(number)
+            self.events = number + 1
+
+        before_each_event(patch, count)
+        counted = os.fsync
+
         def fsync(descriptor: int) -> None:
-            self._next(before_event)
-            _fsync(descriptor)
+            counted(descriptor)
             status = os.fstat(descriptor)
             self._kept.append(os.dup(descriptor))
             path = Path(f"/proc/self/fd/{descriptor}")
@@ -47,12 +69,7 @@ class Disk:
             else:
                 self._data[status.st_ino] = path.read_bytes()
 
-        def replace(source: Any, target: Any, **options: Any) -> None:
-            self._next(before_event)
-            _replace(source, target, **options)
-
         patch.setattr(os, "fsync", fsync)
-        patch.setattr(os, "replace", replace)
 
     def after_power_loss(self, target: Path, *, early: bool) -> None:
         """Write what would be there into `target`, a new folder."""
@@ -62,10 +79,6 @@ class Disk:
         """Give the inodes free."""
         for descriptor in self._kept:
             os.close(descriptor)
-
-    def _next(self, before_event: Callable[[int], None]) -> None:
-        before_event(self.events)
-        self.events += 1
 
     def _restore(self, source: Path, inode: int, target: Path, early: bool) -> None:
         target.mkdir(parents=True)

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from tests.torture.conftest import Record
 from tests.torture.kills import CROWD
 from tests.torture.stages import SHARDS, STAGES
+from tests.torture.table import Record
 
 ROOT = Path(__file__).parents[2]
 MOMENTS = 30

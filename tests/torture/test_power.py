@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.torture import stages
-from tests.torture.conftest import Record
 from tests.torture.disk import Disk
+from tests.torture.table import Record
 
 MOMENTS = {False: 3, True: 30}  # in the short form, in full
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from seqkd.models.checkpoint import model_digest
-from tests.torture.conftest import Record
+from tests.torture.table import Record
 
 ROOT = Path(__file__).parents[2]
 NOTICED = 150.0  # seconds in which the end of a process must be noticed, on a busy machine

@@ -22,6 +22,7 @@ from seqkd.engines.work import Scale, ShardWork
 from seqkd.errors import InputError, ModelError, WorkError
 from seqkd.stages import distill, prepare, select
 from seqkd.stopping import StopRequest
+from tests.torture.table import Record
 from tests.unit.engines.ray_work import deadly, finish, pieces, start, unloadable
 from tests.unit.stages.support import prepare_config
 from tests.unit.stages.test_distill import make_teacher
@@ -133,7 +134,12 @@ def when(condition: Callable[[], bool], then: Callable[[], Any]) -> threading.Th
 
 @pytest.mark.slow
 def test_a_node_that_dies_during_a_decode_changes_no_byte(
-    cluster: Any, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    cluster: Any,
+    made: Path,
+    tmp_path: Path,
+    record: Record,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(distill, "_Worker", HangingWorker)
     (made / "gold" / "train" / "head").write_text(cluster.head_node.node_id)
@@ -147,6 +153,12 @@ def test_a_node_that_dies_during_a_decode_changes_no_byte(
     assert "distill: 200/200 sentences (100%)" in said
     select.run(selecting(made), tmp_path / "seqkd", scale=Scale(engine="ray"))
     assert contents(tmp_path / "seqkd") == contents(made / "seqkd")
+    record(
+        "a node of a Ray cluster dies",
+        "`distill` on two nodes; one is killed while its worker is at a shard",
+        1,
+        "the other one does that shard, too; same manifest and shards as without Ray, byte by byte",
+    )
 
 
 # --- the engine ---------------------------------------------------------------------------------------------------

@@ -55,6 +55,10 @@ def write(folder: Path, vocab: Path, arch: str, change: str) -> Path:
             for norm in ("encoder.0.attention_norm", "encoder.0.ffn_norm"):
                 named[f"{norm}.weight"][0], named[f"{norm}.bias"][0] = 0.0, 1e-30
             named["encoder.0.ffn.inner.weight"][0, 0] = 3.4e38
+        elif change == "keys":  # likewise; int8 keeps them in bf16
+            cross = "decoder.0.cross"
+            named[f"{cross}.query.weight"][0], named[f"{cross}.query.bias"][0] = 0.0, 0.0
+            named[f"{cross}.key_value.bias"][0] = 3.4e38
         else:
             named["encoder.0.ffn.inner.weight"][0, 0] = float("nan")
     folder.mkdir()
@@ -82,12 +86,14 @@ def load(folder: Path, precision: Any) -> SearchTeam:
 CASES = [
     *((arch, "fp16") for arch in ARCHITECTURES),
     *((arch, precision) for arch in ("transformer", "sru", *AT_ONCE) for precision in ("bf16", "bf16x3")),
+    ("transformer", "int8"),
 ]
+CHANGES = {"fp16": "fp16", "bf16": "bf16", "bf16x3": "bf16", "int8": "keys"}
 
 
 @pytest.mark.parametrize(("arch", "precision"), CASES)
 def test_overflow_is_decoded_again_in_float32(tmp_path: Path, vocab: Path, arch: str, precision: str) -> None:
-    folder = write(tmp_path / "model", vocab, arch, "fp16" if precision == "fp16" else "bf16")
+    folder = write(tmp_path / "model", vocab, arch, CHANGES[precision])
     team, plain = load(folder, here(precision)), load(folder, "float32")
     if team.precision == "float32":
         pytest.skip("no kernels for this model")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import shutil
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from seqkd.corpus.writer import write_shard
 from seqkd.errors import CorpusError, ModelError
 from seqkd.models.checkpoint import load_model
 from seqkd.stages import distill, verify
+from tests.torture.table import Record
 from tests.unit.corpus.corpora import MADE_BY, rows
 from tests.unit.stages.teachers import make_teacher
 from tests.unit.stages.whole_run import decode_config, make_run
@@ -41,9 +43,10 @@ def problems(folder: Path, *inputs: Path) -> list[str]:
     return verify.verify(folder, inputs).problems
 
 
-def flip(path: Path) -> None:
+def flip(path: Path, place: float = 0.5, bit: int = 2) -> None:
+    """Change one bit of the byte at this share of the file."""
     data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 4
+    data[int(len(data) * place)] ^= 1 << bit
     path.write_bytes(data)
 
 
@@ -125,14 +128,43 @@ def test_all_problems_at_once(run: Path) -> None:
         assert name in str(caught.value)
 
 
-def test_a_shard_of_another_run(run: Path) -> None:
-    shutil.copy(run / "other/shard-00000.arrow", run / "kbest/shard-00000.arrow")
-    found = problems(run / "kbest")
-    assert len(found) == 1
-    assert "shard-00000.arrow" in found[0]
-    if (run / "other/shard-00000.arrow").stat().st_size == read_manifest(run / "kbest").shards[0].bytes:
-        assert "SHA-256" in found[0]
-    assert found[0].endswith(f"in its place lies {run / 'other/shard-00000.arrow'}, a shard of another run")
+def test_damage_anywhere(run: Path, full: bool, record: Record) -> None:
+    """Of what a report rests on: any bit of any file, any shard missing, or replaced by one of another run."""
+    draw = random.Random(1)
+    shards = sorted(path for path in run.rglob("shard-*.arrow") if path.parent.name != "other")
+    files = [*shards, *sorted(run.rglob("*.safetensors")), *sorted(run.rglob("vocab.model"))]
+    files = [path for path in files if "state" not in path.parts]
+
+    def found(path: Path) -> bool:
+        name = "model.safetensors" if path.suffix == ".safetensors" else path.name
+        return any(str(path.parent) in line and name in line for line in problems(path.parent))
+
+    flips = 300 if full else 10
+    for _ in range(flips):
+        path, place, bit = draw.choice(files), draw.random(), draw.randrange(8)
+        flip(path, place, bit)
+        assert found(path), (path, place, bit)
+        flip(path, place, bit)
+    record("a byte is flipped", "any bit of any shard, weights or vocabulary", flips, "`seqkd verify` names the file")
+    for path in shards:
+        path.rename(run / "away")
+        assert f"{path}: missing, but listed in the manifest" in problems(path.parent)
+        (run / "away").rename(path)
+    record("a shard is missing", "each shard of a run is deleted", len(shards), "`seqkd verify` names it")
+    others = sorted((run / "other").glob("shard-*.arrow"))
+    for other in others:
+        path = run / "kbest" / other.name
+        path.rename(run / "away")
+        shutil.copy(other, path)
+        (line,) = problems(run / "kbest")
+        assert line.startswith(str(path)), line
+        assert line.endswith(f"in its place lies {other}, a shard of another run"), line
+        (run / "away").rename(path)
+    record(
+        "a shard of another run", "takes the place of one of the k-best lists", len(others),
+        "`seqkd verify` names it, and where it comes from",
+    )  # fmt: skip
+    assert problems(run) == []
 
 
 def swap(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""A small run of every stage up to a distilled corpus and its soft targets, and each stage by its name."""
+"""A small run of every stage, with a model taken to fairseq and back, and each stage by its name."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from pathlib import Path
 
 import torch
 
-from seqkd.config import DistillConfig, EvaluateConfig, PrepareConfig, SearchConfig, SelectConfig
+from seqkd.config import DistillConfig, EvaluateConfig, PrepareConfig, ReportConfig, SearchConfig, SelectConfig
+from seqkd.config_select import FilterConfig
+from seqkd.interop.fairseq import export_checkpoint, import_checkpoint
 from seqkd.models.checkpoint import WEIGHTS, read_weights, write_weights
-from seqkd.stages import distill, evaluate, prepare, select, soft_targets, train
+from seqkd.stages import distill, evaluate, prepare, report, select, soft_targets, train
 from tests.unit.stages.support import prepare_config
 from tests.unit.stages.teachers import soft_config, student_config
 
@@ -42,7 +44,10 @@ def _distill(root: Path, out: Path) -> None:
 
 
 def _select(root: Path, out: Path) -> None:
-    config = SelectConfig(kbest=root / "kbest", gold=root / "gold" / "train", prepared=root / "gold", rule="seqkd")
+    config = SelectConfig(
+        kbest=root / "kbest", gold=root / "gold" / "train", prepared=root / "gold", rule="seqkd",
+        filters=FilterConfig(duplicates=True),
+    )  # fmt: skip
     select.run(config, out)
 
 
@@ -59,6 +64,25 @@ def _evaluate(root: Path, out: Path) -> None:
     evaluate.run(config, out, device="cpu")
 
 
+def _report(root: Path, out: Path) -> None:
+    found = {
+        "corpora": [{"name": "distilled", "path": root / "distilled"}],
+        "distill": [{"name": "kbest", "path": root / "kbest"}],
+        "models": [{"name": "teacher", "path": root / "teacher"}],
+        "evaluations": [{"name": "teacher", "path": root / "evaluation"}],
+    }
+    report.run(ReportConfig.model_validate({"pipeline": "whole", "prepared": root / "gold", **found}), out)
+
+
+def _export(root: Path, out: Path) -> None:
+    export_checkpoint(root / "teacher", out)
+
+
+def _import(root: Path, out: Path) -> None:
+    theirs = root / "exported"
+    import_checkpoint(theirs / "checkpoint.pt", out, dictionary=theirs / "dict.tgt.txt")
+
+
 # In the order of a pipeline: the folder that each makes, and how.
 STAGES: dict[str, tuple[str, Callable[[Path, Path], None]]] = {
     "prepare": ("gold", _prepare),
@@ -67,6 +91,9 @@ STAGES: dict[str, tuple[str, Callable[[Path, Path], None]]] = {
     "select": ("distilled", _select),
     "soft_targets": ("soft", _soft_targets),
     "evaluate": ("evaluation", _evaluate),
+    "report": ("report", _report),
+    "export": ("exported", _export),
+    "import": ("imported", _import),
 }
 
 
@@ -78,8 +105,8 @@ def make_run(root: Path) -> Path:
 
 
 def result(folder: Path) -> dict[str, bytes]:
-    """What a stage made that is the same in every run: shards, weights, vocabularies, manifests, lists."""
-    kinds = {".arrow", ".safetensors", ".model", ".tsv", ".txt"}
+    """What a stage made that is the same in every run: shards, weights, vocabularies, manifests, lists, pages."""
+    kinds = {".arrow", ".safetensors", ".model", ".tsv", ".txt", ".html", ".pt"}
     files = {
         str(path.relative_to(folder)): path.read_bytes()
         for path in sorted(folder.rglob("*"))
@@ -90,10 +117,16 @@ def result(folder: Path) -> dict[str, bytes]:
 
 
 def beyond_bf16(model: Path) -> None:
-    """Give a weight a value that float32 holds and bf16 rounds to infinity; what it is multiplied with is tiny."""
+    """Give weights values that float32 holds and bf16 rounds to infinity; what they are multiplied with is tiny.
+
+    In int8 products are exact, but keys are kept in bf16.
+    """
     weights = read_weights(model / WEIGHTS)
     for norm in ("encoder.0.attention_norm", "encoder.0.ffn_norm"):
         weights[f"{norm}.weight"][0], weights[f"{norm}.bias"][0] = 0.0, 1e-30
     weights["encoder.0.ffn.inner.weight"][0, 0] = 3.4e38
+    cross = "decoder.0.cross"
+    weights[f"{cross}.query.weight"][0], weights[f"{cross}.query.bias"][0] = 0.0, 0.0
+    weights[f"{cross}.key_value.bias"][0] = 3.4e38
     assert torch.isfinite(weights["encoder.0.ffn.inner.weight"]).all()
     write_weights(model / WEIGHTS, weights)

@@ -237,6 +237,34 @@ def test_killed_between_shard_and_manifest(tmp_path: Path) -> None:
     assert corpus.lengths()[0].tolist() == [0, 1, 2, 3, 4]
 
 
+def test_looking_whether_there_is_work_touches_nothing(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+
+    def done(*, overwrite: bool = False, **config: Any) -> bool:
+        return StageOutput.up_to_date(out, "corpus", made_by(**config), overwrite=overwrite)
+
+    assert not done()
+    assert not out.exists()
+    begin(out)
+    assert not done()
+    assert names(out) == {"shard-00000.arrow", "partial.json"}
+    finish(out)
+    assert done()
+    assert not done(overwrite=True)
+    with pytest.raises(ConflictError, match="seed"):
+        done(seed=2)
+    assert names(out) == {"shard-00000.arrow", "manifest.json"}
+
+
+@pytest.mark.parametrize("named", [None, "elsewhere"])
+def test_what_the_system_refuses_while_it_is_open_is_a_work_error(tmp_path: Path, named: str | None) -> None:
+    with pytest.raises(WorkError, match="cannot be used: No space left") as caught, open_output(tmp_path / "out"):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), named)
+    assert caught.value.where == (named or str(tmp_path / "out"))
+    assert "free some space" in caught.value.hint
+    begin(tmp_path / "out")  # nobody holds it
+
+
 def test_a_kill_right_after_locking_leaves_a_folder_that_can_be_used(tmp_path: Path) -> None:
     (tmp_path / ".lock").touch()
     (tmp_path / ".partial.json.7.tmp").touch()

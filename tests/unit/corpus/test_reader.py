@@ -159,6 +159,9 @@ def test_ids_outside_the_vocabulary(folder: Path, tmp_path: Path) -> None:
     corpus.check_ids("target_ids", 10)
     with pytest.raises(CorpusError, match=r"shard-00000.arrow: target_ids holds ids from 4 to 9\n.*0 to 8"):
         corpus.check_ids("target_ids", 9)
+    corpus.check_ids("target_ids", 9, [])
+    with pytest.raises(CorpusError, match=r"shard-00002.arrow"):
+        corpus.check_ids("target_ids", 1, [2])
     (tmp_path / "negative").mkdir()
     table = rows(0, 3).set_column(3, "source_ids", pa.array([[], [5, -1], [6]], pa.list_(pa.int32())))
     info = write_shard(tmp_path / "negative", 0, table)

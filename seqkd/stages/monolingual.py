@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from seqkd.config import MonolingualConfig
-from seqkd.corpus.files import work_error
 from seqkd.corpus.manifest import PARTIAL, Manifest, StageOutput, fingerprint, read_manifest
 from seqkd.errors import InputError, SeqkdError
 from seqkd.progress import say
@@ -62,8 +61,6 @@ def run(config: MonolingualConfig, out: Path, *, overwrite: bool = False, device
             for name in (_WORK, PARTIAL):  # corrected settings must not meet a conflict
                 shutil.rmtree(out / name) if (out / name).is_dir() else (out / name).unlink(missing_ok=True)
             raise
-        except OSError as error:
-            raise work_error(error, out, "cannot be written") from error
         output.commit(manifest)
     say(f"prepare: {manifest.rows:,} of {rows:,} lines of monolingual text in {out}")
 

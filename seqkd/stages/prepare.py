@@ -13,7 +13,7 @@ from itertools import islice
 from pathlib import Path
 
 from seqkd.config import BitextConfig, PrepareConfig
-from seqkd.corpus.files import atomic_path, atomic_write, work_error
+from seqkd.corpus.files import atomic_path, atomic_write
 from seqkd.corpus.manifest import PARTIAL, Manifest, StageOutput, fingerprint, read_manifest
 from seqkd.errors import CorpusError, InputError, SeqkdError, TextError
 from seqkd.progress import say
@@ -71,8 +71,6 @@ def run(config: PrepareConfig, out: Path, *, overwrite: bool = False, device: st
         except InputError:
             _discard(out)
             raise
-        except OSError as error:
-            raise work_error(error, out, "cannot be written") from error
         output.commit(manifest)
     say(_summary(manifest, out))
 
@@ -222,7 +220,8 @@ def _check_accepted(path: Path, rows: int) -> str:
                 digest.update(line)
                 _accepted_row(line, path, number)
     except OSError as error:
-        raise TextError(f"cannot be read: {error.strerror}", where=str(path)) from None
+        what = f"cannot be read: {error.strerror}"
+        raise TextError(what, where=str(path), expected="a JSON list of texts a line", hint="check the path") from None
     if number != rows:
         raise TextError(f"{number:,} rows for {rows:,} rows of test text", where=str(path), expected="a row for each")
     return digest.hexdigest()

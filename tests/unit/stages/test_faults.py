@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import random
+import re
 import resource
 import time
 from collections.abc import Callable, Iterator
@@ -304,7 +305,7 @@ def test_a_clock_that_jumps(
     assert result(tmp_path / "out") == result(made / name)
     said = capfd.readouterr().err
     assert " -" not in said
-    assert "83" + "3" not in said  # thousand hours
+    assert re.search(r"\d{3,}:\d\d", said) is None  # hundreds of hours, or of minutes
     record(
         "the clock jumps",
         "set on and back by decades at each look, to before 1970 too",

@@ -101,7 +101,7 @@ endif
 test: $(SETUP) $(FAIRSEQ) ## set-up, then every test
 	OMP_NUM_THREADS=1 $(SEQKD_PYTHON) -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile
 
-torture: $(SETUP) ## every fault of docs/reliability.md, whose table it writes: some 11 minutes on two cores
+torture: $(SETUP) ## every fault of docs/reliability.md, whose table it writes: bounded to 20 minutes
 	OMP_NUM_THREADS=1 timeout 1200 $(SEQKD_PYTHON) -m pytest --torture --numprocesses 2 --dist worksteal \
 	  tests/torture tests/fuzz tests/unit/engines tests/unit/stages
 

@@ -310,7 +310,7 @@ def read_toml(path: Path) -> dict[str, Any]:
         return tomllib.loads(text)
     except FileNotFoundError:
         raise ConfigError(
-            "no such file", where=str(path), expected="a stage file (TOML)", hint="check the path"
+            "no such file", where=str(path), expected="a UTF-8 TOML file", hint="check the path"
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot be read: {error}", where=str(path), expected="a UTF-8 TOML file") from None

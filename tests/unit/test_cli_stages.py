@@ -22,7 +22,8 @@ def test_every_stage_answers_a_missing_stage_file(
 ) -> None:
     config = tmp_path / "nope.toml"
     assert main([*name.split(), "--config", str(config), "--out", str(tmp_path / "out")]) == 2
-    assert capsys.readouterr().err == f"error: {config}: no such file\n"
+    said = f"error: {config}: no such file\n  expected: a UTF-8 TOML file\n  to do: check the path\n"
+    assert capsys.readouterr().err == said
     assert not (tmp_path / "out").exists()
 
 

@@ -15,7 +15,7 @@ from seqkd.errors import ConfigError
 from seqkd.pipeline import read_pipeline, to_toml
 from tests.unit.pipeline_files import edited
 
-texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=20)
 paths = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=20).map(Path)
 
 

@@ -23,7 +23,7 @@ from seqkd.stages.report_page.contents import CurvePoint
 from seqkd.stages.report_page.twins import GOLD, Measure, Twins, find_twins
 
 COLOURS = 8  # --series-0 to --series-7 in page.css
-DASHES = ("solid", (0, (5, 2)), (0, (1, 1.5)))  # after COLOURS series the colours come again, dashed
+DASHES = ("solid", (0, (5, 2)), (0, (1, 1.5)))  # where the colours come again
 
 STEPS = (1, 2, 5, 10)  # round numbers on the axes
 LABEL_SIZE = 9.0  # of a point's name; letters are about LETTER times as wide
@@ -39,8 +39,21 @@ _SIZE = (4.4, 3.1)  # inches of 72 units: about the width of a phone, so that le
 
 
 def colour(index: int) -> str:
-    """The CSS variable of a series' colour."""
-    return f"--series-{index % COLOURS}"
+    """The CSS variable of a series' colour. The first one's, a teacher's or the gold corpus', does not come again."""
+    return f"--series-{_number(index)}"
+
+
+def _number(index: int) -> int:
+    return index if index == 0 else 1 + (index - 1) % (COLOURS - 1)
+
+
+def _shade(index: int) -> str:
+    return _SERIES[_number(index)]
+
+
+def _turn(index: int) -> int:
+    """How often the colours have come before."""
+    return max(index - 1, 0) // (COLOURS - 1)
 
 
 def quality_by_size(models: Sequence[EvaluationResult]) -> Markup:
@@ -49,9 +62,9 @@ def quality_by_size(models: Sequence[EvaluationResult]) -> Markup:
     for index, model in enumerate(models):
         x = model.parameters / 1e6
         low, high = (model.decodes[name].bleu for name in (model.quick, model.quality))
-        axes.plot([x, x], [low, high], color=_SERIES[index % COLOURS], linewidth=1.2)
+        axes.plot([x, x], [low, high], color=_shade(index), linewidth=1.2)
         for bleu, full in ((low, False), (high, True)):
-            _point(axes, x, bleu, _SERIES[index % COLOURS], marker="oDsv"[index // COLOURS % 4], full=full)
+            _point(axes, x, bleu, _shade(index), marker="oDsv"[_turn(index) % 4], full=full)
     _logarithmic(axes, [model.parameters / 1e6 for model in models])
     return _svg(figure, axes, "size")
 
@@ -79,7 +92,7 @@ def quality_by_speedup(models: Sequence[EvaluationResult], *, batch1: bool) -> M
         ]
         if not way:
             continue
-        shade, marker = _SERIES[index % COLOURS], "D" if model.parallel else "o"
+        shade, marker = _shade(index), "D" if model.parallel else "o"
         axes.plot(*zip(*way, strict=True), color=shade, linewidth=0.9, zorder=2)
         for x, y in way:
             _point(axes, x, y, shade, marker=marker, full=model.role == "teacher" or model.trained_on != GOLD)
@@ -107,7 +120,7 @@ def gold_and_distilled(twins: Sequence[Twins], measure: Measure, corpora: Sequen
     longest = max(measure(model) for group in twins for model in group.members)
     for group in twins:
         for place, model in enumerate(group.members):
-            shade = _SERIES[corpora.index(model.trained_on) % COLOURS if model.trained_on in corpora else 0]
+            shade = _shade(corpora.index(model.trained_on) if model.trained_on in corpora else 0)
             hollow, y, value = model is group.gold, top - place, measure(model)
             axes.barh(y, value, height=0.72, color="none" if hollow else shade, edgecolor=shade, linewidth=1.4)
             axes.text(
@@ -135,10 +148,10 @@ def rounds(teacher: EvaluationResult, students: Mapping[str, Sequence[Evaluation
     start = teacher.decodes[teacher.quality].bleu
     for index, members in enumerate(students.values(), start=1):
         found = [start, *(model.decodes[model.quality].bleu for model in members)]
-        style = DASHES[index // COLOURS % 3]
-        axes.plot(range(len(found)), found, color=_SERIES[index % COLOURS], linewidth=1.6, linestyle=style)
+        style = DASHES[_turn(index) % 3]
+        axes.plot(range(len(found)), found, color=_shade(index), linewidth=1.6, linestyle=style)
         for number, bleu in enumerate(found[1:], start=1):
-            _point(axes, number, bleu, _SERIES[index % COLOURS], marker="o", full=True)
+            _point(axes, number, bleu, _shade(index), marker="o", full=True)
     _point(axes, 0, start, _SERIES[0], marker="o", full=True)
     axes.xaxis.set_major_locator(MaxNLocator(6, steps=STEPS, integer=True))
     return _svg(figure, axes, "rounds")
@@ -163,9 +176,9 @@ def curves(series: Mapping[str, Sequence[CurvePoint]], order: Sequence[str], *, 
         ]
         if measured:
             x, y = zip(*measured, strict=True)
-            style = DASHES[index // COLOURS % 3]
+            style = DASHES[_turn(index) % 3]
             marker = "o" if len(measured) == 1 else ""
-            axes.plot(x, y, color=_SERIES[index % COLOURS], linewidth=1.6, linestyle=style, marker=marker, markersize=4)
+            axes.plot(x, y, color=_shade(index), linewidth=1.6, linestyle=style, marker=marker, markersize=4)
             drawn = True
     axes.xaxis.set_major_formatter(FuncFormatter(_thousands))
     axes.xaxis.set_major_locator(MaxNLocator(6, steps=STEPS, integer=True))
@@ -176,7 +189,7 @@ def lengths(histograms: Sequence[LengthHistogram]) -> Markup:
     """Target lengths: the outline of each corpus's histogram, and its mean as a tick on the axis."""
     figure, axes = _figure("target length (subwords)", "share of rows (%)")
     for index, histogram in enumerate(histograms):
-        shade, style = _SERIES[index % COLOURS], DASHES[index // COLOURS % 3]
+        shade, style = _shade(index), DASHES[_turn(index) % 3]
         shares = [100.0 * share for share in histogram.shares]
         if index == 0:  # gold, as the ground that the others stand out from
             axes.stairs(shares, list(histogram.edges), color=shade, fill=True, alpha=0.16)

@@ -127,6 +127,12 @@ def test_the_plot_of_speed_ups_tells_models_apart_without_colour(root: Path) -> 
     assert "Quality and speed" not in render(dataclasses.replace(contents, models=tuple(everyone)))
 
 
+def test_the_first_colour_does_not_come_again() -> None:
+    shades = [plots.colour(index) for index in range(30)]
+    assert shades.count(shades[0]) == 1
+    assert len(set(shades)) == len(set(shades[: plots.COLOURS])) == plots.COLOURS
+
+
 def untimed(model: EvaluationResult) -> dict[str, DecodeResult]:
     return {
         name: dataclasses.replace(found, speedup=None, speedup_batch1=None) for name, found in model.decodes.items()

@@ -251,7 +251,7 @@ WEIGHING = ("nll", "word_kd", "ctc", "dag")
 # Architectures that write all positions at once; of fairseq's the model itself says it.
 PARALLEL = frozenset({"nat", "cmlm", "ctc", "dag"})
 # Those that the CPU engine has kernels for.
-WITH_KERNELS = PARALLEL | {"transformer"}
+WITH_KERNELS = PARALLEL | {"transformer", "lstm", "sru"}
 
 
 def tag(arch: str) -> str:

@@ -241,15 +241,19 @@ def test_int8_is_for_models_with_kernels(pipeline: Path) -> None:
     edited(pipeline, "[data]", '[evaluate]\nprecision = "int8"\n\n[data]')
     assert read_pipeline(pipeline).evaluate.precision == "int8"
     edited(pipeline, 'init_from = "kd"', 'model = { arch = "lstm" }')
+    assert read_pipeline(pipeline).students[-1].model.arch == "lstm"
+    edited(pipeline, 'model = { arch = "lstm" }', 'model = { arch = "fairseq:lstm" }')
     assert problems(pipeline) == [
-        '(file): evaluate.precision "int8" is for arch cmlm, ctc, dag, nat, transformer, not for tuned (lstm)'
+        '(file): evaluate.precision "int8" is for arch cmlm, ctc, dag, lstm, nat, sru, transformer, '
+        "not for tuned (fairseq:lstm)"
     ]
     edited(pipeline, "[evaluate]\nprecision", "[evaluate]\n# precision")
     edited(pipeline, 'name = "beam5"', 'name = "beam5"\nprecision = "int8"')
     assert [part.precision for part in read_pipeline(pipeline).distill] == ["int8"]
-    edited(pipeline, "[teacher.training]", '[teacher.model]\narch = "sru"\n\n[teacher.training]')
+    edited(pipeline, "[teacher.training]", '[teacher.model]\narch = "fairseq:lstm"\n\n[teacher.training]')
     assert problems(pipeline) == [
-        '(file): distill.beam5.precision "int8" is for arch cmlm, ctc, dag, nat, transformer, not for teacher (sru)'
+        '(file): distill.beam5.precision "int8" is for arch cmlm, ctc, dag, lstm, nat, sru, transformer, '
+        "not for teacher (fairseq:lstm)"
     ]
 
 

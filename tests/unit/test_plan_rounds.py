@@ -276,9 +276,10 @@ def test_rounds_that_cannot_be(rounds: Path, old: str, new: str, problem: str) -
 def test_int8_is_for_next_teachers_with_kernels(rounds: Path) -> None:
     edited(rounds, 'name = "beam5"', 'name = "beam5"\nprecision = "int8"')
     assert read_pipeline(rounds).rounds == 3
-    edited(rounds, 'corpus = "kd"\ntraining', 'corpus = "kd"\nmodel = { arch = "sru" }\ntraining')
+    edited(rounds, 'corpus = "kd"\ntraining', 'corpus = "kd"\nmodel = { arch = "fairseq:lstm" }\ntraining')
     assert problems(rounds) == [
-        '(file): distill.beam5.precision "int8" is for arch cmlm, ctc, dag, nat, transformer, not for kd (sru)'
+        '(file): distill.beam5.precision "int8" is for arch cmlm, ctc, dag, lstm, nat, sru, transformer, '
+        "not for kd (fairseq:lstm)"
     ]
 
 

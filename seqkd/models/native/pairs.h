@@ -9,8 +9,8 @@
 // With 32 columns the sums of so many rows are half of the registers, and what is read serves two products.
 constexpr int PAIR_ROWS = 8;
 
-// low[row] and high[row], the sums of 16 outputs each, += the row's inputs times those outputs, over `steps` of 32 inputs. `left`: a row every 32 numbers, a step every
-// 512. `right`: a step has 16 pairs of inputs x 16 outputs, twice.
+// low[row] and high[row], the sums of 16 outputs each, += the row's inputs times those outputs, over `steps` of 32 inputs.
+// `left`: a row every 32 numbers, a step every 512. `right`: a step has 16 pairs of inputs x 16 outputs, twice.
 static inline void add_pair_products(const uint16_t* left, const uint16_t* right, int steps, __m512* low, __m512* high) {
   for (int s = 0; s < steps; ++s, left += 512, right += 1024)
     for (int pair = 0; pair < 16; ++pair) {

@@ -33,7 +33,8 @@ int seqkd_arithmetics() {
 
 Model* seqkd_model_new(int dim, int heads, int vocab, int pad, int eos, int pre, int activation, int memory, int arithmetic,
                        int encoder_layers, int decoder_layers, int threads,
-                       const float* source_embedding, const float* target_embedding, const float* source_positions, const float* target_positions) {
+                       const float* source_embedding, const float* target_embedding, const float* source_positions,
+                       const float* target_positions) {
   Model* m = new Model;
   m->dim = dim, m->heads = heads, m->vocab = vocab, m->pad = pad, m->eos = eos, m->pre = pre;
   m->activation = activation, m->memory = Memory(memory), m->arithmetic = Arithmetic(arithmetic);

@@ -77,15 +77,7 @@ static void attend_sentence(const Rows& queries, const Rows& keys, bool causal, 
         // The rows of a block end in one vector: only there is anything that one of them must not see.
         const int last = reach - LANES;
         store(s + last, load(s + last) + outside_mask((causal ? first + i + 1 : seen) - last));
-        vf top = load(s), total = {};
-        for (int p = LANES; p < reach; p += LANES) top = vmax(top, load(s + p));
-        const float peak = largest(top);
-        for (int p = 0; p < reach; p += LANES) {
-          const vf e = vexp(load(s + p) - peak);
-          store(s + p, e);
-          total += e;
-        }
-        inverse[i] = 1.0f / sum(total);
+        inverse[i] = exponentials(s, reach);
       }
       pairwise(V, [&](auto vectors, int v) {
         constexpr int N = decltype(vectors)::value;

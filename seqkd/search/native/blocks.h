@@ -35,6 +35,19 @@ static inline vf outside_mask(int count) {
   return mask;
 }
 
+// Scores [width], a multiple of 16, to their exponentials over the largest's; returns one over their sum.
+static inline float exponentials(float* scores, int width) {
+  vf top = load(scores), total = {};
+  for (int p = LANES; p < width; p += LANES) top = vmax(top, load(scores + p));
+  const float peak = largest(top);
+  for (int p = 0; p < width; p += LANES) {
+    const vf e = vexp(load(scores + p) - peak);
+    store(scores + p, e);
+    total += e;
+  }
+  return 1.0f / sum(total);
+}
+
 // Dot products of a query's head with sixteen keys; vectors of the head are `V`.
 template <int V>
 static inline vf products(const vf* query, const float* const* keys, int offset, int count) {
@@ -143,16 +156,7 @@ static void attend_heads(const float* query, int count, const T* const* keys, co
   }
   for (int h = 0; h < heads; ++h) {
     float* s = scores + h * line;
-    vf top = load(s);
-    for (int p = LANES; p < width; p += LANES) top = vmax(top, load(s + p));
-    const float peak = largest(top);
-    vf total = {};
-    for (int p = 0; p < width; p += LANES) {
-      vf e = vexp(load(s + p) - peak);
-      store(s + p, e);
-      total += e;
-    }
-    s[width] = 1.0f / sum(total);
+    s[width] = exponentials(s, width);
   }
   for (int h = 0; h < heads; ++h) {
     const float* s = scores + h * line;

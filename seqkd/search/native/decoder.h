@@ -59,8 +59,7 @@ static void admit(const Model& m, State& s, int count, const int64_t* places, co
                   const int32_t* lengths) {
   Scratch& w = scratch();
   const int d = m.dim;
-  Ragged sentences;
-  for (int n = 0; n < count; ++n) sentences.add(lengths[n]);
+  const Ragged sentences = ragged(lengths, count);
   const int rows = sentences.rows();
   const float* x = encode(m, w, sentences, ids, stride);
   float* wide = w.wide.need(size_t(rows) * 2 * d);
@@ -87,8 +86,7 @@ static void admit_lstm(const Model& m, State& s, int count, const int64_t* place
                        const int32_t* lengths) {
   Scratch& w = scratch();
   const int d = m.dim, half = d / 2, layers = int(m.lstm.decoder.size());
-  Ragged sentences;
-  for (int n = 0; n < count; ++n) sentences.add(lengths[n]);
+  const Ragged sentences = ragged(lengths, count);
   const int rows = sentences.rows();
   const float* x = encode_lstm(m, w, sentences, ids, stride);
   float* wide = w.wide.need(std::max(size_t(rows) * 2, size_t(count) * layers) * d);

@@ -127,6 +127,12 @@ struct Ragged {
   }
 };
 
+static Ragged ragged(const int32_t* lengths, int count, int times = 1) {
+  Ragged sentences;
+  for (int n = 0; n < count; ++n) sentences.add(times * lengths[n]);
+  return sentences;
+}
+
 // Calls `work(first, count)` for neighbouring sentences that have at most `limit` rows together, or one that has more.
 template <typename Work>
 static void in_blocks(int count, const int32_t* lengths, int limit, Work work) {

@@ -6,12 +6,6 @@
 // fetching each weight once for all of them costs little.
 constexpr int AT_ONCE = 512;
 
-static Ragged ragged(const int32_t* lengths, int count, int times = 1) {
-  Ragged sentences;
-  for (int n = 0; n < count; ++n) sentences.add(times * lengths[n]);
-  return sentences;
-}
-
 // Attention over encoder states, with its residual and norm; x is the stream, `asking` its rows by source.
 static void cross_attention(const Model& m, Scratch& w, const Layer& layer, const Ragged& asking, const Ragged& source,
                             float* x) {

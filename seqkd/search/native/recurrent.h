@@ -35,15 +35,7 @@ static void attend_whole(const float* query, const float* entries, int count, in
   }
   const int last = width - LANES;
   store(scores + last, load(scores + last) + outside_mask(count - last));
-  vf top = load(scores), total = {};
-  for (int p = LANES; p < width; p += LANES) top = vmax(top, load(scores + p));
-  const float peak = largest(top);
-  for (int p = 0; p < width; p += LANES) {
-    const vf e = vexp(load(scores + p) - peak);
-    store(scores + p, e);
-    total += e;
-  }
-  const float inverse = 1.0f / sum(total);
+  const float inverse = exponentials(scores, width);
   for (int i = 0; i < dim; i += LANES) {
     vf even = {}, odd = {};  // one sum alone would wait for itself
     const float* value = entries + dim + i;

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections import deque
 from types import TracebackType
 
 from rich.console import Console
@@ -11,6 +12,8 @@ from rich.progress import BarColumn, SpinnerColumn, TaskID, TextColumn
 from rich.progress import Progress as RichProgress
 
 LINE_SECONDS = 10.0  # plain lines come at most this often: logs stay short
+RECENT_SECONDS = 300.0  # what is left is estimated from so long, validations and all: a slow start is forgotten
+_SAMPLE_SECONDS = 5.0
 
 _bar_on_screen = False  # a terminal shows one bar; a progress inside another one writes lines above it
 
@@ -25,6 +28,7 @@ class Progress:
 
     On a terminal a bar with rate and time left; elsewhere lines such as
     `distill: 12,000/29,000 sentences (41%), 512 sentences/s, ETA 0:33`, at most one in ten seconds and one at the end.
+    Under way the rate is that of the last five minutes, at the end that of all.
 
     Args:
         label: What is going on, e.g. the stage.
@@ -42,12 +46,14 @@ class Progress:
         self._note = ""
         self._started = time.monotonic()
         self._last_line = self._started
+        self._samples = deque([(self._started, done)])  # when so many were done; the first is where "recent" begins
         self._bar: RichProgress | None = None
         self._task = TaskID(0)
 
     def __enter__(self) -> Progress:
         global _bar_on_screen
         self._started = self._last_line = time.monotonic()
+        self._samples = deque([(self._started, self.done)])
         console = Console(stderr=True)
         if sys.stderr.isatty() and not console.is_dumb_terminal and not _bar_on_screen:
             self._bar = RichProgress(
@@ -77,6 +83,9 @@ class Progress:
     def advance(self, n: int = 1) -> None:
         """Count `n` more units as done."""
         self.done += n
+        now = time.monotonic()
+        if now - self._samples[-1][0] >= _SAMPLE_SECONDS:
+            self._samples.append((now, self.done))
         self._show()
 
     def note(self, text: str) -> None:
@@ -98,9 +107,9 @@ class Progress:
             say(self.line())
 
     def _status(self) -> str:
-        seconds = time.monotonic() - self._started
+        now = time.monotonic()
         new = self.done - self._before
-        rate = new / seconds if seconds > 0 else 0.0
+        rate = self._rate(now)
         if self.total is None:
             parts = [f"{self.done:,} {self.unit}"]
         else:
@@ -109,12 +118,21 @@ class Progress:
         if new:
             parts.append(f"{_number(rate)} {self.unit}/s")
         if self.total is not None and self.done >= self.total:
-            parts.append(f"took {_clock(seconds)}")
+            parts.append(f"took {_clock(now - self._started)}")
         elif self.total is not None and rate > 0:
             parts.append(f"ETA {_clock((self.total - self.done) / rate)}")
         if self._note:
             parts.append(self._note)
         return ", ".join(parts)
+
+    def _rate(self, now: float) -> float:
+        """Units a second: recently, or over all of a finished run."""
+        start, before = self._started, self._before
+        if self.total is None or self.done < self.total:
+            while len(self._samples) > 1 and now - self._samples[1][0] >= RECENT_SECONDS:
+                self._samples.popleft()
+            start, before = self._samples[0]
+        return (self.done - before) / (now - start) if now > start else 0.0
 
 
 def _number(rate: float) -> str:

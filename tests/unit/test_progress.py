@@ -47,6 +47,19 @@ def test_what_an_earlier_run_did_does_not_count_towards_the_rate(clock: Clock) -
         assert bar.line() == "distill: 1,100/2,000 sentences (55%), 10 sentences/s, ETA 1:30"
 
 
+def test_what_is_left_is_told_from_the_last_minutes(clock: Clock) -> None:
+    with Progress("train", 10_000, "updates") as bar:
+        clock.now += 600  # the first update waits for a compiler
+        bar.advance(100)
+        for _ in range(60):
+            clock.now += 10
+            bar.advance(10)
+        assert bar.line() == "train: 700/10,000 updates (7%), 1.00 updates/s, ETA 2:35:00"
+        clock.now += 9_300
+        bar.advance(9_300)
+        assert bar.line() == "train: 10,000/10,000 updates (100%), 0.95 updates/s, took 2:55:00"
+
+
 def test_without_a_total_there_is_no_share_and_no_eta(clock: Clock) -> None:
     with Progress("prepare", None, "lines") as bar:
         clock.now += 4

@@ -22,6 +22,7 @@ from seqkd.config_pipeline import (
 )
 from seqkd.errors import ModelError
 from seqkd.plan_rounds import round_problems
+from seqkd.text.vocabularies import SOURCE_VOCABULARY, VOCABULARY
 from seqkd.text.vocabulary import Vocabulary
 
 MAKE_SAFE = re.compile(r"^[A-Za-z0-9_./,+@=-]+$")  # what a Make target can hold without escaping
@@ -209,7 +210,7 @@ def _backtranslation_problems(values: Mapping[str, Any], table: Mapping[str, Any
     teacher, mark = values.get("teacher"), table.get("tag", BackTranslationPart.model_fields["tag"].default)
     path = teacher.get("path") if isinstance(teacher, dict) else None
     if isinstance(path, str) and isinstance(mark, str) and mark:
-        files = [Path(path) / name for name in ("vocab.source.model", "vocab.model")]
+        files = [Path(path) / name for name in (SOURCE_VOCABULARY, VOCABULARY)]
         try:
             vocabulary = next((Vocabulary.load(file) for file in files if file.exists()), None)
         except ModelError:  # `seqkd prepare` says it better
@@ -273,6 +274,11 @@ def _paths(values: Mapping[str, Any]) -> list[tuple[str, str]]:
             for text in (texts if isinstance(texts, list) else [])
             if isinstance(text, str)
         ]
+    for table in _tables(values.get("select")):
+        judges = table.get("rerank")
+        if isinstance(judges, dict):
+            models = [(side, judges.get(side)) for side in ("forward", "reverse")]
+            found += [(f"select.rerank.{side}", path) for side, path in models if isinstance(path, str)]
     for loc in [*keys, ("data", "fetch", "script"), ("teacher", "path")]:
         value: Any = values
         for part in loc:

@@ -15,7 +15,7 @@ from seqkd.config import (
     TrainConfig,
 )
 from seqkd.config_models import ObjectiveConfig, WordKdConfig
-from seqkd.config_pipeline import BACK_TRANSLATION, TEACHERS, PipelineConfig, StudentPart
+from seqkd.config_pipeline import BACK_TRANSLATION, TEACHERS, PipelineConfig, SelectPart, StudentPart
 from seqkd.config_report import NamedPath, StudentRounds, SyntheticPath
 from seqkd.plan_backtranslation import back_translated, monolingual, with_tag
 from seqkd.plan_folders import Folders, Stage, distill_stage, seed_of, seeded, weighted
@@ -113,10 +113,17 @@ def _distilled(made: Round, folders: Folders) -> list[Stage]:
                     **chosen.model_dump(exclude={"name", "kbest"}),
                 ),
                 out=folders.corpus(chosen.name).folder,
-                needs=(kbest.file, gold.file),
+                needs=(kbest.file, gold.file, *_judges(chosen)),
             )
         )
     return stages
+
+
+def _judges(part: SelectPart) -> list[Path]:
+    """What tells that a model which reranks has changed; `seqkd select` says it better than Make if it is missing."""
+    models = [] if part.rerank is None else [part.rerank.forward, part.rerank.reverse]
+    files = [folder / "model.safetensors" for folder in models if folder is not None]
+    return [file for file in files if file.exists()]
 
 
 def _soft_targets(pipeline: PipelineConfig, made: Round, folders: Folders) -> list[Stage]:

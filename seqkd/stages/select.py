@@ -59,6 +59,8 @@ def run(config: SelectConfig, out: Path, *, overwrite: bool = False, device: str
     kbest, gold = Corpus.open(config.kbest, "kbest"), Corpus.open(config.gold, "corpus")
     _check(kbest, gold, config)
     made_by = _fingerprint(config, kbest, gold)
+    if config.rule == ALL and not StageOutput.up_to_date(out, "corpus", made_by, overwrite=overwrite):
+        _check_ids(gold)
     with StageOutput.open(out, "corpus", made_by, overwrite=overwrite, part=scale.part) as output:
         if output.complete:
             _discard_lists(out, gold)  # left by a process that was killed right after the manifest
@@ -133,16 +135,6 @@ def _check(kbest: Corpus, gold: Corpus, config: SelectConfig) -> None:
             expected="k-best lists of this corpus, shard by shard",
             hint="distill this corpus again, or select from the corpus that was decoded",
         )
-    if config.rule == ALL:
-        for table in gold.tables(["id"]):
-            ids = table.column("id").to_numpy()
-            if len(ids) and not 0 <= ids.min() <= ids.max() < RANK_STEP:
-                raise CorpusError(
-                    f"has ids from {ids.min()} to {ids.max()}",
-                    where=str(gold.path),
-                    expected=f'for rule "all" ids from 0 to {RANK_STEP - 1:,}: those above are of further hypotheses',
-                    hint='select from the corpus that `seqkd prepare` wrote, not from one that rule "all" made',
-                )
     if config.tokenizer == "ja-mecab" and not (find_spec("MeCab") and find_spec("ipadic")):
         raise InputError(
             "the tokenizer ja-mecab needs MeCab and its dictionary, which are not installed",
@@ -158,6 +150,19 @@ def _check(kbest: Corpus, gold: Corpus, config: SelectConfig) -> None:
                 where="filters.script",
                 expected="a Unicode script, e.g. Latin, Cyrillic, Greek, Arabic, Han",
             ) from None
+
+
+def _check_ids(gold: Corpus) -> None:
+    """See that ids leave room for those of further hypotheses."""
+    for table in gold.tables(["id"]):
+        ids = table.column("id").to_numpy()
+        if len(ids) and not 0 <= ids.min() <= ids.max() < RANK_STEP:
+            raise CorpusError(
+                f"has ids from {ids.min()} to {ids.max()}",
+                where=str(gold.path),
+                expected=f'for rule "all" ids from 0 to {RANK_STEP - 1:,}: those above are of further hypotheses',
+                hint='select from the corpus that `seqkd prepare` wrote, not from one that rule "all" made',
+            )
 
 
 def _fingerprint(config: SelectConfig, kbest: Corpus, gold: Corpus) -> dict[str, Any]:

@@ -39,6 +39,21 @@ def test_what_a_select_says_reaches_its_stage(pipeline: Path, tmp_path: Path) ->
     assert (config.rerank.forward, config.rerank.reverse, config.rerank.channel_weight) == (None, Path("m"), 0.5)
 
 
+def test_make_watches_the_models_that_rerank(pipeline: Path) -> None:
+    edited(pipeline, 'rule = "seqkd"', 'rule = "rerank"\nrerank = { forward = "models/big", reverse = "models/gone" }')
+    Path("models/big").mkdir(parents=True)
+    Path("models/big/model.safetensors").touch()
+    (select,) = [stage for stage in plan_stages(read_pipeline(pipeline), Path("runs")) if stage.command == "select"]
+    assert Path("models/big/model.safetensors") in select.needs
+    assert not [path for path in select.needs if "gone" in path.parts]
+
+
+def test_a_model_that_reranks_cannot_be_a_make_target(pipeline: Path) -> None:
+    edited(pipeline, 'rule = "seqkd"', 'rule = "rerank"\nrerank = { forward = "my models/big" }')
+    with pytest.raises(ConfigError, match=r"select\.rerank\.forward: 'my models/big' cannot be a Make target"):
+        read_pipeline(pipeline)
+
+
 def test_what_a_select_cannot_be_is_told(pipeline: Path) -> None:
     edited(pipeline, 'rule = "seqkd"', 'rule = "rerank"\nfilters = { max_ratio = 0.5, worst = 1 }')
     with pytest.raises(ConfigError) as error:

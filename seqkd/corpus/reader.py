@@ -19,6 +19,7 @@ from seqkd.corpus.manifest import Manifest, ShardInfo, read_manifest
 from seqkd.corpus.records import shard_index
 from seqkd.corpus.schema import KINDS, PACKED, exchanged, fits, required
 from seqkd.errors import CorpusError
+from seqkd.text.vocabularies import Vocabularies
 
 MAPPED_SHARDS = 128  # kept open at once for random access: well below the usual limit of 1024 open files
 # Of a kind that is packed: up to this size on disk all shards are unpacked once and held, in up to twice the memory.
@@ -188,6 +189,28 @@ class Corpus:
             sources[rows] = pc.list_value_length(table.column("source_ids")).to_numpy()
             targets[rows] = pc.list_value_length(table.column("target_ids")).to_numpy()
         return ids, sources, targets
+
+    def check_vocabularies(self, vocabularies: Vocabularies, of: str, *, hint: str) -> None:
+        """See that the corpus was made with these; its ids mean nothing in others.
+
+        Args:
+            vocabularies: Of source and target.
+            of: Whose they are, for the message.
+            hint: What to do where they are others.
+
+        Raises:
+            CorpusError: It was made with another one.
+        """
+        made_with = {"target": self.manifest.vocabulary, "source": self.manifest.extra.get("source_vocabulary")}
+        for side, wanted in vocabularies.sides():
+            found = made_with[side]
+            if found is not None and found != wanted.digest:
+                raise CorpusError(
+                    f"was made with another {side} vocabulary than {of}",
+                    where=str(self.path),
+                    expected=f"vocabulary {wanted.digest[:12]}..., found {found[:12]}...",
+                    hint=hint,
+                )
 
     def check_ids(self, column: str, size: int, shards: Iterable[int] | None = None) -> None:
         """See that a column of lists holds ids of a vocabulary only: kernels look them up without asking.

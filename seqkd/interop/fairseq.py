@@ -32,10 +32,10 @@ from seqkd.interop.fairseq_dictionary import (
 )
 from seqkd.interop.fairseq_weights import layer_counts, to_fairseq, to_seqkd
 from seqkd.interop.pickles import check_pickles
-from seqkd.models.checkpoint import SOURCE_VOCABULARY, VOCABULARY, load_model, model_files, save_model
+from seqkd.models.checkpoint import load_model, model_files, save_model
 from seqkd.models.registry import build
 from seqkd.models.transformer import Transformer
-from seqkd.text.vocabulary import Vocabulary
+from seqkd.text.vocabularies import SOURCE_VOCABULARY, VOCABULARY
 
 CHECKPOINT = "checkpoint.pt"
 SOURCE_LANGUAGE, TARGET_LANGUAGE = "src", "tgt"
@@ -153,10 +153,10 @@ def export_checkpoint(model_dir: Path, out: Path, *, overwrite: bool = False) ->
     if settings["activation"] not in ("relu", "gelu"):
         what = f"fairseq's Transformer has no activation {settings['activation']!r}"
         raise ModelError(what, where=str(model_dir), expected="relu or gelu")
-    source: Vocabulary = loaded.source_vocabulary or loaded.vocabulary
+    vocabularies = loaded.vocabularies
     dictionaries = {
-        f"dict.{SOURCE_LANGUAGE}.txt": dictionary_text(source.path).encode(),
-        f"dict.{TARGET_LANGUAGE}.txt": dictionary_text(loaded.vocabulary.path).encode(),
+        f"dict.{SOURCE_LANGUAGE}.txt": dictionary_text(vocabularies.source.path).encode(),
+        f"dict.{TARGET_LANGUAGE}.txt": dictionary_text(vocabularies.target.path).encode(),
     }
     weights = to_fairseq(
         model.state_dict(),
@@ -174,7 +174,7 @@ def export_checkpoint(model_dir: Path, out: Path, *, overwrite: bool = False) ->
                 atomic_write(out / name, text)
             extra = {"to": "fairseq"}
             output.commit(
-                Manifest(kind="export", fingerprint=made_by, vocabulary=loaded.vocabulary.digest, extra=extra)
+                Manifest(kind="export", fingerprint=made_by, vocabulary=vocabularies.target.digest, extra=extra)
             )
 
 

@@ -26,7 +26,7 @@ from seqkd.interop.fairseq_library import (
     TranslationTask,
     register_task,
 )
-from seqkd.models.checkpoint import SOURCE_VOCABULARY, VOCABULARY
+from seqkd.text.vocabularies import Vocabularies
 from seqkd.text.vocabulary import Vocabulary
 
 _CORPUS_HELP = "the corpus to train on, such as a distilled one; by default `train` in the data folder"
@@ -137,35 +137,26 @@ def _dictionaries(cfg: Any) -> tuple[Any, Any]:
     if wrong := [f"--{name.replace('_', '-')}" for name, default in _WITHOUT.items() if cfg[name] != default]:
         raise ConfigError(f"{', '.join(wrong)} cannot be used with seqkd's corpora", expected="these options left out")
     cfg.source_lang, cfg.target_lang = cfg.source_lang or "source", cfg.target_lang or "target"
-    dictionaries = []
-    for vocabulary in _vocabularies(cfg):
-        dictionary = Dictionary()
-        for piece in vocabulary.pieces()[len(dictionary) :]:
-            dictionary.add_symbol(piece)
-        dictionaries.append(dictionary)
-    return dictionaries[0], dictionaries[1]
+    vocabularies = Vocabularies.load(Path(cfg.data))
+    return _dictionary(vocabularies.source), _dictionary(vocabularies.target)
 
 
-def _vocabularies(cfg: Any) -> tuple[Vocabulary, Vocabulary]:
-    prepared = Path(cfg.data)
-    target = Vocabulary.load(prepared / VOCABULARY)
-    source = prepared / SOURCE_VOCABULARY
-    return (Vocabulary.load(source) if source.exists() else target), target
+def _dictionary(vocabulary: Vocabulary) -> Any:
+    dictionary = Dictionary()
+    for piece in vocabulary.pieces()[len(dictionary) :]:
+        dictionary.add_symbol(piece)
+    return dictionary
 
 
 def _dataset(task: Any, split: str, *, begin: bool) -> Any:
     cfg = task.cfg
     own = split == cfg.train_subset and cfg.train_corpus
     corpus = Corpus.open(Path(cfg.train_corpus) if own else Path(cfg.data, split), "corpus")
-    source_vocabulary, target_vocabulary = _vocabularies(cfg)
-    manifest = corpus.manifest
-    found = (manifest.extra.get("source_vocabulary", source_vocabulary.digest), manifest.vocabulary)
-    if found != (source_vocabulary.digest, target_vocabulary.digest):
-        raise CorpusError(
-            f"was made with another vocabulary than that of {cfg.data}",
-            where=str(corpus.path),
-            hint="give the `prepared` folder that this corpus comes from",
-        )
+    corpus.check_vocabularies(
+        Vocabularies.load(Path(cfg.data)),
+        f"that of {cfg.data}",
+        hint="give the `prepared` folder that this corpus comes from",
+    )
     if "weight" in corpus.schema.names:
         raise CorpusError(
             "its rows have weights, which fairseq's criteria do not count",

@@ -19,12 +19,11 @@ from seqkd.corpus.files import atomic_path, atomic_write
 from seqkd.corpus.manifest import MANIFEST, read_manifest
 from seqkd.errors import CorpusError, ModelError
 from seqkd.models.registry import build
+from seqkd.text.vocabularies import SOURCE_VOCABULARY, VOCABULARY, Vocabularies
 from seqkd.text.vocabulary import Vocabulary
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
-VOCABULARY = "vocab.model"
-SOURCE_VOCABULARY = "vocab.source.model"
 FORMAT = 1
 
 _FILES = (WEIGHTS, CONFIG, VOCABULARY)
@@ -41,16 +40,14 @@ class LoadedModel:
         model: In evaluation mode, on the device asked for.
         arch: Its architecture's name.
         settings: The architecture's own options.
-        vocabulary: Of the target, and of the source too unless `source_vocabulary` is there.
-        source_vocabulary: Of the source, where it differs.
+        vocabularies: Of source and target.
         digest: `model_digest` of the folder.
     """
 
     model: nn.Module
     arch: str
     settings: dict[str, Any]
-    vocabulary: Vocabulary
-    source_vocabulary: Vocabulary | None
+    vocabularies: Vocabularies
     digest: str
 
 
@@ -188,13 +185,12 @@ def load_model(folder: Path, *, dtype: torch.dtype = torch.float32, device: str 
             hint="copy or train the model again; a model of other files needs a folder of its own",
         )
     config = read_config(folder)
-    vocabulary = _vocabulary(folder / VOCABULARY, config["vocabulary"])
-    source = None
+    source = target = _vocabulary(folder / VOCABULARY, config["vocabulary"])
     if config["source_vocabulary"] is not None:
         source = _vocabulary(folder / SOURCE_VOCABULARY, config["source_vocabulary"])
     weights = read_weights(folder / WEIGHTS)
     _check_settings(config["settings"], weights, folder / CONFIG)
-    sizes = {"source_vocab": (source or vocabulary).size, "target_vocab": vocabulary.size}
+    sizes = {"source_vocab": source.size, "target_vocab": target.size}
     if ":" not in config["arch"]:  # other packages' models cannot be built without memory
         with torch.device("meta"):
             _check_weights(build(config["arch"], config["settings"], **sizes), weights, folder / WEIGHTS)
@@ -204,8 +200,7 @@ def load_model(folder: Path, *, dtype: torch.dtype = torch.float32, device: str 
         model=model.to(device=device, dtype=dtype).eval(),
         arch=config["arch"],
         settings=config["settings"],
-        vocabulary=vocabulary,
-        source_vocabulary=source,
+        vocabularies=Vocabularies(source, target),
         digest=digest_of(files),
     )
 

@@ -178,13 +178,14 @@ def load_team(
     dtype = torch.float32 if where.type == "cpu" and chosen != "fp16" else DTYPES[chosen]
     loaded = [load_model(path, dtype=dtype, device=where) for path in paths]
     for path, model in zip(paths[1:], loaded[1:], strict=True):
-        if model.vocabulary.digest != loaded[0].vocabulary.digest:
-            raise ModelError(
-                "its vocabulary is not that of the first model",
-                where=str(path),
-                expected=f"the vocabulary of {paths[0]}",
-                hint="ensemble only models that were trained with one vocabulary",
-            )
+        for (side, own), (_, wanted) in zip(model.vocabularies.sides(), loaded[0].vocabularies.sides(), strict=True):
+            if own.digest != wanted.digest:
+                raise ModelError(
+                    f"its {side} vocabulary is not that of the first model",
+                    where=str(path),
+                    expected=f"the vocabulary of {paths[0]}",
+                    hint="ensemble only models that were trained with one vocabulary",
+                )
 
     @cache
     def in_float32() -> SearchTeam:

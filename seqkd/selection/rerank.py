@@ -46,16 +46,10 @@ class Reranker:
 
     def _scored(self, team: SearchTeam, sources: list[str], targets: list[str]) -> Floats:
         """Log-probability over length of each pair."""
-        first = team.loaded[0]
+        vocabularies = team.loaded[0].vocabularies
         scorers = team.scorers
         limit = min(int(scorer.max_positions) for scorer in scorers)
-        pairs = list(
-            zip(
-                (first.source_vocabulary or first.vocabulary).encode(sources),
-                first.vocabulary.encode(targets),
-                strict=True,
-            )
-        )
+        pairs = list(zip(vocabularies.source.encode(sources), vocabularies.target.encode(targets), strict=True))
         fits = [index for index, pair in enumerate(pairs) if max(map(len, pair)) < limit]
         values = np.full(len(pairs), -np.inf)
         scored = score_pairs(

@@ -20,14 +20,13 @@ from seqkd.corpus.schema import KBEST_SCHEMA
 from seqkd.corpus.writer import finished_shards, write_shard
 from seqkd.engines.local import cores
 from seqkd.engines.work import HERE, Scale, ShardWork
-from seqkd.errors import CorpusError
-from seqkd.models.checkpoint import SOURCE_VOCABULARY, VOCABULARY, model_digest
+from seqkd.models.checkpoint import model_digest
 from seqkd.progress import say
 from seqkd.search import BeamSearch, BeamSettings
 from seqkd.search.loading import Precision, SearchTeam, load_team, resolve_device, team_precision
 from seqkd.stages.counting import RETRIED, note_counts, noted_counts
 from seqkd.stages.sharing import Made, all_shards, make_shards
-from seqkd.text.vocabulary import Vocabulary
+from seqkd.stages.teacher_vocabularies import teacher_vocabularies
 
 SPEED = "speed.json"
 # Rows are decoded in fixed pieces, so that neither the number of processes nor a restart changes which sentences share
@@ -78,7 +77,7 @@ class _Worker:
         settings = BeamSettings(**self.config.search.model_dump())
         search = BeamSearch(self.team.engines, settings, fallback=self.team.fallback)
         found = dict(search.decode(sources.items(), batch_tokens=self.config.batch_tokens))
-        vocabulary = self.team.loaded[0].vocabulary
+        vocabulary = self.team.loaded[0].vocabularies.target
         # One call for all texts of the piece: a call costs as much as a short text.
         texts = iter(vocabulary.decode([hypothesis.ids for row in sources for hypothesis in found[row]]))
         rows = []
@@ -110,7 +109,7 @@ def run(
         WorkError: Logits are not finite, memory or disk ran out, a worker died, the run was stopped.
     """
     corpus = Corpus.open(config.corpus, "corpus")
-    vocabulary = _check_vocabulary(corpus, config)
+    vocabularies = teacher_vocabularies(config.models[0], corpus)
     where = _device(device, scale)
     precision = team_precision(config.models, config.precision, where)
     inputs = {"corpus": corpus.manifest.digest()}
@@ -127,7 +126,7 @@ def run(
     )
     if not StageOutput.up_to_date(out, "kbest", made_by, overwrite=overwrite):
         mine = None if scale.part is None else scale.part.shards(len(corpus.shards))
-        corpus.check_ids("source_ids", vocabulary.size, mine)
+        corpus.check_ids("source_ids", vocabularies.source.size, mine)
     with StageOutput.open(out, "kbest", made_by, overwrite=overwrite, part=scale.part) as output:
         if output.complete:
             say(f"distill: {out} is up to date")
@@ -238,18 +237,3 @@ def _target_tokens(folder: Path, names: list[str]) -> int:
         ids = pc.struct_field(pc.list_element(hypotheses, 0), "ids")
         total += pc.sum(pc.list_value_length(ids)).as_py() or 0
     return total
-
-
-def _check_vocabulary(corpus: Corpus, config: DistillConfig) -> Vocabulary:
-    """The teacher's source vocabulary; the target's must be the corpus'."""
-    vocabulary = Vocabulary.load(config.models[0] / VOCABULARY)
-    expected = vocabulary.digest
-    if corpus.manifest.vocabulary != expected:
-        raise CorpusError(
-            "was made with another vocabulary than the teacher's",
-            where=str(config.corpus),
-            expected=f"vocabulary {expected[:12]}..., found {corpus.manifest.vocabulary[:12]}...",
-            hint="prepare the corpus with the teacher's vocabulary, or train the teacher on this corpus",
-        )
-    other = config.models[0] / SOURCE_VOCABULARY
-    return Vocabulary.load(other) if other.exists() else vocabulary

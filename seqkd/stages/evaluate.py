@@ -156,18 +156,15 @@ class _Models:
         """Refuse models of another vocabulary than the corpus's."""
         folders = (config.model, config.rescore_with, config.speed_against)
         for team, folder in zip((self.team, self.judge, self.over), folders, strict=True):
-            if team is None or team.loaded[0].vocabulary.digest == corpus.manifest.vocabulary:
-                continue
-            known = team.loaded[0].vocabulary.digest
-            raise CorpusError(
-                "was made with another vocabulary than the model's",
-                where=str(config.corpus),
-                expected=f"vocabulary {known[:12]}... of {folder}, found {corpus.manifest.vocabulary[:12]}...",
-                hint="evaluate on a test corpus that was prepared with the model's vocabulary",
-            )
-        first = self.team.loaded[0]
-        corpus.check_ids("source_ids", (first.source_vocabulary or first.vocabulary).size)
-        corpus.check_ids("target_ids", first.vocabulary.size)
+            if team is not None:
+                corpus.check_vocabularies(
+                    team.loaded[0].vocabularies,
+                    f"the model's, {folder}",
+                    hint="evaluate on a test corpus that was prepared with the model's vocabulary",
+                )
+        vocabularies = self.team.loaded[0].vocabularies
+        corpus.check_ids("source_ids", vocabularies.source.size)
+        corpus.check_ids("target_ids", vocabularies.target.size)
 
 
 def _read(corpus: Corpus, accepted: Path | None) -> _Test:
@@ -268,7 +265,7 @@ def _decode(way: Way, test: _Test, team: SearchTeam, batch_tokens: int, progress
         hypotheses[row] = nbest[0]
         progress.advance()
     complete = [hypothesis for hypothesis in hypotheses if hypothesis is not None]
-    texts = team.loaded[0].vocabulary.decode([hypothesis.ids for hypothesis in complete])
+    texts = team.loaded[0].vocabularies.target.decode([hypothesis.ids for hypothesis in complete])
     return _Decode(complete, texts, len(decoder.retried))
 
 

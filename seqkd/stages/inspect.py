@@ -213,9 +213,10 @@ def _model(path: Path, manifest: Manifest | None, console: Console) -> None:
 
 
 def _vocabularies(path: Path) -> dict[str, str]:
+    from seqkd.text.vocabularies import SOURCE_VOCABULARY, VOCABULARY
     from seqkd.text.vocabulary import Vocabulary
 
-    target, source = path / "vocab.model", path / "vocab.source.model"
+    target, source = path / VOCABULARY, path / SOURCE_VOCABULARY
     files = {"source vocabulary": source, "target vocabulary": target} if source.exists() else {"vocabulary": target}
     found = {side: Vocabulary.load(file) for side, file in files.items() if file.exists()}
     return {side: f"{own.size:,} pieces, {_shown(own.digest)}" for side, own in found.items()}

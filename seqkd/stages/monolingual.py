@@ -14,13 +14,13 @@ from seqkd.config import MonolingualConfig
 from seqkd.corpus.manifest import PARTIAL, Manifest, StageOutput, fingerprint, read_manifest
 from seqkd.errors import InputError, SeqkdError
 from seqkd.progress import say
-from seqkd.stages.prepare import REJECTED, SOURCE_VOCABULARY, VOCABULARY, read_prepared
+from seqkd.stages.prepare import REJECTED, read_prepared
 from seqkd.stages.preparing import corpus_manifest, encode_shards, list_rejected, screened, tell_all
 from seqkd.stopping import StopRequest
 from seqkd.text.cleaning import Cleaner
 from seqkd.text.reading import check_bitext, read_lines
 from seqkd.text.screening import count, kept
-from seqkd.text.vocabulary import Vocabulary
+from seqkd.text.vocabularies import Vocabularies
 
 MONOLINGUAL = "monolingual"  # in a manifest: the corpus has no targets
 
@@ -104,16 +104,14 @@ def _prepare(config: MonolingualConfig, output: StageOutput, rows: int, prepared
             expected=f"at least {wanted:,} lines that are different and neither empty nor too long",
             hint=f"give more text, or a ratio of at most {int(1000 * usable / gold) / 1000:g}",
         )
-    target = Vocabulary.load(config.prepared / VOCABULARY)
-    other = config.prepared / SOURCE_VOCABULARY
-    source = Vocabulary.load(other) if other.exists() else target
+    vocabularies = Vocabularies.load(config.prepared).reversed()  # the text is in the target's language
     texts = ((text, "") for text, _ in kept(read_lines(config.text), verdicts))
     chosen = drawn(texts, usable, wanted, config.seed)
     with StopRequest() as stop:
-        shards = encode_shards(chosen, output, wanted, config.shard_rows, (target, source), stop, first_id=gold)
+        shards = encode_shards(chosen, output, wanted, config.shard_rows, vocabularies, stop, first_id=gold)
     list_rejected(output.path / REJECTED, verdicts)
     shutil.rmtree(work)
-    manifest = corpus_manifest(output, shards, (target, source), counts)
+    manifest = corpus_manifest(output, shards, vocabularies, counts)
     manifest.extra.update({MONOLINGUAL: True, "ratio": config.ratio, "gold": prepared.extra["train"]})
     return manifest
 

@@ -23,10 +23,9 @@ from seqkd.text.cleaning import Cleaner
 from seqkd.text.normalize import Normalizer
 from seqkd.text.reading import BitextFacts, check_bitext, read_bitext
 from seqkd.text.screening import count, kept
+from seqkd.text.vocabularies import SOURCE_VOCABULARY, VOCABULARY, Vocabularies
 from seqkd.text.vocabulary import Vocabulary, check_symbols
 
-VOCABULARY = "vocab.model"
-SOURCE_VOCABULARY = "vocab.source.model"
 ACCEPTED = "test.accepted.jsonl"
 REJECTED = "rejected.tsv"
 
@@ -59,7 +58,8 @@ def run(config: PrepareConfig, out: Path, *, overwrite: bool = False, device: st
     settings = config.model_dump(mode="json", include={"vocabulary", "cleaning", "shard_rows", "seed"})
     if config.vocabulary_from is not None:
         del settings["vocabulary"]
-        inputs |= {name: vocabulary.digest for name, vocabulary in _given(config.vocabulary_from).items()}
+        given = Vocabularies.load(config.vocabulary_from)
+        inputs |= {name: vocabulary.digest for name, vocabulary in given.files().items()}
     made_by = fingerprint("prepare", settings, inputs)
     with StageOutput.open(out, "prepared", made_by, overwrite=overwrite) as output:
         if output.complete:
@@ -118,7 +118,7 @@ def _prepare(
     for part in ("train", "valid", "test"):
         bitext: BitextConfig = getattr(config, part)
         digests = dict(zip(("source", "target"), facts[part].digests, strict=False))
-        digests |= {"vocabulary": vocabularies[1].digest, "source_vocabulary": vocabularies[0].digest}
+        digests |= {"vocabulary": vocabularies.target.digest, "source_vocabulary": vocabularies.source.digest}
         # Valid and test are not cleaned: what cleans the training text does not make them.
         own = settings if part == "train" else {"shard_rows": config.shard_rows}
         assert isinstance(own, dict)
@@ -144,12 +144,12 @@ def _prepare(
         rows=train.rows,
         source_tokens=train.source_tokens,
         target_tokens=train.target_tokens,
-        vocabulary=vocabularies[1].digest,
+        vocabulary=vocabularies.target.digest,
         counts=counts,
         extra={
-            "source_vocabulary": vocabularies[0].digest,
-            "pieces": vocabularies[1].size,
-            "source_pieces": vocabularies[0].size,
+            "source_vocabulary": vocabularies.source.digest,
+            "pieces": vocabularies.target.size,
+            "source_pieces": vocabularies.source.size,
             "train": train.digest(),
             "valid": manifests["valid"].digest(),
             "test": manifests["test"].digest(),
@@ -242,24 +242,18 @@ def _accepted_row(line: bytes, path: Path, number: int) -> list[str]:
 # --- what is made ------------------------------------------------------------------------------------------------
 
 
-def _vocabularies(config: PrepareConfig, out: Path, verdicts: Path) -> tuple[Vocabulary, Vocabulary]:
+def _vocabularies(config: PrepareConfig, out: Path, verdicts: Path) -> Vocabularies:
     """Copy, train, or take from an earlier run the vocabularies of source and target; joint: the same one twice."""
     if config.vocabulary_from is not None:
-        given = _given(config.vocabulary_from)
-        for name, vocabulary in given.items():
+        given = Vocabularies.load(config.vocabulary_from)
+        for name, vocabulary in given.files().items():
             atomic_write(out / name, vocabulary.path.read_bytes())
-        return given.get(SOURCE_VOCABULARY, given[VOCABULARY]), given[VOCABULARY]
+        return given
     if config.vocabulary.joint:
         both = _vocabulary(config, out / VOCABULARY, verdicts, (0, 1))
-        return both, both
+        return Vocabularies(both, both)
     source = _vocabulary(config, out / SOURCE_VOCABULARY, verdicts, (0,))
-    return source, _vocabulary(config, out / VOCABULARY, verdicts, (1,))
-
-
-def _given(folder: Path) -> dict[str, Vocabulary]:
-    """The vocabularies of a model folder, by file name."""
-    names = [VOCABULARY, *([SOURCE_VOCABULARY] if (folder / SOURCE_VOCABULARY).exists() else [])]
-    return {name: Vocabulary.load(folder / name) for name in names}
+    return Vocabularies(source, _vocabulary(config, out / VOCABULARY, verdicts, (1,)))
 
 
 def _vocabulary(config: PrepareConfig, path: Path, verdicts: Path, sides: tuple[int, ...]) -> Vocabulary:

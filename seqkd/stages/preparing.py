@@ -21,7 +21,7 @@ from seqkd.text.duplicates import DuplicateFinder
 from seqkd.text.normalize import Normalizer
 from seqkd.text.reading import RawPair
 from seqkd.text.screening import rejected, screen
-from seqkd.text.vocabulary import Vocabulary
+from seqkd.text.vocabularies import Vocabularies
 
 
 def tell_all(problems: Sequence[SeqkdError]) -> None:
@@ -84,7 +84,7 @@ def encode_shards(
     output: StageOutput,
     rows: int,
     shard_rows: int,
-    vocabularies: tuple[Vocabulary, Vocabulary],
+    vocabularies: Vocabularies,
     stop: StopRequest,
     *,
     first_id: int = 0,
@@ -123,7 +123,7 @@ def _table(
     texts: Iterable[tuple[str, str]],
     first: int,
     normalizer: Normalizer,
-    vocabularies: tuple[Vocabulary, Vocabulary],
+    vocabularies: Vocabularies,
 ) -> pa.Table:
     sources, targets = zip(*texts, strict=True)
     source, target = normalizer.many(list(sources)), normalizer.many(list(targets))
@@ -132,8 +132,8 @@ def _table(
             "id": pa.array(range(first, first + len(source)), pa.int64()),
             "source": pa.array(source, pa.string()),
             "target": pa.array(target, pa.string()),
-            "source_ids": pa.array(vocabularies[0].encode(source), pa.list_(pa.int32())),
-            "target_ids": pa.array(vocabularies[1].encode(target), pa.list_(pa.int32())),
+            "source_ids": pa.array(vocabularies.source.encode(source), pa.list_(pa.int32())),
+            "target_ids": pa.array(vocabularies.target.encode(target), pa.list_(pa.int32())),
         }
     )
 
@@ -144,7 +144,7 @@ def _exhaust(items: Iterable[object]) -> None:
 
 
 def corpus_manifest(
-    output: StageOutput, shards: list[ShardInfo], vocabularies: tuple[Vocabulary, Vocabulary], counts: dict[str, int]
+    output: StageOutput, shards: list[ShardInfo], vocabularies: Vocabularies, counts: dict[str, int]
 ) -> Manifest:
     """The manifest of a corpus whose shards are written.
 
@@ -168,9 +168,9 @@ def corpus_manifest(
         source_tokens=tokens["source_ids"],
         target_tokens=tokens["target_ids"],
         shards=shards,
-        vocabulary=vocabularies[1].digest,
+        vocabulary=vocabularies.target.digest,
         counts=counts,
-        extra={"source_vocabulary": vocabularies[0].digest},
+        extra={"source_vocabulary": vocabularies.source.digest},
     )
 
 

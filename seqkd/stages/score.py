@@ -49,8 +49,7 @@ def score_files(
     """
     check_bitext(source, target)
     team = load_team(models, device=device, precision=precision)
-    first = team.loaded[0]
-    encoder = first.source_vocabulary or first.vocabulary
+    vocabularies = team.loaded[0].vocabularies
     scorers = team.scorers
     limit = min(int(scorer.max_positions) for scorer in scorers)
     normalizer = Normalizer()
@@ -60,8 +59,8 @@ def score_files(
         for row in chunk:
             if row.problem is not None:
                 raise TextError(row.problem, where=f"{source}, {target}, line {row.line}")
-        sources = encoder.encode(normalizer.many([row.source or "" for row in chunk]))
-        targets = first.vocabulary.encode(normalizer.many([row.target or "" for row in chunk]))
+        sources = vocabularies.source.encode(normalizer.many([row.source or "" for row in chunk]))
+        targets = vocabularies.target.encode(normalizer.many([row.target or "" for row in chunk]))
         for row, *sides in zip(chunk, sources, targets, strict=True):
             longest = max(map(len, sides)) + 1
             if longest > limit:

@@ -21,8 +21,7 @@ from seqkd.selection.filters import CODES, EMPTY, REASONS, Codes
 from seqkd.selection.lists import Floats, Integers, one_array, sizes
 from seqkd.selection.rules import PIECES
 from seqkd.selection.sentence_bleu import SentenceBleu
-from seqkd.stages.prepare import SOURCE_VOCABULARY, VOCABULARY
-from seqkd.text.vocabulary import Vocabulary
+from seqkd.text.vocabularies import Vocabularies
 
 # Rows are weighed in fixed pieces: memory grows neither with a shard nor with the workers' number, nor does it change
 # which pairs of texts a model scores together.
@@ -125,8 +124,7 @@ def tag_id(config: SelectConfig) -> int | None:
     """
     if not config.tag:
         return None
-    source = config.prepared / SOURCE_VOCABULARY
-    vocabulary = Vocabulary.load(source if source.exists() else config.prepared / VOCABULARY)
+    vocabulary = Vocabularies.load(config.prepared).source
     found = vocabulary.id_of(config.tag)
     if found is None:
         raise ModelError(

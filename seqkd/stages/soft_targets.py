@@ -21,7 +21,7 @@ from seqkd.corpus.reader import Corpus
 from seqkd.corpus.schema import SOFT_SCHEMA
 from seqkd.corpus.writer import finished_shards, write_shard
 from seqkd.errors import CorpusError, WorkError
-from seqkd.models.checkpoint import SOURCE_VOCABULARY, VOCABULARY, model_digest
+from seqkd.models.checkpoint import model_digest
 from seqkd.objectives.base import Batch
 from seqkd.objectives.divergence import top_k
 from seqkd.objectives.teacher import Teacher, chunk_rows
@@ -30,9 +30,10 @@ from seqkd.search.loading import resolve_device
 from seqkd.search.scoring import length_batches
 from seqkd.stages.counting import RETRIED, note_counts, noted_counts
 from seqkd.stages.rejecting import REJECTED, write_rejected
+from seqkd.stages.teacher_vocabularies import teacher_vocabularies
 from seqkd.stages.teaching import Team, check_teachers, load_teachers
 from seqkd.stopping import StopRequest
-from seqkd.text.vocabulary import Vocabulary
+from seqkd.text.vocabularies import Vocabularies
 from seqkd.training.data import CorpusData
 from seqkd.training.runtime import choose_precision
 
@@ -59,7 +60,7 @@ def run(config: SoftTargetsConfig, out: Path, *, overwrite: bool = False, device
         WorkError: Logits are not finite, in float32 too; the system refuses to write; the run was stopped.
     """
     corpus = Corpus.open(config.corpus, "corpus")
-    source, vocabulary = _check(corpus, config)
+    vocabularies = _check(corpus, config)
     where = resolve_device(device)
     precision = choose_precision(config.precision, where)
     # Which ids are drawn is decided by the seed; the likeliest ones are what they are.
@@ -76,8 +77,8 @@ def run(config: SoftTargetsConfig, out: Path, *, overwrite: bool = False, device
     inputs |= {f"teacher{number}": model_digest(path) for number, path in enumerate(config.models, start=1)}
     made_by = fingerprint("soft_targets", settings, inputs)
     if not StageOutput.up_to_date(out, "soft", made_by, overwrite=overwrite):
-        corpus.check_ids("source_ids", source.size)
-        corpus.check_ids("target_ids", vocabulary.size)
+        corpus.check_ids("source_ids", vocabularies.source.size)
+        corpus.check_ids("target_ids", vocabularies.target.size)
     with StageOutput.open(out, "soft", made_by, overwrite=overwrite) as output:
         if output.complete:
             say(f"distill: {out} is up to date")
@@ -99,36 +100,22 @@ def run(config: SoftTargetsConfig, out: Path, *, overwrite: bool = False, device
     seconds = max(time.monotonic() - started, 1e-9)
     say(
         f"distill: soft targets of {manifest.rows:,} rows in {out}, {manifest.extra['bytes_per_token']:.1f} bytes a "
-        f"token, {(manifest.rows - before) / seconds:,.0f} rows/s; vocabulary of {vocabulary.size:,}"
+        f"token, {(manifest.rows - before) / seconds:,.0f} rows/s; vocabulary of {vocabularies.target.size:,}"
     )
 
 
-def _check(corpus: Corpus, config: SoftTargetsConfig) -> tuple[Vocabulary, Vocabulary]:
-    """The teachers' vocabularies of source and target, which must be the corpus'."""
-    first = config.models[0]
-    target = Vocabulary.load(first / VOCABULARY)
-    other = first / SOURCE_VOCABULARY
-    source = Vocabulary.load(other) if other.exists() else target
-    check_teachers(config.models, target=target, source=source)
-    manifest = corpus.manifest
-    sides = {"target": (manifest.vocabulary, target)}
-    if "source_vocabulary" in manifest.extra:
-        sides["source"] = (manifest.extra["source_vocabulary"], source)
-    for side, (digest, vocabulary) in sides.items():
-        if digest != vocabulary.digest:
-            raise CorpusError(
-                f"was made with another {side} vocabulary than the teacher's",
-                where=str(config.corpus),
-                expected=f"vocabulary {vocabulary.digest[:12]}..., found {digest[:12]}...",
-                hint="prepare the corpus with the teacher's vocabulary, or train the teacher on this corpus",
-            )
-    if config.top_k is not None and config.top_k > target.size:
+def _check(corpus: Corpus, config: SoftTargetsConfig) -> Vocabularies:
+    """The teachers' vocabularies, which must be the corpus'."""
+    vocabularies = teacher_vocabularies(config.models[0], corpus)
+    check_teachers(config.models, vocabularies)
+    size = vocabularies.target.size
+    if config.top_k is not None and config.top_k > size:
         raise CorpusError(
-            f"top_k is {config.top_k:,}, but the vocabulary has {target.size:,} pieces",
-            where=str(target.path),
-            expected=f"at most {target.size:,}",
+            f"top_k is {config.top_k:,}, but the vocabulary has {size:,} pieces",
+            where=str(vocabularies.target.path),
+            expected=f"at most {size:,}",
         )
-    return source, target
+    return vocabularies
 
 
 def _manifest(
@@ -144,7 +131,7 @@ def _manifest(
         source_tokens=data.source_tokens,
         target_tokens=data.target_tokens,
         shards=shards,
-        vocabulary=Vocabulary.load(config.models[0] / VOCABULARY).digest,
+        vocabulary=data.corpus.manifest.vocabulary,
         counts={reason: len(rows) for reason, rows in data.skipped.items() if rows} | noted_counts(out),
         extra={
             "top_k": config.top_k,

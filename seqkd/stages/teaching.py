@@ -16,6 +16,8 @@ from seqkd.errors import ConfigError, CorpusError, ModelError
 from seqkd.models.checkpoint import load_model, model_digest, read_config
 from seqkd.models.protocol import Marks, PairLengths
 from seqkd.objectives.teacher import Teacher
+from seqkd.stages.teacher_vocabularies import HINT
+from seqkd.text.vocabularies import Vocabularies
 from seqkd.text.vocabulary import Vocabulary
 from seqkd.training.data import SpecialIds
 from seqkd.training.runtime import Precision, choose_precision
@@ -49,7 +51,7 @@ class Team:
         return {TOO_LONG: np.maximum(lengths.source, lengths.target) >= self.max_positions}
 
 
-def check_teachers(folders: Sequence[Path], *, target: Vocabulary, source: Vocabulary) -> None:
+def check_teachers(folders: Sequence[Path], vocabularies: Vocabularies) -> None:
     """Look at model folders before any work.
 
     Raises:
@@ -63,15 +65,15 @@ def check_teachers(folders: Sequence[Path], *, target: Vocabulary, source: Vocab
                 where=str(folder),
                 expected=f"one of: {', '.join(arch for arch, suited in SUITED.items() if 'word_kd' in suited)}",
             )
-        sides = {"target": (config["vocabulary"], target)}
-        sides["source"] = (config["source_vocabulary"] or config["vocabulary"], source)
-        for side, (digest, vocabulary) in sides.items():
+        made_with = {"target": config["vocabulary"], "source": config["source_vocabulary"] or config["vocabulary"]}
+        for side, vocabulary in vocabularies.sides():
+            digest = made_with[side]
             if digest != vocabulary.digest:
                 raise ModelError(
                     f"this teacher has another {side} vocabulary than the corpus",
                     where=str(folder),
                     expected=f"vocabulary {vocabulary.digest[:12]}..., found {digest[:12]}...",
-                    hint="prepare the corpus with the teacher's vocabulary, or train the teacher on this corpus",
+                    hint=HINT,
                 )
 
 
@@ -108,8 +110,7 @@ class Teaching:
     Args:
         objective: Of any type; most take nothing.
         corpus: What is trained on; of several the first, since soft targets are of one.
-        target: Its vocabulary.
-        source: Likewise.
+        vocabularies: Its own.
 
     Raises:
         ConfigError: The objective's settings do not fit the soft targets.
@@ -117,13 +118,13 @@ class Teaching:
         ModelError: A teacher is no model, or has another vocabulary.
     """
 
-    def __init__(self, objective: ObjectiveConfig, *, corpus: Corpus, target: Vocabulary, source: Vocabulary) -> None:
+    def __init__(self, objective: ObjectiveConfig, corpus: Corpus, vocabularies: Vocabularies) -> None:
         self._objective = objective if isinstance(objective, WordKdConfig) else WordKdConfig()
         self._soft: Corpus | None = None
-        check_teachers(self._objective.teachers, target=target, source=source)
+        check_teachers(self._objective.teachers, vocabularies)
         if self._objective.soft_targets is not None:
             self._soft = Corpus.open(self._objective.soft_targets, "soft")
-            _check_soft(self._soft, self._objective, corpus, target)
+            _check_soft(self._soft, self._objective, corpus, vocabularies.target)
 
     def digests(self) -> dict[str, str]:
         """Of each input, for the fingerprint."""

@@ -225,16 +225,21 @@ def _train(config: TrainConfig, inputs: Inputs, work: _Work, fabric: Fabric, out
 
 
 def _build(config: TrainConfig, inputs: Inputs) -> nn.Module:
-    settings = config.model.model_dump(exclude={"arch"})
-    if settings.get("embeddings") == "shared" and inputs.source.digest != inputs.target.digest:
+    settings, vocabularies = config.model.model_dump(exclude={"arch"}), inputs.vocabularies
+    if settings.get("embeddings") == "shared" and not vocabularies.joint:
         raise ConfigError(
             "embeddings are shared, but source and target have their own vocabularies",
             where="model.embeddings",
             expected='"decoder" or "separate"',
             hint="or prepare with vocabulary.joint = true",
         )
-    model = build(config.model.arch, settings, source_vocab=inputs.source.size, target_vocab=inputs.target.size)
-    if getattr(model, "shared_embeddings", False) and inputs.source.digest != inputs.target.digest:
+    model = build(
+        config.model.arch,
+        settings,
+        source_vocab=vocabularies.source.size,
+        target_vocab=vocabularies.target.size,
+    )
+    if getattr(model, "shared_embeddings", False) and not vocabularies.joint:
         raise ConfigError(
             "embeddings are shared, but source and target have their own vocabularies",
             where="model.settings",
@@ -244,9 +249,7 @@ def _build(config: TrainConfig, inputs: Inputs) -> nn.Module:
     if config.init_from is None:
         return model
     first = load_model(config.init_from)
-    if first.vocabulary.digest != inputs.target.digest or (
-        (first.source_vocabulary or first.vocabulary).digest != inputs.source.digest
-    ):
+    if [side.digest for _, side in first.vocabularies.sides()] != [side.digest for _, side in vocabularies.sides()]:
         raise ModelError(
             f"its vocabulary is not that of {config.prepared}",
             where=str(config.init_from),
@@ -268,13 +271,12 @@ def _greedy_bleu(config: TrainConfig, inputs: Inputs, held_out: CorpusData) -> C
             model=model,
             arch=config.model.arch,
             settings={},
-            vocabulary=inputs.target,
-            source_vocabulary=None,
+            vocabularies=inputs.vocabularies,
             digest="",
         )
         decoder = quick_decoder(driven)
         found = {row: lists[0].ids for row, lists in decoder.decode(sources, batch_tokens=DECODE_TOKENS)}
-        texts = inputs.target.decode([found[row] for row, _ in sources])
+        texts = inputs.vocabularies.target.decode([found[row] for row, _ in sources])
         return corpus_bleu(texts, references).value
 
     return bleu
@@ -323,6 +325,7 @@ def _write(
     out: Path,
     made_by: dict[str, Any],
 ) -> Manifest:
+    vocabularies = inputs.vocabularies
     write_rejected(out / REJECTED, *work.parts)
     write_rejected(out / REJECTED_VALID, work.held_out)
     save_model(
@@ -330,8 +333,8 @@ def _write(
         work.model,
         arch=config.model.arch,
         settings=config.model.model_dump(exclude={"arch"}),
-        vocab=inputs.vocab,
-        source_vocab=inputs.source_vocab,
+        vocab=vocabularies.target.path,
+        source_vocab=None if vocabularies.joint else vocabularies.source.path,
     )
     return Manifest(
         kind="model",
@@ -339,10 +342,10 @@ def _write(
         rows=sum(part.rows for part in work.parts),
         source_tokens=sum(part.source_tokens for part in work.parts),
         target_tokens=sum(part.target_tokens for part in work.parts),
-        vocabulary=inputs.target.digest,
+        vocabulary=vocabularies.target.digest,
         counts=count_rejected(work.parts),
         extra={
-            "source_vocabulary": inputs.source.digest,
+            "source_vocabulary": vocabularies.source.digest,
             "role": config.role,
             "arch": config.model.arch,
             "parameters": int(np.sum([weight.numel() for weight in work.model.parameters()])),

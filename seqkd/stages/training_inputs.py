@@ -9,10 +9,10 @@ from seqkd.config_models import WEIGHING
 from seqkd.corpus.reader import Corpus
 from seqkd.errors import ConfigError, CorpusError
 from seqkd.models.checkpoint import model_digest
-from seqkd.stages.prepare import SOURCE_VOCABULARY, VOCABULARY, read_prepared
+from seqkd.stages.prepare import read_prepared
 from seqkd.stages.rejecting import corpus_key
 from seqkd.stages.teaching import Teaching
-from seqkd.text.vocabulary import Vocabulary
+from seqkd.text.vocabularies import Vocabularies
 from seqkd.training.data import WEIGHT
 
 
@@ -27,8 +27,7 @@ class Inputs:
         corpora: What is trained on, in the model's direction.
         mixed: They are several, or count with a weight.
         valid: The validation text.
-        vocab, source_vocab: Files of the vocabularies; one of the source only if it has its own.
-        target, source: The vocabularies.
+        vocabularies: Of source and target.
         init_from: Folder of the model that training starts from.
         teaching: What a teacher gives.
 
@@ -51,27 +50,16 @@ class Inputs:
                     expected=f'one of: {", ".join(WEIGHING)}; or a corpus of another rule than "all"',
                 )
         self.valid = _directed(config.prepared / "valid", config)
-        self.vocab, other = config.prepared / VOCABULARY, config.prepared / SOURCE_VOCABULARY
-        self.source_vocab = other if other.exists() else None
-        if config.reverse and self.source_vocab is not None:
-            self.vocab, self.source_vocab = self.source_vocab, self.vocab
-        self.target = Vocabulary.load(self.vocab)
-        self.source = Vocabulary.load(self.source_vocab) if self.source_vocab else self.target
+        own = Vocabularies.load(config.prepared)
+        self.vocabularies = own.reversed() if config.reverse else own
         self.init_from = config.init_from
         for corpus in (*self.corpora, self.valid):
-            manifest = corpus.manifest
-            sides = {"target": (manifest.vocabulary, self.target)}
-            if "source_vocabulary" in manifest.extra:
-                sides["source"] = (manifest.extra["source_vocabulary"], self.source)
-            for side, (digest, vocabulary) in sides.items():
-                if digest != vocabulary.digest:
-                    raise CorpusError(
-                        f"was made with another {side} vocabulary than {vocabulary.path}",
-                        where=str(corpus.path),
-                        expected=f"vocabulary {vocabulary.digest[:12]}..., found {digest[:12]}...",
-                        hint="give the `prepared` folder that this corpus comes from",
-                    )
-        self.teaching = Teaching(config.objective, corpus=self.corpora[0], target=self.target, source=self.source)
+            corpus.check_vocabularies(
+                self.vocabularies,
+                f"that of {config.prepared}",
+                hint="give the `prepared` folder that this corpus comes from",
+            )
+        self.teaching = Teaching(config.objective, self.corpora[0], self.vocabularies)
 
     def check_ids(self) -> None:
         """See that the corpora hold ids of their vocabularies only; reads them whole.
@@ -80,7 +68,7 @@ class Inputs:
             CorpusError: One holds others, or is damaged.
         """
         for corpus in (*self.corpora, self.valid):
-            for side, vocabulary in (("source", self.source), ("target", self.target)):
+            for side, vocabulary in self.vocabularies.sides():
                 corpus.check_ids(f"{side}_ids", vocabulary.size)
 
     def digests(self) -> dict[str, str]:

@@ -54,7 +54,8 @@ class Translator:
         batch_tokens: int,
         prefix: Sequence[str] = (),
     ) -> None:
-        ids = {piece: index for index, piece in enumerate(team.loaded[0].vocabulary.pieces())} if prefix else {}
+        pieces = team.loaded[0].vocabularies.target.pieces() if prefix else []
+        ids = {piece: index for index, piece in enumerate(pieces)}
         strange = [piece for piece in prefix if piece not in ids]
         if strange:
             raise InputError(
@@ -73,15 +74,14 @@ class Translator:
 
         Texts are rows `first_row` and on: with the seed, that decides their samples.
         """
-        first = self.team.loaded[0]
-        encoder = first.source_vocabulary or first.vocabulary
-        sources = encoder.encode(self._normalizer.many(list(texts)))
+        vocabularies = self.team.loaded[0].vocabularies
+        sources = vocabularies.source.encode(self._normalizer.many(list(texts)))
         rows = range(first_row, first_row + len(sources))
         found = self._decode(list(zip(rows, sources, strict=True)))
         self.truncated, self.retried = ([row - first_row for row in part] for part in (self.truncated, self.retried))
         results = []
         for index in rows:
-            decoded = first.vocabulary.decode([hypothesis.ids for hypothesis in found[index]])
+            decoded = vocabularies.target.decode([hypothesis.ids for hypothesis in found[index]])
             results.append(
                 [
                     Translation(text, hypothesis.score, hypothesis.logprob, hypothesis.ended)

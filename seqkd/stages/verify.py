@@ -19,6 +19,7 @@ from seqkd.errors import CorpusError, SeqkdError
 from seqkd.progress import Progress
 from seqkd.selection.lists import one_array
 from seqkd.stages.verify_chain import Link, Shelf, chain
+from seqkd.text.vocabularies import SOURCE_VOCABULARY, VOCABULARY
 
 NAMED = 5  # ids in a message
 BUCKET_IDS = 4_000_000  # ids looked at together: 32 MB, and as much again to sort them
@@ -264,9 +265,9 @@ def _model(link: Link) -> Iterator[str]:
 
 def _vocabularies(folder: Path, manifest: Manifest) -> Iterator[str]:
     source = manifest.extra.get("source_vocabulary", manifest.vocabulary)
-    files = {"vocab.model": manifest.vocabulary}
+    files = {VOCABULARY: manifest.vocabulary}
     if source != manifest.vocabulary:
-        files["vocab.source.model"] = source
+        files[SOURCE_VOCABULARY] = source
     for name, expected in files.items():
         try:
             digest = hashlib.sha256((folder / name).read_bytes()).hexdigest()

@@ -9,8 +9,7 @@ from typing import Any
 
 import sacrebleu
 
-from seqkd.models.checkpoint import VOCABULARY
-from seqkd.text.vocabulary import Vocabulary
+from seqkd.text.vocabularies import Vocabularies
 
 REFERENCE = "fairseq float32"
 OURS = "seqkd"
@@ -36,7 +35,7 @@ def quality(runs: dict[str, list[dict[str, Any]]], references: list[str] | None,
         references: Target text; without it there is no BLEU.
         model: The model folder, for its vocabulary.
     """
-    vocabulary = Vocabulary.load(model / VOCABULARY)
+    vocabulary = Vocabularies.load(model).target
     lists = {name: json.loads(Path(done[-1]["outputs"]).read_text()) for name, done in runs.items() if done}
     reference = lists.get(REFERENCE)
     found: dict[str, Any] = {}

@@ -57,8 +57,7 @@ def multi30k(folder: Path, model: LoadedModel, languages: tuple[str, str], rows:
             if len(lines) < rows:
                 lines += _lines(folder / f"{part}.{language}")
         sides.append(Normalizer().many(lines[:rows]))
-    vocabulary = model.source_vocabulary or model.vocabulary
-    return Sentences(vocabulary.encode(sides[0]), sides[1])
+    return Sentences(model.vocabularies.source.encode(sides[0]), sides[1])
 
 
 def ids_file(path: Path, rows: int) -> Sentences:

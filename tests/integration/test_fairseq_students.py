@@ -168,7 +168,7 @@ def test_fairseq_trains_a_transformer_on_our_corpora_and_decodes_them(prepared: 
         sentencepiece=vocabulary.path,
     )
     loaded = load_model(tmp_path / "imported")
-    assert loaded.vocabulary.pieces() == vocabulary.pieces()
+    assert loaded.vocabularies.target.pieces() == vocabulary.pieces()
     # fairseq-generate on the corpus finds what our search finds with that model.
     theirs = fairseq_generate(
         *(prepared, tmp_path / "checkpoint_last.pt", "--task", "seqkd_translation", "--gen-subset", "train"),

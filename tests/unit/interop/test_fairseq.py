@@ -78,8 +78,8 @@ def test_export_then_import_gives_the_same_model(tmp_path: Path, norm: str, posi
     )
     back = load_model(tmp_path / "back")
     assert dict(back.settings) == SETTINGS | changes
-    assert back.source_vocabulary is None
-    assert back.vocabulary.pieces()[4:] == ["▁" + symbol for symbol in SYMBOLS]
+    assert back.vocabularies.joint
+    assert back.vocabularies.target.pieces()[4:] == ["▁" + symbol for symbol in SYMBOLS]
     assert report.parameters == sum(weight.numel() for weight in model.parameters())
     source, target = torch.tensor([[5, 6, 7, 2], [9, 2, 1, 1]]), torch.tensor([[2, 8, 9], [2, 10, 11]])
     with torch.no_grad():
@@ -119,9 +119,9 @@ def test_sides_with_their_own_dictionaries(tmp_path: Path) -> None:
         source_dictionary=folder / "dict.src.txt",
     )
     back = load_model(tmp_path / "back")
-    assert back.source_vocabulary is not None
-    assert back.source_vocabulary.encode(["q3 s3"]) == [[7, 3]]
-    assert back.vocabulary.encode(["q3 s3"]) == [[3, 7]]
+    assert not back.vocabularies.joint
+    assert back.vocabularies.source.encode(["q3 s3"]) == [[7, 3]]
+    assert back.vocabularies.target.encode(["q3 s3"]) == [[3, 7]]
 
 
 def test_newer_checkpoints_keep_their_arguments_in_cfg(tmp_path: Path) -> None:

@@ -62,7 +62,7 @@ def test_round_trip(tmp_path: Path, vocabularies: tuple[Path, Path], embeddings:
     assert torch.equal(loaded.model(source, target), model(source, target))
     assert loaded.arch == "transformer"
     assert loaded.settings["embeddings"] == embeddings
-    assert loaded.source_vocabulary is None
+    assert loaded.vocabularies.joint
     assert not loaded.model.training
     tied = loaded.model.output_weight is loaded.model.target_embedding
     assert tied == (embeddings != "separate")
@@ -72,9 +72,9 @@ def test_two_vocabularies(tmp_path: Path, vocabularies: tuple[Path, Path]) -> No
     target, source = vocabularies
     make(tmp_path, target, source, embeddings="decoder")
     loaded = load_model(tmp_path)
-    assert loaded.vocabulary.digest == Vocabulary.load(target).digest
-    assert loaded.source_vocabulary is not None
-    assert loaded.source_vocabulary.digest == Vocabulary.load(source).digest
+    assert loaded.vocabularies.target.digest == Vocabulary.load(target).digest
+    assert not loaded.vocabularies.joint
+    assert loaded.vocabularies.source.digest == Vocabulary.load(source).digest
 
 
 def test_dtype(tmp_path: Path, vocabularies: tuple[Path, Path]) -> None:

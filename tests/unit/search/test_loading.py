@@ -199,14 +199,36 @@ def test_models_that_write_all_at_once_decode_by_the_kernels(folders: dict[str, 
     assert [row for row, _ in decoder.decode([(3, [5, 6, 7])], batch_tokens=20)] == [3]
 
 
+@pytest.mark.parametrize("side", ["source", "target"])
+def test_an_ensemble_has_one_pair_of_vocabularies(folders: dict[str, Path], tmp_path: Path, side: str) -> None:
+    own, other = folders["sru"].parent / "vocab.model", tmp_path / "other.model"
+    Vocabulary.train(
+        ["ein anderer text", "noch einer"] * 20,
+        other,
+        size=275,
+        type="unigram",
+        byte_fallback=True,
+        character_coverage=1.0,
+        symbols=(),
+        seed=1,
+    )
+    source, target = (other, own) if side == "source" else (own, other)
+    settings = {**SETTINGS["transformer"], "embeddings": "separate"}
+    sizes = {"source_vocab": Vocabulary.load(source).size, "target_vocab": Vocabulary.load(target).size}
+    model = build("transformer", settings, **sizes)
+    (tmp_path / "strange").mkdir()
+    save_model(tmp_path / "strange", model, arch="transformer", settings=settings, vocab=target, source_vocab=source)
+    with pytest.raises(ModelError, match=f"its {side} vocabulary is not that of the first model"):
+        load_team([folders["transformer"], tmp_path / "strange"], device="cpu", precision="float32")
+
+
 def test_an_architecture_without_an_engine_is_refused(folders: dict[str, Path]) -> None:
     known = load_model(folders["lstm"])
     strange = LoadedModel(
         model=torch.nn.Linear(2, 2),
         arch="linear",
         settings={},
-        vocabulary=known.vocabulary,
-        source_vocabulary=None,
+        vocabularies=known.vocabularies,
         digest="",
     )
     with pytest.raises(ModelError, match="cannot drive the architecture 'linear'"):

@@ -26,15 +26,18 @@ class Letters:
 
 def team(*seeds: int, shift: int = 0) -> Any:
     loaded = [
-        SimpleNamespace(model=tiny_model(seed=seed), vocabulary=Letters(shift), source_vocabulary=Letters(shift + 1))
+        SimpleNamespace(
+            model=tiny_model(seed=seed),
+            vocabularies=SimpleNamespace(source=Letters(shift + 1), target=Letters(shift)),
+        )
         for seed in seeds
     ]
     return SimpleNamespace(loaded=loaded, scorers=[one.model for one in loaded], device=torch.device("cpu"))
 
 
 def scored(found: Any, source: str, target: str) -> float:
-    first = found.loaded[0]
-    pair = (first.source_vocabulary.encode([source])[0], first.vocabulary.encode([target])[0])
+    vocabularies = found.loaded[0].vocabularies
+    pair = (vocabularies.source.encode([source])[0], vocabularies.target.encode([target])[0])
     score = score_pairs(found.scorers, [pair], batch_tokens=1)[0]
     return score.logprob / score.tokens
 

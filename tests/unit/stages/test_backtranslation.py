@@ -127,8 +127,8 @@ def test_draws_are_of_the_size_asked_for_and_even(total: int, wanted: int) -> No
 def test_the_reverse_model_learns_to_write_sources(prepared: Path, made: Path) -> None:
     model, folder = load_model(made / "reverse"), made / "reverse"
     ours = read_manifest(prepared)
-    assert model.vocabulary.digest == ours.extra["source_vocabulary"]
-    assert (model.source_vocabulary or model.vocabulary).digest == ours.vocabulary
+    assert model.vocabularies.target.digest == ours.extra["source_vocabulary"]
+    assert model.vocabularies.source.digest == ours.vocabulary
     manifest, gold = read_manifest(folder), read_manifest(prepared / "train")
     assert (manifest.source_tokens, manifest.target_tokens) == (gold.target_tokens, gold.source_tokens)
     assert manifest.fingerprint["config"]["reverse"] is True
@@ -232,7 +232,7 @@ def test_another_vocabulary_is_refused(made: Path, tmp_path: Path) -> None:
         select.run(select_config(made, prepared=other / "prepared", tag=""), tmp_path / "pairs")
     monolingual.run(mono_config(other / "prepared", text=[made / "one.en"], ratio=0.1), tmp_path / "mono")
     lists = {"models": [made / "reverse"], "corpus": tmp_path / "mono"}
-    with pytest.raises(CorpusError, match="another vocabulary"):
+    with pytest.raises(CorpusError, match=r"another (source|target) vocabulary"):
         distill.run(validate(DistillConfig, lists, "test"), tmp_path / "kbest", device="cpu")
 
 

@@ -7,6 +7,7 @@ import json
 import random
 import tracemalloc
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -44,16 +45,28 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "gold"
 
 
-def make_teacher(folder: Path, vocabulary: Path, *, broken: bool = False) -> Path:
+def make_teacher(folder: Path, vocabulary: Path, *, source: Path | None = None, broken: bool = False) -> Path:
     torch.manual_seed(1)
-    settings = {"dim": 32, "heads": 2, "ffn_dim": 32, "encoder_layers": 1, "decoder_layers": 1, "max_positions": 64}
-    size = Vocabulary.load(vocabulary).size
-    model = build("transformer", settings, source_vocab=size, target_vocab=size)
+    settings: dict[str, Any] = {
+        "dim": 32,
+        "heads": 2,
+        "ffn_dim": 32,
+        "encoder_layers": 1,
+        "decoder_layers": 1,
+        "max_positions": 64,
+    }
+    if source is not None:
+        settings["embeddings"] = "decoder"
+    sizes = {
+        "source_vocab": Vocabulary.load(source or vocabulary).size,
+        "target_vocab": Vocabulary.load(vocabulary).size,
+    }
+    model = build("transformer", settings, **sizes)
     if broken:
         with torch.no_grad():
             model.get_parameter("target_embedding")[9] = float("nan")
     folder.mkdir()
-    save_model(folder, model, arch="transformer", settings=settings, vocab=vocabulary)
+    save_model(folder, model, arch="transformer", settings=settings, vocab=vocabulary, source_vocab=source)
     return folder
 
 
@@ -87,7 +100,7 @@ def test_every_row_gets_its_list(prepared: Path, teacher: Path, tmp_path: Path) 
         for row in other.to_pylist():
             assert len(row["hypotheses"]) == 2
             for hypothesis in row["hypotheses"]:
-                assert hypothesis["text"] == model.vocabulary.decode([hypothesis["ids"]])[0]
+                assert hypothesis["text"] == model.vocabularies.target.decode([hypothesis["ids"]])[0]
                 scored = score_pairs([model.model], [(row["source_ids"], hypothesis["ids"])], batch_tokens=100)[0]  # type: ignore[list-item]
                 assert hypothesis["logprob"] == pytest.approx(scored.logprob, abs=1e-3)
     speed = json.loads((tmp_path / "out" / "speed.json").read_text())
@@ -167,7 +180,8 @@ def test_a_finished_folder_is_left_alone_and_other_settings_are_refused(
     assert contents(tmp_path / "out") == before
 
 
-def test_a_teacher_with_another_vocabulary_is_refused(prepared: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("side", ["source", "target"])
+def test_a_teacher_with_another_vocabulary_is_refused(prepared: Path, tmp_path: Path, side: str) -> None:
     Vocabulary.train(
         ["anderer text hier", "noch mehr text"] * 20,
         tmp_path / "other.model",
@@ -178,8 +192,10 @@ def test_a_teacher_with_another_vocabulary_is_refused(prepared: Path, tmp_path: 
         symbols=(),
         seed=1,
     )
-    other = make_teacher(tmp_path / "teacher", tmp_path / "other.model")
-    with pytest.raises(CorpusError, match="another vocabulary"):
+    own, strange = prepared / "vocab.model", tmp_path / "other.model"
+    sides = (strange, own) if side == "target" else (own, strange)
+    other = make_teacher(tmp_path / "teacher", sides[0], source=sides[1])
+    with pytest.raises(CorpusError, match=f"another {side} vocabulary than the teacher's"):
         distill.run(settings(prepared, other), tmp_path / "out", device="cpu")
     assert not (tmp_path / "out" / "manifest.json").exists()
 

@@ -159,7 +159,8 @@ def test_without_accepted_translations_both_stay_open(folders: Path) -> None:
 
 def test_perplexity_is_that_of_the_references(folders: Path, result: EvaluationResult) -> None:
     loaded = load_model(folders / "model")
-    pairs = list(zip(loaded.vocabulary.encode(SOURCES), loaded.vocabulary.encode(TARGETS), strict=True))
+    encode = loaded.vocabularies.target.encode
+    pairs = list(zip(encode(SOURCES), encode(TARGETS), strict=True))
     scores = [score_pairs([loaded.model], [pair], batch_tokens=100)[0] for pair in pairs]  # type: ignore[list-item]
     mean = sum(score.logprob for score in scores) / sum(score.tokens for score in scores)
     assert result.perplexity == pytest.approx(math.exp(-mean), rel=1e-5)
@@ -204,7 +205,7 @@ def test_wrong_corpora_are_refused(folders: Path, tmp_path: Path) -> None:
         SOURCES, tmp_path / "v", size=30, type="bpe", byte_fallback=False, character_coverage=1.0, symbols=(), seed=1
     )
     write_test(tmp_path / "other" / "test", other)
-    with pytest.raises(CorpusError, match="another vocabulary"):
+    with pytest.raises(CorpusError, match="another target vocabulary"):
         evaluate.run(config(folders, corpus=tmp_path / "other" / "test"), tmp_path / "out2", device="cpu")
 
 
@@ -274,12 +275,12 @@ def test_the_teacher_chooses_among_the_candidates_where_it_is_asked_to(folders: 
     assert (list(found.decodes), found.quick, found.quality) == (["one", "npd"], "one", "npd")
     loaded = load_model(folders / "model")
     expected = []
-    for ids in loaded.vocabulary.encode(SOURCES):
+    for ids in loaded.vocabularies.target.encode(SOURCES):
         candidates = [ids[start:] for start in range(3)]
         scores = score_pairs([loaded.model], [(ids, target) for target in candidates], batch_tokens=100)  # type: ignore[list-item]
         expected.append(candidates[max(range(3), key=lambda index: scores[index].logprob / scores[index].tokens)])
     outputs = (tmp_path / "out" / "hypotheses.npd.txt").read_text().split("\n")[:-1]
-    assert outputs == loaded.vocabulary.decode(expected) != SOURCES
+    assert outputs == loaded.vocabularies.target.decode(expected) != SOURCES
 
 
 @pytest.mark.usefixtures("echo")
@@ -301,9 +302,9 @@ def test_a_teacher_of_another_vocabulary_is_refused(folders: Path, tmp_path: Pat
     (tmp_path / "teacher").mkdir()
     model = build("transformer", SETTINGS, source_vocab=size, target_vocab=size)
     save_model(tmp_path / "teacher", model, arch="transformer", settings=SETTINGS, vocab=other)
-    with pytest.raises(CorpusError, match="another vocabulary") as caught:
+    with pytest.raises(CorpusError, match="another target vocabulary") as caught:
         evaluate.run(config(folders, speed_against=tmp_path / "teacher"), tmp_path / "out", device="cpu")
-    assert str(tmp_path / "teacher") in caught.value.expected
+    assert str(tmp_path / "teacher") in caught.value.what
 
 
 def test_objective_and_recipe_come_from_the_manifest(tmp_path: Path) -> None:

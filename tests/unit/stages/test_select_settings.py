@@ -287,7 +287,7 @@ def test_rerank_takes_the_highest_score_of_other_models(translated: Path, models
     loaded = {name: load_model(translated / name) for name in models}
 
     def scored(name: str, source: str, target: str) -> float:
-        encode = loaded[name].vocabulary.encode
+        encode = loaded[name].vocabularies.target.encode
         model: Any = loaded[name].model
         found = score_pairs([model], [(encode([source])[0], encode([target])[0])], batch_tokens=100)[0]
         return found.logprob / found.tokens

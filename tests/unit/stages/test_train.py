@@ -34,10 +34,10 @@ def test_writes_a_model_folder(tmp_path: Path, prepared: Path, capfd: pytest.Cap
     out = tmp_path / "model"
     train.run(config(prepared, training={"average": 2}), out, device="cpu")
     loaded = load_model(out)
-    assert loaded.vocabulary.digest == read_manifest(prepared).vocabulary
+    assert loaded.vocabularies.target.digest == read_manifest(prepared).vocabulary
     manifest = read_manifest(out)
     assert manifest.kind == "model"
-    assert manifest.vocabulary == loaded.vocabulary.digest
+    assert manifest.vocabulary == loaded.vocabularies.target.digest
     assert manifest.extra["role"] == "student"
     assert manifest.extra["arch"] == "transformer"
     assert manifest.extra["updates"] == 12
@@ -133,7 +133,7 @@ def test_shared_embeddings_need_one_vocabulary(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
     apart = config(tmp_path / "prepared", model={**MODEL, "embeddings": "decoder"}, training={"max_updates": 2})
     train.run(apart, tmp_path / "apart", device="cpu")
-    assert load_model(tmp_path / "apart").source_vocabulary is not None
+    assert not load_model(tmp_path / "apart").vocabularies.joint
 
 
 def test_best_by_bleu_without_bleu(tmp_path: Path, prepared: Path) -> None:

@@ -300,8 +300,8 @@ def test_scores_and_ensembles_need_models_that_go_left_to_right(student: Path, m
 
 def test_a_score_is_the_sum_over_the_target_and_its_end(model: Path, score: Score) -> None:
     loaded = load_model(model)
-    source, target = loaded.vocabulary.encode(["the red house", "a small dog"])
-    eos = loaded.vocabulary.eos_id
+    source, target = loaded.vocabularies.target.encode(["the red house", "a small dog"])
+    eos = loaded.vocabularies.target.eos_id
     with torch.no_grad():
         logits = loaded.model(torch.tensor([[*source, eos]]), torch.tensor([[eos, *target]]))
     chosen = logits[0].log_softmax(dim=-1)[torch.arange(len(target) + 1), torch.tensor([*target, eos])]

@@ -12,11 +12,11 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from seqkd.config_search import Strict
+from seqkd.models.settings import Activation, Cell, CopyFrom, Embeddings, Norm, Positions
 
 DEFAULT_ARCH = "transformer"
 FAIRSEQ = "fairseq:"
 
-Embeddings = Literal["shared", "decoder", "separate"]
 
 # --- architectures ----------------------------------------------------------------------------------------------
 
@@ -30,9 +30,9 @@ class _Stacks(Strict):
     encoder_layers: int = Field(3, ge=1)
     decoder_layers: int = Field(3, ge=1)
     dropout: float = Field(0.1, ge=0.0, lt=1.0)
-    norm: Literal["pre", "post"] = "pre"
-    positions: Literal["sinusoidal", "learned"] = "sinusoidal"
-    activation: Literal["relu", "gelu", "swiglu"] = "relu"
+    norm: Norm = "pre"
+    positions: Positions = "sinusoidal"
+    activation: Activation = "relu"
     embeddings: Embeddings = Field(
         "shared", description="shared: source = target = output; decoder: target = output; separate: three tables"
     )
@@ -75,7 +75,7 @@ class SruConfig(_Stacks):
     arch: Literal["sru"] = "sru"
     encoder_layers: int = Field(6, ge=1)
     decoder_layers: int = Field(2, ge=1)
-    cell: Literal["ssru", "sru"] = Field("ssru", description="ssru: Kim et al. 2019; sru: Lei et al. 2018")
+    cell: Cell = Field("ssru", description="ssru: Kim et al. 2019; sru: Lei et al. 2018")
 
 
 class NatConfig(_Stacks):
@@ -86,9 +86,7 @@ class NatConfig(_Stacks):
         "shared",
         description="shared: source = target = output; decoder: target = output (the decoder reads the source's)",
     )
-    copy_from: Literal["uniform", "fertility"] = Field(
-        "uniform", description="how the decoder's input is copied from the source"
-    )
+    copy_from: CopyFrom = Field("uniform", description="how the decoder's input is copied from the source")
 
 
 class CmlmConfig(_Stacks):

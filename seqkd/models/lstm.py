@@ -12,7 +12,9 @@ from torch.nn import functional
 from seqkd.models.functional import Dropout, linear
 from seqkd.models.lstm_loops import advance_cell, run_attentive, run_layer
 from seqkd.models.protocol import Marks, PairLengths, too_long
-from seqkd.models.transformer import Embeddings, embedding_tables
+from seqkd.models.settings import Embeddings
+from seqkd.models.transformer import embedding_tables
+from seqkd.text.vocabulary import EOS_ID, PAD_ID, UNK_ID
 
 
 def _uniform(*shape: int, width: int) -> nn.Parameter:
@@ -182,11 +184,9 @@ class Lstm(nn.Module):
         embeddings: shared: one table for source, target and output; decoder: one for target and output;
             separate: three.
         max_positions: Longest source or target in tokens, end of sentence counted.
-        pad_id: Padding.
-        eos_id: End of sentence.
-        unk_id: Unknown piece.
-        start_id: What the decoder reads first.
     """
+
+    pad_id, eos_id, unk_id, start_id = PAD_ID, EOS_ID, UNK_ID, EOS_ID
 
     def __init__(
         self,
@@ -199,20 +199,15 @@ class Lstm(nn.Module):
         dropout: float = 0.2,
         embeddings: Embeddings = "shared",
         max_positions: int = 512,
-        pad_id: int = 1,
-        eos_id: int = 2,
-        unk_id: int = 3,
-        start_id: int = 2,
     ) -> None:
         super().__init__()
         if dim % 2:
             raise ValueError(f"dim {dim} is not even: each direction of the encoder has half of it")
         self.source_vocab, self.target_vocab = source_vocab, target_vocab
         self.dim, self.max_positions = dim, max_positions
-        self.pad_id, self.eos_id, self.unk_id, self.start_id = pad_id, eos_id, unk_id, start_id
         self.scale = math.sqrt(dim)
         self.target_embedding, self.source_embedding, self.output_weight = embedding_tables(
-            source_vocab, target_vocab, dim, embeddings, pad_id
+            source_vocab, target_vocab, dim, embeddings
         )
         self.encoder = nn.ModuleList(EncoderLayer(dim) for _ in range(encoder_layers))
         self.decoder = Decoder(dim, decoder_layers, dropout)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Mapping
+from dataclasses import fields
 from functools import partial
 from typing import Any
 
@@ -15,17 +16,28 @@ from seqkd.models.nat.cmlm import Cmlm
 from seqkd.models.nat.ctc import Ctc
 from seqkd.models.nat.dag import Dag
 from seqkd.models.nat.vanilla import Nat
+from seqkd.models.settings import StackSettings
 from seqkd.models.sru import Sru
 from seqkd.models.transformer import Transformer
 
+_OF_STACKS = frozenset(field.name for field in fields(StackSettings))
+
+
+def _stacked(make: Callable[..., nn.Module], **settings: Any) -> nn.Module:
+    """A model of Transformer layers: what is not of these is its own."""
+    stack = {name: value for name, value in settings.items() if name in _OF_STACKS}
+    own = {name: value for name, value in settings.items() if name not in _OF_STACKS}
+    return make(StackSettings(**stack), **own)
+
+
 _ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
-    "transformer": Transformer,
+    "transformer": partial(_stacked, Transformer),
     "lstm": Lstm,
-    "sru": Sru,
-    "nat": Nat,
-    "cmlm": Cmlm,
-    "ctc": Ctc,
-    "dag": Dag,
+    "sru": partial(_stacked, Sru),
+    "nat": partial(_stacked, Nat),
+    "cmlm": partial(_stacked, Cmlm),
+    "ctc": partial(_stacked, Ctc),
+    "dag": partial(_stacked, Dag),
 }
 # Other packages' architectures, by the prefix of their names. They are above this package in the order of imports and
 # need what may not be installed; so the module is named here, and imported when one of its architectures is asked for.

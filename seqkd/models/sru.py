@@ -7,7 +7,6 @@ positions together: nothing but elementwise sums runs along time.
 from __future__ import annotations
 
 import math
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -16,19 +15,16 @@ from torch.nn import functional
 from seqkd.models.functional import Dropout, linear
 from seqkd.models.protocol import Marks, PairLengths, too_long
 from seqkd.models.recurrence import gated_averages, leaky_sums
+from seqkd.models.settings import Cell, StackSettings
 from seqkd.models.transformer import (
-    Activation,
     CrossAttention,
-    Embeddings,
     EncoderLayer,
     FeedForward,
-    Norm,
-    Positions,
     embedding_tables,
+    last_norm,
     position_table,
 )
-
-Cell = Literal["ssru", "sru"]
+from seqkd.text.vocabulary import EOS_ID, PAD_ID, UNK_ID
 
 # Lei et al. 2018, section 3.2: keeps the variance through the highway, while the reset gate's bias is near zero.
 HIGHWAY_SCALE = math.sqrt(3)
@@ -103,18 +99,17 @@ class SimpleUnit(nn.Module):
 class RecurrentLayer(nn.Module):
     """A recurrent unit, cross-attention and feed-forward, each with a residual and a layer norm."""
 
-    def __init__(
-        self, dim: int, heads: int, ffn_dim: int, dropout: float, norm: Norm, activation: Activation, cell: Cell
-    ) -> None:
+    def __init__(self, settings: StackSettings, cell: Cell) -> None:
         super().__init__()
-        self.pre = norm == "pre"
+        dim, heads = settings.dim, settings.heads
+        self.pre = settings.norm == "pre"
         self.unit = SimplerUnit(dim) if cell == "ssru" else SimpleUnit(dim)
         self.unit_norm = nn.LayerNorm(dim)
         self.cross = CrossAttention(dim, heads)
         self.cross_norm = nn.LayerNorm(dim)
-        self.ffn = FeedForward(dim, ffn_dim, activation)
+        self.ffn = FeedForward(dim, settings.ffn_dim, settings.activation)
         self.ffn_norm = nn.LayerNorm(dim)
-        self.dropout = Dropout(dropout)
+        self.dropout = Dropout(settings.dropout)
 
     def forward(self, x: Tensor, memory: Tensor, memory_mask: Tensor | None) -> Tensor:
         """`[batch, target, dim]` over `[batch, source, dim]` to `[batch, target, dim]`."""
@@ -154,66 +149,26 @@ class Sru(nn.Module):
     """Transformer encoder, recurrent decoder.
 
     Args:
-        source_vocab: Source pieces, special ids counted.
-        target_vocab: Target pieces.
-        dim: Width of the residual stream; a multiple of `heads`.
-        heads: Attention heads.
-        ffn_dim: Inner width of the feed-forward blocks.
-        encoder_layers: Encoder depth.
-        decoder_layers: Decoder depth.
+        settings: Its sizes and kinds.
         cell: ssru: `SimplerUnit`; sru: `SimpleUnit`.
-        dropout: As in `Transformer`.
-        norm: As in `Transformer`.
-        positions: As in `Transformer`, on both sides.
-        activation: As in `Transformer`.
-        embeddings: As in `Transformer`.
-        max_positions: Longest source or target in tokens, end of sentence counted.
-        pad_id: Padding.
-        eos_id: End of sentence.
-        unk_id: Unknown piece.
-        start_id: What the decoder reads first.
     """
 
-    def __init__(
-        self,
-        *,
-        source_vocab: int,
-        target_vocab: int,
-        dim: int,
-        heads: int,
-        ffn_dim: int,
-        encoder_layers: int,
-        decoder_layers: int,
-        cell: Cell = "ssru",
-        dropout: float = 0.1,
-        norm: Norm = "pre",
-        positions: Positions = "sinusoidal",
-        activation: Activation = "relu",
-        embeddings: Embeddings = "shared",
-        max_positions: int = 512,
-        pad_id: int = 1,
-        eos_id: int = 2,
-        unk_id: int = 3,
-        start_id: int = 2,
-    ) -> None:
+    pad_id, eos_id, unk_id, start_id = PAD_ID, EOS_ID, UNK_ID, EOS_ID
+
+    def __init__(self, settings: StackSettings, *, cell: Cell = "ssru") -> None:
         super().__init__()
-        if dim % heads:
-            raise ValueError(f"dim {dim} is not a multiple of heads {heads}")
-        self.source_vocab, self.target_vocab = source_vocab, target_vocab
-        self.dim, self.heads, self.max_positions = dim, heads, max_positions
-        self.pad_id, self.eos_id, self.unk_id, self.start_id = pad_id, eos_id, unk_id, start_id
-        self.scale = math.sqrt(dim)
+        self.source_vocab, self.target_vocab = settings.source_vocab, settings.target_vocab
+        self.dim, self.heads, self.max_positions = settings.dim, settings.heads, settings.max_positions
+        self.scale = math.sqrt(self.dim)
         self.target_embedding, self.source_embedding, self.output_weight = embedding_tables(
-            source_vocab, target_vocab, dim, embeddings, pad_id
+            self.source_vocab, self.target_vocab, self.dim, settings.embeddings
         )
-        self.source_positions = position_table(positions, max_positions, dim)
-        self.target_positions = position_table(positions, max_positions, dim)
-        block = (dim, heads, ffn_dim, dropout, norm, activation)
-        self.encoder = nn.ModuleList(EncoderLayer(*block) for _ in range(encoder_layers))
-        self.decoder = nn.ModuleList(RecurrentLayer(*block, cell) for _ in range(decoder_layers))
-        self.encoder_norm = nn.LayerNorm(dim) if norm == "pre" else nn.Identity()
-        self.decoder_norm = nn.LayerNorm(dim) if norm == "pre" else nn.Identity()
-        self.dropout = Dropout(dropout)
+        self.source_positions = position_table(settings.positions, self.max_positions, self.dim)
+        self.target_positions = position_table(settings.positions, self.max_positions, self.dim)
+        self.encoder = nn.ModuleList(EncoderLayer(settings) for _ in range(settings.encoder_layers))
+        self.decoder = nn.ModuleList(RecurrentLayer(settings, cell) for _ in range(settings.decoder_layers))
+        self.encoder_norm, self.decoder_norm = last_norm(settings), last_norm(settings)
+        self.dropout = Dropout(settings.dropout)
 
     def unusable(self, lengths: PairLengths) -> dict[str, Marks]:
         """See `SequenceModel.unusable`."""

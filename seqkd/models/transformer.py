@@ -7,7 +7,6 @@ are scaled by sqrt(dim), as in fairseq, so that its checkpoints map onto these p
 from __future__ import annotations
 
 import math
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -15,11 +14,8 @@ from torch.nn import functional
 
 from seqkd.models.functional import Dropout, attend, feed_forward, linear
 from seqkd.models.protocol import Marks, PairLengths, too_long
-
-Norm = Literal["pre", "post"]
-Positions = Literal["sinusoidal", "learned"]
-Activation = Literal["relu", "gelu", "swiglu"]
-Embeddings = Literal["shared", "decoder", "separate"]
+from seqkd.models.settings import Activation, Embeddings, Positions, StackSettings
+from seqkd.text.vocabulary import EOS_ID, PAD_ID, UNK_ID
 
 # fairseq numbers positions from its padding id plus one; the same offset keeps imported models exact.
 POSITION_OFFSET = 2
@@ -41,7 +37,7 @@ def sinusoidal_table(positions: int, dim: int) -> Tensor:
 
 
 def embedding_tables(
-    source_vocab: int, target_vocab: int, dim: int, embeddings: Embeddings, pad_id: int
+    source_vocab: int, target_vocab: int, dim: int, embeddings: Embeddings
 ) -> tuple[nn.Parameter, nn.Parameter, nn.Parameter]:
     """Tables of target, source and output, `[vocab, dim]` each; tables that are shared are one parameter.
 
@@ -53,7 +49,7 @@ def embedding_tables(
 
     def table(size: int) -> nn.Parameter:
         weight = nn.init.normal_(torch.empty(size, dim), std=dim**-0.5)
-        weight[pad_id] = 0
+        weight[PAD_ID] = 0
         return nn.Parameter(weight)
 
     target = table(target_vocab)
@@ -66,6 +62,11 @@ def position_table(positions: Positions, count: int, dim: int) -> Tensor:
     if positions == "learned":
         return nn.Parameter(nn.init.normal_(torch.empty(count, dim), std=dim**-0.5))
     return nn.Buffer(sinusoidal_table(count, dim), persistent=False)
+
+
+def last_norm(settings: StackSettings) -> nn.Module:
+    """What ends a stack of layers: a norm where they have theirs before the blocks."""
+    return nn.LayerNorm(settings.dim) if settings.norm == "pre" else nn.Identity()
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
@@ -149,14 +150,15 @@ class FeedForward(nn.Module):
 class EncoderLayer(nn.Module):
     """Self-attention and feed-forward, each with a residual and a layer norm before (pre) or after (post) it."""
 
-    def __init__(self, dim: int, heads: int, ffn_dim: int, dropout: float, norm: Norm, activation: Activation) -> None:
+    def __init__(self, settings: StackSettings) -> None:
         super().__init__()
-        self.pre = norm == "pre"
+        dim, heads = settings.dim, settings.heads
+        self.pre = settings.norm == "pre"
         self.attention = SelfAttention(dim, heads)
         self.attention_norm = nn.LayerNorm(dim)
-        self.ffn = FeedForward(dim, ffn_dim, activation)
+        self.ffn = FeedForward(dim, settings.ffn_dim, settings.activation)
         self.ffn_norm = nn.LayerNorm(dim)
-        self.dropout = Dropout(dropout)
+        self.dropout = Dropout(settings.dropout)
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """`[batch, source, dim]` to the same; `mask` `[batch, 1, 1, source]` is True at real tokens."""
@@ -170,16 +172,17 @@ class EncoderLayer(nn.Module):
 class DecoderLayer(nn.Module):
     """Self-attention, cross-attention and feed-forward, each with a residual and a layer norm."""
 
-    def __init__(self, dim: int, heads: int, ffn_dim: int, dropout: float, norm: Norm, activation: Activation) -> None:
+    def __init__(self, settings: StackSettings) -> None:
         super().__init__()
-        self.pre = norm == "pre"
+        dim, heads = settings.dim, settings.heads
+        self.pre = settings.norm == "pre"
         self.attention = SelfAttention(dim, heads)
         self.attention_norm = nn.LayerNorm(dim)
         self.cross = CrossAttention(dim, heads)
         self.cross_norm = nn.LayerNorm(dim)
-        self.ffn = FeedForward(dim, ffn_dim, activation)
+        self.ffn = FeedForward(dim, settings.ffn_dim, settings.activation)
         self.ffn_norm = nn.LayerNorm(dim)
-        self.dropout = Dropout(dropout)
+        self.dropout = Dropout(settings.dropout)
 
     def forward(self, x: Tensor, memory: Tensor, memory_mask: Tensor | None, own: Tensor | None = None) -> Tensor:
         """`[batch, target, dim]` over `[batch, source, dim]` to `[batch, target, dim]`.
@@ -201,66 +204,26 @@ class Transformer(nn.Module):
     """Encoder-decoder Transformer.
 
     Args:
-        source_vocab: Source pieces, special ids counted.
-        target_vocab: Target pieces.
-        dim: Width of the residual stream; a multiple of `heads`.
-        heads: Attention heads.
-        ffn_dim: Inner width of the feed-forward blocks.
-        encoder_layers: Encoder depth.
-        decoder_layers: Decoder depth.
-        dropout: After the embeddings and after each block.
-        norm: Layer norms before the blocks (and one at the end of each stack), or after them.
-        positions: Fixed sines, or a trained table.
-        activation: Of the feed-forward blocks.
-        embeddings: shared: one table for source, target and output; decoder: one for target and output;
-            separate: three.
-        max_positions: Longest source or target in tokens, end of sentence counted.
-        pad_id: Padding.
-        eos_id: End of sentence.
-        unk_id: Unknown piece.
-        start_id: What the decoder reads first.
+        settings: Its sizes and kinds.
     """
 
-    def __init__(
-        self,
-        *,
-        source_vocab: int,
-        target_vocab: int,
-        dim: int,
-        heads: int,
-        ffn_dim: int,
-        encoder_layers: int,
-        decoder_layers: int,
-        dropout: float = 0.1,
-        norm: Norm = "pre",
-        positions: Positions = "sinusoidal",
-        activation: Activation = "relu",
-        embeddings: Embeddings = "shared",
-        max_positions: int = 512,
-        pad_id: int = 1,
-        eos_id: int = 2,
-        unk_id: int = 3,
-        start_id: int = 2,
-    ) -> None:
+    pad_id, eos_id, unk_id, start_id = PAD_ID, EOS_ID, UNK_ID, EOS_ID
+
+    def __init__(self, settings: StackSettings) -> None:
         super().__init__()
-        if dim % heads:
-            raise ValueError(f"dim {dim} is not a multiple of heads {heads}")
-        self.source_vocab, self.target_vocab = source_vocab, target_vocab
-        self.dim, self.heads, self.max_positions = dim, heads, max_positions
-        self.pad_id, self.eos_id, self.unk_id, self.start_id = pad_id, eos_id, unk_id, start_id
-        self.norm = norm
-        self.scale = math.sqrt(dim)
+        self.source_vocab, self.target_vocab = settings.source_vocab, settings.target_vocab
+        self.dim, self.heads, self.max_positions = settings.dim, settings.heads, settings.max_positions
+        self.norm = settings.norm
+        self.scale = math.sqrt(self.dim)
         self.target_embedding, self.source_embedding, self.output_weight = embedding_tables(
-            source_vocab, target_vocab, dim, embeddings, pad_id
+            self.source_vocab, self.target_vocab, self.dim, settings.embeddings
         )
-        self.source_positions = position_table(positions, max_positions, dim)
-        self.target_positions = position_table(positions, max_positions, dim)
-        block = (dim, heads, ffn_dim, dropout, norm, activation)
-        self.encoder = nn.ModuleList(EncoderLayer(*block) for _ in range(encoder_layers))
-        self.decoder = nn.ModuleList(DecoderLayer(*block) for _ in range(decoder_layers))
-        self.encoder_norm = nn.LayerNorm(dim) if norm == "pre" else nn.Identity()
-        self.decoder_norm = nn.LayerNorm(dim) if norm == "pre" else nn.Identity()
-        self.dropout = Dropout(dropout)
+        self.source_positions = position_table(settings.positions, self.max_positions, self.dim)
+        self.target_positions = position_table(settings.positions, self.max_positions, self.dim)
+        self.encoder = nn.ModuleList(EncoderLayer(settings) for _ in range(settings.encoder_layers))
+        self.decoder = nn.ModuleList(DecoderLayer(settings) for _ in range(settings.decoder_layers))
+        self.encoder_norm, self.decoder_norm = last_norm(settings), last_norm(settings)
+        self.dropout = Dropout(settings.dropout)
 
     def unusable(self, lengths: PairLengths) -> dict[str, Marks]:
         """See `SequenceModel.unusable`."""

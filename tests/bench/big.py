@@ -16,6 +16,7 @@ import torch
 from seqkd.interop.fairseq_dictionary import word_vocabulary
 from seqkd.models.checkpoint import save_model
 from seqkd.models.incremental import IncrementalTransformer
+from seqkd.models.settings import StackSettings
 from seqkd.models.transformer import Transformer
 from seqkd.search import BeamSearch, BeamSettings
 from tests.bench.work import Sentences
@@ -55,7 +56,7 @@ def write_model(
 ) -> str:
     """Make the model folder `out`; answers with a line that says what it is."""
     torch.manual_seed(1)
-    model = Transformer(source_vocab=pieces, target_vocab=pieces, **settings).eval()  # type: ignore[arg-type]
+    model = Transformer(StackSettings(source_vocab=pieces, target_vocab=pieces, **settings)).eval()  # type: ignore[arg-type]
     direction = torch.full((model.dim,), BIAS)
     direction[::2] *= -1
     last = model.decoder[-1].ffn_norm

@@ -38,6 +38,7 @@ triton_interpreter.choose()
 triton_interpreter.repair()
 
 from seqkd.models.incremental import IncrementalTransformer  # noqa: E402
+from seqkd.models.settings import StackSettings  # noqa: E402
 from seqkd.models.transformer import Transformer  # noqa: E402
 from seqkd.search import BeamSearch, BeamSettings, Hypothesis, SearchModel  # noqa: E402
 from seqkd.search.candidates import RowCandidates, top_candidates  # noqa: E402
@@ -97,15 +98,17 @@ def build(scale: Scale, device: torch.device) -> Transformer:
     """Random weights, whose outputs are as long as their sources on average."""
     torch.manual_seed(1)
     model = Transformer(
-        source_vocab=scale.vocab,
-        target_vocab=scale.vocab,
-        dim=scale.dim,
-        heads=scale.heads,
-        ffn_dim=scale.ffn_dim,
-        encoder_layers=scale.layers,
-        decoder_layers=scale.layers,
-        norm="post",
-        max_positions=256,
+        StackSettings(
+            source_vocab=scale.vocab,
+            target_vocab=scale.vocab,
+            dim=scale.dim,
+            heads=scale.heads,
+            ffn_dim=scale.ffn_dim,
+            encoder_layers=scale.layers,
+            decoder_layers=scale.layers,
+            norm="post",
+            max_positions=256,
+        )
     )
     model = model.eval().requires_grad_(False).to(device, torch.bfloat16 if device.type == "cuda" else torch.float32)
     direction = torch.full((scale.dim,), BIAS, device=device)

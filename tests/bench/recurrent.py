@@ -23,6 +23,7 @@ from seqkd.models.incremental import IncrementalTransformer  # noqa: E402
 from seqkd.models.incremental_lstm import IncrementalLstm  # noqa: E402
 from seqkd.models.incremental_sru import IncrementalSru  # noqa: E402
 from seqkd.models.lstm import Lstm  # noqa: E402
+from seqkd.models.settings import StackSettings  # noqa: E402
 from seqkd.models.sru import Sru  # noqa: E402
 from seqkd.models.transformer import Transformer  # noqa: E402
 from seqkd.search import BeamSearch, BeamSettings, SearchModel  # noqa: E402
@@ -36,8 +37,8 @@ MODELS: dict[str, Callable[[], Steppable]] = {
     "LSTM, 384 x 2+2": lambda: Lstm(**SIZES, dim=384, encoder_layers=2, decoder_layers=2),
     "LSTM, 256 x 1+1": lambda: Lstm(**SIZES, dim=256, encoder_layers=1, decoder_layers=1),
     "LSTM, 192 x 1+1": lambda: Lstm(**SIZES, dim=192, encoder_layers=1, decoder_layers=1),
-    "SSRU, 128 x 2+1": lambda: Sru(**SIZES, **BLOCKS),
-    "Transformer, 128 x 2+1": lambda: Transformer(**SIZES, **BLOCKS, norm="pre"),
+    "SSRU, 128 x 2+1": lambda: Sru(StackSettings(**SIZES, **BLOCKS)),
+    "Transformer, 128 x 2+1": lambda: Transformer(StackSettings(**SIZES, **BLOCKS, norm="pre")),
 }
 
 

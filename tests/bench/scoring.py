@@ -25,6 +25,7 @@ if str(REPOSITORY) not in sys.path:  # run as a script
 from seqkd.models.nat.lengths import REACH  # noqa: E402
 from seqkd.models.nat.vanilla import Nat  # noqa: E402
 from seqkd.models.protocol import ParallelSettings  # noqa: E402
+from seqkd.models.settings import StackSettings  # noqa: E402
 from seqkd.search import BeamSearch, score_pairs  # noqa: E402
 from seqkd.search.native.engine import NativeModel  # noqa: E402
 from seqkd.search.native.scoring import NativeScorer  # noqa: E402
@@ -52,7 +53,7 @@ def candidates(sources: Sources, count: int) -> list[Pairs]:
 def student() -> Nat:
     """Random weights, and lengths that are the likelier the nearer they are to the source's."""
     torch.manual_seed(2)
-    model = Nat(**{**SETTINGS, "dim": 128, "ffn_dim": 512}).eval().requires_grad_(False)
+    model = Nat(StackSettings(**{**SETTINGS, "dim": 128, "ffn_dim": 512})).eval().requires_grad_(False)
     assert model.lengths is not None
     model.lengths.classes.weight.zero_()
     model.lengths.classes.bias.copy_(-torch.arange(-REACH, REACH).abs())

@@ -23,6 +23,7 @@ if str(REPOSITORY) not in sys.path:  # run as a script
 
 from seqkd.models.nat.ctc import Ctc  # noqa: E402
 from seqkd.models.protocol import ParallelSettings  # noqa: E402
+from seqkd.models.settings import StackSettings  # noqa: E402
 from seqkd.models.transformer import Transformer  # noqa: E402
 from seqkd.search import BeamSearch, BeamSettings  # noqa: E402
 from seqkd.search.native.engine import NativeModel  # noqa: E402
@@ -55,7 +56,7 @@ def draw_sources(count: int, seed: int) -> Sources:
 def teacher(norm: Literal["pre", "post"] = "post") -> tuple[Transformer, float]:
     """Random weights, and the mean length of each sentence's longest hypothesis."""
     torch.manual_seed(1)
-    model = Transformer(**SETTINGS, norm=norm).eval().requires_grad_(False)
+    model = Transformer(StackSettings(**SETTINGS, norm=norm)).eval().requires_grad_(False)
     direction = torch.full((model.dim,), BIAS)
     direction[::2] *= -1
     last = model.decoder[-1].ffn_norm
@@ -88,7 +89,7 @@ def ways(upsample: int) -> dict[str, Decoder]:
     model, length = teacher()
     print(f"teacher: longest hypotheses of {length:.1f} tokens on average")
     torch.manual_seed(1)
-    student: Any = Ctc(**SETTINGS, upsample=upsample).eval()
+    student: Any = Ctc(StackSettings(**SETTINGS), upsample=upsample).eval()
     found: dict[str, Decoder] = {}
     for arithmetic in arithmetics:
         found[f"teacher, {arithmetic}"] = BeamSearch([NativeModel(model, arithmetic)], BEAM)

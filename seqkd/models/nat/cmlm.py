@@ -11,7 +11,8 @@ from seqkd.models.nat.lengths import LengthPredictor, out_of_reach
 from seqkd.models.nat.stack import DecodingStack, ParallelStack
 from seqkd.models.nat.tokens import best_tokens, outputs
 from seqkd.models.protocol import Marks, Output, PairLengths, ParallelSettings, too_long
-from seqkd.models.transformer import Activation, Embeddings, Norm, Positions
+from seqkd.models.settings import StackSettings
+from seqkd.text.vocabulary import EOS_ID, PAD_ID, UNK_ID
 
 
 class Cmlm(nn.Module):
@@ -20,69 +21,18 @@ class Cmlm(nn.Module):
     Positions are the target's tokens and end of sentence, which is the last and always given.
 
     Args:
-        source_vocab: Source pieces, special ids counted.
-        target_vocab: Target pieces.
-        dim: Width of the residual stream; a multiple of `heads`.
-        heads: Attention heads.
-        ffn_dim: Inner width of the feed-forward blocks.
-        encoder_layers: Encoder depth.
-        decoder_layers: Decoder depth.
-        dropout: After the embeddings and after each block.
-        norm: As in `Transformer`.
-        positions: As in `Transformer`.
-        activation: As in `Transformer`.
-        embeddings: As in `Transformer`.
-        max_positions: Longest source or target in tokens, end of sentence counted.
-        pad_id: Padding.
-        eos_id: End of sentence.
-        unk_id: Unknown piece.
-        start_id: Not read; batches hold it for other models.
+        settings: Its sizes and kinds.
     """
 
-    def __init__(
-        self,
-        *,
-        source_vocab: int,
-        target_vocab: int,
-        dim: int,
-        heads: int,
-        ffn_dim: int,
-        encoder_layers: int,
-        decoder_layers: int,
-        dropout: float = 0.1,
-        norm: Norm = "pre",
-        positions: Positions = "sinusoidal",
-        activation: Activation = "relu",
-        embeddings: Embeddings = "shared",
-        max_positions: int = 512,
-        pad_id: int = 1,
-        eos_id: int = 2,
-        unk_id: int = 3,
-        start_id: int = 2,
-    ) -> None:
+    pad_id, eos_id, unk_id, start_id = PAD_ID, EOS_ID, UNK_ID, EOS_ID
+
+    def __init__(self, settings: StackSettings) -> None:
         super().__init__()
-        self.source_vocab, self.target_vocab, self.max_positions = source_vocab, target_vocab, max_positions
-        self.pad_id, self.eos_id, self.unk_id, self.start_id = pad_id, eos_id, unk_id, start_id
-        self.mask_id = target_vocab
-        self.stack = ParallelStack(
-            source_vocab=source_vocab,
-            target_vocab=target_vocab,
-            dim=dim,
-            heads=heads,
-            ffn_dim=ffn_dim,
-            encoder_layers=encoder_layers,
-            decoder_layers=decoder_layers,
-            dropout=dropout,
-            norm=norm,
-            positions=positions,
-            activation=activation,
-            embeddings=embeddings,
-            encoder_positions=max_positions,
-            decoder_positions=max_positions,
-            pad_id=pad_id,
-            extra_pieces=1,
-        )
-        self.lengths = LengthPredictor(dim)
+        self.source_vocab, self.target_vocab = settings.source_vocab, settings.target_vocab
+        self.max_positions = settings.max_positions
+        self.mask_id = self.target_vocab
+        self.stack = ParallelStack(settings, decoder_positions=self.max_positions, extra_pieces=1)
+        self.lengths = LengthPredictor(settings.dim)
 
     @property
     def output_weight(self) -> Tensor:

@@ -16,7 +16,8 @@ from seqkd.models.nat.ctc_beam import prefix_beam
 from seqkd.models.nat.stack import DecodingStack, ParallelStack
 from seqkd.models.nat.upsampling import room, split_states, upsampled
 from seqkd.models.protocol import Marks, Output, PairLengths, ParallelSettings, too_long
-from seqkd.models.transformer import Activation, Embeddings, Norm, Positions
+from seqkd.models.settings import StackSettings
+from seqkd.text.vocabulary import BOS_ID, EOS_ID, PAD_ID, UNK_ID
 
 TOO_MANY = "longer than the upsampled source"
 NO_BLANKS = "longer than the upsampled source with a blank between repeated pieces"
@@ -26,73 +27,21 @@ class Ctc(nn.Module):
     """Encoder, upsampling and a bidirectional decoder, trained by connectionist temporal classification.
 
     Args:
-        source_vocab: Source pieces, special ids counted.
-        target_vocab: Target pieces.
-        dim: Width of the residual stream; a multiple of `heads`.
-        heads: Attention heads.
-        ffn_dim: Inner width of the feed-forward blocks.
-        encoder_layers: Encoder depth.
-        decoder_layers: Decoder depth.
+        settings: Its sizes and kinds.
         upsample: Frames for each source token, end of sentence counted.
-        dropout: As in `Transformer`; so are all that follow.
-        norm: Likewise.
-        positions: Likewise.
-        activation: Likewise.
-        embeddings: Likewise.
-        max_positions: Longest source or target in tokens, end of sentence counted.
-        blank_id: Written between repeated pieces and where a frame adds nothing.
-        pad_id: Padding.
-        eos_id: End of sentence; it ends sources and is never written.
-        unk_id: Unknown piece.
-        start_id: What decoders read first; this one does not.
     """
 
-    def __init__(
-        self,
-        *,
-        source_vocab: int,
-        target_vocab: int,
-        dim: int,
-        heads: int,
-        ffn_dim: int,
-        encoder_layers: int,
-        decoder_layers: int,
-        upsample: int = 2,
-        dropout: float = 0.1,
-        norm: Norm = "pre",
-        positions: Positions = "sinusoidal",
-        activation: Activation = "relu",
-        embeddings: Embeddings = "shared",
-        max_positions: int = 512,
-        blank_id: int = 0,
-        pad_id: int = 1,
-        eos_id: int = 2,
-        unk_id: int = 3,
-        start_id: int = 2,
-    ) -> None:
+    pad_id, eos_id, unk_id, start_id = PAD_ID, EOS_ID, UNK_ID, EOS_ID
+    blank_id = BOS_ID  # written between repeated pieces and where a frame adds nothing
+
+    def __init__(self, settings: StackSettings, *, upsample: int = 2) -> None:
         super().__init__()
-        self.source_vocab, self.target_vocab = source_vocab, target_vocab
-        self.upsample, self.max_positions, self.blank_id = upsample, max_positions, blank_id
-        self.pad_id, self.eos_id, self.unk_id, self.start_id = pad_id, eos_id, unk_id, start_id
-        self.stack = ParallelStack(
-            source_vocab=source_vocab,
-            target_vocab=target_vocab,
-            dim=dim,
-            heads=heads,
-            ffn_dim=ffn_dim,
-            encoder_layers=encoder_layers,
-            decoder_layers=decoder_layers,
-            dropout=dropout,
-            norm=norm,
-            positions=positions,
-            activation=activation,
-            embeddings=embeddings,
-            encoder_positions=max_positions,
-            decoder_positions=upsample * max_positions,
-            pad_id=pad_id,
-        )
-        self.split = nn.Linear(dim, upsample * dim)
-        self._banned = (pad_id, eos_id)
+        self.source_vocab, self.target_vocab = settings.source_vocab, settings.target_vocab
+        self.max_positions = settings.max_positions
+        self.upsample = upsample
+        self.stack = ParallelStack(settings, decoder_positions=upsample * self.max_positions)
+        self.split = nn.Linear(settings.dim, upsample * settings.dim)
+        self._banned = (PAD_ID, EOS_ID)
 
     def unusable(self, lengths: PairLengths) -> dict[str, Marks]:
         """See `SequenceModel.unusable`: an alignment has a frame for each piece, and one for a blank in each repeat."""

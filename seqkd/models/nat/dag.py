@@ -20,7 +20,9 @@ from seqkd.models.nat.stack import DecodingStack, ParallelStack
 from seqkd.models.nat.tokens import best_tokens
 from seqkd.models.nat.upsampling import room, split_states, upsampled
 from seqkd.models.protocol import Marks, Output, PairLengths, ParallelSettings, too_long
-from seqkd.models.transformer import Activation, Embeddings, Norm, Positions, split_heads
+from seqkd.models.settings import StackSettings
+from seqkd.models.transformer import split_heads
+from seqkd.text.vocabulary import EOS_ID, PAD_ID, UNK_ID
 
 TOO_MANY = "longer than the graph"
 # Probability of a transition that rounds to nothing. With it every path has a finite log-probability.
@@ -31,72 +33,22 @@ class Dag(nn.Module):
     """Encoder, a decoder over the vertices, transitions between them.
 
     Args:
-        source_vocab: Source pieces, special ids counted.
-        target_vocab: Target pieces.
-        dim: Width of the residual stream; a multiple of `heads`.
-        heads: Attention heads, and heads of the transitions.
-        ffn_dim: Inner width of the feed-forward blocks.
-        encoder_layers: Encoder depth.
-        decoder_layers: Decoder depth.
+        settings: Its sizes and kinds.
         upsample: Vertices for each source token, end of sentence counted.
-        dropout: As in `Transformer`; so are all that follow.
-        norm: Likewise.
-        positions: Likewise.
-        activation: Likewise.
-        embeddings: Likewise.
-        max_positions: Longest source or target in tokens, end of sentence counted.
-        pad_id: Padding.
-        eos_id: End of sentence; it ends sources and is written by the last vertex only.
-        unk_id: Unknown piece.
-        start_id: What decoders read first; this one does not.
     """
 
-    def __init__(
-        self,
-        *,
-        source_vocab: int,
-        target_vocab: int,
-        dim: int,
-        heads: int,
-        ffn_dim: int,
-        encoder_layers: int,
-        decoder_layers: int,
-        upsample: int = 8,
-        dropout: float = 0.1,
-        norm: Norm = "pre",
-        positions: Positions = "sinusoidal",
-        activation: Activation = "relu",
-        embeddings: Embeddings = "shared",
-        max_positions: int = 512,
-        pad_id: int = 1,
-        eos_id: int = 2,
-        unk_id: int = 3,
-        start_id: int = 2,
-    ) -> None:
+    pad_id, eos_id, unk_id, start_id = PAD_ID, EOS_ID, UNK_ID, EOS_ID
+
+    def __init__(self, settings: StackSettings, *, upsample: int = 8) -> None:
         super().__init__()
-        self.source_vocab, self.target_vocab, self.heads = source_vocab, target_vocab, heads
-        self.upsample, self.max_positions = upsample, max_positions
-        self.pad_id, self.eos_id, self.unk_id, self.start_id = pad_id, eos_id, unk_id, start_id
-        self.stack = ParallelStack(
-            source_vocab=source_vocab,
-            target_vocab=target_vocab,
-            dim=dim,
-            heads=heads,
-            ffn_dim=ffn_dim,
-            encoder_layers=encoder_layers,
-            decoder_layers=decoder_layers,
-            dropout=dropout,
-            norm=norm,
-            positions=positions,
-            activation=activation,
-            embeddings=embeddings,
-            encoder_positions=max_positions,
-            decoder_positions=upsample * max_positions,
-            pad_id=pad_id,
-        )
+        self.source_vocab, self.target_vocab = settings.source_vocab, settings.target_vocab
+        self.max_positions = settings.max_positions
+        self.heads, self.upsample = settings.heads, upsample
+        self.stack = ParallelStack(settings, decoder_positions=upsample * self.max_positions)
+        dim = settings.dim
         self.split = nn.Linear(dim, upsample * dim)
         self.query_key = nn.Linear(2 * dim, 2 * dim)
-        self.gate = nn.Linear(2 * dim, heads)
+        self.gate = nn.Linear(2 * dim, self.heads)
         nn.init.xavier_uniform_(self.query_key.weight)
         nn.init.zeros_(self.query_key.bias)
 

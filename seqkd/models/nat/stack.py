@@ -13,16 +13,9 @@ from torch.nn import functional
 from seqkd.models.functional import Dropout
 from seqkd.models.nat.output import top_pieces
 from seqkd.models.nat.upsampling import split_states, upsampled
-from seqkd.models.transformer import (
-    Activation,
-    DecoderLayer,
-    Embeddings,
-    EncoderLayer,
-    Norm,
-    Positions,
-    embedding_tables,
-    position_table,
-)
+from seqkd.models.settings import StackSettings
+from seqkd.models.transformer import DecoderLayer, EncoderLayer, embedding_tables, last_norm, position_table
+from seqkd.text.vocabulary import PAD_ID
 
 
 class DecodingStack(Protocol):
@@ -62,67 +55,32 @@ class ParallelStack(nn.Module):
     """Encoder and bidirectional decoder; a model holds one and adds what is its own.
 
     Args:
-        source_vocab: Source pieces, special ids counted.
-        target_vocab: Target pieces.
-        dim: Width of the residual stream; a multiple of `heads`.
-        heads: Attention heads.
-        ffn_dim: Inner width of the feed-forward blocks.
-        encoder_layers: Encoder depth.
-        decoder_layers: Decoder depth.
-        dropout: After the embeddings and after each block.
-        norm: As in `Transformer`.
-        positions: As in `Transformer`.
-        activation: As in `Transformer`.
-        embeddings: As in `Transformer`.
-        encoder_positions: Longest source, end of sentence counted.
+        settings: Its sizes and kinds.
         decoder_positions: Longest decoder input.
-        pad_id: Padding.
         extra_pieces: Ids beyond the target vocabulary that the decoder can read and never writes, such as a mask.
     """
 
-    def __init__(
-        self,
-        *,
-        source_vocab: int,
-        target_vocab: int,
-        dim: int,
-        heads: int,
-        ffn_dim: int,
-        encoder_layers: int,
-        decoder_layers: int,
-        dropout: float,
-        norm: Norm,
-        positions: Positions,
-        activation: Activation,
-        embeddings: Embeddings,
-        encoder_positions: int,
-        decoder_positions: int,
-        pad_id: int,
-        extra_pieces: int = 0,
-    ) -> None:
+    def __init__(self, settings: StackSettings, *, decoder_positions: int, extra_pieces: int = 0) -> None:
         super().__init__()
-        if dim % heads:
-            raise ValueError(f"dim {dim} is not a multiple of heads {heads}")
-        self.target_vocab, self.dim, self.pad_id = target_vocab, dim, pad_id
+        dim = settings.dim
+        self.target_vocab, self.dim = settings.target_vocab, dim
         self.scale = math.sqrt(dim)
         self.target_embedding, self.source_embedding, self.output_weight = embedding_tables(
-            source_vocab, target_vocab, dim, embeddings, pad_id
+            settings.source_vocab, settings.target_vocab, dim, settings.embeddings
         )
         self.extra_embedding = (
             nn.Parameter(nn.init.normal_(torch.empty(extra_pieces, dim), std=dim**-0.5)) if extra_pieces else None
         )
-        self.source_positions = position_table(positions, encoder_positions, dim)
-        self.target_positions = position_table(positions, decoder_positions, dim)
-        block = (dim, heads, ffn_dim, dropout, norm, activation)
-        self.encoder = nn.ModuleList(EncoderLayer(*block) for _ in range(encoder_layers))
-        self.decoder = nn.ModuleList(DecoderLayer(*block) for _ in range(decoder_layers))
-        self.encoder_norm = nn.LayerNorm(dim) if norm == "pre" else nn.Identity()
-        self.decoder_norm = nn.LayerNorm(dim) if norm == "pre" else nn.Identity()
-        self.dropout = Dropout(dropout)
+        self.source_positions = position_table(settings.positions, settings.max_positions, dim)
+        self.target_positions = position_table(settings.positions, decoder_positions, dim)
+        self.encoder = nn.ModuleList(EncoderLayer(settings) for _ in range(settings.encoder_layers))
+        self.decoder = nn.ModuleList(DecoderLayer(settings) for _ in range(settings.decoder_layers))
+        self.encoder_norm, self.decoder_norm = last_norm(settings), last_norm(settings)
+        self.dropout = Dropout(settings.dropout)
 
     def source_mask(self, source: Tensor) -> Tensor:
         """`[batch, source]` ids to `[batch, source]`, True at real tokens."""
-        return source.ne(self.pad_id)
+        return source.ne(PAD_ID)
 
     def encode(self, source: Tensor) -> Tensor:
         """`[batch, source]` ids, end of sentence appended, padded on the right, to `[batch, source, dim]`."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +14,8 @@ from seqkd.models.nat.lengths import SHORTEST, LengthPredictor, out_of_reach
 from seqkd.models.nat.stack import DecodingStack, ParallelStack
 from seqkd.models.nat.tokens import best_tokens, outputs
 from seqkd.models.protocol import Marks, Output, PairLengths, ParallelSettings, too_long
-from seqkd.models.transformer import Activation, Norm, Positions
+from seqkd.models.settings import CopyFrom, StackSettings
+from seqkd.text.vocabulary import EOS_ID, PAD_ID, UNK_ID
 
 
 class Nat(nn.Module):
@@ -25,72 +25,20 @@ class Nat(nn.Module):
     out, as it is in later work.
 
     Args:
-        source_vocab: Source pieces, special ids counted.
-        target_vocab: Target pieces.
-        dim: Width of the residual stream; a multiple of `heads`.
-        heads: Attention heads.
-        ffn_dim: Inner width of the feed-forward blocks.
-        encoder_layers: Encoder depth.
-        decoder_layers: Decoder depth.
-        dropout: After the embeddings and after each block.
-        norm: As in `Transformer`.
-        positions: As in `Transformer`.
-        activation: As in `Transformer`.
-        embeddings: shared: one table for source, target and output; decoder: one for target and output. The decoder
-            reads the source's.
-        max_positions: Longest source or target in tokens, end of sentence counted.
+        settings: Its sizes and kinds.
         copy_from: uniform: the source is stretched evenly to the predicted length; fertility: each source token comes
             as often as predicted for it.
-        pad_id: Padding.
-        eos_id: End of sentence.
-        unk_id: Unknown piece.
-        start_id: Not read; batches hold it for other models.
     """
 
-    def __init__(
-        self,
-        *,
-        source_vocab: int,
-        target_vocab: int,
-        dim: int,
-        heads: int,
-        ffn_dim: int,
-        encoder_layers: int,
-        decoder_layers: int,
-        dropout: float = 0.1,
-        norm: Norm = "pre",
-        positions: Positions = "sinusoidal",
-        activation: Activation = "relu",
-        embeddings: Literal["shared", "decoder"] = "shared",
-        max_positions: int = 512,
-        copy_from: Literal["uniform", "fertility"] = "uniform",
-        pad_id: int = 1,
-        eos_id: int = 2,
-        unk_id: int = 3,
-        start_id: int = 2,
-    ) -> None:
+    pad_id, eos_id, unk_id, start_id = PAD_ID, EOS_ID, UNK_ID, EOS_ID
+
+    def __init__(self, settings: StackSettings, *, copy_from: CopyFrom = "uniform") -> None:
         super().__init__()
-        self.source_vocab, self.target_vocab, self.max_positions = source_vocab, target_vocab, max_positions
-        self.pad_id, self.eos_id, self.unk_id, self.start_id = pad_id, eos_id, unk_id, start_id
-        self.stack = ParallelStack(
-            source_vocab=source_vocab,
-            target_vocab=target_vocab,
-            dim=dim,
-            heads=heads,
-            ffn_dim=ffn_dim,
-            encoder_layers=encoder_layers,
-            decoder_layers=decoder_layers,
-            dropout=dropout,
-            norm=norm,
-            positions=positions,
-            activation=activation,
-            embeddings=embeddings,
-            encoder_positions=max_positions,
-            decoder_positions=max_positions,
-            pad_id=pad_id,
-        )
-        self.lengths = LengthPredictor(dim) if copy_from == "uniform" else None
-        self.fertilities = FertilityPredictor(dim) if copy_from == "fertility" else None
+        self.source_vocab, self.target_vocab = settings.source_vocab, settings.target_vocab
+        self.max_positions = settings.max_positions
+        self.stack = ParallelStack(settings, decoder_positions=self.max_positions)
+        self.lengths = LengthPredictor(settings.dim) if copy_from == "uniform" else None
+        self.fertilities = FertilityPredictor(settings.dim) if copy_from == "fertility" else None
 
     @property
     def output_weight(self) -> Tensor:

@@ -12,6 +12,7 @@ from seqkd.models.nat.stack import DecodingStack, ParallelStack
 from seqkd.models.nat.upsampling import upsampled
 from seqkd.models.protocol import Output, ParallelSettings
 from seqkd.search.native.weights import Arithmetic, Weights, pointer
+from seqkd.text.vocabulary import PAD_ID
 
 
 class StackModel(Protocol):
@@ -77,7 +78,7 @@ class NativeStack:
         self.kernels, self.handle = self._weights.kernels, self._weights.handle
         self.arithmetic = arithmetic
         self.output_weight = stack.output_weight
-        self.dim, self.pad_id, self.target_vocab = stack.dim, stack.pad_id, stack.target_vocab
+        self.dim, self.target_vocab = stack.dim, stack.target_vocab
         self.source_room, self.target_room = len(stack.source_positions), len(stack.target_positions)
         self._split: nn.Linear | None = None
 
@@ -137,7 +138,7 @@ class NativeStack:
         self.kernels.seqkd_upsampled(
             self.handle, len(source), pointer(source), source.size(1), pointer(lengths), pointer(features)
         )
-        return features, upsampled(source.ne(self.pad_id), times)
+        return features, upsampled(source.ne(PAD_ID), times)
 
     def best_upsampled(self, source: Tensor, split: nn.Linear, banned: Sequence[int]) -> tuple[Tensor, Tensor]:
         """See `ParallelStack.best_upsampled`; one call from ids to pieces."""
@@ -162,7 +163,7 @@ class NativeStack:
     def _rows(self, source: Tensor, times: int = 0) -> tuple[Tensor, Tensor]:
         """Ids that the kernels can read, and `[batch]` int32 lengths; each token has `times` decoder positions."""
         room = min(self.source_room, self.target_room // times) if times else self.source_room
-        return source.contiguous(), _lengths(source.ne(self.pad_id), room)
+        return source.contiguous(), _lengths(source.ne(PAD_ID), room)
 
     def _splits(self, split: nn.Linear) -> int:
         """Positions for each token; the layer's weights are copied when it first comes, as the others' at the start."""

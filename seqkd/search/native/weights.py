@@ -14,6 +14,7 @@ from seqkd.models.nat.stack import ParallelStack
 from seqkd.models.sru import RecurrentLayer, SimpleUnit, Sru
 from seqkd.models.transformer import Transformer
 from seqkd.search.native.build import kernels
+from seqkd.text.vocabulary import PAD_ID
 
 Arithmetic = Literal["float32", "bf16", "bf16x3", "int8"]
 ARITHMETIC: dict[Arithmetic, int] = {"float32": 0, "bf16": 1, "bf16x3": 2, "int8": 3}
@@ -96,7 +97,7 @@ class Weights:
             model.dim,
             heads,
             model.target_vocab,
-            model.pad_id,
+            PAD_ID,
             eos_id,
             int(pre),
             activation,

@@ -15,6 +15,7 @@ from seqkd.errors import ConflictError, ModelError
 from seqkd.interop.fairseq import export_checkpoint, import_checkpoint, read_checkpoint
 from seqkd.interop.fairseq_dictionary import word_vocabulary
 from seqkd.models.checkpoint import load_model, save_model
+from seqkd.models.settings import StackSettings
 from seqkd.models.transformer import Transformer
 
 SYMBOLS = [f"s{number}" for number in range(20)]
@@ -36,7 +37,7 @@ SETTINGS: dict[str, Any] = {
 def model_folder(folder: Path, **changes: Any) -> tuple[Path, Transformer]:
     settings = SETTINGS | changes
     torch.manual_seed(1)
-    model = Transformer(source_vocab=24, target_vocab=24, **settings).eval()
+    model = Transformer(StackSettings(source_vocab=24, target_vocab=24, **settings)).eval()
     with torch.no_grad():
         for weight in model.parameters():
             weight.add_(torch.randn_like(weight))

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from seqkd.models.lstm import Lstm
-from seqkd.models.sru import Cell, Sru
-from seqkd.models.transformer import Embeddings, Norm, Positions
+from seqkd.models.settings import Cell, Embeddings, Norm, Positions, StackSettings
+from seqkd.models.sru import Sru
 
 PAD = 1
 
@@ -41,19 +41,21 @@ def small_sru(
 ) -> Sru:
     torch.manual_seed(4)
     model = Sru(
-        source_vocab=30,
-        target_vocab=30,
-        dim=16,
-        heads=4,
-        ffn_dim=24,
-        encoder_layers=2,
-        decoder_layers=2,
+        StackSettings(
+            source_vocab=30,
+            target_vocab=30,
+            dim=16,
+            heads=4,
+            ffn_dim=24,
+            encoder_layers=2,
+            decoder_layers=2,
+            dropout=0.2,
+            norm=norm,
+            positions=positions,
+            embeddings=embeddings,
+            max_positions=20,
+        ),
         cell=cell,
-        dropout=0.2,
-        norm=norm,
-        positions=positions,
-        embeddings=embeddings,
-        max_positions=20,
     )
     return _stirred(model)
 

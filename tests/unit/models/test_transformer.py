@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from seqkd.models.incremental import IncrementalTransformer
-from seqkd.models.transformer import Activation, Embeddings, Norm, Positions, Transformer
+from seqkd.models.settings import Activation, Embeddings, Norm, Positions, StackSettings
+from seqkd.models.transformer import Transformer
 from tests.unit.models.support import PAD, follow_parents, padded
 
 
@@ -21,19 +22,21 @@ def small(
 ) -> Transformer:
     torch.manual_seed(4)
     return Transformer(
-        source_vocab=30,
-        target_vocab=30,
-        dim=16,
-        heads=4,
-        ffn_dim=24,
-        encoder_layers=2,
-        decoder_layers=2,
-        dropout=0.2,
-        norm=norm,
-        positions=positions,
-        activation=activation,
-        embeddings=embeddings,
-        max_positions=20,
+        StackSettings(
+            source_vocab=30,
+            target_vocab=30,
+            dim=16,
+            heads=4,
+            ffn_dim=24,
+            encoder_layers=2,
+            decoder_layers=2,
+            dropout=0.2,
+            norm=norm,
+            positions=positions,
+            activation=activation,
+            embeddings=embeddings,
+            max_positions=20,
+        )
     ).eval()
 
 
@@ -107,4 +110,8 @@ def test_embeddings_are_tied_as_asked() -> None:
     assert decoder.source_embedding is not decoder.target_embedding is decoder.output_weight
     assert separate.output_weight is not separate.target_embedding
     with pytest.raises(ValueError, match="one vocabulary"):
-        Transformer(source_vocab=30, target_vocab=31, dim=16, heads=4, ffn_dim=24, encoder_layers=1, decoder_layers=1)
+        Transformer(
+            StackSettings(
+                source_vocab=30, target_vocab=31, dim=16, heads=4, ffn_dim=24, encoder_layers=1, decoder_layers=1
+            )
+        )

@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from seqkd.models.nat.cmlm import Cmlm
 from seqkd.models.protocol import ParallelSettings
+from seqkd.models.settings import StackSettings
 from seqkd.objectives.base import Batch
 from seqkd.objectives.cmlm import CmlmLoss
 from tests.unit.models.nat.support import EOS, PAD, SIZES
@@ -30,7 +31,7 @@ class Spied(Cmlm):
 
 def cmlm(**more: Any) -> Spied:
     torch.manual_seed(0)
-    return Spied(**{**SIZES, "dropout": 0.0, **more})
+    return Spied(StackSettings(**{**SIZES, "dropout": 0.0, **more}))
 
 
 def definition(model: Spied, batch: Batch, read: Tensor, smoothing: float) -> Tensor:
@@ -106,7 +107,7 @@ def test_learns_eight_sentences_by_heart(tmp_path: Path) -> None:
     model, _, _ = train(
         tmp_path,
         settings(400, validate_every=400),
-        model=Cmlm(**sizes),
+        model=Cmlm(StackSettings(**sizes)),
         objective=objective,
         data=TableData(rows, batch_tokens=200),
     )

@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from seqkd.models.nat.vanilla import Nat
 from seqkd.models.protocol import ParallelSettings
+from seqkd.models.settings import CopyFrom, StackSettings
 from seqkd.objectives.nat import NatLoss
 from tests.unit.models.nat.support import PAD, SIZES
 from tests.unit.objectives.support import batch_of
@@ -18,9 +19,9 @@ from tests.unit.training.support import VOCAB, TableData, copy_rows, settings, t
 PAIRS = [([5, 6, 7], [8, 9, 10, 11]), ([12], [13, 14]), ([15, 16], [17])]
 
 
-def nat(**more: Any) -> Nat:
+def nat(*, copy_from: CopyFrom = "uniform", **more: Any) -> Nat:
     torch.manual_seed(0)
-    return Nat(**{**SIZES, "dropout": 0.0, **more})
+    return Nat(StackSettings(**{**SIZES, "dropout": 0.0, **more}), copy_from=copy_from)
 
 
 def loss(**more: Any) -> NatLoss:
@@ -28,7 +29,7 @@ def loss(**more: Any) -> NatLoss:
 
 
 @pytest.mark.parametrize("copy_from", ["uniform", "fertility"])
-def test_equals_its_definition(copy_from: str) -> None:
+def test_equals_its_definition(copy_from: CopyFrom) -> None:
     model, batch = nat(copy_from=copy_from), batch_of(PAIRS)
     output = loss()(model, batch)
     memory = model.encode(batch.source)
@@ -48,14 +49,14 @@ def test_equals_its_definition(copy_from: str) -> None:
 
 @pytest.mark.parametrize("embeddings", ["shared", "decoder"])
 @pytest.mark.parametrize("copy_from", ["uniform", "fertility"])
-def test_every_weight_has_a_gradient(copy_from: str, embeddings: str) -> None:
+def test_every_weight_has_a_gradient(copy_from: CopyFrom, embeddings: str) -> None:
     model = nat(copy_from=copy_from, embeddings=embeddings, positions="learned")
     loss()(model, batch_of(PAIRS)).loss.backward()  # type: ignore[no-untyped-call]
     assert all(weight.grad is not None and weight.grad.any() for weight in model.parameters())
 
 
 @pytest.mark.parametrize("copy_from", ["uniform", "fertility"])
-def test_padding_changes_nothing(copy_from: str) -> None:
+def test_padding_changes_nothing(copy_from: CopyFrom) -> None:
     model, objective = nat(copy_from=copy_from).eval(), loss()
     alone = [objective(model, batch_of([pair])).nll for pair in PAIRS]
     torch.testing.assert_close(objective(model, batch_of(PAIRS)).nll, torch.stack(alone).sum())
@@ -63,7 +64,7 @@ def test_padding_changes_nothing(copy_from: str) -> None:
 
 @pytest.mark.parametrize("glancing", [None, (0.5, 0.5)])
 @pytest.mark.parametrize("copy_from", ["uniform", "fertility"])
-def test_a_batch_without_tokens_has_no_loss_and_no_gradient(copy_from: str, glancing: Any) -> None:
+def test_a_batch_without_tokens_has_no_loss_and_no_gradient(copy_from: CopyFrom, glancing: Any) -> None:
     model = nat(copy_from=copy_from)
     output = loss(glancing=glancing)(model, batch_of([]))
     assert output.loss.item() == 0.0
@@ -85,7 +86,7 @@ def test_glancing_shows_gold_tokens_and_learns_from_the_others(
 ) -> None:
     torch.manual_seed(0)
     # With tables of their own a copied token is never what would be shown in its place.
-    model = Spied(**{**SIZES, "dropout": 0.0, "embeddings": "decoder"})
+    model = Spied(StackSettings(**{**SIZES, "dropout": 0.0, "embeddings": "decoder"}))
     batch = batch_of(PAIRS)._replace(progress=progress)
     torch.manual_seed(4)
     output = loss(glancing=glancing, length_weight=0.0)(model, batch)
@@ -109,13 +110,17 @@ def test_evaluation_shows_nothing_and_repeats() -> None:
 
 
 @pytest.mark.parametrize(("copy_from", "glancing"), [("uniform", None), ("uniform", (0.5, 0.3)), ("fertility", None)])
-def test_learns_eight_sentences_by_heart(tmp_path: Path, copy_from: str, glancing: Any) -> None:
+def test_learns_eight_sentences_by_heart(tmp_path: Path, copy_from: CopyFrom, glancing: Any) -> None:
     rows = copy_rows(8)
     torch.manual_seed(1)
-    sizes = {**SIZES, "source_vocab": VOCAB, "target_vocab": VOCAB, "dim": 32, "dropout": 0.0, "copy_from": copy_from}
+    sizes = {**SIZES, "source_vocab": VOCAB, "target_vocab": VOCAB, "dim": 32, "dropout": 0.0}
     objective = loss(glancing=glancing, smoothing=0.0)
     model, _, _ = train(
-        tmp_path, settings(150, validate_every=150), model=Nat(**sizes), objective=objective, data=TableData(rows)
+        tmp_path,
+        settings(150, validate_every=150),
+        model=Nat(StackSettings(**sizes), copy_from=copy_from),
+        objective=objective,
+        data=TableData(rows),
     )
     assert isinstance(model, Nat)
     for row in rows.column("source_ids").to_pylist():

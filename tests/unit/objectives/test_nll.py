@@ -4,6 +4,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from seqkd.models.settings import StackSettings
 from seqkd.models.transformer import Transformer
 from seqkd.objectives.base import Batch
 from seqkd.objectives.nll import LabelSmoothedNll
@@ -20,7 +21,16 @@ def batch_of(source: list[list[int]], target_out: list[list[int]]) -> Batch:
 def model_of() -> Transformer:
     torch.manual_seed(0)
     return Transformer(
-        source_vocab=20, target_vocab=20, dim=16, heads=2, ffn_dim=32, encoder_layers=1, decoder_layers=1, dropout=0.0
+        StackSettings(
+            source_vocab=20,
+            target_vocab=20,
+            dim=16,
+            heads=2,
+            ffn_dim=32,
+            encoder_layers=1,
+            decoder_layers=1,
+            dropout=0.0,
+        )
     )
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from seqkd.models.registry import build
+from seqkd.models.settings import StackSettings
 from seqkd.models.transformer import Transformer
 from seqkd.objectives import teacher as teacher_module
 from seqkd.objectives.base import SoftTargets
@@ -31,14 +32,16 @@ BATCH = batch_of([([5, 6], [8, 9, 10]), ([7], [11]), ([12, 13, 14, 15], [4, 5, 6
 def transformer(seed: int, *, dim: int = 16, dropout: float = 0.0) -> Transformer:
     torch.manual_seed(seed)
     return Transformer(
-        source_vocab=VOCAB,
-        target_vocab=VOCAB,
-        dim=dim,
-        heads=2,
-        ffn_dim=32,
-        encoder_layers=1,
-        decoder_layers=1,
-        dropout=dropout,
+        StackSettings(
+            source_vocab=VOCAB,
+            target_vocab=VOCAB,
+            dim=dim,
+            heads=2,
+            ffn_dim=32,
+            encoder_layers=1,
+            decoder_layers=1,
+            dropout=dropout,
+        )
     )
 
 

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from seqkd.models.incremental import IncrementalTransformer
 from seqkd.models.lstm import Lstm
-from seqkd.models.sru import Cell, Sru
-from seqkd.models.transformer import Activation, Norm, Transformer
+from seqkd.models.settings import Activation, Cell, Norm, StackSettings
+from seqkd.models.sru import Sru
+from seqkd.models.transformer import Transformer
 from seqkd.search import BeamSearch, BeamSettings, Hypothesis, PairScore, SearchModel, score_pairs
 
 BOS, PAD, EOS, UNK = 0, 1, 2, 3
@@ -25,17 +26,19 @@ def tiny_model(
     """A random Transformer; `end_bias` makes the end of sentence likelier, so that lengths are realistic."""
     torch.manual_seed(seed)
     model = Transformer(
-        source_vocab=vocab,
-        target_vocab=vocab,
-        dim=16,
-        heads=heads,
-        ffn_dim=32,
-        encoder_layers=1,
-        decoder_layers=2,
-        dropout=0.0,
-        norm="pre" if norm == "pre" else "post",
-        embeddings="separate",
-        max_positions=64,
+        StackSettings(
+            source_vocab=vocab,
+            target_vocab=vocab,
+            dim=16,
+            heads=heads,
+            ffn_dim=32,
+            encoder_layers=1,
+            decoder_layers=2,
+            dropout=0.0,
+            norm="pre" if norm == "pre" else "post",
+            embeddings="separate",
+            max_positions=64,
+        )
     ).eval()
     with torch.no_grad():
         for parameter in model.parameters():
@@ -74,17 +77,19 @@ def tiny_sru(*, vocab: int = 40, seed: int = 0, end_bias: float = 0.0, cell: Cel
     """As `tiny_model`."""
     torch.manual_seed(seed)
     model = Sru(
-        source_vocab=vocab,
-        target_vocab=vocab,
-        dim=16,
-        heads=2,
-        ffn_dim=32,
-        encoder_layers=1,
-        decoder_layers=2,
+        StackSettings(
+            source_vocab=vocab,
+            target_vocab=vocab,
+            dim=16,
+            heads=2,
+            ffn_dim=32,
+            encoder_layers=1,
+            decoder_layers=2,
+            dropout=0.0,
+            embeddings="separate",
+            max_positions=64,
+        ),
         cell=cell,
-        dropout=0.0,
-        embeddings="separate",
-        max_positions=64,
     )
     with torch.no_grad():
         for parameter in model.parameters():
@@ -219,17 +224,19 @@ def engine_model(
     """A random Transformer with biases and norms that are not trivial, to hold engines against."""
     torch.manual_seed(5)
     built = Transformer(
-        source_vocab=vocab,
-        target_vocab=vocab,
-        dim=dim,
-        heads=2,
-        ffn_dim=ffn_dim,
-        encoder_layers=encoder_layers,
-        decoder_layers=2,
-        dropout=0.0,
-        norm=norm,
-        activation=activation,
-        max_positions=64,
+        StackSettings(
+            source_vocab=vocab,
+            target_vocab=vocab,
+            dim=dim,
+            heads=2,
+            ffn_dim=ffn_dim,
+            encoder_layers=encoder_layers,
+            decoder_layers=2,
+            dropout=0.0,
+            norm=norm,
+            activation=activation,
+            max_positions=64,
+        )
     )
     with torch.no_grad():
         for parameter in built.parameters():

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from seqkd.corpus.batches import Rows, plan_epoch
+from seqkd.models.settings import StackSettings
 from seqkd.models.transformer import Transformer
 from seqkd.objectives.base import Batch, Objective
 from seqkd.objectives.nll import LabelSmoothedNll
@@ -77,15 +78,17 @@ class Recorder:
 def tiny_model(*, dropout: float = 0.1, dim: int = 32) -> Transformer:
     torch.manual_seed(5)
     return Transformer(
-        source_vocab=VOCAB,
-        target_vocab=VOCAB,
-        dim=dim,
-        heads=4,
-        ffn_dim=2 * dim,
-        encoder_layers=1,
-        decoder_layers=1,
-        dropout=dropout,
-        max_positions=16,
+        StackSettings(
+            source_vocab=VOCAB,
+            target_vocab=VOCAB,
+            dim=dim,
+            heads=4,
+            ffn_dim=2 * dim,
+            encoder_layers=1,
+            decoder_layers=1,
+            dropout=dropout,
+            max_positions=16,
+        )
     )
 
 

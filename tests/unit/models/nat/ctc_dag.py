@@ -9,6 +9,7 @@ from torch import Tensor
 
 from seqkd.models.nat.ctc import Ctc
 from seqkd.models.nat.dag import Dag
+from seqkd.models.settings import StackSettings
 
 BLANK, PAD, EOS = 0, 1, 2
 
@@ -28,12 +29,12 @@ def settings(vocab: int) -> dict[str, Any]:
 
 def ctc_model(*, vocab: int = 20, upsample: int = 2, seed: int = 0, dropout: float = 0.0) -> Ctc:
     torch.manual_seed(seed)
-    return Ctc(**settings(vocab), upsample=upsample, dropout=dropout).eval()
+    return Ctc(StackSettings(**settings(vocab), dropout=dropout), upsample=upsample).eval()
 
 
 def dag_model(*, vocab: int = 20, upsample: int = 3, seed: int = 0, dropout: float = 0.0) -> Dag:
     torch.manual_seed(seed)
-    return Dag(**settings(vocab), upsample=upsample, dropout=dropout).eval()
+    return Dag(StackSettings(**settings(vocab), dropout=dropout), upsample=upsample).eval()
 
 
 def source_of(*rows: list[int], room: int = 0) -> Tensor:

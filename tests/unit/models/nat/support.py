@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from seqkd.models.nat.cmlm import Cmlm
 from seqkd.models.nat.vanilla import Nat
 from seqkd.models.protocol import PairLengths
+from seqkd.models.settings import CopyFrom, StackSettings
 from seqkd.search.scoring import pad_rows
 
 VOCAB, PAD, EOS = 24, 1, 2
@@ -36,9 +37,9 @@ def settle(model: nn.Module) -> Any:
     return model.eval()
 
 
-def nat(seed: int = 0, **more: Any) -> Nat:
+def nat(seed: int = 0, *, copy_from: CopyFrom = "uniform", **more: Any) -> Nat:
     torch.manual_seed(seed)
-    model: Nat = settle(Nat(**{**SIZES, **more}))
+    model: Nat = settle(Nat(StackSettings(**{**SIZES, **more}), copy_from=copy_from))
     if model.fertilities is not None:
         with torch.no_grad():
             model.fertilities.classes.bias[4:] -= 20.0  # or else 50 classes fill every translation to its limit
@@ -47,7 +48,7 @@ def nat(seed: int = 0, **more: Any) -> Nat:
 
 def cmlm(seed: int = 0, **more: Any) -> Cmlm:
     torch.manual_seed(seed)
-    return settle(Cmlm(**{**SIZES, **more}))  # type: ignore[no-any-return]
+    return settle(Cmlm(StackSettings(**{**SIZES, **more})))  # type: ignore[no-any-return]
 
 
 def pair_lengths(*, source: list[int], target: list[int], repeats: list[int] | None = None) -> PairLengths:

@@ -5,26 +5,28 @@ from __future__ import annotations
 import torch
 
 from seqkd.models.nat.stack import ParallelStack
+from seqkd.models.settings import StackSettings
 
 
 def stack() -> ParallelStack:
     torch.manual_seed(0)
     return ParallelStack(
-        source_vocab=20,
-        target_vocab=20,
-        dim=16,
-        heads=2,
-        ffn_dim=32,
-        encoder_layers=1,
-        decoder_layers=2,
-        dropout=0.0,
-        norm="pre",
-        positions="sinusoidal",
-        activation="relu",
-        embeddings="shared",
-        encoder_positions=16,
+        StackSettings(
+            source_vocab=20,
+            target_vocab=20,
+            dim=16,
+            heads=2,
+            ffn_dim=32,
+            encoder_layers=1,
+            decoder_layers=2,
+            dropout=0.0,
+            norm="pre",
+            positions="sinusoidal",
+            activation="relu",
+            embeddings="shared",
+            max_positions=16,
+        ),
         decoder_positions=16,
-        pad_id=1,
         extra_pieces=1,
     ).eval()
 

@@ -9,6 +9,7 @@ import torch
 from seqkd.models.nat.lengths import OUT_OF_REACH
 from seqkd.models.nat.vanilla import Nat
 from seqkd.models.protocol import TOO_LONG, Output, ParallelModel, ParallelSettings
+from seqkd.models.settings import CopyFrom
 from seqkd.search.parallel import ParallelSearch
 from tests.unit.models.nat.support import EOS, PAD, VOCAB, nat, padded, pair_lengths, sentences
 from tests.unit.search.support import tiny_model
@@ -22,7 +23,7 @@ def texts(found: Sequence[Sequence[Output]]) -> list[list[list[int]]]:
 
 @pytest.mark.parametrize("copy_from", COPIES)
 @torch.inference_mode()
-def test_batched_equals_alone_and_padding_changes_nothing(copy_from: str) -> None:
+def test_batched_equals_alone_and_padding_changes_nothing(copy_from: CopyFrom) -> None:
     model, settings = nat(copy_from=copy_from), ParallelSettings(candidates=4, nbest=4)
     rows = sentences(12)
     together = model.translate(padded(rows), settings)
@@ -35,7 +36,7 @@ def test_batched_equals_alone_and_padding_changes_nothing(copy_from: str) -> Non
 
 @pytest.mark.parametrize("copy_from", COPIES)
 @torch.inference_mode()
-def test_candidates_are_ranked_and_distinct(copy_from: str) -> None:
+def test_candidates_are_ranked_and_distinct(copy_from: CopyFrom) -> None:
     model, rows = nat(copy_from=copy_from), sentences(12)
     every = model.translate(padded(rows), ParallelSettings(candidates=6, nbest=6))
     two = model.translate(padded(rows), ParallelSettings(candidates=6, nbest=2))
@@ -76,7 +77,7 @@ def test_a_candidate_is_the_likeliest_token_at_each_position() -> None:
 
 
 @pytest.mark.parametrize("copy_from", COPIES)
-def test_it_fits_the_driver_and_its_rescorers(copy_from: str) -> None:
+def test_it_fits_the_driver_and_its_rescorers(copy_from: CopyFrom) -> None:
     model = nat(copy_from=copy_from)
     assert isinstance(model, ParallelModel)
     rows = [(index, row[:-1]) for index, row in enumerate(sentences(10))]
@@ -100,7 +101,7 @@ def test_a_translation_fills_the_positions_and_no_more() -> None:
 
 @pytest.mark.parametrize("copy_from", COPIES)
 @torch.inference_mode()
-def test_lower_precision(copy_from: str) -> None:
+def test_lower_precision(copy_from: CopyFrom) -> None:
     model = nat(copy_from=copy_from).to(torch.bfloat16)
     found = model.translate(padded(sentences(4)), ParallelSettings(candidates=2, nbest=2))
     assert all(outputs and np.isfinite(outputs[0].score) for outputs in found)

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from seqkd.errors import WorkError
 from seqkd.models.incremental import IncrementalTransformer
-from seqkd.models.transformer import Activation, Norm, Transformer
+from seqkd.models.settings import Activation, Norm
+from seqkd.models.transformer import Transformer
 from seqkd.search import BeamSearch, BeamSettings, FusedSearchModel, SteppingModel
 from seqkd.search.gpu import engine as engine_module
 from seqkd.search.gpu.engine import KEPT, Buffers, GraphTransformer, Shape, rung, runs_here

@@ -16,8 +16,9 @@ from seqkd.models.incremental import IncrementalTransformer
 from seqkd.models.incremental_lstm import IncrementalLstm
 from seqkd.models.incremental_sru import IncrementalSru
 from seqkd.models.lstm import Lstm
-from seqkd.models.sru import Cell, Sru
-from seqkd.models.transformer import Activation, Norm, Transformer
+from seqkd.models.settings import Activation, Cell, Norm, StackSettings
+from seqkd.models.sru import Sru
+from seqkd.models.transformer import Transformer
 from seqkd.search import BeamSearch, BeamSettings, SearchModel
 from seqkd.search.candidates import top_candidates
 from seqkd.search.constraints import NEVER
@@ -46,7 +47,7 @@ def recurrent(arch: str, norm: Norm = "pre", activation: Activation = "relu") ->
     else:
         cell: Cell = "sru" if arch == "sru" else "ssru"
         blocks: dict[str, Any] = {"heads": 2, "ffn_dim": 96, "encoder_layers": 2, "decoder_layers": 2}
-        found = Sru(**sizes, **blocks, cell=cell, norm=norm, activation=activation)
+        found = Sru(StackSettings(**sizes, **blocks, norm=norm, activation=activation), cell=cell)
     with torch.no_grad():
         for parameter in found.parameters():
             parameter.mul_(1.2).add_(0.05 * torch.randn_like(parameter))  # biases and peepholes begin as zeros
@@ -265,7 +266,7 @@ def test_bad_weights_are_found(arithmetic: Arithmetic, value: float) -> None:
 def test_models_that_do_not_fit_the_vector_unit_are_left_to_torch() -> None:
     assert usable(model())
     narrow = Transformer(
-        source_vocab=9, target_vocab=9, dim=24, heads=3, ffn_dim=32, encoder_layers=1, decoder_layers=1
+        StackSettings(source_vocab=9, target_vocab=9, dim=24, heads=3, ffn_dim=32, encoder_layers=1, decoder_layers=1)
     )
     assert not usable(narrow)
     sizes: dict[str, Any] = {"source_vocab": 9, "target_vocab": 9, "encoder_layers": 1, "decoder_layers": 1}

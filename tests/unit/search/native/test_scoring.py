@@ -7,7 +7,8 @@ import random
 import pytest
 import torch
 
-from seqkd.models.transformer import Activation, Norm, Transformer
+from seqkd.models.settings import Activation, Norm
+from seqkd.models.transformer import Transformer
 from seqkd.search import BeamSearch, BeamSettings, score_pairs
 from seqkd.search.native.build import kernels
 from seqkd.search.native.engine import NativeModel

@@ -17,6 +17,7 @@ from seqkd.models.nat.dag import Dag
 from seqkd.models.nat.stack import ParallelStack
 from seqkd.models.nat.vanilla import Nat
 from seqkd.models.protocol import Output, ParallelSettings
+from seqkd.models.settings import StackSettings
 from seqkd.search.native.build import kernels
 from seqkd.search.native.stack import NativeParallel, NativeStack
 from seqkd.search.native.weights import Arithmetic, available, usable
@@ -50,13 +51,8 @@ def stack_of(*, decoder_positions: int = 3 * ROOM, seed: int = 0, **more: Any) -
         **more,
     }
     model = ParallelStack(
-        source_vocab=VOCAB,
-        target_vocab=VOCAB,
-        dropout=0.1,
-        encoder_positions=ROOM,
+        StackSettings(source_vocab=VOCAB, target_vocab=VOCAB, dropout=0.1, max_positions=ROOM, **settings),
         decoder_positions=decoder_positions,
-        pad_id=PAD,
-        **settings,
     )
     settled(model)
     return model
@@ -204,17 +200,17 @@ def test_positions_that_are_not_there_are_refused() -> None:
 
 
 def ctc(upsample: int = 3) -> Ctc:
-    return Ctc(source_vocab=VOCAB, target_vocab=VOCAB, **WIDTHS, max_positions=ROOM, upsample=upsample)
+    return Ctc(StackSettings(source_vocab=VOCAB, target_vocab=VOCAB, **WIDTHS, max_positions=ROOM), upsample=upsample)
 
 
 MODELS: dict[str, Any] = {
-    "nat": lambda: Nat(source_vocab=VOCAB, target_vocab=VOCAB, **WIDTHS, max_positions=ROOM),
+    "nat": lambda: Nat(StackSettings(source_vocab=VOCAB, target_vocab=VOCAB, **WIDTHS, max_positions=ROOM)),
     "fertility": lambda: Nat(
-        source_vocab=VOCAB, target_vocab=VOCAB, **WIDTHS, max_positions=ROOM, copy_from="fertility"
+        StackSettings(source_vocab=VOCAB, target_vocab=VOCAB, **WIDTHS, max_positions=ROOM), copy_from="fertility"
     ),
-    "cmlm": lambda: Cmlm(source_vocab=VOCAB, target_vocab=VOCAB, **WIDTHS, max_positions=ROOM),
+    "cmlm": lambda: Cmlm(StackSettings(source_vocab=VOCAB, target_vocab=VOCAB, **WIDTHS, max_positions=ROOM)),
     "ctc": ctc,
-    "dag": lambda: Dag(source_vocab=VOCAB, target_vocab=VOCAB, **WIDTHS, max_positions=ROOM, upsample=3),
+    "dag": lambda: Dag(StackSettings(source_vocab=VOCAB, target_vocab=VOCAB, **WIDTHS, max_positions=ROOM), upsample=3),
 }
 SETTINGS = {
     "one": ParallelSettings(iterations=3),

@@ -102,7 +102,8 @@ class Progress:
             self._bar.update(self._task, completed=self.done, status=self._status())
             return
         now = time.monotonic()
-        if now - self._last_line >= LINE_SECONDS:
+        finished = self.total is not None and self.done >= self.total  # the last line comes at the end
+        if now - self._last_line >= LINE_SECONDS and not finished:
             self._last_line = now
             say(self.line())
 

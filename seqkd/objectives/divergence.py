@@ -9,7 +9,7 @@ k probabilities as they are and how much is left for the rest, not how that is s
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,6 +17,20 @@ from torch import Tensor
 from seqkd.objectives.base import SoftTargets
 
 Direction = Literal["forward", "reverse"]
+
+
+class Mixture(NamedTuple):
+    """What a word-level loss is mixed of.
+
+    Attributes:
+        temperature: T, of both models' distributions in the divergence.
+        alpha: Share of the teacher.
+        smoothing: Of the likelihood.
+    """
+
+    temperature: float
+    alpha: float
+    smoothing: float
 
 
 def full_divergence(student: Tensor, teacher: Tensor, direction: Direction) -> tuple[Tensor, Tensor]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -145,6 +145,47 @@ def _times(values: Tensor, counts: Tensor | None) -> Tensor:
     return values if counts is None else values * counts
 
 
+def native_likelihood(
+    rows: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    smoothing: float,
+    scales: Tensor | None,
+    sums: Tensor,
+    grads: Sequence[Tensor] | None,
+    factor: float = 1.0,
+) -> tuple[Tensor, Tensor]:
+    """What `projected_nll` gives, from what the CPU's kernels gave.
+
+    Args:
+        rows: `[tokens, dim]` float32.
+        weight: `[vocab, dim]` float32.
+        targets: See `projected_nll`; so are the next two.
+        smoothing: See above.
+        scales: See above.
+        sums: `[tokens]`, the logits' log-sum-exp.
+        grads: Gradients of rows and weight, which hold the softmax's part; the targets' is taken off them.
+        factor: What the likelihood counts in these gradients.
+    """
+    counts = None if scales is None else scales[:, None]
+    wanted = weight.index_select(0, targets)
+    # Rounded as the kernel rounds them, so that a certain token's loss is not below zero.
+    picked = (rows.bfloat16().float() * wanted.bfloat16().float()).sum(-1)
+    loss = nll = _times(sums - picked, scales).sum()
+    if grads is not None:
+        grad_rows, grad_weight = grads
+        grad_rows -= _times(wanted.mul_(factor * (1 - smoothing)), counts)
+        native.scatter_rows(grad_weight, targets.contiguous(), _times(rows, counts), factor * (smoothing - 1))
+    if smoothing:
+        share = smoothing / len(weight)
+        weight_sum, row_sum = weight.sum(0), _times(rows, counts).sum(0)
+        loss = (1 - smoothing) * nll + smoothing * _times(sums, scales).sum() - share * (row_sum @ weight_sum)
+        if grads is not None:
+            grad_rows -= _times(factor * share * weight_sum, counts)
+            grad_weight -= factor * share * row_sum
+    return loss, nll
+
+
 class _NativeNll(torch.autograd.Function):
     """The same by the CPU's kernels."""
 
@@ -159,25 +200,14 @@ class _NativeNll(torch.autograd.Function):
         train: bool,
     ) -> tuple[Tensor, Tensor]:
         rows, weight = features.detach().float().contiguous(), weight.detach()
-        counts = None if scales is None else scales[:, None]
-        wanted = weight.index_select(0, targets)
-        # Rounded as the kernel rounds them, so that a certain token's loss is not below zero.
-        picked = (rows.bfloat16().float() * wanted.bfloat16().float()).sum(-1)
+        grads = None
         if train:
-            sums, grad_rows, grad_weight = native.log_sum_exp_gradients(rows, weight, scales)
-            grad_rows -= _times(wanted.mul_(1 - smoothing), counts)
-            native.scatter_rows(grad_weight, targets.contiguous(), _times(rows, counts), smoothing - 1)
+            sums, *grads = native.log_sum_exp_gradients(rows, weight, scales)
         else:
             sums = native.log_sum_exp(rows, weight)
-        loss = nll = _times(sums - picked, scales).sum()
-        if smoothing:
-            share = smoothing / len(weight)
-            weight_sum, row_sum = weight.sum(0), _times(rows, counts).sum(0)
-            loss = (1 - smoothing) * nll + smoothing * _times(sums, scales).sum() - share * (row_sum @ weight_sum)
-            if train:
-                grad_rows -= _times(share * weight_sum, counts)
-                grad_weight -= share * row_sum
-        if train:
+        loss, nll = native_likelihood(rows, weight, targets, smoothing, scales, sums, grads)
+        if grads is not None:
+            grad_rows, grad_weight = grads
             ctx.save_for_backward(grad_rows.to(features.dtype), grad_weight)
         nll = nll.clone()
         ctx.mark_non_differentiable(nll)

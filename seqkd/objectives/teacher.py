@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -72,9 +73,7 @@ class Teacher:
         kind = batch.source.device.type
         with torch.no_grad(), _autocast(kind, self._autocast):
             members = [(kept_features(model, batch), model.output_weight) for model in self._models]
-        return Distributions(
-            [Projection(rows, weight, self._autocast or weight.dtype) for rows, weight in members], self._temperature
-        )
+        return Distributions(members, self._autocast, self._temperature)
 
 
 def _autocast(kind: str, dtype: torch.dtype | None) -> AbstractContextManager[object]:
@@ -84,16 +83,28 @@ def _autocast(kind: str, dtype: torch.dtype | None) -> AbstractContextManager[ob
 
 
 class Distributions:
-    """A teacher's distributions over the vocabulary, computed when a chunk of rows asks for them."""
+    """A teacher's distributions over the vocabulary, computed when a chunk of rows asks for them.
 
-    def __init__(self, members: Sequence[Projection], temperature: float) -> None:
-        self._members = members
-        self._temperature = temperature
+    Attributes:
+        members: Of each model what its output layer reads `[rows, dim]`, and that layer's weight `[vocab, dim]`.
+        autocast: The type of the products; None for that of the weights.
+        temperature: What logits are divided by.
+    """
+
+    def __init__(
+        self, members: Sequence[tuple[Tensor, Tensor]], autocast: torch.dtype | None, temperature: float
+    ) -> None:
+        self.members, self.autocast, self.temperature = members, autocast, temperature
+
+    @cached_property
+    def _projections(self) -> list[Projection]:
+        return [Projection(rows, weight, self.autocast or weight.dtype) for rows, weight in self.members]
 
     def logprobs(self, start: int, stop: int) -> Tensor:
         """`[stop - start, vocab]` log-probabilities, float32 at least."""
-        with torch.no_grad(), torch.autocast(self._members[0].rows.device.type, enabled=False):
-            members = [(member.logits(start, stop) / self._temperature).log_softmax(dim=-1) for member in self._members]
+        with torch.no_grad(), torch.autocast(self.members[0][0].device.type, enabled=False):
+            logits = (member.logits(start, stop) for member in self._projections)
+            members = [(each / self.temperature).log_softmax(dim=-1) for each in logits]
             if len(members) == 1:
                 return members[0]
             return torch.logsumexp(torch.stack(members), dim=0) - math.log(len(members))

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from seqkd.models.functional import rounded_rows
 from seqkd.objectives.base import Batch, LossOutput, SoftTargets, TeacherForced, kept_features
-from seqkd.objectives.divergence import Direction, full_divergence, likelihood, sparse_divergence, top_k
+from seqkd.objectives.divergence import Direction, Mixture, full_divergence, likelihood, sparse_divergence, top_k
+from seqkd.objectives.native_kd import kernels_serve, native_kd
 from seqkd.objectives.projection import projected_nll
-from seqkd.objectives.teacher import Projection, Teacher, chunk_rows
+from seqkd.objectives.teacher import Distributions, Projection, Teacher, chunk_rows
 
 Divergence = Callable[[Tensor, int, int], tuple[Tensor, Tensor]]
 """Of the student's `[rows, vocab]` log-probabilities, which are those of rows `start` to `stop`: see `divergence`."""
@@ -52,21 +53,22 @@ class WordKd:
         if self.alpha == 0.0 or not model.training:
             loss, nll = projected_nll(rows, forced.output_weight, targets, self.smoothing, weights)
         else:
-            loss, nll = projected_kd(
-                rows,
-                forced.output_weight,
-                targets,
-                self._divergence(batch),
-                temperature=self.temperature,
-                alpha=self.alpha,
-                smoothing=self.smoothing,
-                scales=weights,
-            )
+            teacher = None if self.teacher is None else self.teacher(batch)
+            arguments = rows, forced.output_weight, targets
+            kinds = Mixture(self.temperature, self.alpha, self.smoothing)
+            if teacher is not None and self._compares_all(teacher) and kernels_serve(*arguments[:2], teacher):
+                loss, nll = native_kd(*arguments, teacher, kinds, weights)
+            else:
+                loss, nll = projected_kd(*arguments, self._divergence(batch, teacher), kinds, weights)
         return LossOutput(loss, nll, batch.total)
 
-    def _divergence(self, batch: Batch) -> Divergence:
+    def _compares_all(self, teacher: Distributions) -> bool:
+        """Whether it is plain cross-entropy over the whole vocabulary."""
+        return self.direction == "forward" and not 0 < self.top < len(teacher.members[0][1])
+
+    def _divergence(self, batch: Batch, teacher: Distributions | None) -> Divergence:
         soft = batch.soft
-        if self.teacher is None:
+        if teacher is None:
             if soft is None:
                 raise ValueError("the batch has no soft targets, and there is no teacher to ask")
 
@@ -74,11 +76,10 @@ class WordKd:
                 return sparse_divergence(student, _rows(soft, start, stop), self.direction)
 
             return written
-        distributions = self.teacher(batch)
 
         def live(student: Tensor, start: int, stop: int) -> tuple[Tensor, Tensor]:
-            logprobs = distributions.logprobs(start, stop)
-            if self.top and self.top < logprobs.size(1):
+            logprobs = teacher.logprobs(start, stop)
+            if 0 < self.top < logprobs.size(1):
                 return sparse_divergence(student, top_k(logprobs, self.top), self.direction)
             return full_divergence(student, logprobs.to(student.dtype), self.direction)
 
@@ -95,10 +96,7 @@ def projected_kd(
     weight: Tensor,
     targets: Tensor,
     divergence: Divergence,
-    *,
-    temperature: float,
-    alpha: float,
-    smoothing: float,
+    mixture: Mixture,
     scales: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The output layer and `WordKd` in one; as in `projected_nll` logits of all tokens never exist at the same time.
@@ -108,9 +106,7 @@ def projected_kd(
         weight: `[vocab, dim]`.
         targets: `[tokens]` int64.
         divergence: Called once for each chunk of rows.
-        temperature: See `WordKd`.
-        alpha: See `WordKd`.
-        smoothing: See `WordKd`.
+        mixture: See `WordKd`.
         scales: `[tokens]` float32, what each token's loss is multiplied by; None for 1.
 
     Returns:
@@ -121,7 +117,7 @@ def projected_kd(
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
     with torch.autocast(kind, enabled=False):
         return _ProjectedKd.apply(  # type: ignore
-            features, weight, targets, divergence, dtype, temperature, alpha, smoothing, scales, torch.is_grad_enabled()
+            features, weight, targets, divergence, dtype, mixture, scales, torch.is_grad_enabled()
         )
 
 
@@ -136,12 +132,11 @@ class _ProjectedKd(torch.autograd.Function):
         targets: Tensor,
         divergence: Divergence,
         dtype: torch.dtype,
-        temperature: float,
-        alpha: float,
-        smoothing: float,
+        mixture: Mixture,
         scales: Tensor | None,
         train: bool,
     ) -> tuple[Tensor, Tensor]:
+        temperature, alpha, smoothing = mixture
         student = Projection(features, weight, dtype)
         wide = torch.promote_types(dtype, torch.float32)
         loss, nll = (torch.zeros((), dtype=wide, device=features.device) for _ in range(2))
@@ -181,4 +176,4 @@ class _ProjectedKd(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         rows, weight = ctx.saved_tensors
-        return rows * grads[0], weight * grads[0], None, None, None, None, None, None, None, None
+        return rows * grads[0], weight * grads[0], None, None, None, None, None, None

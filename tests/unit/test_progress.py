@@ -40,6 +40,13 @@ def test_plain_lines_come_every_ten_seconds_and_at_the_end(clock: Clock, capsys:
     assert len(lines) == 6
 
 
+def test_the_last_line_comes_once(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
+    with Progress("select", 100, "rows") as bar:
+        clock.now += 20
+        bar.advance(100)
+    assert capsys.readouterr().err.splitlines() == ["select: 100/100 rows (100%), 5.00 rows/s, took 0:20"]
+
+
 def test_what_an_earlier_run_did_does_not_count_towards_the_rate(clock: Clock) -> None:
     with Progress("distill", 2000, "sentences", done=1000) as bar:
         clock.now += 10

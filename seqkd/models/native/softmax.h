@@ -1,30 +1,30 @@
-// The output layer over a vocabulary: log-sum-exp with its gradients, and the likeliest piece. A part of training.cpp.
+// The output layer over a vocabulary: log-sum-exp with its gradients, what a softmax expects, and the likeliest piece. A part of training.cpp.
 #pragma once
 
 extern "C" {
-// Log-sum-exp of each row's logits x * w^T. If grad_x is given, also the gradients of these, each times its row's `weight`
-// (null: 1), summed: the expected row of w under the softmax in grad_x, and for each v the sum over rows of (probability of
-// v) * x in row v of grad_w, which is added to.
-void seqkd_softmax(const float* x, const float* w, const float* weight, int rows, int dim, int vocab, int threads,
-                   float* log_sums, float* grad_x, float* grad_w) {
-  static thread_local Buffer<uint16_t> outward_buffer, inward_buffer, left_buffer, kept_buffer, x_buffer;
-  static thread_local Buffer<float> reference_buffer, totals_buffer, expected_buffer;
-  const int steps = dim / BLOCK, panels = vocab / BLOCK, panels_of_dim = dim / BLOCK;
+// Log-sum-exp of each row's logits x * w^T. If `expected` [rows x width] is given, also, each row times its `weight` (null: 1):
+// the row of `values` [vocab x width] that the softmax expects, and in row v of `to` [vocab x width], which is added to, the
+// sum over rows of (probability of v) * y [rows x width]. With w for the values and x for y these are the gradients.
+void seqkd_softmax(const float* x, const float* w, const float* values, const float* y, const float* weight, int rows, int dim,
+                   int width, int vocab, int threads, float* log_sums, float* expected, float* to) {
+  static thread_local Buffer<uint16_t> outward_buffer, inward_buffer, left_buffer, kept_buffer, y_buffer;
+  static thread_local Buffer<float> reference_buffer, totals_buffer, sums_buffer;
+  const int steps = dim / BLOCK, panels = vocab / BLOCK, panels_of_width = width / BLOCK;
   const int room = std::max(BLOCK, int(std::min<size_t>(SOFTMAX_KEPT / vocab, size_t(blocks_of(rows, BLOCK)) * BLOCK)) /
                                        BLOCK * BLOCK);
   uint16_t* outward = outward_buffer.need(size_t(vocab) * dim);
-  uint16_t* inward = grad_x ? inward_buffer.need(size_t(vocab) * dim) : nullptr;
+  uint16_t* inward = expected ? inward_buffer.need(size_t(vocab) * width) : nullptr;
   with_unit(threads, [&](int part, int parts) {
     const Range own(panels, part, parts);
     pack_right_transposed(w, dim, own.first, own.last, outward);
-    if (inward) pack_right(w, nullptr, vocab, dim, own.first, own.last, panels, inward);
+    if (inward) pack_right(values, nullptr, vocab, width, own.first, own.last, panels, inward);
   });
   uint16_t* left = left_buffer.need(size_t(room) * dim);
-  uint16_t* kept = grad_x ? kept_buffer.need(size_t(room) * vocab) : nullptr;
-  uint16_t* x_right = grad_x ? x_buffer.need(size_t(room) * dim) : nullptr;
+  uint16_t* kept = expected ? kept_buffer.need(size_t(room) * vocab) : nullptr;
+  uint16_t* y_right = expected ? y_buffer.need(size_t(room) * width) : nullptr;
   float* reference = reference_buffer.need(room);
   float* totals = totals_buffer.need(size_t(room) * threads);
-  float* expected = grad_x ? expected_buffer.need(size_t(room) * dim * threads) : nullptr;
+  float* sums = expected ? sums_buffer.need(size_t(room) * width * threads) : nullptr;
   for (int first = 0; first < rows; first += room) {
     const int count = std::min(room, rows - first), row_blocks = blocks_of(count, BLOCK);
     with_unit(threads, [&](int part, int parts) {
@@ -61,9 +61,9 @@ void seqkd_softmax(const float* x, const float* w, const float* weight, int rows
         float* logits = logits_buffer.need(BLOCK * SOFTMAX_COLUMNS);
         uint16_t* narrowed = narrow_buffer.need(BLOCK * SOFTMAX_COLUMNS);
         float* own_totals = totals + size_t(part) * room;
-        float* own_expected = grad_x ? expected + size_t(part) * room * dim : nullptr;
+        float* own_sums = expected ? sums + size_t(part) * room * width : nullptr;
         std::fill_n(own_totals, row_blocks * BLOCK, 0.0f);
-        if (grad_x && own.first == own.last) std::fill_n(own_expected, size_t(row_blocks) * BLOCK * dim, 0.0f);
+        if (expected && own.first == own.last) std::fill_n(own_sums, size_t(row_blocks) * BLOCK * width, 0.0f);
         vf highest = splat(-INFINITY);
         for (int column = own.first; column < own.last; column += SOFTMAX_COLUMNS) {
           const int columns = std::min(SOFTMAX_COLUMNS, own.last - column), column_steps = columns / BLOCK;
@@ -74,30 +74,30 @@ void seqkd_softmax(const float* x, const float* w, const float* weight, int rows
             for (int r = 0; r < BLOCK; ++r) {
               const int row = block * BLOCK + r;
               const float* from = logits + r * SOFTMAX_COLUMNS;
-              uint16_t* to = narrowed + (size_t(r / 16) * column_steps) * TILE + r % 16 * 32;
+              uint16_t* packed = narrowed + (size_t(r / 16) * column_steps) * TILE + r % 16 * 32;
               if (row >= count) {
-                for (int c = 0; c < columns; c += BLOCK, to += TILE) _mm512_store_si512(to, _mm512_setzero_si512());
+                for (int c = 0; c < columns; c += BLOCK, packed += TILE) _mm512_store_si512(packed, _mm512_setzero_si512());
                 continue;
               }
               const vf base = splat(reference[row]);
               vf even = {}, odd = {};
-              for (int c = 0; c < columns; c += BLOCK, to += TILE) {
+              for (int c = 0; c < columns; c += BLOCK, packed += TILE) {
                 const vf a = load(from + c) - base, b = load(from + c + LANES) - base;
                 highest = vmax(highest, vmax(a, b));
                 const vf p = vexp(a), q = vexp(b);
                 even += p, odd += q;
-                _mm512_store_si512(to, narrow32(p, q));
+                _mm512_store_si512(packed, narrow32(p, q));
               }
               own_totals[row] += sum(even + odd);
             }
-            if (!grad_x) continue;
-            for (int panel = 0; panel < panels_of_dim; ++panel) {
-              float* out = own_expected + size_t(block) * BLOCK * dim + panel * BLOCK;
+            if (!expected) continue;
+            for (int panel = 0; panel < panels_of_width; ++panel) {
+              float* out = own_sums + size_t(block) * BLOCK * width + panel * BLOCK;
               const uint16_t* b = inward + (size_t(panel) * panels + column / BLOCK) * 2 * TILE;
               if (column == own.first)
-                product<ZERO>(narrowed, size_t(column_steps) * TILE, b, column_steps, out, dim);
+                product<ZERO>(narrowed, size_t(column_steps) * TILE, b, column_steps, out, width);
               else
-                product<ADD>(narrowed, size_t(column_steps) * TILE, b, column_steps, out, dim);
+                product<ADD>(narrowed, size_t(column_steps) * TILE, b, column_steps, out, width);
             }
             // Kept for the gradient of w, columns as rows.
             for (int c = 0; c < columns; c += 16) {
@@ -122,24 +122,24 @@ void seqkd_softmax(const float* x, const float* w, const float* weight, int rows
       log_sums[first + r] = reference[r] + std::log(totals[r]);
       totals[r] = (weight ? weight[first + r] : 1.0f) / totals[r];
     }
-    if (!grad_x) continue;
+    if (!expected) continue;
     with_unit(threads, [&](int part, int parts) {
       const Range own(row_blocks, part, parts);
-      pack_right(x + size_t(first) * dim, totals, count, dim, own.first, own.last, row_blocks, x_right);
+      pack_right(y + size_t(first) * width, totals, count, width, own.first, own.last, row_blocks, y_right);
       for (int r = own.first * BLOCK; r < std::min(count, own.last * BLOCK); ++r)
-        for (int c = 0; c < dim; c += LANES) {
-          vf total = load(expected + size_t(r) * dim + c);
-          for (int p = 1; p < used; ++p) total += load(expected + (size_t(p) * room + r) * dim + c);
-          store(grad_x + size_t(first + r) * dim + c, total * totals[r]);
+        for (int c = 0; c < width; c += LANES) {
+          vf total = load(sums + size_t(r) * width + c);
+          for (int p = 1; p < used; ++p) total += load(sums + (size_t(p) * room + r) * width + c);
+          store(expected + size_t(first + r) * width + c, total * totals[r]);
         }
     });
     with_unit(threads, [&](int part, int parts) {
       const Range own(panels, part, parts);
       for (int panel = own.first; panel < own.last; ++panel)
-        for (int c = 0; c < panels_of_dim; ++c)
+        for (int c = 0; c < panels_of_width; ++c)
           product<ADD>(kept + size_t(panel) * 2 * row_blocks * TILE, size_t(row_blocks) * TILE,
-                       x_right + size_t(c) * row_blocks * 2 * TILE, row_blocks, grad_w + size_t(panel) * BLOCK * dim + c * BLOCK,
-                       dim);
+                       y_right + size_t(c) * row_blocks * 2 * TILE, row_blocks,
+                       to + size_t(panel) * BLOCK * width + c * BLOCK, width);
     });
   }
 }

@@ -113,7 +113,7 @@ def feed_forward_backward(
 def log_sum_exp(x: Tensor, weight: Tensor) -> Tensor:
     """Of the logits `x @ weight.T` of each row: `[rows]`."""
     sums = torch.empty(len(x))
-    _softmax(x, weight, None, sums, None, None)
+    _softmax(x, weight, None, None, None, sums, None, None)
     return sums
 
 
@@ -129,8 +129,27 @@ def log_sum_exp_gradients(x: Tensor, weight: Tensor, shares: Tensor | None) -> t
         The sums `[rows]`, and the gradients of `x` and `weight`.
     """
     sums, grad_x, grad_w = torch.empty(len(x)), torch.empty_like(x), torch.zeros_like(weight)
-    _softmax(x, weight, shares, sums, grad_x, grad_w)
+    _softmax(x, weight, weight, x, shares, sums, grad_x, grad_w)
     return sums, grad_x, grad_w
+
+
+def expected_rows(x: Tensor, weight: Tensor, values: Tensor, y: Tensor, shares: Tensor, to: Tensor) -> Tensor:
+    """What one model's softmax makes of another model's output layer.
+
+    Args:
+        x: `[rows, dim]`.
+        weight: `[vocab, dim]`; probabilities are the softmax of `x @ weight.T`.
+        values: `[vocab, width]`.
+        y: `[rows, width]`.
+        shares: `[rows]`, what each row's results are multiplied by.
+        to: `[vocab, width]`, to which `probabilities.T @ y` is added.
+
+    Returns:
+        `probabilities @ values`, `[rows, width]`.
+    """
+    sums, expected = torch.empty(len(x)), torch.empty_like(y)
+    _softmax(x, weight, values, y, shares, sums, expected, to)
+    return expected
 
 
 def best(x: Tensor, weight: Tensor) -> Tensor:
@@ -148,11 +167,19 @@ def scatter_rows(to: Tensor, places: Tensor, x: Tensor, scale: float) -> None:
 
 
 def _softmax(
-    x: Tensor, weight: Tensor, shares: Tensor | None, sums: Tensor, grad_x: Tensor | None, grad_w: Tensor | None
+    x: Tensor,
+    weight: Tensor,
+    values: Tensor | None,
+    y: Tensor | None,
+    shares: Tensor | None,
+    sums: Tensor,
+    expected: Tensor | None,
+    to: Tensor | None,
 ) -> None:
     vocab, dim = weight.shape
-    results = map(_at, (sums, grad_x, grad_w))
-    _library().seqkd_softmax(_at(x), _at(weight), _at(shares), len(x), dim, vocab, _threads(), *results)
+    width = 0 if values is None else values.size(1)
+    inputs, results = map(_at, (x, weight, values, y, shares)), map(_at, (sums, expected, to))
+    _library().seqkd_softmax(*inputs, len(x), dim, width, vocab, _threads(), *results)
 
 
 def _library() -> ctypes.CDLL:

@@ -19,7 +19,7 @@ from seqkd.models.settings import StackSettings
 from seqkd.models.transformer import Transformer
 from seqkd.objectives import teacher as teacher_module
 from seqkd.objectives.base import SoftTargets
-from seqkd.objectives.divergence import Direction, full_divergence, sparse_divergence, top_k
+from seqkd.objectives.divergence import Direction, Mixture, full_divergence, sparse_divergence, top_k
 from seqkd.objectives.nll import LabelSmoothedNll
 from seqkd.objectives.teacher import Teacher
 from seqkd.objectives.word_kd import Divergence, WordKd, projected_kd
@@ -29,12 +29,12 @@ VOCAB = 20
 BATCH = batch_of([([5, 6], [8, 9, 10]), ([7], [11]), ([12, 13, 14, 15], [4, 5, 6, 7, 8, 9])])
 
 
-def transformer(seed: int, *, dim: int = 16, dropout: float = 0.0) -> Transformer:
+def transformer(seed: int, *, dim: int = 16, dropout: float = 0.0, vocab: int = VOCAB) -> Transformer:
     torch.manual_seed(seed)
     return Transformer(
         StackSettings(
-            source_vocab=VOCAB,
-            target_vocab=VOCAB,
+            source_vocab=vocab,
+            target_vocab=vocab,
             dim=dim,
             heads=2,
             ffn_dim=32,
@@ -125,9 +125,7 @@ def test_equals_the_plain_formula(
             weight,
             targets,
             from_logits(teacher, temperature, top, direction),
-            temperature=temperature,
-            alpha=alpha,
-            smoothing=smoothing,
+            Mixture(temperature, alpha, smoothing),
         )
     torch.testing.assert_close(loss, expected)
     torch.testing.assert_close(nll, functional.cross_entropy(logits, targets, reduction="sum").detach())
@@ -146,7 +144,7 @@ def test_against_one_hot_targets_it_is_the_likelihood() -> None:
             student, SoftTargets(targets[start:stop, None], torch.zeros(stop - start, 1), None), "forward"
         ),
     ):
-        loss, nll = projected_kd(features, weight, targets, divergence, temperature=1.0, alpha=1.0, smoothing=0.0)
+        loss, nll = projected_kd(features, weight, targets, divergence, Mixture(1.0, 1.0, 0.0))
         expected = functional.cross_entropy(features @ weight.t(), targets, reduction="sum")
         torch.testing.assert_close(loss, expected)
         torch.testing.assert_close(nll, expected.detach())

@@ -16,6 +16,7 @@ pytestmark = pytest.mark.skipif(training.kernels() is None, reason="needs a CPU 
 
 THREADS = st.sampled_from([1, 2])
 WIDTHS = st.sampled_from([32, 64, 96])
+SEEDS = st.integers(0, 9)
 
 
 def low(x: Tensor) -> Tensor:
@@ -115,6 +116,27 @@ def test_log_sum_exp_and_its_gradients(rows: int, dim: int, vocab: int, scale: f
     # Probabilities are bf16 in the products.
     assert far(grad_x, probabilities @ low(weight)) < 5e-3
     assert far(grad_w, probabilities.t() @ x.double()) < 1e-2
+
+
+@given(
+    rows=st.integers(1, 150), dim=WIDTHS, width=WIDTHS, vocab=st.sampled_from([32, 1600]), threads=THREADS, seed=SEEDS
+)
+@settings(max_examples=25, deadline=None)
+def test_what_a_softmax_expects_of_other_rows(
+    rows: int, dim: int, width: int, vocab: int, threads: int, seed: int
+) -> None:
+    torch.manual_seed(seed)
+    x, weight, shares = torch.randn(rows, dim), torch.randn(vocab, dim), torch.randn(rows)
+    values, y, to = torch.randn(vocab, width), torch.randn(rows, width), torch.randn(vocab, width)
+    probabilities = (low(x) @ low(weight).t()).softmax(-1) * shares.double()[:, None]
+    before, added = torch.get_num_threads(), to.clone()
+    torch.set_num_threads(threads)
+    try:
+        expected = training.expected_rows(x, weight, values, y, shares, added)
+    finally:
+        torch.set_num_threads(before)
+    assert far(expected, probabilities @ low(values)) < 5e-3
+    assert far(added - to, probabilities.t() @ y.double()) < 1e-2
 
 
 @given(

@@ -47,19 +47,19 @@ class WordKd:
     def __call__(self, model: nn.Module, batch: Batch) -> LossOutput:
         """The loss of a model with `encode`, `decode_features` and `output_weight`."""
         forced = cast(TeacherForced, model)
-        rows = kept_features(forced, batch)
+        rows, layer = kept_features(forced, batch), forced.output_weight
         targets = batch.target_out.flatten().index_select(0, batch.kept)
         weights = batch.weights_at(batch.kept, batch.target_out.size(1))
         if self.alpha == 0.0 or not model.training:
-            loss, nll = projected_nll(rows, forced.output_weight, targets, self.smoothing, weights)
+            loss, nll = projected_nll(rows, layer, targets, self.smoothing, weights)
         else:
             teacher = None if self.teacher is None else self.teacher(batch)
-            arguments = rows, forced.output_weight, targets
-            kinds = Mixture(self.temperature, self.alpha, self.smoothing)
-            if teacher is not None and self._compares_all(teacher) and kernels_serve(*arguments[:2], teacher):
-                loss, nll = native_kd(*arguments, teacher, kinds, weights)
+            mixture = Mixture(self.temperature, self.alpha, self.smoothing)
+            if teacher is not None and self._compares_all(teacher) and kernels_serve(rows, layer, teacher):
+                loss, nll = native_kd(rows, layer, targets, teacher, mixture, weights)
             else:
-                loss, nll = projected_kd(*arguments, self._divergence(batch, teacher), kinds, weights)
+                divergence = self._divergence(batch, teacher)
+                loss, nll = projected_kd(rows, layer, targets, divergence, mixture, weights)
         return LossOutput(loss, nll, batch.total)
 
     def _compares_all(self, teacher: Distributions) -> bool:

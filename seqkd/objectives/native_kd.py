@@ -19,11 +19,11 @@ from seqkd.objectives.projection import native_likelihood
 from seqkd.objectives.teacher import Distributions
 
 
-def kernels_serve(features: Tensor, weight: Tensor, teacher: Distributions) -> bool:
-    """Whether there is one teacher at temperature 1, gradients are wanted, and all products are the kernels'."""
+def kernels_serve(features: Tensor, weight: Tensor, teacher: Distributions, mixture: Mixture) -> bool:
+    """Whether there is one teacher, all is at temperature 1, gradients are wanted, and products are the kernels'."""
     return (
         torch.is_grad_enabled()
-        and teacher.temperature == 1.0
+        and mixture.temperature == teacher.temperature == 1.0
         and len(teacher.members) == 1
         and teacher.autocast == torch.bfloat16
         and native.serves(features, weight)

@@ -55,7 +55,7 @@ class WordKd:
         else:
             teacher = None if self.teacher is None else self.teacher(batch)
             mixture = Mixture(self.temperature, self.alpha, self.smoothing)
-            if teacher is not None and self._compares_all(teacher) and kernels_serve(rows, layer, teacher):
+            if teacher is not None and self._compares_all(teacher) and kernels_serve(rows, layer, teacher, mixture):
                 loss, nll = native_kd(rows, layer, targets, teacher, mixture, weights)
             else:
                 divergence = self._divergence(batch, teacher)

@@ -57,7 +57,7 @@ def losses(tokens: int, vocab: int, widths: tuple[int, int]) -> dict[str, Callab
         return projected_kd(student(), weight, targets, divergence, mixture)
 
     found = {"likelihood alone": lambda: projected_nll(student(), weight, targets, SMOOTHING), "plain torch": plain}
-    if kernels_serve(features, weight, teacher()):
+    if kernels_serve(features, weight, teacher(), mixture):
         found["kernels"] = lambda: native_kd(student(), weight, targets, teacher(), mixture)
     return found
 

@@ -1,4 +1,5 @@
-// The output layer over a vocabulary: log-sum-exp with its gradients, what a softmax expects, and the likeliest piece. A part of training.cpp.
+// The output layer over a vocabulary: log-sum-exp with its gradients, what a softmax expects, and the likeliest piece.
+// A part of training.cpp.
 #pragma once
 
 extern "C" {

@@ -72,19 +72,20 @@ def test_a_teacher_that_is_the_student_gives_no_gradient() -> None:
 
 def test_when_they_serve() -> None:
     features, weight, _, member = leaves()
-    teacher = Distributions([member], torch.bfloat16, 1.0)
-    assert not kernels_serve(features, weight, teacher)
+    teacher, mixture = Distributions([member], torch.bfloat16, 1.0), Mixture(1.0, 0.5, 0.1)
+    assert not kernels_serve(features, weight, teacher, mixture)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert kernels_serve(features, weight, teacher)
+        assert kernels_serve(features, weight, teacher, mixture)
+        assert not kernels_serve(features, weight, teacher, Mixture(2.0, 0.5, 0.1))
         for others in (
             Distributions([member], None, 1.0),
             Distributions([member], torch.bfloat16, 2.0),
             Distributions([member, member], torch.bfloat16, 1.0),
             Distributions([(member[0], member[1][:90])], torch.bfloat16, 1.0),
         ):
-            assert not kernels_serve(features, weight, others)
+            assert not kernels_serve(features, weight, others, mixture)
         with torch.no_grad():
-            assert not kernels_serve(features, weight, teacher)
+            assert not kernels_serve(features, weight, teacher, mixture)
 
 
 @pytest.mark.parametrize(("settings", "served"), [({}, True), ({"top": 3}, False), ({"direction": "reverse"}, False)])

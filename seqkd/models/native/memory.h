@@ -19,3 +19,14 @@ struct Buffer {  // grows, is aligned to cache lines, and is never cleared
   Buffer(const Buffer&) = delete;
   Buffer& operator=(const Buffer&) = delete;
 };
+
+constexpr int LINE = 64;  // bytes of a cache line
+
+// Memory that is wanted soon, asked for some lines at a time while something else is computed.
+struct Ahead {
+  const char* at = nullptr;
+  int lines = 0;  // at a time
+  void ask() {
+    for (int i = 0; i < lines; ++i, at += LINE) __builtin_prefetch(at, 0, 2);  // into the second-level cache
+  }
+};

@@ -21,6 +21,7 @@ SOURCES = (
     "workers.h",
     "blocks.h",
     "gemm.h",
+    "operands.h",
     "../../models/native/memory.h",
     "../../models/native/pairs.h",
     "../../models/native/vector.h",

@@ -84,7 +84,7 @@ def teacher(norm: Literal["pre", "post"] = "post") -> tuple[Transformer, float]:
 
 def ways(upsample: int) -> dict[str, Decoder]:
     """What is timed, by name."""
-    wanted: list[Arithmetic] = ["float32", "bf16x3", "bf16"]
+    wanted: list[Arithmetic] = ["float32", "bf16x3", "bf16", "int8"]
     arithmetics = [arithmetic for arithmetic in wanted if available(arithmetic)]
     model, length = teacher()
     print(f"teacher: longest hypotheses of {length:.1f} tokens on average")

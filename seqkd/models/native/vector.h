@@ -6,6 +6,14 @@
 #include <immintrin.h>
 #endif
 
+// For a function that is called from several places: of copies of it, one might be compiled with products and sums rounded
+// together and another with each by itself, and a result would depend on who asked for it.
+#if defined(__clang__)
+#define COMPILED_ONCE __attribute__((noinline))
+#else
+#define COMPILED_ONCE __attribute__((noinline, noclone))
+#endif
+
 typedef float vf __attribute__((vector_size(64)));
 typedef float vf_any __attribute__((vector_size(64), aligned(4), may_alias));
 typedef int32_t vi __attribute__((vector_size(64)));

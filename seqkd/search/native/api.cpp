@@ -1,5 +1,6 @@
 // What Python calls, through ctypes: plain pointers and numbers only.
 #include <algorithm>
+#include <functional>
 #include <vector>
 
 #include "candidates.h"
@@ -40,7 +41,10 @@ Model* seqkd_model_new(int dim, int heads, int vocab, int pad, int eos, int pre,
   m->activation = activation, m->memory = Memory(memory), m->arithmetic = Arithmetic(arithmetic);
   m->source_embedding = source_embedding, m->target_embedding = target_embedding;
   m->source_positions = source_positions, m->target_positions = target_positions;
-  m->workers.start(threads);
+  m->workers.start(threads, [m](const std::function<void()>& work) {
+    MatrixUnit unit(m->arithmetic);
+    work();
+  });
   if (m->memory == LSTM) {
     m->lstm.encoder = std::vector<LstmLayer>(encoder_layers);
     m->lstm.decoder = std::vector<Weight>(decoder_layers);

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "gemm.h"
+#include "workers.h"
 
 constexpr float NEVER = -std::numeric_limits<float>::infinity();
 
@@ -283,44 +284,77 @@ struct Best {
   }
 };
 
+// Whether a product is long enough to be shared out among threads, which takes about a microsecond.
+static inline bool worth_sharing(int rows, const Weight& w) {
+  constexpr int64_t ENOUGH = 1 << 18;  // products of two numbers
+  return int64_t(round_up(rows, VECTOR_ROWS)) * w.outputs * w.inputs >= ENOUGH;
+}
+
 // Log-sum-exp, top-k and, if `chosen` says which, one chosen logit of every row of A * W^T. Logits live in a small buffer
 // only: 32 rows by `PANELS` panels at a time are reduced while they are in the first-level cache.
 struct Reduction {
   static constexpr int PANELS = 8, WIDTH = PANELS * BLOCK;
+  static constexpr int SHARED = 1 << 18;  // logits at a time where threads share them
   Buffer<float> logits;
   std::vector<float> reference;
   std::vector<double> total;
   Best best;
 
-  void run(const Operand& a, const Weight& w, int count, const int64_t* chosen, float* lse, float* chosen_logit) {
-    float* block = logits.need(BLOCK * WIDTH);
+  void run(Workers& workers, const Operand& a, const Weight& w, int count, const int64_t* chosen, float* lse,
+           float* chosen_logit) {
     reference.assign(a.rows, NEVER);
     total.assign(a.rows, 0.0);
     best.start(a.rows, count);
-    for (int first = 0; first < w.panels; first += PANELS) {
-      const int panels = std::min(PANELS, w.panels - first);
-      const int offset = first * BLOCK;
-      const int columns = std::min(WIDTH, w.outputs - offset), padded = round_up(columns, LANES);
-      for (int row = 0; row < a.rows; row += BLOCK) {
-        for (int p = 0; p < panels; ++p) product(a, w, row, first + p, block + p * BLOCK, WIDTH);
-        for (int r = 0; r < std::min(BLOCK, a.rows - row); ++r) {
-          float* x = block + r * WIDTH;
-          if (!w.bias.empty())
-            for (int c = 0; c < padded; c += LANES) store(x + c, load(x + c) + load(&w.bias[offset + c]));
-          for (int c = columns; c < padded; ++c) x[c] = NEVER;
-          reduce(x, padded, offset, row + r);
-          if (!chosen) continue;
-          const int64_t at = chosen[row + r] - offset;
-          if (at >= 0 && at < columns) chosen_logit[row + r] = x[at];
-        }
-      }
-    }
+    auto take = [&](float* x, int first, int row) {
+      const int offset = first * BLOCK, columns = std::min(WIDTH, w.outputs - offset), padded = round_up(columns, LANES);
+      if (!w.bias.empty())
+        for (int c = 0; c < padded; c += LANES) store(x + c, load(x + c) + load(&w.bias[offset + c]));
+      for (int c = columns; c < padded; ++c) x[c] = NEVER;
+      reduce(x, padded, offset, row);
+      if (!chosen) return;
+      const int64_t at = chosen[row] - offset;
+      if (at >= 0 && at < columns) chosen_logit[row] = x[at];
+    };
+    if (workers.shares() && worth_sharing(a.rows, w))
+      shared(workers, a, w, take);
+    else
+      alone(a, w, take);
     for (int r = 0; r < a.rows; ++r) lse[r] = float(reference[r] + std::log(total[r]));
+  }
+
+  template <typename Take>
+  void alone(const Operand& a, const Weight& w, Take take) {
+    float* block = logits.need(BLOCK * WIDTH);
+    for (int first = 0; first < w.panels; first += PANELS)
+      for (int row = 0; row < a.rows; row += BLOCK) {
+        for (int p = first; p < std::min(first + PANELS, w.panels); ++p)
+          product(a, w, row, p, block + (p - first) * BLOCK, WIDTH);
+        for (int r = row; r < std::min(row + BLOCK, a.rows); ++r) take(block + (r - row) * WIDTH, first, r);
+      }
+  }
+
+  // Products by panels, then rows by themselves, so that every sum has the order that it has above.
+  template <typename Take>
+  void shared(Workers& workers, const Operand& a, const Weight& w, Take take) {
+    const int rows = round_up(a.rows, BLOCK), most = std::max(1, SHARED / rows / WIDTH) * PANELS;
+    float* block = logits.need(size_t(rows) * most * BLOCK);
+    for (int first = 0; first < w.panels; first += most) {
+      const int panels = std::min(most, w.panels - first), stride = panels * BLOCK;
+      workers.share(panels, [&](int begin, int count) {
+        for (int p = begin; p < begin + count; ++p)
+          for (int row = 0; row < a.rows; row += BLOCK)
+            product(a, w, row, first + p, block + size_t(row) * stride + p * BLOCK, stride);
+      });
+      workers.share(a.rows, [&](int begin, int count) {
+        for (int r = begin; r < begin + count; ++r)
+          for (int p = 0; p < panels; p += PANELS) take(block + size_t(r) * stride + p * BLOCK, first + p, r);
+      });
+    }
   }
 
   // Adds exp(x - reference) up; the reference is the largest logit of the row's first columns, and moves only when
   // one comes so far above it that the sum might overflow.
-  void reduce(const float* x, int columns, int offset, int row) {
+  COMPILED_ONCE void reduce(const float* x, int columns, int offset, int row) {
     constexpr float FAR = 60.0f;
     float bar = best.bar(row);
     if (bar == NEVER) bar = std::max(bar, floor_of(x, columns, best.vectors));

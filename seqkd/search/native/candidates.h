@@ -27,7 +27,7 @@ static void reduce_rows(const Model& m, Scratch& w, int beam, const Row* list, i
   std::vector<float> lse(rows), eos(rows);
   const std::vector<int64_t> ends(rows, m.eos);
   Reduction& reduction = w.reduction;
-  reduction.run(w.operand, m.output, few, ends.data(), lse.data(), eos.data());
+  reduction.run(m.workers, w.operand, m.output, few, ends.data(), lse.data(), eos.data());
   for (int r = 0; r < rows; ++r) {
     const size_t at = size_t(list[r].slot) * beam + list[r].beam;
     out.lse[at] = lse[r], out.eos[at] = eos[r];

@@ -67,7 +67,7 @@ static void admit(const Model& m, State& s, int count, const int64_t* places, co
   Caches<T> cache = caches(s, T{});
   const size_t slots = s.slots.size();
   for (size_t l = 0; l < m.decoder.size(); ++l) {
-    multiply(w.operand, m.decoder[l].key_value, wide, PLAIN);
+    multiply(m, w.operand, m.decoder[l].key_value, wide, PLAIN);
     for (int n = 0, row = 0; n < count; ++n) {
       const size_t base = (l * slots + places[n]) * s.max_source;
       for (int p = 0; p < lengths[n]; ++p, ++row) {
@@ -91,7 +91,7 @@ static void admit_lstm(const Model& m, State& s, int count, const int64_t* place
   const float* x = encode_lstm(m, w, sentences, ids, stride);
   float* wide = w.wide.need(std::max(size_t(rows) * 2, size_t(count) * layers) * d);
   w.operand.set(m.arithmetic, x, rows, d);
-  multiply(w.operand, m.lstm.key_value, wide, PLAIN);
+  multiply(m, w.operand, m.lstm.key_value, wide, PLAIN);
   for (int n = 0; n < count; ++n)
     std::copy_n(wide + size_t(sentences.first[n]) * 2 * d, size_t(lengths[n]) * 2 * d,
                 s.cross_keys.data + size_t(places[n]) * s.max_source * 2 * d);
@@ -101,7 +101,7 @@ static void admit_lstm(const Model& m, State& s, int count, const int64_t* place
     std::copy_n(x + size_t(sentences.first[n]) * d + half, half, ends + size_t(n) * d + half);
   }
   w.operand.set(m.arithmetic, ends, count, d);
-  multiply(w.operand, m.lstm.start, wide, PLAIN);
+  multiply(m, w.operand, m.lstm.start, wide, PLAIN);
   for (int n = 0; n < count; ++n) {
     s.slots[places[n]] = {0, lengths[n], true};
     float* record = s.first_record(int(places[n]));
@@ -174,7 +174,7 @@ static void attend_to_past(const Model& m, Scratch& w, State& s, size_t l, const
   const size_t slots = s.slots.size();
 
   w.operand.set(m.arithmetic, block_input(m, w, layer.attention_norm, x, rows), rows, d);
-  multiply(w.operand, layer.qkv, wide, PLAIN);
+  multiply(m, w.operand, layer.qkv, wide, PLAIN);
   for (int r = 0; r < rows; ++r) {
     if (const int ahead = r + s.beam; ahead < rows) {
       const Row next = list[ahead];
@@ -202,7 +202,7 @@ static void attend_to_past(const Model& m, Scratch& w, State& s, size_t l, const
     attend(own, slot.position + 1, keys, values, m.heads, head_dim, scale, scores, attended + size_t(r) * d);
   }
   w.operand.set(m.arithmetic, attended, rows, d);
-  multiply(w.operand, layer.out, x, ADD);
+  multiply(m, w.operand, layer.out, x, ADD);
   if (!m.pre) layer.attention_norm.apply(x, x, rows);
 }
 
@@ -214,7 +214,7 @@ static void remember(const Model& m, Scratch& w, State& s, size_t l, const Row* 
   const float* input = block_input(m, w, layer.attention_norm, x, rows);
   float* products = w.wide.need(size_t(rows) * wide);
   w.operand.set(m.arithmetic, input, rows, d);
-  multiply(w.operand, layer.qkv, products, PLAIN);
+  multiply(m, w.operand, layer.qkv, products, PLAIN);
   for (int r = 0; r < rows; ++r, input += d, products += wide) {
     const float* cells = before(s, list[r]) + l * d;
     float *left = after(s, list[r]) + l * d, *out = x + size_t(r) * d;
@@ -255,7 +255,7 @@ static void attend_to_source(const Model& m, Scratch& w, State& s, size_t l, con
   const size_t slots = s.slots.size();
 
   w.operand.set(m.arithmetic, block_input(m, w, layer.cross_norm, x, rows), rows, d);
-  multiply(w.operand, layer.query, wide, PLAIN);
+  multiply(m, w.operand, layer.query, wide, PLAIN);
   for (int r = 0; r < rows; ++r) {
     if (const int ahead = r + s.beam; ahead < rows && list[ahead].place != list[ahead - 1].place) {
       const size_t base = (l * slots + list[ahead].place) * s.max_source;
@@ -273,7 +273,7 @@ static void attend_to_source(const Model& m, Scratch& w, State& s, size_t l, con
     attend(wide + size_t(r) * d, source, keys, values, m.heads, head_dim, scale, scores, attended + size_t(r) * d);
   }
   w.operand.set(m.arithmetic, attended, rows, d);
-  multiply(w.operand, layer.cross_out, x, ADD);
+  multiply(m, w.operand, layer.cross_out, x, ADD);
   if (!m.pre) layer.cross_norm.apply(x, x, rows);
 }
 
@@ -320,7 +320,7 @@ static const float* advance_lstm(const Model& m, Scratch& w, State& s, const int
     }
     for (int l = 0; l < layers; ++l) {
       w.operand.set(m.arithmetic, input, rows, (l == 0 ? 3 : 2) * d);
-      multiply(w.operand, m.lstm.decoder[l], gates, PLAIN);
+      multiply(m, w.operand, m.lstm.decoder[l], gates, PLAIN);
       for (int r = 0; r < rows; ++r) {
         const float* record = before(s, list[r]) + (1 + 2 * l) * d;
         float* left = after(s, list[r]) + (1 + 2 * l) * d;
@@ -340,7 +340,7 @@ static const float* advance_lstm(const Model& m, Scratch& w, State& s, const int
       attend_whole(top + size_t(r) * d, entries, source, d, scores, y + size_t(r) * d);
     }
     w.operand.set(m.arithmetic, top, rows, d);
-    multiply(w.operand, m.lstm.mix, y, ADD);
+    multiply(m, w.operand, m.lstm.mix, y, ADD);
     for (int r = 0; r < rows; ++r) {
       float* left = after(s, list[r]);
       for (int i = 0; i < d; i += LANES) {

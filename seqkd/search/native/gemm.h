@@ -216,12 +216,13 @@ static inline void product(const Operand& a, const Weight& w, int row, int panel
 
 enum Finish { PLAIN = 0, RELU = 1, GELU = 2, ADD = 3 };
 
-// c[m x outputs] = finish(A * W^T + bias); ADD adds onto what c holds (the residual). Fastest where what is read and
-// written stays in the second-level cache: callers give some hundred rows at a time.
-static void multiply(const Operand& a, const Weight& w, float* c, Finish finish) {
+// c[m x outputs] = finish(A * W^T + bias), of `count` panels from `first` on; ADD adds onto what c holds (the residual).
+// Fastest where what is read and written stays in the second-level cache: callers give some hundred rows at a time.
+template <Finish finish>
+COMPILED_ONCE void multiply_panels(const Operand& a, const Weight& w, float* c, int first, int count) {
   alignas(64) float tile[BLOCK * BLOCK];
   const bool integers = a.arithmetic == INT8;
-  for (int panel = 0; panel < w.panels; ++panel) {
+  for (int panel = first; panel < first + count; ++panel) {
     const int columns = std::min(BLOCK, w.outputs - panel * BLOCK);
     vf bias[2] = {};
     if (!w.bias.empty()) bias[0] = load(&w.bias[panel * BLOCK]), bias[1] = load(&w.bias[panel * BLOCK + LANES]);
@@ -247,5 +248,14 @@ static void multiply(const Operand& a, const Weight& w, float* c, Finish finish)
         }
       }
     }
+  }
+}
+
+static void multiply_panels(const Operand& a, const Weight& w, float* c, Finish finish, int first, int count) {
+  switch (finish) {
+    case PLAIN: return multiply_panels<PLAIN>(a, w, c, first, count);
+    case RELU: return multiply_panels<RELU>(a, w, c, first, count);
+    case GELU: return multiply_panels<GELU>(a, w, c, first, count);
+    case ADD: return multiply_panels<ADD>(a, w, c, first, count);
   }
 }

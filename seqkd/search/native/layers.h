@@ -7,7 +7,6 @@
 #include <vector>
 
 #include "attention.h"
-#include "workers.h"
 
 // How a decoder knows what it has written.
 enum Memory { ATTENTION = 0, SSRU = 1, SRU = 2, LSTM = 3 };
@@ -39,7 +38,7 @@ struct Model {
   Lstm lstm;  // in their place
   Norm encoder_norm, decoder_norm;
   Weight output, split;  // split: one encoder state to the inputs of several decoder positions
-  Workers workers;
+  mutable Workers workers;
 };
 
 // What one thread needs while it works.
@@ -72,11 +71,17 @@ struct MatrixUnit {
   bool on;
 };
 
+// c = finish(A * W^T + bias), see `multiply_panels`; by all threads if there are few rows and much to do.
+static void multiply(const Model& m, const Operand& a, const Weight& w, float* c, Finish finish) {
+  if (!worth_sharing(a.rows, w)) return multiply_panels(a, w, c, finish, 0, w.panels);
+  m.workers.share(w.panels, [&](int first, int count) { multiply_panels(a, w, c, finish, first, count); });
+}
+
 static void feed_forward(const Model& m, Scratch& w, const Layer& layer, const float* input, float* x, int rows) {
   const int inner = layer.ffn_out.inputs;
   float* hidden = w.hidden.need(size_t(rows) * layer.inner.outputs);
   w.operand.set(m.arithmetic, input, rows, m.dim);
-  multiply(w.operand, layer.inner, hidden, m.activation == 0 ? RELU : m.activation == 1 ? GELU : PLAIN);
+  multiply(m, w.operand, layer.inner, hidden, m.activation == 0 ? RELU : m.activation == 1 ? GELU : PLAIN);
   if (m.activation == 2) {
     for (int r = 0; r < rows; ++r) {
       const float* both = hidden + size_t(r) * 2 * inner;
@@ -87,7 +92,7 @@ static void feed_forward(const Model& m, Scratch& w, const Layer& layer, const f
     }
   }
   w.operand.set(m.arithmetic, hidden, rows, inner);
-  multiply(w.operand, layer.ffn_out, x, ADD);
+  multiply(m, w.operand, layer.ffn_out, x, ADD);
 }
 
 // What a block reads: the stream itself, or its norm where norms come first.
@@ -163,10 +168,10 @@ static void self_attention(const Model& m, Scratch& w, const Layer& layer, const
   float* wide = w.wide.need(size_t(rows) * 3 * d);
   float* attended = w.attended.need(size_t(rows) * d);
   w.operand.set(m.arithmetic, block_input(m, w, layer.attention_norm, x, rows), rows, d);
-  multiply(w.operand, layer.qkv, wide, PLAIN);
+  multiply(m, w.operand, layer.qkv, wide, PLAIN);
   attend_all(m, w, sentences, wide, 3 * d, sentences, wide + d, 3 * d, causal, attended);
   w.operand.set(m.arithmetic, attended, rows, d);
-  multiply(w.operand, layer.out, x, ADD);
+  multiply(m, w.operand, layer.out, x, ADD);
   if (!m.pre) layer.attention_norm.apply(x, x, rows);
 }
 

@@ -13,12 +13,12 @@ static void cross_attention(const Model& m, Scratch& w, const Layer& layer, cons
   float* query = w.wide.need(size_t(rows) * d);
   float* entries = w.hidden.need(size_t(source.rows()) * 2 * d);
   float* attended = w.attended.need(size_t(rows) * d);
-  multiply(w.memory, layer.key_value, entries, PLAIN);
+  multiply(m, w.memory, layer.key_value, entries, PLAIN);
   w.operand.set(m.arithmetic, block_input(m, w, layer.cross_norm, x, rows), rows, d);
-  multiply(w.operand, layer.query, query, PLAIN);
+  multiply(m, w.operand, layer.query, query, PLAIN);
   attend_all(m, w, asking, query, d, source, entries, 2 * d, false, attended);
   w.operand.set(m.arithmetic, attended, rows, d);
-  multiply(w.operand, layer.cross_out, x, ADD);
+  multiply(m, w.operand, layer.cross_out, x, ADD);
   if (!m.pre) layer.cross_norm.apply(x, x, rows);
 }
 
@@ -52,7 +52,7 @@ static void upsample(const Model& m, int count, const int64_t* ids, int stride, 
     const float* memory = encode(m, w, source, ids + size_t(first) * stride, stride);
     float* y = w.y.need(size_t(frames.rows()) * m.dim);
     w.operand.set(m.arithmetic, memory, source.rows(), m.dim);
-    multiply(w.operand, m.split, y, PLAIN);
+    multiply(m, w.operand, m.split, y, PLAIN);
     decode(m, w, frames, false, y, frames, source, memory);
     finish(w, first, frames, y);
   });
@@ -64,7 +64,7 @@ static void top_pieces(const Model& m, Scratch& w, const float* features, int ro
   w.operand.set(m.arithmetic, features, rows, m.dim);
   // As many more as might have to be left out.
   const int wanted = count + int(banned.size());
-  w.reduction.run(w.operand, m.output, wanted, nullptr, lse, nullptr);
+  w.reduction.run(m.workers, w.operand, m.output, wanted, nullptr, lse, nullptr);
   for (int r = 0; r < rows; ++r)
     for (int i = 0, kept = 0; i < wanted && kept < count; ++i) {
       const int64_t id = w.reduction.best.ids_of(r)[i];
@@ -95,6 +95,6 @@ static void score(const Model& m, Scratch& w, const Ragged& target, const int32_
   decode(m, w, target, true, y, asking, source, memory + size_t(sources.first[owners[0]]) * d);
   w.operand.set(m.arithmetic, y, rows, d);
   std::vector<float> lse(rows);
-  w.reduction.run(w.operand, m.output, 1, ids, lse.data(), logprobs);
+  w.reduction.run(m.workers, w.operand, m.output, 1, ids, lse.data(), logprobs);
   for (int row = 0; row < rows; ++row) logprobs[row] -= lse[row];
 }

@@ -71,7 +71,7 @@ static const float* encode_lstm(const Model& m, Scratch& w, const Ragged& senten
   for (const LstmLayer& layer : m.lstm.encoder) {
     w.operand.set(m.arithmetic, x, rows, d);
     for (int back = 0; back < 2; ++back) {
-      multiply(w.operand, layer.gates[back], gates, PLAIN);
+      multiply(m, w.operand, layer.gates[back], gates, PLAIN);
       std::fill_n(cells, size_t(count) * half, 0.0f);
       int active = count;
       for (int t = 0; t < sentences.longest; ++t) {
@@ -82,7 +82,7 @@ static const float* encode_lstm(const Model& m, Scratch& w, const Ragged& senten
         for (int i = 0; i < active; ++i) std::copy_n(gates + row(i) * 4 * half, 4 * half, step + size_t(i) * 4 * half);
         if (t > 0) {
           w.memory.set(m.arithmetic, hidden, active, half);
-          multiply(w.memory, layer.recurrent[back], step, ADD);
+          multiply(m, w.memory, layer.recurrent[back], step, ADD);
         }
         for (int i = 0; i < active; ++i) {
           float* cell = cells + size_t(i) * half;

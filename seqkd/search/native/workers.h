@@ -1,16 +1,25 @@
-// A few threads that share out rows; the rows of a step do not depend on each other.
+// A few threads that share out rows; the rows of a step do not depend on each other. Where there are too few rows for all
+// of them, one thread goes through the rows and the others help it with each product.
 #pragma once
 #include <algorithm>
+#include <atomic>
 #include <condition_variable>
+#include <cstdint>
 #include <functional>
 #include <mutex>
 #include <thread>
 #include <vector>
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
 
 class Workers {
  public:
-  // `threads` counts the caller.
-  void start(int threads) {
+  using Around = std::function<void(const std::function<void()>&)>;
+
+  // `threads` counts the caller. `around` calls what it is given, on a thread that is ready for products then.
+  void start(int threads, Around around) {
+    around_ = std::move(around);
     for (int i = 1; i < threads; ++i) pool_.emplace_back([this, i] { loop(i); });
   }
 
@@ -27,11 +36,12 @@ class Workers {
   void run(int total, int unit, const std::function<void(int, int)>& work) {
     if (total == 0) return;
     const int units = (total + unit - 1) / unit;
-    const int parts = std::min(int(pool_.size()) + 1, units);
-    if (parts == 1) return work(0, total);
+    if (pool_.empty()) return work(0, total);
+    if (2 * units <= threads()) return helped(total, work);
     {
       std::lock_guard<std::mutex> lock(mutex_);
-      work_ = &work, total_ = total, unit_ = unit, units_ = units, parts_ = parts, left_ = parts - 1;
+      parts_ = std::min(threads(), units), left_ = parts_ - 1;
+      work_ = &work, total_ = total, unit_ = unit, units_ = units;
       ++round_;
     }
     wake_.notify_all();
@@ -40,11 +50,78 @@ class Workers {
     done_.wait(lock, [this] { return left_ == 0; });
   }
 
+  // Within `work` above: calls `piece(first, count)` for parts of 0..total-1, on all threads if the others have nothing else
+  // to do, and waits for all.
+  template <typename Piece>
+  void share(int total, const Piece& piece) {
+    if (!helped_) return piece(0, total);
+    const int parts = std::min(total, 2 * threads());  // of a thread that comes late others take the second
+    const std::function<void(int)> task = [&](int i) {
+      const int first = int(int64_t(total) * i / parts);
+      piece(first, int(int64_t(total) * (i + 1) / parts) - first);
+    };
+    task_ = &task;
+    undone_.store(parts, std::memory_order_relaxed);
+    const uint64_t turn = (unclaimed_.load(std::memory_order_relaxed) >> 32) + 1;
+    unclaimed_.store(turn << 32 | uint64_t(parts), std::memory_order_release);
+    while (claim()) {
+    }
+    while (undone_.load(std::memory_order_acquire)) pause();
+  }
+
+  // Whether `share` has threads to share with.
+  bool shares() const { return helped_; }
+
  private:
+  int threads() const { return int(pool_.size()) + 1; }
+
   void part(int i) {
     const int first = units_ * i / parts_ * unit_;
     const int last = std::min(units_ * (i + 1) / parts_ * unit_, total_);
     (*work_)(first, last - first);
+  }
+
+  void helped(int total, const std::function<void(int, int)>& work) {
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      parts_ = 0;
+      ++round_;
+    }
+    helped_ = true;
+    wake_.notify_all();
+    work(0, total);
+    helped_ = false;
+  }
+
+  // Until nobody is helped any more. A waiting thread looks out for work all the time: to be woken takes longer than most
+  // products do.
+  void help() {
+    for (int idle = 0; helped_; ++idle) {
+      if (claim()) idle = 0;
+      if (idle < 1000)
+        pause();
+      else
+        std::this_thread::yield();
+    }
+  }
+
+  // Does one of the parts that nobody does yet. They are counted down together with the number of the turn, so that nobody
+  // takes a part for one of an earlier turn; and a turn cannot end before what is claimed of it is done.
+  bool claim() {
+    uint64_t seen = unclaimed_.load(std::memory_order_acquire);
+    while (uint32_t(seen)) {
+      if (!unclaimed_.compare_exchange_weak(seen, seen - 1, std::memory_order_acq_rel)) continue;
+      (*task_)(int(uint32_t(seen)) - 1);
+      undone_.fetch_sub(1, std::memory_order_acq_rel);
+      return true;
+    }
+    return false;
+  }
+
+  static void pause() {
+#if defined(__x86_64__)
+    _mm_pause();
+#endif
   }
 
   void loop(int i) {
@@ -54,19 +131,29 @@ class Workers {
       wake_.wait(lock, [&] { return stop_ || round_ != seen; });
       if (stop_) return;
       seen = round_;
-      if (i >= parts_) continue;
+      if (parts_ && i >= parts_) continue;
+      const bool whole = parts_;
       lock.unlock();
-      part(i);
+      if (whole)
+        part(i);
+      else
+        around_([this] { help(); });
       lock.lock();
-      if (--left_ == 0) done_.notify_one();
+      if (whole && --left_ == 0) done_.notify_one();
     }
   }
 
   std::vector<std::thread> pool_;
+  Around around_;
   std::mutex mutex_;
   std::condition_variable wake_, done_;
   const std::function<void(int, int)>* work_ = nullptr;
-  int total_ = 0, unit_ = 1, units_ = 0, parts_ = 1, left_ = 0;
+  int total_ = 0, unit_ = 1, units_ = 0, parts_ = 1, left_ = 0;  // parts 0: help
   long round_ = 0;
   bool stop_ = false;
+
+  std::atomic<bool> helped_{false};
+  const std::function<void(int)>* task_ = nullptr;
+  std::atomic<uint64_t> unclaimed_{0};  // above, the number of the turn
+  std::atomic<int> undone_{0};
 };

@@ -29,7 +29,7 @@ extern "C" void run(int arithmetic, int finish, const float* a, const float* w, 
   weight.pack(w, bias, n, k, Arithmetic(arithmetic));
   Operand operand;
   operand.set(Arithmetic(arithmetic), a, m, k);
-  multiply(operand, weight, c, Finish(finish));
+  multiply_panels(operand, weight, c, Finish(finish), 0, weight.panels);
 #if defined(__AMX_BF16__)
   if (arithmetic != FLOAT32) _tile_release();
 #endif

@@ -34,7 +34,7 @@ _SOURCE = Path(__file__).parent / "native" / "bleu.cpp"
 @functools.cache
 def kernels() -> ctypes.CDLL | None:
     """The compiled kernels; None where there is no compiler."""
-    library = compiled([_SOURCE], stage="select", otherwise="sentence BLEU goes on in NumPy, slower")
+    library = compiled(_SOURCE, stage="select", otherwise="sentence BLEU goes on in NumPy, slower")
     if library is not None:
         library.seqkd_words.restype = ctypes.c_int64
     return library

@@ -14,8 +14,7 @@ from seqkd.models.native.build import compiled
 
 LANES = 16  # floats in a vector
 HEAD_VECTORS = (1, 2, 3, 4, 5, 6, 8)  # in a head, as the kernels are compiled for
-_HERE = Path(__file__).parent
-_SOURCES = ("attention.cpp", "memory.h", "parallel.h", "vector.h")
+_SOURCE = Path(__file__).with_name("attention.cpp")
 
 
 class _Shape(ctypes.Structure):
@@ -29,9 +28,7 @@ class _Shape(ctypes.Structure):
 @functools.cache
 def kernels() -> ctypes.CDLL | None:
     """The compiled kernels; None where there is no compiler."""
-    return compiled(
-        [_HERE / name for name in _SOURCES], stage="train", otherwise="attention goes on in plain torch, slower"
-    )
+    return compiled(_SOURCE, stage="train", otherwise="attention goes on in plain torch, slower")
 
 
 def serves(query: Tensor, key: Tensor, value: Tensor) -> bool:

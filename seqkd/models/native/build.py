@@ -6,10 +6,10 @@ import ctypes
 import hashlib
 import os
 import platform
+import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 
 from seqkd.progress import say
@@ -23,11 +23,11 @@ def cache_folder() -> Path:
     return (Path(base) if base else Path.home() / ".cache") / "seqkd"
 
 
-def compiled(sources: Sequence[Path], *, stage: str, otherwise: str) -> ctypes.CDLL | None:
+def compiled(source: Path, *, stage: str, otherwise: str) -> ctypes.CDLL | None:
     """A library of kernels.
 
     Args:
-        sources: What is compiled, and after it what that includes.
+        source: What is compiled.
         stage: Named in the line that says why there are none.
         otherwise: What that line says happens then.
 
@@ -39,7 +39,7 @@ def compiled(sources: Sequence[Path], *, stage: str, otherwise: str) -> ctypes.C
         say(f"{stage}: no C++ compiler found (CXX, g++, clang++); {otherwise}")
         return None
     try:
-        return ctypes.CDLL(str(_built(compiler, sources)))
+        return ctypes.CDLL(str(_built(compiler, source)))
     except (OSError, subprocess.SubprocessError) as error:
         detail = getattr(error, "stderr", "") or str(error)
         say(f"{stage}: the CPU kernels could not be built; {otherwise}: {detail.strip()[:500]}")
@@ -55,19 +55,28 @@ def processor() -> str:
     return "".join(sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))}))
 
 
-def _built(compiler: str, sources: Sequence[Path]) -> Path:
+def included(source: Path) -> list[Path]:
+    """The file and all of ours that it includes, directly or not."""
+    found = [source]
+    for path in found:
+        names = re.findall(r'^#include "(.+)"', path.read_text(encoding="utf-8"), re.MULTILINE)
+        found += dict.fromkeys(other for name in names if (other := (path.parent / name).resolve()) not in found)
+    return found
+
+
+def _built(compiler: str, source: Path) -> Path:
     key = hashlib.sha256()
     for part in (compiler, *FLAGS, platform.machine(), processor()):
         key.update(part.encode() + b"\0")
-    for source in sources:
-        key.update(source.read_bytes())
-    path = cache_folder() / f"kernels-{key.hexdigest()[:16]}.so"
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
+    for path in included(source):
+        key.update(path.read_bytes())
+    library = cache_folder() / f"kernels-{key.hexdigest()[:16]}.so"
+    if not library.exists():
+        library.parent.mkdir(parents=True, exist_ok=True)
         # Several processes may build at once: each writes its own file, the last rename wins, all are alike.
-        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-            built = Path(folder) / path.name
-            command = [compiler, *FLAGS, str(sources[0]), "-o", str(built)]
+        with tempfile.TemporaryDirectory(dir=library.parent) as folder:
+            built = Path(folder) / library.name
+            command = [compiler, *FLAGS, str(source), "-o", str(built)]
             subprocess.run(command, check=True, capture_output=True, text=True, timeout=300)
-            built.rename(path)
-    return path
+            built.rename(library)
+    return library

@@ -18,8 +18,7 @@ from torch import Tensor
 from seqkd.models.native.build import compiled, processor
 
 WIDTH = 32  # widths must be multiples of it
-_HERE = Path(__file__).parent
-_SOURCES = ("training.cpp", "softmax.h", "tiles.h", "pairs.h", "memory.h", "parallel.h", "vector.h")
+_SOURCE = Path(__file__).with_name("training.cpp")
 
 
 @functools.cache
@@ -27,9 +26,7 @@ def kernels() -> ctypes.CDLL | None:
     """The compiled kernels; None where the CPU has no products of bf16, or there is no compiler."""
     if "avx512_bf16" not in processor():  # CPUs with a matrix unit have it, too
         return None
-    library = compiled(
-        [_HERE / name for name in _SOURCES], stage="train", otherwise="bf16 training goes on in plain torch, slower"
-    )
+    library = compiled(_SOURCE, stage="train", otherwise="bf16 training goes on in plain torch, slower")
     return library if library is not None and library.seqkd_training_unit() else None
 
 

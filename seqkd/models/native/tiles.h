@@ -147,7 +147,7 @@ static inline void product(const uint16_t* left, size_t lower, const uint16_t* r
       low[i] = start == ZERO ? _mm512_setzero_ps() : _mm512_loadu_ps(from);
       high[i] = start == ZERO ? _mm512_setzero_ps() : _mm512_loadu_ps(from + 16);
     }
-    add_pair_products(a, right, steps, low, high);
+    add_pair_products<PAIR_ROWS>(a, right, steps, low, high);
     for (int i = 0; i < PAIR_ROWS; ++i) {
       _mm512_storeu_ps(out + i * stride, low[i]);
       _mm512_storeu_ps(out + i * stride + 16, high[i]);

@@ -1,6 +1,7 @@
 // What Python calls, through ctypes: plain pointers and numbers only.
 #include <algorithm>
 #include <functional>
+#include <numeric>
 #include <vector>
 
 #include "candidates.h"
@@ -10,6 +11,12 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 #endif
+
+static int64_t sum(const int32_t* lengths, int count) { return std::accumulate(lengths, lengths + count, int64_t{0}); }
+
+static int64_t upsampling_effort(const Model& m, int64_t tokens) {
+  return effort(m.encoding, tokens) + effort(m.decoding, m.split.outputs / m.dim * tokens);
+}
 
 extern "C" {
 
@@ -59,6 +66,7 @@ void seqkd_model_free(Model* m) { delete m; }
 
 // stack: 0 encoder, 1 decoder, 2 output layer, 3 what splits encoder states
 void seqkd_set_weight(Model* m, int stack, int layer, int part, const float* w, const float* bias, int n, int k) {
+  (stack == 0 ? m->encoding : m->decoding) += products_of(n, k, m->arithmetic);
   if (stack >= 2) return (stack == 2 ? m->output : m->split).pack(w, bias, n, k, m->arithmetic);
   Layer& l = (stack == 0 ? m->encoder : m->decoder)[layer];
   Weight* parts[] = {&l.qkv, &l.out, &l.query, &l.key_value, &l.cross_out, &l.inner, &l.ffn_out};
@@ -68,6 +76,7 @@ void seqkd_set_weight(Model* m, int stack, int layer, int part, const float* w, 
 // stack: 0 a layer of the encoder, 1 of the decoder, 2 what they share
 void seqkd_set_lstm(Model* m, int stack, int layer, int part, const float* w, const float* bias, int n, int k) {
   Lstm& lstm = m->lstm;
+  (stack == 0 ? m->encoding : m->decoding) += products_of(n, k, m->arithmetic);
   if (stack == 1) return lstm.decoder[layer].pack(w, bias, n, k, m->arithmetic);
   if (stack == 0) {
     LstmLayer& l = lstm.encoder[layer];
@@ -126,7 +135,7 @@ void seqkd_admit(Model* m, State* s, int count, const int64_t* places, const int
                  const int32_t* lengths) {
   std::vector<int64_t> kept(count);
   for (int n = 0; n < count; ++n) kept[n] = s->places[places[n]];
-  m->workers.run(count, 1, [&](int first, int part) {
+  m->workers.run(count, 1, effort(m->encoding, sum(lengths, count)), [&](int first, int part) {
     MatrixUnit unit(m->arithmetic);
     auto some = m->memory == LSTM ? admit_lstm : half_caches(m->arithmetic) ? admit<uint16_t> : admit<float>;
     some(*m, *s, part, &kept[first], ids + size_t(first) * stride, stride, lengths + first);
@@ -191,7 +200,7 @@ void seqkd_shrink(State* s, int count, const int64_t* slots) {
 
 // Encoder states [count][stride][dim]; those of padding are left as they are.
 void seqkd_encode(Model* m, int count, const int64_t* ids, int stride, const int32_t* lengths, float* memory) {
-  m->workers.run(count, 1, [&](int begin, int part) {
+  m->workers.run(count, 1, effort(m->encoding, sum(lengths, count)), [&](int begin, int part) {
     MatrixUnit unit(m->arithmetic);
     in_blocks(part, lengths + begin, AT_ONCE, [&](int first, int some) {
       first += begin;
@@ -205,7 +214,7 @@ void seqkd_encode(Model* m, int count, const int64_t* ids, int stride, const int
 // Inputs [count][stride][dim] to features of the same shape; those of padding are left as they are.
 void seqkd_decode(Model* m, int count, const float* inputs, int stride, const int32_t* lengths, const float* memory,
                   int source_stride, const int32_t* source_lengths, float* features) {
-  m->workers.run(count, 1, [&](int begin, int part) {
+  m->workers.run(count, 1, effort(m->decoding, sum(lengths, count)), [&](int begin, int part) {
     MatrixUnit unit(m->arithmetic);
     Scratch& w = scratch();
     in_blocks(part, lengths + begin, AT_ONCE, [&](int first, int some) {
@@ -225,7 +234,8 @@ void seqkd_decode(Model* m, int count, const float* inputs, int stride, const in
 void seqkd_top_pieces(Model* m, int rows, const float* features, int count, int banned_count, const int64_t* banned,
                       float* logits, int64_t* ids, float* lse) {
   const std::vector<int64_t> never(banned, banned + banned_count);
-  m->workers.run(rows, BLOCK, [&](int begin, int part) {
+  const int64_t output = products_of(m->output.outputs, m->output.inputs, m->arithmetic);
+  m->workers.run(rows, BLOCK, effort(output, rows), [&](int begin, int part) {
     MatrixUnit unit(m->arithmetic);
     for (int first = begin; first < begin + part; first += AT_ONCE)
       top_pieces(*m, scratch(), features + size_t(first) * m->dim, std::min(AT_ONCE, begin + part - first), count, never,
@@ -236,7 +246,7 @@ void seqkd_top_pieces(Model* m, int rows, const float* features, int count, int 
 // Features [count][times * stride][dim] of sentences whose encoder states are split; those of padding are left alone.
 void seqkd_upsampled(Model* m, int count, const int64_t* ids, int stride, const int32_t* lengths, float* features) {
   const size_t width = size_t(m->split.outputs) * stride;
-  m->workers.run(count, 1, [&](int begin, int part) {
+  m->workers.run(count, 1, upsampling_effort(*m, sum(lengths, count)), [&](int begin, int part) {
     upsample(*m, part, ids + size_t(begin) * stride, stride, lengths + begin,
              [&](Scratch&, int first, const Ragged& frames, const float* y) {
                frames.scatter(y, features + (begin + first) * width, int(width) / m->dim, m->dim);
@@ -249,7 +259,7 @@ void seqkd_best_upsampled(Model* m, int count, const int64_t* ids, int stride, c
                           const int64_t* banned, int64_t* pieces, float* logprobs) {
   const std::vector<int64_t> never(banned, banned + banned_count);
   const Ragged all = ragged(lengths, count, m->split.outputs / m->dim);
-  m->workers.run(count, 1, [&](int begin, int part) {
+  m->workers.run(count, 1, upsampling_effort(*m, sum(lengths, count)), [&](int begin, int part) {
     upsample(*m, part, ids + size_t(begin) * stride, stride, lengths + begin,
              [&](Scratch& w, int first, const Ragged& frames, const float* y) {
                const int rows = frames.rows();
@@ -267,7 +277,7 @@ void seqkd_score(Model* m, int sources, const int64_t* source_ids, int stride, c
                  const int32_t* owners, int64_t start, const int64_t* ids, const int32_t* lengths, float* logprobs) {
   const Ragged source = ragged(source_lengths, sources), target = ragged(lengths, pairs);
   std::vector<float> memory(size_t(source.rows()) * m->dim);
-  m->workers.run(sources, 1, [&](int begin, int part) {
+  m->workers.run(sources, 1, effort(m->encoding, source.rows()), [&](int begin, int part) {
     MatrixUnit unit(m->arithmetic);
     in_blocks(part, source_lengths + begin, AT_ONCE, [&](int first, int some) {
       first += begin;
@@ -276,7 +286,7 @@ void seqkd_score(Model* m, int sources, const int64_t* source_ids, int stride, c
       std::copy_n(x, size_t(sentences.rows()) * m->dim, &memory[size_t(source.first[first]) * m->dim]);
     });
   });
-  m->workers.run(pairs, 1, [&](int begin, int part) {
+  m->workers.run(pairs, 1, effort(m->decoding, target.rows()), [&](int begin, int part) {
     MatrixUnit unit(m->arithmetic);
     in_blocks(part, lengths + begin, AT_ONCE, [&](int first, int some) {
       first += begin;

@@ -177,9 +177,10 @@ static void attend(const float* query, int count, const T* const* keys, const T*
   }
 }
 
-// Whether a product is long enough to be shared out among threads, which takes about a microsecond.
+// Whether a product is long enough to be shared out among threads, which takes about a microsecond. A few rows take nearly as
+// long as eight: the weights have to be read.
 static inline bool worth_sharing(int rows, const Weight& w) {
-  constexpr int64_t ENOUGH = 1 << 18;  // products of two numbers
+  constexpr int64_t ENOUGH = 1 << 19;  // products of two numbers
   return int64_t(round_up(rows, VECTOR_ROWS)) * w.outputs * w.inputs >= ENOUGH;
 }
 

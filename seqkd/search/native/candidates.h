@@ -126,7 +126,7 @@ static void step_candidates(Model& m, State& s, const int64_t* tokens, const flo
       if (round.kept < out.count && last > NEVER && last >= bar[row.slot]) more.push_back(row), inputs.push_back(next);
       next += m.dim;
     }
-  m.workers.run(int(more.size()), BLOCK, [&](int first, int count) {
+  m.workers.run(int(more.size()), BLOCK, 0, [&](int first, int count) {
     MatrixUnit unit(m.arithmetic);
     Scratch& w = scratch();
     float* x = w.x.need(size_t(count) * m.dim);

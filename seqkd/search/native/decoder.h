@@ -358,7 +358,7 @@ static const float* advance_lstm(const Model& m, Scratch& w, State& s, const int
 // is the features, too.
 template <typename Finish>
 static void all_rows(Model& m, State& s, const int64_t* tokens, const std::vector<Row>& list, Finish finish) {
-  m.workers.run(int(list.size()), BLOCK, [&](int first, int count) {
+  m.workers.run(int(list.size()), BLOCK, effort(m.decoding, list.size()), [&](int first, int count) {
     MatrixUnit unit(m.arithmetic);
     Scratch& w = scratch();
     const Row* part = &list[first];

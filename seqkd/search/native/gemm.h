@@ -2,6 +2,7 @@
 // and VNNI), on the same layouts and with equal int8 results.
 #pragma once
 #include <algorithm>
+#include <type_traits>
 
 #include "../../models/native/pairs.h"
 #include "operands.h"
@@ -10,13 +11,30 @@
 constexpr int STEP = 2048;  // bytes
 
 // The panel after this one, asked for while the first block of rows is multiplied with this one: a share of it by each group
-// of `some` rows. Few rows would else wait for most of what they read: the processor's own guesses end at each page.
+// of eight rows. Few rows would else wait for most of what they read: the processor's own guesses end at each page.
 template <typename T>
-static inline Ahead next_panel(const T* panel, const Weight& w, int index, int row, int rows, int r, int some) {
+static inline Ahead next_panel(const T* panel, const Weight& w, int index, int row, int rows, int r) {
   if (row || index + 1 == w.panels) return {};
   const size_t bytes = size_t(w.depth) * BLOCK * sizeof(T);
-  const int groups = (rows + some - 1) / some, lines = (STEP / LINE + groups - 1) / groups;
-  return {reinterpret_cast<const char*>(panel) + bytes + r / some * (bytes / STEP) * lines * LINE, lines};
+  const int groups = (rows + VECTOR_ROWS - 1) / VECTOR_ROWS, lines = (STEP / LINE + groups - 1) / groups;
+  return {reinterpret_cast<const char*>(panel) + bytes + r / VECTOR_ROWS * (bytes / STEP) * lines * LINE, lines};
+}
+
+// Calls `work(count, first)` for every eight of so many rows and for those that are left, as many as `count` says: the
+// compiler knows it, so that rows that are not there cost nothing.
+template <typename Work>
+static inline void in_groups(int rows, const Work& work) {
+  int r = 0;
+  for (; r + VECTOR_ROWS <= rows; r += VECTOR_ROWS) work(std::integral_constant<int, VECTOR_ROWS>{}, r);
+  switch (rows - r) {
+    case 1: return work(std::integral_constant<int, 1>{}, r);
+    case 2: return work(std::integral_constant<int, 2>{}, r);
+    case 3: return work(std::integral_constant<int, 3>{}, r);
+    case 4: return work(std::integral_constant<int, 4>{}, r);
+    case 5: return work(std::integral_constant<int, 5>{}, r);
+    case 6: return work(std::integral_constant<int, 6>{}, r);
+    case 7: return work(std::integral_constant<int, 7>{}, r);
+  }
 }
 
 #if defined(__AMX_BF16__)
@@ -81,18 +99,20 @@ static inline void tile_product(const Operand& a, const Weight& w, int row, int 
   _tile_stored(3, out + 16L * stride + 16, stride * 4L);
 }
 #elif defined(__AVX512BF16__)
-static inline void tile_product(const Operand& a, const Weight& w, int row, int panel, float* out, int stride) {
-  const int rows = std::min(BLOCK, round_up(a.rows - row, PAIR_ROWS));
+COMPILED_ONCE static void tile_product(const Operand& a, const Weight& w, int row, int panel, float* out, int stride) {
+  const int rows = std::min(BLOCK, a.rows - row);
   const uint16_t* right = w.high.data + size_t(panel) * w.depth * BLOCK;
-  for (int r = 0; r < rows; r += PAIR_ROWS) {
-    __m512 low[PAIR_ROWS] = {}, high[PAIR_ROWS] = {};
+  in_groups(rows, [&](auto count, int r) {
+    constexpr int ROWS = decltype(count)::value;
+    __m512 low[ROWS] = {}, high[ROWS] = {};
     const uint16_t* left = a.high.data + size_t(row + r) / 16 * 16 * a.depth + (row + r) % 16 * 32;
-    add_pair_products(left, right, w.depth / 32, low, high, next_panel(right, w, panel, row, rows, r, PAIR_ROWS));
-    for (int i = 0; i < PAIR_ROWS; ++i) {
+    add_pair_products<ROWS>(left, right, w.depth / 32, low, high, next_panel(right, w, panel, row, rows, r));
+#pragma GCC unroll 8
+    for (int i = 0; i < ROWS; ++i) {
       store(out + size_t(r + i) * stride, (vf)low[i]);
       store(out + size_t(r + i) * stride + LANES, (vf)high[i]);
     }
-  }
+  });
 }
 #endif
 
@@ -124,19 +144,20 @@ static inline void byte_product(const Operand& a, const Weight& w, int row, int 
   _tile_stored(3, out + 16L * stride + 16, stride * 4L);
 }
 #elif defined(__AVX512VNNI__)
-static inline void byte_product(const Operand& a, const Weight& w, int row, int panel, float* out, int stride) {
-  constexpr int ROWS = VECTOR_ROWS;
-  const int rows = std::min(BLOCK, round_up(a.rows - row, ROWS));
+COMPILED_ONCE static void byte_product(const Operand& a, const Weight& w, int row, int panel, float* out, int stride) {
+  const int rows = std::min(BLOCK, a.rows - row);
+  const int8_t* panel_bytes = w.bytes.data + size_t(panel) * w.depth * BLOCK;
   const int32_t* offsets = w.offsets.data() + panel * BLOCK;
   const __m512i zero = _mm512_setzero_si512();
   const __m512i left_start = _mm512_sub_epi32(zero, _mm512_loadu_si512(offsets));
   const __m512i right_start = _mm512_sub_epi32(zero, _mm512_loadu_si512(offsets + LANES));
-  for (int r = 0; r < rows; r += ROWS) {
+  in_groups(rows, [&](auto count, int r) {
+    constexpr int ROWS = decltype(count)::value;
     __m512i left[ROWS], right[ROWS];
+#pragma GCC unroll 8
     for (int i = 0; i < ROWS; ++i) left[i] = left_start, right[i] = right_start;
-    const int8_t* b = w.bytes.data + size_t(panel) * w.depth * BLOCK;
-    const int8_t* x = a.bytes.data + size_t(row + r) / 16 * 16 * a.depth + (row + r) % 16 * 64;
-    Ahead ahead = next_panel(b, w, panel, row, rows, r, ROWS);
+    const int8_t *b = panel_bytes, *x = a.bytes.data + size_t(row + r) / 16 * 16 * a.depth + (row + r) % 16 * 64;
+    Ahead ahead = next_panel(panel_bytes, w, panel, row, rows, r);
     for (int c = 0; c < w.depth; c += 64, b += 2048, x += 1024) {
       ahead.ask();
       for (int four = 0; four < 16; ++four) {
@@ -151,22 +172,23 @@ static inline void byte_product(const Operand& a, const Weight& w, int row, int 
         }
       }
     }
+#pragma GCC unroll 8
     for (int i = 0; i < ROWS; ++i) {
       _mm512_storeu_si512(out + size_t(r + i) * stride, left[i]);
       _mm512_storeu_si512(out + size_t(r + i) * stride + LANES, right[i]);
     }
-  }
+  });
 }
 #endif
 
-static inline void vector_product(const Operand& a, const Weight& w, int row, int panel, float* out, int stride) {
-  constexpr int ROWS = VECTOR_ROWS;
-  const int rows = std::min(BLOCK, round_up(a.rows - row, ROWS));
-  for (int r = 0; r < rows; r += ROWS) {
+COMPILED_ONCE static void vector_product(const Operand& a, const Weight& w, int row, int panel, float* out, int stride) {
+  const int rows = std::min(BLOCK, a.rows - row);
+  const float* floats = w.floats.data + size_t(panel) * w.depth * BLOCK;
+  in_groups(rows, [&](auto count, int r) {
+    constexpr int ROWS = decltype(count)::value;
     vf left[ROWS] = {}, right[ROWS] = {};
-    const float* b = w.floats.data + size_t(panel) * w.depth * BLOCK;
-    const float* x = a.floats + size_t(row + r) * a.stride;
-    Ahead ahead = next_panel(b, w, panel, row, rows, r, ROWS);
+    const float *b = floats, *x = a.floats + size_t(row + r) * a.stride;
+    Ahead ahead = next_panel(floats, w, panel, row, rows, r);
     for (int c = 0; c < w.inputs; ++c, b += BLOCK) {
       if (c % (STEP / int(BLOCK * sizeof(float))) == 0) ahead.ask();
       vf b0 = load(b), b1 = load(b + LANES);
@@ -177,11 +199,12 @@ static inline void vector_product(const Operand& a, const Weight& w, int row, in
         right[i] += value * b1;
       }
     }
+#pragma GCC unroll 8
     for (int i = 0; i < ROWS; ++i) {
       store(out + size_t(r + i) * stride, left[i]);
       store(out + size_t(r + i) * stride + LANES, right[i]);
     }
-  }
+  });
 }
 
 // Sixteen int32 where `sums` points, as the floats that they stand for.

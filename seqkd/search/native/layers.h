@@ -38,6 +38,7 @@ struct Model {
   Lstm lstm;  // in their place
   Norm encoder_norm, decoder_norm;
   Weight output, split;  // split: one encoder state to the inputs of several decoder positions
+  int64_t encoding = 0, decoding = 0;  // what a row of each stack takes, see `products_of`
   mutable Workers workers;
 };
 
@@ -70,6 +71,14 @@ struct MatrixUnit {
   }
   bool on;
 };
+
+// The effort, as `Workers::run` wants it, of so many rows of a stack; a few take as long as eight: weights have to be read.
+static inline int64_t effort(int64_t stack, int64_t rows) { return stack * std::max<int64_t>(rows, VECTOR_ROWS); }
+
+// A weight's products of two numbers for a row, times the bytes of each, because wider ones take as much longer.
+static inline int64_t products_of(int outputs, int inputs, Arithmetic arithmetic) {
+  return int64_t(outputs) * inputs * (arithmetic == FLOAT32 ? 4 : arithmetic == INT8 ? 1 : 2);
+}
 
 // c = finish(A * W^T + bias), see `multiply_panels`; by all threads if there are few rows and much to do.
 static void multiply(const Model& m, const Operand& a, const Weight& w, float* c, Finish finish) {

@@ -18,7 +18,7 @@
 #endif
 
 constexpr int BLOCK = 32;  // rows and columns of one product
-constexpr int VECTOR_ROWS = 8;  // that the vector unit takes together
+constexpr int VECTOR_ROWS = 8;  // that the vector unit takes together: with 32 columns, half of its registers
 
 enum Arithmetic { FLOAT32 = 0, BF16 = 1, BF16X3 = 2, INT8 = 3 };
 
@@ -123,7 +123,7 @@ struct Operand {
     int whole = round_up(m, BLOCK);
     stride = depth;
     if (arithmetic == FLOAT32) {
-      if (k == depth && m % VECTOR_ROWS == 0) {  // as it lies; nothing that is multiplied is written over meanwhile
+      if (k == depth) {  // as it lies; nothing that is multiplied is written over meanwhile
         floats = a;
         return;
       }

@@ -32,15 +32,16 @@ class Workers {
     for (std::thread& thread : pool_) thread.join();
   }
 
-  // Calls `work(first, count)` for parts of 0..total-1 whose sizes are multiples of `unit`, and waits for all.
-  void run(int total, int unit, const std::function<void(int, int)>& work) {
+  // Calls `work(first, count)` for parts of 0..total-1 whose sizes are multiples of `unit`, and waits for all. `effort` says
+  // how much there is to do: products of two numbers, times the bytes of each.
+  void run(int total, int unit, int64_t effort, const std::function<void(int, int)>& work) {
     if (total == 0) return;
-    const int units = (total + unit - 1) / unit;
-    if (pool_.empty()) return work(0, total);
-    if (2 * units <= threads()) return helped(total, work);
+    const int units = (total + unit - 1) / unit, parts = std::min(threads(), units);
+    if (2 * parts <= threads() && effort >= WORTH_HELP) return helped(total, work);
+    if (parts == 1) return work(0, total);
     {
       std::lock_guard<std::mutex> lock(mutex_);
-      parts_ = std::min(threads(), units), left_ = parts_ - 1;
+      parts_ = parts, left_ = parts - 1;
       work_ = &work, total_ = total, unit_ = unit, units_ = units;
       ++round_;
     }
@@ -73,6 +74,9 @@ class Workers {
   bool shares() const { return helped_; }
 
  private:
+  // Some hundred microseconds of work; to wake helpers, and to hand them some twenty products, takes thirty.
+  static constexpr int64_t WORTH_HELP = 1 << 26;
+
   int threads() const { return int(pool_.size()) + 1; }
 
   void part(int i) {

@@ -232,8 +232,8 @@ def test_k_best_lists_equal_those_of_torch(arithmetic: Arithmetic, case: str) ->
 
 
 def wide() -> Transformer:
-    """One whose products for a sentence alone are long enough to be shared out among threads."""
-    return engine_model(dim=128, ffn_dim=512, encoder_layers=1, vocab=1000)
+    """One for which a step of some sentences is long enough that threads help each other."""
+    return engine_model(dim=128, ffn_dim=1024, encoder_layers=1, vocab=12000)
 
 
 @pytest.mark.parametrize("kind", ["post relu", "lstm", "ssru", "sru", "wide"])
@@ -242,7 +242,7 @@ def test_a_sentence_alone_in_a_batch_or_among_threads_has_the_same_scores_in_eve
     arithmetic: Arithmetic, kind: str
 ) -> None:
     plain = wide() if kind == "wide" else CASES[kind]()
-    rows = sentences(40, vocab=77, longest=12)
+    rows = sentences(6 if kind == "wide" else 40, vocab=77, longest=12)
     chosen = BeamSettings(beam=5, nbest=5)
 
     def decoded(batch_tokens: int, threads: int) -> dict[int, list[tuple[list[int], float]]]:
@@ -255,7 +255,7 @@ def test_a_sentence_alone_in_a_batch_or_among_threads_has_the_same_scores_in_eve
         found = search.decode(rows, batch_tokens=batch_tokens)
         return {row: [(one.ids, one.score) for one in hypotheses] for row, hypotheses in found}
 
-    assert decoded(1, 1) == decoded(400, 1) == decoded(400, 3) == decoded(1, 2) == decoded(1, 5)
+    assert decoded(1, 1) == decoded(400, 1) == decoded(400, 2) == decoded(400, 3) == decoded(1, 2)
 
 
 @pytest.mark.parametrize("arithmetic", ARITHMETICS)

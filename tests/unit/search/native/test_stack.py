@@ -148,7 +148,7 @@ def test_top_pieces_are_those_of_torch(arithmetic: Arithmetic, count: int) -> No
 @torch.inference_mode()
 def test_a_sentence_alone_is_the_same_in_every_bit(arithmetic: Arithmetic, threads: int, wide: bool) -> None:
     """Also where its products are long enough to be shared out among threads."""
-    plain = stack_of(norm="post", **({"dim": 128, "ffn_dim": 512} if wide else {}))
+    plain = stack_of(norm="post", **({"dim": 128, "ffn_dim": 1024} if wide else {}))
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:

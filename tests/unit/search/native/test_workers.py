@@ -26,7 +26,7 @@ extern "C" long run(int threads, int rounds, int* helpers, int* shared) {
   for (int round = 0; round < rounds; ++round) {
     const int total = 1 + round * 7 % 90, unit = 1 + round % 40, width = 1 + round * 13 % 500, turns = round % 4;
     std::vector<int> rows(total), columns(width);
-    workers.run(total, unit, [&](int first, int count) {
+    workers.run(total, unit, round % 3 ? 1ll << 40 : 0, [&](int first, int count) {
       if (first % unit) ++columns[0];
       for (int i = first; i < first + count; ++i) ++rows[i];
       if (!workers.shares()) return;

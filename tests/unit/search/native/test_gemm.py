@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import ctypes
-import os
-import shutil
-import subprocess
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
-from seqkd.models.native.build import FLAGS
 from seqkd.search.native import build
 from seqkd.search.native.weights import ARITHMETIC, Arithmetic, available
+from tests.unit.search.native.support import harness
 
 HARNESS = """
 #include "gemm.h"
@@ -46,13 +42,7 @@ ARITHMETICS: list[Arithmetic] = [name for name in ARITHMETIC if available(name)]
 @pytest.fixture(scope="module")
 def multiply(tmp_path_factory: pytest.TempPathFactory) -> Multiply:
     """finish(A * W^T + bias), started from what `onto` holds."""
-    folder = tmp_path_factory.mktemp("gemm")
-    (folder / "harness.cpp").write_text(HARNESS)
-    compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
-    assert compiler is not None
-    command = [compiler, *FLAGS, f"-I{Path(build.__file__).parent}", "harness.cpp", "-o", "harness.so"]
-    subprocess.run(command, cwd=folder, check=True)
-    library = ctypes.CDLL(str(folder / "harness.so"))
+    library = harness(tmp_path_factory.mktemp("gemm"), HARNESS)
 
     def run(arithmetic: Arithmetic, finish: str, a: Tensor, w: Tensor, bias: Tensor, onto: Tensor) -> Tensor:
         out = onto.clone()

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import ctypes
-import os
-import shutil
-import subprocess
-from pathlib import Path
 
 import pytest
 
-from seqkd.models.native.build import FLAGS
 from seqkd.search.native import build
+from tests.unit.search.native.support import harness
 
 HARNESS = """
 #include "workers.h"
@@ -52,13 +48,7 @@ pytestmark = pytest.mark.skipif(build.kernels() is None, reason="no C++ compiler
 
 @pytest.fixture(scope="module")
 def library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
-    folder = tmp_path_factory.mktemp("workers")
-    (folder / "harness.cpp").write_text(HARNESS)
-    compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
-    assert compiler is not None
-    command = [compiler, *FLAGS, f"-I{Path(build.__file__).parent}", "harness.cpp", "-o", "harness.so"]
-    subprocess.run(command, cwd=folder, check=True)
-    found = ctypes.CDLL(str(folder / "harness.so"))
+    found = harness(tmp_path_factory.mktemp("workers"), HARNESS)
     found.run.restype = ctypes.c_long
     return found
 

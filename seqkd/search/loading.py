@@ -39,7 +39,7 @@ NATIVE = {"transformer": Transformer, "sru": Sru, "lstm": Lstm, "nat": Nat, "cml
 # Of modules; int8 is the kernels' alone.
 DTYPES = {"float32": torch.float32, "bf16x3": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 # What a CPU must have for the precisions that are the kernels' alone.
-HARDWARE = {"bf16x3": "a bf16 matrix unit (AMX)", "int8": "int8 products (AMX, or AVX-512 VNNI)"}
+HARDWARE = {"bf16x3": "a bf16 matrix unit (AMX)", "int8": "int8 products (AMX, AVX-512 VNNI or AVX2)"}
 
 
 @dataclass(frozen=True, slots=True)

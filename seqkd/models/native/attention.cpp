@@ -58,7 +58,7 @@ static void products(const Rows& rows, const float* turned, int room, int width,
 
 // Vectors of a row that stay in registers for all rows at once.
 template <int VECTORS>
-constexpr int HELD = VECTORS % 4 == 0 ? 4 : VECTORS % 3 == 0 ? 3 : VECTORS % 2 == 0 ? 2 : VECTORS <= 5 ? VECTORS : 1;
+constexpr int HELD = VECTORS % 4 == 0 && LANES == 16 ? 4 : VECTORS % 3 == 0 ? 3 : VECTORS % 2 == 0 ? 2 : VECTORS <= 5 ? VECTORS : 1;
 
 // Row i of `to`, of `rows`, = sum over s of weights[i][s] * from[s].
 template <int VECTORS>
@@ -218,14 +218,14 @@ static void backward(const Shape& shape, const float* query, const float* key, c
 
 template <typename Call>
 static void by_width(int width, const Call& call) {
-  switch (width / LANES) {
-    case 1: return call(std::integral_constant<int, 1>());
-    case 2: return call(std::integral_constant<int, 2>());
-    case 3: return call(std::integral_constant<int, 3>());
-    case 4: return call(std::integral_constant<int, 4>());
-    case 5: return call(std::integral_constant<int, 5>());
-    case 6: return call(std::integral_constant<int, 6>());
-    case 8: return call(std::integral_constant<int, 8>());
+  switch (width / 16) {
+    case 1: return call(std::integral_constant<int, 1 * UNIT>());
+    case 2: return call(std::integral_constant<int, 2 * UNIT>());
+    case 3: return call(std::integral_constant<int, 3 * UNIT>());
+    case 4: return call(std::integral_constant<int, 4 * UNIT>());
+    case 5: return call(std::integral_constant<int, 5 * UNIT>());
+    case 6: return call(std::integral_constant<int, 6 * UNIT>());
+    case 8: return call(std::integral_constant<int, 8 * UNIT>());
   }
 }
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from seqkd.models.native.build import compiled
 
-LANES = 16  # floats in a vector
+LANES = 16  # floats in the widest vectors
 HEAD_VECTORS = (1, 2, 3, 4, 5, 6, 8)  # in a head, as the kernels are compiled for
 _SOURCE = Path(__file__).with_name("attention.cpp")
 

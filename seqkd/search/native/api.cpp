@@ -30,7 +30,7 @@ int seqkd_arithmetics() {
 #if defined(__AVX512BF16__)
   found |= 1;
 #endif
-#if defined(__AMX_INT8__) || defined(__AVX512VNNI__)
+#if defined(INT8_PRODUCTS)
   found |= 2;
 #endif
 #if defined(__AMX_BF16__)

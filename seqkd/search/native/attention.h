@@ -5,9 +5,9 @@
 
 #include "blocks.h"
 
-// Eight rows of left[i][0..depth) times right[depth][16 * N], whose rows are `stride` apart.
+// VECTOR_ROWS rows of left[i][0..depth) times right[depth][LANES * N], whose rows are `stride` apart.
 template <int N>
-static inline void eight_rows(const float* const* left, const float* right, int stride, int depth, vf (*out)[N]) {
+static inline void some_rows(const float* const* left, const float* right, int stride, int depth, vf (*out)[N]) {
   vf total[VECTOR_ROWS][N] = {};
   for (int p = 0; p < depth; ++p, right += stride) {
     vf value[N];
@@ -68,22 +68,21 @@ static void attend_sentence(const Rows& queries, const Rows& keys, bool causal, 
       pairwise(reach / LANES, [&](auto vectors, int v) {
         constexpr int N = decltype(vectors)::value;
         vf dots[VECTOR_ROWS][N];
-        eight_rows<N>(query, turned + v * LANES, width, HEAD, dots);
+        some_rows<N>(query, turned + v * LANES, width, HEAD, dots);
         for (int i = 0; i < rows; ++i)
           for (int j = 0; j < N; ++j) store(scores + size_t(i) * width + (v + j) * LANES, dots[i][j]);
       });
       for (int i = 0; i < rows; ++i) {
         float* s = scores + size_t(i) * width;
-        // The rows of a block end in one vector: only there is anything that one of them must not see.
-        const int last = reach - LANES;
-        store(s + last, load(s + last) + outside_mask((causal ? first + i + 1 : seen) - last));
+        const int own = causal ? first + i + 1 : seen;
+        for (int p = own / LANES * LANES; p < reach; p += LANES) store(s + p, load(s + p) + outside_mask(own - p));
         inverse[i] = exponentials(s, reach);
       }
       pairwise(V, [&](auto vectors, int v) {
         constexpr int N = decltype(vectors)::value;
         vf sums[VECTOR_ROWS][N];
         const int offset = h * HEAD + v * LANES;
-        eight_rows<N>(weights, keys.data + dim + offset, keys.stride, seen, sums);
+        some_rows<N>(weights, keys.data + dim + offset, keys.stride, seen, sums);
         for (int i = 0; i < rows; ++i)
           for (int j = 0; j < N; ++j)
             store(out + size_t(first + i) * dim + offset + j * LANES, sums[i][j] * inverse[i]);
@@ -95,13 +94,13 @@ static void attend_sentence(const Rows& queries, const Rows& keys, bool causal, 
 // The same for any width of heads that `attend` has; out [queries][dim].
 static void attend_sentence(const Rows& queries, const Rows& keys, bool causal, int heads, int head_dim, float* work,
                             float* out) {
-  switch (head_dim / LANES) {
-    case 1: return attend_sentence<1>(queries, keys, causal, heads, work, out);
-    case 2: return attend_sentence<2>(queries, keys, causal, heads, work, out);
-    case 3: return attend_sentence<3>(queries, keys, causal, heads, work, out);
-    case 4: return attend_sentence<4>(queries, keys, causal, heads, work, out);
-    case 5: return attend_sentence<5>(queries, keys, causal, heads, work, out);
-    case 6: return attend_sentence<6>(queries, keys, causal, heads, work, out);
-    case 8: return attend_sentence<8>(queries, keys, causal, heads, work, out);
+  switch (head_dim / 16) {
+    case 1: return attend_sentence<1 * UNIT>(queries, keys, causal, heads, work, out);
+    case 2: return attend_sentence<2 * UNIT>(queries, keys, causal, heads, work, out);
+    case 3: return attend_sentence<3 * UNIT>(queries, keys, causal, heads, work, out);
+    case 4: return attend_sentence<4 * UNIT>(queries, keys, causal, heads, work, out);
+    case 5: return attend_sentence<5 * UNIT>(queries, keys, causal, heads, work, out);
+    case 6: return attend_sentence<6 * UNIT>(queries, keys, causal, heads, work, out);
+    case 8: return attend_sentence<8 * UNIT>(queries, keys, causal, heads, work, out);
   }
 }

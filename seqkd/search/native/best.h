@@ -11,7 +11,7 @@ constexpr float NEVER = -std::numeric_limits<float>::infinity();
 // ascending. A row's are kept in vectors; those beyond `count` are there too, and of no meaning.
 struct Best {
   int count = 0, vectors = 0;
-  Buffer<float> values;  // [rows][vectors * 16]
+  Buffer<float> values;  // [rows][vectors * LANES]
   Buffer<int32_t> ids;
 
   void start(int rows, int wanted) {
@@ -26,14 +26,12 @@ struct Best {
 
   // Those of x whose bits are set in `marks`, 64 columns a word, in order; column 0 has the id `offset`.
   void insert(int row, const float* x, const uint64_t* marks, int words, int offset) {
-#if defined(__AVX512F__)
     switch (vectors) {
       case 1: return insert_all<1>(row, x, marks, words, offset);
       case 2: return insert_all<2>(row, x, marks, words, offset);
       case 3: return insert_all<3>(row, x, marks, words, offset);
       case 4: return insert_all<4>(row, x, marks, words, offset);
     }
-#endif
     for (int word = 0; word < words; ++word)
       for (uint64_t mask = marks[word]; mask; mask &= mask - 1) {
         const int i = word * 64 + __builtin_ctzll(mask);
@@ -42,72 +40,60 @@ struct Best {
   }
 
  private:
-#if defined(__AVX512F__)
   // `V` vectors stay in registers: from one value to the next, memory would be slower than all the rest.
   template <int V>
   void insert_all(int row, const float* x, const uint64_t* marks, int words, int offset) {
-    __m512 v[V];
-    __m512i at[V];
-    for (int j = 0; j < V; ++j) {
-      v[j] = _mm512_loadu_ps(of(row) + j * LANES);
-      at[j] = _mm512_loadu_si512(ids_of(row) + j * LANES);
-    }
+    vf v[V];
+    vi at[V];
+    for (int j = 0; j < V; ++j) v[j] = load(of(row) + j * LANES), at[j] = load_ids(ids_of(row) + j * LANES);
     for (int word = 0; word < words; ++word)
       for (uint64_t mask = marks[word]; mask; mask &= mask - 1) {
         const int i = word * 64 + __builtin_ctzll(mask);
-        const __m512 value = _mm512_set1_ps(x[i]);
-        const __m512i id = _mm512_set1_epi32(offset + i);
-        __mmask16 later[V];
-        for (int j = 0; j < V; ++j) later[j] = _mm512_cmp_ps_mask(v[j], value, _CMP_LT_OQ);
+        const vf value = splat(x[i]);
+        const vi id = splat_id(offset + i);
 #pragma GCC unroll 4
-        for (int j = V - 1; j >= 0; --j) {  // moved up by a lane from where the value belongs; it comes in from below
-          const __m512i before = _mm512_castps_si512(j ? v[j - 1] : value), here = _mm512_castps_si512(v[j]);
-          const __m512i moved = _mm512_alignr_epi32(here, before, 15);
-          const __m512i moved_ids = _mm512_alignr_epi32(at[j], j ? at[j - 1] : id, 15);
-          const unsigned lead = j ? later[j - 1] >> 15 : 0;
-          const __mmask16 place = later[j] & ~(__mmask16)((later[j] << 1) | lead);
-          v[j] = _mm512_mask_mov_ps(_mm512_mask_mov_ps(v[j], later[j], _mm512_castsi512_ps(moved)), place, value);
-          at[j] = _mm512_mask_mov_epi32(_mm512_mask_mov_epi32(at[j], later[j], moved_ids), place, id);
-        }
+        for (int j = V - 1; j >= 0; --j) shift_in(v[j], at[j], j ? v[j - 1] : value, j ? at[j - 1] : id, value, id);
       }
-    for (int j = 0; j < V; ++j) {
-      _mm512_storeu_ps(of(row) + j * LANES, v[j]);
-      _mm512_storeu_si512(ids_of(row) + j * LANES, at[j]);
-    }
+    for (int j = 0; j < V; ++j) store(of(row) + j * LANES, v[j]), store_ids(ids_of(row) + j * LANES, at[j]);
   }
-#endif
 
-  // Branches would be guessed wrong: every vector is shifted by one lane from where the value belongs.
   void insert(int row, float value, int id) {
     float* v = of(row);
     int32_t* at = ids_of(row);
-#if defined(__AVX512F__)
-    const __m512 x = _mm512_set1_ps(value);
-    __m512 here = _mm512_loadu_ps(v + (vectors - 1) * LANES);
-    __m512i here_ids = _mm512_loadu_si512(at + (vectors - 1) * LANES);
+    const vf x = splat(value);
+    const vi own = splat_id(id);
+    vf here = load(v + (vectors - 1) * LANES);
+    vi here_ids = load_ids(at + (vectors - 1) * LANES);
     for (int j = vectors - 1; j >= 0; --j) {
-      const __m512 before = j ? _mm512_loadu_ps(v + (j - 1) * LANES) : x;
-      const __m512i before_ids = j ? _mm512_loadu_si512(at + (j - 1) * LANES) : _mm512_set1_epi32(id);
-      const __mmask16 later = _mm512_cmp_ps_mask(here, x, _CMP_LT_OQ);
-      const unsigned lead = j ? _mm512_cmp_ps_mask(before, x, _CMP_LT_OQ) >> 15 : 0;
-      const __mmask16 place = later & ~(__mmask16)((later << 1) | lead);
-      const __m512 moved = _mm512_castsi512_ps(
-          _mm512_alignr_epi32(_mm512_castps_si512(here), _mm512_castps_si512(before), 15));
-      const __m512i moved_ids = _mm512_alignr_epi32(here_ids, before_ids, 15);
-      _mm512_storeu_ps(v + j * LANES, _mm512_mask_mov_ps(_mm512_mask_mov_ps(here, later, moved), place, x));
-      _mm512_storeu_si512(at + j * LANES,
-                          _mm512_mask_set1_epi32(_mm512_mask_mov_epi32(here_ids, later, moved_ids), place, id));
+      const vf before = j ? load(v + (j - 1) * LANES) : x;
+      const vi before_ids = j ? load_ids(at + (j - 1) * LANES) : own;
+      shift_in(here, here_ids, before, before_ids, x, own);
+      store(v + j * LANES, here), store_ids(at + j * LANES, here_ids);
       here = before, here_ids = before_ids;
     }
+  }
+
+  // Lanes whose value is below x take what stood a lane before, and the first of them x. Branches would be guessed wrong.
+  static void shift_in(vf& v, vi& at, vf before, vi before_ids, vf x, vi id) {
+    const vf moved = moved_up(before, v);
+    const vi moved_ids = (vi)moved_up((vf)before_ids, (vf)at);
+#if defined(__AVX512F__)
+    const __mmask16 later = _mm512_cmp_ps_mask((__m512)v, (__m512)x, _CMP_LT_OQ);
+    const __mmask16 first = later & ~_mm512_cmp_ps_mask((__m512)moved, (__m512)x, _CMP_LT_OQ);
+    v = (vf)_mm512_mask_mov_ps(_mm512_mask_mov_ps((__m512)v, later, (__m512)moved), first, (__m512)x);
+    at = (vi)_mm512_mask_mov_epi32(_mm512_mask_mov_epi32((__m512i)at, later, (__m512i)moved_ids), first, (__m512i)id);
 #else
-    if (!(value > v[count - 1])) return;
-    int place = count - 1;
-    for (; place > 0 && v[place - 1] < value; --place) {
-      v[place] = v[place - 1];
-      at[place] = at[place - 1];
-    }
-    v[place] = value;
-    at[place] = id;
+    const vi later = v < x, not_first = moved < x;
+    v = later ? (not_first ? moved : x) : v;
+    at = later ? (not_first ? moved_ids : id) : at;
 #endif
   }
+
+  static vi load_ids(const int32_t* p) {
+    vi x;
+    memcpy(&x, p, sizeof x);
+    return x;
+  }
+  static void store_ids(int32_t* p, vi x) { memcpy(p, &x, sizeof x); }
+  static vi splat_id(int32_t x) { return vi{} + x; }
 };

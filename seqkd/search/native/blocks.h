@@ -34,7 +34,7 @@ static inline vf outside_mask(int count) {
   return mask;
 }
 
-// Scores [width], a multiple of 16, to their exponentials over the largest's; returns one over their sum.
+// Scores [width], whole vectors, to their exponentials over the largest's; returns one over their sum.
 static inline float exponentials(float* scores, int width) {
   vf top = load(scores), total = {};
   for (int p = LANES; p < width; p += LANES) top = vmax(top, load(scores + p));
@@ -47,7 +47,7 @@ static inline float exponentials(float* scores, int width) {
   return 1.0f / sum(total);
 }
 
-// Dot products of a query's head with sixteen keys; vectors of the head are `V`.
+// Dot products of a query's head with a vectorful of keys; vectors of the head are `V`.
 template <int V>
 static inline vf products(const vf* query, const float* const* keys, int offset, int count) {
   vf part[LANES];
@@ -91,16 +91,20 @@ static inline vf products(const vf* query, const uint16_t* const* keys, int offs
 template <int V>
 static inline void weigh(const float* weights, const float* const* values, int offset, int count, float inverse,
                          float* out) {
-  vf even[V] = {}, odd[V] = {};
-  int p = 0;
-  for (; p + 1 < count; p += 2)
-    for (int i = 0; i < V; ++i) {
-      even[i] += weights[p] * load(values[p] + offset + i * LANES);
-      odd[i] += weights[p + 1] * load(values[p + 1] + offset + i * LANES);
-    }
-  if (p < count)
-    for (int i = 0; i < V; ++i) even[i] += weights[p] * load(values[p] + offset + i * LANES);
-  for (int i = 0; i < V; ++i) store(out + i * LANES, (even[i] + odd[i]) * inverse);
+  constexpr int HELD = V % 4 == 0 ? 4 : V % 3 == 0 ? 3 : V % 5 == 0 ? 5 : V;  // vectors whose sums are in registers
+  for (int first = 0; first < V; first += HELD) {
+    vf even[HELD] = {}, odd[HELD] = {};
+    const int from = offset + first * LANES;
+    int p = 0;
+    for (; p + 1 < count; p += 2)
+      for (int i = 0; i < HELD; ++i) {
+        even[i] += weights[p] * load(values[p] + from + i * LANES);
+        odd[i] += weights[p + 1] * load(values[p + 1] + from + i * LANES);
+      }
+    if (p < count)
+      for (int i = 0; i < HELD; ++i) even[i] += weights[p] * load(values[p] + from + i * LANES);
+    for (int i = 0; i < HELD; ++i) store(out + (first + i) * LANES, (even[i] + odd[i]) * inverse);
+  }
 }
 template <int V>
 static inline void weigh(const float* weights, const uint16_t* const* values, int offset, int count, float inverse,
@@ -128,6 +132,10 @@ static inline void weigh(const float* weights, const uint16_t* const* values, in
       const __m512i order = half == 0 ? _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23)
                                       : _mm512_setr_epi32(8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
       x = (vf)_mm512_permutex2var_ps((__m512)lower[i], order, (__m512)upper[i]);
+#elif defined(__AVX2__)
+      const __m256 low = (__m256)lower[i], high = (__m256)upper[i];
+      const __m256 a = _mm256_unpacklo_ps(low, high), b = _mm256_unpackhi_ps(low, high);
+      x = (vf)(half == 0 ? _mm256_permute2f128_ps(a, b, 0x20) : _mm256_permute2f128_ps(a, b, 0x31));
 #else
       for (int j = 0; j < LANES; ++j) x[j] = (j % 2 ? upper[i] : lower[i])[half * LANES / 2 + j / 2];
 #endif
@@ -137,7 +145,7 @@ static inline void weigh(const float* weights, const uint16_t* const* values, in
 }
 
 // One query over `count` keys and values; all heads of a row lie side by side, each `V` vectors wide. `scores` has room
-// for heads * (round_up(count, 16) + 16).
+// for heads * (round_up(count, LANES) + LANES).
 template <int V, typename T>
 static void attend_heads(const float* query, int count, const T* const* keys, const T* const* values, int heads,
                          float scale, float* scores, float* out) {
@@ -166,14 +174,14 @@ static void attend_heads(const float* query, int count, const T* const* keys, co
 template <typename T>
 static void attend(const float* query, int count, const T* const* keys, const T* const* values, int heads, int head_dim,
                    float scale, float* scores, float* out) {
-  switch (head_dim / LANES) {
-    case 1: return attend_heads<1>(query, count, keys, values, heads, scale, scores, out);
-    case 2: return attend_heads<2>(query, count, keys, values, heads, scale, scores, out);
-    case 3: return attend_heads<3>(query, count, keys, values, heads, scale, scores, out);
-    case 4: return attend_heads<4>(query, count, keys, values, heads, scale, scores, out);
-    case 5: return attend_heads<5>(query, count, keys, values, heads, scale, scores, out);
-    case 6: return attend_heads<6>(query, count, keys, values, heads, scale, scores, out);
-    case 8: return attend_heads<8>(query, count, keys, values, heads, scale, scores, out);
+  switch (head_dim / 16) {
+    case 1: return attend_heads<1 * UNIT>(query, count, keys, values, heads, scale, scores, out);
+    case 2: return attend_heads<2 * UNIT>(query, count, keys, values, heads, scale, scores, out);
+    case 3: return attend_heads<3 * UNIT>(query, count, keys, values, heads, scale, scores, out);
+    case 4: return attend_heads<4 * UNIT>(query, count, keys, values, heads, scale, scores, out);
+    case 5: return attend_heads<5 * UNIT>(query, count, keys, values, heads, scale, scores, out);
+    case 6: return attend_heads<6 * UNIT>(query, count, keys, values, heads, scale, scores, out);
+    case 8: return attend_heads<8 * UNIT>(query, count, keys, values, heads, scale, scores, out);
   }
 }
 
@@ -276,10 +284,11 @@ struct Reduction {
     total[row] += sum(even + odd);
   }
 
-  // A value that at least `deep` * 16 of x are above: in each lane `deep` are as large as the lane's deep-th largest.
+  // A value that at least `deep` * LANES of x are above: in each lane `deep` are as large as the lane's deep-th largest.
   static float floor_of(const float* x, int columns, int deep) {
-    vf top[8];
-    if (deep > 8 || columns < deep * LANES) return NEVER;
+    constexpr int DEEPEST = 8 * UNIT;
+    vf top[DEEPEST];
+    if (deep > DEEPEST || columns < deep * LANES) return NEVER;
     for (int i = 0; i < deep; ++i) top[i] = splat(NEVER);
     for (int c = 0; c < columns; c += LANES) {
       vf y = load(x + c);
@@ -291,16 +300,5 @@ struct Reduction {
     }
     const float smallest = -largest(-top[deep - 1]);
     return smallest > NEVER ? std::nextafterf(smallest, NEVER) : NEVER;
-  }
-
-  static unsigned above(vf x, vf bar) {
-#if defined(__AVX512F__)
-    return _mm512_cmp_ps_mask((__m512)x, (__m512)bar, _CMP_GT_OQ);
-#else
-    const vi over = x > bar;
-    unsigned mask = 0;
-    for (int i = 0; i < LANES; ++i) mask |= unsigned(over[i] != 0) << i;
-    return mask;
-#endif
   }
 };

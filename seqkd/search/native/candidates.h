@@ -2,7 +2,7 @@
 //
 // The search goes on with a sentence's `beam` best continuations that are no end of sentence, and an end of sentence
 // counts if it ranks among its `beam` best. So what is worse than `beam` others, none of them an end, is of no use.
-// Of a large beam hardly any row holds more than a vectorful of what is, and a row's place among the others shows
+// Of a large beam hardly any row holds more than sixteen of what is, and a row's place among the others shows
 // afterwards whether it might have held more. Such rows, one in a hundred, are reduced once more. And as
 // log-probabilities only fall, a hypothesis that is already behind that many continuations of better ones need not be
 // computed at all.
@@ -37,8 +37,9 @@ static void reduce_rows(const Model& m, Scratch& w, int beam, const Row* list, i
 }
 
 // From this beam on, the best hypotheses of a sentence go first: a quarter of them, of which as many continuations are
-// kept as can be of use. Of the others a vectorful does.
+// kept as can be of use. Of the others few do.
 constexpr int LARGE = 16;
+constexpr int FEW = 16;  // what is kept of the others
 
 // More than rounding can lift a continuation above the hypothesis that it continues, for logits up to some thousands.
 constexpr float SLACK = 0.01f;
@@ -82,10 +83,10 @@ static void step_candidates(Model& m, State& s, const int64_t* tokens, const flo
   std::fill(out.values, out.values + all * out.count, NEVER);
   std::fill(out.ids, out.ids + all * out.count, int64_t(m.pad));
   auto at = [&](const Row& row) { return size_t(row.slot) * s.beam + row.beam; };
-  Round rounds[] = {{rows_of(s), out.count}, {{}, std::min(LANES, out.count)}};
+  Round rounds[] = {{rows_of(s), out.count}, {{}, std::min(FEW, out.count)}};
   if (live) {
     const int leading = s.beam < LARGE ? s.beam : s.beam / 4;
-    rounds[0].kept = std::min(round_up(s.beam, LANES), out.count);
+    rounds[0].kept = std::min(round_up(s.beam, FEW), out.count);
     std::vector<Row>& list = rounds[0].list;
     const auto rest = std::stable_partition(list.begin(), list.end(), [&](const Row& row) {
       return row.beam < leading || (closing && closing[row.slot]);

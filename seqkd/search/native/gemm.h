@@ -1,5 +1,5 @@
 // C = A * W^T. Products of bf16 and int8 are the matrix unit's, or where there is none the vector unit's own (AVX-512 BF16
-// and VNNI), on the same layouts and with equal int8 results.
+// and VNNI, on the same layouts; int8 with AVX2, too). Results of int8 are equal on all.
 #pragma once
 #include <algorithm>
 #include <type_traits>
@@ -7,33 +7,42 @@
 #include "../../models/native/pairs.h"
 #include "operands.h"
 
-// What a product reads of W, a step at a time.
-constexpr int STEP = 2048;  // bytes
+// Rows that the vector unit takes together, one group after another, of near the same size.
+struct Groups {
+  int rows, most = VECTOR_ROWS, count = (rows + most - 1) / most;
+  int first(int group) const { return rows * group / count; }
+};
 
 // The panel after this one, asked for while the first block of rows is multiplied with this one: a share of it by each group
-// of eight rows. Few rows would else wait for most of what they read: the processor's own guesses end at each page.
+// of rows with each part of the panel, in `asks` portions. Few rows would else wait for most of what they read: the
+// processor's own guesses end at each page.
 template <typename T>
-static inline Ahead next_panel(const T* panel, const Weight& w, int index, int row, int rows, int r) {
+static inline Ahead next_panel(const T* panel, const Weight& w, int index, int row, const Groups& groups, int group, int asks,
+                               int part = 0, int parts = 1) {
   if (row || index + 1 == w.panels) return {};
   const size_t bytes = size_t(w.depth) * BLOCK * sizeof(T);
-  const int groups = (rows + VECTOR_ROWS - 1) / VECTOR_ROWS, lines = (STEP / LINE + groups - 1) / groups;
-  return {reinterpret_cast<const char*>(panel) + bytes + r / VECTOR_ROWS * (bytes / STEP) * lines * LINE, lines};
+  const int portions = asks * groups.count * parts, lines = int((bytes / LINE + portions - 1) / portions);
+  return {reinterpret_cast<const char*>(panel) + bytes + size_t(part * groups.count + group) * asks * lines * LINE, lines};
 }
 
-// Calls `work(count, first)` for every eight of so many rows and for those that are left, as many as `count` says: the
-// compiler knows it, so that rows that are not there cost nothing.
+// Calls `work(rows, first, group)` for each group; the compiler knows how many rows it has, so that rows that are not there
+// cost nothing.
 template <typename Work>
-static inline void in_groups(int rows, const Work& work) {
-  int r = 0;
-  for (; r + VECTOR_ROWS <= rows; r += VECTOR_ROWS) work(std::integral_constant<int, VECTOR_ROWS>{}, r);
-  switch (rows - r) {
-    case 1: return work(std::integral_constant<int, 1>{}, r);
-    case 2: return work(std::integral_constant<int, 2>{}, r);
-    case 3: return work(std::integral_constant<int, 3>{}, r);
-    case 4: return work(std::integral_constant<int, 4>{}, r);
-    case 5: return work(std::integral_constant<int, 5>{}, r);
-    case 6: return work(std::integral_constant<int, 6>{}, r);
-    case 7: return work(std::integral_constant<int, 7>{}, r);
+static inline void in_groups(const Groups& groups, const Work& work) {
+  for (int group = 0; group < groups.count; ++group) {
+    const int first = groups.first(group);
+    switch (groups.first(group + 1) - first) {
+      case 1: work(std::integral_constant<int, 1>{}, first, group); break;
+      case 2: work(std::integral_constant<int, 2>{}, first, group); break;
+      case 3: work(std::integral_constant<int, 3>{}, first, group); break;
+      case 4: work(std::integral_constant<int, 4>{}, first, group); break;
+      case 5: work(std::integral_constant<int, 5>{}, first, group); break;
+      case 6: work(std::integral_constant<int, 6>{}, first, group); break;
+#if defined(__AVX512F__)
+      case 7: work(std::integral_constant<int, 7>{}, first, group); break;
+      case 8: work(std::integral_constant<int, 8>{}, first, group); break;
+#endif
+    }
   }
 }
 
@@ -100,13 +109,13 @@ static inline void tile_product(const Operand& a, const Weight& w, int row, int 
 }
 #elif defined(__AVX512BF16__)
 COMPILED_ONCE static void tile_product(const Operand& a, const Weight& w, int row, int panel, float* out, int stride) {
-  const int rows = std::min(BLOCK, a.rows - row);
+  const Groups groups{std::min(BLOCK, a.rows - row)};
   const uint16_t* right = w.high.data + size_t(panel) * w.depth * BLOCK;
-  in_groups(rows, [&](auto count, int r) {
+  in_groups(groups, [&](auto count, int r, int group) {
     constexpr int ROWS = decltype(count)::value;
     __m512 low[ROWS] = {}, high[ROWS] = {};
     const uint16_t* left = a.high.data + size_t(row + r) / 16 * 16 * a.depth + (row + r) % 16 * 32;
-    add_pair_products<ROWS>(left, right, w.depth / 32, low, high, next_panel(right, w, panel, row, rows, r));
+    add_pair_products<ROWS>(left, right, w.depth / 32, low, high, next_panel(right, w, panel, row, groups, group, w.depth / 32));
 #pragma GCC unroll 8
     for (int i = 0; i < ROWS; ++i) {
       store(out + size_t(r + i) * stride, (vf)low[i]);
@@ -145,19 +154,19 @@ static inline void byte_product(const Operand& a, const Weight& w, int row, int 
 }
 #elif defined(__AVX512VNNI__)
 COMPILED_ONCE static void byte_product(const Operand& a, const Weight& w, int row, int panel, float* out, int stride) {
-  const int rows = std::min(BLOCK, a.rows - row);
+  const Groups groups{std::min(BLOCK, a.rows - row)};
   const int8_t* panel_bytes = w.bytes.data + size_t(panel) * w.depth * BLOCK;
   const int32_t* offsets = w.offsets.data() + panel * BLOCK;
   const __m512i zero = _mm512_setzero_si512();
   const __m512i left_start = _mm512_sub_epi32(zero, _mm512_loadu_si512(offsets));
   const __m512i right_start = _mm512_sub_epi32(zero, _mm512_loadu_si512(offsets + LANES));
-  in_groups(rows, [&](auto count, int r) {
+  in_groups(groups, [&](auto count, int r, int group) {
     constexpr int ROWS = decltype(count)::value;
     __m512i left[ROWS], right[ROWS];
 #pragma GCC unroll 8
     for (int i = 0; i < ROWS; ++i) left[i] = left_start, right[i] = right_start;
     const int8_t *b = panel_bytes, *x = a.bytes.data + size_t(row + r) / 16 * 16 * a.depth + (row + r) % 16 * 64;
-    Ahead ahead = next_panel(panel_bytes, w, panel, row, rows, r);
+    Ahead ahead = next_panel(panel_bytes, w, panel, row, groups, group, w.depth / 64);
     for (int c = 0; c < w.depth; c += 64, b += 2048, x += 1024) {
       ahead.ask();
       for (int four = 0; four < 16; ++four) {
@@ -179,35 +188,83 @@ COMPILED_ONCE static void byte_product(const Operand& a, const Weight& w, int ro
     }
   });
 }
+#elif defined(SHORT_PRODUCTS)
+// What some rows make of a part of a panel. A function of its own: within another, sums might not stay in registers.
+template <int ROWS>
+COMPILED_ONCE static void short_products(const int16_t* x, int depth, const int8_t* b, Ahead ahead, float* out, int stride) {
+  __m256i left[ROWS] = {}, right[ROWS] = {};
+  for (int step = 0; step < depth; step += 64) {
+    ahead.ask();
+#pragma GCC unroll 4
+    for (int c = step; c < step + 64; c += 2, b += 2 * PART) {
+      const __m256i b0 = _mm256_cvtepi8_epi16(_mm_load_si128(reinterpret_cast<const __m128i*>(b)));
+      const __m256i b1 = _mm256_cvtepi8_epi16(_mm_load_si128(reinterpret_cast<const __m128i*>(b + PART)));
+#pragma GCC unroll 5
+      for (int i = 0; i < ROWS; ++i) {
+        int32_t two;
+        memcpy(&two, x + size_t(i) * depth + c, sizeof two);
+        const __m256i value = _mm256_set1_epi32(two);
+        left[i] = _mm256_add_epi32(left[i], _mm256_madd_epi16(value, b0));
+        right[i] = _mm256_add_epi32(right[i], _mm256_madd_epi16(value, b1));
+      }
+    }
+  }
+  for (int i = 0; i < ROWS; ++i, out += stride) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), left[i]);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + LANES), right[i]);
+  }
+}
+
+static void byte_product(const Operand& a, const Weight& w, int row, int panel, float* out, int stride) {
+  const Groups groups{std::min(BLOCK, a.rows - row), SHORT_ROWS};
+  const int8_t* bytes = w.bytes.data + size_t(panel) * w.depth * BLOCK;
+  for (int part = 0; part < PARTS; ++part)
+    in_groups(groups, [&](auto count, int r, int group) {
+      short_products<decltype(count)::value>(a.shorts.data + size_t(row + r) * a.depth, a.depth,
+                                             bytes + size_t(part) * w.depth * PART,
+                                             next_panel(bytes, w, panel, row, groups, group, w.depth / 64, part, PARTS),
+                                             out + size_t(r) * stride + part * PART, stride);
+    });
+}
 #endif
 
-COMPILED_ONCE static void vector_product(const Operand& a, const Weight& w, int row, int panel, float* out, int stride) {
-  const int rows = std::min(BLOCK, a.rows - row);
-  const float* floats = w.floats.data + size_t(panel) * w.depth * BLOCK;
-  in_groups(rows, [&](auto count, int r) {
-    constexpr int ROWS = decltype(count)::value;
-    vf left[ROWS] = {}, right[ROWS] = {};
-    const float *b = floats, *x = a.floats + size_t(row + r) * a.stride;
-    Ahead ahead = next_panel(floats, w, panel, row, rows, r);
-    for (int c = 0; c < w.inputs; ++c, b += BLOCK) {
-      if (c % (STEP / int(BLOCK * sizeof(float))) == 0) ahead.ask();
-      vf b0 = load(b), b1 = load(b + LANES);
+template <int ROWS>
+COMPILED_ONCE static void vector_products(const float* x, int x_stride, int inputs, const float* b, Ahead ahead, float* out,
+                                          int stride) {
+  vf left[ROWS] = {}, right[ROWS] = {};
+  for (int step = 0; step < inputs; step += 16) {  // inputs are a multiple of 16
+    ahead.ask();
+#pragma GCC unroll 4
+    for (int c = step; c < step + 16; ++c, b += PART) {
+      const vf b0 = load(b), b1 = load(b + LANES);
 #pragma GCC unroll 8
       for (int i = 0; i < ROWS; ++i) {
-        vf value = splat(x[size_t(i) * a.stride + c]);
+        const vf value = splat(x[size_t(i) * x_stride + c]);
         left[i] += value * b0;
         right[i] += value * b1;
       }
     }
+  }
 #pragma GCC unroll 8
-    for (int i = 0; i < ROWS; ++i) {
-      store(out + size_t(r + i) * stride, left[i]);
-      store(out + size_t(r + i) * stride + LANES, right[i]);
-    }
-  });
+  for (int i = 0; i < ROWS; ++i) {
+    store(out + size_t(i) * stride, left[i]);
+    store(out + size_t(i) * stride + LANES, right[i]);
+  }
 }
 
-// Sixteen int32 where `sums` points, as the floats that they stand for.
+static void vector_product(const Operand& a, const Weight& w, int row, int panel, float* out, int stride) {
+  const Groups groups{std::min(BLOCK, a.rows - row)};
+  const float* floats = w.floats.data + size_t(panel) * w.depth * BLOCK;
+  for (int part = 0; part < PARTS; ++part)
+    in_groups(groups, [&](auto count, int r, int group) {
+      vector_products<decltype(count)::value>(a.floats + size_t(row + r) * a.stride, a.stride, w.inputs,
+                                              floats + size_t(part) * w.depth * PART,
+                                              next_panel(floats, w, panel, row, groups, group, w.depth / 16, part, PARTS),
+                                              out + size_t(r) * stride + part * PART, stride);
+    });
+}
+
+// A vector of int32 where `sums` points, as the floats that they stand for.
 static inline vf scaled_back(const float* sums, vf scale) {
   vi whole;
   memcpy(&whole, sums, sizeof whole);
@@ -216,7 +273,7 @@ static inline vf scaled_back(const float* sums, vf scale) {
 
 // out[32 x 32] = rows row..row+31 of A times panel `panel` of W; no bias; int32 where the arithmetic is int8.
 static inline void raw_product(const Operand& a, const Weight& w, int row, int panel, float* out, int stride) {
-#if defined(__AMX_INT8__) || defined(__AVX512VNNI__)
+#if defined(INT8_PRODUCTS)
   if (a.arithmetic == INT8) return byte_product(a, w, row, panel, out, stride);
 #endif
 #if defined(__AMX_BF16__) || defined(__AVX512BF16__)
@@ -229,12 +286,9 @@ static inline void raw_product(const Operand& a, const Weight& w, int row, int p
 static inline void product(const Operand& a, const Weight& w, int row, int panel, float* out, int stride) {
   raw_product(a, w, row, panel, out, stride);
   if (a.arithmetic != INT8) return;
-  const vf left = load(&w.scales[panel * BLOCK]), right = load(&w.scales[panel * BLOCK + LANES]);
-  const float* scale = a.scales.data + row;
-  for (int r = 0; r < std::min(BLOCK, a.rows - row); ++r, out += stride) {
-    store(out, scaled_back(out, left * scale[r]));
-    store(out + LANES, scaled_back(out + LANES, right * scale[r]));
-  }
+  const float *scale = a.scales.data + row, *scales = &w.scales[panel * BLOCK];
+  for (int r = 0; r < std::min(BLOCK, a.rows - row); ++r, out += stride)
+    for (int c = 0; c < BLOCK; c += LANES) store(out + c, scaled_back(out + c, load(scales + c) * scale[r]));
 }
 
 enum Finish { PLAIN = 0, RELU = 1, GELU = 2, ADD = 3 };
@@ -247,10 +301,11 @@ COMPILED_ONCE void multiply_panels(const Operand& a, const Weight& w, float* c, 
   const bool integers = a.arithmetic == INT8;
   for (int panel = first; panel < first + count; ++panel) {
     const int columns = std::min(BLOCK, w.outputs - panel * BLOCK);
-    vf bias[2] = {};
-    if (!w.bias.empty()) bias[0] = load(&w.bias[panel * BLOCK]), bias[1] = load(&w.bias[panel * BLOCK + LANES]);
-    vf scales[2] = {};
-    if (integers) scales[0] = load(&w.scales[panel * BLOCK]), scales[1] = load(&w.scales[panel * BLOCK + LANES]);
+    vf bias[BLOCK / LANES] = {}, scales[BLOCK / LANES] = {};
+    for (int i = 0; i < BLOCK / LANES; ++i) {
+      if (!w.bias.empty()) bias[i] = load(&w.bias[panel * BLOCK + i * LANES]);
+      if (integers) scales[i] = load(&w.scales[panel * BLOCK + i * LANES]);
+    }
     for (int row = 0; row < a.rows; row += BLOCK) {
       raw_product(a, w, row, panel, tile, BLOCK);
       const int rows = std::min(BLOCK, a.rows - row);

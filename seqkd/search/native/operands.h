@@ -13,14 +13,25 @@
 
 #include "../../models/native/memory.h"
 #include "../../models/native/vector.h"
-#if defined(__AVX512F__)
+#if defined(__AVX512F__) || defined(__AVX2__)
 #include <immintrin.h>
 #endif
 
 constexpr int BLOCK = 32;  // rows and columns of one product
-constexpr int VECTOR_ROWS = 8;  // that the vector unit takes together: with 32 columns, half of its registers
+constexpr int PART = 2 * LANES;  // columns that the vector unit takes together
+constexpr int PARTS = BLOCK / PART;
+constexpr int VECTOR_ROWS = LANES == 16 ? 8 : 6;  // and rows: their sums are half of its 32 registers, or 12 of 16
 
 enum Arithmetic { FLOAT32 = 0, BF16 = 1, BF16X3 = 2, INT8 = 3 };
+
+// Bytes are multiplied by the matrix unit, by AVX-512's products of fours (VNNI), or by AVX2 as pairs of 16 bits.
+#if defined(__AMX_INT8__) || defined(__AVX512VNNI__)
+#define INT8_PRODUCTS
+#elif defined(__AVX2__) && !defined(__AVX512F__)
+#define INT8_PRODUCTS
+#define SHORT_PRODUCTS
+constexpr int SHORT_ROWS = 5;  // of them together: more, and compilers keep sums in memory
+#endif
 
 static inline int round_up(int n, int unit) { return (n + unit - 1) / unit * unit; }
 
@@ -49,9 +60,10 @@ struct Weight {
   int outputs = 0, inputs = 0;  // as given
   int depth = 0;                // inputs, padded to whole tiles
   int panels = 0;
-  Buffer<float> floats;       // [panel][depth][32]
+  Buffer<float> floats;       // [panel][part][depth][PART]
   Buffer<uint16_t> high, low; // [panel][depth / 32][half][16][32]: tiles of 16 pairs of inputs x 16 outputs
-  Buffer<int8_t> bytes;       // [panel][depth / 64][half][16][64]: tiles of 16 fours of inputs x 16 outputs
+  Buffer<int8_t> bytes;       // [panel][depth / 64][half][16][64]: tiles of 16 fours of inputs x 16 outputs; where
+                              // AVX2 multiplies them [panel][half][depth / 2][16][2]: 16 outputs of each pair of inputs
   std::vector<float> scales;  // [panels * 32]: int8 only
   std::vector<int32_t> offsets;  // [panels * 32]: int8 on the vector unit only, 128 times the sum of each output's bytes
   std::vector<float> bias;    // [panels * 32]; empty: none
@@ -66,9 +78,9 @@ struct Weight {
     auto at = [&](int row, int column) { return row < n && column < k ? w[size_t(row) * k + column] : 0.0f; };
     if (arithmetic == FLOAT32) {
       float* out = floats.need(total);
-      for (int p = 0; p < panels; ++p)
+      for (int first = 0; first < panels * BLOCK; first += PART)
         for (int c = 0; c < depth; ++c)
-          for (int r = 0; r < BLOCK; ++r) *out++ = at(p * BLOCK + r, c);
+          for (int r = first; r < first + PART; ++r) *out++ = at(r, c);
       return;
     }
     if (arithmetic == INT8) {
@@ -80,16 +92,23 @@ struct Weight {
       }
       offsets.assign(panels * BLOCK, 0);
       int8_t* out = bytes.need(total);
+      auto inputs_of = [&](int first, int c, int together) {  // sixteen outputs' next few inputs
+        for (int r = first; r < first + 16; ++r)
+          for (int e = 0; e < together; ++e) {
+            const float x = std::nearbyint(at(r, c + e) * to[r]);
+            *out = x == x ? int8_t(x) : 0;  // no NaN: 0 times the infinity of the row's scale is one again
+            offsets[r] += 128 * *out++;
+          }
+      };
+#if defined(SHORT_PRODUCTS)
+      for (int first = 0; first < panels * BLOCK; first += 16)
+        for (int c = 0; c < depth; c += 2) inputs_of(first, c, 2);
+#else
       for (int p = 0; p < panels; ++p)
         for (int c = 0; c < depth; c += 64)
           for (int half = 0; half < 2; ++half)
-            for (int four = 0; four < 16; ++four)
-              for (int r = p * BLOCK + half * 16; r < p * BLOCK + half * 16 + 16; ++r)
-                for (int e = 0; e < 4; ++e) {
-                  const float x = std::nearbyint(at(r, c + 4 * four + e) * to[r]);
-                  *out = x == x ? int8_t(x) : 0;  // no NaN: 0 times the infinity of the row's scale is one again
-                  offsets[r] += 128 * *out++;
-                }
+            for (int four = 0; four < 16; ++four) inputs_of(p * BLOCK + half * 16, c + 4 * four, 4);
+#endif
       return;
     }
     uint16_t* hi = high.need(total);
@@ -116,6 +135,7 @@ struct Operand {
   Buffer<float> padded;
   Buffer<uint16_t> high, low;  // [row / 16][depth / 32][16][32]: tiles
   Buffer<int8_t> bytes;        // [row / 16][depth / 64][16][64]: tiles
+  Buffer<int16_t> shorts;      // [row][depth]: in their place where AVX2 multiplies them
   Buffer<float> scales;        // [rows]: int8 only
 
   void set(Arithmetic chosen, const float* a, int m, int k) {
@@ -136,7 +156,7 @@ struct Operand {
       floats = out;
       return;
     }
-#if defined(__AVX512F__)
+#if defined(INT8_PRODUCTS)
     if (arithmetic == INT8) return set_bytes(a, k, whole);
 #endif
     uint16_t* hi = high.need(size_t(whole) * depth);
@@ -152,22 +172,37 @@ struct Operand {
     // What stands in the rows beyond the last comes to nothing: each row of a product is its own.
   }
 
-#if defined(__AVX512F__)
+#if defined(INT8_PRODUCTS)
  private:
   void set_bytes(const float* a, int k, int whole) {
-    int8_t* out = bytes.need(size_t(whole) * depth);
     float* back = scales.need(whole);
+#if defined(SHORT_PRODUCTS)
+    int16_t* out = shorts.need(size_t(whole) * depth);
+#else
+    int8_t* out = bytes.need(size_t(whole) * depth);
+#endif
     for (int r = 0; r < rows; ++r, a += k) {
       const Scale scale = Scale::of(a, k);
       back[r] = scale.back;
+#if defined(SHORT_PRODUCTS)
+      int16_t* line = out + size_t(r) * depth;
+#else
       int8_t* line = out + size_t(r / 16) * depth * 16 + r % 16 * 64;
-      for (int c = 0; c < depth; c += LANES) {
-        const vf x = c < k ? load(a + c) * scale.to : splat(0.0f);
+#endif
+      for (int c = 0; c < depth; c += 16) {
+        const bool there = c < k;  // k is a multiple of 16
+#if defined(SHORT_PRODUCTS)
+        const vf low = there ? load(a + c) * scale.to : vf{}, high = there ? load(a + c + LANES) * scale.to : vf{};
+        const __m256i packed = _mm256_packs_epi32(_mm256_cvtps_epi32((__m256)low), _mm256_cvtps_epi32((__m256)high));
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(line + c), _mm256_permute4x64_epi64(packed, 0xd8));
+#else
+        const vf x = there ? load(a + c) * scale.to : vf{};
         __m128i rounded = _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32((__m512)x));
 #if !defined(__AMX_INT8__)
         rounded = _mm_xor_si128(rounded, _mm_set1_epi8(-128));  // the vector unit wants it without a sign: 128 is added
 #endif
         _mm_store_si128(reinterpret_cast<__m128i*>(line + c / 64 * 1024 + c % 64), rounded);
+#endif
       }
     }
   }

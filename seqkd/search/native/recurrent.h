@@ -22,7 +22,7 @@ static void lstm_cell(const float* gates, const float* before, float* after, flo
 }
 
 // One query over `count` places of a source, a value behind its key; one head, as wide as the model. `scores` has room
-// for round_up(count, 16).
+// for round_up(count, LANES).
 static void attend_whole(const float* query, const float* entries, int count, int dim, float* scores, float* out) {
   const int width = round_up(count, LANES);
   for (int first = 0; first < width; first += LANES) {

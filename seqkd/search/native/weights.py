@@ -22,7 +22,7 @@ ARITHMETIC: dict[Arithmetic, int] = {"float32": 0, "bf16": 1, "bf16x3": 2, "int8
 HARDWARE: dict[Arithmetic, int] = {"bf16": 1, "int8": 2, "bf16x3": 4}
 ACTIVATION = {"relu": 0, "gelu": 1, "swiglu": 2}
 ATTENTION, SSRU, SRU, LSTM = range(4)  # how a decoder knows what it has written
-LANES = 16  # floats in a vector: widths must be multiples of it
+LANES = 16  # floats in the widest vectors: widths must be multiples of it
 HEAD_VECTORS = (1, 2, 3, 4, 5, 6, 8)  # in a head, as the kernels are compiled for
 
 
@@ -50,7 +50,8 @@ def fits_lstm(dim: int) -> bool:
 def available(arithmetic: Arithmetic) -> bool:
     """Whether there are kernels and this CPU has the arithmetic's products: every CPU has float32's.
 
-    Those of bf16 and int8 are a matrix unit's (AMX) or the vector unit's (AVX-512 BF16, VNNI); bf16x3 needs the former.
+    Those of bf16 and int8 are a matrix unit's (AMX) or the vector unit's (AVX-512 BF16, VNNI; int8 with AVX2, too);
+    bf16x3 needs the former.
     """
     library = kernels()
     if library is None:

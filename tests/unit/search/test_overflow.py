@@ -124,12 +124,13 @@ def test_only_the_sentences_that_overflow_are_decoded_again(tmp_path: Path, voca
 
 @pytest.mark.parametrize("precision", ["bf16", "bf16x3"])
 def test_scores_that_overflow_are_computed_again(tmp_path: Path, vocab: Path, precision: str) -> None:
-    team = load(write(tmp_path / "model", vocab, "transformer", "bf16"), here(precision))
+    folder = write(tmp_path / "model", vocab, "transformer", "bf16")
+    team = load(folder, here(precision))
     if team.precision == "float32":
         pytest.skip("no kernels for this model")
     pairs = [(source, [5, 6]) for source in PIECES.values()]
     scores = score_pairs(team.scorers, pairs, batch_tokens=100, fallback=team.scorers_in_float32)
-    plain: Any = team.loaded[0].model
+    plain: Any = load(folder, "float32").loaded[0].model
     exact = score_pairs([plain], pairs, batch_tokens=100)
     assert any(score.retried for score in scores)
     found = [score.logprob for score, one in zip(scores, exact, strict=True) if score.retried]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 from collections.abc import Callable
 
 import pytest
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from seqkd.search.native import build
 from seqkd.search.native.weights import ARITHMETIC, Arithmetic, available
-from tests.unit.search.native.support import harness
+from tests.unit.search.native.support import NATIVE, OTHERS, harness
 
 HARNESS = """
 #include "gemm.h"
@@ -32,22 +33,32 @@ extern "C" void run(int arithmetic, int finish, const float* a, const float* w, 
 }
 """
 FINISH = {"plain": 0, "relu": 1, "gelu": 2, "add": 3}
-Multiply = Callable[[Arithmetic, str, Tensor, Tensor, Tensor, Tensor], Tensor]
+Kernel = tuple[str, Arithmetic]  # the processor that they are compiled for, and what they compute in
+Multiply = Callable[[Kernel, str, Tensor, Tensor, Tensor, Tensor], Tensor]
 
 pytestmark = pytest.mark.skipif(build.kernels() is None, reason="no C++ compiler here")
-needs_int8 = pytest.mark.skipif(not available("int8"), reason="this CPU has no int8 products")
-ARITHMETICS: list[Arithmetic] = [name for name in ARITHMETIC if available(name)]
+# Others' kernels have what their processors have; this one's may have more.
+KERNELS: list[Kernel] = [
+    *((NATIVE, name) for name in ARITHMETIC if available(name)),
+    *((target, "float32") for target in OTHERS),
+    *((target, "int8") for target in OTHERS if target.endswith("v3")),
+]
+INT8 = [kernel for kernel in KERNELS if kernel[1] == "int8"]
 
 
 @pytest.fixture(scope="module")
 def multiply(tmp_path_factory: pytest.TempPathFactory) -> Multiply:
     """finish(A * W^T + bias), started from what `onto` holds."""
-    library = harness(tmp_path_factory.mktemp("gemm"), HARNESS)
 
-    def run(arithmetic: Arithmetic, finish: str, a: Tensor, w: Tensor, bias: Tensor, onto: Tensor) -> Tensor:
+    @functools.cache
+    def library(target: str) -> ctypes.CDLL:
+        return harness(tmp_path_factory.mktemp("gemm"), HARNESS, target)
+
+    def run(kernel: Kernel, finish: str, a: Tensor, w: Tensor, bias: Tensor, onto: Tensor) -> Tensor:
+        target, arithmetic = kernel
         out = onto.clone()
         tensors = [ctypes.c_void_p(tensor.contiguous().data_ptr()) for tensor in (a, w, bias, out)]
-        library.run(ARITHMETIC[arithmetic], FINISH[finish], *tensors, len(a), len(w), a.size(1))
+        library(target).run(ARITHMETIC[arithmetic], FINISH[finish], *tensors, len(a), len(w), a.size(1))
         return out
 
     return run
@@ -75,62 +86,62 @@ def quantised(x: Tensor) -> tuple[Tensor, Tensor]:
     return (x * to[:, None]).round().long(), peak / 127.0
 
 
-@needs_int8
+@pytest.mark.parametrize("kernel", INT8)
 @pytest.mark.parametrize("finish", FINISH)
 @pytest.mark.parametrize(
     ("m", "n", "k"), [(1, 16, 16), (32, 32, 64), (33, 48, 80), (70, 96, 192), (40, 64, 1024), (5, 32, 4096)]
 )
-def test_int8_products_are_those_of_the_integers(multiply: Multiply, finish: str, m: int, n: int, k: int) -> None:
+def test_int8_products_are_those_of_the_integers(
+    multiply: Multiply, kernel: Kernel, finish: str, m: int, n: int, k: int
+) -> None:
     a, w, bias, onto = drawn(m, n, k)
     (left, rows), (right, columns) = quantised(a), quantised(w)
     sums = (left @ right.T).double()  # exact
     expected = finished(finish, sums * rows[:, None].double() * columns.double() + bias, onto)
-    found = multiply("int8", finish, a, w, bias, onto)
+    found = multiply(kernel, finish, a, w, bias, onto)
     torch.testing.assert_close(found.double(), expected, rtol=1e-6, atol=1e-6)
 
 
-@needs_int8
-def test_int8_rows_of_zeros_and_of_tiny_numbers_give_the_bias(multiply: Multiply) -> None:
+@pytest.mark.parametrize("kernel", INT8)
+def test_int8_rows_of_zeros_and_of_tiny_numbers_give_the_bias(multiply: Multiply, kernel: Kernel) -> None:
     a, w, bias, onto = drawn(4, 32, 64)
     a[1], a[2], w[7] = 0.0, 1e-39, 0.0
-    found = multiply("int8", "plain", a, w, bias, onto)
+    found = multiply(kernel, "plain", a, w, bias, onto)
     assert torch.equal(found[1], bias)
     assert torch.equal(found[2], bias)
     assert torch.equal(found[:, 7], bias[7].expand(4))
 
 
-@pytest.mark.parametrize("arithmetic", ARITHMETICS)
+@pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
-def test_what_is_not_finite_stays_so_and_spoils_nothing_else(
-    multiply: Multiply, arithmetic: Arithmetic, value: float
-) -> None:
+def test_what_is_not_finite_stays_so_and_spoils_nothing_else(multiply: Multiply, kernel: Kernel, value: float) -> None:
     a, w, bias, onto = drawn(40, 48, 64)
-    clean = multiply(arithmetic, "plain", a, w, bias, onto)
+    clean = multiply(kernel, "plain", a, w, bias, onto)
     a[5, 60] = value
-    found = multiply(arithmetic, "plain", a, w, bias, onto)
+    found = multiply(kernel, "plain", a, w, bias, onto)
     assert not found[5].isfinite().any()
     others = [row for row in range(40) if row != 5]
     assert torch.equal(found[others], clean[others])
     a[5, 60], w[20, 3] = 1.0, value
-    assert not multiply(arithmetic, "plain", a, w, bias, onto)[:, 20].isfinite().any()
+    assert not multiply(kernel, "plain", a, w, bias, onto)[:, 20].isfinite().any()
 
 
 # The largest error, relative to the lengths of the two rows.
 @pytest.mark.parametrize("finish", FINISH)
-@pytest.mark.parametrize("arithmetic", ARITHMETICS)
-def test_products_are_near_those_of_float64(multiply: Multiply, arithmetic: Arithmetic, finish: str) -> None:
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_products_are_near_those_of_float64(multiply: Multiply, kernel: Kernel, finish: str) -> None:
     a, w, bias, onto = drawn(70, 96, 192)
     plain = a.double() @ w.double().T + bias
-    bound = {"float32": 1e-6, "bf16x3": 1e-5, "bf16": 2e-3, "int8": 5e-3}[arithmetic]
+    bound = {"float32": 1e-6, "bf16x3": 1e-5, "bf16": 2e-3, "int8": 5e-3}[kernel[1]]
     size = a.norm(dim=1)[:, None] * w.norm(dim=1) + bias.abs() + onto.abs()
-    error = (multiply(arithmetic, finish, a, w, bias, onto) - finished(finish, plain, onto)).abs() / size
+    error = (multiply(kernel, finish, a, w, bias, onto) - finished(finish, plain, onto)).abs() / size
     assert float(error.max()) < bound
 
 
-@pytest.mark.parametrize("arithmetic", ARITHMETICS)
-def test_a_row_is_the_same_in_every_bit_whatever_stands_beside_it(multiply: Multiply, arithmetic: Arithmetic) -> None:
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_a_row_is_the_same_in_every_bit_whatever_stands_beside_it(multiply: Multiply, kernel: Kernel) -> None:
     a, w, bias, onto = drawn(70, 48, 80)
-    together = multiply(arithmetic, "add", a, w, bias, onto)
+    together = multiply(kernel, "add", a, w, bias, onto)
     for row in (0, 17, 31, 32, 69):
-        alone = multiply(arithmetic, "add", a[row : row + 1], w, bias, onto[row : row + 1])
+        alone = multiply(kernel, "add", a[row : row + 1], w, bias, onto[row : row + 1])
         assert torch.equal(alone[0], together[row])

@@ -138,8 +138,7 @@ def main() -> None:
         ("torch engine, float32", lambda: decode(plain, beam, sources, tokens)),
         ("torch engine, caches copied", lambda: decode(cast(SearchModel, Copying(plain)), beam, sources, tokens)),
     ]
-    if available("bf16"):
-        rows.append(("bf16", lambda: decode(NativeModel(model, "bf16"), beam, sources, tokens)))
+    rows.append(("bf16", lambda: decode(NativeModel(model, "bf16"), beam, sources, tokens)))
     if available("int8"):
         rows.append(("int8", lambda: decode(NativeModel(model, "int8"), beam, sources, tokens)))
     for size in (250, 500, 1000, 4000, 8000):

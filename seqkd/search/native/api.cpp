@@ -20,16 +20,14 @@ static int64_t upsampling_effort(const Model& m, int64_t tokens) {
 
 extern "C" {
 
-// The arithmetics that are faster here than float32, and that the kernel lets us use: bit 0 bf16, bit 1 int8, bit 2 bf16x3.
+// The arithmetics beside float32 that are to be had here, and that the kernel lets us use: bit 0 bf16, bit 1 int8, bit 2
+// bf16x3.
 int seqkd_arithmetics() {
 #if defined(__AMX_BF16__)
   constexpr long REQUEST_PERMISSION = 0x1023, TILE_DATA = 18;
   if (syscall(SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA) != 0) return 0;
 #endif
-  int found = 0;
-#if defined(__AVX512BF16__)
-  found |= 1;
-#endif
+  int found = 1;
 #if defined(INT8_PRODUCTS)
   found |= 2;
 #endif

@@ -1,5 +1,6 @@
 // C = A * W^T. Products of bf16 and int8 are the matrix unit's, or where there is none the vector unit's own (AVX-512 BF16
-// and VNNI, on the same layouts; int8 with AVX2, too). Results of int8 are equal on all.
+// and VNNI, on the same layouts; int8 with AVX2, too). Elsewhere bf16 is how weights are kept, and products are float32's.
+// Results of int8 are equal on all.
 #pragma once
 #include <algorithm>
 #include <type_traits>
@@ -228,39 +229,44 @@ static void byte_product(const Operand& a, const Weight& w, int row, int panel, 
 }
 #endif
 
-template <int ROWS>
-COMPILED_ONCE static void vector_products(const float* x, int x_stride, int inputs, const float* b, Ahead ahead, float* out,
+// What some rows make of `SPAN` parts of a panel, float32 or bf16.
+template <int ROWS, int SPAN, typename T>
+COMPILED_ONCE static void vector_products(const float* x, int x_stride, const Weight& w, const T* b, Ahead ahead, float* out,
                                           int stride) {
-  vf left[ROWS] = {}, right[ROWS] = {};
-  for (int step = 0; step < inputs; step += 16) {  // inputs are a multiple of 16
+  constexpr int VECTORS = 2 * SPAN;
+  vf sums[ROWS][VECTORS] = {};
+  for (int step = 0; step < w.inputs; step += 16) {  // inputs are a multiple of 16
     ahead.ask();
 #pragma GCC unroll 4
     for (int c = step; c < step + 16; ++c, b += PART) {
-      const vf b0 = load(b), b1 = load(b + LANES);
+      vf right[VECTORS];
+#pragma GCC unroll 4
+      for (int v = 0; v < VECTORS; ++v) right[v] = load(b + size_t(v / 2) * w.depth * PART + v % 2 * LANES);
 #pragma GCC unroll 8
       for (int i = 0; i < ROWS; ++i) {
         const vf value = splat(x[size_t(i) * x_stride + c]);
-        left[i] += value * b0;
-        right[i] += value * b1;
+#pragma GCC unroll 4
+        for (int v = 0; v < VECTORS; ++v) sums[i][v] += value * right[v];
       }
     }
   }
 #pragma GCC unroll 8
-  for (int i = 0; i < ROWS; ++i) {
-    store(out + size_t(i) * stride, left[i]);
-    store(out + size_t(i) * stride + LANES, right[i]);
-  }
+  for (int i = 0; i < ROWS; ++i)
+    for (int v = 0; v < VECTORS; ++v) store(out + size_t(i) * stride + v * LANES, sums[i][v]);
 }
 
-static void vector_product(const Operand& a, const Weight& w, int row, int panel, float* out, int stride) {
+template <typename T>
+static void vector_product(const Operand& a, const Weight& w, const T* weights, int row, int panel, float* out, int stride) {
   const Groups groups{std::min(BLOCK, a.rows - row)};
-  const float* floats = w.floats.data + size_t(panel) * w.depth * BLOCK;
+  const T* own = weights + size_t(panel) * w.depth * BLOCK;
   for (int part = 0; part < PARTS; ++part)
     in_groups(groups, [&](auto count, int r, int group) {
-      vector_products<decltype(count)::value>(a.floats + size_t(row + r) * a.stride, a.stride, w.inputs,
-                                              floats + size_t(part) * w.depth * PART,
-                                              next_panel(floats, w, panel, row, groups, group, w.depth / 16, part, PARTS),
-                                              out + size_t(r) * stride + part * PART, stride);
+      constexpr int ROWS = decltype(count)::value;
+      constexpr int SPAN = ROWS <= 2 ? PARTS : 1;  // one row's sums of a part would wait for each other
+      if (part % SPAN) return;
+      vector_products<ROWS, SPAN>(a.floats + size_t(row + r) * a.stride, a.stride, w, own + size_t(part) * w.depth * PART,
+                                  next_panel(own, w, panel, row, groups, group, w.depth / 16, part / SPAN, PARTS / SPAN),
+                                  out + size_t(r) * stride + part * PART, stride);
     });
 }
 
@@ -278,8 +284,10 @@ static inline void raw_product(const Operand& a, const Weight& w, int row, int p
 #endif
 #if defined(__AMX_BF16__) || defined(__AVX512BF16__)
   if (a.arithmetic != FLOAT32) return tile_product(a, w, row, panel, out, stride);
+#else
+  if (a.arithmetic == BF16) return vector_product(a, w, w.high.data, row, panel, out, stride);
 #endif
-  vector_product(a, w, row, panel, out, stride);
+  vector_product(a, w, w.floats.data, row, panel, out, stride);
 }
 
 // The same, always floats.

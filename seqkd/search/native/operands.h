@@ -1,6 +1,6 @@
 // What products of A and W^T read: weights packed once, in panels of 32 outputs, and rows of A laid out alike.
 //
-// Four arithmetics: float32 on the vector unit; bf16; "bf16x3", float32 operands split into the bf16 nearest to them and
+// Four arithmetics: float32 on the vector unit; bf16, of which weights take half the room; "bf16x3", float32 operands split into the bf16 nearest to them and
 // the bf16 nearest to the rest, whose three leading products the matrix unit (AMX) sums in float32: a relative error near
 // 2^-16 for a third of its speed, which is still several times the vector unit's; and int8: each row of A and each row of
 // W is scaled so that its largest magnitude becomes 127 and rounded, sums are exact in int32, and the result is scaled
@@ -33,6 +33,13 @@ enum Arithmetic { FLOAT32 = 0, BF16 = 1, BF16X3 = 2, INT8 = 3 };
 constexpr int SHORT_ROWS = 5;  // of them together: more, and compilers keep sums in memory
 #endif
 
+// bf16 are multiplied as pairs where there are products of them, else each weight is widened as it is read.
+#if defined(__AMX_BF16__) || defined(__AVX512BF16__)
+constexpr bool PAIR_PRODUCTS = true;
+#else
+constexpr bool PAIR_PRODUCTS = false;
+#endif
+
 static inline int round_up(int n, int unit) { return (n + unit - 1) / unit * unit; }
 
 // Inputs that a tile holds: what is multiplied is padded to a multiple of it.
@@ -61,7 +68,8 @@ struct Weight {
   int depth = 0;                // inputs, padded to whole tiles
   int panels = 0;
   Buffer<float> floats;       // [panel][part][depth][PART]
-  Buffer<uint16_t> high, low; // [panel][depth / 32][half][16][32]: tiles of 16 pairs of inputs x 16 outputs
+  Buffer<uint16_t> high, low; // [panel][depth / 32][half][16][32]: tiles of 16 pairs of inputs x 16 outputs; without
+                              // products of pairs as `floats`
   Buffer<int8_t> bytes;       // [panel][depth / 64][half][16][64]: tiles of 16 fours of inputs x 16 outputs; where
                               // AVX2 multiplies them [panel][half][depth / 2][16][2]: 16 outputs of each pair of inputs
   std::vector<float> scales;  // [panels * 32]: int8 only
@@ -76,12 +84,18 @@ struct Weight {
     }
     size_t total = size_t(panels) * depth * BLOCK;
     auto at = [&](int row, int column) { return row < n && column < k ? w[size_t(row) * k + column] : 0.0f; };
-    if (arithmetic == FLOAT32) {
-      float* out = floats.need(total);
+    auto in_parts = [&](auto put) {
       for (int first = 0; first < panels * BLOCK; first += PART)
         for (int c = 0; c < depth; ++c)
-          for (int r = first; r < first + PART; ++r) *out++ = at(r, c);
-      return;
+          for (int r = first; r < first + PART; ++r) put(at(r, c));
+    };
+    if (arithmetic == FLOAT32) {
+      float* out = floats.need(total);
+      return in_parts([&](float x) { *out++ = x; });
+    }
+    if (arithmetic == BF16 && !PAIR_PRODUCTS) {
+      uint16_t* out = high.need(total);
+      return in_parts([&](float x) { *out++ = narrow(splat(x))[0]; });
     }
     if (arithmetic == INT8) {
       std::vector<float> to(panels * BLOCK, 0.0f);
@@ -142,7 +156,7 @@ struct Operand {
     arithmetic = chosen, rows = m, depth = round_up(k, tile_depth(arithmetic));
     int whole = round_up(m, BLOCK);
     stride = depth;
-    if (arithmetic == FLOAT32) {
+    if (arithmetic == FLOAT32 || (arithmetic == BF16 && !PAIR_PRODUCTS)) {
       if (k == depth) {  // as it lies; nothing that is multiplied is written over meanwhile
         floats = a;
         return;

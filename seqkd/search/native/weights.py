@@ -48,10 +48,10 @@ def fits_lstm(dim: int) -> bool:
 
 
 def available(arithmetic: Arithmetic) -> bool:
-    """Whether there are kernels and this CPU has the arithmetic's products: every CPU has float32's.
+    """Whether there are kernels and this CPU has the arithmetic's products: every CPU has those of float32 and bf16.
 
-    Those of bf16 and int8 are a matrix unit's (AMX) or the vector unit's (AVX-512 BF16, VNNI; int8 with AVX2, too);
-    bf16x3 needs the former.
+    Products of bf16 are a matrix unit's (AMX) or the vector unit's (AVX-512 BF16), elsewhere float32's of weights that
+    are kept in bf16. Those of int8 are AMX', AVX-512 VNNI's or AVX2's; bf16x3 needs AMX.
     """
     library = kernels()
     if library is None:

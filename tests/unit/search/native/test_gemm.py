@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import itertools
 from collections.abc import Callable
 
 import pytest
@@ -37,10 +38,11 @@ Kernel = tuple[str, Arithmetic]  # the processor that they are compiled for, and
 Multiply = Callable[[Kernel, str, Tensor, Tensor, Tensor, Tensor], Tensor]
 
 pytestmark = pytest.mark.skipif(build.kernels() is None, reason="no C++ compiler here")
+WIDE: list[Arithmetic] = ["float32", "bf16"]
 # Others' kernels have what their processors have; this one's may have more.
 KERNELS: list[Kernel] = [
     *((NATIVE, name) for name in ARITHMETIC if available(name)),
-    *((target, "float32") for target in OTHERS),
+    *itertools.product(OTHERS, WIDE),
     *((target, "int8") for target in OTHERS if target.endswith("v3")),
 ]
 INT8 = [kernel for kernel in KERNELS if kernel[1] == "int8"]

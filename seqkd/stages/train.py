@@ -40,7 +40,13 @@ from seqkd.training.data import CorpusData, SpecialIds, TrainingData
 from seqkd.training.loop import LoopSettings, TrainResult, fit
 from seqkd.training.mixing import MixedData
 from seqkd.training.optim import OptimSettings
-from seqkd.training.runtime import choose_precision, keep_freed_memory, lost_processes_told, make_fabric
+from seqkd.training.runtime import (
+    choose_precision,
+    keep_freed_memory,
+    lost_processes_told,
+    make_fabric,
+    multiplies_bf16,
+)
 from seqkd.training.soft import SoftTable
 from seqkd.training.state import Validation
 from seqkd.training.validation import held_out_nll
@@ -95,6 +101,8 @@ def _run(config: TrainConfig, out: Path, overwrite: bool, device: str) -> None:
         if first:
             say(f"train: {out} is up to date")
         return
+    if first and precision == "bf16" and not multiplies_bf16(where):
+        say("train: this device has no products of bf16, and training in it is slow; precision auto takes float32 here")
     inputs.check_ids()
     work = _Work.of(config, inputs, fabric)  # what can be wrong is found before the folder is begun
     output = StageOutput.open(out, "model", made_by, overwrite=overwrite) if first else None

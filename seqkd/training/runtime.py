@@ -41,9 +41,14 @@ def choose_precision(precision: Literal["auto"] | Precision, device: torch.devic
         raise InputError("training in fp16 needs a GPU", expected="precision auto, bf16 or float32 on a CPU")
     if precision != "auto":
         return precision
+    return "bf16" if multiplies_bf16(device) else "float32"
+
+
+def multiplies_bf16(device: torch.device) -> bool:
+    """Whether the device has products of bf16; elsewhere torch emulates them, many times slower than float32's."""
     if device.type == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
-    return "bf16" if torch.cpu._is_avx512_bf16_supported() else "float32"
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return bool(torch.cpu._is_avx512_bf16_supported())
 
 
 def make_fabric(device: torch.device, precision: Precision) -> Fabric:

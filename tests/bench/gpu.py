@@ -355,17 +355,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "scale": dataclasses.asdict(scale),
         "variants": {},
     }
+
+    def keep() -> None:
+        """Write what is known so far: a machine that is lent for minutes may be gone before the end."""
+        asked.out.write_text(json.dumps(result, indent=1) + "\n")
+
     makers = variants(model)
-    sweep = [measure(makers["engine"], scale, sources, budget, device) for budget in budgets]
-    result["batch_tokens"] = sweep
+    sweep = result["batch_tokens"] = []
+    for budget in budgets:
+        sweep.append(measure(makers["engine"], scale, sources, budget, device))
+        keep()
     best = max(sweep, key=lambda row: float(row["sentences_per_second"]))
-    for name, make in makers.items():
-        if name != "engine":
-            result["variants"][name] = measure(make, scale, sources, best["batch_tokens"], device)
     result["variants"]["engine"] = best
-    for name, chosen in OTHER_PACES.items():
-        with paced(chosen):
-            result["variants"][name] = measure(makers["engine"], scale, sources, best["batch_tokens"], device)
     found = decode(makers["engine"](), scale, sources, best["batch_tokens"])
     lengths = [len(found[row][0].ids) for row, _ in sources]
     result["mean_length"] = {"source": statistics.mean(len(s) for _, s in sources), "target": statistics.mean(lengths)}
@@ -377,10 +378,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
         result["floor_seconds"] = {"arithmetic": floors[0], "memory": floors[1]}
         result["share_of_roofline"] = max(floors) / took
         result["wmt14_minutes"] = WMT14_SENTENCES / best["sentences_per_second"] / 60
-    result["microseconds"] = parts(model, scale, device)
+    keep()
     result["hugging_face"] = hugging_face(scale, sources[:2048], lengths[:2048], dtype, device)
+    keep()
+    for name, make in makers.items():
+        if name != "engine":
+            result["variants"][name] = measure(make, scale, sources, best["batch_tokens"], device)
+            keep()
+    for name, chosen in OTHER_PACES.items():
+        with paced(chosen):
+            result["variants"][name] = measure(makers["engine"], scale, sources, best["batch_tokens"], device)
+        keep()
+    result["microseconds"] = parts(model, scale, device)
+    keep()
     result["same_lists_float32"] = same_share(model, scale, sources[:256])
-    asked.out.write_text(json.dumps(result, indent=1) + "\n")
+    keep()
     for name, row in sorted(result["variants"].items(), key=lambda item: -item[1]["sentences_per_second"]):
         print(f"{row['sentences_per_second']:12,.1f} sentences/s  {name}")
     print(

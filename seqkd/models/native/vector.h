@@ -1,4 +1,4 @@
-// Vectors of floats, as wide as the target's: sixteen with AVX-512, elsewhere eight.
+// Vectors of floats, as wide as the target's: sixteen with AVX-512, eight with AVX2, elsewhere four.
 #pragma once
 #include <cstdint>
 #include <cstring>
@@ -14,8 +14,11 @@
 // Wider than the target's own they would be taken apart lane by lane and kept in memory.
 #if defined(__AVX512F__)
 constexpr int LANES = 16;
-#else
+#elif defined(__AVX2__) && defined(__FMA__)
+#define AVX2_VECTORS
 constexpr int LANES = 8;
+#else
+constexpr int LANES = 4;
 #endif
 constexpr int UNIT = 16 / LANES;  // vectors in sixteen floats: all widths are multiples of these
 
@@ -30,7 +33,7 @@ typedef uint16_t vh_any __attribute__((vector_size(2 * LANES), aligned(2), may_a
 // other until one is left.
 #if defined(__AVX512F__)
 #include "vector512.h"
-#elif defined(__AVX2__) && defined(__FMA__)
+#elif defined(AVX2_VECTORS)
 #include "vector256.h"
 #else
 #include "vector_any.h"

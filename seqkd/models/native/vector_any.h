@@ -1,7 +1,7 @@
-// Any target, by what the compiler knows. A part of vector.h.
+// Four lanes: any target, by what the compiler knows. A part of vector.h.
 #pragma once
 
-static inline vf splat(float x) { return vf{x, x, x, x, x, x, x, x}; }
+static inline vf splat(float x) { return vf{x, x, x, x}; }
 
 // bfloat16 is the upper half of a float32; rounding is to nearest, ties to even, NaN stays NaN.
 static inline vf widen(vh x) { return (vf)(__builtin_convertvector(x, vu) << 16); }
@@ -33,7 +33,7 @@ static inline vf sums(const vf* x) {
   return out;
 }
 
-// Eight vectors as a matrix, its rows made its columns.
+// Four vectors as a matrix, its rows made its columns.
 static inline void transpose(vf* x) {
   for (int i = 0; i < LANES; ++i)
     for (int j = 0; j < i; ++j) {

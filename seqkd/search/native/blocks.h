@@ -132,7 +132,7 @@ static inline void weigh(const float* weights, const uint16_t* const* values, in
       const __m512i order = half == 0 ? _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23)
                                       : _mm512_setr_epi32(8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
       x = (vf)_mm512_permutex2var_ps((__m512)lower[i], order, (__m512)upper[i]);
-#elif defined(__AVX2__)
+#elif defined(AVX2_VECTORS)
       const __m256 low = (__m256)lower[i], high = (__m256)upper[i];
       const __m256 a = _mm256_unpacklo_ps(low, high), b = _mm256_unpackhi_ps(low, high);
       x = (vf)(half == 0 ? _mm256_permute2f128_ps(a, b, 0x20) : _mm256_permute2f128_ps(a, b, 0x31));

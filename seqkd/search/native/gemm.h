@@ -262,7 +262,7 @@ static void vector_product(const Operand& a, const Weight& w, const T* weights, 
   for (int part = 0; part < PARTS; ++part)
     in_groups(groups, [&](auto count, int r, int group) {
       constexpr int ROWS = decltype(count)::value;
-      constexpr int SPAN = ROWS <= 2 ? PARTS : 1;  // one row's sums of a part would wait for each other
+      constexpr int SPAN = ROWS <= 2 && PARTS > 1 ? 2 : 1;  // one row's sums of a part would wait for each other
       if (part % SPAN) return;
       vector_products<ROWS, SPAN>(a.floats + size_t(row + r) * a.stride, a.stride, w, own + size_t(part) * w.depth * PART,
                                   next_panel(own, w, panel, row, groups, group, w.depth / 16, part / SPAN, PARTS / SPAN),

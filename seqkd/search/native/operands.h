@@ -1,6 +1,6 @@
 // What products of A and W^T read: weights packed once, in panels of 32 outputs, and rows of A laid out alike.
 //
-// Four arithmetics: float32 on the vector unit; bf16, of which weights take half the room; "bf16x3", float32 operands split into the bf16 nearest to them and
+// Four arithmetics: float32 on the vector unit; bf16; "bf16x3", float32 operands split into the bf16 nearest to them and
 // the bf16 nearest to the rest, whose three leading products the matrix unit (AMX) sums in float32: a relative error near
 // 2^-16 for a third of its speed, which is still several times the vector unit's; and int8: each row of A and each row of
 // W is scaled so that its largest magnitude becomes 127 and rounded, sums are exact in int32, and the result is scaled
@@ -13,9 +13,6 @@
 
 #include "../../models/native/memory.h"
 #include "../../models/native/vector.h"
-#if defined(__AVX512F__) || defined(__AVX2__)
-#include <immintrin.h>
-#endif
 
 constexpr int BLOCK = 32;  // rows and columns of one product
 constexpr int PART = 2 * LANES;  // columns that the vector unit takes together
@@ -27,13 +24,14 @@ enum Arithmetic { FLOAT32 = 0, BF16 = 1, BF16X3 = 2, INT8 = 3 };
 // Bytes are multiplied by the matrix unit, by AVX-512's products of fours (VNNI), or by AVX2 as pairs of 16 bits.
 #if defined(__AMX_INT8__) || defined(__AVX512VNNI__)
 #define INT8_PRODUCTS
-#elif defined(__AVX2__) && !defined(__AVX512F__)
+#elif defined(AVX2_VECTORS)
 #define INT8_PRODUCTS
 #define SHORT_PRODUCTS
 constexpr int SHORT_ROWS = 5;  // of them together: more, and compilers keep sums in memory
 #endif
 
-// bf16 are multiplied as pairs where there are products of them, else each weight is widened as it is read.
+// bf16 are multiplied as pairs where there are products of them. Elsewhere weights are kept in bf16, in half the room, and
+// each is widened as it is read; A stays as it is.
 #if defined(__AMX_BF16__) || defined(__AVX512BF16__)
 constexpr bool PAIR_PRODUCTS = true;
 #else

@@ -139,3 +139,17 @@ def test_shared_embeddings_need_one_vocabulary(tmp_path: Path) -> None:
 def test_best_by_bleu_without_bleu(tmp_path: Path, prepared: Path) -> None:
     with pytest.raises(ConfigError, match="best_by is bleu, but valid_bleu is false"):
         train.run(config(prepared, training={"best_by": "bleu", "valid_bleu": False}), tmp_path, device="cpu")
+
+
+@pytest.mark.parametrize("has_products", [True, False])
+def test_says_where_bf16_is_emulated(
+    tmp_path: Path,
+    prepared: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    has_products: bool,
+) -> None:
+    monkeypatch.setattr(train, "multiplies_bf16", lambda _: has_products)
+    settings = {"precision": "bf16", "max_updates": 1, "validate_every": 1}
+    train.run(config(prepared, training=settings), tmp_path / "model", device="cpu")
+    assert ("no products of bf16" in capfd.readouterr().err) == (not has_products)

@@ -16,7 +16,7 @@ from tests.unit.search.native.support import OTHERS, flags_for
 HERE = Path(__file__).parent
 # This processor's own are tested elsewhere, and those for AVX2 are the same as its own where it has no wider vectors.
 TARGETS = [target for target in OTHERS if "avx512f" in processor() or not target.endswith("v3")]
-SUITES = ("test_engine.py", "test_scoring.py", "test_stack.py", "../../models/native/test_attention.py")
+SUITES = ("test_engine.py", "test_scoring.py", "../../models/native/test_attention.py")
 RUN = """
 import sys, pytest
 from seqkd.models.native import build

@@ -28,7 +28,7 @@ from seqkd.search.gpu.engine import GraphTransformer, runs_here
 from seqkd.search.native.engine import NativeModel
 from seqkd.search.native.scoring import NativeScorer
 from seqkd.search.native.stack import NativeParallel
-from seqkd.search.native.weights import available, fits, fits_lstm, usable
+from seqkd.search.native.weights import Arithmetic, available, fits, fits_lstm, usable
 from seqkd.search.parallel import Decoder, ParallelSearch
 from seqkd.search.protocol import SearchModel
 from seqkd.search.settings import BeamSettings
@@ -39,7 +39,10 @@ NATIVE = {"transformer": Transformer, "sru": Sru, "lstm": Lstm, "nat": Nat, "cml
 # Of modules; int8 is the kernels' alone.
 DTYPES = {"float32": torch.float32, "bf16x3": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 # What a CPU must have for the precisions that are the kernels' alone.
-HARDWARE = {"bf16x3": "a bf16 matrix unit (AMX)", "int8": "int8 products (AMX, AVX-512 VNNI or AVX2)"}
+HARDWARE: dict[Arithmetic, str] = {
+    "bf16x3": "a bf16 matrix unit (AMX)",
+    "int8": "int8 products (AMX, AVX-512 VNNI or AVX2)",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,9 +122,10 @@ def resolve_precision(precision: Literal["auto"] | Precision, device: torch.devi
     if precision == "auto":
         return "bf16x3" if available("bf16x3") else "float32"
     if precision != "fp16" and precision in HARDWARE and not available(precision):
+        others = [name for name in HARDWARE if available(name)]
         raise InputError(
             f"precision {precision} needs a CPU with {HARDWARE[precision]} and a C++ compiler",
-            expected="auto, float32 or bf16 on this machine",
+            expected=f"{', '.join(['auto', 'float32', *others])} or bf16 on this machine",
         )
     return precision
 

@@ -116,8 +116,10 @@ def test_precisions_of_the_kernels_need_the_hardware(
     folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch, precision: Any, needed: str
 ) -> None:
     monkeypatch.setattr(loading, "available", lambda asked: asked != precision)
-    with pytest.raises(InputError, match=f"precision {precision} needs a CPU with {needed}"):
+    with pytest.raises(InputError, match=f"precision {precision} needs a CPU with {needed}") as caught:
         load_team([folders["transformer"]], device="cpu", precision=precision)
+    other = {"int8": "bf16x3", "bf16x3": "int8"}[precision]
+    assert caught.value.expected == f"auto, float32, {other} or bf16 on this machine"
     with pytest.raises(InputError, match=f"precision {precision} is for CPUs"):
         team_precision([folders["transformer"]], precision, torch.device("cuda"))
 

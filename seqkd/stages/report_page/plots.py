@@ -117,7 +117,8 @@ def gold_and_distilled(twins: Sequence[Twins], measure: Measure, corpora: Sequen
     bars = sum(len(group.members) for group in twins)
     figure, axes = _figure(measure.name, "", height=0.62 + 0.21 * bars + 0.16 * len(twins))
     top, ticks = 0.0, []
-    longest = max(measure(model) for group in twins for model in group.members)
+    # Of a percentage or a score: bars of nothing have an axis, too.
+    longest = max(1.0, *(measure(model) for group in twins for model in group.members))
     for group in twins:
         for place, model in enumerate(group.members):
             shade = _shade(corpora.index(model.trained_on) if model.trained_on in corpora else 0)
@@ -131,7 +132,7 @@ def gold_and_distilled(twins: Sequence[Twins], measure: Measure, corpora: Sequen
     axes.set_yticks([y for y, _ in ticks], [label for _, label in ticks])
     axes.tick_params(axis="y", labelcolor=_INK)
     axes.grid(visible=False)
-    axes.set_xlim(0.0, 1.3 * max(longest, 1e-9))
+    axes.set_xlim(0.0, 1.3 * longest)
     axes.set_ylim(top + 0.75 + 0.4, 0.6)
     axes.xaxis.set_major_locator(MaxNLocator(5, steps=STEPS))
     return _svg(figure, axes, "twins", numbers=False)

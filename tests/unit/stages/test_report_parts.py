@@ -16,7 +16,7 @@ from seqkd.stages.report_page.findings import find
 from seqkd.stages.report_page.gather import compare
 from seqkd.stages.report_page.graph import draw_graph
 from seqkd.stages.report_page.page import render
-from seqkd.stages.report_page.twins import find_twins
+from seqkd.stages.report_page.twins import find_twins, measure_of
 from tests.unit.stages.report_folders import (
     FAMILIES,
     MODELS,
@@ -184,3 +184,11 @@ def test_alignment_is_bounded(root: Path, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(gather, "ALIGNED_CELLS", 300)
     contents = gather.gather(full(root))
     assert 0 < contents.aligned_rows < ROWS
+
+
+def test_bars_of_nothing_stand_on_an_axis_of_whole_numbers() -> None:
+    twins = find_twins([MODELS[0], bleu(MODELS[1], 0.0), bleu(MODELS[2], 0.0)])
+    assert twins
+    drawn = str(plots.gold_and_distilled(twins, measure_of(twins), ["gold", "seqkd"]))
+    assert re.search("1e.?9", drawn) is None
+    assert "0.0  seqkd" in drawn

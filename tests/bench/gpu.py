@@ -356,8 +356,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "variants": {},
     }
 
-    def keep() -> None:
-        """Write what is known so far: a machine that is lent for minutes may be gone before the end."""
+    def keep() -> None:  # what is known so far: a machine that is lent for minutes may be gone before the end
         asked.out.write_text(json.dumps(result, indent=1) + "\n")
 
     makers = variants(model)
@@ -373,10 +372,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     result["work"] = counted = work(scale, sources, found, best["batch_tokens"])
     result["ceilings"] = rates = ceilings(device)
     if rates is not None:
-        took = statistics.median(best["seconds"])
         floors = counted["flops"] / rates["flops_per_second"], counted["bytes"] / rates["bytes_per_second"]
         result["floor_seconds"] = {"arithmetic": floors[0], "memory": floors[1]}
-        result["share_of_roofline"] = max(floors) / took
+        result["share_of_roofline"] = max(floors) / statistics.median(best["seconds"])
         result["wmt14_minutes"] = WMT14_SENTENCES / best["sentences_per_second"] / 60
     keep()
     result["hugging_face"] = hugging_face(scale, sources[:2048], lengths[:2048], dtype, device)
@@ -388,9 +386,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name, chosen in OTHER_PACES.items():
         with paced(chosen):
             result["variants"][name] = measure(makers["engine"], scale, sources, best["batch_tokens"], device)
-        keep()
     result["microseconds"] = parts(model, scale, device)
-    keep()
     result["same_lists_float32"] = same_share(model, scale, sources[:256])
     keep()
     for name, row in sorted(result["variants"].items(), key=lambda item: -item[1]["sentences_per_second"]):

@@ -58,7 +58,11 @@ static void products(const Rows& rows, const float* turned, int room, int width,
 
 // Vectors of a row that stay in registers for all rows at once.
 template <int VECTORS>
-constexpr int HELD = VECTORS % 4 == 0 && LANES == 16 ? 4 : VECTORS % 3 == 0 ? 3 : VECTORS % 2 == 0 ? 2 : VECTORS <= 5 ? VECTORS : 1;
+constexpr int HELD = VECTORS % 4 == 0 && LANES == 16 ? 4
+                     : VECTORS % 3 == 0              ? 3
+                     : VECTORS % 2 == 0              ? 2
+                     : VECTORS <= 5                  ? VECTORS
+                                                     : 1;
 
 // Row i of `to`, of `rows`, = sum over s of weights[i][s] * from[s].
 template <int VECTORS>

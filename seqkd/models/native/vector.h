@@ -29,6 +29,13 @@ typedef uint32_t vu __attribute__((vector_size(4 * LANES)));
 typedef uint16_t vh __attribute__((vector_size(2 * LANES)));
 typedef uint16_t vh_any __attribute__((vector_size(2 * LANES), aligned(2), may_alias));
 
+// bfloat16 is the upper half of a float32; rounding is to nearest, ties to even, NaN stays NaN. Here it is a lane's lower half.
+static inline vu bf16_bits(vf x) {
+  const vu bits = (vu)x;
+  const vu rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16, nan = (vu)(x != x);
+  return (rounded & ~nan) | (0x7fc0 & nan);
+}
+
 // What each target does in its own way. Sums and largest of lanes: the lower half and the upper half are folded onto each
 // other until one is left.
 #if defined(__AVX512F__)
@@ -38,7 +45,6 @@ typedef uint16_t vh_any __attribute__((vector_size(2 * LANES), aligned(2), may_a
 #else
 #include "vector_any.h"
 #endif
-
 
 static inline vf load(const float* p) { return *reinterpret_cast<const vf_any*>(p); }
 static inline void store(float* p, vf x) { *reinterpret_cast<vf_any*>(p) = x; }

@@ -4,12 +4,9 @@
 
 static inline vf splat(float x) { return (vf)_mm256_set1_ps(x); }
 
-// bfloat16 is the upper half of a float32; rounding is to nearest, ties to even, NaN stays NaN.
 static inline vf widen(vh x) { return (vf)_mm256_slli_epi32(_mm256_cvtepu16_epi32((__m128i)x), 16); }
 static inline vh narrow(vf x) {
-  const vu bits = (vu)x;
-  const vu rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16, nan = (vu)(x != x);
-  const __m256i low = (__m256i)((rounded & ~nan) | (0x7fc0 & nan));
+  const __m256i low = (__m256i)bf16_bits(x);
   // Halves are packed each by itself.
   return (vh)_mm256_castsi256_si128(_mm256_permute4x64_epi64(_mm256_packus_epi32(low, low), 0x08));
 }

@@ -4,16 +4,12 @@
 
 static inline vf splat(float x) { return (vf)_mm512_set1_ps(x); }
 
-// bfloat16 is the upper half of a float32; rounding is to nearest, ties to even, NaN stays NaN.
 static inline vf widen(vh x) { return (vf)_mm512_slli_epi32(_mm512_cvtepu16_epi32((__m256i)x), 16); }
 static inline vh narrow(vf x) {
 #if defined(__AVX512BF16__)
   return (vh)_mm512_cvtneps_pbh((__m512)x);
 #else
-  vu bits = (vu)x;
-  vu rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
-  vu nan = (vu)(x != x);
-  return __builtin_convertvector((rounded & ~nan) | (0x7fc0 & nan), vh);
+  return __builtin_convertvector(bf16_bits(x), vh);
 #endif
 }
 

@@ -3,13 +3,8 @@
 
 static inline vf splat(float x) { return vf{x, x, x, x}; }
 
-// bfloat16 is the upper half of a float32; rounding is to nearest, ties to even, NaN stays NaN.
 static inline vf widen(vh x) { return (vf)(__builtin_convertvector(x, vu) << 16); }
-static inline vh narrow(vf x) {
-  const vu bits = (vu)x;
-  const vu rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16, nan = (vu)(x != x);
-  return __builtin_convertvector((rounded & ~nan) | (0x7fc0 & nan), vh);
-}
+static inline vh narrow(vf x) { return __builtin_convertvector(bf16_bits(x), vh); }
 
 static inline float sum(vf x) {
   float s[LANES];

@@ -14,16 +14,19 @@ struct Groups {
   int first(int group) const { return rows * group / count; }
 };
 
-// The panel after this one, asked for while the first block of rows is multiplied with this one: a share of it by each group
-// of rows with each part of the panel, in `asks` portions. Few rows would else wait for most of what they read: the
-// processor's own guesses end at each page.
+// One of `all` equal parts of what is to be asked for.
+struct Share {
+  int own, all;
+};
+
+// The panel after this one, asked for while the first block of rows is multiplied with this one: a share of it in `asks`
+// portions. Few rows would else wait for most of what they read: the processor's own guesses end at each page.
 template <typename T>
-static inline Ahead next_panel(const T* panel, const Weight& w, int index, int row, const Groups& groups, int group, int asks,
-                               int part = 0, int parts = 1) {
+static inline Ahead next_panel(const T* panel, const Weight& w, int index, int row, Share share, int asks) {
   if (row || index + 1 == w.panels) return {};
   const size_t bytes = size_t(w.depth) * BLOCK * sizeof(T);
-  const int portions = asks * groups.count * parts, lines = int((bytes / LINE + portions - 1) / portions);
-  return {reinterpret_cast<const char*>(panel) + bytes + size_t(part * groups.count + group) * asks * lines * LINE, lines};
+  const int portions = asks * share.all, lines = int((bytes / LINE + portions - 1) / portions);
+  return {reinterpret_cast<const char*>(panel) + bytes + size_t(share.own) * asks * lines * LINE, lines};
 }
 
 // Calls `work(rows, first, group)` for each group; the compiler knows how many rows it has, so that rows that are not there
@@ -45,6 +48,18 @@ static inline void in_groups(const Groups& groups, const Work& work) {
 #endif
     }
   }
+}
+
+// The same for rows of a block that lie as tiles do, sixteen of them together: no group has rows of two tiles.
+// `work(rows, first, share)`.
+template <typename Work>
+static inline void in_tiles(int rows, const Work& work) {
+  const Groups tiles[] = {{std::min(16, rows)}, {std::max(0, rows - 16)}};
+  const int all = tiles[0].count + tiles[1].count;
+  for (int tile = 0; tile < 2; ++tile)
+    in_groups(tiles[tile], [&](auto count, int first, int group) {
+      work(count, tile * 16 + first, Share{tile * tiles[0].count + group, all});
+    });
 }
 
 #if defined(__AMX_BF16__)
@@ -110,13 +125,12 @@ static inline void tile_product(const Operand& a, const Weight& w, int row, int 
 }
 #elif defined(__AVX512BF16__)
 COMPILED_ONCE static void tile_product(const Operand& a, const Weight& w, int row, int panel, float* out, int stride) {
-  const Groups groups{std::min(BLOCK, a.rows - row)};
   const uint16_t* right = w.high.data + size_t(panel) * w.depth * BLOCK;
-  in_groups(groups, [&](auto count, int r, int group) {
+  in_tiles(std::min(BLOCK, a.rows - row), [&](auto count, int r, Share share) {
     constexpr int ROWS = decltype(count)::value;
     __m512 low[ROWS] = {}, high[ROWS] = {};
     const uint16_t* left = a.high.data + size_t(row + r) / 16 * 16 * a.depth + (row + r) % 16 * 32;
-    add_pair_products<ROWS>(left, right, w.depth / 32, low, high, next_panel(right, w, panel, row, groups, group, w.depth / 32));
+    add_pair_products<ROWS>(left, right, w.depth / 32, low, high, next_panel(right, w, panel, row, share, w.depth / 32));
 #pragma GCC unroll 8
     for (int i = 0; i < ROWS; ++i) {
       store(out + size_t(r + i) * stride, (vf)low[i]);
@@ -155,19 +169,18 @@ static inline void byte_product(const Operand& a, const Weight& w, int row, int 
 }
 #elif defined(__AVX512VNNI__)
 COMPILED_ONCE static void byte_product(const Operand& a, const Weight& w, int row, int panel, float* out, int stride) {
-  const Groups groups{std::min(BLOCK, a.rows - row)};
   const int8_t* panel_bytes = w.bytes.data + size_t(panel) * w.depth * BLOCK;
   const int32_t* offsets = w.offsets.data() + panel * BLOCK;
   const __m512i zero = _mm512_setzero_si512();
   const __m512i left_start = _mm512_sub_epi32(zero, _mm512_loadu_si512(offsets));
   const __m512i right_start = _mm512_sub_epi32(zero, _mm512_loadu_si512(offsets + LANES));
-  in_groups(groups, [&](auto count, int r, int group) {
+  in_tiles(std::min(BLOCK, a.rows - row), [&](auto count, int r, Share share) {
     constexpr int ROWS = decltype(count)::value;
     __m512i left[ROWS], right[ROWS];
 #pragma GCC unroll 8
     for (int i = 0; i < ROWS; ++i) left[i] = left_start, right[i] = right_start;
     const int8_t *b = panel_bytes, *x = a.bytes.data + size_t(row + r) / 16 * 16 * a.depth + (row + r) % 16 * 64;
-    Ahead ahead = next_panel(panel_bytes, w, panel, row, groups, group, w.depth / 64);
+    Ahead ahead = next_panel(panel_bytes, w, panel, row, share, w.depth / 64);
     for (int c = 0; c < w.depth; c += 64, b += 2048, x += 1024) {
       ahead.ask();
       for (int four = 0; four < 16; ++four) {
@@ -221,9 +234,10 @@ static void byte_product(const Operand& a, const Weight& w, int row, int panel, 
   const int8_t* bytes = w.bytes.data + size_t(panel) * w.depth * BLOCK;
   for (int part = 0; part < PARTS; ++part)
     in_groups(groups, [&](auto count, int r, int group) {
+      const Share share{part * groups.count + group, PARTS * groups.count};
       short_products<decltype(count)::value>(a.shorts.data + size_t(row + r) * a.depth, a.depth,
                                              bytes + size_t(part) * w.depth * PART,
-                                             next_panel(bytes, w, panel, row, groups, group, w.depth / 64, part, PARTS),
+                                             next_panel(bytes, w, panel, row, share, w.depth / 64),
                                              out + size_t(r) * stride + part * PART, stride);
     });
 }
@@ -264,8 +278,9 @@ static void vector_product(const Operand& a, const Weight& w, const T* weights, 
       constexpr int ROWS = decltype(count)::value;
       constexpr int SPAN = ROWS <= 2 && PARTS > 1 ? 2 : 1;  // one row's sums of a part would wait for each other
       if (part % SPAN) return;
+      const Share share{part / SPAN * groups.count + group, PARTS / SPAN * groups.count};
       vector_products<ROWS, SPAN>(a.floats + size_t(row + r) * a.stride, a.stride, w, own + size_t(part) * w.depth * PART,
-                                  next_panel(own, w, panel, row, groups, group, w.depth / 16, part / SPAN, PARTS / SPAN),
+                                  next_panel(own, w, panel, row, share, w.depth / 16),
                                   out + size_t(r) * stride + part * PART, stride);
     });
 }

@@ -1,4 +1,4 @@
-"""Parts of the kernels, compiled by themselves."""
+"""Parts of the kernels, compiled by themselves, for this processor and for others."""
 
 from __future__ import annotations
 
@@ -8,29 +8,61 @@ import platform
 import shutil
 import subprocess
 from pathlib import Path
+from typing import NamedTuple
 
 from seqkd.models.native.build import FLAGS, processor
 from seqkd.search.native import build
+from seqkd.search.native.weights import ARITHMETIC, Arithmetic, available
 
-NATIVE = "-march=native"
-# What other processors' kernels are compiled for, where this one runs them: AVX2, and whatever x86-64 there is.
-OTHERS = (
-    [target for target, needs in (("-march=x86-64-v3", "avx2"), ("-march=x86-64", "")) if needs in processor()]
-    if platform.machine() == "x86_64"
-    else []
+
+class Target(NamedTuple):
+    """What kernels are compiled for.
+
+    Attributes:
+        name: In tests' names.
+        flags: The compiler's, in the place of the one for this processor.
+        arithmetics: That there are kernels of.
+    """
+
+    name: str
+    flags: tuple[str, ...]
+    arithmetics: tuple[Arithmetic, ...]
+
+    def all_flags(self) -> list[str]:
+        """As the kernels are compiled, but for this target."""
+        return [own for flag in FLAGS for own in (self.flags if flag.startswith("-march=") else (flag,))]
+
+
+def _emulated(name: str, arithmetics: tuple[Arithmetic, ...], *features: str) -> Target:
+    header = Path(__file__).parent / "emulated"
+    macros = (f"-D__{feature}__" for feature in features)
+    return Target(name, ("-march=x86-64-v3", "-Wno-psabi", f"-I{header}", *macros), arithmetics)
+
+
+def _run_here(target: Target, needs: str) -> list[Target]:
+    return [target] if platform.machine() == "x86_64" and needs in processor() else []
+
+
+NATIVE = Target("native", ("-march=native",), tuple(name for name in ARITHMETIC if available(name)))
+ANY = _run_here(Target("any", ("-march=x86-64",), ("float32", "bf16")), "")
+AVX2 = _run_here(Target("AVX2", ("-march=x86-64-v3",), ("float32", "bf16", "int8")), "avx2")
+# What few processors have, in plain C++: slow, and the same in every bit but for the order of the matrix unit's sums.
+AVX512 = [
+    *_run_here(_emulated("AVX-512", ("float32", "bf16"), "AVX512F"), "avx2"),
+    *_run_here(_emulated("VNNI", ("float32", "bf16", "int8"), "AVX512F", "AVX512VNNI"), "avx2"),
+]
+BF16 = _run_here(_emulated("BF16", ("float32", "bf16", "int8"), "AVX512F", "AVX512VNNI", "AVX512BF16"), "avx2")
+AMX = _run_here(
+    _emulated("AMX", tuple(ARITHMETIC), "AVX512F", "AVX512VNNI", "AVX512BF16", "AMX_INT8", "AMX_BF16"), "avx2"
 )
+TARGETS = [NATIVE, *ANY, *AVX2, *AVX512, *BF16, *AMX]
 
 
-def flags_for(target: str) -> list[str]:
-    """The compiler's flags, with `target` in the place of this processor."""
-    return [target if flag == NATIVE else flag for flag in FLAGS]
-
-
-def harness(folder: Path, source: str, target: str = NATIVE) -> ctypes.CDLL:
+def harness(folder: Path, source: str, target: Target = NATIVE) -> ctypes.CDLL:
     """A library of `source`, C++ that may include the kernels' headers, built in `folder` as the kernels are."""
     (folder / "harness.cpp").write_text(source)
     compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
     assert compiler is not None
-    command = [compiler, *flags_for(target), f"-I{Path(build.__file__).parent}", "harness.cpp", "-o", "harness.so"]
+    command = [compiler, *target.all_flags(), f"-I{Path(build.__file__).parent}", "harness.cpp", "-o", "harness.so"]
     subprocess.run(command, cwd=folder, check=True)
     return ctypes.CDLL(str(folder / "harness.so"))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import itertools
 from collections.abc import Callable
 
 import pytest
@@ -12,8 +11,8 @@ import torch
 from torch import Tensor
 
 from seqkd.search.native import build
-from seqkd.search.native.weights import ARITHMETIC, Arithmetic, available
-from tests.unit.search.native.support import NATIVE, OTHERS, harness
+from seqkd.search.native.weights import ARITHMETIC, Arithmetic
+from tests.unit.search.native.support import TARGETS, Target, harness
 
 HARNESS = """
 #include "gemm.h"
@@ -34,17 +33,17 @@ extern "C" void run(int arithmetic, int finish, const float* a, const float* w, 
 }
 """
 FINISH = {"plain": 0, "relu": 1, "gelu": 2, "add": 3}
-Kernel = tuple[str, Arithmetic]  # the processor that they are compiled for, and what they compute in
+Kernel = tuple[Target, Arithmetic]  # the processor that they are compiled for, and what they compute in
 Multiply = Callable[[Kernel, str, Tensor, Tensor, Tensor, Tensor], Tensor]
 
 pytestmark = pytest.mark.skipif(build.kernels() is None, reason="no C++ compiler here")
-WIDE: list[Arithmetic] = ["float32", "bf16"]
-# Others' kernels have what their processors have; this one's may have more.
-KERNELS: list[Kernel] = [
-    *((NATIVE, name) for name in ARITHMETIC if available(name)),
-    *itertools.product(OTHERS, WIDE),
-    *((target, "int8") for target in OTHERS if target.endswith("v3")),
-]
+KERNELS: list[Kernel] = [(target, name) for target in TARGETS for name in target.arithmetics]
+
+
+def named(kernel: Kernel) -> str:
+    return f"{kernel[0].name} {kernel[1]}"
+
+
 INT8 = [kernel for kernel in KERNELS if kernel[1] == "int8"]
 
 
@@ -53,7 +52,7 @@ def multiply(tmp_path_factory: pytest.TempPathFactory) -> Multiply:
     """finish(A * W^T + bias), started from what `onto` holds."""
 
     @functools.cache
-    def library(target: str) -> ctypes.CDLL:
+    def library(target: Target) -> ctypes.CDLL:
         return harness(tmp_path_factory.mktemp("gemm"), HARNESS, target)
 
     def run(kernel: Kernel, finish: str, a: Tensor, w: Tensor, bias: Tensor, onto: Tensor) -> Tensor:
@@ -88,7 +87,7 @@ def quantised(x: Tensor) -> tuple[Tensor, Tensor]:
     return (x * to[:, None]).round().long(), peak / 127.0
 
 
-@pytest.mark.parametrize("kernel", INT8)
+@pytest.mark.parametrize("kernel", INT8, ids=named)
 @pytest.mark.parametrize("finish", FINISH)
 @pytest.mark.parametrize(
     ("m", "n", "k"), [(1, 16, 16), (32, 32, 64), (33, 48, 80), (70, 96, 192), (40, 64, 1024), (5, 32, 4096)]
@@ -104,7 +103,7 @@ def test_int8_products_are_those_of_the_integers(
     torch.testing.assert_close(found.double(), expected, rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("kernel", INT8)
+@pytest.mark.parametrize("kernel", INT8, ids=named)
 def test_int8_rows_of_zeros_and_of_tiny_numbers_give_the_bias(multiply: Multiply, kernel: Kernel) -> None:
     a, w, bias, onto = drawn(4, 32, 64)
     a[1], a[2], w[7] = 0.0, 1e-39, 0.0
@@ -114,7 +113,7 @@ def test_int8_rows_of_zeros_and_of_tiny_numbers_give_the_bias(multiply: Multiply
     assert torch.equal(found[:, 7], bias[7].expand(4))
 
 
-@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("kernel", KERNELS, ids=named)
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_what_is_not_finite_stays_so_and_spoils_nothing_else(multiply: Multiply, kernel: Kernel, value: float) -> None:
     a, w, bias, onto = drawn(40, 48, 64)
@@ -130,7 +129,7 @@ def test_what_is_not_finite_stays_so_and_spoils_nothing_else(multiply: Multiply,
 
 # The largest error, relative to the lengths of the two rows.
 @pytest.mark.parametrize("finish", FINISH)
-@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("kernel", KERNELS, ids=named)
 def test_products_are_near_those_of_float64(multiply: Multiply, kernel: Kernel, finish: str) -> None:
     a, w, bias, onto = drawn(70, 96, 192)
     plain = a.double() @ w.double().T + bias
@@ -140,10 +139,12 @@ def test_products_are_near_those_of_float64(multiply: Multiply, kernel: Kernel, 
     assert float(error.max()) < bound
 
 
-@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("kernel", KERNELS, ids=named)
 def test_a_row_is_the_same_in_every_bit_whatever_stands_beside_it(multiply: Multiply, kernel: Kernel) -> None:
     a, w, bias, onto = drawn(70, 48, 80)
     together = multiply(kernel, "add", a, w, bias, onto)
     for row in (0, 17, 31, 32, 69):
         alone = multiply(kernel, "add", a[row : row + 1], w, bias, onto[row : row + 1])
         assert torch.equal(alone[0], together[row])
+    for rows in range(2, 34):  # they are taken in groups of near the same size
+        assert torch.equal(multiply(kernel, "add", a[:rows], w, bias, onto[:rows]), together[:rows])

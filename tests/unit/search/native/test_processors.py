@@ -1,4 +1,4 @@
-"""The engine as other processors have it: what it is compiled for decides how wide its vectors are."""
+"""The kernels as other processors have them: what they are compiled for decides how wide vectors are, and more."""
 
 from __future__ import annotations
 
@@ -11,27 +11,31 @@ import pytest
 
 from seqkd.models.native.build import processor
 from seqkd.search.native import build
-from tests.unit.search.native.support import OTHERS, flags_for
+from tests.unit.search.native.support import AMX, ANY, AVX2, BF16, Target
 
 HERE = Path(__file__).parent
+MODELS = HERE.parents[1] / "models" / "native"
 # This processor's own are tested elsewhere, and those for AVX2 are the same as its own where it has no wider vectors.
-TARGETS = [target for target in OTHERS if "avx512f" in processor() or not target.endswith("v3")]
-SUITES = ("test_engine.py", "test_scoring.py", "../../models/native/test_attention.py")
+TARGETS = [*ANY, *(AVX2 if "avx512f" in processor() else []), *BF16, *AMX]
+SUITES = (HERE / "test_engine.py", HERE / "test_scoring.py", MODELS / "test_attention.py", MODELS / "test_training.py")
+SLOW = "not wide and not large_beams"  # nothing of theirs is any processor's own
 RUN = """
 import sys, pytest
 from seqkd.models.native import build
-build.FLAGS = tuple(sys.argv[1].split())
-sys.exit(pytest.main(["-x", "-p", "no:cacheprovider", *sys.argv[2:]]))
+build.FLAGS = tuple(sys.argv[1].split("\\n"))
+build.processor = lambda: sys.argv[2]
+sys.exit(pytest.main(["-x", "-rs", "-p", "no:cacheprovider", *sys.argv[3:]]))
 """
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(build.kernels() is None, reason="no C++ compiler here")
-@pytest.mark.parametrize("target", TARGETS)
-def test_the_engine_is_the_same_for_other_processors(target: str, tmp_path: Path) -> None:
-    command = [sys.executable, "-c", RUN, " ".join(flags_for(target)), *(str(HERE / suite) for suite in SUITES)]
+@pytest.mark.parametrize("target", TARGETS, ids=lambda target: target.name)
+def test_the_kernels_are_the_same_for_other_processors(target: Target, tmp_path: Path) -> None:
+    trains = target in (*BF16, *AMX)
+    command = [sys.executable, "-c", RUN, "\n".join(target.all_flags()), "avx512_bf16" if trains else ""]
     done = subprocess.run(
-        command,
+        [*command, "-k", SLOW, *map(str, SUITES)],
         cwd=HERE.parents[3],
         # Kernels of this processor are kept apart, and pytest's own workers are none of its business.
         env={name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
@@ -41,4 +45,5 @@ def test_the_engine_is_the_same_for_other_processors(target: str, tmp_path: Path
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "[100%]" in done.stdout
+    assert trains != ("needs a CPU with a bf16 matrix unit" in done.stdout)
     assert list(tmp_path.glob("seqkd/kernels-*.so"))

@@ -223,12 +223,12 @@ def number(value: float | None, digits: int) -> Cell:
 
 
 def highest(values: Sequence[float | None], digits: int) -> list[Cell]:
-    """Numbers, of which the highest as it is shown stands out if there are several."""
+    """Numbers, of which the highest as it is shown stands out if not all are the same."""
     shown = [round(value, digits) for value in values if value is not None]
     cells = []
     for value in values:
         cell = number(value, digits)
-        best = value is not None and len(shown) > 1 and round(value, digits) == max(shown)
+        best = value is not None and len(set(shown)) > 1 and round(value, digits) == max(shown)
         cells.append(Cell(text=cell.text, sort=cell.sort, best=best))
     return cells
 

@@ -16,6 +16,7 @@ from seqkd.stages.report_page.findings import find
 from seqkd.stages.report_page.gather import compare
 from seqkd.stages.report_page.graph import draw_graph
 from seqkd.stages.report_page.page import render
+from seqkd.stages.report_page.tables import highest
 from seqkd.stages.report_page.twins import find_twins, measure_of
 from tests.unit.stages.report_folders import (
     FAMILIES,
@@ -192,3 +193,19 @@ def test_bars_of_nothing_stand_on_an_axis_of_whole_numbers() -> None:
     drawn = str(plots.gold_and_distilled(twins, measure_of(twins), ["gold", "seqkd"]))
     assert re.search("1e.?9", drawn) is None
     assert "0.0  seqkd" in drawn
+
+
+@pytest.mark.parametrize(
+    ("values", "bold"),
+    [
+        ((1.0, 3.0, None, 2.0), [False, True, False, False]),
+        ((30.001, 30.002, 29.0), [True, True, False]),
+        ((100.0, 99.999, None), [False, False, False]),
+        ((100.0,), [False]),
+        ((None, None), [False, False]),
+    ],
+)
+def test_the_highest_of_a_column_is_bold_unless_all_are_the_same(
+    values: tuple[float | None, ...], bold: list[bool]
+) -> None:
+    assert [cell.best for cell in highest(values, 2)] == bold

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from seqkd.cli_options import Debug, Device, Out, Overwrite
+from seqkd.cli_options import Debug, Device, Out, Overwrite, importing
 from seqkd.errors import ConflictError, InputError
 
 if TYPE_CHECKING:
@@ -60,10 +60,11 @@ def _run_stage(
     scale: Scale | None = None,
 ) -> None:
     """Run the stage `name`, whose settings are `seqkd.config`'s class `kind`; `scale` is for those that have it."""
-    from seqkd.config import load_stage
+    with importing():
+        from seqkd.config import load_stage
 
-    settings = load_stage(getattr(importlib.import_module("seqkd.config"), kind), config)
-    run = importlib.import_module(f"seqkd.stages.{name}").run
+        settings = load_stage(getattr(importlib.import_module("seqkd.config"), kind), config)
+        run = importlib.import_module(f"seqkd.stages.{name}").run
     if scale is not None:
         run = partial(run, scale=scale)
     try:

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from seqkd.cli_options import Debug, Device
+from seqkd.cli_options import Debug, Device, importing
 from seqkd.errors import InputError
 
 texts = typer.Typer()
@@ -80,10 +80,11 @@ def _translate(
     debug: Debug = False,  # noqa: ARG001
 ) -> None:
     """Text on stdin, its translation on stdout, line by line."""
-    from seqkd.models.protocol import ParallelSettings
-    from seqkd.search.loading import load_team
-    from seqkd.search.settings import BeamSettings
-    from seqkd.stages.translate import Translator, translate_lines
+    with importing():
+        from seqkd.models.protocol import ParallelSettings
+        from seqkd.search.loading import load_team
+        from seqkd.search.settings import BeamSettings
+        from seqkd.stages.translate import Translator, translate_lines
 
     team = load_team(model, device=device, precision=precision.value, parallel=True)
     _refuse_unfit(context, model[0], parallel=team.parallel)
@@ -151,7 +152,8 @@ def _score(
     debug: Debug = False,  # noqa: ARG001
 ) -> None:
     """Log-probability and length in tokens of each pair, tab-separated; the whole text's perplexity on stderr."""
-    from seqkd.stages.score import score_files
+    with importing():
+        from seqkd.stages.score import score_files
 
     score_files(
         model, source, target, sys.stdout.buffer, device=device, precision=precision.value, batch_tokens=batch_tokens

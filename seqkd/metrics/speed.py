@@ -9,10 +9,12 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
 
-from seqkd.search.parallel import Decoder
+if TYPE_CHECKING:  # a report reads results, and need not wait for torch
+    from seqkd.search.parallel import Decoder
 
-Open = Callable[[], Decoder]
+Open: TypeAlias = "Callable[[], Decoder]"
 
 SECONDS = 0.3  # about how long one measurement in batches takes
 ROUNDS = 3

@@ -32,6 +32,12 @@ def test_help_does_not_load_what_it_does_not_need() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
 
 
+@pytest.mark.parametrize("stage", ["prepare", "select", "report", "verify"])
+def test_stages_without_a_model_do_not_wait_for_torch(stage: str) -> None:
+    code = f"import sys, seqkd.stages.{stage}; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--version"]) == 0
     assert capsys.readouterr().out == f"seqkd {__version__}\n"

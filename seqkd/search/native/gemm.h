@@ -235,7 +235,7 @@ static void byte_product(const Operand& a, const Weight& w, int row, int panel, 
   for (int part = 0; part < PARTS; ++part)
     in_groups(groups, [&](auto count, int r, int group) {
       const Share share{part * groups.count + group, PARTS * groups.count};
-      short_products<decltype(count)::value>(a.shorts.data + size_t(row + r) * a.depth, a.depth,
+      short_products<decltype(count)::value>(a.bytes.data + size_t(row + r) * a.depth, a.depth,
                                              bytes + size_t(part) * w.depth * PART,
                                              next_panel(bytes, w, panel, row, share, w.depth / 64),
                                              out + size_t(r) * stride + part * PART, stride);

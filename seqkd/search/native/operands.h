@@ -139,6 +139,33 @@ struct Weight {
   }
 };
 
+// How int8 lie in the left operand.
+#if defined(SHORT_PRODUCTS)
+struct ByteRows {  // [row][depth], in 16 bits
+  using Number = int16_t;
+  static size_t at(int row, int column, int depth) { return size_t(row) * depth + column; }
+  static void put(const vf* x, Number* to) {
+    const __m256i packed = _mm256_packs_epi32(_mm256_cvtps_epi32((__m256)x[0]), _mm256_cvtps_epi32((__m256)x[1]));
+    // Halves are packed each by itself.
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm256_permute4x64_epi64(packed, 0xd8));
+  }
+};
+#elif defined(INT8_PRODUCTS)
+struct ByteRows {  // [row / 16][depth / 64][16][64]: tiles
+  using Number = int8_t;
+  static size_t at(int row, int column, int depth) {
+    return size_t(row / 16) * depth * 16 + column / 64 * 1024 + row % 16 * 64 + column % 64;
+  }
+  static void put(const vf* x, Number* to) {
+    __m128i rounded = _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32((__m512)*x));
+#if !defined(__AMX_INT8__)
+    rounded = _mm_xor_si128(rounded, _mm_set1_epi8(-128));  // the vector unit wants it without a sign: 128 is added
+#endif
+    _mm_store_si128(reinterpret_cast<__m128i*>(to), rounded);
+  }
+};
+#endif
+
 // The left operand, laid out for the arithmetic; rows are padded to whole blocks.
 struct Operand {
   Arithmetic arithmetic = FLOAT32;
@@ -146,9 +173,10 @@ struct Operand {
   int rows = 0, stride = 0, depth = 0;
   Buffer<float> padded;
   Buffer<uint16_t> high, low;  // [row / 16][depth / 32][16][32]: tiles
-  Buffer<int8_t> bytes;        // [row / 16][depth / 64][16][64]: tiles
-  Buffer<int16_t> shorts;      // [row][depth]: in their place where AVX2 multiplies them
-  Buffer<float> scales;        // [rows]: int8 only
+#if defined(INT8_PRODUCTS)
+  Buffer<ByteRows::Number> bytes;
+#endif
+  Buffer<float> scales;  // [rows]: int8 only
 
   void set(Arithmetic chosen, const float* a, int m, int k) {
     arithmetic = chosen, rows = m, depth = round_up(k, tile_depth(arithmetic));
@@ -188,33 +216,14 @@ struct Operand {
  private:
   void set_bytes(const float* a, int k, int whole) {
     float* back = scales.need(whole);
-#if defined(SHORT_PRODUCTS)
-    int16_t* out = shorts.need(size_t(whole) * depth);
-#else
-    int8_t* out = bytes.need(size_t(whole) * depth);
-#endif
+    ByteRows::Number* out = bytes.need(size_t(whole) * depth);
     for (int r = 0; r < rows; ++r, a += k) {
       const Scale scale = Scale::of(a, k);
       back[r] = scale.back;
-#if defined(SHORT_PRODUCTS)
-      int16_t* line = out + size_t(r) * depth;
-#else
-      int8_t* line = out + size_t(r / 16) * depth * 16 + r % 16 * 64;
-#endif
       for (int c = 0; c < depth; c += 16) {
-        const bool there = c < k;  // k is a multiple of 16
-#if defined(SHORT_PRODUCTS)
-        const vf low = there ? load(a + c) * scale.to : vf{}, high = there ? load(a + c + LANES) * scale.to : vf{};
-        const __m256i packed = _mm256_packs_epi32(_mm256_cvtps_epi32((__m256)low), _mm256_cvtps_epi32((__m256)high));
-        _mm256_storeu_si256(reinterpret_cast<__m256i*>(line + c), _mm256_permute4x64_epi64(packed, 0xd8));
-#else
-        const vf x = there ? load(a + c) * scale.to : vf{};
-        __m128i rounded = _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32((__m512)x));
-#if !defined(__AMX_INT8__)
-        rounded = _mm_xor_si128(rounded, _mm_set1_epi8(-128));  // the vector unit wants it without a sign: 128 is added
-#endif
-        _mm_store_si128(reinterpret_cast<__m128i*>(line + c / 64 * 1024 + c % 64), rounded);
-#endif
+        vf x[UNIT] = {};  // k is a multiple of 16
+        for (int i = 0; i < UNIT && c < k; ++i) x[i] = load(a + c + i * LANES) * scale.to;
+        ByteRows::put(x, out + ByteRows::at(r, c, depth));
       }
     }
   }

@@ -18,7 +18,7 @@ MODELS = HERE.parents[1] / "models" / "native"
 # This processor's own are tested elsewhere, and those for AVX2 are the same as its own where it has no wider vectors.
 TARGETS = [*ANY, *(AVX2 if "avx512f" in processor() else []), *BF16, *AMX]
 SUITES = (HERE / "test_engine.py", HERE / "test_scoring.py", MODELS / "test_attention.py", MODELS / "test_training.py")
-SLOW = "not wide and not large_beams"  # nothing of theirs is any processor's own
+SLOW = "not wide and not large_beams and not sru"  # nothing of theirs is any processor's own
 RUN = """
 import sys, pytest
 from seqkd.models.native import build

@@ -129,7 +129,7 @@ COMPILED_ONCE static void tile_product(const Operand& a, const Weight& w, int ro
   in_tiles(std::min(BLOCK, a.rows - row), [&](auto count, int r, Share share) {
     constexpr int ROWS = decltype(count)::value;
     __m512 low[ROWS] = {}, high[ROWS] = {};
-    const uint16_t* left = a.high.data + size_t(row + r) / 16 * 16 * a.depth + (row + r) % 16 * 32;
+    const uint16_t* left = a.high.data + in_tile<32>(row + r, 0, a.depth);
     add_pair_products<ROWS>(left, right, w.depth / 32, low, high, next_panel(right, w, panel, row, share, w.depth / 32));
 #pragma GCC unroll 8
     for (int i = 0; i < ROWS; ++i) {
@@ -179,7 +179,7 @@ COMPILED_ONCE static void byte_product(const Operand& a, const Weight& w, int ro
     __m512i left[ROWS], right[ROWS];
 #pragma GCC unroll 8
     for (int i = 0; i < ROWS; ++i) left[i] = left_start, right[i] = right_start;
-    const int8_t *b = panel_bytes, *x = a.bytes.data + size_t(row + r) / 16 * 16 * a.depth + (row + r) % 16 * 64;
+    const int8_t *b = panel_bytes, *x = a.bytes.data + ByteRows::at(row + r, 0, a.depth);
     Ahead ahead = next_panel(panel_bytes, w, panel, row, share, w.depth / 64);
     for (int c = 0; c < w.depth; c += 64, b += 2048, x += 1024) {
       ahead.ask();
@@ -235,7 +235,7 @@ static void byte_product(const Operand& a, const Weight& w, int row, int panel, 
   for (int part = 0; part < PARTS; ++part)
     in_groups(groups, [&](auto count, int r, int group) {
       const Share share{part * groups.count + group, PARTS * groups.count};
-      short_products<decltype(count)::value>(a.bytes.data + size_t(row + r) * a.depth, a.depth,
+      short_products<decltype(count)::value>(a.bytes.data + ByteRows::at(row + r, 0, a.depth), a.depth,
                                              bytes + size_t(part) * w.depth * PART,
                                              next_panel(bytes, w, panel, row, share, w.depth / 64),
                                              out + size_t(r) * stride + part * PART, stride);

@@ -43,6 +43,12 @@ static inline int round_up(int n, int unit) { return (n + unit - 1) / unit * uni
 // Inputs that a tile holds: what is multiplied is padded to a multiple of it.
 static inline int tile_depth(Arithmetic arithmetic) { return arithmetic == INT8 ? 64 : 32; }
 
+// Where a number lies in tiles of 16 rows x `WIDTH` columns, [row / 16][depth / WIDTH][16][WIDTH].
+template <int WIDTH>
+static inline size_t in_tile(int row, int column, int depth) {
+  return size_t(row / 16) * depth * 16 + column / WIDTH * 16 * WIDTH + row % 16 * WIDTH + column % WIDTH;
+}
+
 // How a row of numbers becomes int8: they are multiplied by `to` and rounded, and `back` undoes it.
 struct Scale {
   float back, to;
@@ -153,9 +159,7 @@ struct ByteRows {  // [row][depth], in 16 bits
 #elif defined(INT8_PRODUCTS)
 struct ByteRows {  // [row / 16][depth / 64][16][64]: tiles
   using Number = int8_t;
-  static size_t at(int row, int column, int depth) {
-    return size_t(row / 16) * depth * 16 + column / 64 * 1024 + row % 16 * 64 + column % 64;
-  }
+  static size_t at(int row, int column, int depth) { return in_tile<64>(row, column, depth); }
   static void put(const vf* x, Number* to) {
     __m128i rounded = _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32((__m512)*x));
 #if !defined(__AMX_INT8__)
@@ -204,7 +208,7 @@ struct Operand {
     for (int r = 0; r < m; ++r)
       for (int c = 0; c < depth; c += LANES) {
         vf x = c < k ? load(a + size_t(r) * k + c) : splat(0.0f);  // k is a multiple of 16
-        const size_t at = (size_t(r / 16) * (depth / 32) + c / 32) * 512 + r % 16 * 32 + c % 32;
+        const size_t at = in_tile<32>(r, c, depth);
         vh h = narrow(x);
         *reinterpret_cast<vh_any*>(hi + at) = h;
         if (lo) store(lo + at, x - widen(h));

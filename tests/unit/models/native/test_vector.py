@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from seqkd.search.native import build
-from tests.unit.search.native.support import ANY, AVX2, AVX512, BF16, NATIVE, harness
+from tests.unit.search.native.support import AMX, NATIVE, OTHERS, VNNI, harness
 
 HARNESS = """
 #include "../../models/native/vector.h"
@@ -44,7 +44,10 @@ Floats = NDArray[np.float32]
 pytestmark = pytest.mark.skipif(build.kernels() is None, reason="no C++ compiler here")
 
 
-@pytest.fixture(scope="module", params=[NATIVE, *ANY, *AVX2, *AVX512[:1], *BF16], ids=lambda target: target.name)
+TARGETS = [NATIVE, *(target for target in OTHERS if target not in (VNNI, AMX))]  # whose vectors are another's
+
+
+@pytest.fixture(scope="module", params=TARGETS, ids=lambda target: target.name)
 def kernels(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     return harness(tmp_path_factory.mktemp("vector"), HARNESS, request.param)
 

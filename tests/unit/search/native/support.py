@@ -39,23 +39,17 @@ def _emulated(name: str, arithmetics: tuple[Arithmetic, ...], *features: str) ->
     return Target(name, ("-march=x86-64-v3", "-Wno-psabi", f"-I{header}", *macros), arithmetics)
 
 
-def _run_here(target: Target, needs: str) -> list[Target]:
-    return [target] if platform.machine() == "x86_64" and needs in processor() else []
-
-
 NATIVE = Target("native", ("-march=native",), tuple(name for name in ARITHMETIC if available(name)))
-ANY = _run_here(Target("any", ("-march=x86-64",), ("float32", "bf16")), "")
-AVX2 = _run_here(Target("AVX2", ("-march=x86-64-v3",), ("float32", "bf16", "int8")), "avx2")
-# What few processors have, in plain C++: slow, and the same in every bit but for the order of the matrix unit's sums.
-AVX512 = [
-    *_run_here(_emulated("AVX-512", ("float32", "bf16"), "AVX512F"), "avx2"),
-    *_run_here(_emulated("VNNI", ("float32", "bf16", "int8"), "AVX512F", "AVX512VNNI"), "avx2"),
-]
-BF16 = _run_here(_emulated("BF16", ("float32", "bf16", "int8"), "AVX512F", "AVX512VNNI", "AVX512BF16"), "avx2")
-AMX = _run_here(
-    _emulated("AMX", tuple(ARITHMETIC), "AVX512F", "AVX512VNNI", "AVX512BF16", "AMX_INT8", "AMX_BF16"), "avx2"
-)
-TARGETS = [NATIVE, *ANY, *AVX2, *AVX512, *BF16, *AMX]
+ANY = Target("any", ("-march=x86-64",), ("float32", "bf16"))
+AVX2 = Target("AVX2", ("-march=x86-64-v3",), ("float32", "bf16", "int8"))
+# What few processors have, in plain C++.
+AVX512 = _emulated("AVX-512", ("float32", "bf16"), "AVX512F")
+VNNI = _emulated("VNNI", ("float32", "bf16", "int8"), "AVX512F", "AVX512VNNI")
+BF16 = _emulated("BF16", ("float32", "bf16", "int8"), "AVX512F", "AVX512VNNI", "AVX512BF16")
+AMX = _emulated("AMX", tuple(ARITHMETIC), "AVX512F", "AVX512VNNI", "AVX512BF16", "AMX_INT8", "AMX_BF16")
+OTHERS: list[Target] = []  # that this processor can run
+if platform.machine() == "x86_64":
+    OTHERS = [ANY, AVX2, AVX512, VNNI, BF16, AMX] if "avx2" in processor() else [ANY]
 
 
 def harness(folder: Path, source: str, target: Target = NATIVE) -> ctypes.CDLL:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from seqkd.search.native import build
 from seqkd.search.native.weights import ARITHMETIC, Arithmetic
-from tests.unit.search.native.support import TARGETS, Target, harness
+from tests.unit.search.native.support import NATIVE, OTHERS, Target, harness
 
 HARNESS = """
 #include "gemm.h"
@@ -37,7 +37,7 @@ Kernel = tuple[Target, Arithmetic]  # the processor that they are compiled for, 
 Multiply = Callable[[Kernel, str, Tensor, Tensor, Tensor, Tensor], Tensor]
 
 pytestmark = pytest.mark.skipif(build.kernels() is None, reason="no C++ compiler here")
-KERNELS: list[Kernel] = [(target, name) for target in TARGETS for name in target.arithmetics]
+KERNELS: list[Kernel] = [(target, name) for target in [NATIVE, *OTHERS] for name in target.arithmetics]
 
 
 def named(kernel: Kernel) -> str:

@@ -57,6 +57,7 @@ Model* seqkd_model_new(int dim, int heads, int vocab, int pad, int eos, int pre,
     m->encoder = std::vector<Layer>(encoder_layers);
     m->decoder = std::vector<Layer>(decoder_layers);
   }
+  m->output.together = TWO;  // every score is made of its logits: with four, fewer lists would be float32's
   return m;
 }
 

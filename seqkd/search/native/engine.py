@@ -28,9 +28,10 @@ class NativeModel:
         model: A Transformer, an SRU or an LSTM on the CPU; its weights are copied, packed for the arithmetic.
         arithmetic: Of the matrix products. bf16x3 splits each float32 in two bf16 and sums the three leading products
             in float32; it needs the CPU's matrix unit. int8 gives each row of the weights and each row of
-            what they are multiplied with a scale of its own, so that the largest magnitude becomes 127, and sums
-            exactly (dynamic quantisation, Jacob et al. 2018, symmetric). Everything else is float32 always, but keys
-            and values are kept in bf16 where the arithmetic is bf16 or int8; an LSTM's are float32.
+            what they are multiplied with a scale of its own, so that the largest magnitude becomes 127 (of weights
+            less, where sums of a few would not fit 16 bits), and sums exactly (dynamic quantisation, Jacob et al.
+            2018, symmetric): results are equal on all processors. Everything else is float32 always, but keys and
+            values are kept in bf16 where the arithmetic is bf16 or int8; an LSTM's are float32.
 
     Attributes:
         attends: Whether the decoder attends to what it has written: only then can it compute all positions at once.

@@ -1,5 +1,5 @@
 // C = A * W^T. Products of bf16 and int8 are the matrix unit's, or where there is none the vector unit's own (AVX-512 BF16
-// and VNNI, on the same layouts; int8 with AVX2, too). Elsewhere bf16 is how weights are kept, and products are float32's.
+// and VNNI, for int8 AVX2, too) on the same layouts. Elsewhere bf16 is how weights are kept, and products are float32's.
 // Results of int8 are equal on all.
 #pragma once
 #include <algorithm>
@@ -179,7 +179,7 @@ COMPILED_ONCE static void byte_product(const Operand& a, const Weight& w, int ro
     __m512i left[ROWS], right[ROWS];
 #pragma GCC unroll 8
     for (int i = 0; i < ROWS; ++i) left[i] = left_start, right[i] = right_start;
-    const int8_t *b = panel_bytes, *x = a.bytes.data + ByteRows::at(row + r, 0, a.depth);
+    const int8_t *b = panel_bytes, *x = a.bytes.data + in_tile<64>(row + r, 0, a.depth);
     Ahead ahead = next_panel(panel_bytes, w, panel, row, share, w.depth / 64);
     for (int c = 0; c < w.depth; c += 64, b += 2048, x += 1024) {
       ahead.ask();
@@ -202,43 +202,59 @@ COMPILED_ONCE static void byte_product(const Operand& a, const Weight& w, int ro
     }
   });
 }
-#elif defined(SHORT_PRODUCTS)
-// What some rows make of a part of a panel. A function of its own: within another, sums might not stay in registers.
-template <int ROWS>
-COMPILED_ONCE static void short_products(const int16_t* x, int depth, const int8_t* b, Ahead ahead, float* out, int stride) {
-  __m256i left[ROWS] = {}, right[ROWS] = {};
-  for (int step = 0; step < depth; step += 64) {
+#elif defined(INT8_PRODUCTS)
+// What some rows make of half a panel. A function of its own: within another, sums might not stay in registers.
+template <int ROWS, ShortSums TOGETHER>
+COMPILED_ONCE static void byte_products(const int8_t* x, int depth, const int8_t* b, const int32_t* offsets, Ahead ahead,
+                                        float* out, int stride) {
+  const __m256i ones = _mm256_set1_epi16(1);
+  __m256i sums[ROWS][2];
+#pragma GCC unroll 2
+  for (int v = 0; v < 2; ++v) {
+    const __m256i start = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(offsets + v * LANES));
+#pragma GCC unroll 6
+    for (int i = 0; i < ROWS; ++i) sums[i][v] = _mm256_sub_epi32(_mm256_setzero_si256(), start);
+  }
+  for (int c = 0; c < depth; c += 64, b += 2048, x += 1024) {
     ahead.ask();
-#pragma GCC unroll 4
-    for (int c = step; c < step + 64; c += 2, b += 2 * PART) {
-      const __m256i b0 = _mm256_cvtepi8_epi16(_mm_load_si128(reinterpret_cast<const __m128i*>(b)));
-      const __m256i b1 = _mm256_cvtepi8_epi16(_mm_load_si128(reinterpret_cast<const __m128i*>(b + PART)));
-#pragma GCC unroll 5
+#pragma GCC unroll 2
+    for (int four = 0; four < 16; four += TOGETHER / 2)
+#pragma GCC unroll 6
       for (int i = 0; i < ROWS; ++i) {
-        int32_t two;
-        memcpy(&two, x + size_t(i) * depth + c, sizeof two);
-        const __m256i value = _mm256_set1_epi32(two);
-        left[i] = _mm256_add_epi32(left[i], _mm256_madd_epi16(value, b0));
-        right[i] = _mm256_add_epi32(right[i], _mm256_madd_epi16(value, b1));
+        __m256i shorts[2];
+#pragma GCC unroll 2
+        for (int next = 0; next < TOGETHER / 2; ++next) {
+          int32_t bytes;
+          memcpy(&bytes, x + i * 64 + 4 * (four + next), sizeof bytes);
+          const __m256i value = _mm256_set1_epi32(bytes);
+#pragma GCC unroll 2
+          for (int v = 0; v < 2; ++v) {
+            const __m256i* right = reinterpret_cast<const __m256i*>(b + 64 * (four + next) + 32 * v);
+            const __m256i pairs = _mm256_maddubs_epi16(value, _mm256_load_si256(right));
+            shorts[v] = next ? _mm256_add_epi16(shorts[v], pairs) : pairs;
+          }
+        }
+#pragma GCC unroll 2
+        for (int v = 0; v < 2; ++v) sums[i][v] = _mm256_add_epi32(sums[i][v], _mm256_madd_epi16(shorts[v], ones));
       }
-    }
   }
-  for (int i = 0; i < ROWS; ++i, out += stride) {
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), left[i]);
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + LANES), right[i]);
-  }
+#pragma GCC unroll 6
+  for (int i = 0; i < ROWS; ++i)
+#pragma GCC unroll 2
+    for (int v = 0; v < 2; ++v)
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + size_t(i) * stride + v * LANES), sums[i][v]);
 }
 
 static void byte_product(const Operand& a, const Weight& w, int row, int panel, float* out, int stride) {
-  const Groups groups{std::min(BLOCK, a.rows - row), SHORT_ROWS};
   const int8_t* bytes = w.bytes.data + size_t(panel) * w.depth * BLOCK;
-  for (int part = 0; part < PARTS; ++part)
-    in_groups(groups, [&](auto count, int r, int group) {
-      const Share share{part * groups.count + group, PARTS * groups.count};
-      short_products<decltype(count)::value>(a.bytes.data + ByteRows::at(row + r, 0, a.depth), a.depth,
-                                             bytes + size_t(part) * w.depth * PART,
-                                             next_panel(bytes, w, panel, row, share, w.depth / 64),
-                                             out + size_t(r) * stride + part * PART, stride);
+  for (int half = 0; half < 2; ++half)
+    in_tiles(std::min(BLOCK, a.rows - row), [&](auto count, int r, Share share) {
+      constexpr int ROWS = decltype(count)::value;
+      const auto multiply = w.together == TWO ? byte_products<ROWS, TWO> : byte_products<ROWS, FOUR>;
+      const Share both{half * share.all + share.own, 2 * share.all};
+      multiply(a.bytes.data + in_tile<64>(row + r, 0, a.depth), a.depth, bytes + half * 1024,
+               &w.offsets[panel * BLOCK + half * 16], next_panel(bytes, w, panel, row, both, w.depth / 64),
+               out + size_t(r) * stride + half * 16, stride);
     });
 }
 #endif

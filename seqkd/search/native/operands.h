@@ -3,8 +3,8 @@
 // Four arithmetics: float32 on the vector unit; bf16; "bf16x3", float32 operands split into the bf16 nearest to them and
 // the bf16 nearest to the rest, whose three leading products the matrix unit (AMX) sums in float32: a relative error near
 // 2^-16 for a third of its speed, which is still several times the vector unit's; and int8: each row of A and each row of
-// W is scaled so that its largest magnitude becomes 127 and rounded, sums are exact in int32, and the result is scaled
-// back.
+// W is scaled and rounded, sums are exact in int32, and the result is scaled back. A's largest magnitude becomes 127; W's does
+// unless sums of a few products would not fit 16 bits, which is where AVX2 has them first (see `Scale::of_weights`).
 #pragma once
 #include <algorithm>
 #include <cmath>
@@ -21,14 +21,14 @@ constexpr int VECTOR_ROWS = LANES == 16 ? 8 : 6;  // and rows: their sums are ha
 
 enum Arithmetic { FLOAT32 = 0, BF16 = 1, BF16X3 = 2, INT8 = 3 };
 
-// Bytes are multiplied by the matrix unit, by AVX-512's products of fours (VNNI), or by AVX2 as pairs of 16 bits.
-#if defined(__AMX_INT8__) || defined(__AVX512VNNI__)
+// Bytes are multiplied by the matrix unit, by AVX-512's products of fours (VNNI), or by AVX2's of pairs.
+#if defined(__AMX_INT8__) || defined(__AVX512VNNI__) || defined(AVX2_VECTORS)
 #define INT8_PRODUCTS
-#elif defined(AVX2_VECTORS)
-#define INT8_PRODUCTS
-#define SHORT_PRODUCTS
-constexpr int SHORT_ROWS = 5;  // of them together: more, and compilers keep sums in memory
 #endif
+
+// Products that AVX2 adds in 16 bits, before sums of 32 take them. Four cost a weight's rounding up to 0.7 bits more than two,
+// and products are a fifth faster.
+enum ShortSums { TWO = 2, FOUR = 4 };
 
 // bf16 are multiplied as pairs where there are products of them. Elsewhere weights are kept in bf16, in half the room, and
 // each is widened as it is read; A stays as it is.
@@ -65,6 +65,26 @@ struct Scale {
     memcpy(&peak, &largest, sizeof peak);
     return {peak / 127.0f, peak > 1e-30f ? 127.0f / peak : 0.0f};  // rows as small as that are zeros
   }
+
+  // The same of a row of weights, so that sums of `together` products of them with bytes of no sign, 255 at the most, fit 16
+  // bits: neither its positive weights nor its negative ones that are added there come to more than 128. Those are inputs 0 and
+  // 1, 2 and 3 of each four, alone or with the same two of the next four.
+  static Scale of_weights(const float* w, int count, ShortSums together) {
+    const Scale plain = of(w, count);
+    float top = 0.0f;
+    for (int c = 0; c < count; c += 8)
+      for (int two = c; two < c + 8; two += 2) {
+        if (together == FOUR && two == c + 4) break;
+        float sums[2] = {};  // of positive weights, of negative ones
+        for (int i = 0; i < together; ++i) {
+          const float x = w[two + i % 2 + i / 2 * 4];
+          sums[x < 0.0f] += std::fabs(x);
+        }
+        top = std::max({top, sums[0], sums[1]});
+      }
+    const float room = 128.0f - together * 0.5f;  // for what rounding may add
+    return room < plain.to * top ? Scale{top / room, room / top} : plain;
+  }
 };
 
 struct Weight {
@@ -74,8 +94,8 @@ struct Weight {
   Buffer<float> floats;       // [panel][part][depth][PART]
   Buffer<uint16_t> high, low; // [panel][depth / 32][half][16][32]: tiles of 16 pairs of inputs x 16 outputs; without
                               // products of pairs as `floats`
-  Buffer<int8_t> bytes;       // [panel][depth / 64][half][16][64]: tiles of 16 fours of inputs x 16 outputs; where
-                              // AVX2 multiplies them [panel][half][depth / 2][16][2]: 16 outputs of each pair of inputs
+  Buffer<int8_t> bytes;       // [panel][depth / 64][half][16][64]: tiles of 16 fours of inputs x 16 outputs
+  ShortSums together = FOUR;  // int8 only
   std::vector<float> scales;  // [panels * 32]: int8 only
   std::vector<int32_t> offsets;  // [panels * 32]: int8 on the vector unit only, 128 times the sum of each output's bytes
   std::vector<float> bias;    // [panels * 32]; empty: none
@@ -105,28 +125,21 @@ struct Weight {
       std::vector<float> to(panels * BLOCK, 0.0f);
       scales.assign(panels * BLOCK, 0.0f);
       for (int r = 0; r < n; ++r) {
-        const Scale scale = Scale::of(w + size_t(r) * k, k);
+        const Scale scale = Scale::of_weights(w + size_t(r) * k, k, together);
         scales[r] = scale.back, to[r] = scale.to;
       }
       offsets.assign(panels * BLOCK, 0);
       int8_t* out = bytes.need(total);
-      auto inputs_of = [&](int first, int c, int together) {  // sixteen outputs' next few inputs
-        for (int r = first; r < first + 16; ++r)
-          for (int e = 0; e < together; ++e) {
-            const float x = std::nearbyint(at(r, c + e) * to[r]);
-            *out = x == x ? int8_t(x) : 0;  // no NaN: 0 times the infinity of the row's scale is one again
-            offsets[r] += 128 * *out++;
-          }
-      };
-#if defined(SHORT_PRODUCTS)
-      for (int first = 0; first < panels * BLOCK; first += 16)
-        for (int c = 0; c < depth; c += 2) inputs_of(first, c, 2);
-#else
       for (int p = 0; p < panels; ++p)
         for (int c = 0; c < depth; c += 64)
           for (int half = 0; half < 2; ++half)
-            for (int four = 0; four < 16; ++four) inputs_of(p * BLOCK + half * 16, c + 4 * four, 4);
-#endif
+            for (int four = 0; four < 16; ++four)
+              for (int r = p * BLOCK + half * 16, last = r + 16; r < last; ++r)
+                for (int e = 0; e < 4; ++e) {
+                  const float x = std::nearbyint(at(r, c + 4 * four + e) * to[r]);
+                  *out = x == x ? int8_t(x) : 0;  // no NaN: 0 times the infinity of the row's scale is one again
+                  offsets[r] += 128 * *out++;
+                }
       return;
     }
     uint16_t* hi = high.need(total);
@@ -145,29 +158,21 @@ struct Weight {
   }
 };
 
-// How int8 lie in the left operand.
-#if defined(SHORT_PRODUCTS)
-struct ByteRows {  // [row][depth], in 16 bits
-  using Number = int16_t;
-  static size_t at(int row, int column, int depth) { return size_t(row) * depth + column; }
-  static void put(const vf* x, Number* to) {
-    const __m256i packed = _mm256_packs_epi32(_mm256_cvtps_epi32((__m256)x[0]), _mm256_cvtps_epi32((__m256)x[1]));
-    // Halves are packed each by itself.
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm256_permute4x64_epi64(packed, 0xd8));
-  }
-};
-#elif defined(INT8_PRODUCTS)
-struct ByteRows {  // [row / 16][depth / 64][16][64]: tiles
-  using Number = int8_t;
-  static size_t at(int row, int column, int depth) { return in_tile<64>(row, column, depth); }
-  static void put(const vf* x, Number* to) {
-    __m128i rounded = _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32((__m512)*x));
-#if !defined(__AMX_INT8__)
-    rounded = _mm_xor_si128(rounded, _mm_set1_epi8(-128));  // the vector unit wants it without a sign: 128 is added
+#if defined(INT8_PRODUCTS)
+// Sixteen numbers to int8. The vector unit wants them without a sign: 128 is added.
+static inline void put_bytes(const vf* x, int8_t* to) {
+#if defined(__AVX512F__)
+  __m128i rounded = _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32((__m512)*x));
+#else
+  const __m256i low = _mm256_cvtps_epi32((__m256)x[0]), high = _mm256_cvtps_epi32((__m256)x[1]);
+  const __m256i halves = _mm256_permute4x64_epi64(_mm256_packs_epi32(low, high), 0xd8);  // which were packed each by itself
+  __m128i rounded = _mm_packs_epi16(_mm256_castsi256_si128(halves), _mm256_extracti128_si256(halves, 1));
 #endif
-    _mm_store_si128(reinterpret_cast<__m128i*>(to), rounded);
-  }
-};
+#if !defined(__AMX_INT8__)
+  rounded = _mm_xor_si128(rounded, _mm_set1_epi8(-128));
+#endif
+  _mm_store_si128(reinterpret_cast<__m128i*>(to), rounded);
+}
 #endif
 
 // The left operand, laid out for the arithmetic; rows are padded to whole blocks.
@@ -177,9 +182,7 @@ struct Operand {
   int rows = 0, stride = 0, depth = 0;
   Buffer<float> padded;
   Buffer<uint16_t> high, low;  // [row / 16][depth / 32][16][32]: tiles
-#if defined(INT8_PRODUCTS)
-  Buffer<ByteRows::Number> bytes;
-#endif
+  Buffer<int8_t> bytes;        // [row / 16][depth / 64][16][64]: tiles
   Buffer<float> scales;  // [rows]: int8 only
 
   void set(Arithmetic chosen, const float* a, int m, int k) {
@@ -220,14 +223,14 @@ struct Operand {
  private:
   void set_bytes(const float* a, int k, int whole) {
     float* back = scales.need(whole);
-    ByteRows::Number* out = bytes.need(size_t(whole) * depth);
+    int8_t* out = bytes.need(size_t(whole) * depth);
     for (int r = 0; r < rows; ++r, a += k) {
       const Scale scale = Scale::of(a, k);
       back[r] = scale.back;
       for (int c = 0; c < depth; c += 16) {
         vf x[UNIT] = {};  // k is a multiple of 16
         for (int i = 0; i < UNIT && c < k; ++i) x[i] = load(a + c + i * LANES) * scale.to;
-        ByteRows::put(x, out + ByteRows::at(r, c, depth));
+        put_bytes(x, out + in_tile<64>(r, c, depth));
       }
     }
   }

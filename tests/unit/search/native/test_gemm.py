@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import functools
 from collections.abc import Callable
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -16,13 +17,14 @@ from tests.unit.search.native.support import NATIVE, OTHERS, Target, harness
 
 HARNESS = """
 #include "gemm.h"
-extern "C" void run(int arithmetic, int finish, const float* a, const float* w, const float* bias, float* c, int m,
-                    int n, int k) {
+extern "C" void run(int arithmetic, int together, int finish, const float* a, const float* w, const float* bias,
+                    float* c, int m, int n, int k) {
 #if defined(__AMX_BF16__)
   static const TileConfig config;
   if (arithmetic != FLOAT32) _tile_loadconfig(&config);
 #endif
   Weight weight;
+  weight.together = ShortSums(together);
   weight.pack(w, bias, n, k, Arithmetic(arithmetic));
   Operand operand;
   operand.set(Arithmetic(arithmetic), a, m, k);
@@ -33,18 +35,30 @@ extern "C" void run(int arithmetic, int finish, const float* a, const float* w, 
 }
 """
 FINISH = {"plain": 0, "relu": 1, "gelu": 2, "add": 3}
-Kernel = tuple[Target, Arithmetic]  # the processor that they are compiled for, and what they compute in
+
+
+class Kernel(NamedTuple):
+    """Products in an arithmetic, compiled for a processor; those of int8 are added in 16 bits, `together` of them."""
+
+    target: Target
+    arithmetic: Arithmetic
+    together: int = 4
+
+
 Multiply = Callable[[Kernel, str, Tensor, Tensor, Tensor, Tensor], Tensor]
 
 pytestmark = pytest.mark.skipif(build.kernels() is None, reason="no C++ compiler here")
-KERNELS: list[Kernel] = [(target, name) for target in [NATIVE, *OTHERS] for name in target.arithmetics]
+INT8 = [
+    Kernel(target, "int8", together)
+    for target in [NATIVE, *OTHERS]
+    if "int8" in target.arithmetics
+    for together in (2, 4)
+]
+KERNELS = [Kernel(target, name) for target in [NATIVE, *OTHERS] for name in target.arithmetics if name != "int8"] + INT8
 
 
 def named(kernel: Kernel) -> str:
-    return f"{kernel[0].name} {kernel[1]}"
-
-
-INT8 = [kernel for kernel in KERNELS if kernel[1] == "int8"]
+    return f"{kernel.target.name} {kernel.arithmetic}" + f" by {kernel.together}" * (kernel.arithmetic == "int8")
 
 
 @pytest.fixture(scope="module")
@@ -56,10 +70,11 @@ def multiply(tmp_path_factory: pytest.TempPathFactory) -> Multiply:
         return harness(tmp_path_factory.mktemp("gemm"), HARNESS, target)
 
     def run(kernel: Kernel, finish: str, a: Tensor, w: Tensor, bias: Tensor, onto: Tensor) -> Tensor:
-        target, arithmetic = kernel
         out = onto.clone()
         tensors = [ctypes.c_void_p(tensor.contiguous().data_ptr()) for tensor in (a, w, bias, out)]
-        library(target).run(ARITHMETIC[arithmetic], FINISH[finish], *tensors, len(a), len(w), a.size(1))
+        library(kernel.target).run(
+            ARITHMETIC[kernel.arithmetic], kernel.together, FINISH[finish], *tensors, len(a), len(w), a.size(1)
+        )
         return out
 
     return run
@@ -87,6 +102,32 @@ def quantised(x: Tensor) -> tuple[Tensor, Tensor]:
     return (x * to[:, None]).round().long(), peak / 127.0
 
 
+def quantised_weights(w: Tensor, together: int) -> tuple[Tensor, Tensor]:
+    """The same, but of a row's weights that are added in 16 bits none of one sign may come to more than 128."""
+    plain, back = quantised(w)
+    eights = w.view(len(w), -1, 2, 2, 2)  # fours of two pairs of inputs
+    numbers = [eights[:, :, four, :, one] for four in range(2) for one in range(2)]
+    groups = [numbers] if together == 4 else [numbers[:2], numbers[2:]]
+    tops = []
+    for group in groups:
+        for sign in (1.0, -1.0):
+            total = torch.zeros_like(group[0])
+            for number in group:  # in this order: floats
+                total = total + (sign * number).clamp(min=0.0)
+            tops.append(total.flatten(1).amax(1))
+    top = torch.stack(tops).amax(0)
+    room = torch.full_like(top, 128.0 - together / 2)  # the rest is for rounding
+    less = room < top * (torch.full_like(top, 127.0) / w.abs().amax(1))
+    return torch.where(less[:, None], (w * (room / top)[:, None]).round().long(), plain), torch.where(
+        less, top / room, back
+    )
+
+
+def exactly(a: Tensor, w: Tensor, kernel: Kernel) -> Tensor:
+    (left, rows), (right, columns) = quantised(a), quantised_weights(w, kernel.together)
+    return (left @ right.T).double() * rows[:, None].double() * columns.double()
+
+
 @pytest.mark.parametrize("kernel", INT8, ids=named)
 @pytest.mark.parametrize("finish", FINISH)
 @pytest.mark.parametrize(
@@ -96,11 +137,22 @@ def test_int8_products_are_those_of_the_integers(
     multiply: Multiply, kernel: Kernel, finish: str, m: int, n: int, k: int
 ) -> None:
     a, w, bias, onto = drawn(m, n, k)
-    (left, rows), (right, columns) = quantised(a), quantised(w)
-    sums = (left @ right.T).double()  # exact
-    expected = finished(finish, sums * rows[:, None].double() * columns.double() + bias, onto)
+    expected = finished(finish, exactly(a, w, kernel) + bias, onto)
     found = multiply(kernel, finish, a, w, bias, onto)
     torch.testing.assert_close(found.double(), expected, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("kernel", INT8, ids=named)
+def test_int8_products_of_the_largest_numbers_are_exact(multiply: Multiply, kernel: Kernel) -> None:
+    draw = torch.Generator().manual_seed(0)
+    signs = torch.randint(0, 2, (32, 64), generator=draw) * 2.0 - 1.0
+    signs[0], signs[1] = 1.0, -1.0
+    signs[2] = signs[2, 0::8].repeat_interleave(8)  # what is added together has one sign
+    sizes = torch.rand(32, 64, generator=draw) ** 0.2
+    a = torch.cat((torch.ones(1, 64), -torch.ones(1, 64), signs[:14]))
+    for w in (signs, signs * sizes, signs * (sizes > 0.8)):
+        found = multiply(kernel, "plain", a, w, torch.zeros(32), torch.zeros(16, 32))
+        torch.testing.assert_close(found.double(), exactly(a, w, kernel), rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("kernel", INT8, ids=named)
@@ -133,7 +185,7 @@ def test_what_is_not_finite_stays_so_and_spoils_nothing_else(multiply: Multiply,
 def test_products_are_near_those_of_float64(multiply: Multiply, kernel: Kernel, finish: str) -> None:
     a, w, bias, onto = drawn(70, 96, 192)
     plain = a.double() @ w.double().T + bias
-    bound = {"float32": 1e-6, "bf16x3": 1e-5, "bf16": 2e-3, "int8": 5e-3}[kernel[1]]
+    bound = {"float32": 1e-6, "bf16x3": 1e-5, "bf16": 2e-3, "int8": 5e-3}[kernel.arithmetic]
     size = a.norm(dim=1)[:, None] * w.norm(dim=1) + bias.abs() + onto.abs()
     error = (multiply(kernel, finish, a, w, bias, onto) - finished(finish, plain, onto)).abs() / size
     assert float(error.max()) < bound

@@ -203,11 +203,25 @@ COMPILED_ONCE static void byte_product(const Operand& a, const Weight& w, int ro
   });
 }
 #elif defined(INT8_PRODUCTS)
+// Sums of eight outputs and the products of a row's next inputs, a four or two of them, that follow at `right`.
+template <ShortSums TOGETHER>
+static inline __m256i add_products(__m256i sums, const __m256i* fours, const int8_t* right) {
+  const auto next = [&](int i) { return _mm256_load_si256(reinterpret_cast<const __m256i*>(right + 64 * i)); };
+#if defined(__AVXVNNI__)
+  sums = _mm256_dpbusd_avx_epi32(sums, fours[0], next(0));
+  return TOGETHER == TWO ? sums : _mm256_dpbusd_avx_epi32(sums, fours[1], next(1));
+#else
+  __m256i shorts = _mm256_maddubs_epi16(fours[0], next(0));
+  if (TOGETHER == FOUR) shorts = _mm256_add_epi16(shorts, _mm256_maddubs_epi16(fours[1], next(1)));
+  return _mm256_add_epi32(sums, _mm256_madd_epi16(shorts, _mm256_set1_epi16(1)));
+#endif
+}
+
 // What some rows make of half a panel. A function of its own: within another, sums might not stay in registers.
 template <int ROWS, ShortSums TOGETHER>
 COMPILED_ONCE static void byte_products(const int8_t* x, int depth, const int8_t* b, const int32_t* offsets, Ahead ahead,
                                         float* out, int stride) {
-  const __m256i ones = _mm256_set1_epi16(1);
+  constexpr int FOURS = TOGETHER / 2;
   __m256i sums[ROWS][2];
 #pragma GCC unroll 2
   for (int v = 0; v < 2; ++v) {
@@ -218,24 +232,18 @@ COMPILED_ONCE static void byte_products(const int8_t* x, int depth, const int8_t
   for (int c = 0; c < depth; c += 64, b += 2048, x += 1024) {
     ahead.ask();
 #pragma GCC unroll 2
-    for (int four = 0; four < 16; four += TOGETHER / 2)
+    for (int four = 0; four < 16; four += FOURS)
 #pragma GCC unroll 6
       for (int i = 0; i < ROWS; ++i) {
-        __m256i shorts[2];
+        __m256i fours[FOURS];
 #pragma GCC unroll 2
-        for (int next = 0; next < TOGETHER / 2; ++next) {
+        for (int next = 0; next < FOURS; ++next) {
           int32_t bytes;
           memcpy(&bytes, x + i * 64 + 4 * (four + next), sizeof bytes);
-          const __m256i value = _mm256_set1_epi32(bytes);
-#pragma GCC unroll 2
-          for (int v = 0; v < 2; ++v) {
-            const __m256i* right = reinterpret_cast<const __m256i*>(b + 64 * (four + next) + 32 * v);
-            const __m256i pairs = _mm256_maddubs_epi16(value, _mm256_load_si256(right));
-            shorts[v] = next ? _mm256_add_epi16(shorts[v], pairs) : pairs;
-          }
+          fours[next] = _mm256_set1_epi32(bytes);
         }
 #pragma GCC unroll 2
-        for (int v = 0; v < 2; ++v) sums[i][v] = _mm256_add_epi32(sums[i][v], _mm256_madd_epi16(shorts[v], ones));
+        for (int v = 0; v < 2; ++v) sums[i][v] = add_products<TOGETHER>(sums[i][v], fours, b + 64 * four + 32 * v);
       }
   }
 #pragma GCC unroll 6

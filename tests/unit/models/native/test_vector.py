@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from seqkd.search.native import build
-from tests.unit.search.native.support import AMX, NATIVE, OTHERS, VNNI, harness
+from tests.unit.search.native.support import AMX, AVX_VNNI, NATIVE, OTHERS, VNNI, harness
 
 HARNESS = """
 #include "../../models/native/vector.h"
@@ -44,7 +44,7 @@ Floats = NDArray[np.float32]
 pytestmark = pytest.mark.skipif(build.kernels() is None, reason="no C++ compiler here")
 
 
-TARGETS = [NATIVE, *(target for target in OTHERS if target not in (VNNI, AMX))]  # whose vectors are another's
+TARGETS = [NATIVE, *(target for target in OTHERS if target not in (AVX_VNNI, VNNI, AMX))]  # whose vectors are another's
 
 
 @pytest.fixture(scope="module", params=TARGETS, ids=lambda target: target.name)

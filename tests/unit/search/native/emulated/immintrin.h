@@ -1,7 +1,8 @@
-// AVX-512, its products of bytes and of bf16 pairs, and AMX, in plain C++: kernels for processors that are not at hand are
-// compiled with this header in the place of the compiler's own and with the macros of those processors set, and run
-// anywhere that has AVX2. It has what the kernels use; anything else fails to compile, because the compiler's own
-// functions want the real processor. What each does is Intel's description of it, lane by lane; speed is no aim.
+// AVX-512, products of bytes (VNNI, on AVX2's vectors, too) and of bf16 pairs, and AMX, in plain C++: kernels for processors
+// that are not at hand are compiled with this header in the place of the compiler's own and with the macros of those
+// processors set, and run anywhere that has AVX2. It has what the kernels use; anything else fails to compile, because the
+// compiler's own functions want the real processor. What each does is Intel's description of it, lane by lane; speed is no
+// aim.
 #pragma once
 
 // With them set the compiler's header would take its functions for ones that may be called.
@@ -11,6 +12,8 @@
 #undef __AVX512VNNI__
 #pragma push_macro("__AVX512BF16__")
 #undef __AVX512BF16__
+#pragma push_macro("__AVXVNNI__")
+#undef __AVXVNNI__
 #pragma push_macro("__AMX_INT8__")
 #undef __AMX_INT8__
 #pragma push_macro("__AMX_BF16__")
@@ -19,6 +22,7 @@
 #pragma pop_macro("__AVX512F__")
 #pragma pop_macro("__AVX512VNNI__")
 #pragma pop_macro("__AVX512BF16__")
+#pragma pop_macro("__AVXVNNI__")
 #pragma pop_macro("__AMX_INT8__")
 #pragma pop_macro("__AMX_BF16__")
 #include <sys/syscall.h>
@@ -213,6 +217,13 @@ inline __m512i byte_products(__m512i onto, __m512i a, __m512i b) {
   });
 }
 
+inline __m256i byte_products(__m256i onto, __m256i a, __m256i b) {
+  __m512i wide[3] = {};
+  const __m256i narrow[3] = {onto, a, b};
+  for (int i = 0; i < 3; ++i) memcpy(&wide[i], &narrow[i], 32);
+  return half(byte_products(wide[0], wide[1], wide[2]), 0);
+}
+
 // The matrix unit: a thread's eight tiles of sixteen rows of 64 bytes.
 struct Tiles {
   bool set = false;
@@ -282,6 +293,7 @@ inline long permitted(long call, long, long) {
 
 }  // namespace emulated
 
+#define _mm256_dpbusd_avx_epi32 emulated::byte_products
 #define _mm512_add_ps emulated::add
 #define _mm512_alignr_epi32 emulated::moved_down
 #define _mm512_castps512_ps256(x) ((__m256)emulated::half((__m512i)(x), 0))

@@ -14,7 +14,7 @@ from seqkd.models.native import training as native
 
 # Logits at a time. In float32 gradients add up inside the product; in lower types each chunk costs a pass over the
 # weight's gradient, so that fewer and larger ones are faster. See docs/performance.md.
-CHUNK_ELEMENTS = 1 << 21
+CHUNK_ELEMENTS = 1 << 22
 CHUNK_ELEMENTS_LOW = 1 << 23
 CHUNK_ELEMENTS_CUDA = 1 << 26
 ROUND_ROWS = 64  # few shapes of products, see `seqkd.models.functional`

@@ -2,7 +2,8 @@
 
 The corpus is prepared once by `seqkd prepare`; fairseq reads the same pieces. Both use the same batch budget, optimiser
 and schedule, and glibc keeps freed memory for both; fairseq also runs with glibc's defaults. Speed is that of the
-second half of the updates, validation left out. Written are train.json and train.md.
+second half of the updates, validation left out; of several runs in turn, it is the median. Written are train.json, with
+every single run, and train.md.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import json
 import math
 import os
 import re
+import shutil
 import statistics
 import subprocess
 import sys
@@ -69,6 +71,7 @@ valid_bleu = false
 def seqkd(folder: Path, prepared: Path, precision: str, options: argparse.Namespace) -> dict[str, Any]:
     """Train with seqkd; its history has speed and losses of each half."""
     config, out = folder / f"{precision}.toml", folder / f"seqkd-{precision}"
+    shutil.rmtree(out, ignore_errors=True)  # of the turn before
     values = {"prepared": prepared, "updates": options.updates, "half": options.updates // 2}
     config.write_text(TRAIN.format(batch_tokens=options.batch_tokens, precision=precision, **values))
     command = [sys.executable, "-m", "seqkd", "train", "--config", str(config), "--out", str(out)]
@@ -133,9 +136,12 @@ def markdown(result: dict[str, Any]) -> str:
         "| system | target tokens/s | train loss, nats | validation NLL, nats |",
         "|---|---:|---:|---:|",
     ]
+    turns: dict[str, list[dict[str, Any]]] = {}
     for run in result["runs"]:
-        figures = f"{run['target_tokens_per_second']:,.0f} | {run['train_loss']:.3f} | {run['valid_nll']:.3f}"
-        lines.append(f"| {run['name']} | {figures} |")
+        turns.setdefault(run["name"], []).append(run)
+    for name, runs in turns.items():
+        speed = statistics.median(run["target_tokens_per_second"] for run in runs)
+        lines.append(f"| {name} | {speed:,.0f} | {runs[0]['train_loss']:.3f} | {runs[0]['valid_nll']:.3f} |")
     return "\n".join(lines) + "\n"
 
 
@@ -165,6 +171,7 @@ def main() -> None:
     parser.add_argument("--batch-tokens", type=int, default=2560)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--precisions", default="float32,bf16", help="seqkd's (default: %(default)s)")
+    parser.add_argument("--repeats", type=int, default=1, help="turns of each (default: %(default)s)")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--out", type=Path, default=Path("build/bench"))
     options = parser.parse_args()
@@ -175,12 +182,13 @@ def main() -> None:
         folder = Path(temporary)
         prepared = options.prepared or _prepare(folder, options)
         data = fairseq_data(prepared, folder / "fairseq")
-        for precision in options.precisions.split(","):
-            say(f"seqkd, {precision}")
-            runs.append(seqkd(folder, prepared.resolve(), precision, options))
-        for malloc in ("raised", "default") if options.device == "cpu" else ("default",):
-            say(f"fairseq, malloc {malloc}")
-            runs.append(fairseq(data, malloc, options))
+        for _ in range(options.repeats):
+            for precision in options.precisions.split(","):
+                say(f"seqkd, {precision}")
+                runs.append(seqkd(folder, prepared.resolve(), precision, options))
+            for malloc in ("raised", "default") if options.device == "cpu" else ("default",):
+                say(f"fairseq, malloc {malloc}")
+                runs.append(fairseq(data, malloc, options))
     host = machine() | {"device": options.device, "threads": options.threads}
     result = {"machine": host, "updates": options.updates, "batch_tokens": options.batch_tokens, "runs": runs}
     options.out.mkdir(parents=True, exist_ok=True)

@@ -1,21 +1,20 @@
 """Products, attention and dropout with shortcuts for training on CPUs; elsewhere they are torch's own.
 
 Measured in docs/performance.md. Where the CPU has a matrix unit, products in bf16 are kernels of our own
-(`seqkd.models.native`); attention is one on any CPU. oneDNN, behind torch's products, compiles a kernel for every new
-shape, some milliseconds each, and keeps a thousand of them; batches have ever new shapes, so rows are filled up to a
-few round numbers. torch's dropout draws random numbers on one thread, one at a time.
+(`seqkd.models.native`); attention and dropout are on any CPU. oneDNN, behind torch's products, compiles a kernel for
+every new shape, some milliseconds each, and keeps a thousand of them; batches have ever new shapes, so rows are filled
+up to a few round numbers.
 """
 
 from __future__ import annotations
 
 from typing import Any, cast
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from seqkd.models.native import attention
+from seqkd.models.native import attention, dropout
 from seqkd.models.native import training as native
 
 ROUND_ROWS = 256
@@ -167,7 +166,7 @@ class Dropout(nn.Module):
     """Dropout (Srivastava et al. 2014), reproducible from torch's seed.
 
     Args:
-        p: Share of the features that become zero, less than 1; on a CPU rounded to a multiple of 2**-16.
+        p: Share of the features that become zero, less than 1; by the kernel a multiple of 2**-16.
     """
 
     def __init__(self, p: float) -> None:
@@ -177,29 +176,20 @@ class Dropout(nn.Module):
     def forward(self, x: Tensor, onto: Tensor | None = None) -> Tensor:
         """`x` after dropout, plus `onto` where it is given; the same shape. In evaluation nothing is dropped."""
         if self.training and self.p > 0.0:
-            if x.device.type == "cpu":
+            if dropout.serves(x) and (onto is None or dropout.serves(onto)):
                 return cast(Tensor, _Dropout.apply(x, onto, self.p))  # type: ignore[no-untyped-call]
             x = functional.dropout(x, self.p)
         return x if onto is None else onto + x
 
 
 class _Dropout(torch.autograd.Function):
-    """Sixteen random bits a feature; what stays is kept as ones and zeros of `x`'s type."""
+    """Dropout by the CPU's kernel."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, onto: Tensor | None, p: float) -> Tensor:
-        steps = round(p * (1 << 16))
-        seed = int(torch.empty((), dtype=torch.int64).random_())
-        words = np.random.SFC64(seed).random_raw(-(-x.numel() // 4))
-        bits = torch.from_numpy(words.view(np.int16))[: x.numel()].view(x.shape)
-        kept = torch.ge(bits, steps - (1 << 15), out=torch.empty_like(x, memory_format=torch.contiguous_format))
-        ctx.scale = 1 / (1 - steps / (1 << 16))
-        ctx.save_for_backward(kept)
-        if onto is None:
-            return (x * kept).mul_(ctx.scale)
-        return torch.addcmul(onto, x, kept, value=ctx.scale)
+        ctx.drawn = round(p * dropout.STEPS), int(torch.empty((), dtype=torch.int64).random_())
+        return dropout.drop(x, onto, *ctx.drawn)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        (kept,) = ctx.saved_tensors
-        return (grads[0] * kept).mul_(ctx.scale), grads[0] if ctx.needs_input_grad[1] else None, None
+        return dropout.drop(grads[0], None, *ctx.drawn), grads[0] if ctx.needs_input_grad[1] else None, None

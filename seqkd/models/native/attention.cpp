@@ -43,16 +43,38 @@ struct Rows {
   }
 };
 
+// `SPAN` vectors of each row of out = rows times as many of `turned`'s columns. Sums of one alone would wait for each other.
+template <int SPAN>
+static void products(const Rows& rows, const float* turned, int room, int width, float* out) {
+  vf total[ROWS][SPAN] = {};
+  for (int d = 0; d < width; ++d, turned += room) {
+    vf b[SPAN];
+#pragma GCC unroll 4
+    for (int v = 0; v < SPAN; ++v) b[v] = load(turned + v * LANES);
+#pragma GCC unroll 4
+    for (int i = 0; i < ROWS; ++i) {
+      const vf x = splat(rows.at[i][d]);
+#pragma GCC unroll 4
+      for (int v = 0; v < SPAN; ++v) total[i][v] += x * b[v];
+    }
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < ROWS; ++i)
+#pragma GCC unroll 4
+    for (int v = 0; v < SPAN; ++v) store(out + i * room + v * LANES, total[i][v]);
+}
+
 // out [ROWS x room] = rows times `turned`.
 static void products(const Rows& rows, const float* turned, int room, int width, float* out) {
-  for (int s = 0; s < room; s += LANES) {
-    vf total[ROWS] = {};
-    for (int d = 0; d < width; ++d) {
-      const vf b = load(turned + size_t(d) * room + s);
-#pragma GCC unroll 4
-      for (int i = 0; i < ROWS; ++i) total[i] += splat(rows.at[i][d]) * b;
+  for (int s = 0; s < room;) {
+    const int left = (room - s) / LANES;
+    if (left >= 3) {
+      products<3>(rows, turned + s, room, width, out + s), s += 3 * LANES;
+    } else if (left == 2) {
+      products<2>(rows, turned + s, room, width, out + s), s += 2 * LANES;
+    } else {
+      products<1>(rows, turned + s, room, width, out + s), s += LANES;
     }
-    for (int i = 0; i < ROWS; ++i) store(out + i * room + s, total[i]);
   }
 }
 

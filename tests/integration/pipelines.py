@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 SHIPPED = sorted(ROOT.glob("pipelines/**/*.toml"))
 GENERATOR = ROOT / "data" / "toy" / "generate.py"
 
-_MODEL = {"dim": 16, "heads": 2, "ffn_dim": 32, "encoder_layers": 1, "decoder_layers": 1}
+_MODEL = {"dim": 32, "heads": 2, "ffn_dim": 32, "encoder_layers": 1, "decoder_layers": 1}
 _TRAINING = {
     "max_updates": 12,
     "batch_tokens": 512,

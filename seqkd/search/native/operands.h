@@ -26,8 +26,8 @@ enum Arithmetic { FLOAT32 = 0, BF16 = 1, BF16X3 = 2, INT8 = 3 };
 #define INT8_PRODUCTS
 #endif
 
-// Products that AVX2 adds in 16 bits, before sums of 32 take them. Four cost a weight's rounding up to 0.7 bits more than two,
-// and products are a fifth faster.
+// Products that AVX2 adds in 16 bits, before sums of 32 take them. With four, products are a fifth faster than with two, and
+// weights are rounded half a bit more coarsely.
 enum ShortSums { TWO = 2, FOUR = 4 };
 
 // bf16 are multiplied as pairs where there are products of them. Elsewhere weights are kept in bf16, in half the room, and

@@ -217,7 +217,7 @@ static inline __m256i add_products(__m256i sums, const __m256i* fours, const int
 #endif
 }
 
-// What some rows make of half a panel. A function of its own: within another, sums might not stay in registers.
+// What some rows make of half a panel, two vectors of eight outputs. A function of its own: within another, sums might not stay in registers.
 template <int ROWS, ShortSums TOGETHER>
 COMPILED_ONCE static void byte_products(const int8_t* x, int depth, const int8_t* b, const int32_t* offsets, Ahead ahead,
                                         float* out, int stride) {
@@ -225,15 +225,15 @@ COMPILED_ONCE static void byte_products(const int8_t* x, int depth, const int8_t
   __m256i sums[ROWS][2];
 #pragma GCC unroll 2
   for (int v = 0; v < 2; ++v) {
-    const __m256i start = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(offsets + v * LANES));
-#pragma GCC unroll 6
+    const __m256i start = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(offsets + v * 8));
+#pragma GCC unroll 8
     for (int i = 0; i < ROWS; ++i) sums[i][v] = _mm256_sub_epi32(_mm256_setzero_si256(), start);
   }
   for (int c = 0; c < depth; c += 64, b += 2048, x += 1024) {
     ahead.ask();
 #pragma GCC unroll 2
     for (int four = 0; four < 16; four += FOURS)
-#pragma GCC unroll 6
+#pragma GCC unroll 8
       for (int i = 0; i < ROWS; ++i) {
         __m256i fours[FOURS];
 #pragma GCC unroll 2
@@ -246,11 +246,11 @@ COMPILED_ONCE static void byte_products(const int8_t* x, int depth, const int8_t
         for (int v = 0; v < 2; ++v) sums[i][v] = add_products<TOGETHER>(sums[i][v], fours, b + 64 * four + 32 * v);
       }
   }
-#pragma GCC unroll 6
+#pragma GCC unroll 8
   for (int i = 0; i < ROWS; ++i)
 #pragma GCC unroll 2
     for (int v = 0; v < 2; ++v)
-      _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + size_t(i) * stride + v * LANES), sums[i][v]);
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + size_t(i) * stride + v * 8), sums[i][v]);
 }
 
 static void byte_product(const Operand& a, const Weight& w, int row, int panel, float* out, int stride) {

@@ -22,7 +22,7 @@ constexpr int VECTOR_ROWS = LANES == 16 ? 8 : 6;  // and rows: their sums are ha
 enum Arithmetic { FLOAT32 = 0, BF16 = 1, BF16X3 = 2, INT8 = 3 };
 
 // Bytes are multiplied by the matrix unit, by the vector unit's products of fours (VNNI), or by AVX2's of pairs.
-#if defined(__AMX_INT8__) || defined(__AVX512VNNI__) || defined(AVX2_VECTORS)
+#if defined(__AVX512F__) || defined(AVX2_VECTORS)
 #define INT8_PRODUCTS
 #endif
 

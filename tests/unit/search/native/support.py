@@ -44,7 +44,7 @@ ANY = Target("any", ("-march=x86-64",), ("float32", "bf16"))
 AVX2 = Target("AVX2", ("-march=x86-64-v3",), ("float32", "bf16", "int8"))
 # What few processors have, in plain C++.
 AVX_VNNI = _emulated("AVX-VNNI", ("float32", "bf16", "int8"), "AVXVNNI")
-AVX512 = _emulated("AVX-512", ("float32", "bf16"), "AVX512F")
+AVX512 = _emulated("AVX-512", ("float32", "bf16", "int8"), "AVX512F")
 VNNI = _emulated("VNNI", ("float32", "bf16", "int8"), "AVX512F", "AVX512VNNI")
 BF16 = _emulated("BF16", ("float32", "bf16", "int8"), "AVX512F", "AVX512VNNI", "AVX512BF16")
 AMX = _emulated("AMX", tuple(ARITHMETIC), "AVX512F", "AVX512VNNI", "AVX512BF16", "AMX_INT8", "AMX_BF16")

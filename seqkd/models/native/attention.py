@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from seqkd.models.native.build import compiled
+from seqkd.models.native.build import compiled, pointer
 
 LANES = 16  # floats in the widest vectors
 HEAD_VECTORS = (1, 2, 3, 4, 5, 6, 8)  # in a head, as the kernels are compiled for
@@ -60,7 +60,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, causa
     out = query.new_empty(batch, targets, heads, width).transpose(1, 2)
     log_sums = query.new_empty(batch, heads, targets)
     shape = _shape(query, key, value, out, out, causal)
-    pointers = map(_at, (query, key, value, mask, out, log_sums))
+    pointers = map(pointer, (query, key, value, mask, out, log_sums))
     _library().seqkd_attend(ctypes.byref(shape), torch.get_num_threads(), *pointers)
     return out, log_sums
 
@@ -73,7 +73,7 @@ def attend_backward(
         grad = grad.contiguous()
     found = [x.new_empty(x.size(0), x.size(2), x.size(1), x.size(3)).transpose(1, 2) for x in (query, key, value)]
     shape = _shape(query, key, value, found[0], grad, causal)
-    pointers = map(_at, (query, key, value, mask, grad, log_sums, *found))
+    pointers = map(pointer, (query, key, value, mask, grad, log_sums, *found))
     _library().seqkd_attend_backward(ctypes.byref(shape), torch.get_num_threads(), *pointers)
     return found[0], found[1], found[2]
 
@@ -91,7 +91,3 @@ def _library() -> ctypes.CDLL:
     library = kernels()
     assert library is not None
     return library
-
-
-def _at(tensor: Tensor | None) -> ctypes.c_void_p:
-    return ctypes.c_void_p(None if tensor is None else tensor.data_ptr())

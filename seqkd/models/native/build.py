@@ -11,8 +11,12 @@ import shutil
 import subprocess
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from seqkd.progress import say
+
+if TYPE_CHECKING:  # kernels of text and lists are compiled without torch
+    from torch import Tensor
 
 FLAGS = ("-O3", "-march=native", "-std=c++17", "-shared", "-fPIC", "-pthread", "-fno-math-errno")
 
@@ -80,3 +84,8 @@ def _built(compiler: str, source: Path) -> Path:
             subprocess.run(command, check=True, capture_output=True, text=True, timeout=300)
             built.rename(library)
     return library
+
+
+def pointer(tensor: Tensor | None) -> ctypes.c_void_p:
+    """Where a tensor's numbers begin, for a kernel; null for None."""
+    return ctypes.c_void_p(None if tensor is None else tensor.data_ptr())

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from seqkd.models.native.build import compiled
+from seqkd.models.native.build import compiled, pointer
 
 STEPS = 1 << 16  # shares of the features are multiples of one over this
 _SOURCE = Path(__file__).with_name("dropout.cpp")
@@ -43,13 +43,13 @@ def drop(x: Tensor, onto: Tensor | None, steps: int, seed: int) -> Tensor:
     x, onto = x.contiguous(), None if onto is None else onto.contiguous()
     out = torch.empty_like(x)
     library.seqkd_dropout(
-        ctypes.c_void_p(x.data_ptr()),
-        ctypes.c_void_p(None if onto is None else onto.data_ptr()),
+        pointer(x),
+        pointer(onto),
         ctypes.c_int64(x.numel()),
         ctypes.c_uint32(steps),
         ctypes.c_float(1 / (1 - steps / STEPS)),
         ctypes.c_uint64(seed),
         torch.get_num_threads(),
-        ctypes.c_void_p(out.data_ptr()),
+        pointer(out),
     )
     return out

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from seqkd.models.native.build import compiled, processor
+from seqkd.models.native.build import compiled, pointer, processor
 
 WIDTH = 32  # widths must be multiples of it
 _SOURCE = Path(__file__).with_name("training.cpp")
@@ -195,4 +195,4 @@ def _threads() -> int:
 
 def _at(tensor: Tensor | None) -> ctypes.c_void_p:
     assert tensor is None or tensor.is_contiguous()
-    return ctypes.c_void_p(None if tensor is None else tensor.data_ptr())
+    return pointer(tensor)

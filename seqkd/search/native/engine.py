@@ -8,8 +8,9 @@ import weakref
 import torch
 from torch import Tensor
 
+from seqkd.models.native.build import pointer
 from seqkd.models.transformer import Transformer
-from seqkd.search.native.weights import Arithmetic, Steppable, Weights, pointer
+from seqkd.search.native.weights import Arithmetic, Steppable, Weights
 
 
 class _State:

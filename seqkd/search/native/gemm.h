@@ -217,7 +217,8 @@ static inline __m256i add_products(__m256i sums, const __m256i* fours, const int
 #endif
 }
 
-// What some rows make of half a panel, two vectors of eight outputs. A function of its own: within another, sums might not stay in registers.
+// What some rows make of half a panel, two vectors of eight outputs. A function of its own: within another, sums might not stay
+// in registers.
 template <int ROWS, ShortSums TOGETHER>
 COMPILED_ONCE static void byte_products(const int8_t* x, int depth, const int8_t* b, const int32_t* offsets, Ahead ahead,
                                         float* out, int stride) {

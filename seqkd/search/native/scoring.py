@@ -8,8 +8,8 @@ from itertools import chain, groupby
 import torch
 from torch import Tensor
 
+from seqkd.models.native.build import pointer
 from seqkd.search.native.engine import NativeModel
-from seqkd.search.native.weights import pointer
 from seqkd.search.scoring import Pairs, pad_rows
 
 

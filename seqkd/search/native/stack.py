@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from seqkd.models.nat.stack import DecodingStack, ParallelStack
 from seqkd.models.nat.upsampling import upsampled
+from seqkd.models.native.build import pointer
 from seqkd.models.protocol import Output, ParallelSettings
-from seqkd.search.native.weights import Arithmetic, Weights, pointer
+from seqkd.search.native.weights import Arithmetic, Weights
 from seqkd.text.vocabulary import PAD_ID
 
 

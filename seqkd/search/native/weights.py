@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from seqkd.models.lstm import Lstm
 from seqkd.models.nat.stack import ParallelStack
+from seqkd.models.native.build import pointer
 from seqkd.models.sru import RecurrentLayer, SimpleUnit, Sru
 from seqkd.models.transformer import Transformer
 from seqkd.search.native.build import kernels
@@ -171,7 +172,7 @@ class Weights:
     def _set(self, setter: Any, where: tuple[int, int, int], weight: Tensor, bias: Tensor | None) -> None:
         weight = weight.detach().float().contiguous()
         bias = None if bias is None else bias.detach().float().contiguous()
-        setter(self.handle, *where, pointer(weight), None if bias is None else pointer(bias), *weight.shape)
+        setter(self.handle, *where, pointer(weight), pointer(bias), *weight.shape)
 
     def _set_norm(self, stack: int, layer: int, part: int, norm: nn.LayerNorm) -> None:
         weight, bias = norm.weight.detach().float().contiguous(), norm.bias.detach().float().contiguous()
@@ -186,8 +187,3 @@ def _memory(model: Steppable | ParallelStack) -> int:
         assert isinstance(first, RecurrentLayer)
         return SRU if isinstance(first.unit, SimpleUnit) else SSRU
     return ATTENTION
-
-
-def pointer(tensor: Tensor) -> ctypes.c_void_p:
-    """Where a contiguous tensor's numbers begin."""
-    return ctypes.c_void_p(tensor.data_ptr())

@@ -2,6 +2,6 @@
 
 import sys
 
-from seqkd.cli import main
+from seqkd.cli.main import main
 
 sys.exit(main())

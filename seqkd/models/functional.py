@@ -1,7 +1,7 @@
 """Products, attention and dropout with shortcuts for training on CPUs; elsewhere they are torch's own.
 
 Measured in docs/performance.md. Where the CPU has a matrix unit, products in bf16 are kernels of our own
-(`seqkd.models.native`); attention and dropout are on any CPU. oneDNN, behind torch's products, compiles a kernel for
+(`seqkd.kernels`); attention and dropout are on any CPU. oneDNN, behind torch's products, compiles a kernel for
 every new shape, some milliseconds each, and keeps a thousand of them; batches have ever new shapes, so rows are filled
 up to a few round numbers.
 """
@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from seqkd.models.native import attention, dropout
-from seqkd.models.native import training as native
+from seqkd.kernels import attention, dropout
+from seqkd.kernels import products as native
 
 ROUND_ROWS = 256
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from seqkd.models.native import training as native
+from seqkd.kernels import products as native
 from seqkd.objectives.divergence import Mixture
 from seqkd.objectives.projection import native_likelihood
 from seqkd.objectives.teacher import Distributions

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from seqkd.kernels import products as native
 from seqkd.models.functional import rounded_rows
-from seqkd.models.native import training as native
 
 # Logits at a time. In float32 gradients add up inside the product; in lower types each chunk costs a pass over the
 # weight's gradient, so that fewer and larger ones are faster. See docs/performance.md.

@@ -13,12 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from seqkd.kernels.decoding import kernels
 from seqkd.search.candidates import RowCandidates, top_k
 from seqkd.search.constraints import NEVER, Distribution
+from seqkd.search.cpu.frontier import FrontierNumbers, NativeFrontier
 from seqkd.search.diverse import rank_groups
 from seqkd.search.frontier_state import FrontierState
-from seqkd.search.native.build import kernels
-from seqkd.search.native.frontier import FrontierNumbers, NativeFrontier
 from seqkd.search.settings import BeamSettings, Ended, Hypothesis
 
 

@@ -12,9 +12,6 @@ import torch
 
 from seqkd.errors import InputError, ModelError
 from seqkd.models.checkpoint import LoadedModel, load_model, read_config
-from seqkd.models.incremental import IncrementalTransformer
-from seqkd.models.incremental_lstm import IncrementalLstm
-from seqkd.models.incremental_sru import IncrementalSru
 from seqkd.models.lstm import Lstm
 from seqkd.models.nat.cmlm import Cmlm
 from seqkd.models.nat.ctc import Ctc
@@ -24,12 +21,15 @@ from seqkd.models.protocol import ParallelModel, ParallelSettings
 from seqkd.models.sru import Sru
 from seqkd.models.transformer import Transformer
 from seqkd.search.beam import BeamSearch
+from seqkd.search.cpu.engine import NativeModel
+from seqkd.search.cpu.scoring import NativeScorer
+from seqkd.search.cpu.stack import NativeParallel
+from seqkd.search.cpu.weights import Arithmetic, available, fits, fits_lstm, usable
 from seqkd.search.gpu.engine import GraphTransformer, runs_here
-from seqkd.search.native.engine import NativeModel
-from seqkd.search.native.scoring import NativeScorer
-from seqkd.search.native.stack import NativeParallel
-from seqkd.search.native.weights import Arithmetic, available, fits, fits_lstm, usable
 from seqkd.search.parallel import Decoder, ParallelSearch
+from seqkd.search.plain.lstm import IncrementalLstm
+from seqkd.search.plain.sru import IncrementalSru
+from seqkd.search.plain.transformer import IncrementalTransformer
 from seqkd.search.protocol import SearchModel
 from seqkd.search.settings import BeamSettings
 

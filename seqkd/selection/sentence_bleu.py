@@ -8,10 +8,8 @@ compiler.
 from __future__ import annotations
 
 import ctypes
-import functools
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -19,7 +17,7 @@ import numpy.typing as npt
 import pyarrow as pa
 from sacrebleu.metrics.bleu import BLEU
 
-from seqkd.models.native.build import compiled
+from seqkd.kernels.bleu import kernels
 
 Smoothing = Literal["none", "exp", "floor", "add-k"]
 Integers = npt.NDArray[np.int64]
@@ -28,16 +26,6 @@ Floats = npt.NDArray[np.float64]
 ORDER = 4
 _SMOOTHINGS = get_args(Smoothing)  # in the kernel's order
 _KERNEL_TOKENIZERS = {"none": 0, "13a": 1, "char": 2, "zh": 3}  # the others' words come from sacrebleu, cut already
-_SOURCE = Path(__file__).parent / "native" / "bleu.cpp"
-
-
-@functools.cache
-def kernels() -> ctypes.CDLL | None:
-    """The compiled kernels; None where there is no compiler."""
-    library = compiled(_SOURCE, stage="select", otherwise="sentence BLEU goes on in NumPy, slower")
-    if library is not None:
-        library.seqkd_words.restype = ctypes.c_int64
-    return library
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,10 +15,10 @@ import torch
 
 from seqkd.interop.fairseq_dictionary import word_vocabulary
 from seqkd.models.checkpoint import save_model
-from seqkd.models.incremental import IncrementalTransformer
 from seqkd.models.settings import StackSettings
 from seqkd.models.transformer import Transformer
 from seqkd.search import BeamSearch, BeamSettings
+from seqkd.search.plain.transformer import IncrementalTransformer
 from tests.bench.work import Sentences
 
 SETTINGS = {

@@ -37,7 +37,6 @@ from tests.bench.gpu_marian import hugging_face  # noqa: E402
 triton_interpreter.choose()
 triton_interpreter.repair()
 
-from seqkd.models.incremental import IncrementalTransformer  # noqa: E402
 from seqkd.models.settings import StackSettings  # noqa: E402
 from seqkd.models.transformer import Transformer  # noqa: E402
 from seqkd.search import BeamSearch, BeamSettings, Hypothesis, SearchModel  # noqa: E402
@@ -48,6 +47,7 @@ from seqkd.search.gpu.graphs import Recorder  # noqa: E402
 from seqkd.search.gpu.kernels import TRITON  # noqa: E402
 from seqkd.search.gpu.operations import PLAIN, Operations  # noqa: E402
 from seqkd.search.gpu.output import fused_output  # noqa: E402
+from seqkd.search.plain.transformer import IncrementalTransformer  # noqa: E402
 from tests.bench.gpu_without import OTHER_PACES, Apart, paced  # noqa: E402
 
 WMT14_SENTENCES = 4_500_000

@@ -19,16 +19,16 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 if str(REPOSITORY) not in sys.path:  # run as a script
     sys.path.insert(0, str(REPOSITORY))
 
-from seqkd.models.incremental import IncrementalTransformer  # noqa: E402
-from seqkd.models.incremental_lstm import IncrementalLstm  # noqa: E402
-from seqkd.models.incremental_sru import IncrementalSru  # noqa: E402
 from seqkd.models.lstm import Lstm  # noqa: E402
 from seqkd.models.settings import StackSettings  # noqa: E402
 from seqkd.models.sru import Sru  # noqa: E402
 from seqkd.models.transformer import Transformer  # noqa: E402
 from seqkd.search import BeamSearch, BeamSettings, SearchModel  # noqa: E402
-from seqkd.search.native.engine import NativeModel  # noqa: E402
-from seqkd.search.native.weights import ARITHMETIC, Steppable, available  # noqa: E402
+from seqkd.search.cpu.engine import NativeModel  # noqa: E402
+from seqkd.search.cpu.weights import ARITHMETIC, Steppable, available  # noqa: E402
+from seqkd.search.plain.lstm import IncrementalLstm  # noqa: E402
+from seqkd.search.plain.sru import IncrementalSru  # noqa: E402
+from seqkd.search.plain.transformer import IncrementalTransformer  # noqa: E402
 from tests.bench.students import draw_sources  # noqa: E402
 
 SIZES: dict[str, Any] = {"source_vocab": 8000, "target_vocab": 8000, "max_positions": 256}

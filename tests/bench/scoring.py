@@ -27,10 +27,10 @@ from seqkd.models.nat.vanilla import Nat  # noqa: E402
 from seqkd.models.protocol import ParallelSettings  # noqa: E402
 from seqkd.models.settings import StackSettings  # noqa: E402
 from seqkd.search import BeamSearch, score_pairs  # noqa: E402
-from seqkd.search.native.engine import NativeModel  # noqa: E402
-from seqkd.search.native.scoring import NativeScorer  # noqa: E402
-from seqkd.search.native.stack import NativeParallel  # noqa: E402
-from seqkd.search.native.weights import Arithmetic, available  # noqa: E402
+from seqkd.search.cpu.engine import NativeModel  # noqa: E402
+from seqkd.search.cpu.scoring import NativeScorer  # noqa: E402
+from seqkd.search.cpu.stack import NativeParallel  # noqa: E402
+from seqkd.search.cpu.weights import Arithmetic, available  # noqa: E402
 from seqkd.search.parallel import Decoder, ParallelSearch  # noqa: E402
 from tests.bench.students import BEAM, SETTINGS, Sources, alone, draw_sources, teacher  # noqa: E402
 

@@ -31,14 +31,14 @@ import numpy as np  # noqa: E402
 import pyarrow as pa  # noqa: E402
 from sacrebleu.metrics.bleu import BLEU  # noqa: E402
 
-from seqkd.config import SelectConfig  # noqa: E402
+from seqkd.config.stages import SelectConfig  # noqa: E402
 from seqkd.corpus.manifest import Manifest, ShardInfo, fingerprint, write_manifest  # noqa: E402
 from seqkd.corpus.reader import Corpus  # noqa: E402
 from seqkd.corpus.schema import KBEST_SCHEMA  # noqa: E402
 from seqkd.corpus.writer import write_shard  # noqa: E402
 from seqkd.selection import RULES, Lists, Means  # noqa: E402
 from seqkd.selection.sentence_bleu import SentenceBleu  # noqa: E402
-from seqkd.stages import select  # noqa: E402
+from seqkd.stages.select import select  # noqa: E402
 from tests.bench.run import PIPELINE, machine, say  # noqa: E402
 
 TOKENIZERS = ("13a", "none", "char", "zh", "intl")

@@ -26,9 +26,9 @@ from seqkd.models.protocol import ParallelSettings  # noqa: E402
 from seqkd.models.settings import StackSettings  # noqa: E402
 from seqkd.models.transformer import Transformer  # noqa: E402
 from seqkd.search import BeamSearch, BeamSettings  # noqa: E402
-from seqkd.search.native.engine import NativeModel  # noqa: E402
-from seqkd.search.native.stack import NativeParallel  # noqa: E402
-from seqkd.search.native.weights import Arithmetic, available  # noqa: E402
+from seqkd.search.cpu.engine import NativeModel  # noqa: E402
+from seqkd.search.cpu.stack import NativeParallel  # noqa: E402
+from seqkd.search.cpu.weights import Arithmetic, available  # noqa: E402
 from seqkd.search.parallel import Decoder, ParallelSearch  # noqa: E402
 
 Sources = list[tuple[int, list[int]]]

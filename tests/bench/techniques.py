@@ -26,11 +26,11 @@ if str(REPOSITORY) not in sys.path:  # run as a script
 
 from seqkd.corpus.reader import Corpus  # noqa: E402
 from seqkd.models.checkpoint import load_model  # noqa: E402
-from seqkd.models.incremental import IncrementalTransformer  # noqa: E402
 from seqkd.models.transformer import Transformer  # noqa: E402
 from seqkd.search import BeamSearch, BeamSettings, SearchModel  # noqa: E402
-from seqkd.search.native.engine import NativeModel  # noqa: E402
-from seqkd.search.native.weights import available  # noqa: E402
+from seqkd.search.cpu.engine import NativeModel  # noqa: E402
+from seqkd.search.cpu.weights import available  # noqa: E402
+from seqkd.search.plain.transformer import IncrementalTransformer  # noqa: E402
 
 Sources = list[tuple[int, list[int]]]
 

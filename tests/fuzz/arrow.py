@@ -14,7 +14,7 @@ from seqkd.corpus.manifest import MANIFEST, Manifest, ShardInfo, read_manifest
 from seqkd.corpus.reader import Corpus
 from seqkd.corpus.schema import SOFT_SCHEMA
 from seqkd.corpus.writer import write_shard
-from seqkd.stages.verify import verify
+from seqkd.tools.verify import verify
 from tests.unit.corpus.corpora import MADE_BY, kbest_rows, rows
 
 ROWS = 40

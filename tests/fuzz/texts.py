@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from seqkd.config import (
+from seqkd.config.stages import (
     DistillConfig,
     EvaluateConfig,
     PrepareConfig,
@@ -18,8 +18,8 @@ from seqkd.config import (
     load_stage,
 )
 from seqkd.interop.fairseq_dictionary import dictionary_text, schema, word_vocabulary
-from seqkd.pipeline import read_pipeline
-from seqkd.plan import write_plan
+from seqkd.pipeline.make import write_plan
+from seqkd.pipeline.reading import read_pipeline
 from seqkd.text.reading import check_bitext, read_bitext
 from seqkd.text.vocabulary import Vocabulary
 

@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from seqkd.config_models import DEFAULT_ARCH, MODELS, tag
-from seqkd.config_pipeline import PipelineConfig
-from seqkd.pipeline import read_pipeline, to_toml
+from seqkd.config.models import DEFAULT_ARCH, MODELS, tag
+from seqkd.pipeline.file import PipelineConfig
+from seqkd.pipeline.reading import read_pipeline, to_toml
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = sorted(ROOT.glob("pipelines/**/*.toml"))

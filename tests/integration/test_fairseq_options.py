@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from seqkd.interop.fairseq import build_model
-from seqkd.models.incremental import IncrementalTransformer
 from seqkd.search import BeamSearch, BeamSettings
+from seqkd.search.plain.transformer import IncrementalTransformer
 from tests.integration.fairseq_support import left_padded
 
 pytest.importorskip("fairseq", reason="the reference: pip install 'seqkd[fairseq]', as `make test` does")

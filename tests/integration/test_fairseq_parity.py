@@ -13,11 +13,11 @@ import torch
 
 from seqkd.interop.fairseq import build_model, export_checkpoint, import_checkpoint
 from seqkd.models.checkpoint import load_model
-from seqkd.models.incremental import IncrementalTransformer
 from seqkd.models.transformer import Transformer
 from seqkd.search import BeamSearch, BeamSettings, Hypothesis, SearchModel
-from seqkd.search.native.engine import NativeModel
-from seqkd.search.native.weights import Arithmetic, available, usable
+from seqkd.search.cpu.engine import NativeModel
+from seqkd.search.cpu.weights import Arithmetic, available, usable
+from seqkd.search.plain.transformer import IncrementalTransformer
 from tests.integration import fairseq_support
 from tests.integration.fairseq_support import Scored
 

@@ -15,19 +15,20 @@ import numpy as np
 import pytest
 import torch
 
-from seqkd.config import TrainConfig, validate
+from seqkd.config.stages import TrainConfig, validate
 from seqkd.corpus.manifest import read_manifest
 from seqkd.corpus.reader import Corpus
 from seqkd.errors import ConfigError, ModelError, WorkError
 from seqkd.interop.fairseq import import_checkpoint
 from seqkd.interop.fairseq_dictionary import dictionary_text
 from seqkd.models.checkpoint import load_model, model_digest
-from seqkd.models.incremental import IncrementalTransformer
 from seqkd.models.protocol import ParallelSettings
 from seqkd.models.transformer import Transformer
 from seqkd.search import BeamSearch, BeamSettings
 from seqkd.search.parallel import ParallelSearch
-from seqkd.stages import prepare, train
+from seqkd.search.plain.transformer import IncrementalTransformer
+from seqkd.stages.prepare import prepare
+from seqkd.stages.train import train
 from seqkd.text.vocabulary import Vocabulary
 from tests.unit.interop.fairseq_models_support import EVERY
 from tests.unit.stages.interrupted import stop_at

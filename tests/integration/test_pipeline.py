@@ -15,14 +15,14 @@ from typing import Any
 
 import pytest
 
-from seqkd.cli import main
+from seqkd.cli.main import main
 from seqkd.corpus.manifest import MANIFEST, read_manifest
 from seqkd.corpus.reader import Corpus
 from seqkd.models.checkpoint import load_model, model_digest
-from seqkd.pipeline import read_pipeline
-from seqkd.plan import write_plan
-from seqkd.plan_rounds import rounds_of
-from seqkd.plan_stages import plan_stages
+from seqkd.pipeline.make import write_plan
+from seqkd.pipeline.reading import read_pipeline
+from seqkd.pipeline.rounds import rounds_of
+from seqkd.pipeline.stages import plan_stages
 from tests.integration.pipelines import (
     ROOT,
     SHIPPED,

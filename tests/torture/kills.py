@@ -18,10 +18,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-import seqkd.stages.distill
-import seqkd.stages.prepare
-import seqkd.stages.select
-import seqkd.stages.train  # noqa: F401 (loaded before forking)
 from seqkd.corpus.files import is_temporary
 from seqkd.corpus.reader import Corpus
 from tests.torture import stages

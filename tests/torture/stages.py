@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from seqkd.cli import main
+from seqkd.cli.main import main
 from seqkd.models.checkpoint import save_model
 from seqkd.models.registry import build
 from seqkd.text.vocabulary import Vocabulary

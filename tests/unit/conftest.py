@@ -7,8 +7,8 @@ from types import ModuleType
 
 import pytest
 
-from tests.unit.cli_stub import Run
-from tests.unit.pipeline_files import PIPELINE
+from tests.unit.cli.cli_stub import Run
+from tests.unit.pipeline.pipeline_files import PIPELINE
 
 
 @pytest.fixture
@@ -35,8 +35,8 @@ def stage(monkeypatch: pytest.MonkeyPatch) -> Callable[[Run], None]:
     """Puts a function in the place of `seqkd select`'s stage."""
 
     def install(run: Run) -> None:
-        module = ModuleType("seqkd.stages.select")
+        module = ModuleType("seqkd.stages.select.select")
         module.run = run  # type: ignore[attr-defined]
-        monkeypatch.setitem(sys.modules, "seqkd.stages.select", module)
+        monkeypatch.setitem(sys.modules, "seqkd.stages.select.select", module)
 
     return install

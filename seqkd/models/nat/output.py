@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from seqkd.models.native import training as native
+from seqkd.kernels import products as native
 
 # Logits at a time.
 CHUNK_ELEMENTS = 1 << 21

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
-from seqkd.models.incremental import IncrementalTransformer
 from seqkd.models.transformer import Transformer
 from seqkd.search import BeamSearch, BeamSettings
 from seqkd.search.loading import Precision, load_team
+from seqkd.search.plain.transformer import IncrementalTransformer
 from tests.bench.peers import harness
 from tests.bench.settings import Settings
 

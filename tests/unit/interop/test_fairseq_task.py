@@ -11,7 +11,7 @@ import torch
 
 from seqkd.corpus.reader import Corpus
 from seqkd.errors import ConfigError, CorpusError
-from seqkd.stages import prepare
+from seqkd.stages.prepare import prepare
 from seqkd.text.vocabulary import Vocabulary
 from tests.unit.stages.support import prepare_config
 

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
 
-from seqkd.models.incremental_lstm import IncrementalLstm
-from seqkd.models.incremental_sru import IncrementalSru
 from seqkd.models.lstm import Lstm
+from seqkd.search.plain.lstm import IncrementalLstm
+from seqkd.search.plain.sru import IncrementalSru
 from tests.unit.models.support import PAD, follow_parents, padded, small_lstm, small_sru
 
 Make = Callable[[], Any]

@@ -7,9 +7,9 @@ import itertools
 import pytest
 import torch
 
-from seqkd.models.incremental import IncrementalTransformer
 from seqkd.models.settings import Activation, Embeddings, Norm, Positions, StackSettings
 from seqkd.models.transformer import Transformer
+from seqkd.search.plain.transformer import IncrementalTransformer
 from tests.unit.models.support import PAD, follow_parents, padded
 
 

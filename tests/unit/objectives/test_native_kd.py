@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from seqkd.models.native import training
+from seqkd.kernels import products as training
 from seqkd.objectives import word_kd
 from seqkd.objectives.divergence import Mixture
 from seqkd.objectives.native_kd import kernels_serve, native_kd

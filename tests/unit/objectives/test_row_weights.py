@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from seqkd.models.native import training as native
+from seqkd.kernels import products as native
 from seqkd.objectives import projection
 from seqkd.objectives import teacher as teacher_module
 from seqkd.objectives.base import Batch, Objective, RowWeights, SoftTargets

@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from seqkd.models.incremental import IncrementalTransformer
 from seqkd.models.lstm import Lstm
 from seqkd.models.settings import Activation, Cell, Norm, StackSettings
 from seqkd.models.sru import Sru
 from seqkd.models.transformer import Transformer
 from seqkd.search import BeamSearch, BeamSettings, Hypothesis, PairScore, SearchModel, score_pairs
+from seqkd.search.plain.transformer import IncrementalTransformer
 
 BOS, PAD, EOS, UNK = 0, 1, 2, 3
 

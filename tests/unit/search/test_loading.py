@@ -9,18 +9,18 @@ import pytest
 import torch
 
 from seqkd.errors import InputError, ModelError
+from seqkd.kernels.decoding import kernels
 from seqkd.models.checkpoint import CONFIG, LoadedModel, load_model, save_model
-from seqkd.models.incremental_lstm import IncrementalLstm
-from seqkd.models.incremental_sru import IncrementalSru
 from seqkd.models.registry import build
 from seqkd.search import loading
+from seqkd.search.cpu.engine import NativeModel
+from seqkd.search.cpu.scoring import NativeScorer
+from seqkd.search.cpu.stack import NativeParallel
+from seqkd.search.cpu.weights import available
 from seqkd.search.loading import SearchTeam, engine, load_team, quick_decoder, team_precision
-from seqkd.search.native.build import kernels
-from seqkd.search.native.engine import NativeModel
-from seqkd.search.native.scoring import NativeScorer
-from seqkd.search.native.stack import NativeParallel
-from seqkd.search.native.weights import available
 from seqkd.search.parallel import ParallelSearch
+from seqkd.search.plain.lstm import IncrementalLstm
+from seqkd.search.plain.sru import IncrementalSru
 from seqkd.text.vocabulary import Vocabulary
 
 CPU = torch.device("cpu")

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from seqkd.errors import InputError, WorkError
 from seqkd.search import BeamSearch, BeamSettings, Hypothesis, score_pairs
-from seqkd.search.native.engine import NativeModel
-from seqkd.search.native.weights import usable
+from seqkd.search.cpu.engine import NativeModel
+from seqkd.search.cpu.weights import usable
 from tests.unit.search.support import (
     EOS,
     PAD,

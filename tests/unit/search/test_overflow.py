@@ -14,8 +14,8 @@ from seqkd.models.checkpoint import save_model
 from seqkd.models.protocol import ParallelSettings
 from seqkd.models.registry import build
 from seqkd.search import BeamSearch, BeamSettings, score_pairs
+from seqkd.search.cpu.weights import available
 from seqkd.search.loading import SearchTeam, load_team, parallel_search
-from seqkd.search.native.weights import available
 from seqkd.search.parallel import Decoder
 from tests.unit.search.support import sentences
 

@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from seqkd.models.incremental_lstm import IncrementalLstm
 from seqkd.search import BeamSearch, BeamSettings, Hypothesis, SearchModel, beam
+from seqkd.search.cpu.engine import NativeModel
+from seqkd.search.cpu.weights import usable
 from seqkd.search.gpu.engine import GraphTransformer
 from seqkd.search.gpu.operations import PLAIN
-from seqkd.search.native.engine import NativeModel
-from seqkd.search.native.weights import usable
 from seqkd.search.pace import PACES, Fetched, Pace, sent
+from seqkd.search.plain.lstm import IncrementalLstm
 from tests.unit.search.gpu.support import DEVICE
 from tests.unit.search.support import Broken, Small, decode, engine, engine_model, sentences, tiny_lstm, tiny_model
 

@@ -11,10 +11,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from seqkd.models.incremental_lstm import IncrementalLstm
-from seqkd.models.incremental_sru import IncrementalSru
 from seqkd.models.lstm import Lstm
 from seqkd.search import BeamSearch, BeamSettings, SearchModel, score_pairs
+from seqkd.search.plain.lstm import IncrementalLstm
+from seqkd.search.plain.sru import IncrementalSru
 from tests.unit.search.support import decode, engine, exhaustive, lists, sentences, tiny_lstm, tiny_model, tiny_sru
 
 Make = Callable[..., Any]

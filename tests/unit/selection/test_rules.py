@@ -7,7 +7,7 @@ import pytest
 import sacrebleu
 from hypothesis import given, settings
 
-from seqkd.config_select import RuleName
+from seqkd.config.select import RuleName
 from seqkd.selection import RULES, Filters, Lists, Means, choose
 from seqkd.selection.sentence_bleu import SentenceBleu
 from tests.unit.selection.support import SENTENCES, hypothesis, kbest, lists_of, rows, split

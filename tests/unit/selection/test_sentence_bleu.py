@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from sacrebleu.metrics.bleu import BLEU
 
+from seqkd.kernels import bleu
 from seqkd.selection import sentence_bleu
 from seqkd.selection.sentence_bleu import SentenceBleu, Smoothing, Tokens
 
@@ -74,7 +75,7 @@ TOKENIZERS = ("13a", "none", "char", "intl", "zh", JAPANESE)
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     if request.param == "numpy":
         monkeypatch.setattr(sentence_bleu, "kernels", lambda: None)
-    elif sentence_bleu.kernels() is None:
+    elif bleu.kernels() is None:
         pytest.skip("needs a C++ compiler")
     return str(request.param)
 

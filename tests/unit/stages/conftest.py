@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from seqkd.models import registry
-from seqkd.stages import prepare
+from seqkd.stages.prepare import prepare
 from tests.unit.stages.select_folders import write_gold, write_kbest, write_prepared
 from tests.unit.stages.support import Echo, prepare_config
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from seqkd.stages import train
+from seqkd.stages.train import train
 
 
 def stop_at(patch: pytest.MonkeyPatch, update: int) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from seqkd.config import BitextConfig, PrepareConfig, VocabularyConfig
+from seqkd.config.stages import BitextConfig, PrepareConfig, VocabularyConfig
 from seqkd.models.checkpoint import save_model
 from seqkd.models.protocol import Output, ParallelSettings
 from seqkd.text.vocabulary import Vocabulary

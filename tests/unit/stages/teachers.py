@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from seqkd.config import SoftTargetsConfig, TrainConfig, validate
+from seqkd.config.stages import SoftTargetsConfig, TrainConfig, validate
 from seqkd.models.checkpoint import save_model
 from seqkd.models.registry import build
 from seqkd.text.vocabulary import Vocabulary

@@ -7,14 +7,18 @@ from typing import Any
 
 import pytest
 
-from seqkd.cli import main
-from seqkd.config import DistillConfig, MonolingualConfig, SelectConfig, TrainConfig, validate
+from seqkd.cli.main import main
+from seqkd.config.stages import DistillConfig, MonolingualConfig, SelectConfig, TrainConfig, validate
 from seqkd.corpus.manifest import read_manifest
 from seqkd.corpus.reader import Corpus
 from seqkd.corpus.writer import write_shard
 from seqkd.errors import ConfigError, CorpusError, InputError, ModelError, TextError
 from seqkd.models.checkpoint import load_model
-from seqkd.stages import distill, monolingual, prepare, preparing, select, train
+from seqkd.stages.distill import distill
+from seqkd.stages.prepare import encoding as preparing
+from seqkd.stages.prepare import monolingual, prepare
+from seqkd.stages.select import select
+from seqkd.stages.train import train
 from seqkd.text.vocabulary import Vocabulary
 from tests.unit.stages.support import WORDS, prepare_config
 from tests.unit.stages.teachers import MODEL, TRAINING

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pytest
 import torch
 
-from seqkd.config import BitextConfig, DistillConfig, PrepareConfig, SearchConfig, VocabularyConfig
+from seqkd.config.stages import BitextConfig, DistillConfig, PrepareConfig, SearchConfig, VocabularyConfig
 from seqkd.corpus.manifest import ShardInfo, read_manifest, write_manifest
 from seqkd.corpus.reader import Corpus
 from seqkd.corpus.writer import write_shard
@@ -21,7 +21,8 @@ from seqkd.errors import ConflictError, CorpusError, WorkError
 from seqkd.models.checkpoint import load_model, save_model
 from seqkd.models.registry import build
 from seqkd.search import score_pairs
-from seqkd.stages import distill, prepare
+from seqkd.stages.distill import distill
+from seqkd.stages.prepare import prepare
 from seqkd.text.vocabulary import Vocabulary
 
 ROWS = 90

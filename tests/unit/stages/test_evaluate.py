@@ -10,7 +10,7 @@ import pytest
 import sacrebleu
 import torch
 
-from seqkd.config import EvaluateConfig
+from seqkd.config.stages import EvaluateConfig
 from seqkd.corpus.manifest import Manifest, fingerprint, read_manifest, write_manifest
 from seqkd.corpus.writer import write_shard
 from seqkd.errors import ConflictError, CorpusError, InputError
@@ -18,7 +18,7 @@ from seqkd.metrics.results import EvaluationResult, read_result
 from seqkd.models.checkpoint import load_model, save_model
 from seqkd.models.registry import build
 from seqkd.search import score_pairs
-from seqkd.stages import evaluate
+from seqkd.stages.evaluate import evaluate
 from seqkd.text.vocabulary import Vocabulary
 from tests.unit.stages.support import write_echo
 

@@ -18,7 +18,7 @@ from seqkd.corpus import reader
 from seqkd.errors import InputError, SeqkdError, WorkError
 from seqkd.metrics import speed
 from seqkd.models.checkpoint import read_config
-from seqkd.stages import train
+from seqkd.stages.train import train
 from tests.torture.disk import before_each_event
 from tests.torture.table import Record
 from tests.unit.stages.teachers import student_config

@@ -8,15 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from seqkd.config import EvaluateConfig, SearchConfig, SoftTargetsConfig
+from seqkd.config.stages import EvaluateConfig, SearchConfig, SoftTargetsConfig
 from seqkd.corpus.manifest import read_manifest
 from seqkd.corpus.reader import Corpus
 from seqkd.search import BeamSettings
+from seqkd.search.cpu.weights import available
 from seqkd.search.loading import HARDWARE, Precision, load_team
-from seqkd.search.native.weights import available
-from seqkd.stages import distill, evaluate, prepare, soft_targets
-from seqkd.stages.score import score_files
-from seqkd.stages.translate import Translator, translate_lines
+from seqkd.stages.distill import distill, soft_targets
+from seqkd.stages.evaluate import evaluate
+from seqkd.stages.prepare import prepare
+from seqkd.tools.score import score_files
+from seqkd.tools.translate import Translator, translate_lines
 from tests.torture.table import Record
 from tests.unit.stages.support import prepare_config
 from tests.unit.stages.teachers import make_teacher, soft_config

@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from seqkd.config import PrepareConfig, validate
+from seqkd.config.stages import PrepareConfig, validate
 from seqkd.corpus.manifest import Manifest, read_manifest
 from seqkd.corpus.reader import Corpus
 from seqkd.corpus.writer import write_shard
 from seqkd.errors import ConflictError, InputError, TextError, WorkError
-from seqkd.stages import prepare, preparing
+from seqkd.stages.prepare import encoding as preparing
+from seqkd.stages.prepare import prepare
 from seqkd.text.normalize import Normalizer
 from seqkd.text.vocabulary import Vocabulary
 
@@ -187,9 +188,9 @@ class Killed(BaseException):
 
 
 STEPS = (
-    "preparing.screen",
+    "encoding.screen",
     "prepare.Vocabulary.train",
-    "preparing.write_shard",
+    "encoding.write_shard",
     "prepare.list_rejected",
     "prepare._copy_accepted",
     "prepare.StageOutput.commit",
@@ -204,7 +205,7 @@ def test_resuming_gives_the_same_bytes(
     (raw / "accepted").write_text('["x"]\n' * 12)
     settings = config(raw, test={"source": raw / "test.src", "target": raw / "test.tgt", "accepted": raw / "accepted"})
     prepare.run(settings, tmp_path / "whole")
-    place, calls = f"seqkd.stages.{step}", 0
+    place, calls = f"seqkd.stages.prepare.{step}", 0
     while True:
         real = resolve_name(place)
         calls += 1

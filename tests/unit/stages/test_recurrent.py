@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
-from seqkd.config import EvaluateConfig, TrainConfig, validate
+from seqkd.config.stages import EvaluateConfig, TrainConfig, validate
 from seqkd.corpus.manifest import read_manifest
 from seqkd.errors import WorkError
 from seqkd.models.checkpoint import model_digest
-from seqkd.stages import evaluate, train
+from seqkd.stages.evaluate import evaluate
+from seqkd.stages.train import train
 from tests.unit.stages.interrupted import stop_at
 
 MODELS: dict[str, dict[str, Any]] = {

@@ -7,11 +7,12 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from seqkd.config import SelectConfig
+from seqkd.config.stages import SelectConfig
 from seqkd.corpus.manifest import read_manifest
 from seqkd.corpus.writer import write_shard
 from seqkd.errors import ConflictError, CorpusError
-from seqkd.stages import select, selecting
+from seqkd.stages.select import select
+from seqkd.stages.select import shards as selecting
 from tests.unit.stages.select_folders import (
     KBEST,
     SOURCE_IDS,

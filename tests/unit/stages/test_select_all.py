@@ -11,13 +11,14 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from seqkd.config import SelectConfig, TrainConfig, validate
+from seqkd.config.stages import SelectConfig, TrainConfig, validate
 from seqkd.corpus.manifest import read_manifest
 from seqkd.corpus.reader import Corpus
 from seqkd.corpus.row_ids import RANK_STEP
 from seqkd.errors import ConfigError, CorpusError
-from seqkd.stages import select, train
-from seqkd.stages.inspect import inspect
+from seqkd.stages.select import select
+from seqkd.stages.train import train
+from seqkd.tools.inspect import inspect
 from tests.unit.stages.select_folders import GOLD, KBEST, contents, write_gold, write_kbest
 from tests.unit.stages.test_select_settings import config, rejected, selected, write_rows
 
@@ -142,7 +143,7 @@ def test_pieces_and_processes_change_nothing(tmp_path: Path, monkeypatch: pytest
     values: dict[str, Any] = {"rule": "all", "rejected": "gold", "filters": {"max_ter": 60.0, "min_score": -0.4}}
     selected(tmp_path, "alone", workers=1, **values)
     selected(tmp_path, "together", workers=2, **values)
-    monkeypatch.setattr("seqkd.stages.selecting.PIECE_ROWS", 4)
+    monkeypatch.setattr("seqkd.stages.select.shards.PIECE_ROWS", 4)
     selected(tmp_path, "pieces", workers=1, **values)
     assert contents(tmp_path / "alone") == contents(tmp_path / "together") == contents(tmp_path / "pieces")
 

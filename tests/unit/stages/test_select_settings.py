@@ -14,17 +14,17 @@ import sentencepiece
 import torch
 from rich.console import Console
 
-from seqkd.cli import main
-from seqkd.config import SelectConfig, validate
+from seqkd.cli.main import main
+from seqkd.config.stages import SelectConfig, validate
 from seqkd.corpus.manifest import read_manifest
 from seqkd.corpus.writer import write_shard
 from seqkd.errors import ConfigError, InputError
 from seqkd.models.checkpoint import load_model, save_model
 from seqkd.models.registry import build
 from seqkd.search import score_pairs
-from seqkd.stages import select
-from seqkd.stages.inspect import inspect
+from seqkd.stages.select import select
 from seqkd.text.vocabulary import Vocabulary
+from seqkd.tools.inspect import inspect
 from tests.unit.stages.select_folders import (
     GOLD,
     KBEST,
@@ -180,7 +180,7 @@ def test_pieces_of_a_shard_do_not_change_it(tmp_path: Path, monkeypatch: pytest.
     write_rows(tmp_path, 60, size=25)
     values: dict[str, Any] = {"rule": "sample", "rejected": "gold", "filters": {"min_score": -0.3}}
     selected(tmp_path, "whole", **values)
-    monkeypatch.setattr("seqkd.stages.selecting.PIECE_ROWS", 4)
+    monkeypatch.setattr("seqkd.stages.select.shards.PIECE_ROWS", 4)
     selected(tmp_path, "pieces", **values)
     assert contents(tmp_path / "pieces") == contents(tmp_path / "whole")
 

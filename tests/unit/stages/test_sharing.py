@@ -9,15 +9,17 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from seqkd.config import DistillConfig, PrepareConfig, SearchConfig, SelectConfig
-from seqkd.config_select import FilterConfig
+from seqkd.config.select import FilterConfig
+from seqkd.config.stages import DistillConfig, PrepareConfig, SearchConfig, SelectConfig
 from seqkd.corpus.locks import Part
 from seqkd.corpus.manifest import ShardInfo
 from seqkd.corpus.reader import Corpus
 from seqkd.corpus.writer import write_shard
-from seqkd.engines.work import Scale
 from seqkd.errors import ConflictError, WorkError
-from seqkd.stages import distill, prepare, select
+from seqkd.executors.work import Scale
+from seqkd.stages.distill import distill
+from seqkd.stages.prepare import prepare
+from seqkd.stages.select import select
 from tests.unit.stages.support import prepare_config
 from tests.unit.stages.test_distill import make_teacher
 

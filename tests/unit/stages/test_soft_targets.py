@@ -17,7 +17,8 @@ from seqkd.corpus.writer import write_shard
 from seqkd.errors import ConfigError, ConflictError, CorpusError, ModelError, WorkError
 from seqkd.models.checkpoint import load_model
 from seqkd.search.scoring import pad_rows
-from seqkd.stages import prepare, soft_targets
+from seqkd.stages.distill import soft_targets
+from seqkd.stages.prepare import prepare
 from seqkd.training.soft import SoftTable
 from tests.unit.stages.support import prepare_config
 from tests.unit.stages.teachers import make_teacher, soft_config

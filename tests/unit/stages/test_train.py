@@ -7,12 +7,13 @@ from typing import Any
 import pytest
 import torch
 
-from seqkd.config import TrainConfig, validate
+from seqkd.config.stages import TrainConfig, validate
 from seqkd.corpus.manifest import read_manifest
 from seqkd.corpus.reader import Corpus
 from seqkd.errors import ConfigError, ConflictError, CorpusError, ModelError, WorkError
 from seqkd.models.checkpoint import load_model, model_digest, read_weights
-from seqkd.stages import prepare, train
+from seqkd.stages.prepare import prepare
+from seqkd.stages.train import train
 from tests.unit.stages.interrupted import stop_at
 from tests.unit.stages.support import prepare_config
 

@@ -9,15 +9,16 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from seqkd.cli import main
-from seqkd.config import TrainConfig, load_stage, validate
+from seqkd.cli.main import main
+from seqkd.config.stages import TrainConfig, load_stage, validate
 from seqkd.corpus.manifest import Manifest, fingerprint, read_manifest, write_manifest
 from seqkd.corpus.reader import Corpus
 from seqkd.corpus.writer import write_shard
 from seqkd.errors import ConfigError, ConflictError, CorpusError, WorkError
 from seqkd.models.checkpoint import model_digest
-from seqkd.pipeline import to_toml
-from seqkd.stages import prepare, train
+from seqkd.pipeline.reading import to_toml
+from seqkd.stages.prepare import prepare
+from seqkd.stages.train import train
 from tests.unit.stages.interrupted import stop_at
 from tests.unit.stages.support import prepare_config
 from tests.unit.stages.teachers import MODEL, TRAINING, make_teacher

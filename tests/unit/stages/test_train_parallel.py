@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from seqkd.config import TrainConfig, validate
+from seqkd.config.stages import TrainConfig, validate
 from seqkd.corpus.manifest import read_manifest
 from seqkd.corpus.reader import Corpus
 from seqkd.errors import WorkError
 from seqkd.models.checkpoint import load_model, model_digest
 from seqkd.models.protocol import ParallelModel, ParallelSettings
-from seqkd.stages import train
+from seqkd.stages.train import train
 from tests.unit.stages.interrupted import stop_at
 
 SIZES = {"dim": 16, "heads": 2, "ffn_dim": 32, "encoder_layers": 1, "decoder_layers": 1, "max_positions": 64}

@@ -14,8 +14,8 @@ import pyarrow as pa
 import pytest
 import torch
 
-from seqkd.cli import main
-from seqkd.config import TrainConfig
+from seqkd.cli.main import main
+from seqkd.config.stages import TrainConfig
 from seqkd.corpus.manifest import Manifest, read_manifest, write_manifest
 from seqkd.corpus.reader import Corpus
 from seqkd.corpus.writer import write_shard
@@ -24,8 +24,10 @@ from seqkd.models.checkpoint import load_model, model_digest, read_weights
 from seqkd.objectives.divergence import Direction
 from seqkd.objectives.teacher import Teacher
 from seqkd.objectives.word_kd import WordKd
-from seqkd.pipeline import to_toml
-from seqkd.stages import prepare, soft_targets, train
+from seqkd.pipeline.reading import to_toml
+from seqkd.stages.distill import soft_targets
+from seqkd.stages.prepare import prepare
+from seqkd.stages.train import train
 from seqkd.training.data import CorpusData, SpecialIds
 from seqkd.training.soft import SoftTable
 from tests.unit.stages.interrupted import stop_at

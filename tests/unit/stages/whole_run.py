@@ -8,11 +8,16 @@ from pathlib import Path
 
 import torch
 
-from seqkd.config import DistillConfig, EvaluateConfig, PrepareConfig, ReportConfig, SearchConfig, SelectConfig
-from seqkd.config_select import FilterConfig
+from seqkd.config.select import FilterConfig
+from seqkd.config.stages import DistillConfig, EvaluateConfig, PrepareConfig, ReportConfig, SearchConfig, SelectConfig
 from seqkd.interop.fairseq import export_checkpoint, import_checkpoint
 from seqkd.models.checkpoint import WEIGHTS, read_weights, write_weights
-from seqkd.stages import distill, evaluate, prepare, report, select, soft_targets, train
+from seqkd.report import stage as report
+from seqkd.stages.distill import distill, soft_targets
+from seqkd.stages.evaluate import evaluate
+from seqkd.stages.prepare import prepare
+from seqkd.stages.select import select
+from seqkd.stages.train import train
 from tests.unit.stages.support import prepare_config
 from tests.unit.stages.teachers import soft_config, student_config
 

@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 from seqkd.errors import WorkError
-from seqkd.models.incremental import IncrementalTransformer
 from seqkd.models.settings import Activation, Norm
 from seqkd.models.transformer import Transformer
 from seqkd.search import BeamSearch, BeamSettings, FusedSearchModel, SteppingModel
@@ -24,6 +23,7 @@ from seqkd.search.gpu import engine as engine_module
 from seqkd.search.gpu.engine import KEPT, Buffers, GraphTransformer, Shape, rung, runs_here
 from seqkd.search.gpu.graphs import Recorder
 from seqkd.search.gpu.operations import PLAIN, Operations
+from seqkd.search.plain.transformer import IncrementalTransformer
 from tests.unit.search import support
 from tests.unit.search.gpu.support import DEVICE
 from tests.unit.search.support import EOS, engine_model, sentences

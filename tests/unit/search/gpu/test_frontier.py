@@ -11,11 +11,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from seqkd.kernels.decoding import kernels
 from seqkd.search.candidates import RowCandidates, top_candidates
 from seqkd.search.constraints import NEVER
 from seqkd.search.frontier import Frontier
 from seqkd.search.frontier_state import FrontierState
-from seqkd.search.native.build import kernels
 from seqkd.search.settings import BeamSettings
 from tests.unit.search.gpu.support import DEVICE
 from tests.unit.search.support import EOS, PAD

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from seqkd.models.checkpoint import LoadedModel
-from seqkd.models.incremental import IncrementalTransformer
 from seqkd.search import loading
 from seqkd.search.gpu import engine as gpu
 from seqkd.search.gpu.engine import GraphTransformer
+from seqkd.search.plain.transformer import IncrementalTransformer
 from tests.unit.search.support import tiny_model
 
 

@@ -1,0 +1,66 @@
+"""`seqkd import` and `seqkd export`: models of other toolkits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from seqkd.cli.options import Debug, Out, Overwrite
+from seqkd.progress import say
+
+imports = typer.Typer(help="A model of another toolkit to a model folder.", no_args_is_help=True)
+exports = typer.Typer(help="A model folder to another toolkit's format.", no_args_is_help=True)
+
+
+@imports.callback()
+def _imports() -> None:
+    """Keep the toolkit's name a word of its own while there is only one."""
+
+
+@exports.callback()
+def _exports() -> None:
+    """Likewise."""
+
+
+@imports.command("fairseq")
+def _import_fairseq(
+    checkpoint: Annotated[Path, typer.Argument(help="checkpoint_best.pt, say")],
+    dictionary: Annotated[Path, typer.Option(help="dict.txt of the target, or of both sides")],
+    out: Out,
+    source_dictionary: Annotated[Path | None, typer.Option(help="that of the source, where it is another one")] = None,
+    sentencepiece: Annotated[Path | None, typer.Option(help="the model that segmented the training text")] = None,
+    source_sentencepiece: Annotated[Path | None, typer.Option(help="that of the source")] = None,
+    overwrite: Overwrite = False,
+    debug: Debug = False,  # noqa: ARG001
+) -> None:
+    """A Transformer of fairseq; nothing is unpickled that could run code."""
+    from seqkd.interop.fairseq import import_checkpoint
+
+    report = import_checkpoint(
+        checkpoint,
+        out,
+        dictionary=dictionary,
+        source_dictionary=source_dictionary,
+        sentencepiece=sentencepiece,
+        source_sentencepiece=source_sentencepiece,
+        overwrite=overwrite,
+    )
+    for note in report.notes:
+        say(f"import: {note}")
+    say(f"import: {report.parameters:,} parameters; {out}")
+
+
+@exports.command("fairseq")
+def _export_fairseq(
+    model: Annotated[Path, typer.Argument(help="model folder")],
+    out: Out,
+    overwrite: Overwrite = False,
+    debug: Debug = False,  # noqa: ARG001
+) -> None:
+    """A checkpoint and dictionaries for fairseq, and for the converters that read its checkpoints."""
+    from seqkd.interop.fairseq import export_checkpoint
+
+    export_checkpoint(model, out, overwrite=overwrite)
+    say(f"export: {out}")

@@ -1,0 +1,196 @@
+"""`seqkd prepare`, `train`, `distill`, `select`, `evaluate` and `report`: a stage file to an output folder."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Callable
+from enum import Enum
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from seqkd.cli.options import Debug, Device, Out, Overwrite, importing
+from seqkd.errors import ConflictError, InputError
+
+if TYPE_CHECKING:
+    from seqkd.executors.work import Scale
+
+stages = typer.Typer()
+
+Config = Annotated[Path, typer.Option(help="stage file (TOML)")]
+OverwriteChanged = Annotated[
+    bool,
+    typer.Option(
+        "--overwrite-changed", help="start anew only if --out was made with other settings or inputs; else go on"
+    ),
+]
+
+
+class Engine(str, Enum):
+    """Where shards are worked on."""
+
+    local = "local"
+    ray = "ray"
+
+
+Engines = Annotated[
+    Engine,
+    typer.Option(
+        "--engine", help="local: processes of this machine; ray: the cluster of RAY_ADDRESS, or one started here"
+    ),
+]
+Worker = Annotated[
+    str | None,
+    typer.Option(metavar="I/N", help="do only every N-th shard, from the I-th; N such workers share --out"),
+]
+
+
+def _run_stage(
+    module: str,
+    kind: str,
+    config: Path,
+    out: Path,
+    *,
+    overwrite: bool,
+    overwrite_changed: bool,
+    device: str,
+    scale: Scale | None = None,
+) -> None:
+    """Run the stage of the module `module`, with settings of `seqkd.config.stages`'s class `kind`.
+
+    `scale` is for the stages that share their shards among workers.
+    """
+    with importing():
+        from seqkd.config.stages import load_stage
+
+        settings = load_stage(getattr(importlib.import_module("seqkd.config.stages"), kind), config)
+        run = importlib.import_module(module).run
+    if scale is not None:
+        run = partial(run, scale=scale)
+    try:
+        run(settings, out, overwrite=overwrite, device=device)
+    except ConflictError:
+        if not overwrite_changed or overwrite:
+            raise
+        # A folder that is in use, or is not seqkd's, refuses this too.
+        run(settings, out, overwrite=True, device=device)
+    if scale is None or scale.part is None or (out / "manifest.json").exists():
+        os.utime(out / "manifest.json")  # Make compares times: a stage with nothing to do is up to date again
+
+
+def _scale(engine: Engine, worker: str | None, *, overwrite: bool) -> Scale:
+    from seqkd.corpus.locks import Part
+    from seqkd.executors.work import Scale
+
+    if worker is not None and overwrite:
+        raise InputError(
+            "one worker of several cannot start anew: it would delete what the others have made",
+            where="--worker",
+            expected="no --overwrite and no --overwrite-changed",
+            hint="delete the output folder before the workers start",
+        )
+    return Scale(engine.value, None if worker is None else Part.parse(worker))
+
+
+def _stage_command(module: str, kind: str) -> Callable[[Path, Path, bool, bool, str, bool], None]:
+    """The command of the stage of the module `module`; see `_run_stage`."""
+
+    def command(
+        config: Config,
+        out: Out,
+        overwrite: Overwrite = False,
+        overwrite_changed: OverwriteChanged = False,
+        device: Device = "auto",
+        debug: Debug = False,  # noqa: ARG001
+    ) -> None:
+        _run_stage(module, kind, config, out, overwrite=overwrite, overwrite_changed=overwrite_changed, device=device)
+
+    return command
+
+
+for _name, _module, _kind, _help in (
+    ("train", "seqkd.stages.train.train", "TrainConfig", "A corpus to a model."),
+    ("evaluate", "seqkd.stages.evaluate.evaluate", "EvaluateConfig", "Quality and speed of a model on a test corpus."),
+    ("report", "seqkd.report.stage", "ReportConfig", "Everything a pipeline made, on one page."),
+):
+    stages.command(_name, help=_help)(_stage_command(_module, _kind))
+
+
+@stages.command("prepare")
+def _prepare(
+    config: Config,
+    out: Out,
+    monolingual: Annotated[
+        bool, typer.Option("--monolingual", help="text of the target language alone, for back-translation")
+    ] = False,
+    overwrite: Overwrite = False,
+    overwrite_changed: OverwriteChanged = False,
+    device: Device = "auto",
+    debug: Debug = False,  # noqa: ARG001
+) -> None:
+    """Text files to gold corpora and a vocabulary, or monolingual text to sources of the other direction."""
+    name, kind = ("monolingual", "MonolingualConfig") if monolingual else ("prepare", "PrepareConfig")
+    module = f"seqkd.stages.prepare.{name}"
+    _run_stage(module, kind, config, out, overwrite=overwrite, overwrite_changed=overwrite_changed, device=device)
+
+
+@stages.command("select")
+def _select(
+    config: Config,
+    out: Out,
+    engine: Engines = Engine.local,
+    worker: Worker = None,
+    overwrite: Overwrite = False,
+    overwrite_changed: OverwriteChanged = False,
+    device: Device = "auto",
+    debug: Debug = False,  # noqa: ARG001
+) -> None:
+    """K-best lists to a distilled corpus."""
+    scale = _scale(engine, worker, overwrite=overwrite or overwrite_changed)
+    _run_stage(
+        "seqkd.stages.select.select",
+        "SelectConfig",
+        config,
+        out,
+        overwrite=overwrite,
+        overwrite_changed=overwrite_changed,
+        device=device,
+        scale=scale,
+    )
+
+
+@stages.command("distill")
+def _distill(
+    config: Config,
+    out: Out,
+    soft_targets: Annotated[
+        bool, typer.Option("--soft-targets", help="distributions at the corpus' own target positions, no k-best lists")
+    ] = False,
+    engine: Engines = Engine.local,
+    worker: Worker = None,
+    overwrite: Overwrite = False,
+    overwrite_changed: OverwriteChanged = False,
+    device: Device = "auto",
+    debug: Debug = False,  # noqa: ARG001
+) -> None:
+    """Teachers and a corpus to k-best lists, or to soft targets."""
+    scale = _scale(engine, worker, overwrite=overwrite or overwrite_changed)
+    if soft_targets and (engine is not Engine.local or worker is not None):
+        raise InputError(
+            "--soft-targets with --engine or --worker",
+            expected="one of them",
+            hint="soft targets are one pass over a corpus and are written by one process",
+        )
+    _run_stage(
+        f"seqkd.stages.distill.{'soft_targets' if soft_targets else 'distill'}",
+        "SoftTargetsConfig" if soft_targets else "DistillConfig",
+        config,
+        out,
+        overwrite=overwrite,
+        overwrite_changed=overwrite_changed,
+        device=device,
+        scale=None if soft_targets else scale,
+    )

@@ -1,0 +1,1 @@
+"""Stage files: their schema, and the only reader of TOML."""

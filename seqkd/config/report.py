@@ -1,0 +1,47 @@
+"""The stage file of `report`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field
+
+from seqkd.config.search import Name, Strict
+
+
+class NamedPath(Strict):
+    """A thing in the report and where it lies."""
+
+    name: Name
+    path: Path
+
+
+class StudentRounds(Strict):
+    """A student that is made again in each round."""
+
+    name: Name
+    evaluations: tuple[Name, ...] = Field(..., description="of each round, the first one's first")
+
+
+class SyntheticPath(NamedPath):
+    """A corpus of back-translations, and the model that wrote its sources."""
+
+    model: Path
+
+
+class ReportConfig(Strict):
+    """Everything a pipeline made, to one page."""
+
+    pipeline: str
+    title: str = ""
+    prepared: Path
+    corpora: tuple[NamedPath, ...] = Field((), description="distilled corpora")
+    distill: tuple[NamedPath, ...] = Field((), description="k-best lists")
+    models: tuple[NamedPath, ...] = Field((), description="model folders, for training curves")
+    evaluations: tuple[NamedPath, ...] = Field((), description="output folders of `evaluate`, same names as models")
+    teachers: tuple[Name, ...] = Field((), description="who teaches in each round, by evaluation; () for one round")
+    rounds: tuple[StudentRounds, ...] = Field((), description="students that are made again in each round")
+    backtranslation: tuple[SyntheticPath, ...] = ()
+    baselines: tuple[tuple[str, str], ...] = Field((), description="a student, and the one that its gain is over")
+    edges: tuple[tuple[str, str], ...] = Field((), description="the pipeline's graph, for its drawing")
+    samples: int = Field(8, ge=0)

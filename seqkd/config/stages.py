@@ -1,0 +1,381 @@
+"""The stage files as pydantic models, and the one reader of TOML. All problems of a file are reported at once."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, Discriminator, Field, Tag, ValidationError, model_validator
+
+from seqkd.config.models import (
+    MODELS,
+    OBJECTIVES,
+    ModelConfig,
+    NllConfig,
+    ObjectiveConfig,
+    TransformerConfig,
+    WordKdConfig,
+    check_objective,
+    with_objective,
+)
+from seqkd.config.report import ReportConfig as ReportConfig  # these three are read from here by everybody else
+from seqkd.config.search import Beams, Name, SearchPrecision, Strict, check_beams, check_decode
+from seqkd.config.search import ParallelConfig as ParallelConfig
+from seqkd.config.search import SearchConfig as SearchConfig
+from seqkd.config.select import WITH_REFERENCES, SelectSettings
+from seqkd.errors import ConfigError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+Precision = Literal["float32", "bf16", "fp16"]
+
+# --- prepare ----------------------------------------------------------------------------------------------------
+
+
+class BitextConfig(Strict):
+    """One side-by-side text: two line-aligned files, or one TSV with source and target columns."""
+
+    source: Path
+    target: Path | None = Field(None, description="omitted: `source` is a TSV file with two columns")
+    accepted: Path | None = Field(
+        None, description="JSON lines: for each row the list of all its valid translations (toy corpora)"
+    )
+
+
+class VocabularyConfig(Strict):
+    """SentencePiece settings."""
+
+    size: int = Field(8000, ge=16, le=256_000)
+    type: Literal["unigram", "bpe"] = "unigram"
+    joint: bool = True
+    byte_fallback: bool = True
+    character_coverage: float = Field(1.0, gt=0.9, le=1.0)
+    symbols: tuple[str, ...] = Field((), description="pieces that are never split, e.g. language tags")
+
+
+class CleaningConfig(Strict):
+    """What leaves the training text, and why. Lengths are whitespace-separated words."""
+
+    max_length: int = Field(250, ge=1)
+    max_ratio: float = Field(9.0, ge=1.0, description="longer side's words over the shorter side's")
+    drop_identical: bool = True
+    drop_duplicates: bool = True
+
+
+class PrepareConfig(Strict):
+    """Text files to gold corpora (train, valid, test) and a vocabulary."""
+
+    train: BitextConfig
+    valid: BitextConfig
+    test: BitextConfig
+    vocabulary: VocabularyConfig = VocabularyConfig()
+    vocabulary_from: Path | None = Field(None, description="a model folder whose vocabulary is used; none is trained")
+    cleaning: CleaningConfig = CleaningConfig()
+    shard_rows: int = Field(10_000, ge=1)
+    seed: int = 1
+
+
+class MonolingualConfig(Strict):
+    """Text of the target language to the sources of a corpus in the other direction."""
+
+    text: tuple[Path, ...] = Field(..., min_length=1, description="a sentence a line")
+    prepared: Path = Field(..., description="output of `prepare`: the vocabulary, and the gold text's rows")
+    ratio: float = Field(1.0, gt=0.0, le=100.0, description="rows for each row of gold text")
+    max_length: int = Field(250, ge=1, description="words")
+    drop_duplicates: bool = True
+    shard_rows: int = Field(10_000, ge=1)
+    seed: int = Field(1, description="of the draw")
+
+
+# --- train ------------------------------------------------------------------------------------------------------
+
+
+class TrainingConfig(Strict):
+    """The loop. Batches are counted in target tokens, end of sentence included."""
+
+    max_updates: int = Field(..., ge=1)
+    batch_tokens: int = Field(4096, ge=16)
+    accumulate: int = Field(1, ge=1)
+    optimizer: Literal["adam", "adamw"] = "adam"
+    learning_rate: float = Field(5e-4, gt=0.0)
+    betas: tuple[float, float] = (0.9, 0.98)
+    weight_decay: float = Field(0.0, ge=0.0)
+    schedule: Literal["inverse_sqrt", "cosine"] = "inverse_sqrt"
+    warmup_updates: int = Field(4000, ge=1)
+    clip_norm: float = Field(1.0, ge=0.0, description="0: no clipping")
+    precision: Literal["auto"] | Precision = Field(
+        "auto", description="auto: bf16 where the device multiplies it in hardware"
+    )
+    validate_every: int = Field(500, ge=1, description="updates between validations; each also saves a checkpoint")
+    valid_bleu: bool = Field(True, description="greedy BLEU on the validation corpus beside its NLL")
+    best_by: Literal["nll", "bleu"] = "nll"
+    patience: int = Field(0, ge=0, description="validations without improvement before stopping; 0: never")
+    average: int = Field(1, ge=1, description="how many of the latest checkpoints up to the best are averaged")
+    window: int = Field(100_000, ge=1, description="rows shuffled and sorted together")
+    seed: int = 1
+
+
+Weight = Annotated[float, Field(gt=0.0, le=1000.0)]
+
+
+class WeightedPath(Strict):
+    """A corpus among several."""
+
+    path: Path
+    weight: Weight = Field(1.0, description="how often an epoch has each row, in the mean")
+
+
+def one_or_several(value: Any) -> str:
+    """Which of the two ways a corpus is given in."""
+    return "several" if isinstance(value, (list, tuple)) else "one"
+
+
+CorpusPaths = Annotated[
+    Annotated[Path, Tag("one")] | Annotated[tuple[WeightedPath, ...], Field(min_length=1), Tag("several")],
+    Discriminator(one_or_several),
+]
+
+
+class TrainConfig(Strict):
+    """A corpus, or several, and an architecture to a model."""
+
+    role: Literal["teacher", "student"] = "student"
+    prepared: Path = Field(..., description="output of `prepare`: vocabulary and validation corpus")
+    corpus: CorpusPaths = Field(..., description="training corpus, gold or distilled, or several with weights")
+    model: ModelConfig = TransformerConfig()
+    objective: ObjectiveConfig = NllConfig()
+    training: TrainingConfig
+    init_from: Path | None = Field(None, description="a model folder whose weights training starts from")
+    reverse: bool = Field(False, description="learn to translate targets into sources")
+
+    _named = model_validator(mode="before")(with_objective)
+
+    @model_validator(mode="after")
+    def _suits(self) -> TrainConfig:
+        check_objective(self.model, self.objective)
+        return self
+
+    @model_validator(mode="after")
+    def _taught(self) -> TrainConfig:
+        objective = self.objective
+        if isinstance(objective, WordKdConfig) and not objective.teachers and objective.soft_targets is None:
+            raise ValueError("objective: word_kd needs `teachers` or `soft_targets`")
+        check_mix(objective, [(str(part.path), part.weight) for part in self.corpora])
+        return self
+
+    @property
+    def corpora(self) -> tuple[WeightedPath, ...]:
+        """All training corpora."""
+        return (WeightedPath(path=self.corpus),) if isinstance(self.corpus, Path) else self.corpus
+
+
+def check_mix(objective: ObjectiveConfig, corpora: Sequence[tuple[str, float]]) -> None:
+    """Raise ValueError where corpora, by name and weight, cannot be mixed, or not for this objective."""
+    names = [name for name, _ in corpora]
+    twice = [name for name in dict.fromkeys(names) if names.count(name) > 1]
+    if twice:
+        raise ValueError(f"corpus: {', '.join(twice)} stands there twice; give it a larger weight")
+    mixed = len(corpora) > 1 or corpora[0][1] != 1.0
+    if mixed and isinstance(objective, WordKdConfig) and objective.soft_targets is not None:
+        raise ValueError(
+            "objective.soft_targets: are of one corpus, each row once; the student has several corpora, or a weight. "
+            "Let teachers run along instead"
+        )
+
+
+# --- distill, select, evaluate ----------------------------------------------------------------------------
+
+
+class DistillConfig(Strict):
+    """Teachers and a corpus to k-best lists. Several teachers decode as an ensemble."""
+
+    models: tuple[Path, ...] = Field(..., min_length=1)
+    corpus: Path
+    search: SearchConfig = SearchConfig(beam=5, nbest=5)
+    batch_tokens: int = Field(4000, ge=1, description="source tokens, padding counted, that are decoded together")
+    precision: SearchPrecision = "auto"
+    workers: int = Field(0, ge=0, description="processes on CPU; 0: one for each core")
+
+
+class SoftOptions(Strict):
+    """What is kept of a teacher's distributions."""
+
+    top_k: int | None = Field(None, ge=1, description="likeliest ids that are kept, 16 unless `samples` is given")
+    samples: int | None = Field(None, ge=1, le=256, description="ids drawn, with replacement, in place of top_k")
+    temperature: float = Field(1.0, gt=0.0, allow_inf_nan=False, description="that of the students' objective")
+    batch_tokens: int = Field(4000, ge=1, description="padded tokens worked on together")
+    precision: Literal["auto"] | Precision = "auto"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _usual(cls, values: Any) -> Any:
+        if isinstance(values, dict) and "top_k" not in values and "samples" not in values:
+            return {**values, "top_k": 16}
+        return values
+
+    @model_validator(mode="after")
+    def _either(self) -> SoftOptions:
+        if (self.top_k is None) == (self.samples is None):
+            raise ValueError("either top_k or samples")
+        return self
+
+
+class SoftTargetsConfig(SoftOptions):
+    """Teachers and a corpus to soft targets: the teachers' distributions at the corpus' own target positions."""
+
+    models: tuple[Path, ...] = Field(..., min_length=1, description="several are averaged as an ensemble")
+    corpus: Path = Field(..., description="gold (references) or distilled (outputs)")
+    seed: int = Field(1, ge=0, description="of the samples; with the row id it decides every draw")
+
+
+class SelectConfig(SelectSettings):
+    """K-best lists to a distilled corpus."""
+
+    kbest: Path
+    gold: Path = Field(..., description="the corpus that was decoded: sources and references")
+    prepared: Path = Field(
+        ..., description="output of `prepare`: the vocabulary that re-encodes nothing but is recorded"
+    )
+    reverse: bool = Field(
+        False, description="back-translation: `gold` is monolingual text; hypotheses become sources, the text targets"
+    )
+    tag: str = Field("", pattern=r"^\S*$", description="a piece that such sources open with; none: no tag")
+
+    @model_validator(mode="after")
+    def _directed(self) -> SelectConfig:
+        if self.tag and not self.reverse:
+            raise ValueError("tag: is for sources that a model wrote: set `reverse = true`")
+        if self.reverse and (self.rule in WITH_REFERENCES or self.filters.max_ter is not None):
+            raise ValueError("reverse: monolingual text has no references, which rule or filters.max_ter look at")
+        return self
+
+
+class EvaluateConfig(Strict):
+    """A model on the test corpus."""
+
+    name: Name
+    model: Path
+    ensemble: tuple[Path, ...] = Field((), description="further models that decode together with `model`")
+    role: Literal["teacher", "student"]
+    corpus: Path = Field(..., description="test corpus")
+    trained_on: str = Field("gold", description="name of the training corpus, for the report")
+    beams: Beams = Field((1, 5), description="decodes of a model that goes left to right")
+    search: SearchConfig = SearchConfig()
+    decode: tuple[ParallelConfig, ...] = Field(
+        (), description="decodes of a model that writes all positions at once; none given: one with the defaults"
+    )
+    rescore_with: Path | None = Field(None, description="the model that chooses where a decode has rescore = true")
+    speed_against: Path | None = Field(
+        None, description="a model that is timed in turn with this one, at the largest beam; a teacher is its own"
+    )
+    batch_tokens: int = Field(4000, ge=1)
+    precision: SearchPrecision = "auto"
+
+    @model_validator(mode="after")
+    def _fits(self) -> EvaluateConfig:
+        check_beams(self.search, self.beams)
+        check_decode(self.decode)
+        if self.rescore_with is None and any(way.rescore for way in self.decode):
+            raise ValueError("rescore = true needs `rescore_with`, the model that chooses")
+        return self
+
+
+# --- reading ----------------------------------------------------------------------------------------------------
+
+T = TypeVar("T", bound=BaseModel)
+
+MOST_CHARACTERS = 1_000_000
+MOST_DOTS = 1_000
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Read a TOML file.
+
+    Raises:
+        ConfigError: The file is missing, not UTF-8 or not TOML; or it is none that a person would write.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        # The reader's time grows with the square of a key's parts.
+        if len(text) > MOST_CHARACTERS or any(line.count(".") > MOST_DOTS for line in text.splitlines()):
+            what = f"more than {MOST_CHARACTERS:,} characters, or a line with more than {MOST_DOTS:,} dots"
+            raise ConfigError(what, where=str(path), expected="a stage or pipeline file")
+        if "\0" in text or "\\u0000" in text or "\\U00000000" in text:
+            raise ConfigError("holds a null character", where=str(path), expected="text")
+        return tomllib.loads(text)
+    except FileNotFoundError:
+        raise ConfigError(
+            "no such file", where=str(path), expected="a UTF-8 TOML file", hint="check the path"
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot be read: {error}", where=str(path), expected="a UTF-8 TOML file") from None
+    except (ValueError, RecursionError) as error:  # beside its own error the reader lets through those of int()
+        raise ConfigError(f"not valid TOML: {error}", where=str(path)) from None
+
+
+def load_stage(kind: type[T], path: Path) -> T:
+    """Read a stage file.
+
+    Raises:
+        ConfigError: Unreadable, or with unknown keys or wrong values; all of them in one message.
+    """
+    return validate(kind, read_toml(path), str(path))
+
+
+def validate(kind: type[T], values: dict[str, Any], where: str) -> T:
+    """Make a `kind` of plain values; raise one ConfigError that lists every problem."""
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        raise listed([f"{dotted(loc)}: {text}" for loc, text in problems(error)], where) from None
+
+
+def problems(error: ValidationError) -> list[tuple[tuple[str | int, ...], str]]:
+    """Each problem's place in the file and what is wrong there."""
+    found = []
+    for problem in error.errors():
+        if problem["type"] == "extra_forbidden":
+            text = "unknown key"
+        elif problem["type"] == "missing":
+            text = "missing"
+        elif problem["type"] == "union_tag_invalid":
+            kind = "architecture" if problem["loc"][-1] == "model" else "objective"
+            text = f"unknown {kind} {problem['ctx']['tag']!r}, expected one of: {_known(problem['loc'])}"
+        elif isinstance(problem["input"], (dict, BaseModel)):  # about several keys at once; the message names them
+            text = problem["msg"].removeprefix("Value error, ")
+        else:
+            text = f"{problem['msg']}, got {problem['input']!r}"
+        found.append((_untagged(problem["loc"]), text))
+    return found
+
+
+def _untagged(loc: tuple[str | int, ...]) -> tuple[str | int, ...]:
+    """A place without what pydantic chose among several kinds by, which is not written there in the file."""
+    return tuple(
+        part
+        for before, part in zip((None, *loc), loc, strict=False)
+        if not (before == "model" and part in MODELS)
+        and not (before == "objective" and part in OBJECTIVES)
+        and not (before == "corpus" and part in ("one", "several"))
+    )
+
+
+def _known(loc: tuple[str | int, ...]) -> str:
+    names = MODELS if loc[-1] == "model" else OBJECTIVES
+    return ", ".join(f"{name}NAME" if name.endswith(":") else name for name in names)
+
+
+def dotted(loc: tuple[str | int, ...]) -> str:
+    """A place in a file as one word: `students.0.model.dim`."""
+    return ".".join(str(part) for part in loc) or "(file)"
+
+
+def listed(lines: list[str], where: str) -> ConfigError:
+    """One error for all problems of a file."""
+    what = f"{len(lines)} problem{'s' * (len(lines) > 1)}:\n    " + "\n    ".join(lines)
+    return ConfigError(what, where=where)

@@ -1,0 +1,93 @@
+"""Attention for training on CPUs, in float32; torch's is made for longer sequences than sentences."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import math
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from seqkd.kernels.build import compiled, pointer
+
+LANES = 16  # floats in the widest vectors
+HEAD_VECTORS = (1, 2, 3, 4, 5, 6, 8)  # in a head, as the kernels are compiled for
+_SOURCE = Path(__file__).parent / "cpp" / "training" / "attention.cpp"
+
+
+class _Shape(ctypes.Structure):
+    _fields_ = (
+        *((name, ctypes.c_int) for name in ("batch", "heads", "targets", "sources", "width", "causal")),
+        ("scale", ctypes.c_float),
+        *((name, ctypes.c_int64 * 3) for name in ("query", "key", "value", "out", "grad")),
+    )
+
+
+@functools.cache
+def kernels() -> ctypes.CDLL | None:
+    """The compiled kernels; None where there is no compiler."""
+    return compiled(_SOURCE, stage="train", otherwise="attention goes on in plain torch, slower")
+
+
+def serves(query: Tensor, key: Tensor, value: Tensor) -> bool:
+    """Whether the kernels can have these: `[batch, heads, length, width]` float32 on a CPU."""
+    vectors, rest = divmod(query.size(-1), LANES)
+    return (
+        all(x.device.type == "cpu" and x.dtype == torch.float32 and x.stride(-1) == 1 for x in (query, key, value))
+        and not rest
+        and vectors in HEAD_VECTORS
+        and min(query.size(2), key.size(2)) > 0
+        and kernels() is not None
+    )
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, causal: bool) -> tuple[Tensor, Tensor]:
+    """Attention (Vaswani et al. 2017, eq. 1).
+
+    Args:
+        query: `[batch, heads, target, width]`.
+        key: `[batch, heads, source, width]`.
+        value: Likewise.
+        mask: `[batch, source]` bool, True where keys may be seen. A query that sees none comes out as zeros.
+        causal: A query sees the keys up to its own position.
+
+    Returns:
+        `[batch, heads, target, width]`, positions outermost in memory, and what `attend_backward` needs of it.
+    """
+    batch, heads, targets, width = query.shape
+    out = query.new_empty(batch, targets, heads, width).transpose(1, 2)
+    log_sums = query.new_empty(batch, heads, targets)
+    shape = _shape(query, key, value, out, out, causal)
+    pointers = map(pointer, (query, key, value, mask, out, log_sums))
+    _library().seqkd_attend(ctypes.byref(shape), torch.get_num_threads(), *pointers)
+    return out, log_sums
+
+
+def attend_backward(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, causal: bool, log_sums: Tensor, grad: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of query, key and value, each of its shape, positions outermost in memory."""
+    if grad.stride(-1) != 1:
+        grad = grad.contiguous()
+    found = [x.new_empty(x.size(0), x.size(2), x.size(1), x.size(3)).transpose(1, 2) for x in (query, key, value)]
+    shape = _shape(query, key, value, found[0], grad, causal)
+    pointers = map(pointer, (query, key, value, mask, grad, log_sums, *found))
+    _library().seqkd_attend_backward(ctypes.byref(shape), torch.get_num_threads(), *pointers)
+    return found[0], found[1], found[2]
+
+
+def _shape(query: Tensor, key: Tensor, value: Tensor, out: Tensor, grad: Tensor, causal: bool) -> _Shape:
+    def strides(x: Tensor) -> ctypes.Array[ctypes.c_int64]:
+        return (ctypes.c_int64 * 3)(*x.stride()[:3])
+
+    batch, heads, targets, width = query.shape
+    numbers = (batch, heads, targets, key.size(2), width, int(causal), 1.0 / math.sqrt(width))
+    return _Shape(*numbers, *map(strides, (query, key, value, out, grad)))
+
+
+def _library() -> ctypes.CDLL:
+    library = kernels()
+    assert library is not None
+    return library

@@ -1,0 +1,198 @@
+"""Linear layers and the softmax over a vocabulary for training in bf16 on CPUs that multiply it.
+
+They have a matrix unit (AMX) or, slower, AVX-512's products of bf16 pairs. Operands are narrowed to bf16 on their way
+into the products, which add up in float32; nothing in bf16 is ever written to a tensor. torch's products want bf16
+tensors, whose making and widening costs more than they do, and compile a kernel for each new shape. See
+docs/performance.md for what it gives.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from seqkd.kernels.build import compiled, pointer, processor
+
+WIDTH = 32  # widths must be multiples of it
+_SOURCE = Path(__file__).parent / "cpp" / "training" / "training.cpp"
+
+
+@functools.cache
+def kernels() -> ctypes.CDLL | None:
+    """The compiled kernels; None where the CPU has no products of bf16, or there is no compiler."""
+    if "avx512_bf16" not in processor():  # CPUs with a matrix unit have it, too
+        return None
+    library = compiled(_SOURCE, stage="train", otherwise="bf16 training goes on in plain torch, slower")
+    return library if library is not None and library.seqkd_training_unit() else None
+
+
+def serves(x: Tensor, weight: Tensor) -> bool:
+    """Whether the kernels are to be had for the product of `x` `[rows, inputs]` and `weight` `[outputs, inputs]`.
+
+    They are under autocast to bf16 on a CPU.
+    """
+    return (
+        x.device.type == "cpu"
+        and torch.is_autocast_enabled("cpu")
+        and torch.get_autocast_dtype("cpu") == torch.bfloat16
+        and not weight.size(0) % WIDTH
+        and not weight.size(1) % WIDTH
+        and x.numel() > 0
+        and kernels() is not None
+    )
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """`[rows, inputs]` to `[rows, outputs]`; all float32 and contiguous."""
+    y = torch.empty(len(x), len(weight))
+    _library().seqkd_linear(_at(x), _at(weight), _at(bias), _at(y), len(x), *_sizes(weight), _threads())
+    return y
+
+
+def linear_backward(
+    grad: Tensor, x: Tensor, weight: Tensor, *, to_x: bool, biased: bool
+) -> tuple[Tensor | None, Tensor, Tensor | None]:
+    """Gradients of `linear`.
+
+    Args:
+        grad: `[rows, outputs]`, of the result.
+        x: What it read.
+        weight: Likewise.
+        to_x: The gradient of `x` is wanted.
+        biased: There is a bias.
+
+    Returns:
+        Those of `x`, `weight` and bias.
+    """
+    grad_x = torch.empty_like(x) if to_x else None
+    grad_w = torch.empty_like(weight)
+    grad_bias = torch.empty(len(weight)) if biased else None
+    pointers = map(_at, (grad, x, weight, grad_x, grad_w, grad_bias))
+    _library().seqkd_linear_backward(*pointers, len(x), *_sizes(weight), _threads())
+    return grad_x, grad_w, grad_bias
+
+
+def feed_forward(x: Tensor, inner: Tensor, inner_bias: Tensor, outer: Tensor, outer_bias: Tensor) -> Tensor:
+    """Two linear layers with ReLU between them; what lies between is never written to memory.
+
+    Args:
+        x: `[rows, dim]`; all float32 and contiguous.
+        inner: `[hidden, dim]`.
+        inner_bias: `[hidden]`.
+        outer: `[dim, hidden]`.
+        outer_bias: `[dim]`.
+
+    Returns:
+        `[rows, dim]`.
+    """
+    y = torch.empty_like(x)
+    pointers = map(_at, (x, inner, inner_bias, outer, outer_bias, y))
+    _library().seqkd_feed_forward(*pointers, len(x), *_sizes(inner), _threads())
+    return y
+
+
+def feed_forward_backward(
+    grad: Tensor, x: Tensor, inner: Tensor, inner_bias: Tensor, outer: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of x, inner, inner_bias, outer and outer_bias, from that of the result."""
+    hidden, dim = inner.shape
+    grad_x, grads = torch.empty_like(x), torch.empty(2 * hidden * dim + hidden + dim)
+    pointers = map(_at, (grad, x, inner, inner_bias, outer, grad_x, grads))
+    _library().seqkd_feed_forward_backward(*pointers, len(x), dim, hidden, _threads())
+    to_inner, to_outer, to_inner_bias, to_bias = torch.split(grads, [hidden * dim, hidden * dim, hidden, dim])
+    return grad_x, to_inner.view(hidden, dim), to_inner_bias, to_outer.view(dim, hidden), to_bias
+
+
+def log_sum_exp(x: Tensor, weight: Tensor) -> Tensor:
+    """Of the logits `x @ weight.T` of each row: `[rows]`."""
+    sums = torch.empty(len(x))
+    _softmax(x, weight, None, None, None, sums, None, None)
+    return sums
+
+
+def log_sum_exp_gradients(x: Tensor, weight: Tensor, shares: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """`log_sum_exp`, and the gradients of its sum, each row times its share.
+
+    Args:
+        x: `[rows, dim]`.
+        weight: `[vocab, dim]`.
+        shares: `[rows]`, or None for 1.
+
+    Returns:
+        The sums `[rows]`, and the gradients of `x` and `weight`.
+    """
+    sums, grad_x, grad_w = torch.empty(len(x)), torch.empty_like(x), torch.zeros_like(weight)
+    _softmax(x, weight, weight, x, shares, sums, grad_x, grad_w)
+    return sums, grad_x, grad_w
+
+
+def expected_rows(x: Tensor, weight: Tensor, values: Tensor, y: Tensor, shares: Tensor, to: Tensor) -> Tensor:
+    """What one model's softmax makes of another model's output layer.
+
+    Args:
+        x: `[rows, dim]`.
+        weight: `[vocab, dim]`; probabilities are the softmax of `x @ weight.T`.
+        values: `[vocab, width]`.
+        y: `[rows, width]`.
+        shares: `[rows]`, what each row's results are multiplied by.
+        to: `[vocab, width]`, to which `probabilities.T @ y` is added.
+
+    Returns:
+        `probabilities @ values`, `[rows, width]`.
+    """
+    sums, expected = torch.empty(len(x)), torch.empty_like(y)
+    _softmax(x, weight, values, y, shares, sums, expected, to)
+    return expected
+
+
+def best(x: Tensor, weight: Tensor) -> Tensor:
+    """Where the largest of the logits `x @ weight.T` of each row is, `[rows]`; of equal ones the first."""
+    ids = torch.empty(len(x), dtype=torch.long)
+    vocab, dim = weight.shape
+    _library().seqkd_best(_at(x), _at(weight), len(x), dim, vocab, _threads(), _at(ids))
+    return ids
+
+
+def scatter_rows(to: Tensor, places: Tensor, x: Tensor, scale: float) -> None:
+    """Add `scale * x[r]`, `[rows, dim]`, to row `places[r]` of `to`."""
+    threads = _threads()
+    _library().seqkd_scatter(_at(x), _at(places), ctypes.c_float(scale), len(x), to.size(1), threads, _at(to))
+
+
+def _softmax(
+    x: Tensor,
+    weight: Tensor,
+    values: Tensor | None,
+    y: Tensor | None,
+    shares: Tensor | None,
+    sums: Tensor,
+    expected: Tensor | None,
+    to: Tensor | None,
+) -> None:
+    vocab, dim = weight.shape
+    width = 0 if values is None else values.size(1)
+    inputs, results = map(_at, (x, weight, values, y, shares)), map(_at, (sums, expected, to))
+    _library().seqkd_softmax(*inputs, len(x), dim, width, vocab, _threads(), *results)
+
+
+def _library() -> ctypes.CDLL:
+    library = kernels()
+    assert library is not None
+    return library
+
+
+def _sizes(weight: Tensor) -> tuple[int, int]:
+    return weight.size(1), weight.size(0)
+
+
+def _threads() -> int:
+    return torch.get_num_threads()
+
+
+def _at(tensor: Tensor | None) -> ctypes.c_void_p:
+    assert tensor is None or tensor.is_contiguous()
+    return pointer(tensor)

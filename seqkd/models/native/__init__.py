@@ -1,1 +1,0 @@
-"""C++ kernels for training on CPUs with a matrix unit."""

@@ -1,0 +1,1 @@
+"""The pipeline file, its graph of stages, and the Make rules."""

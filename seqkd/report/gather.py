@@ -1,0 +1,301 @@
+"""Read everything that the report states from the pipeline's folders."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from seqkd.config.report import SyntheticPath
+from seqkd.config.stages import ReportConfig
+from seqkd.corpus.manifest import read_manifest
+from seqkd.corpus.reader import Corpus
+from seqkd.corpus.row_ids import row_ids
+from seqkd.errors import CorpusError
+from seqkd.metrics.alignment import AlignedCounts, Ints, RaggedIds, align, cells
+from seqkd.metrics.complexity import complexity, faithfulness
+from seqkd.metrics.lengths import bin_width, length_histogram
+from seqkd.metrics.results import read_result
+from seqkd.report.contents import (
+    Contents,
+    CorpusEntry,
+    CurvePoint,
+    DistillEntry,
+    RoundEntry,
+    Sample,
+    SampleText,
+    SyntheticEntry,
+)
+
+ALIGNED_ROWS = 20_000  # at most so many rows are aligned for complexity and faithfulness
+ALIGNED_CELLS = 6_000_000  # and at most so many word combinations: some 300 MB
+SEARCHED_ROWS = 2_000  # among which samples are looked for
+SAMPLE_WORDS = 30  # longer samples are hard to compare
+BINS = 40
+GOLD = "gold"
+HISTORY = "history.json"
+SPEED = "speed.json"
+
+
+@dataclass(frozen=True, slots=True)
+class _Texts:
+    """A training corpus, and where its ids are.
+
+    Several rows may be hypotheses of one: then they share its id here, and stand in the order of their ranks.
+    """
+
+    name: str
+    corpus: Corpus
+    ids: Ints  # [rows], by position
+    order: Ints  # positions by rising id
+    source_lengths: Ints
+    target_lengths: Ints
+
+    def positions(self, ids: Ints) -> Ints:
+        """Positions of ids that are all in the corpus, of several rows with an id the first."""
+        found: Ints = self.order[np.searchsorted(self.ids, ids, sorter=self.order)]
+        return found
+
+    def every_position(self, ids: Ints) -> Ints:
+        """Positions of all rows with these ids."""
+        first, last = (np.searchsorted(self.ids, ids, side, sorter=self.order) for side in ("left", "right"))
+        counts = last - first
+        inside = np.arange(int(counts.sum())) - np.repeat(np.cumsum(counts) - counts, counts)
+        found: Ints = self.order[np.repeat(first, counts) + inside]
+        return found
+
+
+def gather(config: ReportConfig) -> Contents:
+    """Read the folders.
+
+    Raises:
+        CorpusError: One of them is missing, unfinished or damaged.
+    """
+    gold = _texts(GOLD, config.prepared / "train")
+    distilled = [_texts(named.name, named.path) for named in config.corpora]
+    shared = _shared_ids(gold, distilled)
+    corpora, aligned_rows = _corpora(gold, distilled, shared)
+    curves = {named.name: _history(named.path) for named in config.models}
+    models = tuple(read_result(named.path) for named in config.evaluations)
+    return Contents(
+        pipeline=config.pipeline,
+        title=config.title,
+        corpora=corpora,
+        distill=tuple(_distill(named.name, named.path) for named in config.distill),
+        models=models,
+        rounds=tuple(
+            RoundEntry(student=student.name, number=number, model=model, teacher=teacher)
+            for student in config.rounds
+            for number, (model, teacher) in enumerate(zip(student.evaluations, config.teachers, strict=True), start=1)
+        ),
+        synthetic=tuple(_synthetic(part, gold.corpus.rows) for part in config.backtranslation),
+        baselines=dict(config.baselines),
+        curves={name: points for name, points in curves.items() if points},
+        samples=_samples(gold, distilled, shared, config.samples),
+        edges=config.edges,
+        kinds=_kinds(config),
+        aligned_rows=aligned_rows,
+        splits=_splits(config.prepared),
+        seeds=_seeds([named.path for named in config.models]),
+    )
+
+
+def _kinds(config: ReportConfig) -> dict[str, str]:
+    """What each node of the graph is. The plan calls them by kind and name: a corpus and a student may share a name."""
+    kinds = {named.name: "model" for named in config.models}  # teachers stand there by their names alone
+    kinds |= {GOLD: "corpus", "teacher": "model"}
+    kinds |= {f"corpus {named.name}": "corpus" for named in config.corpora}
+    kinds |= {f"k-best {named.name}": "kbest" for named in (*config.distill, *config.backtranslation)}
+    kinds |= {f"corpus {named.name}": "corpus" for named in config.backtranslation}
+    kinds |= {part.model.name: "model" for part in config.backtranslation}
+    return kinds | {f"student {named.name}": "model" for named in (*config.models, *config.evaluations)}
+
+
+def _texts(name: str, path: Path) -> _Texts:
+    corpus = Corpus.open(path, "corpus")
+    ids, sources, targets = corpus.lengths()
+    if "weight" in corpus.schema.names:
+        ids = row_ids(ids)
+    return _Texts(name, corpus, ids, np.argsort(ids, kind="stable"), sources.astype(np.int64), targets.astype(np.int64))
+
+
+def _shared_ids(gold: _Texts, distilled: Sequence[_Texts]) -> Ints:
+    """Ids that every corpus has, rising."""
+    shared: Ints = np.sort(gold.ids)
+    for texts in distilled:
+        shared = shared[np.isin(shared, texts.ids)]
+    return shared
+
+
+def _spread(ids: Ints, count: int) -> Ints:
+    """At most `count` of `ids`, evenly spread."""
+    return ids if len(ids) <= count else ids[np.arange(count) * len(ids) // count]
+
+
+def _corpora(gold: _Texts, distilled: Sequence[_Texts], shared: Ints) -> tuple[tuple[CorpusEntry, ...], int]:
+    everything = [gold, *distilled]
+    sample = _spread(shared, ALIGNED_ROWS)
+    places = [texts.every_position(sample) for texts in everything]
+    weights = [cells(t.source_lengths[at], t.target_lengths[at]) for t, at in zip(everything, places, strict=True)]
+    most = max((int(weight.sum()) for weight in weights), default=0)
+    if most > ALIGNED_CELLS:
+        sample = _spread(sample, max(1, len(sample) * ALIGNED_CELLS // most))
+    longest = max((int(np.quantile(t.target_lengths, 0.99)) for t in everything if len(t.ids)), default=0)
+    width = bin_width(longest, bins=BINS)
+    real = _align(gold, sample)
+    entries = []
+    for texts in everything:
+        aligned = real if texts is gold else _align(texts, sample)
+        manifest = texts.corpus.manifest
+        histogram = length_histogram(texts.target_lengths.astype(np.int32), width=width, bins=longest // width + 1)
+        entries.append(
+            CorpusEntry(
+                name=texts.name,
+                rule="reference" if texts is gold else str(manifest.extra.get("rule", "")),
+                rows=texts.corpus.rows,
+                target_tokens=int(texts.target_lengths.sum()),
+                mean_length=histogram.mean,
+                complexity=complexity(aligned) if len(sample) else None,
+                faithfulness=faithfulness(real, aligned) if len(sample) else None,
+                equal_reference=None if texts is gold else manifest.extra.get("share_equal_to_reference"),
+                rejected=dict(manifest.counts),
+                lengths=histogram,
+            )
+        )
+    return tuple(entries), len(sample)
+
+
+def _align(texts: _Texts, ids: Ints) -> AlignedCounts:
+    table = texts.corpus.take(texts.every_position(ids), ["source_ids", "target_ids"])
+    return align(_ragged(table.column("source_ids")), _ragged(table.column("target_ids")))
+
+
+def _ragged(column: pa.ChunkedArray) -> RaggedIds:
+    lengths = pc.list_value_length(column).to_numpy().astype(np.int64)
+    return RaggedIds(ids=pc.list_flatten(column).to_numpy().astype(np.int64), lengths=lengths)
+
+
+def _samples(gold: _Texts, distilled: Sequence[_Texts], shared: Ints, count: int) -> tuple[Sample, ...]:
+    """Rows to look at: first those on which the corpora differ most, then others, each part in the order of ids."""
+    if not distilled or not count or not len(shared):
+        return ()
+    ids = _spread(shared, SEARCHED_ROWS)
+    rows = gold.corpus.take(gold.positions(ids), ["source", "target"])
+    sources, references = (rows.column(name).to_pylist() for name in ("source", "target"))
+    columns = [texts.corpus.take(texts.positions(ids), ["target"]).column("target").to_pylist() for texts in distilled]
+
+    def rank(row: int) -> tuple[bool, int]:
+        texts = [references[row], *(column[row] for column in columns)]
+        return max(len(text.split()) for text in (sources[row], *texts)) > SAMPLE_WORDS, -len(set(texts))
+
+    ranks = [rank(row) for row in range(len(ids))]
+    chosen: list[int] = []
+    for wanted in sorted(set(ranks)):
+        alike = np.array([row for row, found in enumerate(ranks) if found == wanted], dtype=np.int64)
+        chosen += _spread(alike, count - len(chosen)).tolist()
+        if len(chosen) >= count:
+            break
+    return tuple(
+        Sample(
+            id=int(ids[row]),
+            source=sources[row],
+            reference=references[row],
+            targets=tuple(
+                SampleText(name=texts.name, words=compare(references[row], column[row]))
+                for texts, column in zip(distilled, columns, strict=True)
+            ),
+        )
+        for row in sorted(chosen)
+    )
+
+
+def compare(reference: str, text: str) -> tuple[tuple[str, bool], ...]:
+    """The words of `text`, in runs, each with whether it differs from the reference there."""
+    ours, theirs = text.split(), reference.split()
+    blocks = difflib.SequenceMatcher(a=theirs, b=ours, autojunk=False).get_opcodes()
+    return tuple((" ".join(ours[start:end]), tag != "equal") for tag, _, _, start, end in blocks if end > start)
+
+
+def _synthetic(part: SyntheticPath, gold: int) -> SyntheticEntry:
+    """Its rows are none of the gold text's, so that it stands apart from distilled corpora."""
+    manifest, points = read_manifest(part.path), _history(part.model)
+    best = read_manifest(part.model).extra.get("best_update")
+    rows = max(manifest.rows, 1)
+    return SyntheticEntry(
+        name=part.name,
+        rows=manifest.rows,
+        ratio=manifest.rows / gold,
+        tag=str(manifest.extra.get("tag", "")),
+        rejected=dict(manifest.counts),
+        source_length=manifest.source_tokens / rows,
+        target_length=manifest.target_tokens / rows,
+        bleu=next((point.valid_bleu for point in points if point.update == best), None),
+    )
+
+
+def _distill(name: str, path: Path) -> DistillEntry:
+    manifest = read_manifest(path)
+    speed: dict[str, Any] = _json(path / SPEED, dict) or {}
+    return DistillEntry(
+        name=name,
+        rows=manifest.rows,
+        sentences_per_second=speed.get("sentences_per_second"),
+        beam=manifest.extra.get("beam"),
+        nbest=manifest.extra.get("nbest"),
+        device=str(speed.get("device", manifest.extra.get("device", ""))),
+        precision=str(manifest.extra.get("precision", "")),
+    )
+
+
+def _history(path: Path) -> tuple[CurvePoint, ...]:
+    """Validations of a training run; none for a model that was brought along."""
+    entries: list[dict[str, Any]] = _json(path / HISTORY, list) or []
+    return tuple(
+        CurvePoint(
+            update=int(entry["update"]),
+            train_loss=entry.get("train_loss"),
+            valid_nll=entry.get("valid_nll"),
+            valid_bleu=entry.get("valid_bleu"),
+        )
+        for entry in entries
+    )
+
+
+def _json(path: Path, kind: type[Any]) -> Any:
+    try:
+        values = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise CorpusError(
+            f"cannot be read: {error}", where=str(path), hint="make its folder again with the stage that wrote it"
+        ) from None
+    if not isinstance(values, kind):
+        raise CorpusError("is not what seqkd writes there", where=str(path), expected=f"a JSON {kind.__name__}")
+    return values
+
+
+def _splits(prepared: Path) -> dict[str, int]:
+    return {
+        split: read_manifest(prepared / split).rows
+        for split in ("train", "valid", "test")
+        if (prepared / split / "manifest.json").is_file()
+    }
+
+
+def _seeds(models: Sequence[Path]) -> tuple[int, ...]:
+    """Seeds that the models' manifests name."""
+    seeds = set()
+    for path in models:
+        if (path / "manifest.json").is_file():
+            training = read_manifest(path).fingerprint.get("config", {}).get("training", {})
+            if isinstance(training, dict) and isinstance(training.get("seed"), int):
+                seeds.add(training["seed"])
+    return tuple(sorted(seeds))

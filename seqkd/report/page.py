@@ -1,0 +1,163 @@
+"""The report as one HTML page that needs nothing else: no network, no fonts, no other files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from seqkd.metrics.results import EvaluationResult
+from seqkd.report import plots, tables
+from seqkd.report.contents import Contents
+from seqkd.report.findings import find
+from seqkd.report.graph import draw_graph
+from seqkd.report.twins import decode_label, find_twins, measure_of
+
+LENGTH_LEGEND = "triangles mark the means"
+
+
+def render(contents: Contents) -> str:
+    """Set the page. All text is escaped; equal contents give equal pages."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    models, corpora = contents.models, contents.corpora
+    gains, quality_plots = _gains(contents), _quality_plots(contents)
+    order = [model.name for model in models]
+    order += [name for name in contents.curves if name not in order]
+    return environment.get_template("page.html").render(
+        contents=contents,
+        findings=find(models),
+        graph=draw_graph(contents.edges, contents.kinds),
+        models=tables.models_table(contents) if models else None,
+        corpora=tables.corpora_table(corpora),
+        rounds=_rounds(contents),
+        synthetic=tables.synthetic_table(contents.synthetic) if contents.synthetic else None,
+        distill=tables.distill_table(contents.distill) if contents.distill else None,
+        model_legend=[(name, plots.colour(index)) for index, name in enumerate(order)],
+        corpus_legend=[(corpus.name, plots.colour(index)) for index, corpus in enumerate(corpora)],
+        opening_plots=[gains, *quality_plots[:1]] if gains else [],
+        quality_plots=quality_plots[1:] if gains else quality_plots,
+        curve_plots=_curve_plots(contents, order),
+        lengths=plots.lengths([corpus.lengths for corpus in corpora]),
+        devices=sorted({f"{model.device}, {model.precision}" for model in models}),
+        signatures=_signatures(contents),
+        timed=_timed(models),
+        aligned_rows=f"{contents.aligned_rows:,}",
+        test_rows=", ".join(f"{rows:,}" for rows in sorted({model.rows for model in models})),
+        splits=", ".join(f"{rows:,} {name}" for name, rows in contents.splits.items()),
+        cut=[
+            (model.name, decode_label(model, name), result.cut)
+            for model in models
+            for name, result in model.decodes.items()
+            if result.cut
+        ],
+    )
+
+
+def _quality_plots(contents: Contents) -> list[tuple[str, object, str]]:
+    """Title, SVG, caption."""
+    models = contents.models
+    if not models:
+        return []
+    marks = "Circles go left to right, diamonds write all positions at once; hollow: trained on gold text."
+    if any(len(model.decodes) > 1 for model in models):
+        marks += " A line joins the decodes of a model."
+    drawn = [
+        (
+            "Quality and speed, one sentence at a time",
+            plots.quality_by_speedup(models, batch1=True),
+            f"Test BLEU over speed-up. {marks}",
+        ),
+        (
+            "Quality and speed, in batches",
+            plots.quality_by_speedup(models, batch1=False),
+            "The same where each model decodes in its best batches.",
+        ),
+        (
+            "Quality and size",
+            plots.quality_by_size(models),
+            "Test BLEU over millions of parameters. Hollow: smallest beam or first decode; full: largest or last.",
+        ),
+    ]
+    return [plot for plot in drawn if plot[1]]
+
+
+def _rounds(contents: Contents) -> dict[str, object] | None:
+    """Table, plot and legend of students that were made again in each round."""
+    if not contents.rounds:
+        return None
+    models = {model.name: model for model in contents.models}
+    teacher = models[contents.rounds[0].teacher]
+    students: dict[str, list[EvaluationResult]] = {}
+    for entry in contents.rounds:
+        students.setdefault(entry.student, []).append(models[entry.model])
+    return {
+        "table": tables.rounds_table(contents),
+        "plot": plots.rounds(teacher, students),
+        "legend": [(name, plots.colour(index)) for index, name in enumerate([teacher.name, *students])],
+    }
+
+
+def _gains(contents: Contents) -> tuple[str, object, str] | None:
+    """What distilled text gives each kind of student: title, SVG, caption."""
+    twins = find_twins(contents.models)
+    if not twins:
+        return None
+    measure = measure_of(twins)
+    bars = plots.gold_and_distilled(twins, measure, [corpus.name for corpus in contents.corpora])
+    what = "Share of outputs that are valid translations" if measure.valid else "Test BLEU"
+    ways = list(dict.fromkeys(decode_label(model, model.quick) for group in twins for model in group.members))
+    caption = (
+        f"{what}, each model at its first decode ({', '.join(ways)}). Models of a group differ in their text alone."
+    )
+    return "Students of gold and of distilled text", bars, caption
+
+
+def _timed(models: Sequence[EvaluationResult]) -> dict[str, str]:
+    """How many sentences were timed, in words."""
+    speeds = [result.speed for model in models for result in model.decodes.values()]
+    return {
+        "alone": _range([speed.latency_sentences for speed in speeds]),
+        "together": _range([speed.sentences for speed in speeds]),
+        "budgets": _range([speed.batch_tokens for speed in speeds]),
+    }
+
+
+def _range(values: Sequence[int]) -> str:
+    if not values:
+        return ""
+    return f"{min(values):,}" if min(values) == max(values) else f"{min(values):,} to {max(values):,}"
+
+
+def _curve_plots(contents: Contents, order: list[str]) -> list[tuple[str, object, str]]:
+    drawn = [
+        (
+            "Validation loss",
+            plots.curves(contents.curves, order, what="nll"),
+            "Negative log-likelihood of the gold validation references, in nats per token; lower is better.",
+        ),
+        (
+            "Validation BLEU",
+            plots.curves(contents.curves, order, what="bleu"),
+            "BLEU of greedy outputs on the validation text.",
+        ),
+    ]
+    return [plot for plot in drawn if plot[1]]
+
+
+def _signatures(contents: Contents) -> list[tuple[str, list[str]]]:
+    """Each metric's signatures; models evaluated with one version of sacrebleu share one."""
+    names = {"bleu": "BLEU", "bleu_accepted": "BLEU, all accepted", "chrf": "chrF", "ter": "TER"}
+    found = []
+    for key, name in names.items():
+        texts = sorted({model.signatures[key] for model in contents.models if key in model.signatures})
+        if texts:
+            found.append((name, texts))
+    return found

@@ -1,0 +1,314 @@
+"""The report's plots, as SVG to be set into the page.
+
+Colours are CSS variables and letters are the page's own, so that a plot follows the page from light to dark. Series are
+named in the page's legend; `colour` gives both the same.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Mapping, Sequence
+
+import matplotlib as mpl
+from markupsafe import Markup
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+
+from seqkd.metrics.lengths import LengthHistogram
+from seqkd.metrics.results import EvaluationResult
+from seqkd.report.contents import CurvePoint
+from seqkd.report.twins import GOLD, Measure, Twins, find_twins
+
+COLOURS = 8  # --series-0 to --series-7 in page.css
+DASHES = ("solid", (0, (5, 2)), (0, (1, 1.5)))  # where the colours come again
+
+STEPS = (1, 2, 5, 10)  # round numbers on the axes
+LABEL_SIZE = 9.0  # of a point's name; letters are about LETTER times as wide
+LETTER = 0.56
+
+# Matplotlib wants colours that it knows; these stand for the page's variables and are replaced in the SVG.
+_INK, _MUTED, _LINE, _PAPER = "#0a0a01", "#0a0a02", "#0a0a03", "#0a0a04"
+_SERIES = [f"#0b0b0{index}" for index in range(COLOURS)]
+_VARIABLES = {_INK: "--ink", _MUTED: "--muted", _LINE: "--line", _PAPER: "--card"} | {
+    colour: f"--series-{index}" for index, colour in enumerate(_SERIES)
+}
+_SIZE = (4.4, 3.1)  # inches of 72 units: about the width of a phone, so that letters keep their size there
+
+
+def colour(index: int) -> str:
+    """The CSS variable of a series' colour. The first one's, a teacher's or the gold corpus', does not come again."""
+    return f"--series-{_number(index)}"
+
+
+def _number(index: int) -> int:
+    return index if index == 0 else 1 + (index - 1) % (COLOURS - 1)
+
+
+def _shade(index: int) -> str:
+    return _SERIES[_number(index)]
+
+
+def _turn(index: int) -> int:
+    """How often the colours have come before."""
+    return max(index - 1, 0) // (COLOURS - 1)
+
+
+def quality_by_size(models: Sequence[EvaluationResult]) -> Markup:
+    """BLEU over parameters: a hollow point at the smallest beam or first decode, a full one at the largest or last."""
+    figure, axes = _figure("parameters (millions)", "BLEU")
+    for index, model in enumerate(models):
+        x = model.parameters / 1e6
+        low, high = (model.decodes[name].bleu for name in (model.quick, model.quality))
+        axes.plot([x, x], [low, high], color=_shade(index), linewidth=1.2)
+        for bleu, full in ((low, False), (high, True)):
+            _point(axes, x, bleu, _shade(index), marker="oDsv"[_turn(index) % 4], full=full)
+    _logarithmic(axes, [model.parameters / 1e6 for model in models])
+    return _svg(figure, axes, "size")
+
+
+def quality_by_speedup(models: Sequence[EvaluationResult], *, batch1: bool) -> Markup:
+    """BLEU over speed-up; empty where nobody was timed beside a teacher.
+
+    Circles go left to right, diamonds write all positions at once; students of gold text are hollow. A thin line joins
+    a model's decodes. Twins share a label, which stands at the best of them.
+
+    Args:
+        models: A model's place gives its colour.
+        batch1: Speed-ups where sentences are decoded one at a time, not those in batches.
+    """
+    what = "one sentence at a time" if batch1 else "in batches"
+    figure, axes = _figure(f"times the teacher's speed, {what}", "BLEU")
+    labels: dict[str, tuple[float, float]] = {}
+    points: list[tuple[float, float]] = []
+    twins = {model.name: group.label for group in find_twins(models) for model in group.members}
+    for index, model in enumerate(models):
+        way = [
+            (speedup, result.bleu)
+            for result in model.decodes.values()
+            if (speedup := result.speedup_batch1 if batch1 else result.speedup) is not None
+        ]
+        if not way:
+            continue
+        shade, marker = _shade(index), "D" if model.parallel else "o"
+        axes.plot(*zip(*way, strict=True), color=shade, linewidth=0.9, zorder=2)
+        for x, y in way:
+            _point(axes, x, y, shade, marker=marker, full=model.role == "teacher" or model.trained_on != GOLD)
+        points += way
+        label, best = twins.get(model.name, model.name), max(way, key=lambda point: point[1])
+        labels[label] = max(labels.get(label, best), best, key=lambda point: point[1])
+    if not points:
+        return Markup("")
+    _logarithmic(axes, [x for x, _ in points])
+    _place_labels(figure, axes, labels, points)
+    return _svg(figure, axes, "speedup-batch1" if batch1 else "speedup")
+
+
+def gold_and_distilled(twins: Sequence[Twins], measure: Measure, corpora: Sequence[str]) -> Markup:
+    """Bars for each group of twins: hollow for the student of gold text, full for those of other text.
+
+    Args:
+        twins: Top to bottom.
+        measure: What the bars' lengths are.
+        corpora: A corpus's place gives its colour.
+    """
+    bars = sum(len(group.members) for group in twins)
+    figure, axes = _figure(measure.name, "", height=0.62 + 0.21 * bars + 0.16 * len(twins))
+    top, ticks = 0.0, []
+    # Of a percentage or a score: bars of nothing have an axis, too.
+    longest = max(1.0, *(measure(model) for group in twins for model in group.members))
+    for group in twins:
+        for place, model in enumerate(group.members):
+            shade = _shade(corpora.index(model.trained_on) if model.trained_on in corpora else 0)
+            hollow, y, value = model is group.gold, top - place, measure(model)
+            axes.barh(y, value, height=0.72, color="none" if hollow else shade, edgecolor=shade, linewidth=1.4)
+            axes.text(
+                value + 0.015 * longest, y, f"{value:.1f}  {model.trained_on}", color=_INK, va="center", fontsize=9
+            )
+        ticks.append((top - (len(group.members) - 1) / 2, group.label))
+        top -= len(group.members) + 0.75
+    axes.set_yticks([y for y, _ in ticks], [label for _, label in ticks])
+    axes.tick_params(axis="y", labelcolor=_INK)
+    axes.grid(visible=False)
+    axes.set_xlim(0.0, 1.3 * longest)
+    axes.set_ylim(top + 0.75 + 0.4, 0.6)
+    axes.xaxis.set_major_locator(MaxNLocator(5, steps=STEPS))
+    return _svg(figure, axes, "twins", numbers=False)
+
+
+def rounds(teacher: EvaluationResult, students: Mapping[str, Sequence[EvaluationResult]]) -> Markup:
+    """BLEU over rounds, at the largest beam or last decode: the teacher in round 0, and a line a student.
+
+    Args:
+        teacher: The first round's.
+        students: Each student's models, the first round's first; the teacher has the first colour, they those after it.
+    """
+    figure, axes = _figure("round", "BLEU")
+    start = teacher.decodes[teacher.quality].bleu
+    for index, members in enumerate(students.values(), start=1):
+        found = [start, *(model.decodes[model.quality].bleu for model in members)]
+        style = DASHES[_turn(index) % 3]
+        axes.plot(range(len(found)), found, color=_shade(index), linewidth=1.6, linestyle=style)
+        for number, bleu in enumerate(found[1:], start=1):
+            _point(axes, number, bleu, _shade(index), marker="o", full=True)
+    _point(axes, 0, start, _SERIES[0], marker="o", full=True)
+    axes.xaxis.set_major_locator(MaxNLocator(6, steps=STEPS, integer=True))
+    return _svg(figure, axes, "rounds")
+
+
+def curves(series: Mapping[str, Sequence[CurvePoint]], order: Sequence[str], *, what: str) -> Markup:
+    """Validation over updates, a line a model; empty where nothing was measured.
+
+    Args:
+        series: Validations by model.
+        order: All models; a model's place gives its colour.
+        what: "nll" or "bleu".
+    """
+    labels = {"nll": "validation NLL (nats per token)", "bleu": "validation BLEU, greedy"}
+    figure, axes = _figure("updates", labels[what])
+    drawn = False
+    for index, name in enumerate(order):
+        measured = [
+            (point.update, value)
+            for point in series.get(name, ())
+            if (value := point.valid_nll if what == "nll" else point.valid_bleu) is not None
+        ]
+        if measured:
+            x, y = zip(*measured, strict=True)
+            style = DASHES[_turn(index) % 3]
+            marker = "o" if len(measured) == 1 else ""
+            axes.plot(x, y, color=_shade(index), linewidth=1.6, linestyle=style, marker=marker, markersize=4)
+            drawn = True
+    axes.xaxis.set_major_formatter(FuncFormatter(_thousands))
+    axes.xaxis.set_major_locator(MaxNLocator(6, steps=STEPS, integer=True))
+    return _svg(figure, axes, f"curve-{what}") if drawn else Markup("")
+
+
+def lengths(histograms: Sequence[LengthHistogram]) -> Markup:
+    """Target lengths: the outline of each corpus's histogram, and its mean as a tick on the axis."""
+    figure, axes = _figure("target length (subwords)", "share of rows (%)")
+    for index, histogram in enumerate(histograms):
+        shade, style = _shade(index), DASHES[_turn(index) % 3]
+        shares = [100.0 * share for share in histogram.shares]
+        if index == 0:  # gold, as the ground that the others stand out from
+            axes.stairs(shares, list(histogram.edges), color=shade, fill=True, alpha=0.16)
+        axes.stairs(shares, list(histogram.edges), color=shade, linewidth=1.6, linestyle=style)
+        axes.plot([histogram.mean], [0.0], marker="^", markersize=7, color=shade, clip_on=False, zorder=5)
+    axes.set_ylim(bottom=0.0)
+    axes.set_xlim(left=0.0, right=max(histogram.edges[-1] for histogram in histograms))
+    return _svg(figure, axes, "lengths")
+
+
+def _point(axes: Axes, x: float, y: float, shade: str, *, marker: str, full: bool) -> None:
+    face = shade if full else _PAPER
+    axes.plot([x], [y], marker=marker, markersize=6.5, color=shade, markerfacecolor=face, zorder=3)
+
+
+def _place_labels(
+    figure: Figure, axes: Axes, labels: Mapping[str, tuple[float, float]], points: Sequence[tuple[float, float]]
+) -> None:
+    """Write each label beside its point, where it covers as little as may be of points and other labels."""
+    figure.draw_without_rendering()  # the layout settles where points come to lie
+    scale = 72.0 / figure.dpi
+    dots = [axes.transData.transform(point) * scale for point in points]
+    taken = [(x - 4.0, y - 4.0, x + 4.0, y + 4.0) for x, y in dots]
+    inside = [edge * scale for edge in axes.get_window_extent().extents]
+    for label, point in sorted(labels.items(), key=lambda item: -item[1][1]):
+        x, y = axes.transData.transform(point) * scale
+        width, height = LETTER * LABEL_SIZE * len(label), 1.15 * LABEL_SIZE
+        boxes = [
+            (x + dx - (width if dx < 0 else width / 2 if dx == 0 else 0.0), y + dy - height / 2)
+            for dx, dy in ((7, 0), (0, 10), (0, -10), (-7, 0), (6, 9), (6, -9), (-6, 9), (-6, -9), (0, 20), (0, -20))
+        ]
+
+        def cost(
+            place: int, boxes: list[tuple[float, float]] = boxes, size: tuple[float, float] = (width, height)
+        ) -> float:
+            left, low = boxes[place]
+            box = (left, low, left + size[0], low + size[1])
+            covered = sum(_shared(box, other) for other in taken)
+            return covered + 3.0 * (size[0] * size[1] - _shared(box, inside)) + 0.01 * place
+
+        left, low = boxes[min(range(len(boxes)), key=cost)]
+        taken.append((left, low, left + width, low + height))
+        axes.annotate(
+            label,
+            (left, low + height / 2),
+            xycoords="figure points",
+            va="center",
+            fontsize=LABEL_SIZE,
+            color=_INK,
+            zorder=4,
+        ).set_in_layout(False)
+
+
+def _shared(one: Sequence[float], other: Sequence[float]) -> float:
+    """Area that two boxes (left, low, right, high) have in common."""
+    wide = min(one[2], other[2]) - max(one[0], other[0])
+    high = min(one[3], other[3]) - max(one[1], other[1])
+    return max(0.0, wide) * max(0.0, high)
+
+
+def _figure(x: str, y: str, *, height: float = _SIZE[1]) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(_SIZE[0], height), layout="constrained")
+    FigureCanvasSVG(figure)
+    figure.patch.set_visible(False)
+    axes = figure.add_subplot()
+    axes.patch.set_visible(False)
+    axes.set_xlabel(x, color=_MUTED, fontsize=10)
+    axes.set_ylabel(y, color=_MUTED, fontsize=10)
+    axes.grid(axis="y", color=_LINE, linewidth=0.8)
+    axes.set_axisbelow(True)
+    for side in ("top", "right", "left"):
+        axes.spines[side].set_visible(False)
+    axes.spines["bottom"].set_color(_LINE)
+    axes.tick_params(colors=_MUTED, labelsize=10, length=0, pad=5)
+    axes.tick_params(axis="x", which="both", color=_LINE, length=3)
+    axes.margins(0.09, 0.12)
+    return figure, axes
+
+
+def _logarithmic(axes: Axes, values: Sequence[float]) -> None:
+    """Models differ by factors; where all are alike a linear axis says as much."""
+    if min(values, default=0.0) > 0.0 and max(values) > 3 * min(values):
+        axes.set_xscale("log")
+        low, high = min(values), max(values)
+        axes.set_xlim(low / (high / low) ** 0.15, high * (high / low) ** 0.15)
+        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high < 100 * low else (1.0,)))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+    else:
+        axes.xaxis.set_major_locator(MaxNLocator(6, steps=STEPS))
+    axes.xaxis.set_major_formatter(FuncFormatter(_thousands))
+
+
+def _thousands(value: float, _: int) -> str:
+    return f"{value:,.10g}"
+
+
+def _svg(figure: Figure, axes: Axes, name: str, *, numbers: bool = True) -> Markup:
+    if numbers:
+        axes.yaxis.set_major_locator(MaxNLocator(6, steps=STEPS))
+    sink = io.StringIO()
+    # A fixed salt and no date: the same numbers give the same bytes.
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": name, "font.family": "sans-serif"}):
+        figure.savefig(sink, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    return Markup(_for_the_page(sink.getvalue(), name))
+
+
+def _for_the_page(svg: str, name: str) -> str:
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r"<!--.*?-->", "", svg, flags=re.DOTALL)
+    svg = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r' xmlns(:xlink)?="[^"]*"', "", svg).replace("xlink:href", "href")
+    viewbox = re.search(r'viewBox="[^"]*"', svg)
+    svg = re.sub(
+        r"<svg[^>]*>", f'<svg class="plot" {viewbox.group(0) if viewbox else ""} aria-hidden="true">', svg, count=1
+    )
+    svg = re.sub(r"font: ([\d.]+px) [^;\"]*", r"font-size: \1", svg)
+    svg = re.sub(r'id="([^"]+)"', rf'id="{name}-\1"', svg)
+    svg = re.sub(r'(url\(|href=")#', rf"\1#{name}-", svg)
+    svg = re.sub(r"#0[ab]0[ab]0\d", lambda found: f"var({_VARIABLES[found.group(0)]})", svg)
+    return re.sub(r"\n\s*", "\n", svg)

@@ -1,0 +1,255 @@
+"""The report's tables: which columns, and every number with its digits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from seqkd.metrics.results import EvaluationResult
+from seqkd.report.contents import Contents, CorpusEntry, DistillEntry, RoundEntry, SyntheticEntry
+from seqkd.report.findings import MINUS
+from seqkd.report.plots import colour
+from seqkd.report.twins import decode_label
+
+NOTHING = "\N{EN DASH}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cell:
+    """One cell.
+
+    Attributes:
+        text: As it is shown.
+        sort: As it is sorted; "" goes last.
+        best: Whether it stands out.
+        series: CSS variable of a series' colour; "" for none.
+        note: Small print after the text.
+    """
+
+    text: str
+    sort: str
+    best: bool = False
+    series: str = ""
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Head:
+    """A column's name, its unit, and whether it holds numbers."""
+
+    name: str
+    unit: str = ""
+    number: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Table:
+    """Heads and rows of equal length."""
+
+    heads: tuple[Head, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+
+
+def models_table(contents: Contents) -> Table:
+    """A row for each decode of each model: its quality and its speed; columns that nothing fills are left out."""
+    models = contents.models
+    rows = [(model, name, result) for model in models for name, result in model.decodes.items()]
+    colours = {model.name: colour(index) for index, model in enumerate(models)}
+    results = [result for _, _, result in rows]
+    rates = [result.speed.sentences_per_second for result in results]
+    digits = 1 if min(rates, default=0.0) < 100 else 0
+    over = _over(models)
+    columns: list[tuple[Head, Sequence[Cell]]] = [
+        (
+            Head(name="Model", number=False),
+            [Cell(text=m.name, sort=m.name, series=colours[m.name], note=m.role) for m, _, _ in rows],
+        ),
+        (Head(name="Trained on", number=False), [text(model.trained_on) for model, _, _ in rows]),
+        (Head(name="Decode", number=False), [text(decode_label(model, name)) for model, name, _ in rows]),
+        (Head(name="BLEU"), highest([result.bleu for result in results], 2)),
+        (
+            Head(name="Gain", unit="BLEU, over a student of gold text"),
+            [_gain(contents, m, name) for m, name, _ in rows],
+        ),
+        (Head(name="Valid outputs", unit="%"), highest([percent(result.valid) for result in results], 1)),
+        (Head(name="Speed-up", unit=f"one sentence, {over}"), highest([r.speedup_batch1 for r in results], 1)),
+        (Head(name="Speed-up", unit=f"in batches, {over}"), highest([result.speedup for result in results], 1)),
+        (Head(name="Latency", unit="ms, one sentence"), [number(result.speed.latency_ms, 1) for result in results]),
+        (Head(name="Speed", unit="sentences/s, in batches"), [number(rate, digits) for rate in rates]),
+        (Head(name="Parameters", unit="millions"), [number(model.parameters / 1e6, 2) for model, _, _ in rows]),
+        (Head(name="chrF"), highest([result.chrf for result in results], 2)),
+        (Head(name="TER"), [number(result.ter, 2) for result in results]),
+        (Head(name="BLEU, all accepted"), highest([result.bleu_accepted for result in results], 2)),
+        (Head(name="Perplexity", unit="per token"), [number(model.perplexity, 2) for model, _, _ in rows]),
+        (
+            Head(name="Mode", unit="probability, %"),
+            [number(percent(m.mode_probability) if name == m.quality else None, 2) for m, name, _ in rows],
+        ),
+        (Head(name="Architecture", number=False), [text(model.arch) for model, _, _ in rows]),
+        (Head(name="Objective", number=False), [text(model.objective) for model, _, _ in rows]),
+    ]
+    return _table(columns)
+
+
+def _gain(contents: Contents, model: EvaluationResult, decode: str) -> Cell:
+    """With its sign, and over whom."""
+    gain = contents.gains(model).get(decode)
+    if gain is None:
+        return number(None, 2)
+    return _signed(gain, note=contents.baselines[model.name])
+
+
+def _signed(value: float, *, note: str = "") -> Cell:
+    shown = f"{round(value, 2) + 0.0:+.2f}".replace("-", MINUS)  # no -0.0
+    return Cell(text=shown, sort=repr(value), note=note)
+
+
+def _over(models: Sequence[EvaluationResult]) -> str:
+    over = {model.baseline.decode for model in models if model.baseline is not None}
+    return "over the teacher" + (f" at beam {min(over)}" if len(over) == 1 and min(over).isdecimal() else "")
+
+
+def rounds_table(contents: Contents) -> Table:
+    """A row for each student and round, after the first teacher's; gains are over the student's first round."""
+    models = {model.name: model for model in contents.models}
+    teacher = models[contents.rounds[0].teacher]
+    found = [models[entry.model] for entry in contents.rounds]
+    firsts = {entry.student: models[entry.model] for entry in contents.rounds if entry.number == 1}
+    all_models = [teacher, *found]
+    students = list(firsts)
+
+    def gain(entry: RoundEntry) -> Cell:
+        first, model = firsts[entry.student], models[entry.model]
+        if entry.number == 1:
+            return number(None, 2)
+        return _signed(model.decodes[model.quality].bleu - first.decodes[first.quality].bleu)
+
+    named = [
+        Cell(text=entry.student, sort=entry.student, series=colour(1 + students.index(entry.student)))
+        for entry in contents.rounds
+    ]
+    return _table(
+        [
+            (
+                Head(name="Student", number=False),
+                [Cell(text=teacher.name, sort=teacher.name, series=colour(0), note="teacher"), *named],
+            ),
+            (Head(name="Round"), [number(0, 0), *(number(entry.number, 0) for entry in contents.rounds)]),
+            (Head(name="Taught by", number=False), [text(""), *(text(entry.teacher) for entry in contents.rounds)]),
+            (Head(name="Trained on", number=False), [text(model.trained_on) for model in all_models]),
+            (
+                Head(name="BLEU", unit="first decode"),
+                highest([model.decodes[model.quick].bleu for model in all_models], 2),
+            ),
+            (
+                Head(name="BLEU", unit="largest beam or last decode"),
+                highest([model.decodes[model.quality].bleu for model in all_models], 2),
+            ),
+            (Head(name="Gain", unit="BLEU, over round 1"), [number(None, 2), *map(gain, contents.rounds)]),
+            (
+                Head(name="Valid outputs", unit="%, first decode"),
+                highest([percent(model.decodes[model.quick].valid) for model in all_models], 1),
+            ),
+            (Head(name="Perplexity", unit="per token"), [number(model.perplexity, 2) for model in all_models]),
+            (
+                Head(name="Mode", unit="probability, %"),
+                [number(percent(model.mode_probability), 2) for model in all_models],
+            ),
+        ]
+    )
+
+
+def synthetic_table(entries: Sequence[SyntheticEntry]) -> Table:
+    """Back-translations."""
+    return _table(
+        [
+            (Head(name="Corpus", number=False), [text(entry.name) for entry in entries]),
+            (Head(name="Rows"), [number(entry.rows, 0) for entry in entries]),
+            (Head(name="Ratio", unit="rows for each gold row"), [number(entry.ratio, 2) for entry in entries]),
+            (Head(name="Left out", unit="rows"), [number(sum(entry.rejected.values()), 0) for entry in entries]),
+            (Head(name="Tag", number=False), [text(entry.tag) for entry in entries]),
+            (Head(name="Source length", unit="subwords"), [number(entry.source_length, 2) for entry in entries]),
+            (Head(name="Target length", unit="subwords"), [number(entry.target_length, 2) for entry in entries]),
+            (Head(name="Reverse model", unit="validation BLEU"), [number(entry.bleu, 2) for entry in entries]),
+        ]
+    )
+
+
+def corpora_table(corpora: Sequence[CorpusEntry]) -> Table:
+    """Training corpora."""
+    return _table(
+        [
+            (
+                Head(name="Corpus", number=False),
+                [
+                    Cell(text=corpus.name, sort=corpus.name, series=colour(index), note=_rule(corpus))
+                    for index, corpus in enumerate(corpora)
+                ],
+            ),
+            (Head(name="Rows"), [number(corpus.rows, 0) for corpus in corpora]),
+            (Head(name="Left out", unit="rows"), [number(sum(corpus.rejected.values()), 0) for corpus in corpora]),
+            (Head(name="Target tokens", unit="subwords"), [number(corpus.target_tokens, 0) for corpus in corpora]),
+            (Head(name="Mean length", unit="subwords"), [number(corpus.mean_length, 2) for corpus in corpora]),
+            (Head(name="Complexity", unit="C(d), nats"), [number(corpus.complexity, 3) for corpus in corpora]),
+            (Head(name="Faithfulness", unit="F(d), nats"), [number(corpus.faithfulness, 3) for corpus in corpora]),
+            (
+                Head(name="Same as reference", unit="% of rows"),
+                [number(percent(c.equal_reference), 1) for c in corpora],
+            ),
+        ]
+    )
+
+
+def distill_table(entries: Sequence[DistillEntry]) -> Table:
+    """Decodes of the training corpus."""
+    return _table(
+        [
+            (Head(name="Decode", number=False), [text(entry.name) for entry in entries]),
+            (Head(name="Rows"), [number(entry.rows, 0) for entry in entries]),
+            (Head(name="Beam"), [number(entry.beam, 0) for entry in entries]),
+            (Head(name="Kept", unit="best of each row"), [number(entry.nbest, 0) for entry in entries]),
+            (Head(name="Speed", unit="sentences/s"), [number(entry.sentences_per_second, 1) for entry in entries]),
+            (Head(name="Precision", number=False), [text(entry.precision) for entry in entries]),
+            (Head(name="Device", number=False), [text(entry.device) for entry in entries]),
+        ]
+    )
+
+
+def number(value: float | None, digits: int) -> Cell:
+    """A number with thousands separators, or a dash."""
+    if value is None:
+        return Cell(text=NOTHING, sort="")
+    return Cell(text=f"{value:,.{digits}f}", sort=repr(float(value)))
+
+
+def highest(values: Sequence[float | None], digits: int) -> list[Cell]:
+    """Numbers, of which the highest as it is shown stands out if not all are the same."""
+    shown = [round(value, digits) for value in values if value is not None]
+    cells = []
+    for value in values:
+        cell = number(value, digits)
+        best = value is not None and len(set(shown)) > 1 and round(value, digits) == max(shown)
+        cells.append(Cell(text=cell.text, sort=cell.sort, best=best))
+    return cells
+
+
+def text(value: str) -> Cell:
+    """Words, or a dash."""
+    return Cell(text=value or NOTHING, sort=value)
+
+
+def percent(share: float | None) -> float | None:
+    """A share of 0 to 1 in percent."""
+    return None if share is None else 100.0 * share
+
+
+def _rule(corpus: CorpusEntry) -> str:
+    """The rule, unless the corpus is called by it."""
+    return corpus.rule if corpus.rule != corpus.name else ""
+
+
+def _table(columns: Sequence[tuple[Head, Sequence[Cell]]]) -> Table:
+    """Columns to rows, without columns that hold nothing."""
+    used = [(head, cells) for head, cells in columns if any(cell.text != NOTHING for cell in cells)]
+    rows = tuple(zip(*(cells for _, cells in used), strict=True))
+    return Table(heads=tuple(head for head, _ in used), rows=rows)

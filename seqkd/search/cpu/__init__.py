@@ -1,0 +1,1 @@
+"""The search engine for CPUs, on the C++ kernels of `seqkd.kernels`."""

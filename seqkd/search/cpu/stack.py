@@ -1,0 +1,186 @@
+"""Decoding with models that write all positions at once, through the C++ kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from seqkd.kernels.build import pointer
+from seqkd.models.nat.stack import DecodingStack, ParallelStack
+from seqkd.models.nat.upsampling import upsampled
+from seqkd.models.protocol import Output, ParallelSettings
+from seqkd.search.cpu.weights import Arithmetic, Weights
+from seqkd.text.vocabulary import PAD_ID
+
+
+class StackModel(Protocol):
+    """A `ParallelModel` that decodes with any `DecodingStack` that has its own stack's weights."""
+
+    pad_id: int
+    eos_id: int
+    max_positions: int
+    stack: ParallelStack
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """As in `nn.Module`."""
+        ...
+
+    def translate(
+        self, source: Tensor, settings: ParallelSettings, stack: DecodingStack | None = None
+    ) -> Sequence[Sequence[Output]]:
+        """See `ParallelModel.translate`; `stack` None is the model's own."""
+        ...
+
+    def strategies(self) -> tuple[str, ...]:
+        """See `ParallelModel.strategies`."""
+        ...
+
+
+class NativeParallel:
+    """A `ParallelModel` whose stack is a `NativeStack`; what is the model's own stays in torch.
+
+    Args:
+        model: On the CPU, in float32.
+        arithmetic: Of the stack's products; see `NativeModel`.
+    """
+
+    def __init__(self, model: StackModel, arithmetic: Arithmetic) -> None:
+        self.model, self.stack = model, NativeStack(model.stack, arithmetic)
+        self.pad_id, self.eos_id, self.max_positions = model.pad_id, model.eos_id, model.max_positions
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """The model's, for their device."""
+        return self.model.parameters()
+
+    def translate(self, source: Tensor, settings: ParallelSettings) -> Sequence[Sequence[Output]]:
+        """See `ParallelModel.translate`."""
+        return self.model.translate(source, settings, self.stack)
+
+    def strategies(self) -> tuple[str, ...]:
+        """See `ParallelModel.strategies`."""
+        return self.model.strategies()
+
+
+class NativeStack:
+    """A `DecodingStack` on the CPU. Padding is never computed; what comes back for it is zero.
+
+    Args:
+        stack: On the CPU; its weights are copied, packed for the arithmetic.
+        arithmetic: Of the matrix products; see `NativeModel`, as for threads. Everything else is float32 always.
+
+    Each sentence's result is the same in every bit, whatever the threads' number and whatever else is in the batch.
+    """
+
+    def __init__(self, stack: ParallelStack, arithmetic: Arithmetic) -> None:
+        self._weights = Weights(stack, arithmetic)
+        self.kernels, self.handle = self._weights.kernels, self._weights.handle
+        self.arithmetic = arithmetic
+        self.output_weight = stack.output_weight
+        self.dim, self.target_vocab = stack.dim, stack.target_vocab
+        self.source_room, self.target_room = len(stack.source_positions), len(stack.target_positions)
+        self._split: nn.Linear | None = None
+
+    def encode(self, source: Tensor) -> Tensor:
+        """See `ParallelStack.encode`."""
+        source, lengths = self._rows(source)
+        memory = torch.zeros(*source.shape, self.dim)
+        self.kernels.seqkd_encode(
+            self.handle, len(source), pointer(source), source.size(1), pointer(lengths), pointer(memory)
+        )
+        return memory
+
+    def decode(self, inputs: Tensor, real: Tensor, memory: Tensor, source: Tensor) -> Tensor:
+        """See `ParallelStack.decode`."""
+        lengths = _lengths(real, self.target_room)
+        source, source_lengths = self._rows(source)
+        inputs, memory = inputs.float().contiguous(), memory.float().contiguous()
+        features = torch.zeros_like(inputs)
+        self.kernels.seqkd_decode(
+            self.handle,
+            len(inputs),
+            pointer(inputs),
+            inputs.size(1),
+            pointer(lengths),
+            pointer(memory),
+            memory.size(1),
+            pointer(source_lengths),
+            pointer(features),
+        )
+        return features
+
+    def top_pieces(self, features: Tensor, count: int, banned: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
+        """See `ParallelStack.top_pieces`."""
+        features = features.contiguous()
+        count = min(count, self.target_vocab - len(banned))
+        logits, ids = torch.empty(len(features), count), torch.empty(len(features), count, dtype=torch.long)
+        sums = torch.empty(len(features))
+        never = torch.tensor(banned, dtype=torch.long)
+        self.kernels.seqkd_top_pieces(
+            self.handle,
+            len(features),
+            pointer(features),
+            count,
+            len(never),
+            pointer(never),
+            pointer(logits),
+            pointer(ids),
+            pointer(sums),
+        )
+        return logits, ids, sums
+
+    def upsampled(self, source: Tensor, split: nn.Linear) -> tuple[Tensor, Tensor]:
+        """See `ParallelStack.upsampled`."""
+        times = self._splits(split)
+        source, lengths = self._rows(source, times)
+        features = torch.zeros(len(source), times * source.size(1), self.dim)
+        self.kernels.seqkd_upsampled(
+            self.handle, len(source), pointer(source), source.size(1), pointer(lengths), pointer(features)
+        )
+        return features, upsampled(source.ne(PAD_ID), times)
+
+    def best_upsampled(self, source: Tensor, split: nn.Linear, banned: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """See `ParallelStack.best_upsampled`; one call from ids to pieces."""
+        times = self._splits(split)
+        source, lengths = self._rows(source, times)
+        count = times * int(lengths.sum())
+        ids, logprobs = torch.empty(count, dtype=torch.long), torch.empty(count)
+        never = torch.tensor(banned, dtype=torch.long)
+        self.kernels.seqkd_best_upsampled(
+            self.handle,
+            len(source),
+            pointer(source),
+            source.size(1),
+            pointer(lengths),
+            len(never),
+            pointer(never),
+            pointer(ids),
+            pointer(logprobs),
+        )
+        return ids, logprobs
+
+    def _rows(self, source: Tensor, times: int = 0) -> tuple[Tensor, Tensor]:
+        """Ids that the kernels can read, and `[batch]` int32 lengths; each token has `times` decoder positions."""
+        room = min(self.source_room, self.target_room // times) if times else self.source_room
+        return source.contiguous(), _lengths(source.ne(PAD_ID), room)
+
+    def _splits(self, split: nn.Linear) -> int:
+        """Positions for each token; the layer's weights are copied when it first comes, as the others' at the start."""
+        if split is not self._split:
+            self._weights.set_split(split)
+            self._split = split
+        return split.out_features // self.dim
+
+
+def _lengths(real: Tensor, room: int) -> Tensor:
+    """`[batch, length]`, True at positions before padding, to `[batch]` int32.
+
+    Raises:
+        ValueError: One is longer than the table of positions.
+    """
+    lengths = real.sum(dim=1, dtype=torch.int32)
+    if real.size(1) > room and int(lengths.max()) > room:
+        raise ValueError(f"{int(lengths.max())} tokens do not fit the {room} positions of the model")
+    return lengths

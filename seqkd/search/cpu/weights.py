@@ -1,0 +1,189 @@
+"""A model's weights in the kernels' memory."""
+
+from __future__ import annotations
+
+import ctypes
+import weakref
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from seqkd.kernels.build import pointer
+from seqkd.kernels.decoding import kernels
+from seqkd.models.lstm import Lstm
+from seqkd.models.nat.stack import ParallelStack
+from seqkd.models.sru import RecurrentLayer, SimpleUnit, Sru
+from seqkd.models.transformer import Transformer
+from seqkd.text.vocabulary import PAD_ID
+
+Arithmetic = Literal["float32", "bf16", "bf16x3", "int8"]
+ARITHMETIC: dict[Arithmetic, int] = {"float32": 0, "bf16": 1, "bf16x3": 2, "int8": 3}
+# Bits of what the kernels say this CPU has.
+HARDWARE: dict[Arithmetic, int] = {"bf16": 1, "int8": 2, "bf16x3": 4}
+ACTIVATION = {"relu": 0, "gelu": 1, "swiglu": 2}
+ATTENTION, SSRU, SRU, LSTM = range(4)  # how a decoder knows what it has written
+LANES = 16  # floats in the widest vectors: widths must be multiples of it
+HEAD_VECTORS = (1, 2, 3, 4, 5, 6, 8)  # in a head, as the kernels are compiled for
+
+
+def usable(model: nn.Module) -> bool:
+    """Whether the kernels exist on this machine and fit this model, or stack of one."""
+    if not isinstance(model, (Transformer, ParallelStack, Sru, Lstm)) or model.output_weight.device.type != "cpu":
+        return False
+    if isinstance(model, Lstm):
+        return fits_lstm(model.dim) and kernels() is not None
+    heads = model.encoder[0].attention.heads  # type: ignore[union-attr]
+    return fits(model.dim, heads, model.encoder[0].ffn.out.in_features) and kernels() is not None  # type: ignore[union-attr,arg-type]
+
+
+def fits(dim: int, heads: int, ffn_dim: int) -> bool:
+    """Whether the kernels can have a Transformer, or its encoder, of these widths."""
+    vectors, rest = divmod(dim // heads, LANES)
+    return not rest and vectors in HEAD_VECTORS and not ffn_dim % LANES
+
+
+def fits_lstm(dim: int) -> bool:
+    """Whether the kernels can have an LSTM of this width, of which each direction has half."""
+    return not dim % (2 * LANES)
+
+
+def available(arithmetic: Arithmetic) -> bool:
+    """Whether there are kernels and this CPU has the arithmetic's products: every CPU has those of float32 and bf16.
+
+    Products of bf16 are a matrix unit's (AMX) or the vector unit's (AVX-512 BF16), elsewhere float32's of weights that
+    are kept in bf16. Those of int8 are AMX', AVX-512 VNNI's or AVX2's; bf16x3 needs AMX.
+    """
+    library = kernels()
+    if library is None:
+        return False
+    return arithmetic == "float32" or bool(library.seqkd_arithmetics() & HARDWARE[arithmetic])
+
+
+Steppable = Transformer | Sru | Lstm  # what decodes left to right
+
+
+class Weights:
+    """The weights of an encoder, a decoder and an output layer, copied and packed for an arithmetic.
+
+    Args:
+        model: On the CPU.
+        arithmetic: See `NativeModel`.
+        eos_id: End of sentence, where the kernels are to say its logit.
+
+    Attributes:
+        kernels: The compiled library.
+        handle: Its model. As many threads work on it as torch has now (`torch.set_num_threads`).
+
+    Raises:
+        ValueError: This machine does not have the arithmetic.
+    """
+
+    def __init__(self, model: Steppable | ParallelStack, arithmetic: Arithmetic, eos_id: int = -1) -> None:
+        library = kernels()
+        if library is None or not available(arithmetic):
+            raise ValueError(f"arithmetic {arithmetic} is not to be had on this machine")
+        self.kernels = library
+        # The kernels read these in place.
+        self._kept = [table.detach().float().contiguous() for table in (model.source_embedding, model.target_embedding)]
+        heads, pre, activation = 1, False, 0
+        positions: list[ctypes.c_void_p | None] = [None, None]
+        if not isinstance(model, Lstm):
+            first = model.encoder[0]
+            heads, pre = first.attention.heads, first.pre  # type: ignore[union-attr,assignment]
+            activation = ACTIVATION[str(first.ffn.activation)]  # type: ignore[union-attr]
+            tables = [table.detach().float().contiguous() for table in (model.source_positions, model.target_positions)]
+            self._kept += tables
+            positions = [pointer(table) for table in tables]
+        handle = library.seqkd_model_new(
+            model.dim,
+            heads,
+            model.target_vocab,
+            PAD_ID,
+            eos_id,
+            int(pre),
+            activation,
+            _memory(model),
+            ARITHMETIC[arithmetic],
+            len(model.encoder),
+            model.decoder.layers if isinstance(model, Lstm) else len(model.decoder),
+            torch.get_num_threads(),
+            *(pointer(table) for table in self._kept[:2]),
+            *positions,
+        )
+        self.handle = ctypes.c_void_p(handle)
+        weakref.finalize(self, library.seqkd_model_free, self.handle)
+        if isinstance(model, Lstm):
+            self._load_lstm(model)
+        else:
+            self._load(model)
+        self._set_weight(2, 0, 0, model.output_weight, None)
+
+    def _load(self, model: Transformer | ParallelStack | Sru) -> None:
+        for stack, layers in enumerate((model.encoder, model.decoder)):
+            for number, layer in enumerate(layers):
+                linear: dict[int, nn.Linear] = {5: layer.ffn.inner, 6: layer.ffn.out}  # type: ignore[union-attr,dict-item]
+                norms: dict[int, nn.LayerNorm] = {2: layer.ffn_norm}  # type: ignore[dict-item]
+                if isinstance(layer, RecurrentLayer):
+                    linear[0], norms[0] = layer.unit.products, layer.unit_norm
+                    if isinstance(layer.unit, SimpleUnit):
+                        peepholes = layer.unit.peepholes.detach().float().contiguous()
+                        self.kernels.seqkd_set_peepholes(self.handle, number, pointer(peepholes))
+                else:
+                    linear |= {0: layer.attention.qkv, 1: layer.attention.out}  # type: ignore[union-attr,dict-item]
+                    norms[0] = layer.attention_norm  # type: ignore[assignment]
+                if stack == 1:
+                    linear |= {2: layer.cross.query, 3: layer.cross.key_value, 4: layer.cross.out}  # type: ignore[union-attr,dict-item]
+                    norms[1] = layer.cross_norm  # type: ignore[assignment]
+                for part, weights in linear.items():
+                    self._set_weight(stack, number, part, weights.weight, weights.bias)
+                for part, norm in norms.items():
+                    self._set_norm(stack, number, part, norm)
+        for stack, last in enumerate((model.encoder_norm, model.decoder_norm)):
+            if isinstance(last, nn.LayerNorm):
+                self._set_norm(stack, -1, 0, last)
+
+    def _load_lstm(self, model: Lstm) -> None:
+        for number, layer in enumerate(model.encoder):
+            for back, gates in enumerate((layer.forward_gates, layer.backward_gates)):
+                self._set_lstm(0, number, back, gates.weight, gates.bias)  # type: ignore[union-attr,arg-type]
+                self._set_lstm(0, number, 2 + back, layer.recurrent[back], None)  # type: ignore[index]
+        decoder = model.decoder
+        first = torch.cat((decoder.gates.weight, decoder.recurrent[0]), dim=1)
+        self._set_lstm(1, 0, 0, first, decoder.gates.bias)
+        for number in range(1, decoder.layers):
+            self._set_lstm(1, number, 0, decoder.recurrent[number], decoder.bias[number - 1])
+        self._set_lstm(2, 0, 0, decoder.start.weight, decoder.start.bias)
+        both = torch.cat((decoder.key.weight, decoder.value.weight))
+        bias = torch.cat((torch.zeros_like(decoder.value.bias), decoder.value.bias))
+        self._set_lstm(2, 0, 1, both, bias)
+        self._set_lstm(2, 0, 2, decoder.mix, None)
+
+    def set_split(self, layer: nn.Linear) -> None:
+        """The layer that splits an encoder state into the inputs of several decoder positions."""
+        self._set_weight(3, 0, 0, layer.weight, layer.bias)
+
+    def _set_weight(self, stack: int, layer: int, part: int, weight: Tensor, bias: Tensor | None) -> None:
+        self._set(self.kernels.seqkd_set_weight, (stack, layer, part), weight, bias)
+
+    def _set_lstm(self, stack: int, layer: int, part: int, weight: Tensor, bias: Tensor | None) -> None:
+        self._set(self.kernels.seqkd_set_lstm, (stack, layer, part), weight, bias)
+
+    def _set(self, setter: Any, where: tuple[int, int, int], weight: Tensor, bias: Tensor | None) -> None:
+        weight = weight.detach().float().contiguous()
+        bias = None if bias is None else bias.detach().float().contiguous()
+        setter(self.handle, *where, pointer(weight), pointer(bias), *weight.shape)
+
+    def _set_norm(self, stack: int, layer: int, part: int, norm: nn.LayerNorm) -> None:
+        weight, bias = norm.weight.detach().float().contiguous(), norm.bias.detach().float().contiguous()
+        self.kernels.seqkd_set_norm(self.handle, stack, layer, part, pointer(weight), pointer(bias))
+
+
+def _memory(model: Steppable | ParallelStack) -> int:
+    if isinstance(model, Lstm):
+        return LSTM
+    if isinstance(model, Sru):
+        first = model.decoder[0]
+        assert isinstance(first, RecurrentLayer)
+        return SRU if isinstance(first.unit, SimpleUnit) else SSRU
+    return ATTENTION

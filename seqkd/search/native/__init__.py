@@ -1,1 +1,0 @@
-"""A CPU engine for Transformers: kernels in C++, compiled on first use."""

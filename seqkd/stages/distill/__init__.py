@@ -1,0 +1,1 @@
+"""Teachers and a corpus to k-best lists or soft targets."""

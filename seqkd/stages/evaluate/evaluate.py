@@ -1,0 +1,351 @@
+"""`seqkd evaluate`: decode the test corpus with a model, and measure quality and speed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import platform
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from seqkd.config.stages import EvaluateConfig
+from seqkd.corpus.manifest import MANIFEST, Manifest, StageOutput, atomic_write, fingerprint, read_manifest
+from seqkd.corpus.reader import Corpus
+from seqkd.errors import CorpusError
+from seqkd.metrics.corpus import corpus_bleu, corpus_chrf, corpus_ter, share_valid
+from seqkd.metrics.results import RESULT, Baseline, DecodeResult, EvaluationResult
+from seqkd.metrics.speed import Speed, measure
+from seqkd.models.checkpoint import model_digest
+from seqkd.progress import Progress, say
+from seqkd.search import Hypothesis, score_pairs
+from seqkd.search.loading import SearchTeam, load_team, resolve_device, team_precision
+from seqkd.stages.evaluate.ways import Way, baseline_of, quick_of, ways_of
+
+GPU_PASSES = 2  # a shape's first decode compiles, its second captures graphs
+BASELINE = ""  # no decode is called so: it stands beside their names
+MOST_REFERENCES = 16  # accepted translations a row that multi-reference BLEU looks at
+
+
+def run(config: EvaluateConfig, out: Path, *, overwrite: bool = False, device: str = "auto") -> None:
+    """Evaluate `config.model` on `config.corpus`: result.json, and the outputs of each decode as text.
+
+    With `config.ensemble` it decodes and scores together with these.
+
+    Where the prepared folder has accepted translations, the share of valid outputs and multi-reference BLEU are
+    measured too. `config.speed_against` is timed in turn with the model; a teacher's speed-ups are over itself.
+
+    Args:
+        config: The stage's settings.
+        out: Output folder.
+        overwrite: Start anew where `out` was made with other settings.
+        device: auto, cpu, cuda or cuda:N.
+
+    Raises:
+        CorpusError: The test corpus is missing, empty, or in another vocabulary than the model.
+        ModelError: A model folder is damaged.
+        InputError: A decode does not fit the model.
+        ConflictError: `out` was made with other settings.
+        WorkError: Logits are not finite, or the system refuses to write.
+    """
+    corpus = Corpus.open(config.corpus, "corpus")
+    where = resolve_device(device)
+    members = [config.model, *config.ensemble]
+    precision = team_precision(members, config.precision, where)
+    accepted = config.corpus.parent / f"{config.corpus.name}.accepted.jsonl"
+    inputs = {"corpus": corpus.manifest.digest(), "model": model_digest(config.model)}
+    inputs |= {f"model{number}": model_digest(path) for number, path in enumerate(members[1:], start=2)}
+    beside = {"rescore_with": config.rescore_with, "speed_against": config.speed_against}
+    inputs |= {name: model_digest(path) for name, path in beside.items() if path is not None}
+    if accepted.is_file():
+        inputs["accepted"] = hashlib.sha256(accepted.read_bytes()).hexdigest()
+    settings = config.model_dump(mode="json", include={"name", "role", "trained_on", "beams", "decode", "batch_tokens"})
+    settings["search"] = config.search.model_dump(mode="json", exclude={"beam", "nbest"})
+    made_by = fingerprint("evaluate", {**settings, "precision": precision, "device": where.type}, inputs)
+    if StageOutput.up_to_date(out, "evaluation", made_by, overwrite=overwrite):
+        say(f"evaluate: {out} is up to date")
+        return
+    # What can be wrong is found before the folder is begun.
+    models = _Models.load(config, str(where))
+    models.check(corpus, config)
+    test = _read(corpus, accepted if "accepted" in inputs else None)
+    with StageOutput.open(out, "evaluation", made_by, overwrite=overwrite) as output:
+        if output.complete:
+            return  # by another process, while this one has looked
+        result, counts = _evaluate(config, test, models, out)
+        atomic_write(out / RESULT, result.to_json().encode())
+        extra = {"name": config.name, "role": config.role, "precision": result.precision, "device": where.type}
+        output.commit(
+            Manifest(
+                kind="evaluation",
+                fingerprint=made_by,
+                rows=len(test.ids),
+                vocabulary=corpus.manifest.vocabulary,
+                counts=counts,
+                extra=extra,
+            )
+        )
+    for name, found in result.decodes.items():
+        say(f"evaluate: {config.name}, {'beam ' * (not result.parallel)}{name}: {_summary(found)} on {result.device}")
+
+
+def _summary(found: DecodeResult) -> str:
+    valid = "" if found.valid is None else f", {found.valid:.1%} valid"
+    faster = "" if found.speedup is None else f" ({found.speedup:.2f} times the baseline)"
+    return (
+        f"BLEU {found.bleu:.2f}, chrF {found.chrf:.2f}, TER {found.ter:.2f}{valid}, "
+        f"{found.speed.sentences_per_second:,.1f} sentences/s{faster}"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Test:
+    """The test corpus; test corpora are small enough to hold."""
+
+    ids: list[int]
+    sources: list[list[int]]
+    targets: list[list[int]]
+    references: list[str]
+    accepted: list[list[str]] | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Decode:
+    """One beam's output, in the corpus's order."""
+
+    hypotheses: list[Hypothesis]
+    texts: list[str]
+    retried: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Models:
+    """The model, and those that stand beside it.
+
+    Attributes:
+        team: What is evaluated.
+        judge: What rescores its candidates.
+        over: What its speed is compared with.
+    """
+
+    team: SearchTeam
+    judge: SearchTeam | None
+    over: SearchTeam | None
+
+    @classmethod
+    def load(cls, config: EvaluateConfig, device: str) -> _Models:
+        def one(*paths: Path, parallel: bool) -> SearchTeam:
+            # Each in the precision that suits it best, unless the stage file names one.
+            return load_team(paths, device=device, precision=config.precision, parallel=parallel)
+
+        team = one(config.model, *config.ensemble, parallel=True)
+        judge = None if config.rescore_with is None else one(config.rescore_with, parallel=False)
+        if config.speed_against is None:
+            over = team if config.role == "teacher" else None
+        elif config.speed_against == config.rescore_with:
+            over = judge
+        else:
+            over = one(config.speed_against, parallel=True)
+        return cls(team, judge, over)
+
+    def check(self, corpus: Corpus, config: EvaluateConfig) -> None:
+        """Refuse models of another vocabulary than the corpus's."""
+        folders = (config.model, config.rescore_with, config.speed_against)
+        for team, folder in zip((self.team, self.judge, self.over), folders, strict=True):
+            if team is not None:
+                corpus.check_vocabularies(
+                    team.loaded[0].vocabularies,
+                    f"the model's, {folder}",
+                    hint="evaluate on a test corpus that was prepared with the model's vocabulary",
+                )
+        vocabularies = self.team.loaded[0].vocabularies
+        corpus.check_ids("source_ids", vocabularies.source.size)
+        corpus.check_ids("target_ids", vocabularies.target.size)
+
+
+def _read(corpus: Corpus, accepted: Path | None) -> _Test:
+    if not corpus.rows:
+        raise CorpusError("has no rows to evaluate on", where=str(corpus.path))
+    ids: list[int] = []
+    sources: list[list[int]] = []
+    targets: list[list[int]] = []
+    references: list[str] = []
+    for table in corpus.tables(["id", "source_ids", "target_ids", "target"]):
+        ids += table.column("id").to_pylist()
+        sources += table.column("source_ids").to_pylist()
+        targets += table.column("target_ids").to_pylist()
+        references += table.column("target").to_pylist()
+    return _Test(ids, sources, targets, references, _read_accepted(accepted, ids) if accepted else None)
+
+
+def _read_accepted(path: Path, ids: list[int]) -> list[list[str]]:
+    """Accepted translations of each of `ids`; line n of the file, from 0, is row n."""
+    try:
+        lines = [json.loads(line) for line in path.read_bytes().splitlines()]
+        rows = [lines[row] for row in ids]
+    except (ValueError, IndexError) as error:
+        raise CorpusError(
+            f"does not fit the test corpus: {error}", where=str(path), expected="a JSON list of texts for each row"
+        ) from None
+    return rows
+
+
+def _evaluate(
+    config: EvaluateConfig, test: _Test, models: _Models, out: Path
+) -> tuple[EvaluationResult, dict[str, int]]:
+    team, loaded = models.team, models.team.loaded[0]
+    ways = ways_of(config, team, models.judge)
+    over = None
+    if models.over is not None:
+        over = ways[-1] if models.over is team else baseline_of(config, models.over)
+    decoded: dict[str, _Decode] = {}
+    with Progress(f"evaluate {config.name}", len(ways) * len(test.ids), "sentences") as progress:
+        for way in ways:
+            decoded[way.name] = _decode(way, test, team, config.batch_tokens, progress)
+            _write_texts(out / way.file, decoded[way.name].texts)
+    speeds, baseline = _speeds(ways, over, test, config, team.device)
+    decodes: dict[str, DecodeResult] = {}
+    signatures: dict[str, str] = {}
+    for name, decode in decoded.items():
+        decodes[name], signatures = _score(test, decode, speeds[name], baseline)
+    perplexity, mode, cut = None, None, 0
+    retried = sum(decode.retried for decode in decoded.values())
+    if not team.parallel:
+        perplexity, cut, scored_again = _perplexity(test, team, config.batch_tokens)
+        retried += scored_again
+        mode = statistics.fmean(math.exp(hypothesis.logprob) for hypothesis in decoded[ways[-1].name].hypotheses)
+    objective, recipe = _training(config.model)
+    result = EvaluationResult(
+        name=config.name,
+        role=config.role,
+        arch=loaded.arch,
+        trained_on=config.trained_on,
+        objective=objective,
+        recipe=recipe,
+        parameters=sum(weight.numel() for member in team.loaded for weight in member.model.parameters()),
+        rows=len(test.ids),
+        decodes=decodes,
+        quality=ways[-1].name,
+        quick=quick_of(config, ways),
+        parallel=team.parallel,
+        perplexity=perplexity,
+        mode_probability=mode,
+        baseline=baseline,
+        signatures=signatures,
+        device=describe(team.device),
+        precision=team.precision,
+    )
+    counts = {"cut to the model's positions": cut, "retried in float32": retried}
+    return result, {reason: count for reason, count in counts.items() if count}
+
+
+def _speeds(
+    ways: Sequence[Way], over: Way | None, test: _Test, config: EvaluateConfig, device: torch.device
+) -> tuple[dict[str, Speed], Baseline | None]:
+    """How fast each way is, and what it is compared with; all of one run, in turn."""
+    timed = {way.name: way.open for way in ways}
+    own = over in ways  # a teacher that is compared with itself is timed once
+    if over is not None and not own:
+        timed = {BASELINE: over.open, **timed}
+    passes = 0 if device.type == "cpu" else GPU_PASSES
+    speeds = measure(timed, test.sources, batch_tokens=config.batch_tokens, passes=passes)
+    if over is None:
+        return speeds, None
+    return speeds, Baseline(decode=over.name, speed=speeds[over.name if own else BASELINE])
+
+
+def _decode(way: Way, test: _Test, team: SearchTeam, batch_tokens: int, progress: Progress) -> _Decode:
+    hypotheses: list[Hypothesis | None] = [None] * len(test.sources)
+    decoder = way.open()
+    for row, nbest in decoder.decode(enumerate(test.sources), batch_tokens=batch_tokens):
+        hypotheses[row] = nbest[0]
+        progress.advance()
+    complete = [hypothesis for hypothesis in hypotheses if hypothesis is not None]
+    texts = team.loaded[0].vocabularies.target.decode([hypothesis.ids for hypothesis in complete])
+    return _Decode(complete, texts, len(decoder.retried))
+
+
+def _score(
+    test: _Test, decode: _Decode, speed: Speed, baseline: Baseline | None
+) -> tuple[DecodeResult, dict[str, str]]:
+    references = [[text] for text in test.references]
+    bleu, chrf, ter = (metric(decode.texts, references) for metric in (corpus_bleu, corpus_chrf, corpus_ter))
+    signatures = {"bleu": bleu.signature, "chrf": chrf.signature, "ter": ter.signature}
+    several = valid = None
+    if test.accepted is not None:
+        several = corpus_bleu(decode.texts, [texts[:MOST_REFERENCES] for texts in test.accepted])
+        signatures["bleu_accepted"] = several.signature
+        valid = share_valid(decode.texts, test.accepted)
+    reference_tokens = sum(map(len, test.targets))
+    over = None if baseline is None else baseline.speed
+    result = DecodeResult(
+        bleu=bleu.value,
+        chrf=chrf.value,
+        ter=ter.value,
+        bleu_accepted=several.value if several else None,
+        valid=valid,
+        length_ratio=sum(len(hypothesis.ids) for hypothesis in decode.hypotheses) / max(reference_tokens, 1),
+        cut=sum(hypothesis.ended == "max_length" for hypothesis in decode.hypotheses),
+        speed=speed,
+        speedup=None if over is None else speed.sentences_per_second / over.sentences_per_second,
+        speedup_batch1=None if over is None else speed.sentences_per_second_batch1 / over.sentences_per_second_batch1,
+    )
+    return result, signatures
+
+
+def _perplexity(test: _Test, team: SearchTeam, batch_tokens: int) -> tuple[float, int, int]:
+    """Perplexity of the references, how many rows were cut to the model's positions, and how many were retried."""
+    models = team.scorers
+    limit = min(model.max_positions for model in models) - 1
+    pairs = [(source[:limit], target[:limit]) for source, target in zip(test.sources, test.targets, strict=True)]
+    cut = sum(max(map(len, pair)) > limit for pair in zip(test.sources, test.targets, strict=True))
+    scores = score_pairs(models, pairs, batch_tokens=batch_tokens, device=team.device, fallback=team.scorers_in_float32)
+    mean = sum(score.logprob for score in scores) / sum(score.tokens for score in scores)
+    perplexity = math.exp(min(-mean, 700.0))  # a float holds no more than e^709
+    return perplexity, cut, sum(score.retried for score in scores)
+
+
+def _write_texts(path: Path, texts: list[str]) -> None:
+    """One output a line, in the corpus's order; a line break inside an output becomes a space."""
+    lines = [text.replace("\r", " ").replace("\n", " ") + "\n" for text in texts]
+    atomic_write(path, "".join(lines).encode())
+
+
+def _training(model: Path) -> tuple[str, str]:
+    """What the model's manifest says it was trained to minimise, and a digest of that and of its architecture.
+
+    Both are "" for a model that was brought along.
+    """
+    if not (model / MANIFEST).is_file():
+        return "", ""
+    made_by = read_manifest(model).fingerprint
+    config = made_by.get("config", {})
+    recipe = {key: config.get(key) for key in ("model", "objective")}
+    if "init_from" in made_by.get("inputs", {}):
+        recipe["tuned"] = True  # it was trained for longer than one that began anew
+    objective = recipe["objective"]
+    if not isinstance(objective, dict):
+        return "", ""
+    name = str(objective.get("type", "")) + "+glat" * (objective.get("glancing") is not None)
+    return name, hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def describe(device: torch.device) -> str:
+    """The device in words: a GPU's name, or the processor's with the number of threads."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    threads = torch.get_num_threads()
+    return f"{_processor()}, {threads} thread{'s' * (threads > 1)}"
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine() or "CPU"

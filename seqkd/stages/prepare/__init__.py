@@ -1,0 +1,1 @@
+"""Text files to corpora and a vocabulary."""

@@ -1,0 +1,293 @@
+"""Text files to gold corpora and a vocabulary.
+
+The training text is read three times: to judge its rows, for the vocabulary's sample, and to encode what stays. No
+pass holds more than a shard of it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from itertools import islice
+from pathlib import Path
+
+from seqkd.config.stages import BitextConfig, PrepareConfig
+from seqkd.corpus.files import atomic_path, atomic_write
+from seqkd.corpus.manifest import PARTIAL, Manifest, StageOutput, fingerprint, read_manifest
+from seqkd.errors import CorpusError, InputError, SeqkdError, TextError
+from seqkd.progress import say
+from seqkd.stages.prepare.encoding import corpus_manifest, encode_shards, list_rejected, screened, tell_all
+from seqkd.stopping import StopRequest
+from seqkd.text.cleaning import Cleaner
+from seqkd.text.normalize import Normalizer
+from seqkd.text.reading import BitextFacts, check_bitext, read_bitext
+from seqkd.text.screening import count, kept
+from seqkd.text.vocabularies import SOURCE_VOCABULARY, VOCABULARY, Vocabularies
+from seqkd.text.vocabulary import Vocabulary, check_symbols
+
+ACCEPTED = "test.accepted.jsonl"
+REJECTED = "rejected.tsv"
+
+_WORK = "work"  # files of the run under way
+_MOST_ROWS_NAMED = 5
+
+
+def run(config: PrepareConfig, out: Path, *, overwrite: bool = False, device: str = "auto") -> None:  # noqa: ARG001
+    """Make `out`/train, /valid and /test, the vocabulary, and the list of the rows left out.
+
+    Args:
+        config: The stage's settings.
+        out: The output folder.
+        overwrite: Start anew whatever is there.
+        device: Not used: text needs none.
+
+    Raises:
+        InputError: The text cannot be used, nothing is left after cleaning, or the vocabulary's size does not fit.
+        ConflictError: `out` was made with other settings or text.
+        WorkError: The files cannot be written, or the run was stopped.
+    """
+    facts, accepted_digest = _check_inputs(config)
+    inputs = {
+        f"{part}.{side}": digest
+        for part, fact in facts.items()
+        for side, digest in zip(("source", "target"), fact.digests, strict=False)
+    }
+    if accepted_digest:
+        inputs["test.accepted"] = accepted_digest
+    settings = config.model_dump(mode="json", include={"vocabulary", "cleaning", "shard_rows", "seed"})
+    if config.vocabulary_from is not None:
+        del settings["vocabulary"]
+        given = Vocabularies.load(config.vocabulary_from)
+        inputs |= {name: vocabulary.digest for name, vocabulary in given.files().items()}
+    made_by = fingerprint("prepare", settings, inputs)
+    with StageOutput.open(out, "prepared", made_by, overwrite=overwrite) as output:
+        if output.complete:
+            say(f"prepare: {out} is up to date")
+            return
+        try:
+            with StopRequest() as stop:
+                manifest = _prepare(config, out, facts, made_by, stop)
+        except InputError:
+            _discard(out)
+            raise
+        output.commit(manifest)
+    say(_summary(manifest, out))
+
+
+def read_prepared(folder: Path) -> Manifest:
+    """The manifest of what this stage has made.
+
+    Raises:
+        CorpusError: The folder is not whole, or something else made it.
+    """
+    manifest = read_manifest(folder)
+    if manifest.kind != "prepared":
+        raise CorpusError(f"holds kind {manifest.kind!r}", where=str(folder), expected="output of `seqkd prepare`")
+    return manifest
+
+
+def _prepare(
+    config: PrepareConfig, out: Path, facts: dict[str, BitextFacts], made_by: dict[str, object], stop: StopRequest
+) -> Manifest:
+    work = out / _WORK
+    work.mkdir(exist_ok=True)
+    rules = config.cleaning
+    verdicts = screened(
+        read_bitext(config.train.source, config.train.target),
+        work,
+        facts["train"].rows,
+        cleaner=Cleaner(max_length=rules.max_length, max_ratio=rules.max_ratio, drop_identical=rules.drop_identical),
+        drop_duplicates=rules.drop_duplicates,
+        label="prepare: cleaning",
+        unit="pairs",
+    )
+    stop.check("after cleaning")
+    rows, counts = count(verdicts)
+    if not rows:
+        reasons = ", ".join(f"{number:,} {reason}" for reason, number in counts.items() if number)
+        raise InputError(
+            f"no training pair is left after cleaning ({reasons})",
+            where=str(config.train.source),
+            hint="look at the text and at [cleaning]",
+        )
+    vocabularies = _vocabularies(config, out, verdicts)
+    stop.check("after the vocabulary")
+    settings = made_by["config"]
+    manifests = {}
+    for part in ("train", "valid", "test"):
+        bitext: BitextConfig = getattr(config, part)
+        digests = dict(zip(("source", "target"), facts[part].digests, strict=False))
+        digests |= {"vocabulary": vocabularies.target.digest, "source_vocabulary": vocabularies.source.digest}
+        # Valid and test are not cleaned: what cleans the training text does not make them.
+        own = settings if part == "train" else {"shard_rows": config.shard_rows}
+        assert isinstance(own, dict)
+        pairs = read_bitext(bitext.source, bitext.target)
+        texts = kept(pairs, verdicts) if part == "train" else ((row.source or "", row.target or "") for row in pairs)
+        with StageOutput.open(
+            out / part, "corpus", fingerprint("prepare", {**own, "part": part}, digests), overwrite=False
+        ) as output:
+            if not output.complete:
+                number = rows if part == "train" else facts[part].rows
+                written = encode_shards(texts, output, number, config.shard_rows, vocabularies, stop)
+                output.commit(corpus_manifest(output, written, vocabularies, counts if part == "train" else {}))
+            assert output.manifest is not None
+            manifests[part] = output.manifest
+    list_rejected(out / REJECTED, verdicts)
+    if config.test.accepted:
+        _copy_accepted(config.test.accepted, out / ACCEPTED)
+    shutil.rmtree(work)
+    train = manifests["train"]
+    return Manifest(
+        kind="prepared",
+        fingerprint=made_by,
+        rows=train.rows,
+        source_tokens=train.source_tokens,
+        target_tokens=train.target_tokens,
+        vocabulary=vocabularies.target.digest,
+        counts=counts,
+        extra={
+            "source_vocabulary": vocabularies.source.digest,
+            "pieces": vocabularies.target.size,
+            "source_pieces": vocabularies.source.size,
+            "train": train.digest(),
+            "valid": manifests["valid"].digest(),
+            "test": manifests["test"].digest(),
+            "valid_rows": manifests["valid"].rows,
+            "test_rows": manifests["test"].rows,
+        },
+    )
+
+
+def _discard(out: Path) -> None:
+    """Empty a folder whose settings or text proved wrong, so that corrected ones do not meet a conflict."""
+    if not (out / "train").exists():
+        shutil.rmtree(out / _WORK, ignore_errors=True)
+        for name in (SOURCE_VOCABULARY, VOCABULARY, PARTIAL):
+            (out / name).unlink(missing_ok=True)
+
+
+# --- checks before work starts ----------------------------------------------------------------------------------
+
+
+def _check_inputs(config: PrepareConfig) -> tuple[dict[str, BitextFacts], str]:
+    """Look at all input files; report all that is wrong at once.
+
+    Returns:
+        Facts by part, and the digest of the accepted translations or "".
+    """
+    problems: list[SeqkdError] = []
+    facts: dict[str, BitextFacts] = {}
+    accepted_digest = ""
+    try:
+        check_symbols(config.vocabulary.symbols)
+    except InputError as error:
+        problems.append(error)
+    for part in ("train", "valid", "test"):
+        bitext: BitextConfig = getattr(config, part)
+        try:
+            if bitext.accepted and part != "test":
+                raise InputError("accepted translations are for the test text only", where=f"{part}.accepted")
+            facts[part] = check_bitext(bitext.source, bitext.target)
+            if part != "train":
+                _check_every_row(bitext)
+            if bitext.accepted:
+                accepted_digest = _check_accepted(bitext.accepted, facts[part].rows)
+        except InputError as error:
+            problems.append(error)
+    tell_all(problems)
+    return facts, accepted_digest
+
+
+def _check_every_row(bitext: BitextConfig) -> None:
+    """Refuse validation and test text with rows that cannot be read: no row may leave it."""
+    bad = (row for row in read_bitext(bitext.source, bitext.target) if row.problem)
+    named = [f"line {row.line} ({row.problem})" for row in islice(bad, _MOST_ROWS_NAMED)]
+    if named:
+        more = sum(1 for _ in bad)
+        raise TextError(
+            f"rows that cannot be read: {', '.join(named)}{f' and {more:,} more' if more else ''}",
+            where=str(bitext.source if bitext.target is None else f"{bitext.source}, {bitext.target}"),
+            hint="mend them: only training text is cleaned, validation and test rows all stay",
+        )
+
+
+def _check_accepted(path: Path, rows: int) -> str:
+    digest, number = hashlib.sha256(), 0
+    try:
+        with path.open("rb") as file:
+            for number, line in enumerate(file, 1):
+                digest.update(line)
+                _accepted_row(line, path, number)
+    except OSError as error:
+        what = f"cannot be read: {error.strerror}"
+        raise TextError(what, where=str(path), expected="a JSON list of texts a line", hint="check the path") from None
+    if number != rows:
+        raise TextError(f"{number:,} rows for {rows:,} rows of test text", where=str(path), expected="a row for each")
+    return digest.hexdigest()
+
+
+def _accepted_row(line: bytes, path: Path, number: int) -> list[str]:
+    try:
+        texts = json.loads(line)
+    except ValueError:
+        texts = None
+    if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
+        raise TextError(
+            "no list of translations", where=f"{path}, line {number}", expected='JSON such as ["one", "another"]'
+        )
+    return texts
+
+
+# --- what is made ------------------------------------------------------------------------------------------------
+
+
+def _vocabularies(config: PrepareConfig, out: Path, verdicts: Path) -> Vocabularies:
+    """Copy, train, or take from an earlier run the vocabularies of source and target; joint: the same one twice."""
+    if config.vocabulary_from is not None:
+        given = Vocabularies.load(config.vocabulary_from)
+        for name, vocabulary in given.files().items():
+            atomic_write(out / name, vocabulary.path.read_bytes())
+        return given
+    if config.vocabulary.joint:
+        both = _vocabulary(config, out / VOCABULARY, verdicts, (0, 1))
+        return Vocabularies(both, both)
+    source = _vocabulary(config, out / SOURCE_VOCABULARY, verdicts, (0,))
+    return Vocabularies(source, _vocabulary(config, out / VOCABULARY, verdicts, (1,)))
+
+
+def _vocabulary(config: PrepareConfig, path: Path, verdicts: Path, sides: tuple[int, ...]) -> Vocabulary:
+    if path.exists():  # written whole, and of this fingerprint: the folder was opened with it
+        return Vocabulary.load(path)
+    settings = config.vocabulary
+    say(f"prepare: training a vocabulary of {settings.size:,} pieces")
+    pairs = kept(read_bitext(config.train.source, config.train.target), verdicts)
+    return Vocabulary.train(
+        (pair[side] for pair in pairs for side in sides),
+        path,
+        size=settings.size,
+        type=settings.type,
+        byte_fallback=settings.byte_fallback,
+        character_coverage=settings.character_coverage,
+        symbols=settings.symbols,
+        seed=config.seed,
+    )
+
+
+def _copy_accepted(path: Path, out: Path) -> None:
+    """Copy the accepted translations, normalised as the test text is, so that they can be compared."""
+    normalizer = Normalizer()
+    with path.open("rb") as file, atomic_path(out) as temporary, temporary.open("w", encoding="utf-8") as copy:
+        for number, line in enumerate(file, 1):
+            texts = normalizer.many(_accepted_row(line, path, number))
+            copy.write(json.dumps(texts, ensure_ascii=False) + "\n")
+
+
+def _summary(manifest: Manifest, out: Path) -> str:
+    left_out = [f"{number:,} {reason}" for reason, number in manifest.counts.items() if number]
+    total = manifest.rows + sum(manifest.counts.values())
+    cleaned = f", left out: {', '.join(left_out)} (see {out / REJECTED})" if left_out else ""
+    return (
+        f"prepare: {manifest.rows:,} of {total:,} training pairs{cleaned}; {manifest.extra['valid_rows']:,} for "
+        f"validation, {manifest.extra['test_rows']:,} for test; {manifest.extra['pieces']:,} pieces; in {out}"
+    )

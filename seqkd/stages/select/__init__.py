@@ -1,0 +1,1 @@
+"""K-best lists to a distilled corpus."""

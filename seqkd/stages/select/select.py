@@ -1,0 +1,385 @@
+"""`select`: k-best lists and the corpus they were decoded from, to a distilled corpus."""
+
+from __future__ import annotations
+
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Container, Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from seqkd.config.stages import SelectConfig
+from seqkd.corpus.manifest import Manifest, ShardInfo, StageOutput, atomic_path, fingerprint, read_manifest
+from seqkd.corpus.reader import Corpus
+from seqkd.corpus.row_ids import RANK_STEP, row_ids
+from seqkd.corpus.writer import finished_shards, write_shard
+from seqkd.errors import CorpusError, InputError
+from seqkd.executors.local import cores
+from seqkd.executors.work import HERE, Scale, ShardWork
+from seqkd.progress import say
+from seqkd.selection import Filters
+from seqkd.selection.filters import DUPLICATE, percentile
+from seqkd.selection.lists import Integers, one_array
+from seqkd.stages.distill.shards import all_shards, make_shards
+from seqkd.stages.select.shards import ALL, DROP, ShardSelector, candidate_ids, rejects_path, tag_id, weighted
+from seqkd.text.duplicates import DuplicateFinder
+
+REJECTED = "rejected.tsv"
+FEW_ROWS = 50_000  # not worth the start of several processes, unless their number is given
+
+
+def run(config: SelectConfig, out: Path, *, overwrite: bool = False, device: str = "auto", scale: Scale = HERE) -> None:
+    """Choose one hypothesis a row by `config.rule`, or keep all, and write the corpus of sources and what was chosen.
+
+    Rows are joined by id. A shard of the output depends on that shard of the inputs and on the settings; an interrupted
+    run goes on after the shards that are there.
+
+    Args:
+        config: The stage's settings.
+        out: Output folder.
+        overwrite: Start anew where `out` was made with other settings.
+        device: Where the models of rule "rerank" are; everything else is done on the CPU.
+        scale: Where the work is done, and which part of it.
+
+    Raises:
+        CorpusError: The k-best lists are not those of this corpus, or not in its vocabulary.
+        InputError: There is no such script; the tokenizer is not installed.
+        ModelError: A model of `config.rerank` is damaged.
+        ConflictError: `out` was made with other settings, or another process is at work in it.
+        WorkError: The system refuses to write, a worker died, the run was stopped.
+    """
+    kbest, gold = Corpus.open(config.kbest, "kbest"), Corpus.open(config.gold, "corpus")
+    _check(kbest, gold, config)
+    made_by = _fingerprint(config, kbest, gold)
+    if config.rule == ALL and not StageOutput.up_to_date(out, "corpus", made_by, overwrite=overwrite):
+        _check_ids(gold)
+    with StageOutput.open(out, "corpus", made_by, overwrite=overwrite, part=scale.part) as output:
+        if output.complete:
+            _discard_lists(out, gold)  # left by a process that was killed right after the manifest
+            say(f"select: {out} is up to date")
+            return
+        written = _written(config, kbest, device, gold, output, scale)
+        if written is None:
+            return
+        if config.filters.duplicates:
+            written = _without_duplicates(out, written)
+        totals = _Totals()
+        with atomic_path(out / REJECTED) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
+            file.write("id\treason\tbecame\n")
+            for index in range(len(written)):
+                rows = gold.read_shard(index)
+                ids = rows.column("id").to_numpy()
+                if config.rule == ALL:
+                    ids = candidate_ids(rows, kbest.read_shard(index))
+                file.writelines(_account(totals, out, index, rows, ids, _table(out, written[index].name)))
+        output.commit(_manifest(config, made_by, gold, written, totals))
+        _discard_lists(out, gold)
+    left = ", ".join(f"{number:,} {reason}" for reason, number in totals.dropped.items())
+    said = f"; left out: {left} (see {out / REJECTED})" if left else ""
+    same = "" if config.reverse else f", {totals.equal / max(totals.rows, 1):.1%} equal to the reference"
+    say(f"select: {totals.rows:,} rows by {config.rule} in {out}{same}{said}")
+
+
+def _discard_lists(out: Path, gold: Corpus) -> None:
+    """Delete the shards' lists of rejected rows, which are one by now."""
+    for index in range(len(gold.shards)):
+        rejects_path(out, index).unlink(missing_ok=True)
+
+
+@dataclass(slots=True)
+class _Totals:
+    rows: int = 0
+    source_tokens: int = 0
+    target_tokens: int = 0
+    equal: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)
+    replaced: dict[str, Counter[str]] = field(default_factory=dict)  # by what a row became
+    used: set[int] = field(default_factory=set)  # ids of the vocabulary in targets
+    used_gold: set[int] = field(default_factory=set)
+
+
+def _check(kbest: Corpus, gold: Corpus, config: SelectConfig) -> None:
+    prepared = read_manifest(config.prepared)
+    if bool(gold.manifest.extra.get("monolingual")) != config.reverse:
+        raise CorpusError(
+            "is no monolingual text" if config.reverse else "is monolingual text: hypotheses would be its targets",
+            where=str(gold.path),
+            expected="output of `seqkd prepare --monolingual`" if config.reverse else "a corpus with both sides",
+            hint="reverse = true makes back-translations: pairs of hypotheses and monolingual text",
+        )
+    # Of the language that hypotheses are in.
+    known = prepared.extra.get("source_vocabulary", "") if config.reverse else prepared.vocabulary
+    tag_id(config)
+    for name, corpus in (("gold corpus", gold), ("k-best lists", kbest)):
+        if corpus.manifest.vocabulary != known:
+            raise CorpusError(
+                f"the {name} have another vocabulary than {config.prepared}"
+                if name.endswith("s")
+                else f"the {name} has another vocabulary than {config.prepared}",
+                where=str(corpus.path),
+                expected=f"vocabulary {known[:12]}..., found {corpus.manifest.vocabulary[:12]}...",
+                hint="decode this corpus with a teacher of this vocabulary",
+            )
+    if len(kbest.shards) != len(gold.shards):
+        raise CorpusError(
+            f"{len(kbest.shards)} shards of k-best lists for {len(gold.shards)} shards of {gold.path}",
+            where=str(kbest.path),
+            expected="k-best lists of this corpus, shard by shard",
+            hint="distill this corpus again, or select from the corpus that was decoded",
+        )
+    if config.tokenizer == "ja-mecab" and not (find_spec("MeCab") and find_spec("ipadic")):
+        raise InputError(
+            "the tokenizer ja-mecab needs MeCab and its dictionary, which are not installed",
+            where="tokenizer",
+            hint='pip install "seqkd[ja]"',
+        )
+    if config.filters.script is not None:
+        try:
+            pc.count_substring_regex(pa.array([""]), rf"\p{{{config.filters.script}}}")
+        except pa.ArrowInvalid:
+            raise InputError(
+                f"no script is named {config.filters.script!r}",
+                where="filters.script",
+                expected="a Unicode script, e.g. Latin, Cyrillic, Greek, Arabic, Han",
+            ) from None
+
+
+def _check_ids(gold: Corpus) -> None:
+    """See that ids leave room for those of further hypotheses."""
+    for table in gold.tables(["id"]):
+        ids = table.column("id").to_numpy()
+        if len(ids) and not 0 <= ids.min() <= ids.max() < RANK_STEP:
+            raise CorpusError(
+                f"has ids from {ids.min()} to {ids.max()}",
+                where=str(gold.path),
+                expected=f'for rule "all" ids from 0 to {RANK_STEP - 1:,}: those above are of further hypotheses',
+                hint='select from the corpus that `seqkd prepare` wrote, not from one that rule "all" made',
+            )
+
+
+def _fingerprint(config: SelectConfig, kbest: Corpus, gold: Corpus) -> dict[str, Any]:
+    settings = config.model_dump(
+        mode="json", exclude_defaults=True, exclude={"kbest", "gold", "prepared", "workers", "rerank"}
+    )
+    inputs = {"kbest": kbest.manifest.digest(), "gold": gold.manifest.digest()}
+    if config.rerank is not None:
+        from seqkd.models.checkpoint import model_digest  # torch is not loaded for rules that need no model
+
+        settings["rerank"] = config.rerank.model_dump(mode="json", include={"channel_weight", "batch_tokens"})
+        models = {"forward": config.rerank.forward, "reverse": config.rerank.reverse}
+        inputs |= {name: model_digest(path) for name, path in models.items() if path is not None}
+    return fingerprint("select", settings, inputs)
+
+
+def _filters(config: SelectConfig, kbest: Corpus) -> Filters:
+    """The settings' filters, with the percentile of scores as a number."""
+    values = config.filters.model_dump(exclude={"worst_percent", "duplicates"})
+    if config.filters.worst_percent:
+
+        def best() -> Iterator[npt.NDArray[np.float32]]:
+            for table in kbest.tables(["hypotheses"]):
+                lists = one_array(table.column("hypotheses"))
+                filled = lists.filter(pc.greater(pc.list_value_length(lists), 0))
+                yield pc.struct_field(pc.list_element(filled, 0), "score").to_numpy(zero_copy_only=False)
+
+        least = percentile(best, config.filters.worst_percent)
+        values["min_score"] = max(least, values["min_score"] if values["min_score"] is not None else least)
+    return Filters(**values)
+
+
+def _written(
+    config: SelectConfig, kbest: Corpus, device: str, gold: Corpus, output: StageOutput, scale: Scale
+) -> list[ShardInfo] | None:
+    """Write the shards that are still to be made; None if the folder is not this process's to finish."""
+    rows = [shard.rows for shard in gold.shards]
+    total = len(rows) if scale.part is None else len(scale.part.shards(len(rows)))
+    workers = min(config.workers or cores(), total)
+    slow = config.rule not in ("seqkd", "seqinter", "oracle", "sample", ALL) or config.filters.max_ter is not None
+    gpu = False
+    if config.rerank is None:
+        alone = workers == 1 or not (config.workers or slow or sum(rows) > FEW_ROWS)
+    elif scale.engine == "ray":
+        from seqkd.executors.ray import cluster_device  # its package is an extra
+
+        device = cluster_device(device)
+        alone, gpu = False, device == "cuda"
+    else:
+        from seqkd.search.loading import resolve_device  # torch is not loaded for rules that need no model
+
+        # On a CPU models work in processes with one thread each, be it one: threads change how sums are rounded.
+        alone = resolve_device(device).type != "cpu"
+    finished = partial(_finished, output.path)
+    made = make_shards(
+        output,
+        ShardWork(
+            start=partial(_start, config, _filters(config, kbest), device, output.path, None if alone else 1),
+            pieces=_whole,
+            finish=_only,
+        ),
+        label=f"select {config.rule}",
+        unit="rows",
+        rows=rows,
+        finished=finished,
+        scale=scale,
+        processes=0 if alone else workers,
+        workers=config.workers,
+        gpu=gpu,
+    )
+    return all_shards(
+        output, made.shards, label=f"select {config.rule}", total=len(rows), finished=finished, part=scale.part
+    )
+
+
+def _finished(out: Path, wanted: Container[int]) -> dict[int, ShardInfo]:
+    found = finished_shards(out, wanted)
+    return {index: shard for index, shard in found.items() if rejects_path(out, index).exists()}
+
+
+def _start(
+    config: SelectConfig, filters: Filters, device: str, out: Path, threads: int | None
+) -> Callable[[int], ShardInfo]:
+    if config.rerank is not None and threads is not None:
+        import torch
+
+        torch.set_num_threads(threads)
+    return partial(ShardSelector(config, filters, device).write, out)
+
+
+def _whole(shard: int) -> list[int]:
+    """A shard is one piece."""
+    return [shard]
+
+
+def _only(shard: int, written: list[ShardInfo]) -> ShardInfo:  # noqa: ARG001
+    """What its piece has written."""
+    return written[0]
+
+
+def _without_duplicates(out: Path, shards: list[ShardInfo]) -> list[ShardInfo]:
+    """Write those shards again that have pairs of an earlier row, without these.
+
+    The first of equal pairs always stays, so that an interrupted run may do it again over what it had done.
+    """
+    rows = sum(shard.rows for shard in shards)
+    with tempfile.TemporaryDirectory(dir=out, prefix=".", suffix=".0.tmp") as folder:  # swept up after a crash
+        finder = DuplicateFinder(Path(folder), rows)
+        row = 0
+        for shard in shards:
+            table = _table(out, shard.name)
+            for pair in zip(table.column("source").to_pylist(), table.column("target").to_pylist(), strict=True):
+                finder.add(row, *pair)
+                row += 1
+        repeated = np.memmap(Path(folder) / "repeated", dtype=np.bool_, mode="w+", shape=(max(rows, 1),))
+        for found in finder.repeated():
+            repeated[found] = True
+        left, start = [], 0
+        for index, shard in enumerate(shards):
+            gone = np.array(repeated[start : start + shard.rows])
+            start += shard.rows
+            if gone.any():
+                table = _table(out, shard.name).filter(pa.array(~gone))
+                left.append(write_shard(out, index, weighted(table) if "weight" in table.column_names else table))
+            else:
+                left.append(shard)
+    return left
+
+
+def _account(
+    totals: _Totals, out: Path, index: int, gold: pa.Table, ids: Integers, distilled: pa.Table
+) -> Iterable[str]:
+    """Add a shard to the totals and give its lines of the list of rejected rows, in the order of `ids`.
+
+    Duplicates are told from the shards, not remembered: what is in no list and is missing was one.
+
+    Args:
+        totals: Of all shards so far.
+        out: The output folder.
+        index: Which shard.
+        gold: Its rows.
+        ids: What may be in the distilled shard: gold's, or those of all hypotheses, in gold's order.
+        distilled: What is.
+    """
+    found = distilled.column("id").to_numpy()
+    kept = np.isin(ids, found)
+    owners = row_ids(found) if "weight" in distilled.column_names else found
+    own = gold.column("id").to_numpy()
+    order = np.argsort(own)
+    places = order[np.searchsorted(own, owners, sorter=order)]
+    references = one_array(gold.column("target").take(pa.array(places)))
+    totals.rows += distilled.num_rows
+    totals.source_tokens += _tokens(distilled, "source_ids")
+    totals.target_tokens += _tokens(distilled, "target_ids")
+    totals.equal += int(pc.sum(pc.equal(references, one_array(distilled.column("target")))).as_py() or 0)
+    for table, used in ((distilled, totals.used), (gold, totals.used_gold)):
+        used.update(pc.unique(one_array(table.column("target_ids")).flatten()).to_pylist())
+    listed: dict[int, tuple[str, str]] = {}
+    for line in rejects_path(out, index).read_text(encoding="utf-8").splitlines():
+        row, reason, became = line.split("\t")
+        listed[int(row)] = (reason, became)
+    missing = set(ids[~kept].tolist())
+    lines = []
+    for row in ids.tolist():
+        reason, became = listed.get(row, (DUPLICATE, DROP))
+        if row in missing and became != DROP:  # replaced by what an earlier row has
+            reason, became = DUPLICATE, DROP
+        if row in missing:
+            totals.dropped[reason] += 1
+        elif row in listed:
+            totals.replaced.setdefault(became, Counter())[reason] += 1
+        else:
+            continue
+        lines.append(f"{row}\t{reason}\t{became}\n")
+    return lines
+
+
+def _manifest(
+    config: SelectConfig, made_by: dict[str, Any], gold: Corpus, shards: list[ShardInfo], totals: _Totals
+) -> Manifest:
+    known = gold.manifest.extra
+    vocabulary, source_vocabulary = gold.manifest.vocabulary, known.get("source_vocabulary")
+    if config.reverse:
+        vocabulary, source_vocabulary = known["source_vocabulary"], vocabulary
+        facts: dict[str, Any] = {"tag": config.tag, "monolingual_rows": gold.rows, "gold": known["gold"]}
+    else:
+        facts = {
+            "equal_to_reference": totals.equal,
+            "share_equal_to_reference": totals.equal / totals.rows if totals.rows else 0.0,
+            "vocabulary_in_targets": len(totals.used),
+            "vocabulary_in_gold_targets": len(totals.used_gold),
+            "vocabulary_lost": len(totals.used_gold - totals.used),
+        }
+    return Manifest(
+        kind="corpus",
+        fingerprint=made_by,
+        rows=totals.rows,
+        source_tokens=totals.source_tokens,
+        target_tokens=totals.target_tokens,
+        shards=shards,
+        vocabulary=vocabulary,
+        counts=dict(sorted(totals.dropped.items())),
+        extra={
+            **({"source_vocabulary": source_vocabulary} if source_vocabulary is not None else {}),
+            "rule": config.rule,
+            **facts,
+            **{
+                f"rejected_to_{became.replace(' ', '_')}": dict(sorted(reasons.items()))
+                for became, reasons in sorted(totals.replaced.items())
+            },
+        },
+    )
+
+
+def _tokens(table: pa.Table, column: str) -> int:
+    return int(pc.sum(pc.list_value_length(table.column(column))).as_py() or 0)
+
+
+def _table(folder: Path, name: str) -> pa.Table:
+    return pa.ipc.open_file(pa.memory_map(str(folder / name))).read_all()

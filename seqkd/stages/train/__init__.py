@@ -1,0 +1,1 @@
+"""Corpora and an architecture to a model."""

@@ -1,0 +1,177 @@
+"""Teachers as stages use them: folders checked against the student's vocabularies, then loaded to run beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from seqkd.config.models import SUITED, ObjectiveConfig, WordKdConfig, tag
+from seqkd.corpus.reader import Corpus
+from seqkd.errors import ConfigError, CorpusError, ModelError
+from seqkd.models.checkpoint import load_model, model_digest, read_config
+from seqkd.models.protocol import Marks, PairLengths
+from seqkd.objectives.teacher import Teacher
+from seqkd.stages.train.vocabularies import HINT
+from seqkd.text.vocabularies import Vocabularies
+from seqkd.text.vocabulary import Vocabulary
+from seqkd.training.data import SpecialIds
+from seqkd.training.runtime import Precision, choose_precision
+from seqkd.training.soft import SoftTable
+
+Unusable = Callable[[PairLengths], dict[str, Marks]]
+
+TOO_LONG = "longer than a teacher's max_positions"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Team:
+    """Teachers at work.
+
+    Attributes:
+        teacher: What an objective asks.
+        in_float32: The same without autocast.
+        max_positions: Longest source or target in tokens that all of them take, end of sentence counted.
+        special: Their special ids.
+        vocab: Target pieces.
+    """
+
+    teacher: Teacher
+    in_float32: Teacher
+    max_positions: int
+    special: SpecialIds
+    vocab: int
+
+    def unusable(self, lengths: PairLengths) -> dict[str, Marks]:
+        """See `SequenceModel.unusable`."""
+        return {TOO_LONG: np.maximum(lengths.source, lengths.target) >= self.max_positions}
+
+
+def check_teachers(folders: Sequence[Path], vocabularies: Vocabularies) -> None:
+    """Look at model folders before any work.
+
+    Raises:
+        ModelError: One is no model, was made with other vocabularies, or does not go left to right.
+    """
+    for folder in folders:
+        config = read_config(folder)
+        if "word_kd" not in SUITED.get(tag(config["arch"]), ()):
+            raise ModelError(
+                f"a model of architecture {config['arch']!r} gives no distributions position by position",
+                where=str(folder),
+                expected=f"one of: {', '.join(arch for arch, suited in SUITED.items() if 'word_kd' in suited)}",
+            )
+        made_with = {"target": config["vocabulary"], "source": config["source_vocabulary"] or config["vocabulary"]}
+        for side, vocabulary in vocabularies.sides():
+            digest = made_with[side]
+            if digest != vocabulary.digest:
+                raise ModelError(
+                    f"this teacher has another {side} vocabulary than the corpus",
+                    where=str(folder),
+                    expected=f"vocabulary {vocabulary.digest[:12]}..., found {digest[:12]}...",
+                    hint=HINT,
+                )
+
+
+def load_teachers(
+    folders: Sequence[Path], *, precision: Literal["auto"] | Precision, temperature: float, device: torch.device
+) -> Team:
+    """Load model folders that `check_teachers` has seen, in evaluation mode and without gradients.
+
+    Args:
+        folders: Several are averaged.
+        precision: Of the products; weights stay in float32.
+        temperature: See `Teacher`.
+        device: Where they run.
+
+    Raises:
+        ModelError: A folder is damaged.
+        InputError: fp16 on a CPU.
+    """
+    models: list[Any] = [load_model(folder, device=device).model.requires_grad_(False) for folder in folders]
+    types = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+    first = models[0]
+    return Team(
+        teacher=Teacher(models, autocast=types[choose_precision(precision, device)], temperature=temperature),
+        in_float32=Teacher(models, temperature=temperature),
+        max_positions=min(model.max_positions for model in models),
+        special=SpecialIds(pad=first.pad_id, eos=first.eos_id, start=first.start_id),
+        vocab=first.target_vocab,
+    )
+
+
+class Teaching:
+    """What an objective takes from teachers, checked when made and loaded when asked for.
+
+    Args:
+        objective: Of any type; most take nothing.
+        corpus: What is trained on; of several the first, since soft targets are of one.
+        vocabularies: Its own.
+
+    Raises:
+        ConfigError: The objective's settings do not fit the soft targets.
+        CorpusError: The soft targets are damaged, or were made for another corpus or vocabulary.
+        ModelError: A teacher is no model, or has another vocabulary.
+    """
+
+    def __init__(self, objective: ObjectiveConfig, corpus: Corpus, vocabularies: Vocabularies) -> None:
+        self._objective = objective if isinstance(objective, WordKdConfig) else WordKdConfig()
+        self._soft: Corpus | None = None
+        check_teachers(self._objective.teachers, vocabularies)
+        if self._objective.soft_targets is not None:
+            self._soft = Corpus.open(self._objective.soft_targets, "soft")
+            _check_soft(self._soft, self._objective, corpus, vocabularies.target)
+
+    def digests(self) -> dict[str, str]:
+        """Of each input, for the fingerprint."""
+        digests = {f"teacher{n}": model_digest(path) for n, path in enumerate(self._objective.teachers, start=1)}
+        if self._soft is not None:
+            digests["soft_targets"] = self._soft.manifest.digest()
+        return digests
+
+    def soft(self) -> SoftTable | None:
+        """What teachers have written down."""
+        return None if self._soft is None else SoftTable(self._soft)
+
+    def team(self, device: torch.device) -> Team | None:
+        """Teachers that run along."""
+        config = self._objective
+        if not config.teachers:
+            return None
+        return load_teachers(config.teachers, precision=config.precision, temperature=config.temperature, device=device)
+
+
+def _check_soft(soft: Corpus, objective: WordKdConfig, corpus: Corpus, target: Vocabulary) -> None:
+    made_with = soft.manifest.extra
+    if soft.manifest.vocabulary != target.digest:
+        raise CorpusError(
+            "these soft targets were made with another vocabulary than the corpus",
+            where=str(soft.path),
+            expected=f"vocabulary {target.digest[:12]}..., found {soft.manifest.vocabulary[:12]}...",
+            hint="write soft targets of this corpus with a teacher of this vocabulary",
+        )
+    wanted, found = corpus.manifest.digest(), str(soft.manifest.fingerprint.get("inputs", {}).get("corpus", ""))
+    if wanted != found:
+        raise CorpusError(
+            f"these soft targets were made for another corpus than {corpus.path}",
+            where=str(soft.path),
+            expected=f"corpus {wanted[:12]}..., found {found[:12]}...",
+            hint="run `seqkd distill --soft-targets` on the corpus that the student is trained on",
+        )
+    if made_with.get("temperature") != objective.temperature:
+        raise ConfigError(
+            f"is {objective.temperature}, but {soft.path} was written at temperature {made_with.get('temperature')}",
+            where="objective.temperature",
+            expected="the same: what was cut off at one temperature cannot be told at another",
+        )
+    if made_with.get("samples") is not None and objective.direction == "reverse":
+        raise ConfigError(
+            f"is reverse, but {soft.path} holds sampled ids, which give every other id probability zero",
+            where="objective.direction",
+            expected="forward",
+            hint="write soft targets with top_k",
+        )

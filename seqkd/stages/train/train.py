@@ -1,0 +1,365 @@
+"""`seqkd train`: a corpus and an architecture to a model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from torch import nn
+from torch.utils.tensorboard.writer import SummaryWriter
+
+from seqkd.config.stages import TrainConfig
+from seqkd.corpus.files import make_folder
+from seqkd.corpus.manifest import Manifest, StageOutput, atomic_write, fingerprint
+from seqkd.corpus.reader import Corpus
+from seqkd.errors import ConfigError, CorpusError, ModelError
+from seqkd.metrics.corpus import corpus_bleu
+from seqkd.models.checkpoint import (
+    LoadedModel,
+    load_model,
+    load_weights,
+    model_files,
+    save_model,
+    weights_of,
+)
+from seqkd.models.protocol import Marks, PairLengths
+from seqkd.models.registry import build
+from seqkd.objectives.base import Objective
+from seqkd.progress import say
+from seqkd.search.loading import quick_decoder, resolve_device
+from seqkd.stages.train.building import build_objective
+from seqkd.stages.train.inputs import Inputs
+from seqkd.stages.train.rejecting import REJECTED, count_rejected, left_out, write_rejected
+from seqkd.training.data import CorpusData, SpecialIds, TrainingData
+from seqkd.training.loop import LoopSettings, TrainResult, fit
+from seqkd.training.mixing import MixedData
+from seqkd.training.optim import OptimSettings
+from seqkd.training.runtime import (
+    choose_precision,
+    keep_freed_memory,
+    lost_processes_told,
+    make_fabric,
+    multiplies_bf16,
+)
+from seqkd.training.soft import SoftTable
+from seqkd.training.state import Validation
+from seqkd.training.validation import held_out_nll
+
+HISTORY = "history.json"
+REJECTED_VALID = "rejected.valid.tsv"
+STATE = "state"
+TENSORBOARD = "tensorboard"
+DECODE_TOKENS = 4000  # source tokens decoded together for validation BLEU
+
+
+def run(config: TrainConfig, out: Path, *, overwrite: bool = False, device: str = "auto") -> None:
+    """Train a model on `config.corpus` into the model folder `out`; under torchrun with all its processes.
+
+    Args:
+        config: The stage's settings.
+        out: Output folder.
+        overwrite: Start anew where `out` was made with other settings.
+        device: auto, cpu, cuda or cuda:N.
+
+    Raises:
+        ConfigError: Settings that contradict each other.
+        CorpusError: A corpus is missing or damaged, was made with another vocabulary, or has no row that fits; soft
+            targets are of another corpus, or a row's are missing.
+        ModelError: The model cannot be built from its settings; `init_from` is no model, or another one than is
+            trained here; a teacher is none, or has another vocabulary.
+        ConflictError: `out` was made with other settings.
+        WorkError: The loss is not finite, the run was stopped, another process of it has died, the system refuses to
+            write.
+    """
+    if config.training.best_by == "bleu" and not config.training.valid_bleu:
+        raise ConfigError("best_by is bleu, but valid_bleu is false", where="training.best_by")
+    keep_freed_memory()
+    with lost_processes_told():
+        _run(config, out, overwrite, device)
+
+
+def _run(config: TrainConfig, out: Path, overwrite: bool, device: str) -> None:
+    inputs = Inputs(config)
+    where = resolve_device(device)
+    precision = choose_precision(config.training.precision, where)
+    settings = config.model_dump(mode="json", include={"role", "model", "training"})
+    if config.reverse:
+        settings["reverse"] = True
+    if inputs.mixed:
+        settings["weights"] = [part.weight for part in config.corpora]
+    settings["objective"] = config.objective.model_dump(mode="json", exclude={"teachers", "soft_targets"})
+    made_by = fingerprint("train", settings, inputs.digests())
+    fabric = make_fabric(where, precision)
+    first = fabric.is_global_zero
+    if fabric.broadcast(first and StageOutput.up_to_date(out, "model", made_by, overwrite=overwrite)):
+        if first:
+            say(f"train: {out} is up to date")
+        return
+    if first and precision == "bf16" and not multiplies_bf16(where):
+        say("train: this device has no products of bf16, and training in it is slow; precision auto takes float32 here")
+    inputs.check_ids()
+    work = _Work.of(config, inputs, fabric)  # what can be wrong is found before the folder is begun
+    output = StageOutput.open(out, "model", made_by, overwrite=overwrite) if first else None
+    if fabric.broadcast(output is not None and output.complete):
+        return  # by another process, while this one has looked
+    try:
+        result = _train(config, inputs, work, fabric, out)
+        if output is not None:
+            manifest = _write(config, inputs, work, result, out, made_by)
+            output.commit(manifest)
+            bleu = "" if result.best.valid_bleu is None else f", BLEU {result.best.valid_bleu:.2f}"
+            say(
+                f"train: {manifest.extra['parameters']:,} parameters, {result.updates:,} updates; best at "
+                f"{result.best.update:,}: NLL {result.best.valid_nll:.4f}{bleu}; {out}"
+            )
+        fabric.barrier()
+    finally:
+        if output is not None:
+            output.close()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Work:
+    """What is trained, and on what.
+
+    Attributes:
+        model: With its first weights.
+        objective: What is minimised.
+        parts: The corpora's rows that the model can be trained on.
+        data: Their batches.
+        held_out: Those of the validation text.
+    """
+
+    model: nn.Module
+    objective: Objective
+    parts: list[CorpusData]
+    data: TrainingData
+    held_out: CorpusData
+
+    @staticmethod
+    def of(config: TrainConfig, inputs: Inputs, fabric: Fabric) -> _Work:
+        training = config.training
+        torch.manual_seed(training.seed)
+        model: Any = _build(config, inputs)
+        team = inputs.teaching.team(fabric.device)
+        objective = build_objective(config.objective, team.teacher if team else None)
+        special = SpecialIds(pad=model.pad_id, eos=model.eos_id, start=model.start_id)
+
+        def unusable(lengths: PairLengths) -> dict[str, Marks]:
+            reasons: dict[str, Marks] = model.unusable(lengths)
+            return reasons | (team.unusable(lengths) if team else {})
+
+        def data_of(corpus: Corpus, soft: SoftTable | None = None) -> CorpusData:
+            data = CorpusData(
+                corpus,
+                special,
+                unusable=unusable,
+                batch_tokens=training.batch_tokens,
+                window=training.window,
+                seed=training.seed,
+                rank=fabric.global_rank,
+                world=fabric.world_size,
+                soft=soft,
+            )
+            if not data.rows:
+                raise CorpusError(
+                    "has no row that the model can be trained on",
+                    where=str(corpus.path),
+                    expected="shorter rows, or a larger model.max_positions or model.upsample; left out were "
+                    + left_out(data)
+                    if corpus.rows
+                    else "at least one row",
+                )
+            return data
+
+        soft = inputs.teaching.soft()
+        parts = [data_of(corpus, soft) for corpus in inputs.corpora]
+        data: TrainingData = parts[0]
+        if inputs.mixed:
+            data = MixedData(
+                parts,
+                [part.weight for part in config.corpora],
+                batch_tokens=training.batch_tokens,
+                window=training.window,
+                seed=training.seed,
+                rank=fabric.global_rank,
+                world=fabric.world_size,
+            )
+        return _Work(model=model, objective=objective, parts=parts, data=data, held_out=data_of(inputs.valid))
+
+
+def _train(config: TrainConfig, inputs: Inputs, work: _Work, fabric: Fabric, out: Path) -> TrainResult:
+    training = config.training
+    for data in (*work.parts, work.held_out):
+        if fabric.is_global_zero and data.rows < data.corpus.rows:
+            say(f"train: of {data.corpus.rows:,} rows of {data.corpus.path} some are left out: {left_out(data)}")
+    bleu = _greedy_bleu(config, inputs, work.held_out) if training.valid_bleu else None
+
+    def validate(current: nn.Module) -> tuple[float, float | None]:
+        nll = held_out_nll(fabric, current, work.objective, work.held_out)
+        if bleu is None:
+            return nll, None
+        return nll, fabric.broadcast(bleu(current) if fabric.is_global_zero else 0.0)
+
+    state = out / STATE
+    make_folder(state)
+    options = training.model_dump(
+        include={"max_updates", "accumulate", "clip_norm", "validate_every", "patience", "average", "best_by", "seed"}
+    )
+    optim = training.model_dump(
+        include={"optimizer", "learning_rate", "betas", "weight_decay", "schedule", "warmup_updates", "max_updates"}
+    )
+    observer = _Observer(out, writes=fabric.is_global_zero)
+    try:
+        return fit(
+            fabric=fabric,
+            model=work.model,
+            objective=work.objective,
+            data=work.data,
+            validate=validate,
+            settings=LoopSettings(**options, optim=OptimSettings(**optim)),
+            precision=choose_precision(training.precision, fabric.device),
+            folder=state,
+            observer=observer,
+        )
+    finally:
+        observer.close()
+
+
+def _build(config: TrainConfig, inputs: Inputs) -> nn.Module:
+    settings, vocabularies = config.model.model_dump(exclude={"arch"}), inputs.vocabularies
+    if settings.get("embeddings") == "shared" and not vocabularies.joint:
+        raise ConfigError(
+            "embeddings are shared, but source and target have their own vocabularies",
+            where="model.embeddings",
+            expected='"decoder" or "separate"',
+            hint="or prepare with vocabulary.joint = true",
+        )
+    model = build(
+        config.model.arch,
+        settings,
+        source_vocab=vocabularies.source.size,
+        target_vocab=vocabularies.target.size,
+    )
+    if getattr(model, "shared_embeddings", False) and not vocabularies.joint:
+        raise ConfigError(
+            "embeddings are shared, but source and target have their own vocabularies",
+            where="model.settings",
+            expected="share_all_embeddings = false",
+            hint="or prepare with vocabulary.joint = true",
+        )
+    if config.init_from is None:
+        return model
+    first = load_model(config.init_from)
+    if [side.digest for _, side in first.vocabularies.sides()] != [side.digest for _, side in vocabularies.sides()]:
+        raise ModelError(
+            f"its vocabulary is not that of {config.prepared}",
+            where=str(config.init_from),
+            hint="start from a model that was trained on this `prepared` folder",
+        )
+    if first.arch != config.model.arch:
+        raise ModelError(f"its architecture is {first.arch!r}", where=str(config.init_from), expected=config.model.arch)
+    load_weights(model, weights_of(first.model), config.init_from)
+    return model
+
+
+def _greedy_bleu(config: TrainConfig, inputs: Inputs, held_out: CorpusData) -> Callable[[nn.Module], float]:
+    table = inputs.valid.take(held_out.positions, ["id", "source_ids", "target"])
+    sources = list(zip(table.column("id").to_pylist(), table.column("source_ids").to_pylist(), strict=True))
+    references = [[target] for target in table.column("target").to_pylist()]
+
+    def bleu(model: nn.Module) -> float:
+        driven = LoadedModel(
+            model=model,
+            arch=config.model.arch,
+            settings={},
+            vocabularies=inputs.vocabularies,
+            digest="",
+        )
+        decoder = quick_decoder(driven)
+        found = {row: lists[0].ids for row, lists in decoder.decode(sources, batch_tokens=DECODE_TOKENS)}
+        texts = inputs.vocabularies.target.decode([found[row] for row, _ in sources])
+        return corpus_bleu(texts, references).value
+
+    return bleu
+
+
+class _Observer:
+    """Writes history.json and TensorBoard's events."""
+
+    def __init__(self, out: Path, *, writes: bool) -> None:
+        self.out = out
+        self._writer: SummaryWriter | None = None
+        self._writes = writes
+
+    def trained(self, update: int, values: dict[str, float]) -> None:
+        """Curves."""
+        self._add("train", update, values)
+
+    def validated(self, history: Sequence[Validation]) -> None:
+        """All validations so far, the last one to the curves."""
+        lines = [asdict(line) for line in history]
+        atomic_write(self.out / HISTORY, (json.dumps(lines, indent=2) + "\n").encode())
+        last = history[-1]
+        values = {"nll": last.valid_nll} | ({} if last.valid_bleu is None else {"bleu": last.valid_bleu})
+        self._add("valid", last.update, values)
+
+    def close(self) -> None:
+        """Write out what is held back."""
+        if self._writer is not None:
+            self._writer.close()
+
+    def _add(self, group: str, update: int, values: dict[str, float]) -> None:
+        if not self._writes:
+            return
+        if self._writer is None:
+            # What an earlier run drew beyond the state that this one goes on from is hidden.
+            self._writer = SummaryWriter(str(self.out / TENSORBOARD), purge_step=update)
+        for name, value in values.items():
+            self._writer.add_scalar(f"{group}/{name}", value, update)
+
+
+def _write(
+    config: TrainConfig,
+    inputs: Inputs,
+    work: _Work,
+    result: TrainResult,
+    out: Path,
+    made_by: dict[str, Any],
+) -> Manifest:
+    vocabularies = inputs.vocabularies
+    write_rejected(out / REJECTED, *work.parts)
+    write_rejected(out / REJECTED_VALID, work.held_out)
+    save_model(
+        out,
+        work.model,
+        arch=config.model.arch,
+        settings=config.model.model_dump(exclude={"arch"}),
+        vocab=vocabularies.target.path,
+        source_vocab=None if vocabularies.joint else vocabularies.source.path,
+    )
+    return Manifest(
+        kind="model",
+        fingerprint=made_by,
+        rows=sum(part.rows for part in work.parts),
+        source_tokens=sum(part.source_tokens for part in work.parts),
+        target_tokens=sum(part.target_tokens for part in work.parts),
+        vocabulary=vocabularies.target.digest,
+        counts=count_rejected(work.parts),
+        extra={
+            "source_vocabulary": vocabularies.source.digest,
+            "role": config.role,
+            "arch": config.model.arch,
+            "parameters": int(np.sum([weight.numel() for weight in work.model.parameters()])),
+            "updates": result.updates,
+            "best_update": result.best.update,
+            "averaged_updates": result.averaged,
+            "files": model_files(out),
+        },
+    )

@@ -1,0 +1,1 @@
+"""Commands that read folders and texts: inspect, verify, translate, score."""

@@ -1,0 +1,36 @@
+"""`seqkd import` and `seqkd export`, through the command line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from seqkd.cli.main import main
+from seqkd.models.checkpoint import load_model
+from tests.unit.interop.test_fairseq import model_folder
+
+
+def test_a_model_that_goes_to_fairseq_and_comes_back_is_the_same(tmp_path: Path) -> None:
+    folder, model = model_folder(tmp_path)
+    assert main(["export", "fairseq", str(folder), "--out", str(tmp_path / "exported")]) == 0
+    dictionary = next((tmp_path / "exported").glob("dict.*.txt"))
+    command = ["import", "fairseq", str(tmp_path / "exported" / "checkpoint.pt"), "--dictionary", str(dictionary)]
+    assert main([*command, "--out", str(tmp_path / "back")]) == 0
+    back = load_model(tmp_path / "back").model
+    source, target = torch.tensor([[5, 6, 2]]), torch.tensor([[2, 7, 8]])
+    with torch.no_grad():
+        torch.testing.assert_close(back(source, target), model(source, target))
+
+
+def test_a_file_that_is_no_checkpoint_is_one_message(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "checkpoint.pt").write_bytes(b"no checkpoint")
+    (tmp_path / "dict.txt").write_text("a 1\n")
+    command = ["import", "fairseq", str(tmp_path / "checkpoint.pt"), "--dictionary", str(tmp_path / "dict.txt")]
+    assert main([*command, "--out", str(tmp_path / "out")]) == 2
+    message = capsys.readouterr().err
+    assert message.startswith("error: ")
+    assert "checkpoint.pt" in message
+    assert "Traceback" not in message
+    assert not (tmp_path / "out" / "manifest.json").exists()

@@ -1,0 +1,176 @@
+"""Pipeline and stage files: all problems of a file in one message."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from seqkd.config.models import MODELS, OBJECTIVES, SUITED, TransformerConfig, tag
+from seqkd.config.stages import (
+    DistillConfig,
+    EvaluateConfig,
+    SearchConfig,
+    TrainConfig,
+    load_stage,
+    read_toml,
+    validate,
+)
+from seqkd.errors import ConfigError
+from seqkd.pipeline.file import TeacherPart
+
+
+def refused(kind: Any, values: dict[str, Any]) -> str:
+    with pytest.raises(ConfigError) as caught:
+        validate(kind, values, "stage.toml")
+    assert caught.value.exit_code == 2
+    return str(caught.value)
+
+
+def test_all_problems_of_a_file_are_in_one_message() -> None:
+    message = refused(
+        TrainConfig,
+        {
+            "prepared": "gold",
+            "model": {"dim": "wide", "layers": 3},
+            "training": {"max_updates": 0, "schedule": "linear"},
+        },
+    )
+    assert message.startswith("stage.toml: 5 problems:")
+    for part in (
+        "corpus: missing",
+        "model.dim: ",
+        "model.layers: unknown key",
+        "training.max_updates: ",
+        "training.schedule: ",
+    ):
+        assert part in message
+    assert "got 'wide'" in message
+
+
+def test_a_problem_between_keys_names_them_and_not_the_whole_table() -> None:
+    assert "search: nbest 6 is larger than beam 5" in refused(
+        DistillConfig, {"models": ["m"], "corpus": "c", "search": {"nbest": 6}}
+    )
+    assert "model: dim 100 is not a multiple of heads 3" in refused(
+        TeacherPart, {"model": {"dim": 100, "heads": 3}, "training": {"max_updates": 1}}
+    )
+
+
+def test_a_teacher_is_either_trained_or_brought() -> None:
+    assert "either `path`" in refused(TeacherPart, {})
+    assert "either `path`" in refused(TeacherPart, {"path": "t", "training": {"max_updates": 1}})
+    assert TeacherPart.model_validate({"path": "t"}).path == Path("t")
+
+
+@pytest.mark.parametrize("beams", [[], [0], [65]])
+def test_beams_that_search_would_refuse_are_refused_here(beams: list[int]) -> None:
+    values = {"name": "a", "model": "m", "role": "student", "corpus": "c", "beams": beams}
+    assert "beams" in refused(EvaluateConfig, values)
+
+
+@pytest.mark.parametrize("rate", [float("nan"), float("inf"), 0.0, -1.0])
+def test_a_learning_rate_is_a_positive_number(rate: float) -> None:
+    values = {"prepared": "p", "corpus": "c", "training": {"max_updates": 1, "learning_rate": rate}}
+    assert "training.learning_rate" in refused(TrainConfig, values)
+
+
+@given(st.integers(1, 64), st.integers(1, 64))
+def test_nbest_fits_the_beam(beam: int, nbest: int) -> None:
+    if nbest <= beam:
+        assert SearchConfig(beam=beam, nbest=nbest).nbest == nbest
+    else:
+        assert "nbest" in refused(SearchConfig, {"beam": beam, "nbest": nbest})
+
+
+def test_values_do_not_change_once_read() -> None:
+    config = TransformerConfig()
+    with pytest.raises(ValueError, match="frozen"):
+        config.dim = 3  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "no such file"),
+        (b"name = ", "not valid TOML"),
+        (b"name = '\xff'", "cannot be read"),
+    ],
+)
+def test_a_file_that_is_no_toml_is_named(tmp_path: Path, content: bytes | None, message: str) -> None:
+    path = tmp_path / "a.toml"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ConfigError, match=message) as caught:
+        read_toml(path)
+    assert caught.value.where == str(path)
+
+
+def test_load_stage_names_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "search.toml"
+    path.write_text("beam = 4\nnbest = 2\n")
+    assert load_stage(SearchConfig, path) == SearchConfig(beam=4, nbest=2)
+    path.write_text("beams = 4\n")
+    with pytest.raises(ConfigError, match=r"search\.toml: 1 problem:\n    beams: unknown key"):
+        load_stage(SearchConfig, path)
+
+
+# --- architectures and objectives ---------------------------------------------------------------------------------
+
+
+def train_config(**values: object) -> TrainConfig:
+    return validate(
+        TrainConfig, {"prepared": "p", "corpus": "c", "training": {"max_updates": 1}, **values}, "train.toml"
+    )
+
+
+@pytest.mark.parametrize("arch", [name if not name.endswith(":") else f"{name}lstm" for name in MODELS])
+def test_an_architecture_brings_its_own_objective(arch: str) -> None:
+    config = train_config(model={"arch": arch})
+    assert type(config.model) is MODELS[tag(arch)]
+    assert config.objective.type == SUITED[tag(arch)][0]
+    assert type(config.objective) is OBJECTIVES[config.objective.type]
+
+
+def test_an_objective_without_its_name_is_the_architectures() -> None:
+    config = train_config(model={"arch": "ctc"}, objective={"glancing": [0.5, 0.3]})
+    assert (config.objective.type, getattr(config.objective, "glancing", None)) == ("ctc", (0.5, 0.3))
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (
+            {"model": {"arch": "rnn"}},
+            "model: unknown architecture 'rnn', expected one of: transformer, .*, fairseq:NAME",
+        ),
+        ({"objective": {"type": "mse"}}, "objective: unknown objective 'mse', expected one of: nll, nat"),
+        ({"model": {"arch": "ctc"}, "objective": {"type": "nll"}}, "'nll' does not fit model.arch 'ctc', which takes"),
+        ({"model": {"arch": "lstm", "heads": 4}}, r"    model.heads: unknown key"),
+        ({"model": {"arch": "dag", "upsample": 0}}, r"    model.upsample: Input should be greater"),
+        ({"objective": {"label_smoothing": 2}}, r"    objective.label_smoothing: Input should be less"),
+    ],
+)
+def test_mistakes_are_named_where_the_file_has_them(values: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        train_config(**values)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a." * 5000 + "b = 1", "dots"),
+        ("[" + "a." * 5000 + "b]", "dots"),
+        ("a = " + "[" * 50_000, "not valid TOML"),
+        ("a = " + "9" * 5000, "not valid TOML"),
+        ('a = "x\\u0000"', "null character"),
+        ("#" * 2_000_000, "characters"),
+    ],
+)
+def test_files_that_nobody_writes(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "x.toml").write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        read_toml(tmp_path / "x.toml")

@@ -1,0 +1,154 @@
+"""The local engine: shards in order, by one process or several, and what happens when it is stopped."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from seqkd.corpus.records import ShardInfo, shard_name
+from seqkd.errors import ModelError, WorkError
+from seqkd.executors.local import cores, run_shards
+from seqkd.executors.work import ShardWork
+from seqkd.stopping import StopRequest
+
+Answer = tuple[int, int, int, bool]
+
+
+def start(folder: Path, slow: float = 0.0) -> Callable[[tuple[int, int]], Answer]:
+    (folder / f"started-{os.getpid()}").touch()
+    return partial(answer, slow)
+
+
+def answer(slow: float, piece: tuple[int, int]) -> Answer:
+    time.sleep(slow)
+    ignored = all(signal.getsignal(number) == signal.SIG_IGN for number in (signal.SIGINT, signal.SIGTERM))
+    return (*piece, os.getpid(), ignored)
+
+
+def fail(_: Path) -> Callable[[tuple[int, int]], Answer]:
+    raise ModelError("cannot be loaded")
+
+
+def die(_: Path) -> Callable[[tuple[int, int]], Answer]:
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError
+
+
+def pieces(shard: int) -> list[tuple[int, int]]:
+    return [(shard, piece) for piece in range(3)]
+
+
+def finish(folder: Path, shard: int, parts: list[Answer]) -> ShardInfo:
+    assert [part[:2] for part in parts] == pieces(shard)
+    with (folder / "finished").open("a") as file:
+        file.writelines(f"{shard} {process} {ignored}\n" for _, _, process, ignored in parts)
+    return ShardInfo(name=shard_name(shard), rows=3, sha256="0" * 64, bytes=1)
+
+
+def work(
+    folder: Path, begin: Callable[[Path], Callable[[tuple[int, int]], Answer]] = start
+) -> ShardWork[tuple[int, int], Answer]:
+    return ShardWork(start=partial(begin, folder), pieces=pieces, finish=partial(finish, folder))
+
+
+def lines(folder: Path) -> list[list[str]]:
+    return [line.split() for line in (folder / "finished").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("processes", [0, 2])
+def test_shards_come_in_order_with_their_pieces(tmp_path: Path, processes: int) -> None:
+    shards = [0, 2, 3, 7]
+    with StopRequest() as stop:
+        made = list(run_shards(work(tmp_path), shards, processes=processes, stop=stop))
+    assert [shard for shard, _ in made] == shards
+    assert [info.name for _, info in made] == [shard_name(shard) for shard in shards]
+    found = {process for _, process, _ in lines(tmp_path)}
+    assert (found == {str(os.getpid())}) == (processes == 0)
+    # Signals that reach all processes are the parent's to answer.
+    assert {ignored for _, _, ignored in lines(tmp_path)} == {str(processes > 0)}
+    assert len(list(tmp_path.glob("started-*"))) == len(found)  # once in each process
+
+
+@pytest.mark.parametrize("processes", [0, 2])
+def test_a_stop_finishes_what_is_in_hand(tmp_path: Path, processes: int) -> None:
+    made = []
+    with StopRequest() as stop:
+        for shard, _ in run_shards(
+            work(tmp_path, partial(start, slow=0.05)), range(40), processes=processes, stop=stop
+        ):
+            made.append(shard)
+            if shard == 1:
+                os.kill(os.getpid(), signal.SIGTERM)
+    assert made == list(range(len(made)))
+    assert 2 <= len(made) < 10  # some may have been begun by processes
+    assert len(lines(tmp_path)) == 3 * len(made)
+
+
+@pytest.mark.parametrize("processes", [0, 1])
+def test_an_error_is_the_callers(tmp_path: Path, processes: int) -> None:
+    with StopRequest() as stop, pytest.raises(ModelError, match="cannot be loaded"):
+        list(run_shards(work(tmp_path, fail), [0], processes=processes, stop=stop))
+
+
+def test_a_dead_process_is_told_and_the_others_end(tmp_path: Path) -> None:
+    with StopRequest() as stop, pytest.raises(WorkError, match="shard 0: a worker process died") as raised:
+        list(run_shards(work(tmp_path, die), [0, 1], processes=2, stop=stop))
+    assert "same command" in raised.value.hint
+
+
+PARENT = """
+import sys
+from pathlib import Path
+from seqkd.executors.local import run_shards
+from seqkd.stopping import StopRequest
+from tests.unit.engines.test_local import start, work
+from functools import partial
+if __name__ == "__main__":
+    with StopRequest() as stop:
+        list(run_shards(work(Path(sys.argv[1]), partial(start, slow=60.0)), [0], processes=2, stop=stop))
+"""
+
+
+@pytest.mark.parametrize("delay", [0.0, 0.15, 0.4, 3.0])
+def test_workers_do_not_outlive_a_killed_parent(tmp_path: Path, delay: float) -> None:
+    (tmp_path / "parent.py").write_text(PARENT)
+    root = str(Path(__file__).parents[3])
+    parent = subprocess.Popen(
+        [sys.executable, str(tmp_path / "parent.py"), str(tmp_path)],
+        env={**os.environ, "PYTHONPATH": root},
+        start_new_session=True,
+        stderr=subprocess.DEVNULL,
+    )
+
+    def family() -> set[int]:
+        """All that run in the parent's session."""
+        found = set()
+        for path in Path("/proc").glob("[0-9]*/stat"):
+            with contextlib.suppress(OSError):
+                state, _, _, session, *_ = path.read_text().rpartition(")")[2].split()
+                if int(session) == parent.pid and state != "Z":
+                    found.add(int(path.parent.name))
+        return found
+
+    until = time.monotonic() + 60
+    while len(family()) < 2 and time.monotonic() < until:
+        time.sleep(0.005)
+    time.sleep(delay)
+    parent.kill()
+    parent.wait()
+    while family() and time.monotonic() < until:
+        time.sleep(0.05)
+    assert not family()
+
+
+def test_cores_are_those_that_this_process_may_use() -> None:
+    assert cores() == len(os.sched_getaffinity(0)) >= 1

@@ -1,0 +1,65 @@
+"""Parts of the kernels, compiled by themselves, for this processor and for others."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import shutil
+import subprocess
+from pathlib import Path
+from typing import NamedTuple
+
+from seqkd.kernels import build
+from seqkd.kernels.build import FLAGS, processor
+from seqkd.search.cpu.weights import ARITHMETIC, Arithmetic, available
+
+HEADERS = Path(build.__file__).parent / "cpp" / "decoding"
+
+
+class Target(NamedTuple):
+    """What kernels are compiled for.
+
+    Attributes:
+        name: In tests' names.
+        flags: The compiler's, in the place of the one for this processor.
+        arithmetics: That there are kernels of.
+    """
+
+    name: str
+    flags: tuple[str, ...]
+    arithmetics: tuple[Arithmetic, ...]
+
+    def all_flags(self) -> list[str]:
+        """As the kernels are compiled, but for this target."""
+        return [own for flag in FLAGS for own in (self.flags if flag.startswith("-march=") else (flag,))]
+
+
+def _emulated(name: str, arithmetics: tuple[Arithmetic, ...], *features: str) -> Target:
+    header = Path(__file__).parent / "emulated"
+    macros = (f"-D__{feature}__" for feature in features)
+    return Target(name, ("-march=x86-64-v3", "-Wno-psabi", f"-I{header}", *macros), arithmetics)
+
+
+NATIVE = Target("native", ("-march=native",), tuple(name for name in ARITHMETIC if available(name)))
+ANY = Target("any", ("-march=x86-64",), ("float32", "bf16"))
+AVX2 = Target("AVX2", ("-march=x86-64-v3",), ("float32", "bf16", "int8"))
+# What few processors have, in plain C++.
+AVX_VNNI = _emulated("AVX-VNNI", ("float32", "bf16", "int8"), "AVXVNNI")
+AVX512 = _emulated("AVX-512", ("float32", "bf16", "int8"), "AVX512F")
+VNNI = _emulated("VNNI", ("float32", "bf16", "int8"), "AVX512F", "AVX512VNNI")
+BF16 = _emulated("BF16", ("float32", "bf16", "int8"), "AVX512F", "AVX512VNNI", "AVX512BF16")
+AMX = _emulated("AMX", tuple(ARITHMETIC), "AVX512F", "AVX512VNNI", "AVX512BF16", "AMX_INT8", "AMX_BF16")
+OTHERS: list[Target] = []  # that this processor can run
+if platform.machine() == "x86_64":
+    OTHERS = [ANY, AVX2, AVX_VNNI, AVX512, VNNI, BF16, AMX] if "avx2" in processor() else [ANY]
+
+
+def harness(folder: Path, source: str, target: Target = NATIVE) -> ctypes.CDLL:
+    """A library of `source`, C++ that may include the kernels' headers, built in `folder` as the kernels are."""
+    (folder / "harness.cpp").write_text(source)
+    compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
+    assert compiler is not None
+    command = [compiler, *target.all_flags(), f"-I{HEADERS}", "harness.cpp", "-o", "harness.so"]
+    subprocess.run(command, cwd=folder, check=True)
+    return ctypes.CDLL(str(folder / "harness.so"))

@@ -1,0 +1,190 @@
+"""From a pipeline file to Make rules; Make itself runs them here, with a stand-in for the stages."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from seqkd.cli.main import main
+from seqkd.errors import ConfigError
+from seqkd.pipeline.make import GOALS, write_plan
+from seqkd.pipeline.reading import read_pipeline
+from seqkd.pipeline.stages import plan_stages
+from tests.unit.pipeline.pipeline_files import WORD_KD, edited
+
+ROOT = Path(__file__).parents[3]
+SHIPPED = sorted(ROOT.glob("pipelines/**/*.toml"))
+
+# --- shipped files ------------------------------------------------------------------------------------------------
+
+
+def test_there_are_shipped_pipelines_and_names_are_unique() -> None:
+    assert {path.stem for path in SHIPPED} >= {"toy", "multi30k-en-de"}
+    assert len({path.stem for path in SHIPPED}) == len(SHIPPED)
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_every_shipped_pipeline_is_planned_by_the_cli(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(ROOT)
+    assert main(["plan", str(path), "--runs", str(tmp_path)]) == 0
+    plan = tmp_path / path.stem / "plan.mk"
+    assert capsys.readouterr().out == f"{plan}\n"
+    stages = plan_stages(read_pipeline(path), tmp_path)
+    assert {file.stem for file in (tmp_path / path.stem / "config").iterdir()} == {stage.name for stage in stages}
+    for stage in stages:
+        assert f"\n{stage.target}: " in plan.read_text()
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_a_shipped_pipeline_opens_with_the_command_that_runs_it(path: Path) -> None:
+    assert path.read_text().splitlines()[0] == f"# make PIPELINE={path.stem} report"
+
+
+# --- what is written ----------------------------------------------------------------------------------------------
+
+
+def test_only_stage_files_that_change_are_rewritten(pipeline: Path, tmp_path: Path) -> None:
+    def times() -> dict[str, int]:
+        return {file.name: file.stat().st_mtime_ns for file in (tmp_path / "runs/small/config").iterdir()}
+
+    write_plan(pipeline, Path("runs"))
+    before = times()
+    edited(pipeline, "learning_rate = 0.01", "learning_rate = 0.02")
+    write_plan(pipeline, Path("runs"))
+    assert {name for name, time in times().items() if time != before[name]} == {"student.kd.toml"}
+
+
+def test_a_run_folder_that_make_cannot_name_is_refused(pipeline: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot be a Make target"):
+        write_plan(pipeline, Path("my runs"))
+
+
+# --- Make ---------------------------------------------------------------------------------------------------------
+
+
+class FakeMake:
+    """Runs plan.mk with a shell script that notes each stage, checks its stage file and writes a manifest."""
+
+    def __init__(self, pipeline: Path) -> None:
+        self.pipeline = pipeline
+        self.log = pipeline.with_name("log")
+        script = pipeline.with_name("fake")
+        script.write_text(
+            f'#!/bin/sh\nset -e\ntest -f "$3"\nmkdir -p "$5"\necho "$1 $(basename "$5")" >> {self.log}\n'
+            'touch "$5/manifest.json"\n'
+        )
+        script.chmod(0o755)
+        self.script = script
+
+    def __call__(self, goal: str, *flags: str) -> list[str]:
+        plan = write_plan(self.pipeline, Path("runs"))
+        self.log.write_text("")
+        environment = {key: value for key, value in os.environ.items() if not key.startswith(("MAKE", "MFLAGS"))}
+        command = ["make", "-f", str(plan), f"SEQKD={self.script}", goal, *flags]
+        subprocess.run(command, check=True, capture_output=True, env=environment)
+        return self.log.read_text().splitlines()
+
+
+@pytest.fixture
+def make(pipeline: Path) -> FakeMake:
+    return FakeMake(pipeline)
+
+
+def test_make_runs_every_stage_once_and_then_none(make: FakeMake) -> None:
+    done = make("report")
+    assert sorted(done) == sorted(
+        [
+            "prepare gold",
+            "train teacher",
+            "distill beam5",
+            "select kd",
+            "train gold",
+            "train kd",
+            "train tuned",
+            *(f"evaluate {name}" for name in ("teacher", "gold", "kd", "tuned")),
+            "report report",
+        ]
+    )
+    assert make("report") == []
+
+
+def test_make_in_parallel_keeps_the_order(make: FakeMake) -> None:
+    done = make("report", "--jobs=4")
+    assert len(done) == len(set(done)) == 12
+    for earlier, later in (
+        ("prepare gold", "train teacher"),
+        ("train teacher", "distill beam5"),
+        ("distill beam5", "select kd"),
+        ("select kd", "train kd"),
+        ("train kd", "train tuned"),
+        ("evaluate tuned", "report report"),
+    ):
+        assert done.index(earlier) < done.index(later)
+
+
+def test_a_changed_student_retrains_that_student_alone(make: FakeMake) -> None:
+    make("report")
+    edited(make.pipeline, 'corpus = "gold"', 'corpus = "gold"\ntraining = { learning_rate = 0.02 }')
+    assert make("report") == ["train gold", "evaluate gold", "report report"]
+    assert make("report") == []
+
+
+def test_a_changed_comment_makes_nothing(make: FakeMake) -> None:
+    make("report")
+    edited(make.pipeline, "[data]", "# new\n[data]")
+    assert make("report") == []
+
+
+def test_a_clock_that_was_set_back(make: FakeMake) -> None:
+    """What was made while the clock was ahead is not taken for newer than a change."""
+    make("report")
+    ahead = time.time() + 86_400
+    for path in make.pipeline.parent.joinpath("runs").rglob("*"):
+        os.utime(path, (ahead, ahead))
+    edited(make.pipeline, 'corpus = "gold"', 'corpus = "gold"\ntraining = { learning_rate = 0.02 }')
+    assert make("report") == ["train gold", "evaluate gold", "report report"]
+    assert make("report") == []
+
+
+def test_changed_text_makes_everything_again(make: FakeMake) -> None:
+    make("report")
+    make.pipeline.with_name("a.src").write_text("y\n")
+    assert len(make("report")) == 12
+
+
+@pytest.mark.parametrize(
+    ("goal", "last"), [("prepare", "prepare"), ("teacher", "train"), ("distill", "select"), ("students", "train")]
+)
+def test_goals_stop_where_they_say(make: FakeMake, goal: str, last: str) -> None:
+    assert goal in GOALS
+    assert make(goal)[-1].split()[0] == last
+
+
+def test_make_writes_soft_targets_before_their_student(make: FakeMake) -> None:
+    make.pipeline.write_text(make.pipeline.read_text() + WORD_KD)
+    done = make("report")
+    assert done.index("select kd") < done.index("distill kd16") < done.index("train written")
+    assert done.index("train teacher") < done.index("train live")
+    edited(make.pipeline, "temperature = 2.0", "temperature = 2.0\nsamples = 50")
+    assert make("report") == ["distill kd16", "train written", "evaluate written", "report report"]
+
+
+def test_the_fetch_script_runs_once_and_again_when_its_arguments_change(make: FakeMake) -> None:
+    folder = make.pipeline.with_name("data")
+    folder.mkdir()
+    (folder / "fetch.py").write_text(
+        "import sys, pathlib\nout, words = pathlib.Path(sys.argv[2]), sys.argv[3:]\n"
+        "with open('calls', 'a') as file: print(sys.argv[1], *words, sep='|', file=file)\n"
+    )
+    edited(make.pipeline, "[data]", '[data]\nfetch = { script = "data/fetch.py", args = ["it\'s $HOME"] }')
+    assert make("prepare") == ["prepare gold"]
+    assert make("prepare") == []
+    edited(make.pipeline, "it's $HOME", "two words")
+    assert make("prepare") == ["prepare gold"]
+    assert make.pipeline.with_name("calls").read_text() == "--out|it's $HOME\n--out|two words\n"

@@ -1,0 +1,224 @@
+"""From a pipeline file to its stages: what each stage file holds, and what the stage is made from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from seqkd.config.models import WordKdConfig
+from seqkd.config.stages import (
+    BitextConfig,
+    DistillConfig,
+    EvaluateConfig,
+    PrepareConfig,
+    ReportConfig,
+    SelectConfig,
+    SoftTargetsConfig,
+    TrainConfig,
+    VocabularyConfig,
+    load_stage,
+)
+from seqkd.errors import ConfigError
+from seqkd.pipeline.make import write_plan
+from seqkd.pipeline.reading import read_pipeline, to_toml
+from seqkd.pipeline.stages import plan_stages
+from tests.unit.pipeline.pipeline_files import WORD_KD, edited
+
+
+def test_what_a_select_says_reaches_its_stage(pipeline: Path, tmp_path: Path) -> None:
+    settings = (
+        'rejected = "next"\nfilters = { max_ratio = 2.5, cut = true }\nrerank = { reverse = "m", channel_weight = 0.5 }'
+    )
+    edited(pipeline, 'rule = "seqkd"', f'rule = "rerank"\n{settings}')
+    write_plan(pipeline, tmp_path)
+    config = load_stage(SelectConfig, tmp_path / "small" / "config" / "select.kd.toml")
+    assert (config.rule, config.rejected) == ("rerank", "next")
+    assert (config.filters.max_ratio, config.filters.cut, config.filters.copies) == (2.5, True, False)
+    assert config.rerank is not None
+    assert (config.rerank.forward, config.rerank.reverse, config.rerank.channel_weight) == (None, Path("m"), 0.5)
+
+
+def test_make_watches_the_models_that_rerank(pipeline: Path) -> None:
+    edited(pipeline, 'rule = "seqkd"', 'rule = "rerank"\nrerank = { forward = "models/big", reverse = "models/gone" }')
+    Path("models/big").mkdir(parents=True)
+    Path("models/big/model.safetensors").touch()
+    (select,) = [stage for stage in plan_stages(read_pipeline(pipeline), Path("runs")) if stage.command == "select"]
+    assert Path("models/big/model.safetensors") in select.needs
+    assert not [path for path in select.needs if "gone" in path.parts]
+
+
+def test_a_model_that_reranks_cannot_be_a_make_target(pipeline: Path) -> None:
+    edited(pipeline, 'rule = "seqkd"', 'rule = "rerank"\nrerank = { forward = "my models/big" }')
+    with pytest.raises(ConfigError, match=r"select\.rerank\.forward: 'my models/big' cannot be a Make target"):
+        read_pipeline(pipeline)
+
+
+def test_what_a_select_cannot_be_is_told(pipeline: Path) -> None:
+    edited(pipeline, 'rule = "seqkd"', 'rule = "rerank"\nfilters = { max_ratio = 0.5, worst = 1 }')
+    with pytest.raises(ConfigError) as error:
+        read_pipeline(pipeline)
+    assert "max_ratio" in str(error.value)
+    assert "worst: unknown key" in str(error.value)
+
+
+def test_every_stage_file_reads_back(pipeline: Path) -> None:
+    for stage in plan_stages(read_pipeline(pipeline), Path("runs")):
+        file = Path(f"{stage.name}.toml")
+        file.write_text(to_toml(stage.config))
+        assert load_stage(type(stage.config), file) == stage.config
+
+
+def test_stage_files_hold_what_their_stages_need(pipeline: Path) -> None:
+    stages = {stage.name: stage for stage in plan_stages(read_pipeline(pipeline), Path("runs"))}
+    run = Path("runs/small")
+    prepare = stages["prepare"].config
+    assert isinstance(prepare, PrepareConfig)
+    assert prepare.test == BitextConfig(source=Path("c.tsv"))
+    tuned = stages["student.tuned"].config
+    assert isinstance(tuned, TrainConfig)
+    assert (tuned.corpus, tuned.init_from, tuned.prepared) == (run / "corpora/kd", run / "students/kd", run / "gold")
+    teacher = stages["evaluate.teacher"].config
+    assert isinstance(teacher, EvaluateConfig)
+    assert (teacher.role, teacher.trained_on, teacher.corpus) == ("teacher", "gold", run / "gold/test")
+    assert (teacher.speed_against, teacher.rescore_with) == (None, None)
+    student = stages["evaluate.kd"].config
+    assert isinstance(student, EvaluateConfig)
+    assert (student.speed_against, student.rescore_with, student.decode) == (run / "teacher", None, ())
+    assert run / "teacher/manifest.json" in stages["evaluate.kd"].needs
+    assert run / "students/kd/manifest.json" in stages["student.tuned"].needs
+    assert set(stages["report"].needs) == {stage.target for stage in stages.values() if stage.name != "report"}
+
+
+def test_a_student_that_the_teacher_rescores_is_evaluated_with_it(pipeline: Path) -> None:
+    ways = 'decode = [{ name = "one" }, { name = "npd", candidates = 9, rescore = true }]'
+    edited(pipeline, 'init_from = "kd"', f'model = {{ arch = "nat" }}\n{ways}')
+    stage = {stage.name: stage for stage in plan_stages(read_pipeline(pipeline), Path("runs"))}["evaluate.tuned"]
+    assert isinstance(stage.config, EvaluateConfig)
+    assert stage.config.rescore_with == Path("runs/small/teacher")
+    assert [(way.name, way.candidates, way.rescore) for way in stage.config.decode] == [
+        ("one", 1, False),
+        ("npd", 9, True),
+    ]
+    file = Path("evaluate.toml")
+    file.write_text(to_toml(stage.config))
+    assert load_stage(EvaluateConfig, file) == stage.config
+
+
+def test_a_student_taught_word_by_word_needs_the_teacher_or_what_it_wrote(pipeline: Path) -> None:
+    pipeline.write_text(pipeline.read_text() + WORD_KD)
+    stages = {stage.name: stage for stage in plan_stages(read_pipeline(pipeline), Path("runs"))}
+    run = Path("runs/small")
+    live, written, soft = (stages[name] for name in ("student.live", "student.written", "soft_targets.kd16"))
+    assert isinstance(live.config, TrainConfig)
+    assert isinstance(live.config.objective, WordKdConfig)
+    assert (live.config.objective.teachers, live.config.objective.alpha) == ((run / "teacher",), 0.7)
+    assert run / "teacher/manifest.json" in live.needs
+    assert isinstance(written.config, TrainConfig)
+    assert isinstance(written.config.objective, WordKdConfig)
+    assert written.config.objective.soft_targets == run / "soft_targets/kd16"
+    assert run / "soft_targets/kd16/manifest.json" in written.needs
+    assert isinstance(soft.config, SoftTargetsConfig)
+    assert (soft.config.models, soft.config.corpus) == ((run / "teacher",), run / "corpora/kd")
+    assert (soft.config.top_k, soft.config.samples, soft.config.temperature) == (16, None, 2.0)
+    assert set(soft.needs) == {run / "teacher/manifest.json", run / "corpora/kd/manifest.json"}
+    for stage in (live, written, soft):
+        file = Path(f"{stage.name}.toml")
+        file.write_text(to_toml(stage.config))
+        assert load_stage(type(stage.config), file) == stage.config
+    rules = write_plan(pipeline, Path("runs")).read_text()
+    assert f"distill --config {run}/config/soft_targets.kd16.toml --out {soft.out} --soft-targets " in rules
+
+
+def test_an_ensemble_of_teachers_differs_in_seeds_and_teaches_together(pipeline: Path) -> None:
+    pipeline.write_text(pipeline.read_text() + WORD_KD)
+    alone = {stage.name: stage for stage in plan_stages(read_pipeline(pipeline), Path("runs"))}
+    edited(pipeline, "[teacher.training]", "[teacher]\nensemble = 3\n\n[teacher.training]")
+    stages = {stage.name: stage for stage in plan_stages(read_pipeline(pipeline), Path("runs"))}
+    run, names = Path("runs/small"), ("teacher", "teacher-2", "teacher-3")
+    folders = tuple(run / name for name in names)
+    assert stages["teacher"] == alone["teacher"]
+    seeds = set()
+    for name in names:
+        teacher, evaluate = stages[name].config, stages[f"evaluate.{name}"].config
+        assert isinstance(teacher, TrainConfig)
+        assert isinstance(evaluate, EvaluateConfig)
+        seeds.add(teacher.training.seed)
+        training = teacher.training.model_copy(update={"seed": 1})
+        first = stages["teacher"].config.model_copy(update={"training": training})
+        assert teacher.model_copy(update={"training": training}) == first
+        assert (evaluate.role, evaluate.model, stages[name].goal) == ("teacher", run / name, "teacher")
+    assert len(seeds) == 3
+    distill, soft, live = (stages[name].config for name in ("distill.beam5", "soft_targets.kd16", "student.live"))
+    assert isinstance(distill, DistillConfig)
+    assert isinstance(soft, SoftTargetsConfig)
+    assert isinstance(live, TrainConfig)
+    assert isinstance(live.objective, WordKdConfig)
+    assert distill.models == soft.models == live.objective.teachers == folders
+    for name in ("distill.beam5", "soft_targets.kd16", "student.live"):
+        assert {folder / "manifest.json" for folder in folders} <= set(stages[name].needs)
+    report = stages["report"].config
+    assert isinstance(report, ReportConfig)
+    assert [model.name for model in report.models][:4] == [*names, "gold"]
+    assert [model.name for model in report.evaluations][:5] == [*names, "teacher-ensemble", "gold"]
+    together = stages["evaluate.teacher-ensemble"]
+    assert isinstance(together.config, EvaluateConfig)
+    assert (together.config.model, *together.config.ensemble) == folders
+    assert (together.config.role, together.config.speed_against) == ("teacher", run / "teacher")
+    assert {folder / "manifest.json" for folder in folders} <= set(together.needs)
+    assert {("teacher-3", "k-best beam5"), ("gold", "teacher-2"), ("teacher-2", "student live")} <= set(report.edges)
+
+
+def test_a_student_of_several_corpora_needs_all_of_them(pipeline: Path) -> None:
+    edited(
+        pipeline,
+        'corpus = "kd"\ninit_from = "kd"',
+        'corpus = [{ name = "gold", weight = 0.5 }, { name = "kd" }]',
+    )
+    stages = {stage.name: stage for stage in plan_stages(read_pipeline(pipeline), Path("runs"))}
+    run, stage = Path("runs/small"), stages["student.tuned"]
+    assert isinstance(stage.config, TrainConfig)
+    assert [(part.path, part.weight) for part in stage.config.corpora] == [
+        (run / "gold/train", 0.5),
+        (run / "corpora/kd", 1.0),
+    ]
+    assert {run / "gold/manifest.json", run / "corpora/kd/manifest.json"} <= set(stage.needs)
+    evaluate, report = stages["evaluate.tuned"].config, stages["report"].config
+    assert isinstance(evaluate, EvaluateConfig)
+    assert evaluate.trained_on == "0.5 gold + kd"
+    assert isinstance(report, ReportConfig)
+    assert {("gold", "student tuned"), ("corpus kd", "student tuned")} <= set(report.edges)
+    file = Path("train.toml")
+    file.write_text(to_toml(stage.config))
+    assert load_stage(TrainConfig, file) == stage.config
+
+
+def test_seeds_come_from_the_pipeline_and_students_share_theirs(pipeline: Path) -> None:
+    def seeds() -> dict[str, int]:
+        stages = plan_stages(read_pipeline(pipeline), Path("runs"))
+        return {stage.name: stage.config.training.seed for stage in stages if isinstance(stage.config, TrainConfig)}
+
+    before = seeds()
+    assert before["student.gold"] == before["student.kd"] != before["teacher"]
+    edited(pipeline, "seed = 3", "seed = 4")
+    assert not set(before.values()) & set(seeds().values())
+    edited(pipeline, "learning_rate = 0.01", "seed = 77")
+    assert seeds()["student.kd"] == 77
+
+
+def test_a_brought_teacher_is_not_trained(pipeline: Path) -> None:
+    edited(pipeline, "[teacher.training]\nmax_updates = 10", '[teacher]\npath = "models/big"')
+    stages = {stage.name: stage for stage in plan_stages(read_pipeline(pipeline), Path("runs"))}
+    assert "teacher" not in stages
+    assert Path("models/big/model.safetensors") in stages["distill.beam5"].needs
+    assert Path("models/big/model.safetensors") in stages["prepare"].needs
+    prepare = stages["prepare"].config
+    assert isinstance(prepare, PrepareConfig)
+    assert prepare.vocabulary_from == Path("models/big")
+
+
+def test_vocabulary_settings_reach_prepare(pipeline: Path) -> None:
+    edited(pipeline, "[teacher.training]", '[prepare.vocabulary]\nsize = 300\nsymbols = ["<de>"]\n\n[teacher.training]')
+    prepare = plan_stages(read_pipeline(pipeline), Path("runs"))[0].config
+    assert isinstance(prepare, PrepareConfig)
+    assert prepare.vocabulary == VocabularyConfig(size=300, symbols=("<de>",))

@@ -1,0 +1,211 @@
+"""Headline, twins, plots, graph and samples of the report."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from seqkd.metrics.results import DecodeResult, EvaluationResult
+from seqkd.report import gather, plots
+from seqkd.report.findings import find
+from seqkd.report.gather import compare
+from seqkd.report.graph import draw_graph
+from seqkd.report.page import render
+from seqkd.report.tables import highest
+from seqkd.report.twins import find_twins, measure_of
+from tests.unit.report.report_folders import (
+    FAMILIES,
+    MODELS,
+    ROWS,
+    bleu,
+    decode,
+    evaluation,
+    full,
+    parallel,
+    write_root,
+)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return write_root(tmp_path)
+
+
+# --- its parts -----------------------------------------------------------------------------------------------------
+
+
+def test_the_headline_compares_twins() -> None:
+    found = find(MODELS)
+    expected = "Student small, trained on seqkd, reaches 23.2 BLEU greedy: 3.2 more than the same model trained on gold"
+    assert found.headline.startswith(expected)
+    assert "1.7 above" in found.context
+    assert [figure.value for figure in found.figures] == ["+3.2", "3.3", "4.0"]
+
+
+def test_the_headline_does_not_compare_models_of_another_size() -> None:
+    larger = dataclasses.replace(MODELS[1], parameters=2_000_000)
+    assert "same model" not in find([MODELS[0], larger, MODELS[2]]).headline
+
+
+def test_the_headline_says_when_distillation_did_not_help() -> None:
+    assert "1.5 less than" in find([MODELS[1], bleu(MODELS[2], 18.5)]).headline
+    assert "level with" in find([MODELS[1], bleu(MODELS[2], 20.01)]).headline
+
+
+def test_the_headline_counts_valid_outputs_where_they_are_known() -> None:
+    def valid(model: EvaluationResult, share: float) -> EvaluationResult:
+        return dataclasses.replace(model, decodes={"1": dataclasses.replace(model.decodes["1"], valid=share)})
+
+    figures = find([valid(MODELS[1], 0.625), valid(MODELS[2], 0.75)]).figures
+    assert [(figure.value, figure.unit) for figure in figures][:2] == [("+3.2", "BLEU"), ("+12.5", "points")]
+
+
+@given(st.floats(0, 99), st.floats(0, 99))
+def test_the_headlines_numbers_agree_with_one_another(student: float, twin: float) -> None:
+    headline = find([bleu(MODELS[1], twin), bleu(MODELS[2], student)]).headline
+    shown = [float(number) for number in re.findall(r"\d+\.\d", headline)]
+    if "level" in headline:
+        assert f"{student:.1f}" == f"{twin:.1f}"
+    else:
+        assert shown[1] == pytest.approx(abs(shown[0] - shown[2]))
+
+
+def test_speeds_of_two_runs_are_not_compared() -> None:
+    decodes = {name: dataclasses.replace(found, speedup=None) for name, found in MODELS[2].decodes.items()}
+    untimed = dataclasses.replace(MODELS[2], decodes=decodes, baseline=None)
+    assert "sentences/s" not in " ".join(figure.label for figure in find([MODELS[0], MODELS[1], untimed]).figures)
+
+
+def test_the_headline_counts_the_kinds_of_student_that_distilled_text_helps() -> None:
+    found = find(FAMILIES)
+    assert found.headline == (
+        "All 2 kinds of student translate better when they are trained on distilled text, nat most: "
+        "17.8 BLEU, 12.3 BLEU more than on gold text."
+    )
+    assert "small, reaches 23.2 BLEU greedy" in found.context
+    assert [figure.value for figure in found.figures] == ["+12.3", "20.0", "12.0"]
+    worse = [*FAMILIES[:2], bleu(FAMILIES[2], 10.0), *FAMILIES[3:]]
+    assert find(worse).headline.startswith("1 of 2 kinds of student")
+    none = [*FAMILIES[:2], bleu(FAMILIES[2], 10.0), FAMILIES[3], parallel("nat-seqkd", 5.5, trained_on="seqkd")]
+    assert find(none).headline.startswith("None of 2 kinds")
+
+
+def test_twins_differ_in_their_text_alone() -> None:
+    assert [(group.label, [model.name for model in group.members]) for group in find_twins(FAMILIES)] == [
+        ("transformer", ["gold", "small"]),
+        ("nat", ["nat-gold", "nat-seqkd"]),
+    ]
+    other = dataclasses.replace(FAMILIES[4], recipe="another")
+    assert [group.label for group in find_twins([*FAMILIES[:4], other])] == ["transformer"]
+    glanced = [
+        dataclasses.replace(model, name=f"glat-{model.trained_on}", objective="nat+glat") for model in FAMILIES[3:]
+    ]
+    assert [group.label for group in find_twins([*FAMILIES, *glanced])] == ["transformer", "nat", "glat"]
+
+
+def test_the_page_opens_with_gold_against_distilled_text(root: Path) -> None:
+    contents = dataclasses.replace(gather.gather(full(root)), models=FAMILIES)
+    html = render(contents)
+    bars = html[html.index("Students of gold and of distilled text") :]
+    assert html.index("What distillation gives") < html.index("<h2>Models</h2>")
+    for text in ("5.5  gold", "17.8  seqkd", "20.0  gold", "23.2  seqkd"):
+        assert text in bars
+    assert "What distillation gives" not in render(dataclasses.replace(contents, models=FAMILIES[:2]))
+
+
+def test_the_plot_of_speed_ups_tells_models_apart_without_colour(root: Path) -> None:
+    contents = gather.gather(full(root))
+    alone = plots.quality_by_speedup(FAMILIES, batch1=True)
+    assert "times the teacher" in alone
+    assert all(f">{label}<" in alone for label in ("teacher", "transformer", "nat"))
+    everyone = [dataclasses.replace(model, decodes=untimed(model)) for model in FAMILIES]
+    assert plots.quality_by_speedup(everyone, batch1=False) == ""
+    assert "Quality and speed" not in render(dataclasses.replace(contents, models=tuple(everyone)))
+
+
+def test_the_first_colour_does_not_come_again() -> None:
+    shades = [plots.colour(index) for index in range(30)]
+    assert shades.count(shades[0]) == 1
+    assert len(set(shades)) == len(set(shades[: plots.COLOURS])) == plots.COLOURS
+
+
+def untimed(model: EvaluationResult) -> dict[str, DecodeResult]:
+    return {
+        name: dataclasses.replace(found, speedup=None, speedup_batch1=None) for name, found in model.decodes.items()
+    }
+
+
+@given(st.lists(st.tuples(st.floats(0.5, 50), st.floats(0, 60)), min_size=1, max_size=12))
+@settings(max_examples=15, deadline=None)
+def test_every_label_is_drawn_wherever_the_points_lie(points: list[tuple[float, float]]) -> None:
+    models = [
+        parallel(f"m{index}", 0.0, arch=f"a{index}", decodes={"nat": decode(y, 30 * x)})
+        for index, (x, y) in enumerate(points)
+    ]
+    svg = plots.quality_by_speedup(models, batch1=False)
+    assert all(f">m{index}<" in svg for index in range(len(points)))
+
+
+WORDS = st.lists(st.sampled_from("abcd"), max_size=8).map(" ".join)
+
+
+@given(reference=WORDS, text=WORDS)
+def test_compared_words_are_the_text(reference: str, text: str) -> None:
+    runs = compare(reference, text)
+    assert " ".join(words for words, _ in runs) == text
+    if text and text == reference:
+        assert runs == ((text, False),)
+    for words, differs in runs:
+        assert differs or words in reference
+
+
+NAMES = st.sampled_from(["a", "b", "c", "d", "e<f"])
+
+
+@given(st.lists(st.tuples(NAMES, NAMES), max_size=12))
+def test_every_node_is_drawn_once_whatever_the_edges(edges: list[tuple[str, str]]) -> None:
+    drawn = re.findall(r"<text[^>]*>([^<]*)</text>", draw_graph(edges, {}))
+    expected = {name.replace("<", "&lt;") for edge in edges if edge[0] != edge[1] for name in edge}
+    assert sorted(drawn) == sorted(expected)
+
+
+def test_many_models_still_render(root: Path) -> None:
+    contents = gather.gather(full(root))
+    many = tuple(evaluation(f"m{index}", parameters=10 ** (4 + index % 5)) for index in range(20))
+    html = render(dataclasses.replace(contents, models=many))
+    assert all(f"m{index}" in html for index in range(20))
+
+
+def test_alignment_is_bounded(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gather, "ALIGNED_CELLS", 300)
+    contents = gather.gather(full(root))
+    assert 0 < contents.aligned_rows < ROWS
+
+
+def test_bars_of_nothing_stand_on_an_axis_of_whole_numbers() -> None:
+    twins = find_twins([MODELS[0], bleu(MODELS[1], 0.0), bleu(MODELS[2], 0.0)])
+    assert twins
+    drawn = str(plots.gold_and_distilled(twins, measure_of(twins), ["gold", "seqkd"]))
+    assert re.search("1e.?9", drawn) is None
+    assert "0.0  seqkd" in drawn
+
+
+@pytest.mark.parametrize(
+    ("values", "bold"),
+    [
+        ((1.0, 3.0, None, 2.0), [False, True, False, False]),
+        ((30.001, 30.002, 29.0), [True, True, False]),
+        ((100.0, 99.999, None), [False, False, False]),
+        ((100.0,), [False]),
+        ((None, None), [False, False]),
+    ],
+)
+def test_the_highest_of_a_column_is_bold_unless_all_are_the_same(
+    values: tuple[float | None, ...], bold: list[bool]
+) -> None:
+    assert [cell.best for cell in highest(values, 2)] == bold

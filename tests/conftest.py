@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
-from tests import triton_interpreter
+from tests import properties, triton_interpreter
 from tests.torture.table import Line, Record, Table, as_property
 
 triton_interpreter.choose()
+properties.choose()
 
 # Its cases are the longest tests and share nothing; their file's other tests share what Make made.
 ALONE = "tests/integration/test_pipeline.py::test_every_shipped_pipeline_runs_through_the_command_line["

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from seqkd.corpus.batches import plan_epoch
@@ -40,7 +40,6 @@ def same(one: list[Any], two: list[Any]) -> bool:
 
 
 @given(corpora(), settings_of_a_plan, st.integers(1, 5))
-@settings(deadline=None)
 def test_every_row_is_in_one_batch_of_one_rank(
     corpus: tuple[Lengths, Lengths], plan: dict[str, int], world: int
 ) -> None:
@@ -50,7 +49,6 @@ def test_every_row_is_in_one_batch_of_one_rank(
 
 
 @given(corpora(), settings_of_a_plan, st.integers(1, 5))
-@settings(deadline=None)
 def test_ranks_have_equally_many_batches_and_empty_ones_only_when_rows_are_too_few(
     corpus: tuple[Lengths, Lengths], plan: dict[str, int], world: int
 ) -> None:
@@ -64,7 +62,6 @@ def test_ranks_have_equally_many_batches_and_empty_ones_only_when_rows_are_too_f
 
 
 @given(corpora(), settings_of_a_plan, st.integers(1, 5))
-@settings(deadline=None)
 def test_the_budget_holds(corpus: tuple[Lengths, Lengths], plan: dict[str, int], world: int) -> None:
     widths = np.maximum(*corpus) + 1
     for batches in plans(corpus, plan, world):
@@ -74,7 +71,6 @@ def test_the_budget_holds(corpus: tuple[Lengths, Lengths], plan: dict[str, int],
 
 
 @given(corpora(), settings_of_a_plan, st.integers(1, 5))
-@settings(deadline=None)
 def test_a_plan_follows_from_its_settings(corpus: tuple[Lengths, Lengths], plan: dict[str, int], world: int) -> None:
     for one, two in zip(plans(corpus, plan, world), plans(corpus, plan, world), strict=True):
         assert same(one, two)

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.dataset
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from seqkd.corpus import reader
@@ -21,6 +21,7 @@ from seqkd.corpus.reader import Corpus
 from seqkd.corpus.schema import SOFT_SCHEMA
 from seqkd.corpus.writer import write_shard
 from seqkd.errors import CorpusError
+from tests.properties import examples
 from tests.unit.corpus.corpora import MADE_BY, kbest_rows, make_corpus, rows
 
 
@@ -121,7 +122,7 @@ def make_folder(folder: Path) -> Path:
 
 
 @given(st.lists(st.integers(0, 19), max_size=40))
-@settings(max_examples=50, deadline=None)
+@examples(50)
 def test_take_gives_the_rows_in_the_order_asked_for(
     tmp_path_factory: pytest.TempPathFactory, positions: list[int]
 ) -> None:
@@ -171,7 +172,7 @@ def test_ids_outside_the_vocabulary(folder: Path, tmp_path: Path) -> None:
 
 
 @given(rows=st.lists(st.lists(st.integers(4, 6), max_size=6), max_size=12), cut=st.integers(0, 12))
-@settings(max_examples=40, deadline=None)
+@examples(40)
 def test_repeats_are_counted_within_rows(tmp_path_factory: pytest.TempPathFactory, rows: list[Any], cut: int) -> None:
     folder = tmp_path_factory.mktemp("corpus")
     shards = []

@@ -9,12 +9,13 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from seqkd.corpus.manifest import ShardInfo
 from seqkd.corpus.writer import finished_shards, write_shard
 from seqkd.errors import WorkError
+from tests.properties import examples
 from tests.unit.corpus.corpora import kbest_rows, rows
 
 
@@ -34,7 +35,7 @@ def test_reads_back_and_is_described(tmp_path: Path, table: pa.Table) -> None:
 
 
 @given(cuts=st.lists(st.integers(0, 30), max_size=4), offset=st.integers(0, 9))
-@settings(max_examples=30, deadline=None)
+@examples(30)
 def test_equal_rows_are_equal_bytes(tmp_path_factory: pytest.TempPathFactory, cuts: list[int], offset: int) -> None:
     """However the memory is laid out: slices of larger tables, several chunks."""
     folder = tmp_path_factory.mktemp("shards")

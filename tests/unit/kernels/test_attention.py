@@ -2,12 +2,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
 from seqkd.kernels import attention
 from seqkd.models.functional import attend
+from tests.properties import examples
 
 pytestmark = pytest.mark.skipif(attention.kernels() is None, reason="needs a C++ compiler")
 
@@ -28,7 +29,7 @@ def plain(query: Tensor, key: Tensor, value: Tensor, visible: Tensor) -> Tensor:
     threads=st.sampled_from([1, 2]),
     seed=st.integers(0, 9),
 )
-@settings(max_examples=60, deadline=None)
+@examples(60)
 def test_equals_the_definition(
     batch: int, heads: int, targets: int, sources: int, width: int, kind: str, scale: float, threads: int, seed: int
 ) -> None:

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
 from seqkd.kernels import dropout
 from seqkd.models.functional import Dropout
+from tests.properties import examples
 from tests.unit.kernels.support import NATIVE, OTHERS, Target, harness
 
 pytestmark = pytest.mark.skipif(dropout.kernels() is None, reason="needs a C++ compiler")
@@ -31,7 +32,7 @@ def kept(count: int, steps: int, seed: int) -> Tensor:
     turned=st.booleans(),
     seed=st.integers(0, 99),
 )
-@settings(max_examples=60, deadline=None)
+@examples(60)
 def test_what_stays_is_scaled_up_and_so_is_its_gradient(
     shape: list[int], width: int, p: float, added: bool, turned: bool, seed: int
 ) -> None:

@@ -4,13 +4,14 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from seqkd.kernels import products as training
 from seqkd.models.functional import feed_forward, linear
 from seqkd.objectives.projection import projected_log_sum_exp, projected_nll
+from tests.properties import examples
 
 pytestmark = pytest.mark.skipif(training.kernels() is None, reason="needs a CPU with a bf16 matrix unit and a compiler")
 
@@ -30,7 +31,7 @@ def far(got: Tensor, want: Tensor) -> float:
 
 
 @given(rows=st.integers(1, 150), inputs=WIDTHS, outputs=WIDTHS, threads=THREADS, seed=st.integers(0, 9))
-@settings(max_examples=40, deadline=None)
+@examples(40)
 def test_a_linear_layer_and_its_gradients(rows: int, inputs: int, outputs: int, threads: int, seed: int) -> None:
     torch.manual_seed(seed)
     x, weight, bias = torch.randn(rows, inputs), torch.randn(outputs, inputs), torch.randn(outputs)
@@ -52,7 +53,7 @@ def test_a_linear_layer_and_its_gradients(rows: int, inputs: int, outputs: int, 
 
 
 @given(rows=st.integers(1, 150), dim=WIDTHS, hidden=st.sampled_from([32, 160]), threads=THREADS, seed=st.integers(0, 9))
-@settings(max_examples=40, deadline=None)
+@examples(40)
 def test_feed_forward_and_its_gradients(rows: int, dim: int, hidden: int, threads: int, seed: int) -> None:
     torch.manual_seed(seed)
     x, grad = torch.randn(rows, dim), torch.randn(rows, dim)
@@ -98,7 +99,7 @@ def test_only_the_gradients_that_are_asked_for() -> None:
     threads=THREADS,
     seed=st.integers(0, 9),
 )
-@settings(max_examples=40, deadline=None)
+@examples(40)
 def test_log_sum_exp_and_its_gradients(rows: int, dim: int, vocab: int, scale: float, threads: int, seed: int) -> None:
     torch.manual_seed(seed)
     x, weight, shares = scale * torch.randn(rows, dim), torch.randn(vocab, dim), torch.randn(rows)
@@ -121,7 +122,7 @@ def test_log_sum_exp_and_its_gradients(rows: int, dim: int, vocab: int, scale: f
 @given(
     rows=st.integers(1, 150), dim=WIDTHS, width=WIDTHS, vocab=st.sampled_from([32, 1600]), threads=THREADS, seed=SEEDS
 )
-@settings(max_examples=25, deadline=None)
+@examples(25)
 def test_what_a_softmax_expects_of_other_rows(
     rows: int, dim: int, width: int, vocab: int, threads: int, seed: int
 ) -> None:
@@ -142,7 +143,7 @@ def test_what_a_softmax_expects_of_other_rows(
 @given(
     rows=st.integers(1, 150), dim=WIDTHS, vocab=st.sampled_from([32, 96, 1600]), threads=THREADS, seed=st.integers(0, 9)
 )
-@settings(max_examples=20, deadline=None)
+@examples(20)
 def test_the_likeliest_piece(rows: int, dim: int, vocab: int, threads: int, seed: int) -> None:
     torch.manual_seed(seed)
     # Small whole numbers: products are exact and ties are many.

@@ -3,7 +3,7 @@ from __future__ import annotations
 from collections import Counter
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from seqkd.metrics.alignment import (
@@ -14,6 +14,7 @@ from seqkd.metrics.alignment import (
     align,
     cells,
 )
+from tests.properties import examples
 
 Pair = tuple[list[int], list[int]]
 PAIRS = st.lists(
@@ -90,7 +91,7 @@ def test_the_prior_settles_what_the_words_leave_open() -> None:
     assert run([([1, 2, 3], [11, 12, 13])]) == {(1, 11): 1, (2, 12): 1, (3, 13): 1}
 
 
-@settings(max_examples=60)
+@examples(60)
 @given(pairs=PAIRS)
 def test_every_target_word_is_aligned_at_most_once_and_within_its_sentence(pairs: list[Pair]) -> None:
     found = run(pairs)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.autograd import gradcheck
 
 from seqkd.models.recurrence import gated_averages, leaky_sums
+from tests.properties import examples
 
 
 def numbers(*shape: int, seed: int = 0) -> Tensor:
@@ -33,7 +34,7 @@ def averages_by_definition(gate: Tensor, value: Tensor, peephole: Tensor) -> Ten
     return torch.stack(states, dim=1)
 
 
-@settings(max_examples=20, deadline=None)
+@examples(20)
 @given(batch=st.integers(1, 4), length=st.integers(1, 9), dim=st.integers(1, 5), seed=st.integers(0, 99))
 def test_equal_their_definitions(batch: int, length: int, dim: int, seed: int) -> None:
     a, b = numbers(batch, length, dim, seed=seed), numbers(batch, length, dim, seed=seed + 1)

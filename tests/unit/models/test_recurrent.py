@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
@@ -15,6 +15,7 @@ from torch.nn import functional
 from seqkd.models.lstm import Lstm
 from seqkd.search.plain.lstm import IncrementalLstm
 from seqkd.search.plain.sru import IncrementalSru
+from tests.properties import examples
 from tests.unit.models.support import PAD, follow_parents, padded, small_lstm, small_sru
 
 Make = Callable[[], Any]
@@ -88,7 +89,7 @@ def test_an_idle_slot_goes_on_without_end(make: Make) -> None:
 
 
 @pytest.mark.parametrize("make", EACH, ids=["lstm", "ssru", "sru"])
-@settings(max_examples=15, deadline=None)
+@examples(15)
 @given(lengths=st.lists(st.integers(1, 8), min_size=1, max_size=5), more=st.integers(0, 4), seed=st.integers(0, 99))
 def test_rows_do_not_depend_on_padding_or_other_rows(make: Make, lengths: list[int], more: int, seed: int) -> None:
     model = make()

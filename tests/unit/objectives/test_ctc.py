@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
@@ -16,6 +16,7 @@ from seqkd.objectives import ctc as module
 from seqkd.objectives.base import Batch
 from seqkd.objectives.ctc import CtcLoss
 from seqkd.objectives.glancing import shown
+from tests.properties import examples
 from tests.unit.models.nat.ctc_dag import BLANK, EOS, PAD, ctc_model, source_of
 from tests.unit.models.nat.support import pair_lengths
 from tests.unit.objectives.ctc_dag import batch_of, empty_batch
@@ -65,7 +66,7 @@ def test_padding_and_company_change_nothing() -> None:
 
 
 @given(target=st.lists(st.integers(8, 9), max_size=8), source=st.integers(0, 4))
-@settings(max_examples=40, deadline=None)
+@examples(40)
 def test_the_loss_is_finite_for_all_rows_that_the_model_takes(target: list[int], source: int) -> None:
     model = ctc_model(upsample=2)
     repeats = sum(a == b for a, b in itertools.pairwise(target))

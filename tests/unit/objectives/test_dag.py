@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -14,6 +14,7 @@ from seqkd.models.protocol import ParallelSettings
 from seqkd.objectives import dag as module
 from seqkd.objectives.dag import DagLoss, best_path, log_likelihood
 from seqkd.objectives.glancing import shown
+from tests.properties import examples
 from tests.unit.models.nat.ctc_dag import dag_model, source_of
 from tests.unit.models.nat.support import pair_lengths
 from tests.unit.objectives.ctc_dag import batch_of, empty_batch
@@ -47,7 +48,7 @@ def paths_of(transitions: Tensor, emissions: Tensor, length: int) -> dict[tuple[
 
 
 @given(seed=st.integers(0, 10_000), target=st.integers(1, 4), more=st.integers(1, 4))
-@settings(max_examples=40, deadline=None)
+@examples(40)
 def test_sum_and_best_path_equal_enumeration(seed: int, target: int, more: int) -> None:
     transitions, emissions, lengths = draw(seed, 3, target, target + more)
     sums = log_likelihood(transitions, emissions, lengths)
@@ -59,7 +60,7 @@ def test_sum_and_best_path_equal_enumeration(seed: int, target: int, more: int) 
 
 
 @given(seed=st.integers(0, 10_000))
-@settings(max_examples=10, deadline=None)
+@examples(10)
 def test_gradients_equal_finite_differences(seed: int) -> None:
     transitions, emissions, lengths = draw(seed, 2, 3, 6)
     transitions.requires_grad_()
@@ -126,7 +127,7 @@ def test_equals_the_sum_over_all_paths() -> None:
 
 
 @given(target=st.integers(0, 9), source=st.integers(0, 4))
-@settings(max_examples=40, deadline=None)
+@examples(40)
 def test_the_loss_is_finite_for_all_rows_that_the_model_takes(target: int, source: int) -> None:
     model = dag_model(upsample=2)
     taken = not any(marks.any() for marks in model.unusable(pair_lengths(source=[source], target=[target])).values())

@@ -4,13 +4,14 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
 
 from seqkd.objectives.base import SoftTargets
 from seqkd.objectives.divergence import Direction, full_divergence, likelihood, sparse_divergence, top_k
+from tests.properties import examples
 
 
 def logits_of(rows: int, vocab: int, seed: int) -> Tensor:
@@ -24,7 +25,7 @@ def logits_of(rows: int, vocab: int, seed: int) -> Tensor:
     direction=st.sampled_from(["forward", "reverse"]),
     seed=st.integers(0, 999),
 )
-@settings(max_examples=100, deadline=None)
+@examples(100)
 def test_fewer_events_are_never_farther_apart_and_all_of_them_are_the_whole(
     rows: int, vocab: int, share: float, direction: Direction, seed: int
 ) -> None:

@@ -2,13 +2,14 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
 
 from seqkd.objectives import projection
 from seqkd.objectives.projection import projected_log_sum_exp, projected_nll
+from tests.properties import examples
 
 
 def plain(features: Tensor, weight: Tensor, targets: Tensor, smoothing: float) -> Tensor:
@@ -29,7 +30,7 @@ def leaves(tokens: int, vocab: int, seed: int, scale: float = 1.0) -> tuple[Tens
     chunk=st.sampled_from([1, 100, 1 << 21]),
     seed=st.integers(0, 99),
 )
-@settings(max_examples=60, deadline=None)
+@examples(60)
 def test_equals_cross_entropy(tokens: int, vocab: int, smoothing: float, chunk: int, seed: int) -> None:
     features, weight, targets = leaves(tokens, vocab, seed)
     expected = plain(features, weight, targets, smoothing)
@@ -94,7 +95,7 @@ def test_nan_features_give_nan(smoothing: float) -> None:
     scale=st.sampled_from([1.0, 100.0]),
     seed=st.integers(0, 99),
 )
-@settings(max_examples=40, deadline=None)
+@examples(40)
 def test_log_sum_exp_of_each_row(tokens: int, vocab: int, chunk: int, scale: float, seed: int) -> None:
     features, weight, _ = leaves(tokens, vocab, seed, scale)
     shares = torch.randn(tokens, generator=torch.Generator().manual_seed(seed))

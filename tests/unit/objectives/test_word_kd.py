@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
@@ -23,6 +23,7 @@ from seqkd.objectives.divergence import Direction, Mixture, full_divergence, spa
 from seqkd.objectives.nll import LabelSmoothedNll
 from seqkd.objectives.teacher import Teacher
 from seqkd.objectives.word_kd import Divergence, WordKd, projected_kd
+from tests.properties import examples
 from tests.unit.objectives.support import batch_of
 
 VOCAB = 20
@@ -101,7 +102,7 @@ def from_logits(teacher: Tensor, temperature: float, top: int, direction: Direct
     chunk=st.sampled_from([1, 100, 1 << 21]),
     seed=st.integers(0, 99),
 )
-@settings(max_examples=150, deadline=None)
+@examples(150)
 def test_equals_the_plain_formula(
     tokens: int,
     vocab: int,

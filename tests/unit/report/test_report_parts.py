@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from seqkd.metrics.results import DecodeResult, EvaluationResult
@@ -18,6 +18,7 @@ from seqkd.report.graph import draw_graph
 from seqkd.report.page import render
 from seqkd.report.tables import highest
 from seqkd.report.twins import find_twins, measure_of
+from tests.properties import examples
 from tests.unit.report.report_folders import (
     FAMILIES,
     MODELS,
@@ -141,7 +142,7 @@ def untimed(model: EvaluationResult) -> dict[str, DecodeResult]:
 
 
 @given(st.lists(st.tuples(st.floats(0.5, 50), st.floats(0, 60)), min_size=1, max_size=12))
-@settings(max_examples=15, deadline=None)
+@examples(15)
 def test_every_label_is_drawn_wherever_the_points_lie(points: list[tuple[float, float]]) -> None:
     models = [
         parallel(f"m{index}", 0.0, arch=f"a{index}", decodes={"nat": decode(y, 30 * x)})

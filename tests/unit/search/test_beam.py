@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from seqkd.errors import ModelError, WorkError
 from seqkd.search import BeamSearch, BeamSettings, Hypothesis, score_pairs
+from tests.properties import examples
 from tests.unit.search.support import EOS, PAD, Broken, Small, decode, engine, exhaustive, lists, sentences, tiny_model
 
 
@@ -54,7 +55,7 @@ def test_batched_equals_single(norm: str) -> None:
             assert one.ended == other.ended
 
 
-@settings(max_examples=25, deadline=None)
+@examples(25)
 @given(budget=st.integers(1, 300), order=st.randoms(use_true_random=False), beam=st.integers(1, 6))
 def test_order_and_token_budget_do_not_matter(budget: int, order: random.Random, beam: int) -> None:
     model = engine(tiny_model(end_bias=0.1))

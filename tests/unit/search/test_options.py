@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -17,6 +17,7 @@ from seqkd.errors import InputError, WorkError
 from seqkd.search import BeamSearch, BeamSettings, Hypothesis, score_pairs
 from seqkd.search.cpu.engine import NativeModel
 from seqkd.search.cpu.weights import usable
+from tests.properties import examples
 from tests.unit.search.support import (
     EOS,
     PAD,
@@ -194,7 +195,7 @@ OPTIONS: list[dict[str, Any]] = [
 TAGGED = {0: [9], 14: [9, 8], 28: [7, 7, 7]}
 
 
-@settings(max_examples=12, deadline=None)
+@examples(12)
 @given(
     budget=st.integers(1, 200),
     order=st.randoms(use_true_random=False),

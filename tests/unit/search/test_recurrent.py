@@ -8,13 +8,14 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from seqkd.models.lstm import Lstm
 from seqkd.search import BeamSearch, BeamSettings, SearchModel, score_pairs
 from seqkd.search.plain.lstm import IncrementalLstm
 from seqkd.search.plain.sru import IncrementalSru
+from tests.properties import examples
 from tests.unit.search.support import decode, engine, exhaustive, lists, sentences, tiny_lstm, tiny_model, tiny_sru
 
 Make = Callable[..., Any]
@@ -65,7 +66,7 @@ def test_batched_equals_single_and_the_scorer_agrees(make: Make) -> None:
 
 
 @each
-@settings(max_examples=12, deadline=None)
+@examples(12)
 @given(budget=st.integers(1, 300), order=st.randoms(use_true_random=False), beam=st.integers(1, 5))
 def test_order_and_token_budget_do_not_matter(make: Make, budget: int, order: random.Random, beam: int) -> None:
     model = drive(make(end_bias=0.1))

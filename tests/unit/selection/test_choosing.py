@@ -3,12 +3,13 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from seqkd.selection import DROPPED, GOLD, Filters, choose, keep, weigh
 from seqkd.selection.choosing import Otherwise
 from seqkd.selection.filters import REASONS
+from tests.properties import examples
 from tests.unit.selection.support import hypothesis, kbest, lists_of, rows
 
 Rows = list[tuple[list[dict[str, Any]], str]]
@@ -37,7 +38,7 @@ def test_ter_is_asked_of_each_next_hypothesis_in_turn() -> None:
 
 
 @given(rows=rows(), most=st.sampled_from([None, 1.0, 50.0]), data=st.data())
-@settings(max_examples=100, deadline=None)
+@examples(100)
 def test_equals_a_plain_loop(rows: Rows, most: float | None, data: st.DataObject) -> None:
     lists = lists_of(rows)
     values = data.draw(
@@ -69,7 +70,7 @@ def test_nothing_to_choose_from() -> None:
 
 
 @given(rows=rows(), most=st.sampled_from([None, 50.0]))
-@settings(max_examples=60, deadline=None)
+@examples(60)
 def test_keeping_all_judges_each_by_itself(rows: Rows, most: float | None) -> None:
     lists, filters = lists_of(rows), Filters(max_repeats=2, max_ter=most)
     failed = (filters.judge(lists) > 0) | filters.far(lists, np.arange(len(lists.owners)))

@@ -5,10 +5,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from seqkd.selection.filters import LONGEST_REPEATED, REASONS, Filters, percentile, repeats, share_in_script
+from tests.properties import examples
 from tests.unit.selection.support import hypothesis, lists_of
 
 
@@ -72,7 +73,7 @@ def simple_repeats(ids: list[int]) -> int:
 
 
 @given(rows=st.lists(st.lists(st.lists(st.integers(0, 2), max_size=30), max_size=4), max_size=4))
-@settings(max_examples=200, deadline=None)
+@examples(200)
 def test_repeats_are_counted_as_defined(rows: list[list[list[int]]]) -> None:
     lists = lists_of([([hypothesis("x", ids=ids) for ids in found], "x") for found in rows])
     assert repeats(lists).tolist() == [simple_repeats(ids) for found in rows for ids in found]
@@ -93,7 +94,7 @@ def test_ter_is_looked_at_for_those_asked_for() -> None:
     scores=st.lists(st.lists(st.floats(width=32, allow_nan=False), max_size=9), min_size=1, max_size=4),
     percent=st.floats(0.0, 99.9),
 )
-@settings(max_examples=200)
+@examples(200)
 def test_percentiles_are_those_of_the_sorted_scores(scores: list[list[float]], percent: float) -> None:
     parts = [np.array(part, dtype=np.float32) for part in scores]
     everything = sorted(float(x) for part in parts for x in part)
@@ -117,7 +118,6 @@ LETTERS = st.sampled_from("aZéß Жя中文ーカعربي٣3.-\u0301\u0670😀�
 
 
 @given(texts=st.lists(st.text(LETTERS, max_size=12), max_size=5))
-@settings(deadline=None)
 def test_letters_of_a_script_are_counted_one_by_one(texts: list[str]) -> None:
     for script, name in (("Latin", "LATIN"), ("Han", "CJK"), ("Arabic", "ARABIC"), ("Cyrillic", "CYRILLIC")):
         found = share_in_script(lists_of([([hypothesis(text, ids=[5]) for text in texts], "x")]), script)

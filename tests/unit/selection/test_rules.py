@@ -5,11 +5,12 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 import sacrebleu
-from hypothesis import given, settings
+from hypothesis import given
 
 from seqkd.config.select import RuleName
 from seqkd.selection import RULES, Filters, Lists, Means, choose
 from seqkd.selection.sentence_bleu import SentenceBleu
+from tests.properties import examples
 from tests.unit.selection.support import SENTENCES, hypothesis, kbest, lists_of, rows, split
 
 Rows = list[tuple[list[dict[str, Any]], str]]
@@ -60,7 +61,7 @@ def test_seqinter_is_the_highest_sacrebleu(rows: Rows) -> None:
 
 
 @given(rows=rows())
-@settings(max_examples=30, deadline=None)
+@examples(30)
 def test_chrf_and_ter_are_sacrebleus(rows: Rows) -> None:
     lists = lists_of(rows)
     for rule, measure, sign in (("chrf", sacrebleu.sentence_chrf, 1.0), ("ter", sacrebleu.sentence_ter, -1.0)):
@@ -85,7 +86,7 @@ def posterior(hypotheses: list[dict[str, Any]]) -> list[float]:
     ("rule", "measure"), [("mbr-bleu", sacrebleu.sentence_bleu), ("mbr-chrf", sacrebleu.sentence_chrf)]
 )
 @given(rows=rows(3))
-@settings(max_examples=30, deadline=None)
+@examples(30)
 def test_mbr_is_the_expected_gain(rule: str, measure: Any, rows: Rows) -> None:
     lists = lists_of(rows)
     expected = [
@@ -139,7 +140,7 @@ def test_rerank_takes_what_the_judge_likes() -> None:
 
 @pytest.mark.parametrize("rule", sorted(RULES))
 @given(rows=rows(3), reference=SENTENCES)
-@settings(max_examples=10, deadline=None)
+@examples(10)
 def test_every_rule_weighs_rows_on_their_own(rule: str, rows: Rows, reference: str) -> None:
     rows = [*rows, ([], reference), (kbest("only one"), reference)]
     lists = lists_of(rows)

@@ -8,13 +8,14 @@ from importlib.util import find_spec
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import HealthCheck, example, given
 from hypothesis import strategies as st
 from sacrebleu.metrics.bleu import BLEU
 
 from seqkd.kernels import bleu
 from seqkd.selection import sentence_bleu
 from seqkd.selection.sentence_bleu import SentenceBleu, Smoothing, Tokens
+from tests.properties import examples
 
 WORDS = [
     "the",
@@ -94,7 +95,7 @@ def scores_of(bleu: SentenceBleu, lists: list[tuple[list[str], str]]) -> list[li
 @example(lists=[(["", "a"], "")])
 @example(lists=[(["a", "a a a a a a"], "a")])
 @example(lists=[(["...", "1.,2", "x-\ny", "x-\n", "5-5-5"], "... . 1 . , 2")])
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(60, suppress=[HealthCheck.function_scoped_fixture])
 def test_equals_sacrebleu(tokenizer: str, lists: list[tuple[list[str], str]]) -> None:
     reference = BLEU(tokenize=tokenizer, effective_order=True)
     wanted = [[reference.sentence_score(text, [one]).score for text in texts] for texts, one in lists]
@@ -104,7 +105,7 @@ def test_equals_sacrebleu(tokenizer: str, lists: list[tuple[list[str], str]]) ->
 @pytest.mark.parametrize("smoothing", ["none", "exp", "floor", "add-k"])
 @pytest.mark.parametrize("effective", [True, False])
 @given(lists=LISTS, value=st.sampled_from([None, 0.01, 0.5, 2.0]))
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(40, suppress=[HealthCheck.function_scoped_fixture])
 def test_equals_sacrebleu_with_every_smoothing(
     smoothing: Smoothing, effective: bool, lists: list[tuple[list[str], str]], value: float | None
 ) -> None:
@@ -115,7 +116,7 @@ def test_equals_sacrebleu_with_every_smoothing(
 
 @pytest.mark.parametrize("tokenizer", TOKENIZERS)
 @given(texts=st.lists(TEXTS, max_size=6))
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(100, suppress=[HealthCheck.function_scoped_fixture])
 def test_words_are_sacrebleus(tokenizer: str, texts: list[str]) -> None:
     tokens = SentenceBleu(tokenizer).tokens(pa.array(texts, pa.string()))
     cut = BLEU(tokenize=tokenizer).tokenizer
@@ -133,7 +134,7 @@ def test_words_are_sacrebleus(tokenizer: str, texts: list[str]) -> None:
         max_size=4,
     )
 )
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(60, suppress=[HealthCheck.function_scoped_fixture])
 def test_ids_count_as_words(lists: list[tuple[list[list[int]], list[int]]]) -> None:
     rows = [ids for hypotheses, _ in lists for ids in hypotheses]
     counts = np.array([len(hypotheses) for hypotheses, _ in lists], dtype=np.int64)
@@ -180,7 +181,7 @@ def test_threads_do_not_disturb_each_other() -> None:
 
 
 @given(lists=LISTS)
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(60, suppress=[HealthCheck.function_scoped_fixture])
 def test_adds_up_as_newer_pythons_do(way: str, lists: list[tuple[list[str], str]]) -> None:
     if way == "numpy":
         return  # Python itself adds up there

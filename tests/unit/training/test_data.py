@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from seqkd.corpus.manifest import Manifest, fingerprint, write_manifest
@@ -18,6 +18,7 @@ from seqkd.errors import CorpusError
 from seqkd.models.protocol import TOO_LONG, too_long
 from seqkd.objectives.base import Batch
 from seqkd.training.data import CorpusData, collate, read_ahead
+from tests.properties import examples
 from tests.unit.training.support import SPECIAL
 
 IDS = st.lists(st.integers(4, 50), max_size=7)
@@ -45,7 +46,7 @@ def test_collate() -> None:
 
 
 @given(st.lists(st.tuples(IDS, IDS), min_size=1, max_size=6), st.integers(0, 3))
-@settings(max_examples=50, deadline=None)
+@examples(50)
 def test_collate_loses_nothing(rows: list[tuple[list[int], list[int]]], skip: int) -> None:
     rows = [([4], [4])] * skip + rows
     batch = collate(table(rows).slice(skip), SPECIAL)  # a slice: its lists do not start at their buffer's start

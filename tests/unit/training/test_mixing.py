@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from seqkd.corpus.manifest import Manifest, fingerprint, write_manifest
@@ -17,6 +17,7 @@ from seqkd.models.protocol import too_long
 from seqkd.objectives.base import Batch
 from seqkd.training.data import CorpusData, collate, name_rows
 from seqkd.training.mixing import MixedData, draw
+from tests.properties import examples
 from tests.unit.training.support import SPECIAL
 
 LIMIT = 12  # tokens of a side that fit, end of sentence counted
@@ -88,7 +89,7 @@ def test_rows_without_weights_count_one_beside_rows_with_them(tmp_path: Path) ->
 
 
 @given(st.integers(1, 50), st.floats(0.01, 5), st.integers(0, 99))
-@settings(max_examples=100, deadline=None)
+@examples(100)
 def test_a_draw_has_each_row_as_often_as_the_weight_says_or_once_more(rows: int, weight: float, seed: int) -> None:
     counts = np.bincount(draw(rows, weight, np.random.default_rng(seed)), minlength=rows)
     assert counts.sum() == max(1, round(weight * rows))

@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
 
 from seqkd.models.nat.ctc_lattice import best_alignment, log_likelihood
+from tests.properties import examples
 
 BLANK = 0
 
@@ -44,7 +45,7 @@ def draw(seed: int, batch: int, frames: int, target: int, vocab: int) -> tuple[T
 
 
 @given(seed=st.integers(0, 10_000), frames=st.integers(1, 5), target=st.integers(1, 4), vocab=st.integers(2, 4))
-@settings(max_examples=40, deadline=None)
+@examples(40)
 def test_sum_and_best_alignment_equal_enumeration(seed: int, frames: int, target: int, vocab: int) -> None:
     logprobs, symbols, widths, lengths = draw(seed, 3, frames, target, vocab)
     ratios = ratios_of(logprobs, symbols)
@@ -71,7 +72,7 @@ def test_sum_and_best_alignment_equal_enumeration(seed: int, frames: int, target
 
 
 @given(seed=st.integers(0, 10_000))
-@settings(max_examples=20, deadline=None)
+@examples(20)
 def test_sum_and_gradient_equal_torchs_ctc_loss(seed: int) -> None:
     logprobs, symbols, widths, lengths = draw(seed, 6, 12, 7, 5)
     logits = logprobs.requires_grad_()

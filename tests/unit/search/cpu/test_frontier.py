@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from seqkd.kernels.decoding import kernels
@@ -13,6 +13,7 @@ from seqkd.search.constraints import NEVER
 from seqkd.search.frontier import Frontier
 from seqkd.search.frontier_state import FrontierState
 from seqkd.search.settings import BeamSettings
+from tests.properties import examples
 from tests.unit.search.support import EOS, PAD
 
 pytestmark = pytest.mark.skipif(kernels() is None, reason="no C++ compiler here: torch takes the steps")
@@ -41,7 +42,7 @@ def candidates(generator: torch.Generator, beam: int, vocab: int, count: int, *,
     return top_candidates(logits, count, EOS)
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(
     st.integers(1, 6),
     st.integers(5, 30),

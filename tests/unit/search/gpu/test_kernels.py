@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -19,6 +19,7 @@ pytest.importorskip("triton")
 
 from seqkd.search.gpu.kernels import TRITON
 from seqkd.search.gpu.output import candidates, fused_output
+from tests.properties import examples
 
 # NumPy says of NaN and infinity what a GPU does not.
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
@@ -142,7 +143,7 @@ def test_the_plain_operations_agree(dtype: torch.dtype) -> None:
     close(crossed, plain, dtype)
 
 
-@settings(max_examples=25, deadline=None)
+@examples(25)
 @given(beam=st.integers(1, 12), max_target=st.integers(1, 200), seed=st.integers(0, 999))
 def test_ancestors_are_followed_in_place(beam: int, max_target: int, seed: int) -> None:
     draw = torch.Generator().manual_seed(seed)
@@ -198,7 +199,7 @@ def test_candidates_are_the_best_logits(vocab: int, count: int, dtype: torch.dty
     check(candidates(logits, count, vocab // 2), logits, count, vocab // 2)
 
 
-@settings(max_examples=20, deadline=None)
+@examples(20)
 @given(
     vocab=st.integers(1, 400),
     count=st.integers(1, 40),

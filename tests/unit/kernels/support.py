@@ -3,18 +3,40 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import os
 import platform
 import shutil
 import subprocess
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from seqkd.kernels import build
 from seqkd.kernels.build import FLAGS, processor
+from seqkd.search import Hypothesis
 from seqkd.search.cpu.weights import ARITHMETIC, Arithmetic, available
+from tests.unit.search.cpu.rounded import Rounding
 
 HEADERS = Path(build.__file__).parent / "cpp" / "decoding"
+# Of sentences: where two hypotheses have nearly one score, the order of float32's sums decides which is kept.
+NEAR_TIES = 0.05
+
+
+Lists = Mapping[int, Sequence[Hypothesis]]
+
+
+def differing(found: Lists, expected: Lists, tolerance: float) -> int:
+    """How many sentences have other lists; scores must be close in all the others."""
+    count = 0
+    for row, wanted in expected.items():
+        if [(one.ids, one.ended) for one in wanted] != [(one.ids, one.ended) for one in found[row]]:
+            count += 1
+            continue
+        for one, other in zip(wanted, found[row], strict=True):
+            for exact, near in ((one.score, other.score), (one.logprob, other.logprob)):
+                assert abs(near - exact) <= tolerance * max(1, abs(exact))
+    return count
 
 
 class Target(NamedTuple):
@@ -55,11 +77,30 @@ if platform.machine() == "x86_64":
     OTHERS = [ANY, AVX2, AVX_VNNI, AVX512, VNNI, BF16, AMX] if "avx2" in processor() else [ANY]
 
 
+@functools.cache
+def macros(*flags: str) -> frozenset[str]:
+    """Those that are defined where the kernels are compiled; by default as they are for this processor."""
+    command = [_compiler(), *(flags or FLAGS), "-dM", "-E", "-x", "c++", os.devnull]
+    lines = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
+    return frozenset(line.split()[1] for line in lines)
+
+
+def rounding(arithmetic: Arithmetic, *flags: str) -> Rounding:
+    """As kernels have it that are compiled with such flags; by default for this processor."""
+    defined = macros(*flags)
+    in_attention = "__AVX512BF16__" in defined
+    return Rounding(arithmetic, in_attention or "__AMX_BF16__" in defined, in_attention)
+
+
+def _compiler() -> str:
+    found = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
+    assert found is not None
+    return found
+
+
 def harness(folder: Path, source: str, target: Target = NATIVE) -> ctypes.CDLL:
     """A library of `source`, C++ that may include the kernels' headers, built in `folder` as the kernels are."""
     (folder / "harness.cpp").write_text(source)
-    compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
-    assert compiler is not None
-    command = [compiler, *target.all_flags(), f"-I{HEADERS}", "harness.cpp", "-o", "harness.so"]
+    command = [_compiler(), *target.all_flags(), f"-I{HEADERS}", "harness.cpp", "-o", "harness.so"]
     subprocess.run(command, cwd=folder, check=True)
     return ctypes.CDLL(str(folder / "harness.so"))

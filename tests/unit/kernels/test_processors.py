@@ -18,7 +18,7 @@ UNIT = HERE.parent
 # This processor's own are tested elsewhere, and those for AVX2 are the same as its own where it has no wider vectors.
 CHOSEN = (ANY, AVX2, BF16, AMX) if "avx512f" in processor() else (ANY, BF16, AMX)
 SUITES = (
-    *(UNIT / "search" / "cpu" / name for name in ("test_engine.py", "test_scoring.py")),
+    *(UNIT / "search" / "cpu" / name for name in ("test_engine.py", "test_rounded.py", "test_scoring.py")),
     *(HERE / name for name in ("test_attention.py", "test_training.py")),
     UNIT / "objectives" / "test_native_kd.py",
 )

@@ -21,8 +21,9 @@ pytestmark = pytest.mark.skipif(kernels() is None, reason="no C++ compiler here:
 ARITHMETICS: list[Arithmetic] = [name for name in ARITHMETIC if available(name)]
 # Sources of one, two and more targets; blocks of eight queries, vectors of sixteen keys, and what is left of them.
 LENGTHS = [(5, [0, 1, 7, 8]), (0, [3]), (39, [9, 15, 16, 17, 33, 48]), (17, [63]), (17, [63])]
-# The largest difference of a log-probability, in nats for a token.
-NATS: dict[Arithmetic, float] = {"float32": 2e-6, "bf16x3": 1e-4, "bf16": 0.1, "int8": 0.1}
+# The largest error of a log-probability, in nats for a token; `test_rounded` has bf16 and int8.
+NATS: dict[Arithmetic, float] = {"float32": 5e-6, "bf16x3": 1e-4}
+EXACT = [name for name in ARITHMETICS if name in NATS]
 
 
 def model(*, norm: Norm = "pre", activation: Activation = "relu", vocab: int = 77) -> Transformer:
@@ -39,7 +40,7 @@ def drawn(vocab: int, lengths: list[tuple[int, list[int]]] = LENGTHS) -> list[tu
     return pairs
 
 
-@pytest.mark.parametrize("arithmetic", ARITHMETICS)
+@pytest.mark.parametrize("arithmetic", EXACT)
 @pytest.mark.parametrize(
     ("norm", "activation", "vocab"),
     [("pre", "relu", 77), ("post", "gelu", 256), ("pre", "swiglu", 257), ("post", "relu", 700)],
@@ -49,8 +50,8 @@ def test_given_targets_have_the_log_probabilities_of_torch(
 ) -> None:
     plain = model(norm=norm, activation=activation, vocab=vocab)
     pairs = drawn(vocab)
-    expected = score_pairs([plain], pairs, batch_tokens=100)
     found = score_pairs([NativeScorer(NativeModel(plain, arithmetic))], pairs, batch_tokens=100)
+    expected = score_pairs([plain.double()], pairs, batch_tokens=100)
     for (_, target), one, other in zip(pairs, found, expected, strict=True):
         assert one.tokens == other.tokens == len(target) + 1
         assert one.logprob == pytest.approx(other.logprob, abs=NATS[arithmetic] * one.tokens)
@@ -78,7 +79,7 @@ def test_a_score_is_the_same_in_every_bit_whatever_else_is_scored(arithmetic: Ar
         assert shuffled == [alone[index] for index in order]
 
 
-@pytest.mark.parametrize("arithmetic", [name for name in ARITHMETICS if name in ("float32", "bf16x3")])
+@pytest.mark.parametrize("arithmetic", EXACT)
 def test_hypotheses_have_the_score_that_the_search_gave_them(arithmetic: Arithmetic) -> None:
     native = NativeModel(model(), arithmetic)
     rows = sentences(12, vocab=77)

@@ -31,8 +31,9 @@ class NativeModel:
             in float32; it needs the CPU's matrix unit. int8 gives each row of the weights and each row of
             what they are multiplied with a scale of its own, so that the largest magnitude becomes 127 (of weights
             less, where sums of a few would not fit 16 bits), and sums exactly (dynamic quantisation, Jacob et al.
-            2018, symmetric): results are equal on all processors. Everything else is float32 always, but keys and
-            values are kept in bf16 where the arithmetic is bf16 or int8; an LSTM's are float32.
+            2018, symmetric), so these sums are equal on all processors. Everything else is float32 always, except that
+            keys and values are kept in bf16 if the arithmetic is bf16 or int8; an LSTM's are float32. Float32 sums
+            depend on the width of the processor's vectors, so logits of two kinds of processor can differ slightly.
 
     Attributes:
         attends: Whether the decoder attends to what it has written: only then can it compute all positions at once.

@@ -1,6 +1,6 @@
 // C = A * W^T. Products of bf16 and int8 are the matrix unit's, or where there is none the vector unit's own (AVX-512 BF16
 // and VNNI, for int8 AVX2, too) on the same layouts. Elsewhere bf16 is how weights are kept, and products are float32's.
-// Results of int8 are equal on all.
+// Integer sums of int8 are equal on all; what is rounded before them comes from float32 sums, whose order differs.
 #pragma once
 #include <algorithm>
 #include <type_traits>

@@ -14,6 +14,7 @@ import typer
 
 from seqkd.cli.options import Debug, Device, Out, Overwrite, importing
 from seqkd.errors import ConflictError, InputError
+from seqkd.progress import say
 
 if TYPE_CHECKING:
     from seqkd.executors.work import Scale
@@ -29,19 +30,20 @@ OverwriteChanged = Annotated[
 ]
 
 
-class Engine(str, Enum):
+class Executor(str, Enum):
     """Where shards are worked on."""
 
     local = "local"
     ray = "ray"
 
 
-Engines = Annotated[
-    Engine,
+Executors = Annotated[
+    Executor,
     typer.Option(
-        "--engine", help="local: processes of this machine; ray: the cluster of RAY_ADDRESS, or one started here"
+        "--executor", help="local: processes of this machine; ray: the cluster of RAY_ADDRESS, or one started here"
     ),
 ]
+OldExecutors = Annotated[Executor | None, typer.Option("--engine", hidden=True)]
 Worker = Annotated[
     str | None,
     typer.Option(metavar="I/N", help="do only every N-th shard, from the I-th; N such workers share --out"),
@@ -81,7 +83,8 @@ def _run_stage(
         os.utime(out / "manifest.json")  # Make compares times: a stage with nothing to do is up to date again
 
 
-def _scale(engine: Engine, worker: str | None, *, overwrite: bool) -> Scale:
+def _scale(executor: Executor, old: Executor | None, worker: str | None, *, overwrite: bool) -> Scale:
+    """Read the options that spread a stage; `old` is the value of `--engine`, the former name of `--executor`."""
     from seqkd.corpus.locks import Part
     from seqkd.executors.work import Scale
 
@@ -92,7 +95,10 @@ def _scale(engine: Engine, worker: str | None, *, overwrite: bool) -> Scale:
             expected="no --overwrite and no --overwrite-changed",
             hint="delete the output folder before the workers start",
         )
-    return Scale(engine.value, None if worker is None else Part.parse(worker))
+    if old is not None:
+        say(f"--engine {old.value} is read as --executor {old.value}; the next version will refuse the old name")
+        executor = old
+    return Scale(executor.value, None if worker is None else Part.parse(worker))
 
 
 def _stage_command(module: str, kind: str) -> Callable[[Path, Path, bool, bool, str, bool], None]:
@@ -141,7 +147,8 @@ def _prepare(
 def _select(
     config: Config,
     out: Out,
-    engine: Engines = Engine.local,
+    executor: Executors = Executor.local,
+    engine: OldExecutors = None,
     worker: Worker = None,
     overwrite: Overwrite = False,
     overwrite_changed: OverwriteChanged = False,
@@ -149,7 +156,7 @@ def _select(
     debug: Debug = False,  # noqa: ARG001
 ) -> None:
     """K-best lists to a distilled corpus."""
-    scale = _scale(engine, worker, overwrite=overwrite or overwrite_changed)
+    scale = _scale(executor, engine, worker, overwrite=overwrite or overwrite_changed)
     _run_stage(
         "seqkd.stages.select.select",
         "SelectConfig",
@@ -169,7 +176,8 @@ def _distill(
     soft_targets: Annotated[
         bool, typer.Option("--soft-targets", help="distributions at the corpus' own target positions, no k-best lists")
     ] = False,
-    engine: Engines = Engine.local,
+    executor: Executors = Executor.local,
+    engine: OldExecutors = None,
     worker: Worker = None,
     overwrite: Overwrite = False,
     overwrite_changed: OverwriteChanged = False,
@@ -177,13 +185,7 @@ def _distill(
     debug: Debug = False,  # noqa: ARG001
 ) -> None:
     """Teachers and a corpus to k-best lists, or to soft targets."""
-    scale = _scale(engine, worker, overwrite=overwrite or overwrite_changed)
-    if soft_targets and (engine is not Engine.local or worker is not None):
-        raise InputError(
-            "--soft-targets with --engine or --worker",
-            expected="one of them",
-            hint="soft targets are one pass over a corpus and are written by one process",
-        )
+    scale = _scale(executor, engine, worker, overwrite=overwrite or overwrite_changed)
     _run_stage(
         f"seqkd.stages.distill.{'soft_targets' if soft_targets else 'distill'}",
         "SoftTargetsConfig" if soft_targets else "DistillConfig",
@@ -192,5 +194,5 @@ def _distill(
         overwrite=overwrite,
         overwrite_changed=overwrite_changed,
         device=device,
-        scale=None if soft_targets else scale,
+        scale=scale,
     )

@@ -210,6 +210,7 @@ class SoftOptions(Strict):
     temperature: float = Field(1.0, gt=0.0, allow_inf_nan=False, description="that of the students' objective")
     batch_tokens: int = Field(4000, ge=1, description="padded tokens worked on together")
     precision: Literal["auto"] | Precision = "auto"
+    workers: int = Field(0, ge=0, description="processes on CPU; 0: one for each core")
 
     @model_validator(mode="before")
     @classmethod

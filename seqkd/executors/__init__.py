@@ -1,4 +1,4 @@
 """Where work on shards is done: processes of this machine, or the nodes of a Ray cluster.
 
-Both engines are one function, `run_shards`: it takes what is to be done to shards and gives the finished ones.
+Each executor is one function, `run_shards`, which takes the work on shards and yields the finished ones.
 """

@@ -39,7 +39,7 @@ def connect() -> None:
         import ray
     except ImportError:
         raise InputError(
-            "--engine ray needs Ray, which is not installed", hint="pip install 'seqkd[ray]', on all nodes"
+            "--executor ray needs Ray, which is not installed", hint="pip install 'seqkd[ray]', on all nodes"
         ) from None
     if ray.is_initialized():
         return
@@ -68,7 +68,7 @@ def cluster_device(device: str) -> str:
         device = "cuda" if _slots(gpu=True) else "cpu"
     if device not in ("cpu", "cuda"):
         raise InputError(
-            f"device {device!r} with --engine ray", expected="auto, cpu or cuda: Ray gives each worker its own"
+            f"device {device!r} with --executor ray", expected="auto, cpu or cuda: Ray gives each worker its own"
         )
     return device
 

@@ -1,4 +1,4 @@
-"""What an engine is given to do."""
+"""What an executor is given to do."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ Done = TypeVar("Done")
 
 @dataclass(frozen=True, slots=True)
 class ShardWork(Generic[Piece, Done]):
-    """What is to be done to shards. It goes to other processes: functions of modules and plain values only.
+    """What is to be done to shards. It is sent to other processes, so it holds functions of modules and plain values.
 
     Attributes:
-        start: Called once in each worker; loads what it needs and gives the function that does a piece.
+        start: Called once in each worker; loads what the worker needs and returns the function that does a piece.
         pieces: Splits a shard, given as its number; several processes of one machine may share its pieces.
-        finish: Writes a shard, given what its pieces came to, in their order.
+        finish: Writes a shard, given the results of its pieces in their order.
     """
 
     start: Callable[[], Callable[[Piece], Done]]
@@ -28,16 +28,33 @@ class ShardWork(Generic[Piece, Done]):
     finish: Callable[[int, list[Done]], ShardInfo]
 
 
+def whole_shards(start: Callable[[], Callable[[int], ShardInfo]]) -> ShardWork[int, ShardInfo]:
+    """Return the work whose pieces are whole shards.
+
+    Args:
+        start: Called once in each worker; returns the function that makes and writes the shard of a number.
+    """
+    return ShardWork(start=start, pieces=_whole, finish=_written)
+
+
+def _whole(shard: int) -> list[int]:
+    return [shard]
+
+
+def _written(shard: int, written: list[ShardInfo]) -> ShardInfo:  # noqa: ARG001
+    return written[0]
+
+
 @dataclass(frozen=True, slots=True)
 class Scale:
     """How a stage is spread over machines.
 
     Attributes:
-        engine: Processes of this machine, or a Ray cluster.
+        executor: Processes of this machine, or a Ray cluster.
         part: The shards that are this run's; other runs do the others. None for all.
     """
 
-    engine: Literal["local", "ray"] = "local"
+    executor: Literal["local", "ray"] = "local"
     part: Part | None = None
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -29,6 +31,7 @@ FORMAT = 1
 _FILES = (WEIGHTS, CONFIG, VOCABULARY)
 _AGAIN = "train or copy the model again, or check the path"
 _NAMED = 5  # in an error message
+_SETTLED_NS = 2_000_000_000  # age of a file from which its times tell every change
 _MOST = 100_000  # a setting may be this large whatever the weights: longest sentences, in tokens
 
 
@@ -282,8 +285,7 @@ def model_files(folder: Path) -> dict[str, str]:
     files = {}
     for name in (*_FILES, SOURCE_VOCABULARY):
         try:
-            with (folder / name).open("rb") as file:
-                files[name] = _file_digest(file)
+            files[name] = _file_digest(folder / name)
         except FileNotFoundError:
             if name != SOURCE_VOCABULARY:
                 raise ModelError(
@@ -332,10 +334,26 @@ def _short(digest: object) -> str:
     return f"{str(digest)[:12]}..." if digest else "(no such file)"
 
 
-def _file_digest(file: IO[bytes]) -> str:
-    digest = hashlib.sha256()  # hashlib.file_digest is Python 3.11's
-    while block := file.read(1 << 20):
-        digest.update(block)
+_digests: dict[tuple[int, ...], str] = {}  # of files that this process has read, by what tells a change of them
+
+
+def _file_digest(path: Path) -> str:
+    """Return the SHA-256 (hex) of a file, which is read once a process unless it changes.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
+    with path.open("rb") as file:
+        found = os.fstat(file.fileno())
+        key = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+        if key in _digests:
+            return _digests[key]
+        digest = hashlib.sha256()  # hashlib.file_digest is Python 3.11's
+        while block := file.read(1 << 20):
+            digest.update(block)
+    # The clock of a file system is coarse: a second change right after the first one may leave no other time.
+    if time.time_ns() - found.st_mtime_ns > _SETTLED_NS:
+        _digests[key] = digest.hexdigest()
     return digest.hexdigest()
 
 

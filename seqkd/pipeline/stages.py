@@ -138,6 +138,7 @@ def _soft_targets(pipeline: PipelineConfig, made: Round, folders: Folders) -> li
             temperature=part.temperature,
             batch_tokens=part.batch_tokens,
             precision=part.precision,
+            workers=part.workers,
             seed=seed_of(pipeline.seed, "soft_targets"),
         )
         stages.append(

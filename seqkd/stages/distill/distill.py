@@ -17,15 +17,15 @@ from seqkd.corpus.locks import Part
 from seqkd.corpus.manifest import Manifest, ShardInfo, StageOutput, atomic_write, fingerprint
 from seqkd.corpus.reader import Corpus
 from seqkd.corpus.schema import KBEST_SCHEMA
-from seqkd.corpus.writer import finished_shards, write_shard
+from seqkd.corpus.writer import write_shard
 from seqkd.executors.local import cores
 from seqkd.executors.work import HERE, Scale, ShardWork
 from seqkd.models.checkpoint import model_digest
 from seqkd.progress import say
 from seqkd.search import BeamSearch, BeamSettings
-from seqkd.search.loading import Precision, SearchTeam, load_team, resolve_device, team_precision
+from seqkd.search.loading import Precision, SearchTeam, load_team, team_precision
 from seqkd.stages.distill.counting import RETRIED, note_counts, noted_counts
-from seqkd.stages.distill.shards import Made, all_shards, make_shards
+from seqkd.stages.shards import ShardJob, make_shards, stage_device
 from seqkd.stages.train.vocabularies import teacher_vocabularies
 
 SPEED = "speed.json"
@@ -110,7 +110,7 @@ def run(
     """
     corpus = Corpus.open(config.corpus, "corpus")
     vocabularies = teacher_vocabularies(config.models[0], corpus)
-    where = _device(device, scale)
+    where = stage_device(device, scale)
     precision = team_precision(config.models, config.precision, where)
     inputs = {"corpus": corpus.manifest.digest()}
     inputs |= {f"model{number}": model_digest(path) for number, path in enumerate(config.models, start=1)}
@@ -133,29 +133,24 @@ def run(
             return
         rows = [shard.rows for shard in corpus.shards]
         processes = 0 if where.type != "cpu" or config.workers == 1 else config.workers or cores()
-        finished = partial(finished_shards, out)
-        made = make_shards(
-            output,
-            ShardWork(
-                start=partial(
-                    _Worker, config, str(where), precision, 1 if processes or scale.engine == "ray" else None
-                ),
+        threads = 1 if processes or scale.executor == "ray" else None
+        job = ShardJob(
+            label="distill",
+            unit="sentences",
+            rows=rows,
+            work=ShardWork(
+                start=partial(_Worker, config, str(where), precision, threads),
                 # A GPU decodes a whole shard at once: each piece ends with a batch that runs empty.
                 pieces=partial(_pieces, rows, CHUNK_ROWS if where.type == "cpu" else max(rows, default=1)),
                 finish=partial(_write, out),
             ),
-            label="distill",
-            unit="sentences",
-            rows=rows,
-            finished=finished,
-            scale=scale,
             processes=processes,
             workers=config.workers,
             gpu=where.type == "cuda",
         )
-        _note_speed(out, made, scale.part, device=str(where), precision=precision)
-        shards = all_shards(output, made.shards, label="distill", total=len(rows), finished=finished, part=scale.part)
-        if shards is None:
+        note = partial(_note_speed, out, scale.part, str(where), precision)
+        made = make_shards(output, job, scale=scale, note=note)
+        if made is None:
             return
         speed = _join_speeds(out)
         output.commit(
@@ -164,8 +159,8 @@ def run(
                 fingerprint=made_by,
                 rows=corpus.rows,
                 source_tokens=corpus.manifest.source_tokens,
-                target_tokens=_target_tokens(out, [shard.name for shard in shards]),
-                shards=shards,
+                target_tokens=_target_tokens(out, [shard.name for shard in made.shards]),
+                shards=made.shards,
                 vocabulary=corpus.manifest.vocabulary,
                 counts=noted_counts(out),
                 extra={
@@ -177,14 +172,6 @@ def run(
             )
         )
     say(f"distill: {corpus.rows:,} k-best lists in {out}, {speed:,.0f} sentences/s")
-
-
-def _device(device: str, scale: Scale) -> torch.device:
-    if scale.engine == "local":
-        return resolve_device(device)
-    from seqkd.executors import ray  # its package is an extra
-
-    return torch.device(ray.cluster_device(device))
 
 
 def _pieces(rows: list[int], size: int, shard: int) -> list[_Piece]:
@@ -201,11 +188,13 @@ def _write(out: Path, shard: int, decoded: list[_Decoded]) -> ShardInfo:
     return write_shard(out, shard, table)
 
 
-def _note_speed(out: Path, made: Made, part: Part | None, *, device: str, precision: Precision) -> None:
-    """How fast this run was. Of workers of one output each has its own, until the last one adds them up."""
+def _note_speed(
+    out: Path, part: Part | None, device: str, precision: Precision, sentences: int, seconds: float
+) -> None:
+    """Write down how fast this run was. Each worker of a shared folder has its own file; the last one adds them up."""
     values = {
-        "sentences_per_second": made.rows / made.seconds if made.rows else None,
-        "seconds": made.seconds,
+        "sentences_per_second": sentences / seconds if sentences else None,
+        "seconds": seconds,
         "device": device,
         "precision": precision,
     }

@@ -2,46 +2,37 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 import torch
-from torch import Tensor
 
 from seqkd.config.stages import SoftTargetsConfig
-from seqkd.corpus.manifest import Manifest, ShardInfo, StageOutput, fingerprint
+from seqkd.corpus.manifest import Manifest, ShardInfo, StageOutput, atomic_write, fingerprint
 from seqkd.corpus.reader import Corpus
 from seqkd.corpus.schema import SOFT_SCHEMA
-from seqkd.corpus.writer import finished_shards, write_shard
-from seqkd.errors import CorpusError, WorkError
+from seqkd.errors import CorpusError
+from seqkd.executors.local import cores
+from seqkd.executors.work import HERE, Scale, whole_shards
 from seqkd.models.checkpoint import model_digest
-from seqkd.objectives.base import Batch
-from seqkd.objectives.divergence import top_k
-from seqkd.objectives.teacher import Teacher, chunk_rows
-from seqkd.progress import Progress, say
-from seqkd.search.loading import resolve_device
-from seqkd.search.scoring import length_batches
-from seqkd.stages.distill.counting import RETRIED, note_counts, noted_counts
-from seqkd.stages.train.rejecting import REJECTED, write_rejected
-from seqkd.stages.train.teaching import Team, check_teachers, load_teachers
+from seqkd.progress import say
+from seqkd.stages.distill.counting import noted_counts
+from seqkd.stages.distill.soft_shards import pair_lengths, start
+from seqkd.stages.shards import ShardJob, make_shards, stage_device
+from seqkd.stages.train.rejecting import REJECTED
+from seqkd.stages.train.teaching import TOO_LONG, check_teachers
 from seqkd.stages.train.vocabularies import teacher_vocabularies
-from seqkd.stopping import StopRequest
 from seqkd.text.vocabularies import Vocabularies
-from seqkd.training.data import CorpusData
 from seqkd.training.runtime import choose_precision
 
-LOWEST = -60_000.0  # float16 holds -65,504
-_NAMED = 20  # rows in an error message
 
-
-def run(config: SoftTargetsConfig, out: Path, *, overwrite: bool = False, device: str = "auto") -> None:
+def run(
+    config: SoftTargetsConfig, out: Path, *, overwrite: bool = False, device: str = "auto", scale: Scale = HERE
+) -> None:
     """Write soft targets of every row of `config.corpus` into `out`; one shard for each shard read.
 
     Rows that are longer than a teacher takes are left out, counted and listed.
@@ -49,19 +40,22 @@ def run(config: SoftTargetsConfig, out: Path, *, overwrite: bool = False, device
     Args:
         config: The stage's settings.
         out: Output folder.
-        overwrite: Start anew where `out` was made with other settings.
-        device: auto, cpu, cuda or cuda:N.
+        overwrite: Start anew if `out` was made with other settings.
+        device: auto, cpu, cuda or cuda:N; on a Ray cluster auto, cpu or cuda.
+        scale: Where the work is done, and which part of it.
 
     Raises:
-        CorpusError: The corpus is missing or damaged, or no row of it fits the teachers.
-        ModelError: A teacher is no model that goes left to right, or was made with another vocabulary.
-        InputError: `top_k` is larger than the vocabulary; no such device or precision.
-        ConflictError: `out` was made with other settings.
-        WorkError: Logits are not finite, in float32 too; the system refuses to write; the run was stopped.
+        CorpusError: The corpus is missing or damaged, or has another vocabulary than a teacher.
+        ModelError: The folder of a teacher holds no model that decodes left to right, or one that was trained with
+            another vocabulary.
+        InputError: No such device or precision; there is no Ray.
+        ConflictError: `out` was made with other settings, or another process is at work in it.
+        WorkError: Logits are not finite, in float32 too; the system refuses to write; a worker died; the run was
+            stopped.
     """
     corpus = Corpus.open(config.corpus, "corpus")
     vocabularies = _check(corpus, config)
-    where = resolve_device(device)
+    where = stage_device(device, scale)
     precision = choose_precision(config.precision, where)
     # Which ids are drawn is decided by the seed; the likeliest ones are what they are.
     drawn = {"samples": config.samples, "seed": config.seed} if config.samples is not None else {}
@@ -76,32 +70,45 @@ def run(config: SoftTargetsConfig, out: Path, *, overwrite: bool = False, device
     inputs = {"corpus": corpus.manifest.digest()}
     inputs |= {f"teacher{number}": model_digest(path) for number, path in enumerate(config.models, start=1)}
     made_by = fingerprint("soft_targets", settings, inputs)
+    mine = range(len(corpus.shards)) if scale.part is None else scale.part.shards(len(corpus.shards))
     if not StageOutput.up_to_date(out, "soft", made_by, overwrite=overwrite):
-        corpus.check_ids("source_ids", vocabularies.source.size)
-        corpus.check_ids("target_ids", vocabularies.target.size)
-    with StageOutput.open(out, "soft", made_by, overwrite=overwrite) as output:
+        corpus.check_ids("source_ids", vocabularies.source.size, mine)
+        corpus.check_ids("target_ids", vocabularies.target.size, mine)
+    with StageOutput.open(out, "soft", made_by, overwrite=overwrite, part=scale.part) as output:
         if output.complete:
             say(f"distill: {out} is up to date")
             return
-        writer = _Writer.of(config, corpus, where)
-        started, finished = time.monotonic(), finished_shards(out)
-        before = sum(shard.rows for shard in finished.values())
-        with StopRequest() as stop, Progress("soft targets", writer.data.rows, "rows", done=before) as progress:
-            for shard in range(len(corpus.shards)):
-                if shard not in finished:
-                    stop.check(f"after {len(finished):,} of {len(corpus.shards):,} shards")
-                    table = writer.table(shard)
-                    note_counts(out, shard, {RETRIED: len(writer.retried)})
-                    finished[shard] = write_shard(out, shard, table)
-                    progress.advance(table.num_rows)
-        write_rejected(out / REJECTED, writer.data)
-        manifest = _manifest(out, config, writer.data, [finished[shard] for shard in sorted(finished)], made_by)
+        processes, threads = _spread(config, where, scale, len(mine))
+        job = ShardJob(
+            label="soft targets",
+            unit="rows",
+            rows=[shard.rows for shard in corpus.shards],
+            work=whole_shards(partial(start, config, out, str(where), precision, threads)),
+            processes=processes,
+            workers=config.workers,
+            gpu=where.type == "cuda",
+        )
+        made = make_shards(output, job, scale=scale)
+        if made is None:
+            return
+        totals = _account(corpus, out, made.shards)
+        manifest = _manifest(out, config, corpus, totals, made.shards, made_by)
         output.commit(manifest)
-    seconds = max(time.monotonic() - started, 1e-9)
     say(
         f"distill: soft targets of {manifest.rows:,} rows in {out}, {manifest.extra['bytes_per_token']:.1f} bytes a "
-        f"token, {(manifest.rows - before) / seconds:,.0f} rows/s; vocabulary of {vocabularies.target.size:,}"
+        f"token, {made.rows / max(made.seconds, 1e-9):,.0f} rows/s; vocabulary of {vocabularies.target.size:,}"
     )
+
+
+def _spread(config: SoftTargetsConfig, where: torch.device, scale: Scale, shards: int) -> tuple[int, int | None]:
+    """Return the number of processes, 0 for this one alone, and the threads of each, None for as many as torch takes.
+
+    Rows of a shard share batches, so a process does whole shards, and `shards` is the most that are of use.
+    """
+    if scale.executor == "ray":
+        return 0, 1
+    processes = min(config.workers or cores(), shards) if where.type == "cpu" else 1
+    return (processes, max(1, cores() // processes)) if processes > 1 else (0, None)
 
 
 def _check(corpus: Corpus, config: SoftTargetsConfig) -> Vocabularies:
@@ -118,21 +125,63 @@ def _check(corpus: Corpus, config: SoftTargetsConfig) -> Vocabularies:
     return vocabularies
 
 
+@dataclass(slots=True)
+class _Totals:
+    """What the shards hold.
+
+    Attributes:
+        rows: Rows.
+        source_tokens: Tokens of their sources, ends of sentences not counted.
+        target_tokens: Tokens of their targets, likewise.
+        left_out: Ids of the corpus' rows that are in no shard.
+    """
+
+    rows: int = 0
+    source_tokens: int = 0
+    target_tokens: int = 0
+    left_out: list[int] = field(default_factory=list)
+
+
+def _account(corpus: Corpus, out: Path, shards: list[ShardInfo]) -> _Totals:
+    """Compare the shards with those of the corpus, whoever made them, and list the rows that were left out."""
+    totals = _Totals()
+    only_ids = pa.ipc.IpcReadOptions(included_fields=[SOFT_SCHEMA.get_field_index("id")])
+    for index, shard in enumerate(shards):
+        with pa.memory_map(str(out / shard.name)) as file:
+            written = pa.ipc.open_file(file, options=only_ids).read_all().column("id").to_numpy()
+        table = corpus.read_shard(index, ["id", "source_ids", "target_ids"])
+        ids = table.column("id").to_numpy()
+        kept = np.isin(ids, written)
+        sources, targets = pair_lengths(table)
+        totals.rows += int(kept.sum())
+        totals.source_tokens += int(sources[kept].sum(dtype=np.int64))
+        totals.target_tokens += int(targets[kept].sum(dtype=np.int64))
+        totals.left_out += ids[~kept].tolist()
+    lines = [f"{row}\t{TOO_LONG}\n" for row in sorted(totals.left_out)]
+    atomic_write(out / REJECTED, "".join(["id\treason\n", *lines]).encode())
+    return totals
+
+
 def _manifest(
-    out: Path, config: SoftTargetsConfig, data: CorpusData, shards: list[ShardInfo], made_by: dict[str, Any]
+    out: Path,
+    config: SoftTargetsConfig,
+    corpus: Corpus,
+    totals: _Totals,
+    shards: list[ShardInfo],
+    made_by: dict[str, Any],
 ) -> Manifest:
-    positions = data.target_tokens + data.rows
+    positions = totals.target_tokens + totals.rows
     size = sum(shard.bytes for shard in shards)
     settings = made_by["config"]
     return Manifest(
         kind="soft",
         fingerprint=made_by,
-        rows=data.rows,
-        source_tokens=data.source_tokens,
-        target_tokens=data.target_tokens,
+        rows=totals.rows,
+        source_tokens=totals.source_tokens,
+        target_tokens=totals.target_tokens,
         shards=shards,
-        vocabulary=data.corpus.manifest.vocabulary,
-        counts={reason: len(rows) for reason, rows in data.skipped.items() if rows} | noted_counts(out),
+        vocabulary=corpus.manifest.vocabulary,
+        counts=({TOO_LONG: len(totals.left_out)} if totals.left_out else {}) | noted_counts(out),
         extra={
             "top_k": config.top_k,
             "samples": config.samples,
@@ -143,174 +192,3 @@ def _manifest(
             "bytes_per_token": round(size / max(positions, 1), 2),
         },
     )
-
-
-@dataclass(frozen=True, slots=True)
-class _Row:
-    """One row's soft targets: `[entries]` ids and log-probabilities, `[positions]` entries of each and tails."""
-
-    ids: npt.NDArray[np.int32]
-    logprobs: npt.NDArray[np.float32]
-    sizes: npt.NDArray[np.int64]
-    tail: npt.NDArray[np.float32]
-
-
-@dataclass(frozen=True, slots=True)
-class _Writer:
-    """Makes one shard after the other; each of its own rows alone, so that a resumed run gives the same bytes."""
-
-    config: SoftTargetsConfig
-    corpus: Corpus
-    team: Team
-    device: torch.device
-    data: CorpusData
-    retried: list[int]  # ids of the last shard's rows that were computed again in float32
-
-    @staticmethod
-    def of(config: SoftTargetsConfig, corpus: Corpus, device: torch.device) -> _Writer:
-        team = load_teachers(config.models, precision=config.precision, temperature=config.temperature, device=device)
-        data = CorpusData(
-            corpus,
-            team.special,
-            unusable=team.unusable,
-            batch_tokens=config.batch_tokens,
-            window=1,
-            seed=0,
-        )
-        return _Writer(config, corpus, team, device, data, [])
-
-    def table(self, shard: int) -> pa.Table:
-        """A shard's soft targets, in the order of its rows."""
-        self.retried.clear()
-        table = self.corpus.read_shard(shard, ["id", "source_ids", "target_ids"])
-        start = sum(info.rows for info in self.corpus.shards[:shard])
-        usable = self.data.positions
-        usable = usable[(usable >= start) & (usable < start + table.num_rows)]
-        table = table.take(pa.array(usable - start))
-        sides = [pc.list_value_length(table.column(name)).to_numpy() for name in ("source_ids", "target_ids")]
-        found: dict[int, _Row] = {}
-        for batch in length_batches((np.maximum(*sides) + 1).tolist(), self.config.batch_tokens):
-            bad = []
-            for row, soft in self._rows(self.data.load(usable[batch]), self.team.teacher):
-                if soft is None:
-                    bad.append(row)
-                else:
-                    found[row] = soft
-            if bad:
-                found.update(self._again(usable[batch], bad))
-        ids = table.column("id")
-        return _table(ids, table.column("target_ids"), [found[row] for row in ids.to_pylist()])
-
-    def _again(self, positions: npt.NDArray[np.int64], bad: list[int]) -> Iterator[tuple[int, _Row]]:
-        """These rows in float32.
-
-        Raises:
-            WorkError: It is not finite in float32 either, or float32 is what it was.
-        """
-        ids = self.data.load(positions).ids
-        failed = bad
-        if choose_precision(self.config.precision, self.device) != "float32":
-            failed = []
-            self.retried.extend(bad)
-            for row, soft in self._rows(self.data.load(positions[np.isin(ids, bad)]), self.team.in_float32):
-                if soft is None:
-                    failed.append(row)
-                else:
-                    yield row, soft
-        if failed:
-            named = ", ".join(map(str, sorted(failed)[:_NAMED])) + " and more" * (len(failed) > _NAMED)
-            raise WorkError(
-                "a teacher's logits are not finite", where=f"rows {named}", hint="look at these rows and the checkpoint"
-            )
-
-    def _rows(self, batch: Batch, teacher: Teacher) -> Iterator[tuple[int, _Row | None]]:
-        """Soft targets of a batch, row by row; None where logits are not finite."""
-        lengths = np.bincount(batch.kept.numpy() // batch.target_out.size(1), minlength=len(batch.ids))
-        uniform = self._uniform(batch.ids, lengths)
-        distributions = teacher(batch.to(self.device))
-        step = chunk_rows(self.team.vocab, self.device)
-        chunks, sound = [], []
-        for start in range(0, batch.tokens, step):
-            stop = min(start + step, batch.tokens)
-            logprobs = distributions.logprobs(start, stop)
-            finite = logprobs.isfinite().all(-1)
-            sound.append(finite.cpu().numpy())
-            if not sound[-1].all():
-                logprobs = logprobs.masked_fill(~finite[:, None], 0.0)  # of rows that are not used
-            if uniform is None:
-                chunks.append(_likeliest(logprobs, self.config.top_k or 0))
-            else:
-                chunks.append(_drawn(logprobs, uniform[start:stop].to(self.device)))
-        ids, values, sizes, tail = (np.concatenate(parts) for parts in zip(*chunks, strict=True))
-        ends = np.cumsum(lengths)
-        entries = np.concatenate([[0], np.cumsum(sizes)])
-        all_finite = np.concatenate(sound)
-        for row, first, last in zip(batch.ids.tolist(), ends - lengths, ends, strict=True):
-            inside = slice(entries[first], entries[last])
-            soft = _Row(ids[inside], values[inside], sizes[first:last], tail[first:last])
-            yield row, soft if all_finite[first:last].all() else None
-
-    def _uniform(self, rows: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]) -> Tensor | None:
-        """`[tokens, samples]` random numbers in [0, 1), the same for a row in whatever batch it stands."""
-        samples = self.config.samples
-        if samples is None:
-            return None
-        draws = [
-            np.random.default_rng([self.config.seed, row]).random((length, samples))
-            for row, length in zip(rows.tolist(), lengths.tolist(), strict=True)
-        ]
-        return torch.from_numpy(np.concatenate(draws))
-
-
-_Chunk = tuple[
-    npt.NDArray[np.int32], npt.NDArray[np.float32], npt.NDArray[np.int64], npt.NDArray[np.float32]
-]  # as in _Row
-
-
-def _likeliest(logprobs: Tensor, k: int) -> _Chunk:
-    soft = top_k(logprobs, k)
-    assert soft.tail is not None
-    ids, values = (x.flatten().cpu().numpy() for x in (soft.ids, soft.logprobs))
-    return ids.astype(np.int32), values, np.full(len(logprobs), k, dtype=np.int64), soft.tail.cpu().numpy()
-
-
-def _drawn(logprobs: Tensor, uniform: Tensor) -> _Chunk:
-    """Ids drawn from the distributions with replacement, each once, with its share of the draws.
-
-    The shares are unbiased estimates of the probabilities (Anshumann et al. 2025, random sampling distillation, where
-    the proposal is the teacher itself).
-    """
-    cumulative = logprobs.double().exp_().cumsum(-1)
-    ids = torch.searchsorted(cumulative, uniform * cumulative[:, -1:], right=True)
-    draws = ids.clamp_max_(logprobs.size(1) - 1).cpu().numpy()
-    draws.sort(axis=1)
-    first = np.ones(draws.shape, dtype=np.bool_)
-    first[:, 1:] = draws[:, 1:] != draws[:, :-1]
-    places = np.flatnonzero(first)
-    counts = np.diff(np.append(places, draws.size))
-    values = np.log(counts / draws.shape[1]).astype(np.float32)
-    tail = np.full(len(draws), -np.inf, dtype=np.float32)
-    return draws[first].astype(np.int32), values, first.sum(axis=1), tail
-
-
-def _table(ids: pa.ChunkedArray, targets: pa.ChunkedArray, rows: list[_Row]) -> pa.Table:
-    def joined(parts: list[npt.NDArray[Any]], dtype: Any) -> npt.NDArray[Any]:
-        return np.concatenate([np.empty(0, dtype=dtype), *parts]).astype(dtype)
-
-    def offsets(sizes: npt.NDArray[np.int64]) -> pa.Array:
-        return pa.array(np.concatenate([[0], np.cumsum(sizes)]), pa.int32())
-
-    positions = offsets(np.array([len(row.sizes) for row in rows], dtype=np.int64))
-    entries = offsets(joined([row.sizes for row in rows], np.int64))
-    with np.errstate(over="ignore"):
-        logprobs = joined([row.logprobs.clip(min=LOWEST) for row in rows], np.float16)
-        tail = joined([np.where(np.isinf(row.tail), row.tail, row.tail.clip(min=LOWEST)) for row in rows], np.float16)
-    token_ids = pa.array(joined([row.ids for row in rows], np.int32))
-    columns = {
-        "id": ids,
-        "target_ids": targets,
-        "topk_ids": pa.ListArray.from_arrays(positions, pa.ListArray.from_arrays(entries, token_ids)),
-        "topk_logprobs": pa.ListArray.from_arrays(positions, pa.ListArray.from_arrays(entries, pa.array(logprobs))),
-        "tail_logprob": pa.ListArray.from_arrays(positions, pa.array(tail)),
-    }
-    return pa.table(columns, schema=SOFT_SCHEMA)

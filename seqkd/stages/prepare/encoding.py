@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -12,9 +13,11 @@ import pyarrow.compute as pc
 
 from seqkd.corpus.files import atomic_path
 from seqkd.corpus.manifest import Manifest, ShardInfo, StageOutput, shard_name
-from seqkd.corpus.writer import finished_shards, write_shard
+from seqkd.corpus.writer import write_shard
 from seqkd.errors import InputError, SeqkdError
+from seqkd.executors.work import whole_shards
 from seqkd.progress import Progress
+from seqkd.stages.shards import ShardJob, make_shards
 from seqkd.stopping import StopRequest
 from seqkd.text.cleaning import Cleaner
 from seqkd.text.duplicates import DuplicateFinder
@@ -85,38 +88,69 @@ def encode_shards(
     rows: int,
     shard_rows: int,
     vocabularies: Vocabularies,
-    stop: StopRequest,
     *,
     first_id: int = 0,
+    stop: StopRequest | None = None,
 ) -> list[ShardInfo]:
-    """Normalise, encode and write shard by shard; shards that an earlier run finished stay.
+    """Normalise, encode and write shard by shard. Shards that an earlier run finished stay.
 
     Args:
         texts: Sources and targets.
         output: The folder.
-        rows: How many there are.
+        rows: Number of texts.
         shard_rows: Rows of a shard.
         vocabularies: Of sources and of targets.
-        stop: Once it is made, no other shard is begun.
-        first_id: Of the first row; those after it count up.
+        first_id: Id of the first row; those after it count up.
+        stop: The caller's own request to stop; None if the caller does not listen for one.
+
+    Raises:
+        WorkError: The run was stopped, or the system refuses to write.
     """
-    normalizer = Normalizer()
-    finished = finished_shards(output.path)
-    shards = []
-    with Progress(f"prepare: {output.path.name}", rows, "pairs") as progress:
-        for index, first in enumerate(range(0, rows, shard_rows)):
-            number = min(shard_rows, rows - first)
-            part = islice(texts, number)
-            info = finished.get(index)
-            if info is None or info.rows != number:
-                info = write_shard(output.path, index, _table(part, first_id + first, normalizer, vocabularies))
-            else:
-                _exhaust(part)
-            shards.append(info)
-            progress.advance(number)
-            if first + number < rows:
-                stop.check(f"after {len(shards):,} shards of {output.path.name}")
-    return shards
+    sizes = [min(shard_rows, rows - first) for first in range(0, rows, shard_rows)]
+    encoder = _Encoder(texts, output.path, sizes, first_id, vocabularies)
+    job = ShardJob(
+        label=f"prepare: {output.path.name}",
+        unit="pairs",
+        rows=sizes,
+        work=whole_shards(lambda: encoder),
+        keeps=lambda index, shard: shard.rows == sizes[index],
+    )
+    made = make_shards(output, job, stop=stop)
+    assert made is not None  # there is one process
+    return made.shards
+
+
+class _Encoder:
+    """Encodes and writes shards in rising order, from texts that can be read once.
+
+    Args:
+        texts: Sources and targets.
+        folder: Where the shards are written.
+        sizes: Rows of each shard.
+        first_id: Id of the first row.
+        vocabularies: Of sources and of targets.
+    """
+
+    def __init__(
+        self,
+        texts: Iterator[tuple[str, str]],
+        folder: Path,
+        sizes: list[int],
+        first_id: int,
+        vocabularies: Vocabularies,
+    ) -> None:
+        self._texts, self._folder, self._sizes = texts, folder, sizes
+        self._first_id, self._vocabularies = first_id, vocabularies
+        self._normalizer = Normalizer()
+        self._read = 0  # texts
+
+    def __call__(self, shard: int) -> ShardInfo:
+        first = sum(self._sizes[:shard])
+        deque(islice(self._texts, first - self._read), maxlen=0)  # those of shards that are there
+        self._read = first + self._sizes[shard]
+        part = islice(self._texts, self._sizes[shard])
+        table = _table(part, self._first_id + first, self._normalizer, self._vocabularies)
+        return write_shard(self._folder, shard, table)
 
 
 def _table(
@@ -136,11 +170,6 @@ def _table(
             "target_ids": pa.array(vocabularies.target.encode(target), pa.list_(pa.int32())),
         }
     )
-
-
-def _exhaust(items: Iterable[object]) -> None:
-    for _ in items:
-        pass
 
 
 def corpus_manifest(

@@ -16,7 +16,6 @@ from seqkd.errors import InputError, SeqkdError
 from seqkd.progress import say
 from seqkd.stages.prepare.encoding import corpus_manifest, encode_shards, list_rejected, screened, tell_all
 from seqkd.stages.prepare.prepare import REJECTED, read_prepared
-from seqkd.stopping import StopRequest
 from seqkd.text.cleaning import Cleaner
 from seqkd.text.reading import check_bitext, read_lines
 from seqkd.text.screening import count, kept
@@ -107,8 +106,7 @@ def _prepare(config: MonolingualConfig, output: StageOutput, rows: int, prepared
     vocabularies = Vocabularies.load(config.prepared).reversed()  # the text is in the target's language
     texts = ((text, "") for text, _ in kept(read_lines(config.text), verdicts))
     chosen = drawn(texts, usable, wanted, config.seed)
-    with StopRequest() as stop:
-        shards = encode_shards(chosen, output, wanted, config.shard_rows, vocabularies, stop, first_id=gold)
+    shards = encode_shards(chosen, output, wanted, config.shard_rows, vocabularies, first_id=gold)
     list_rejected(output.path / REJECTED, verdicts)
     shutil.rmtree(work)
     manifest = corpus_manifest(output, shards, vocabularies, counts)

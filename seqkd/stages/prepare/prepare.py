@@ -129,7 +129,7 @@ def _prepare(
         ) as output:
             if not output.complete:
                 number = rows if part == "train" else facts[part].rows
-                written = encode_shards(texts, output, number, config.shard_rows, vocabularies, stop)
+                written = encode_shards(texts, output, number, config.shard_rows, vocabularies, stop=stop)
                 output.commit(corpus_manifest(output, written, vocabularies, counts if part == "train" else {}))
             assert output.manifest is not None
             manifests[part] = output.manifest

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Container, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.util import find_spec
@@ -20,16 +20,16 @@ from seqkd.config.stages import SelectConfig
 from seqkd.corpus.manifest import Manifest, ShardInfo, StageOutput, atomic_path, fingerprint, read_manifest
 from seqkd.corpus.reader import Corpus
 from seqkd.corpus.row_ids import RANK_STEP, row_ids
-from seqkd.corpus.writer import finished_shards, write_shard
+from seqkd.corpus.writer import write_shard
 from seqkd.errors import CorpusError, InputError
 from seqkd.executors.local import cores
-from seqkd.executors.work import HERE, Scale, ShardWork
+from seqkd.executors.work import HERE, Scale, whole_shards
 from seqkd.progress import say
 from seqkd.selection import Filters
 from seqkd.selection.filters import DUPLICATE, percentile
 from seqkd.selection.lists import Integers, one_array
-from seqkd.stages.distill.shards import all_shards, make_shards
 from seqkd.stages.select.shards import ALL, DROP, ShardSelector, candidate_ids, rejects_path, tag_id, weighted
+from seqkd.stages.shards import ShardJob, make_shards, stage_device
 from seqkd.text.duplicates import DuplicateFinder
 
 REJECTED = "rejected.tsv"
@@ -198,7 +198,7 @@ def _filters(config: SelectConfig, kbest: Corpus) -> Filters:
 def _written(
     config: SelectConfig, kbest: Corpus, device: str, gold: Corpus, output: StageOutput, scale: Scale
 ) -> list[ShardInfo] | None:
-    """Write the shards that are still to be made; None if the folder is not this process's to finish."""
+    """Write the missing shards; return all of them, or None if this process is not the one to finish the folder."""
     rows = [shard.rows for shard in gold.shards]
     total = len(rows) if scale.part is None else len(scale.part.shards(len(rows)))
     workers = min(config.workers or cores(), total)
@@ -206,41 +206,30 @@ def _written(
     gpu = False
     if config.rerank is None:
         alone = workers == 1 or not (config.workers or slow or sum(rows) > FEW_ROWS)
-    elif scale.engine == "ray":
-        from seqkd.executors.ray import cluster_device  # its package is an extra
-
-        device = cluster_device(device)
-        alone, gpu = False, device == "cuda"
     else:
-        from seqkd.search.loading import resolve_device  # torch is not loaded for rules that need no model
-
-        # On a CPU models work in processes with one thread each, be it one: threads change how sums are rounded.
-        alone = resolve_device(device).type != "cpu"
-    finished = partial(_finished, output.path)
-    made = make_shards(
-        output,
-        ShardWork(
-            start=partial(_start, config, _filters(config, kbest), device, output.path, None if alone else 1),
-            pieces=_whole,
-            finish=_only,
-        ),
+        where = stage_device(device, scale)
+        device, gpu = str(where), where.type == "cuda"
+        # On a CPU models work in processes with one thread each, even if there is only one process: the number of
+        # threads changes how sums are rounded.
+        alone = scale.executor == "local" and where.type != "cpu"
+    start = partial(_start, config, _filters(config, kbest), device, output.path, None if alone else 1)
+    job = ShardJob(
         label=f"select {config.rule}",
         unit="rows",
         rows=rows,
-        finished=finished,
-        scale=scale,
+        work=whole_shards(start),
+        keeps=partial(_is_listed, output.path),
         processes=0 if alone else workers,
         workers=config.workers,
         gpu=gpu,
     )
-    return all_shards(
-        output, made.shards, label=f"select {config.rule}", total=len(rows), finished=finished, part=scale.part
-    )
+    made = make_shards(output, job, scale=scale)
+    return None if made is None else made.shards
 
 
-def _finished(out: Path, wanted: Container[int]) -> dict[int, ShardInfo]:
-    found = finished_shards(out, wanted)
-    return {index: shard for index, shard in found.items() if rejects_path(out, index).exists()}
+def _is_listed(out: Path, index: int, shard: ShardInfo) -> bool:  # noqa: ARG001
+    """Tell whether the list of a shard's rejected rows is there, too."""
+    return rejects_path(out, index).exists()
 
 
 def _start(
@@ -251,16 +240,6 @@ def _start(
 
         torch.set_num_threads(threads)
     return partial(ShardSelector(config, filters, device).write, out)
-
-
-def _whole(shard: int) -> list[int]:
-    """A shard is one piece."""
-    return [shard]
-
-
-def _only(shard: int, written: list[ShardInfo]) -> ShardInfo:  # noqa: ARG001
-    """What its piece has written."""
-    return written[0]
 
 
 def _without_duplicates(out: Path, shards: list[ShardInfo]) -> list[ShardInfo]:

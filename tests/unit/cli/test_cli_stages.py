@@ -107,8 +107,20 @@ def test_overwrite_changed_leaves_a_folder_alone_that_is_in_use(
 def test_a_worker_gets_its_part_and_may_leave_no_manifest(select_file: Path, stage: Callable[[Run], None]) -> None:
     calls: list[object] = []
     stage(lambda *_, scale, **__: calls.append(scale))
-    assert call(select_file, "--worker", "2/3", "--engine", "ray") == 0
+    assert call(select_file, "--worker", "2/3", "--executor", "ray") == 0
     assert calls == [Scale("ray", Part(2, 3))]
+
+
+@pytest.mark.parametrize("name", ["local", "ray"])
+def test_the_former_name_of_an_option_is_read_with_a_notice(
+    select_file: Path, stage: Callable[[Run], None], capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    calls: list[object] = []
+    stage(lambda *_, scale, **__: calls.append(scale))
+    assert call(select_file, "--engine", name, "--worker", "1/1") == 0
+    assert calls == [Scale(executor=name, part=Part(1, 1))]  # type: ignore[arg-type]
+    said = capsys.readouterr().err
+    assert said == f"--engine {name} is read as --executor {name}; the next version will refuse the old name\n"
 
 
 @pytest.mark.parametrize(
@@ -117,7 +129,7 @@ def test_a_worker_gets_its_part_and_may_leave_no_manifest(select_file: Path, sta
         (["--worker", "4/3"], "'4/3' is no part"),
         (["--worker", "1/3", "--overwrite"], "would delete what the others have made"),
         (["--worker", "1/3", "--overwrite-changed"], "would delete what the others have made"),
-        (["--soft-targets", "--engine", "ray"], "--soft-targets with"),
+        (["--soft-targets", "--worker", "1/3", "--overwrite"], "would delete what the others have made"),
     ],
 )
 def test_options_that_make_no_sense_together(

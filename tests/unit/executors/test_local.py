@@ -1,4 +1,4 @@
-"""The local engine: shards in order, by one process or several, and what happens when it is stopped."""
+"""The local executor: shards in order, by one process or several, and what happens when it is stopped."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ import sys
 from pathlib import Path
 from seqkd.executors.local import run_shards
 from seqkd.stopping import StopRequest
-from tests.unit.engines.test_local import start, work
+from tests.unit.executors.test_local import start, work
 from functools import partial
 if __name__ == "__main__":
     with StopRequest() as stop:
@@ -142,6 +142,7 @@ def test_workers_do_not_outlive_a_killed_parent(tmp_path: Path, delay: float) ->
     until = time.monotonic() + 60
     while len(family()) < 2 and time.monotonic() < until:
         time.sleep(0.005)
+    assert len(family()) >= 2
     time.sleep(delay)
     parent.kill()
     parent.wait()

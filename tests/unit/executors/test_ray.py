@@ -1,4 +1,4 @@
-"""The Ray engine on a local cluster of several nodes, some of which die or join on the way."""
+"""The Ray executor on a local cluster of several nodes, some of which die or join on the way."""
 
 from __future__ import annotations
 
@@ -18,15 +18,16 @@ from seqkd.config.stages import DistillConfig, SelectConfig
 from seqkd.corpus.manifest import PARTIAL
 from seqkd.corpus.records import shard_name
 from seqkd.errors import InputError, ModelError, WorkError
-from seqkd.executors import ray as engine
+from seqkd.executors import ray as executor
 from seqkd.executors.work import Scale, ShardWork
-from seqkd.stages.distill import distill
+from seqkd.stages.distill import distill, soft_targets
 from seqkd.stages.prepare import prepare
 from seqkd.stages.select import select
 from seqkd.stopping import StopRequest
 from tests.torture.table import Record
 from tests.unit.executors.ray_work import deadly, finish, pieces, start, unloadable
 from tests.unit.stages.support import prepare_config
+from tests.unit.stages.teachers import soft_config
 from tests.unit.stages.test_distill import make_teacher
 
 ROOT = Path(__file__).parents[3]
@@ -98,7 +99,7 @@ class HangingWorker:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A gold corpus of eight shards, a teacher, and what the local engine makes of them."""
+    """A gold corpus of eight shards, a teacher, and what the local executor makes of them."""
     folder = tmp_path_factory.mktemp("ray")
     prepare.run(prepare_config(folder).model_copy(update={"shard_rows": 25}), folder / "gold")
     make_teacher(folder / "teacher", folder / "gold" / "vocab.model")
@@ -147,13 +148,13 @@ def test_a_node_that_dies_during_a_decode_changes_no_byte(
     (made / "gold" / "train" / "head").write_text(cluster.head_node.node_id)
     node, hangs = second_node(cluster), made / "gold" / "train" / "hangs"
     dead = when(hangs.exists, lambda: cluster.remove_node(node, allow_graceful=False))
-    distill.run(distilling(made), tmp_path / "out", device="cpu", scale=Scale(engine="ray"))
+    distill.run(distilling(made), tmp_path / "out", device="cpu", scale=Scale(executor="ray"))
     dead.join()
     assert contents(tmp_path / "out") == contents(made / "kbest")
     said = capsys.readouterr().err
     assert "a worker of the Ray cluster has died at shard" in said
     assert "distill: 200/200 sentences (100%)" in said
-    select.run(selecting(made), tmp_path / "seqkd", scale=Scale(engine="ray"))
+    select.run(selecting(made), tmp_path / "seqkd", scale=Scale(executor="ray"))
     assert contents(tmp_path / "seqkd") == contents(made / "seqkd")
     record(
         "a node of a Ray cluster dies",
@@ -163,7 +164,16 @@ def test_a_node_that_dies_during_a_decode_changes_no_byte(
     )
 
 
-# --- the engine ---------------------------------------------------------------------------------------------------
+@pytest.mark.slow
+def test_soft_targets_by_a_cluster_are_those_of_one_process(cluster: Any, made: Path, tmp_path: Path) -> None:
+    second_node(cluster)
+    config = soft_config(made / "gold", made / "teacher", top_k=4, workers=2)
+    soft_targets.run(config.model_copy(update={"workers": 1}), tmp_path / "alone", device="cpu")
+    soft_targets.run(config, tmp_path / "cluster", device="cpu", scale=Scale(executor="ray"))
+    assert contents(tmp_path / "cluster") == contents(tmp_path / "alone")
+
+
+# --- the executor -------------------------------------------------------------------------------------------------
 
 
 def begun(folder: Path) -> Path:
@@ -173,13 +183,13 @@ def begun(folder: Path) -> Path:
 
 def run(folder: Path, begin: Any, shards: int, stop: StopRequest, *, workers: int = 0) -> Iterator[int]:
     work = ShardWork(start=begin, pieces=pieces, finish=finish)
-    made = engine.run_shards(work, range(shards), workers=workers, gpu=False, folder=begun(folder), stop=stop)
+    made = executor.run_shards(work, range(shards), workers=workers, gpu=False, folder=begun(folder), stop=stop)
     return (shard for shard, info in made if info.name == shard_name(shard))
 
 
 @pytest.mark.slow
 def test_a_node_that_joins_gets_work(cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine, "LOOK_SECONDS", 0.2)
+    monkeypatch.setattr(executor, "LOOK_SECONDS", 0.2)
     for node in list(cluster.worker_nodes):
         cluster.remove_node(node, allow_graceful=False)
     found = []
@@ -196,7 +206,7 @@ def test_errors_deaths_and_stops(
     cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     second_node(cluster)
-    monkeypatch.setattr(engine, "MOST_DEATHS", 2)
+    monkeypatch.setattr(executor, "MOST_DEATHS", 2)
     with StopRequest() as stop:
         with pytest.raises(ModelError, match="damaged"):
             list(run(tmp_path, partial(unloadable, tmp_path), 3, stop))
@@ -219,18 +229,18 @@ def test_errors_deaths_and_stops(
 def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(InputError, match=r"pip install 'seqkd\[ray\]'"):
-        engine.cluster_device("cpu")
+        executor.cluster_device("cpu")
 
 
 def test_a_node_must_see_the_folder_and_have_the_same_seqkd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     work = ShardWork(start=partial(start, tmp_path, 0.0), pieces=pieces, finish=finish)
     note = begun(tmp_path) / PARTIAL
-    assert engine._Worker(work, str(tmp_path), str(note), b"{}").ready() is None
+    assert executor._Worker(work, str(tmp_path), str(note), b"{}").ready() is None
     for worker, message in (
-        (engine._Worker(work, str(tmp_path), str(note), b"[]"), "sees another"),
-        (engine._Worker(work, str(tmp_path), str(note) + "x", b"{}"), "does not see"),
-        (engine._Worker(work, str(tmp_path / "x"), str(note), b"{}"), "does not see"),
+        (executor._Worker(work, str(tmp_path), str(note), b"[]"), "sees another"),
+        (executor._Worker(work, str(tmp_path), str(note) + "x", b"{}"), "does not see"),
+        (executor._Worker(work, str(tmp_path / "x"), str(note), b"{}"), "does not see"),
     ):
         error = worker.ready()
         assert isinstance(error, InputError)

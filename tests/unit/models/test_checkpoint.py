@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -91,6 +92,34 @@ def test_digest_is_of_the_contents(tmp_path: Path, vocabularies: tuple[Path, Pat
     weights["encoder_norm.bias"] += 1
     write_weights(tmp_path / "b" / "model.safetensors", weights)
     assert model_digest(tmp_path / "b") != digest
+
+
+def bytes_read() -> int:
+    """Bytes that this process has asked the system for."""
+    return int(Path("/proc/self/io").read_text().split()[1])
+
+
+def test_a_folder_is_hashed_once_until_a_file_changes(tmp_path: Path, vocabularies: tuple[Path, Path]) -> None:
+    folder = tmp_path / "model"
+    make(folder, vocabularies[0])
+    weights = folder / "model.safetensors"
+    size = weights.stat().st_size
+    assert size > 10_000
+    for path in folder.iterdir():
+        os.utime(path, (1e9, 1e9))  # not a file of this moment, whose times cannot be relied on
+    before, first = bytes_read(), model_digest(folder)
+    assert bytes_read() - before >= size
+    before = bytes_read()
+    assert model_digest(folder) == first
+    assert bytes_read() - before < size
+    with weights.open("r+b") as file:
+        file.seek(-1, os.SEEK_END)
+        last = file.read(1)
+        file.seek(-1, os.SEEK_END)
+        file.write(bytes([last[0] ^ 1]))
+    changed = model_digest(folder)
+    os.utime(weights, (1e9, 1e9))  # the same size and time of change as before
+    assert model_digest(folder) == changed != first
 
 
 def test_tied_weights_are_stored_once(tmp_path: Path, vocabularies: tuple[Path, Path]) -> None:

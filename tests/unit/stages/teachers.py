@@ -45,7 +45,13 @@ def make_teacher(
 
 
 def soft_config(prepared: Path, *teachers: Path, corpus: Path | None = None, **more: Any) -> SoftTargetsConfig:
-    values = {"models": teachers, "corpus": corpus or prepared / "train", "batch_tokens": 150, "precision": "float32"}
+    values = {
+        "models": teachers,
+        "corpus": corpus or prepared / "train",
+        "batch_tokens": 150,
+        "precision": "float32",
+        "workers": 1,
+    }
     return validate(SoftTargetsConfig, {**values, **more}, "test")
 
 

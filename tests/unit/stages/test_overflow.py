@@ -14,7 +14,7 @@ from seqkd.corpus.reader import Corpus
 from seqkd.search import BeamSettings
 from seqkd.search.cpu.weights import available
 from seqkd.search.loading import HARDWARE, Precision, load_team
-from seqkd.stages.distill import distill, soft_targets
+from seqkd.stages.distill import distill, soft_shards, soft_targets
 from seqkd.stages.evaluate import evaluate
 from seqkd.stages.prepare import prepare
 from seqkd.tools.score import score_files
@@ -92,7 +92,7 @@ def _partial(config: SoftTargetsConfig, folder: Path, monkeypatch: pytest.Monkey
         raise StoppedError
 
     with monkeypatch.context() as patch:
-        patch.setattr(soft_targets, "write_shard", stop)
+        patch.setattr(soft_shards, "write_shard", stop)
         with pytest.raises(StoppedError):
             soft_targets.run(config, folder / "stopped", device="cpu")
     return (folder / "stopped" / "partial.json").read_bytes()

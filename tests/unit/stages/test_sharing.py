@@ -1,4 +1,4 @@
-"""Distill and select by several workers: the bytes of one process, whoever finishes."""
+"""Stages shared by several workers: the bytes of one process, whoever finishes the folder."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ import pyarrow as pa
 import pytest
 
 from seqkd.config.select import FilterConfig
-from seqkd.config.stages import DistillConfig, PrepareConfig, SearchConfig, SelectConfig
+from seqkd.config.stages import DistillConfig, PrepareConfig, SearchConfig, SelectConfig, SoftTargetsConfig
 from seqkd.corpus.locks import Part
-from seqkd.corpus.manifest import ShardInfo
+from seqkd.corpus.manifest import ShardInfo, read_manifest
 from seqkd.corpus.reader import Corpus
 from seqkd.corpus.writer import write_shard
 from seqkd.errors import ConflictError, WorkError
 from seqkd.executors.work import Scale
-from seqkd.stages.distill import distill
+from seqkd.stages.distill import distill, soft_targets
 from seqkd.stages.prepare import prepare
 from seqkd.stages.select import select
+from tests.unit.stages import teachers
 from tests.unit.stages.support import prepare_config
 from tests.unit.stages.test_distill import make_teacher
 
@@ -33,6 +34,11 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     make_teacher(folder / "teacher", folder / "gold" / "vocab.model")
     distill.run(distilling(folder), folder / "kbest", device="cpu")
     select.run(selecting(folder), folder / "seqkd")
+    # The longest rows do not fit this teacher, so the list of rows left out is not empty.
+    longest = int(max(map(max, Corpus.open(folder / "gold" / "train").lengths()[1:])))
+    teachers.make_teacher(folder / "small", folder / "gold" / "vocab.model", max_positions=longest)
+    soft_targets.run(softening(folder), folder / "soft", device="cpu")
+    assert read_manifest(folder / "soft").counts["longer than a teacher's max_positions"] > 0
     assert len(Corpus.open(folder / "seqkd").shards) == 5
     return folder
 
@@ -56,6 +62,10 @@ def selecting(folder: Path) -> SelectConfig:
         rule="seqinter",
         filters=FilterConfig(duplicates=True, worst_percent=20.0),
     )
+
+
+def softening(folder: Path) -> SoftTargetsConfig:
+    return teachers.soft_config(folder / "gold", folder / "small", top_k=4)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -84,6 +94,23 @@ def test_select_in_parts(made: Path, tmp_path: Path) -> None:
     for number in (1, 2):
         select.run(selecting(made), out, scale=part(f"{number}/2"))
     assert contents(out) == contents(made / "seqkd")
+
+
+def test_soft_targets_in_parts(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out"
+    for number in (3, 1):
+        soft_targets.run(softening(made), out, device="cpu", scale=part(f"{number}/3"))
+        assert not (out / "manifest.json").exists()
+    assert "part 1/3 is done, but not yet shard 1, 4 of other parts" in capsys.readouterr().err
+    soft_targets.run(softening(made), out, device="cpu", scale=part("2/3"))
+    assert contents(out) == contents(made / "soft")
+
+
+@pytest.mark.slow
+def test_soft_targets_by_two_processes(made: Path, tmp_path: Path) -> None:
+    config = softening(made).model_copy(update={"workers": 2})
+    soft_targets.run(config, tmp_path / "out", device="cpu")
+    assert contents(tmp_path / "out") == contents(made / "soft")
 
 
 def test_more_workers_than_shards(made: Path, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from seqkd.corpus.writer import write_shard
 from seqkd.errors import ConfigError, ConflictError, CorpusError, ModelError, WorkError
 from seqkd.models.checkpoint import load_model
 from seqkd.search.scoring import pad_rows
-from seqkd.stages.distill import soft_targets
+from seqkd.stages.distill import soft_shards, soft_targets
 from seqkd.stages.prepare import prepare
 from seqkd.training.soft import SoftTable
 from tests.unit.stages.support import prepare_config
@@ -102,7 +102,7 @@ def test_an_interrupted_run_goes_on_and_ends_with_the_same_bytes(
         return write_shard(folder, index, table)
 
     with monkeypatch.context() as patch:
-        patch.setattr(soft_targets, "write_shard", dies)
+        patch.setattr(soft_shards, "write_shard", dies)
         with pytest.raises(KeyboardInterrupt):
             soft_targets.run(config, tmp_path / "out", device="cpu")
     assert not (tmp_path / "out" / "manifest.json").exists()
@@ -112,7 +112,7 @@ def test_an_interrupted_run_goes_on_and_ends_with_the_same_bytes(
         made.append(index)
         return write_shard(folder, index, table)
 
-    monkeypatch.setattr(soft_targets, "write_shard", counts)
+    monkeypatch.setattr(soft_shards, "write_shard", counts)
     soft_targets.run(config, tmp_path / "out", device="cpu")
     assert made == [1, 2]
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
@@ -164,6 +164,17 @@ def test_samples_of_a_row_do_not_depend_on_its_batch(prepared: Path, teacher: Pa
     small, large = (SoftTable(Corpus.open(tmp_path / name, "soft")).of(ids) for name in ("small", "large"))
     assert torch.equal(small.ids, large.ids)
     assert torch.equal(small.logprobs, large.logprobs)
+
+
+def test_the_number_of_threads_changes_no_byte(prepared: Path, teacher: Path, tmp_path: Path) -> None:
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            soft_targets.run(soft_config(prepared, teacher, batch_tokens=4000), tmp_path / str(threads), device="cpu")
+    finally:
+        torch.set_num_threads(before)
+    assert contents(tmp_path / "1") == contents(tmp_path / "3")
 
 
 def test_rows_that_a_teacher_has_no_room_for_are_left_out_and_listed(prepared: Path, tmp_path: Path) -> None:

@@ -1,0 +1,222 @@
+"""One shard of soft targets: the teachers' distributions at the target positions of a shard's rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from torch import Tensor
+
+from seqkd.config.stages import SoftTargetsConfig
+from seqkd.corpus.manifest import ShardInfo
+from seqkd.corpus.reader import Corpus
+from seqkd.corpus.schema import SOFT_SCHEMA
+from seqkd.corpus.writer import write_shard
+from seqkd.errors import WorkError
+from seqkd.objectives.base import Batch
+from seqkd.objectives.divergence import top_k
+from seqkd.objectives.teacher import Teacher, chunk_rows
+from seqkd.search.scoring import length_batches
+from seqkd.stages.distill.counting import RETRIED, note_counts
+from seqkd.stages.train.teaching import load_teachers
+from seqkd.training.data import COLUMNS, collate
+from seqkd.training.runtime import Precision
+
+LOWEST = -60_000.0  # float16 holds -65,504
+_NAMED = 20  # rows in an error message
+
+
+def pair_lengths(table: pa.Table) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
+    """Return source and target lengths `[rows]` in tokens, ends of sentences not counted."""
+    source, target = (pc.list_value_length(table.column(name)).to_numpy() for name in ("source_ids", "target_ids"))
+    return source, target
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """One row's soft targets: `[entries]` ids and log-probabilities, `[positions]` entries of each and tails."""
+
+    ids: npt.NDArray[np.int32]
+    logprobs: npt.NDArray[np.float32]
+    sizes: npt.NDArray[np.int64]
+    tail: npt.NDArray[np.float32]
+
+
+def start(
+    config: SoftTargetsConfig, out: Path, device: str, precision: Precision, threads: int | None
+) -> Callable[[int], ShardInfo]:
+    """Load the teachers and return the function that makes and writes the shard of a number.
+
+    Args:
+        config: The stage's settings.
+        out: Where the shards are written.
+        device: Where the teachers are.
+        precision: Of their products.
+        threads: Of torch on the CPU; None for as many as it takes by itself.
+
+    Raises:
+        ModelError: The folder of a teacher is damaged.
+    """
+    if threads is not None:
+        torch.set_num_threads(threads)
+    return _Writer(config, out, torch.device(device), precision).write
+
+
+class _Writer:
+    """Makes shards, one in each process at a time. A shard's bytes depend on its own rows alone.
+
+    Args:
+        config: The stage's settings.
+        out: Where the shards are written.
+        device: Where the teachers are.
+        precision: Of their products.
+    """
+
+    def __init__(self, config: SoftTargetsConfig, out: Path, device: torch.device, precision: Precision) -> None:
+        self.config, self.out, self.device, self.precision = config, out, device, precision
+        self.corpus = Corpus.open(config.corpus, "corpus")
+        self.team = load_teachers(config.models, precision=precision, temperature=config.temperature, device=device)
+
+    def write(self, shard: int) -> ShardInfo:
+        """Write a shard's soft targets, in the order of its rows, and before it the count of the rows done again."""
+        table = self.corpus.read_shard(shard, list(COLUMNS))
+        longest = np.maximum(*pair_lengths(table)) + 1
+        fits = longest <= self.team.max_positions
+        table, longest = table.filter(pa.array(fits)), longest[fits]
+        found: dict[int, _Row] = {}
+        retried = 0
+        for rows in length_batches(longest.tolist(), self.config.batch_tokens):
+            batch, bad = table.take(pa.array(rows)), []
+            for row, soft in self._rows(collate(batch, self.team.special), self.team.teacher):
+                if soft is None:
+                    bad.append(row)
+                else:
+                    found[row] = soft
+            if bad:
+                found.update(self._again(batch, bad))
+                retried += len(bad)
+        note_counts(self.out, shard, {RETRIED: retried})
+        ids = table.column("id")
+        return write_shard(
+            self.out, shard, _table(ids, table.column("target_ids"), [found[row] for row in ids.to_pylist()])
+        )
+
+    def _again(self, batch: pa.Table, bad: list[int]) -> Iterator[tuple[int, _Row]]:
+        """Yield the soft targets of these rows, computed in float32.
+
+        Raises:
+            WorkError: Logits are not finite in float32 either.
+        """
+        failed = bad
+        if self.precision != "float32":
+            failed = []
+            part = batch.filter(pa.array(np.isin(batch.column("id").to_numpy(), bad)))
+            for row, soft in self._rows(collate(part, self.team.special), self.team.in_float32):
+                if soft is None:
+                    failed.append(row)
+                else:
+                    yield row, soft
+        if failed:
+            named = ", ".join(map(str, sorted(failed)[:_NAMED])) + " and more" * (len(failed) > _NAMED)
+            raise WorkError(
+                "a teacher's logits are not finite", where=f"rows {named}", hint="look at these rows and the checkpoint"
+            )
+
+    def _rows(self, batch: Batch, teacher: Teacher) -> Iterator[tuple[int, _Row | None]]:
+        """Soft targets of a batch, row by row; None where logits are not finite."""
+        lengths = np.bincount(batch.kept.numpy() // batch.target_out.size(1), minlength=len(batch.ids))
+        uniform = self._uniform(batch.ids, lengths)
+        distributions = teacher(batch.to(self.device))
+        step = chunk_rows(self.team.vocab, self.device)
+        chunks, sound = [], []
+        for start in range(0, batch.tokens, step):
+            stop = min(start + step, batch.tokens)
+            logprobs = distributions.logprobs(start, stop)
+            finite = logprobs.isfinite().all(-1)
+            sound.append(finite.cpu().numpy())
+            if not sound[-1].all():
+                logprobs = logprobs.masked_fill(~finite[:, None], 0.0)  # of rows that are not used
+            if uniform is None:
+                chunks.append(_likeliest(logprobs, self.config.top_k or 0))
+            else:
+                chunks.append(_drawn(logprobs, uniform[start:stop].to(self.device)))
+        ids, values, sizes, tail = (np.concatenate(parts) for parts in zip(*chunks, strict=True))
+        ends = np.cumsum(lengths)
+        entries = np.concatenate([[0], np.cumsum(sizes)])
+        all_finite = np.concatenate(sound)
+        for row, first, last in zip(batch.ids.tolist(), ends - lengths, ends, strict=True):
+            inside = slice(entries[first], entries[last])
+            soft = _Row(ids[inside], values[inside], sizes[first:last], tail[first:last])
+            yield row, soft if all_finite[first:last].all() else None
+
+    def _uniform(self, rows: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]) -> Tensor | None:
+        """`[tokens, samples]` random numbers in [0, 1), the same for a row in whatever batch it stands."""
+        samples = self.config.samples
+        if samples is None:
+            return None
+        draws = [
+            np.random.default_rng([self.config.seed, row]).random((length, samples))
+            for row, length in zip(rows.tolist(), lengths.tolist(), strict=True)
+        ]
+        return torch.from_numpy(np.concatenate(draws))
+
+
+_Chunk = tuple[
+    npt.NDArray[np.int32], npt.NDArray[np.float32], npt.NDArray[np.int64], npt.NDArray[np.float32]
+]  # as in _Row
+
+
+def _likeliest(logprobs: Tensor, k: int) -> _Chunk:
+    soft = top_k(logprobs, k)
+    assert soft.tail is not None
+    ids, values = (x.flatten().cpu().numpy() for x in (soft.ids, soft.logprobs))
+    return ids.astype(np.int32), values, np.full(len(logprobs), k, dtype=np.int64), soft.tail.cpu().numpy()
+
+
+def _drawn(logprobs: Tensor, uniform: Tensor) -> _Chunk:
+    """Ids drawn from the distributions with replacement, each once, with its share of the draws.
+
+    The shares are unbiased estimates of the probabilities (Anshumann et al. 2025, random sampling distillation, where
+    the proposal is the teacher itself).
+    """
+    cumulative = logprobs.double().exp_().cumsum(-1)
+    ids = torch.searchsorted(cumulative, uniform * cumulative[:, -1:], right=True)
+    draws = ids.clamp_max_(logprobs.size(1) - 1).cpu().numpy()
+    draws.sort(axis=1)
+    first = np.ones(draws.shape, dtype=np.bool_)
+    first[:, 1:] = draws[:, 1:] != draws[:, :-1]
+    places = np.flatnonzero(first)
+    counts = np.diff(np.append(places, draws.size))
+    values = np.log(counts / draws.shape[1]).astype(np.float32)
+    tail = np.full(len(draws), -np.inf, dtype=np.float32)
+    return draws[first].astype(np.int32), values, first.sum(axis=1), tail
+
+
+def _table(ids: pa.ChunkedArray, targets: pa.ChunkedArray, rows: list[_Row]) -> pa.Table:
+    def joined(parts: list[npt.NDArray[Any]], dtype: Any) -> npt.NDArray[Any]:
+        return np.concatenate([np.empty(0, dtype=dtype), *parts]).astype(dtype)
+
+    def offsets(sizes: npt.NDArray[np.int64]) -> pa.Array:
+        return pa.array(np.concatenate([[0], np.cumsum(sizes)]), pa.int32())
+
+    positions = offsets(np.array([len(row.sizes) for row in rows], dtype=np.int64))
+    entries = offsets(joined([row.sizes for row in rows], np.int64))
+    with np.errstate(over="ignore"):
+        logprobs = joined([row.logprobs.clip(min=LOWEST) for row in rows], np.float16)
+        tail = joined([np.where(np.isinf(row.tail), row.tail, row.tail.clip(min=LOWEST)) for row in rows], np.float16)
+    token_ids = pa.array(joined([row.ids for row in rows], np.int32))
+    columns = {
+        "id": ids,
+        "target_ids": targets,
+        "topk_ids": pa.ListArray.from_arrays(positions, pa.ListArray.from_arrays(entries, token_ids)),
+        "topk_logprobs": pa.ListArray.from_arrays(positions, pa.ListArray.from_arrays(entries, pa.array(logprobs))),
+        "tail_logprob": pa.ListArray.from_arrays(positions, pa.array(tail)),
+    }
+    return pa.table(columns, schema=SOFT_SCHEMA)

@@ -1,0 +1,173 @@
+"""The runner of all stages that write a folder shard by shard: prepare, distill, select and soft targets.
+
+A stage says how one shard is made. The runner finds the shards that earlier runs finished, spreads the others over this
+process, several processes or a Ray cluster, listens for a request to stop, shows progress, and decides which of several
+workers finishes the folder.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Generic
+
+from seqkd.corpus.locks import Part
+from seqkd.corpus.manifest import ShardInfo, StageOutput
+from seqkd.corpus.writer import finished_shards
+from seqkd.executors import local
+from seqkd.executors.work import HERE, Done, Piece, Scale, ShardWork
+from seqkd.progress import Progress, say
+from seqkd.stopping import StopRequest
+
+if TYPE_CHECKING:
+    import torch
+
+_NAMED = 10  # shards in a message
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShardJob(Generic[Piece, Done]):
+    """How a stage makes its shards.
+
+    A shard's bytes must depend on that shard of the inputs and on the settings alone. Then they are the same whoever
+    makes it, and however often a run is interrupted.
+
+    Attributes:
+        label: Opens the lines of progress and all messages.
+        unit: What progress counts, in the plural.
+        rows: Rows of each shard that is read; one entry for each shard that is written.
+        work: How one shard is made.
+        keeps: Whether a sound shard that an earlier run left is to stay, given its number and its entry for the
+            manifest; None if it always is.
+        processes: Processes of this machine that share the work under the local executor; 0 for this process alone.
+        workers: Workers of a Ray cluster; 0 for as many as it has room for.
+        gpu: Whether a worker of a Ray cluster needs a GPU.
+    """
+
+    label: str
+    unit: str
+    rows: Sequence[int]
+    work: ShardWork[Piece, Done]
+    keeps: Callable[[int, ShardInfo], bool] | None = None
+    processes: int = 0
+    workers: int = 0
+    gpu: bool = False
+
+    def finished(self, folder: Path, wanted: set[int]) -> dict[int, ShardInfo]:
+        """Return those of the shards `wanted` that earlier runs have finished, by number."""
+        found = finished_shards(folder, wanted) if wanted else {}
+        return {shard: info for shard, info in found.items() if self.keeps is None or self.keeps(shard, info)}
+
+    def start(
+        self, output: StageOutput, shards: list[int], scale: Scale, stop: StopRequest
+    ) -> Iterable[tuple[int, ShardInfo]]:
+        """Begin to make these shards; they are yielded as they are finished."""
+        if not shards:
+            return ()
+        if scale.executor == "ray":
+            from seqkd.executors import ray  # its package is an extra
+
+            return ray.run_shards(self.work, shards, workers=self.workers, gpu=self.gpu, folder=output.path, stop=stop)
+        return local.run_shards(self.work, shards, processes=self.processes, stop=stop)
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A folder whose shards are all there, to be finished by this process.
+
+    Attributes:
+        shards: All shards, in order.
+        rows: Rows of the shards that this run made itself.
+        seconds: How long it took to make them.
+    """
+
+    shards: list[ShardInfo]
+    rows: int
+    seconds: float
+
+
+def make_shards(
+    output: StageOutput,
+    job: ShardJob[Piece, Done],
+    *,
+    scale: Scale = HERE,
+    stop: StopRequest | None = None,
+    note: Callable[[int, float], None] | None = None,
+) -> Made | None:
+    """Make the shards of this run's part that are missing.
+
+    Args:
+        output: The folder, open.
+        job: How its shards are made.
+        scale: Where the work is done, and which part of it.
+        stop: The caller's own request to stop; None if the caller does not listen for one.
+        note: Called with the rows that this run made and the seconds that it took, once its part is done and before
+            other workers may finish the folder.
+
+    Returns:
+        All shards if this process is to finish the folder. None if other workers are still at work or have left
+        shards that are missing; a message says which.
+
+    Raises:
+        WorkError: The run was stopped, a worker died, or the system refuses to read or write.
+        InputError: Ray is not installed, or its cluster cannot be used.
+        SeqkdError: What the work raises.
+    """
+    rows = job.rows
+    mine = list(range(len(rows))) if scale.part is None else scale.part.shards(len(rows))
+    started, shards = time.monotonic(), job.finished(output.path, set(mine))
+    todo = [shard for shard in mine if shard not in shards]
+    before = sum(rows[shard] for shard in shards)
+    with (
+        StopRequest() if stop is None else nullcontext(stop) as request,
+        Progress(job.label, sum(rows[shard] for shard in mine), job.unit, done=before) as progress,
+    ):
+        for shard, info in job.start(output, todo, scale, request):
+            shards[shard] = info
+            progress.advance(rows[shard])
+        if len(shards) < len(mine):
+            request.check(f"after {len(shards):,} of {len(mine):,} shards of {output.path.name}")
+    made, seconds = sum(rows[shard] for shard in todo), time.monotonic() - started
+    if note is not None:
+        note(made, seconds)
+    if scale.part is not None:
+        if not output.last():
+            say(
+                f"{job.label}: part {scale.part} is done, other workers are still at work; the last one finishes "
+                f"{output.path}"
+            )
+            return None
+        shards |= job.finished(output.path, set(range(len(rows))) - set(mine))
+        if len(shards) < len(rows):
+            _name_missing(output, job.label, scale.part, [n for n in range(len(rows)) if n not in shards])
+            return None
+    return Made([shards[shard] for shard in range(len(rows))], made, seconds)
+
+
+def _name_missing(output: StageOutput, label: str, part: Part, missing: list[int]) -> None:
+    named = ", ".join(map(str, missing[:_NAMED])) + (", ..." if len(missing) > _NAMED else "")
+    say(f"{label}: part {part} is done, but not yet shard {named} of other parts; then {output.path} is finished")
+
+
+def stage_device(device: str, scale: Scale) -> torch.device:
+    """Return the device that a stage's models are on: of this machine, or of each worker of a Ray cluster.
+
+    Args:
+        device: auto, cpu, cuda or cuda:N; on a Ray cluster auto, cpu or cuda.
+        scale: Where the work is done.
+
+    Raises:
+        InputError: There is no such device, or no Ray.
+    """
+    import torch  # not loaded by stages that need no model
+
+    if scale.executor == "ray":
+        from seqkd.executors import ray  # its package is an extra
+
+        return torch.device(ray.cluster_device(device))
+    from seqkd.search.loading import resolve_device
+
+    return resolve_device(device)

@@ -89,7 +89,7 @@ ifneq ($(filter prepare teacher distill students report $(RUNS)/%,$(MAKECMDGOALS
   # is made again, and that mends the others.
   $(shell find $(PLAN) -newermt now -exec touch -t 197001010000 {} + 2>/dev/null)
 
-  $(PLAN): $(PIPELINE_FILE) $(wildcard seqkd/pipeline/*.py seqkd/config/*.py) | $(SETUP)
+  $(PLAN): $(PIPELINE_FILE) $(wildcard $(patsubst %,seqkd/%/*.py,pipeline config models models/nat objectives)) | $(SETUP)
 	@$(SEQKD) plan $(PIPELINE_FILE) --runs $(RUNS) > /dev/null
 
   include $(PLAN)

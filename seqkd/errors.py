@@ -69,5 +69,9 @@ class ConflictError(InputError):
     """The output folder was made with other settings."""
 
 
+class ExtensionError(InputError):
+    """An installed package registers something that cannot be used."""
+
+
 class WorkError(SeqkdError):
     """A failure at work: full disk, loss that is not finite, logits that are NaN: exit code 1."""

@@ -10,14 +10,11 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, Discriminator, Field, Tag, ValidationError, model_validator
 
 from seqkd.config.models import (
-    MODELS,
-    OBJECTIVES,
     ModelConfig,
-    NllConfig,
     ObjectiveConfig,
-    TransformerConfig,
-    WordKdConfig,
     check_objective,
+    default_model,
+    default_objective,
     with_objective,
 )
 from seqkd.config.report import ReportConfig as ReportConfig  # these three are read from here by everybody else
@@ -147,8 +144,8 @@ class TrainConfig(Strict):
     role: Literal["teacher", "student"] = "student"
     prepared: Path = Field(..., description="output of `prepare`: vocabulary and validation corpus")
     corpus: CorpusPaths = Field(..., description="training corpus, gold or distilled, or several with weights")
-    model: ModelConfig = TransformerConfig()
-    objective: ObjectiveConfig = NllConfig()
+    model: ModelConfig = Field(default_factory=default_model)
+    objective: ObjectiveConfig = Field(default_factory=default_objective)
     training: TrainingConfig
     init_from: Path | None = Field(None, description="a model folder whose weights training starts from")
     reverse: bool = Field(False, description="learn to translate targets into sources")
@@ -162,10 +159,10 @@ class TrainConfig(Strict):
 
     @model_validator(mode="after")
     def _taught(self) -> TrainConfig:
-        objective = self.objective
-        if isinstance(objective, WordKdConfig) and not objective.teachers and objective.soft_targets is None:
-            raise ValueError("objective: word_kd needs `teachers` or `soft_targets`")
-        check_mix(objective, [(str(part.path), part.weight) for part in self.corpora])
+        taught = self.objective.taught
+        if taught is not None and not taught.teachers and taught.soft_targets is None:
+            raise ValueError(f"objective: {self.objective.type} needs `teachers` or `soft_targets`")
+        check_mix(self.objective, [(str(part.path), part.weight) for part in self.corpora])
         return self
 
     @property
@@ -181,7 +178,7 @@ def check_mix(objective: ObjectiveConfig, corpora: Sequence[tuple[str, float]]) 
     if twice:
         raise ValueError(f"corpus: {', '.join(twice)} stands there twice; give it a larger weight")
     mixed = len(corpora) > 1 or corpora[0][1] != 1.0
-    if mixed and isinstance(objective, WordKdConfig) and objective.soft_targets is not None:
+    if mixed and objective.taught is not None and objective.taught.soft_targets is not None:
         raise ValueError(
             "objective.soft_targets: are of one corpus, each row once; the student has several corpora, or a weight. "
             "Let teachers run along instead"
@@ -340,17 +337,14 @@ def problems(error: ValidationError) -> list[tuple[tuple[str | int, ...], str]]:
     """Each problem's place in the file and what is wrong there."""
     found = []
     for problem in error.errors():
-        if problem["type"] == "extra_forbidden":
+        if problem["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
             text = "unknown key"
         elif problem["type"] == "missing":
             text = "missing"
-        elif problem["type"] == "union_tag_invalid":
-            kind = "architecture" if problem["loc"][-1] == "model" else "objective"
-            text = f"unknown {kind} {problem['ctx']['tag']!r}, expected one of: {_known(problem['loc'])}"
         elif isinstance(problem["input"], (dict, BaseModel)):  # about several keys at once; the message names them
             text = problem["msg"].removeprefix("Value error, ")
         else:
-            text = f"{problem['msg']}, got {problem['input']!r}"
+            text = f"{problem['msg'].removeprefix('Value error, ')}, got {problem['input']!r}"
         found.append((_untagged(problem["loc"]), text))
     return found
 
@@ -360,15 +354,8 @@ def _untagged(loc: tuple[str | int, ...]) -> tuple[str | int, ...]:
     return tuple(
         part
         for before, part in zip((None, *loc), loc, strict=False)
-        if not (before == "model" and part in MODELS)
-        and not (before == "objective" and part in OBJECTIVES)
-        and not (before == "corpus" and part in ("one", "several"))
+        if not (before == "corpus" and part in ("one", "several"))
     )
-
-
-def _known(loc: tuple[str | int, ...]) -> str:
-    names = MODELS if loc[-1] == "model" else OBJECTIVES
-    return ", ".join(f"{name}NAME" if name.endswith(":") else name for name in names)
 
 
 def dotted(loc: tuple[str | int, ...]) -> str:

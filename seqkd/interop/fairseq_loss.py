@@ -13,6 +13,8 @@ from torch import nn
 from seqkd.interop.fairseq_library import LabelSmoothedCrossEntropyCriterion, NatCriterion
 from seqkd.interop.fairseq_models import FairseqModel
 from seqkd.objectives.base import Batch, LossOutput
+from seqkd.objectives.nll import NllSettings
+from seqkd.objectives.teacher import Teacher
 
 _EVALUATION_SEED = 1
 
@@ -74,3 +76,8 @@ def _noise(device: torch.device, *, fixed: bool) -> Iterator[None]:
             stack.enter_context(torch.random.fork_rng([device] if device.type == "cuda" else []))
             torch.manual_seed(_EVALUATION_SEED)
         yield
+
+
+def build(settings: NllSettings, _: Teacher | None) -> FairseqLoss:
+    """The loss of these settings."""
+    return FairseqLoss(smoothing=settings.label_smoothing)

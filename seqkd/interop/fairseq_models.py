@@ -26,6 +26,7 @@ from seqkd.interop.fairseq_library import (
     TranslationLevenshteinTask,
 )
 from seqkd.models.protocol import Marks, Output, PairLengths, ParallelSettings, too_long
+from seqkd.models.settings import FairseqSettings
 
 PREFIX = "fairseq:"
 
@@ -79,17 +80,14 @@ def architectures() -> list[str]:
     return sorted(name for name, model in ARCH_MODEL_NAME_REGISTRY.items() if model in models)
 
 
-def build(
-    arch: str, *, source_vocab: int, target_vocab: int, settings: Mapping[str, Any], max_positions: int
-) -> FairseqModel:
+def build(arch: str, settings: FairseqSettings, *, source_vocab: int, target_vocab: int) -> FairseqModel:
     """A model with fresh weights.
 
     Args:
         arch: `fairseq:` and a name of fairseq's registry.
+        settings: fairseq's own options, and the longest text.
         source_vocab: Source pieces, special ids counted.
         target_vocab: Target pieces.
-        settings: fairseq's own options, with underscores; what is left out is as the name's defaults in fairseq.
-        max_positions: Longest source or target in tokens, end of sentence counted.
 
     Raises:
         ModelError: No such name, or options that fairseq does not take.
@@ -101,9 +99,9 @@ def build(
         )
     model = ARCH_MODEL_NAME_REGISTRY[name]
     refinement = PARALLEL.get(model)
-    options = _options(name, settings)
+    options = _options(name, settings.settings)
     # Beside the end of sentence these read and write a beginning of sentence.
-    options.max_source_positions = options.max_target_positions = max_positions + (refinement is not None)
+    options.max_source_positions = options.max_target_positions = settings.max_positions + (refinement is not None)
     options.label_smoothing = 0.0  # the objective's, which sets it
     options.criterion = "label_smoothed_cross_entropy"  # the LSTM asks
     ARCH_CONFIG_REGISTRY[name](options)
@@ -124,7 +122,12 @@ def build(
             f"fairseq cannot build it: {error or type(error).__name__}", where=f"settings of {arch}"
         ) from error
     return FairseqModel(
-        net, task, refinement, source_vocab=source_vocab, target_vocab=target_vocab, max_positions=max_positions
+        net,
+        task,
+        refinement,
+        source_vocab=source_vocab,
+        target_vocab=target_vocab,
+        max_positions=settings.max_positions,
     )
 
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple, cast
+from dataclasses import dataclass
+from typing import Annotated, NamedTuple, cast
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
 from seqkd.models.functional import Dropout, linear
 from seqkd.models.lstm_loops import advance_cell, run_attentive, run_layer
 from seqkd.models.protocol import Marks, PairLengths, too_long
-from seqkd.models.settings import Embeddings
+from seqkd.models.settings import DropoutRate, Embeddings, Layers, MaxPositions
 from seqkd.models.transformer import embedding_tables
 from seqkd.text.vocabulary import EOS_ID, PAD_ID, UNK_ID
 
@@ -171,47 +173,58 @@ class Decoder(nn.Module):
         return Carried(cells, outputs, torch.addmm(context, query, self.mix.t()).tanh_().to(wide))
 
 
-class Lstm(nn.Module):
-    """LSTM encoder-decoder: bidirectional encoder, stacked decoder, general attention, input feeding.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LstmSettings:
+    """Sizes of an LSTM encoder-decoder.
 
-    Args:
-        source_vocab: Source pieces, special ids counted.
-        target_vocab: Target pieces.
-        dim: Of embeddings and hidden states; even.
-        encoder_layers: Encoder depth; each layer's directions have half of `dim` each.
+    Attributes:
+        dim: Width of embeddings and hidden states; even.
+        encoder_layers: Encoder depth; each direction of a layer has half of `dim`.
         decoder_layers: Decoder depth.
         dropout: On the embeddings, between layers, and on the features before the output layer.
         embeddings: shared: one table for source, target and output; decoder: one for target and output;
             separate: three.
         max_positions: Longest source or target in tokens, end of sentence counted.
+
+    Raises:
+        ValueError: The width is odd.
+    """
+
+    dim: Annotated[int, Field(ge=8, description="of embeddings and hidden states")] = 256
+    encoder_layers: Annotated[int, Field(ge=1, description="bidirectional, each direction dim / 2 wide")] = 2
+    decoder_layers: Layers = 2
+    dropout: DropoutRate = 0.2
+    embeddings: Embeddings = "shared"
+    max_positions: MaxPositions = 512
+
+    def __post_init__(self) -> None:
+        if self.dim % 2:
+            raise ValueError(f"dim {self.dim} is not even: each direction of the encoder has half of it")
+
+
+class Lstm(nn.Module):
+    """LSTM encoder-decoder: bidirectional encoder, stacked decoder, general attention, input feeding.
+
+    Args:
+        settings: Its sizes.
+        source_vocab: Source pieces, special ids counted.
+        target_vocab: Target pieces, likewise.
     """
 
     pad_id, eos_id, unk_id, start_id = PAD_ID, EOS_ID, UNK_ID, EOS_ID
 
-    def __init__(
-        self,
-        *,
-        source_vocab: int,
-        target_vocab: int,
-        dim: int,
-        encoder_layers: int,
-        decoder_layers: int,
-        dropout: float = 0.2,
-        embeddings: Embeddings = "shared",
-        max_positions: int = 512,
-    ) -> None:
+    def __init__(self, settings: LstmSettings, *, source_vocab: int, target_vocab: int) -> None:
         super().__init__()
-        if dim % 2:
-            raise ValueError(f"dim {dim} is not even: each direction of the encoder has half of it")
+        dim = settings.dim
         self.source_vocab, self.target_vocab = source_vocab, target_vocab
-        self.dim, self.max_positions = dim, max_positions
+        self.dim, self.max_positions = dim, settings.max_positions
         self.scale = math.sqrt(dim)
         self.target_embedding, self.source_embedding, self.output_weight = embedding_tables(
-            source_vocab, target_vocab, dim, embeddings
+            source_vocab, target_vocab, dim, settings.embeddings
         )
-        self.encoder = nn.ModuleList(EncoderLayer(dim) for _ in range(encoder_layers))
-        self.decoder = Decoder(dim, decoder_layers, dropout)
-        self.dropout = Dropout(dropout)
+        self.encoder = nn.ModuleList(EncoderLayer(dim) for _ in range(settings.encoder_layers))
+        self.decoder = Decoder(dim, settings.decoder_layers, settings.dropout)
+        self.dropout = Dropout(settings.dropout)
 
     def unusable(self, lengths: PairLengths) -> dict[str, Marks]:
         """See `SequenceModel.unusable`."""

@@ -2,46 +2,157 @@
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Callable, Mapping
-from dataclasses import fields
-from functools import partial
-from typing import Any
-
-from torch import nn
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, Literal
 
 from seqkd.errors import ModelError
-from seqkd.models.lstm import Lstm
-from seqkd.models.nat.cmlm import Cmlm
-from seqkd.models.nat.ctc import Ctc
-from seqkd.models.nat.dag import Dag
-from seqkd.models.nat.vanilla import Nat
-from seqkd.models.settings import StackSettings
-from seqkd.models.sru import Sru
-from seqkd.models.transformer import Transformer
+from seqkd.extensions import Registry, resolve
 
-_OF_STACKS = frozenset(field.name for field in fields(StackSettings))
+if TYPE_CHECKING:  # pipeline files are planned, and registries listed, without torch where they can be
+    from torch import nn
+
+Decoding = Literal["left to right", "all positions at once", "one label", "not at all", "by its own package"]
+
+DEFAULT = "transformer"
 
 
-def _stacked(make: Callable[..., nn.Module], **settings: Any) -> nn.Module:
-    """A model of Transformer layers: what is not of these is its own."""
-    stack = {name: value for name, value in settings.items() if name in _OF_STACKS}
-    own = {name: value for name, value in settings.items() if name not in _OF_STACKS}
-    return make(StackSettings(**stack), **own)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kernels:
+    """What drives an architecture on the CPU.
+
+    Attributes:
+        engine: `module:attribute` of a class that takes the model and an arithmetic.
+        fits: `module:attribute` of a function that takes the settings by name and says whether the kernels have these
+            widths.
+    """
+
+    engine: str
+    fits: str
 
 
-_ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
-    "transformer": partial(_stacked, Transformer),
-    "lstm": Lstm,
-    "sru": partial(_stacked, Sru),
-    "nat": partial(_stacked, Nat),
-    "cmlm": partial(_stacked, Cmlm),
-    "ctc": partial(_stacked, Ctc),
-    "dag": partial(_stacked, Dag),
-}
-# Other packages' architectures, by the prefix of their names. They are above this package in the order of imports and
-# need what may not be installed; so the module is named here, and imported when one of its architectures is asked for.
-_FAMILIES = {"fairseq:": "seqkd.interop.fairseq_models"}
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Architecture:
+    """A kind of model.
+
+    Attributes:
+        name: By which files name it; a family of another package's architectures has a prefix that ends with a colon.
+        help: One line about it.
+        settings: `module:attribute` of its settings, a frozen dataclass.
+        build: `module:attribute` of a callable that takes the settings, and `source_vocab` and `target_vocab` by
+            keyword, and gives the model with fresh weights. A family's takes the full name before them.
+        decodes: How it writes a target.
+        objective: The objective that it is trained with unless the file names another.
+        plain: `module:attribute` of the engine in torch, a `SearchModel` of a model that decodes left to right. None
+            for a model that decodes itself (`ParallelModel`).
+        cpu: The kernels that drive it on the CPU, if there are any.
+        gpu: `module:attribute` of the engine on a GPU, if there is one.
+        traces: What can be recorded inside it, such as "hidden" or "attention".
+    """
+
+    name: str
+    help: str
+    settings: str
+    build: str
+    decodes: Decoding
+    objective: str
+    plain: str | None = None
+    cpu: Kernels | None = None
+    gpu: str | None = None
+    traces: frozenset[str] = frozenset()
+
+    @property
+    def left_to_right(self) -> bool:
+        """Whether beam search drives it, so that it can be a teacher."""
+        return self.decodes == "left to right"
+
+
+_STACK_STEPS = Kernels(engine="seqkd.search.cpu.engine:NativeModel", fits="seqkd.search.cpu.weights:fits")
+_LSTM_STEPS = Kernels(engine="seqkd.search.cpu.engine:NativeModel", fits="seqkd.search.cpu.weights:fits_lstm")
+_AT_ONCE = Kernels(engine="seqkd.search.cpu.stack:NativeParallel", fits="seqkd.search.cpu.weights:fits")
+
+ARCHITECTURES = Registry(
+    "architecture",
+    Architecture,
+    group="seqkd.architectures",
+    own={
+        "transformer": Architecture(
+            name="transformer",
+            help="An encoder-decoder Transformer (Vaswani et al. 2017)",
+            settings="seqkd.models.settings:StackSettings",
+            build="seqkd.models.transformer:Transformer",
+            decodes="left to right",
+            objective="nll",
+            plain="seqkd.search.plain.transformer:IncrementalTransformer",
+            cpu=_STACK_STEPS,
+            gpu="seqkd.search.gpu.engine:GraphTransformer",
+        ),
+        "lstm": Architecture(
+            name="lstm",
+            help="An LSTM encoder-decoder with attention and input feeding (Luong et al. 2015; Kim and Rush 2016)",
+            settings="seqkd.models.lstm:LstmSettings",
+            build="seqkd.models.lstm:Lstm",
+            decodes="left to right",
+            objective="nll",
+            plain="seqkd.search.plain.lstm:IncrementalLstm",
+            cpu=_LSTM_STEPS,
+        ),
+        "sru": Architecture(
+            name="sru",
+            help="A Transformer encoder and a decoder of simple recurrent units (Lei et al. 2018; Kim et al. 2019)",
+            settings="seqkd.models.sru:SruSettings",
+            build="seqkd.models.sru:Sru",
+            decodes="left to right",
+            objective="nll",
+            plain="seqkd.search.plain.sru:IncrementalSru",
+            cpu=_STACK_STEPS,
+        ),
+        "nat": Architecture(
+            name="nat",
+            help="Vanilla non-autoregressive Transformer (Gu et al. 2018) with a length or a fertility predictor",
+            settings="seqkd.models.nat.vanilla:NatSettings",
+            build="seqkd.models.nat.vanilla:Nat",
+            decodes="all positions at once",
+            objective="nat",
+            cpu=_AT_ONCE,
+        ),
+        "cmlm": Architecture(
+            name="cmlm",
+            help="Conditional masked language model, decoded by mask-predict (Ghazvininejad et al. 2019)",
+            settings="seqkd.models.settings:StackSettings",
+            build="seqkd.models.nat.cmlm:Cmlm",
+            decodes="all positions at once",
+            objective="cmlm",
+            cpu=_AT_ONCE,
+        ),
+        "ctc": Architecture(
+            name="ctc",
+            help="Upsampled encoder states, every output position at once, CTC over them (Libovický and Helcl 2018)",
+            settings="seqkd.models.nat.ctc:CtcSettings",
+            build="seqkd.models.nat.ctc:Ctc",
+            decodes="all positions at once",
+            objective="ctc",
+            cpu=_AT_ONCE,
+        ),
+        "dag": Architecture(
+            name="dag",
+            help="DA-Transformer: output positions are vertices of a directed acyclic graph (Huang et al. 2022)",
+            settings="seqkd.models.nat.dag:DagSettings",
+            build="seqkd.models.nat.dag:Dag",
+            decodes="all positions at once",
+            objective="dag",
+            cpu=_AT_ONCE,
+        ),
+        "fairseq:": Architecture(
+            name="fairseq:",
+            help="An architecture of fairseq's own registry, decoded by fairseq (Ott et al. 2019)",
+            settings="seqkd.models.settings:FairseqSettings",
+            build="seqkd.interop.fairseq_models:build",
+            decodes="by its own package",
+            objective="fairseq",
+        ),
+    },
+)
 
 
 def build(arch: str, settings: Mapping[str, Any], *, source_vocab: int, target_vocab: int) -> nn.Module:
@@ -54,16 +165,19 @@ def build(arch: str, settings: Mapping[str, Any], *, source_vocab: int, target_v
         target_vocab: Target pieces.
 
     Raises:
-        ModelError: No such architecture, settings that it does not take, or its package is not installed.
+        ModelError: There is no such architecture, it does not take the settings, or its package is not installed.
     """
-    family = next((module for prefix, module in _FAMILIES.items() if arch.startswith(prefix)), None)
-    make = _ARCHITECTURES.get(arch)
-    if family is not None:
-        make = partial(importlib.import_module(family).build, arch)
-    if make is None:
-        known = [*sorted(_ARCHITECTURES), *(f"{prefix}NAME" for prefix in _FAMILIES)]
-        raise ModelError(f"unknown architecture {arch!r}", expected=f"one of: {', '.join(known)}")
+    record = ARCHITECTURES.find(arch)
+    if record is None:
+        raise ModelError(f"unknown architecture {arch!r}", expected=f"one of: {ARCHITECTURES.known()}")
+    make, kind = resolve(record.build), resolve(record.settings)
+    named = (arch,) if record.name.endswith(":") else ()
     try:
-        return make(source_vocab=source_vocab, target_vocab=target_vocab, **settings)
+        return make(*named, kind(**settings), source_vocab=source_vocab, target_vocab=target_vocab)  # type: ignore[no-any-return]
     except (TypeError, ValueError) as error:
         raise ModelError(f"the settings do not fit the architecture {arch!r}: {error}") from None
+
+
+def setting_names(settings: str) -> list[str]:
+    """The names of the settings of a record."""
+    return [field.name for field in fields(resolve(settings))]

@@ -1,16 +1,21 @@
-"""What stacks of Transformer layers are built with, and the ids that all models agree on."""
+"""Settings that several architectures share."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 Norm = Literal["pre", "post"]
 Positions = Literal["sinusoidal", "learned"]
 Activation = Literal["relu", "gelu", "swiglu"]
 Embeddings = Literal["shared", "decoder", "separate"]
-Cell = Literal["ssru", "sru"]
-CopyFrom = Literal["uniform", "fertility"]
+
+Width = Annotated[int, Field(ge=8)]
+Layers = Annotated[int, Field(ge=1)]
+DropoutRate = Annotated[float, Field(ge=0.0, lt=1.0)]
+MaxPositions = Annotated[int, Field(ge=4, description="longest source or target in tokens, end of sentence counted")]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,8 +23,6 @@ class StackSettings:
     """Sizes and kinds of an encoder's and a decoder's layers.
 
     Attributes:
-        source_vocab: Source pieces, special ids counted.
-        target_vocab: Target pieces.
         dim: Width of the residual stream; a multiple of `heads`.
         heads: Attention heads.
         ffn_dim: Inner width of the feed-forward blocks.
@@ -34,23 +37,40 @@ class StackSettings:
         max_positions: Longest source or target in tokens, end of sentence counted.
 
     Raises:
-        ValueError: Heads do not share the width evenly.
+        ValueError: The width is not a multiple of the heads.
     """
 
-    source_vocab: int
-    target_vocab: int
-    dim: int
-    heads: int
-    ffn_dim: int
-    encoder_layers: int
-    decoder_layers: int
-    dropout: float = 0.1
+    dim: Width = 256
+    heads: Annotated[int, Field(ge=1)] = 4
+    ffn_dim: Width = 1024
+    encoder_layers: Layers = 3
+    decoder_layers: Layers = 3
+    dropout: DropoutRate = 0.1
     norm: Norm = "pre"
     positions: Positions = "sinusoidal"
     activation: Activation = "relu"
-    embeddings: Embeddings = "shared"
-    max_positions: int = 512
+    embeddings: Annotated[
+        Embeddings,
+        Field(description="shared: source = target = output; decoder: target = output; separate: three tables"),
+    ] = "shared"
+    max_positions: MaxPositions = 512
 
     def __post_init__(self) -> None:
         if self.dim % self.heads:
             raise ValueError(f"dim {self.dim} is not a multiple of heads {self.heads}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FairseqSettings:
+    """Settings of an architecture of fairseq's own registry.
+
+    Attributes:
+        settings: fairseq's own options, with underscores. An option that is left out has fairseq's default.
+        max_positions: Longest source or target in tokens, end of sentence counted.
+    """
+
+    settings: Annotated[
+        dict[str, bool | int | float | str],
+        Field(description="fairseq's own options, with underscores: encoder_layers = 3"),
+    ] = field(default_factory=dict)
+    max_positions: MaxPositions = 512

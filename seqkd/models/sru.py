@@ -7,15 +7,18 @@ positions together: nothing but elementwise sums runs along time.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from typing import Annotated, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
 from seqkd.models.functional import Dropout, linear
 from seqkd.models.protocol import Marks, PairLengths, too_long
 from seqkd.models.recurrence import gated_averages, leaky_sums
-from seqkd.models.settings import Cell, StackSettings
+from seqkd.models.settings import Layers, StackSettings
 from seqkd.models.transformer import (
     CrossAttention,
     EncoderLayer,
@@ -33,6 +36,24 @@ HIGHWAY_SCALE = math.sqrt(3)
 def _wide(x: Tensor) -> Tensor:
     """Cells are means over many steps: they are kept in float32 at least."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+Cell = Literal["ssru", "sru"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SruSettings(StackSettings):
+    """Those of a Transformer, with the kind of the recurrent unit.
+
+    Attributes:
+        encoder_layers: Encoder depth.
+        decoder_layers: Decoder depth.
+        cell: ssru: `SimplerUnit`; sru: `SimpleUnit`.
+    """
+
+    encoder_layers: Layers = 6
+    decoder_layers: Layers = 2
+    cell: Annotated[Cell, Field(description="ssru: Kim et al. 2019; sru: Lei et al. 2018")] = "ssru"
 
 
 class SimplerUnit(nn.Module):
@@ -150,14 +171,15 @@ class Sru(nn.Module):
 
     Args:
         settings: Its sizes and kinds.
-        cell: ssru: `SimplerUnit`; sru: `SimpleUnit`.
+        source_vocab: Source pieces, special ids counted.
+        target_vocab: Target pieces, likewise.
     """
 
     pad_id, eos_id, unk_id, start_id = PAD_ID, EOS_ID, UNK_ID, EOS_ID
 
-    def __init__(self, settings: StackSettings, *, cell: Cell = "ssru") -> None:
+    def __init__(self, settings: SruSettings, *, source_vocab: int, target_vocab: int) -> None:
         super().__init__()
-        self.source_vocab, self.target_vocab = settings.source_vocab, settings.target_vocab
+        self.source_vocab, self.target_vocab = source_vocab, target_vocab
         self.dim, self.heads, self.max_positions = settings.dim, settings.heads, settings.max_positions
         self.scale = math.sqrt(self.dim)
         self.target_embedding, self.source_embedding, self.output_weight = embedding_tables(
@@ -166,7 +188,7 @@ class Sru(nn.Module):
         self.source_positions = position_table(settings.positions, self.max_positions, self.dim)
         self.target_positions = position_table(settings.positions, self.max_positions, self.dim)
         self.encoder = nn.ModuleList(EncoderLayer(settings) for _ in range(settings.encoder_layers))
-        self.decoder = nn.ModuleList(RecurrentLayer(settings, cell) for _ in range(settings.decoder_layers))
+        self.decoder = nn.ModuleList(RecurrentLayer(settings, settings.cell) for _ in range(settings.decoder_layers))
         self.encoder_norm, self.decoder_norm = last_norm(settings), last_norm(settings)
         self.dropout = Dropout(settings.dropout)
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import Annotated, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from pydantic import Field
 from torch import Tensor, nn
+
+LabelSmoothing = Annotated[float, Field(ge=0.0, lt=1.0)]
 
 
 class SoftTargets(NamedTuple):

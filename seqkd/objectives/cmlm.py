@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol, cast
+from typing import Annotated, Protocol, cast
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
-from seqkd.objectives.base import Batch, LossOutput
+from seqkd.objectives.base import Batch, LabelSmoothing, LossOutput
 from seqkd.objectives.masked import drawn, nll_at
+from seqkd.objectives.teacher import Teacher
 
 
 class MaskedModel(Protocol):
@@ -32,6 +34,19 @@ class MaskedModel(Protocol):
     def decode_features(self, inputs: Tensor, real: Tensor, memory: Tensor, source: Tensor) -> Tensor:
         """`[batch, target]` ids, some `mask_id`, to `[batch, target, dim]`."""
         ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CmlmLossSettings:
+    """Settings of `CmlmLoss`.
+
+    Attributes:
+        label_smoothing: Share of the uniform distribution in the target, 0 for none.
+        length_weight: Of the length's loss.
+    """
+
+    label_smoothing: LabelSmoothing = 0.1
+    length_weight: Annotated[float, Field(ge=0.0)] = 0.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,3 +83,8 @@ class CmlmLoss:
         loss, nll = nll_at(features, reader.output_weight, target, places, self.smoothing, batch.tokens)
         lengths = reader.length_loss(memory, batch.source, real.sum(1))
         return LossOutput(loss + self.length_weight * batch.tokens * lengths, nll, batch.tokens)
+
+
+def build(settings: CmlmLossSettings, _: Teacher | None) -> CmlmLoss:
+    """The loss of these settings."""
+    return CmlmLoss(smoothing=settings.label_smoothing, length_weight=settings.length_weight)

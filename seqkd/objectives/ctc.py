@@ -12,9 +12,10 @@ from torch.nn import functional
 from seqkd.models.nat.ctc_lattice import best_alignment, log_likelihood
 from seqkd.models.nat.output import best_pieces
 from seqkd.models.nat.stack import ParallelStack
-from seqkd.objectives.base import Batch, LossOutput
-from seqkd.objectives.glancing import shown
+from seqkd.objectives.base import Batch, LabelSmoothing, LossOutput
+from seqkd.objectives.glancing import Glancing, shown
 from seqkd.objectives.projection import projected_nll
+from seqkd.objectives.teacher import Teacher
 
 
 class FrameModel(Protocol):
@@ -31,6 +32,19 @@ class FrameModel(Protocol):
     def inputs(self, memory: Tensor) -> Tensor:
         """Encoder states to decoder inputs `[batch, frames, dim]`."""
         ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CtcLossSettings:
+    """Settings of `CtcLoss`.
+
+    Attributes:
+        label_smoothing: Share of the uniform distribution at each frame, 0 for none.
+        glancing: See `Glancing`.
+    """
+
+    label_smoothing: LabelSmoothing = 0.0
+    glancing: Glancing = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,3 +138,8 @@ def _glance(
     wrong = torch.zeros_like(counted)
     wrong[counted] = best_pieces(features[counted], model.stack.output_weight).ne(aligned[counted])
     return aligned, shown(counted, wrong.sum(1), ratio)
+
+
+def build(settings: CtcLossSettings, _: Teacher | None) -> CtcLoss:
+    """The loss of these settings."""
+    return CtcLoss(smoothing=settings.label_smoothing, glancing=settings.glancing)

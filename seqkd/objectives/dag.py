@@ -12,8 +12,9 @@ from torch.nn import functional
 from seqkd.models.nat.output import best_pieces
 from seqkd.models.nat.stack import ParallelStack
 from seqkd.objectives.base import Batch, LossOutput
-from seqkd.objectives.glancing import shown
+from seqkd.objectives.glancing import Glancing, shown
 from seqkd.objectives.projection import projected_log_sum_exp
+from seqkd.objectives.teacher import Teacher
 
 _LARGEST_EXPONENT = 700.0  # exp of it is finite in float64
 
@@ -35,6 +36,17 @@ class GraphModel(Protocol):
     def transitions(self, features: Tensor, real: Tensor) -> Tensor:
         """Probabilities `[batch, vertices, vertices]`."""
         ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DagLossSettings:
+    """Settings of `DagLoss`.
+
+    Attributes:
+        glancing: See `Glancing`.
+    """
+
+    glancing: Glancing = (0.5, 0.1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -211,3 +223,8 @@ def _glance(model: GraphModel, features: Tensor, real: Tensor, batch: Batch, rat
     pieces.scatter_(1, place, target)
     marks.scatter_(1, place, visible)
     return pieces[:, :-1], marks[:, :-1]
+
+
+def build(settings: DagLossSettings, _: Teacher | None) -> DagLoss:
+    """The loss of these settings."""
+    return DagLoss(glancing=settings.glancing)

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
+from pydantic import Field
 from torch import Tensor
 
 from seqkd.objectives.masked import drawn
+
+Glancing = Annotated[
+    tuple[Annotated[float, Field(ge=0.0, le=1.0)], Annotated[float, Field(ge=0.0, le=1.0)]] | None,
+    Field(description="GLAT (Qian et al. 2021): share of wrong positions shown, at the start and the end of training"),
+]
 
 
 def shown(real: Tensor, distance: Tensor, ratio: float) -> Tensor:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol, cast
+from typing import Annotated, Protocol, cast
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from seqkd.models.nat.output import best_pieces
-from seqkd.objectives.base import Batch, LossOutput
-from seqkd.objectives.glancing import shown
+from seqkd.objectives.base import Batch, LabelSmoothing, LossOutput
+from seqkd.objectives.glancing import Glancing, shown
 from seqkd.objectives.masked import nll_at
+from seqkd.objectives.teacher import Teacher
 
 
 class CopyingModel(Protocol):
@@ -36,6 +38,21 @@ class CopyingModel(Protocol):
     def decode(self, inputs: Tensor, real: Tensor, memory: Tensor, source: Tensor) -> Tensor:
         """All positions at once, to `[batch, target, dim]`."""
         ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NatLossSettings:
+    """Settings of `NatLoss`.
+
+    Attributes:
+        label_smoothing: Share of the uniform distribution in the target, 0 for none.
+        length_weight: Of the length's loss.
+        glancing: See `Glancing`.
+    """
+
+    label_smoothing: LabelSmoothing = 0.1
+    length_weight: Annotated[float, Field(ge=0.0)] = 0.1
+    glancing: Glancing = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,3 +106,8 @@ def _wrong(model: CopyingModel, batch: Batch, inputs: Tensor, real: Tensor, memo
     wrong = torch.zeros_like(real)
     wrong[real] = best_pieces(features[real], model.output_weight).ne(batch.target_out[real])
     return (wrong & batch.target_out.ne(model.pad_id)).sum(1)
+
+
+def build(settings: NatLossSettings, _: Teacher | None) -> NatLoss:
+    """The loss of these settings."""
+    return NatLoss(smoothing=settings.label_smoothing, length_weight=settings.length_weight, glancing=settings.glancing)

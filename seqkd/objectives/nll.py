@@ -7,8 +7,20 @@ from typing import cast
 
 from torch import nn
 
-from seqkd.objectives.base import Batch, LossOutput, TeacherForced, kept_features
+from seqkd.objectives.base import Batch, LabelSmoothing, LossOutput, TeacherForced, kept_features
 from seqkd.objectives.projection import projected_nll
+from seqkd.objectives.teacher import Teacher
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NllSettings:
+    """Settings of `LabelSmoothedNll`.
+
+    Attributes:
+        label_smoothing: Share of the uniform distribution in the target, 0 for none.
+    """
+
+    label_smoothing: LabelSmoothing = 0.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,3 +43,8 @@ class LabelSmoothedNll:
         weights = batch.weights_at(batch.kept, batch.target_out.size(1))
         loss, nll = projected_nll(rows, forced.output_weight, targets, self.smoothing, weights)
         return LossOutput(loss, nll, batch.total)
+
+
+def build(settings: NllSettings, _: Teacher | None) -> LabelSmoothedNll:
+    """The loss of these settings."""
+    return LabelSmoothedNll(smoothing=settings.label_smoothing)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, cast
+from pathlib import Path
+from typing import Annotated, Any, cast
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from seqkd.models.functional import rounded_rows
@@ -14,10 +16,59 @@ from seqkd.objectives.base import Batch, LossOutput, SoftTargets, TeacherForced,
 from seqkd.objectives.divergence import Direction, Mixture, full_divergence, likelihood, sparse_divergence, top_k
 from seqkd.objectives.native_kd import kernels_serve, native_kd
 from seqkd.objectives.projection import projected_nll
+from seqkd.objectives.registry import TeacherPrecision
 from seqkd.objectives.teacher import Distributions, Projection, Teacher, chunk_rows
 
 Divergence = Callable[[Tensor, int, int], tuple[Tensor, Tensor]]
 """Of the student's `[rows, vocab]` log-probabilities, which are those of rows `start` to `stop`: see `divergence`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WordKdSettings:
+    """Settings of `WordKd`: a `TaughtSettings`.
+
+    Attributes:
+        teachers: Model folders that run beside the student.
+        soft_targets: What teachers wrote down beforehand, in place of them.
+        temperature: Of both distributions.
+        alpha: Share of the teacher.
+        top_k: How many of a live teacher's likeliest ids are compared, the others as one; 0 for all ids.
+        direction: See `seqkd.objectives.divergence`.
+        label_smoothing: Of the NLL: share of the uniform distribution in its target.
+        precision: Of the products of teachers that run along.
+
+    Raises:
+        ValueError: There are soft targets, and settings for teachers that run along.
+    """
+
+    teachers: Annotated[
+        tuple[Path, ...],
+        Field(description="model folders that run beside the student, several as an ensemble; a pipeline has its own"),
+    ] = ()
+    soft_targets: Annotated[
+        Path | None,
+        Field(
+            description="output of `distill --soft-targets`, in place of teachers; in a pipeline a [[soft_targets]]' "
+            "name"
+        ),
+    ] = None
+    temperature: Annotated[float, Field(gt=0.0)] = 1.0
+    alpha: Annotated[float, Field(ge=0.0, le=1.0, description="alpha * KD + (1 - alpha) * NLL")] = 0.5
+    top_k: Annotated[
+        int, Field(ge=0, description="the teacher's likeliest ids, and all others as one; 0: the whole vocabulary")
+    ] = 0
+    direction: Annotated[
+        Direction,
+        Field(description="forward: cross-entropy under the teacher; reverse: KL(student || teacher)"),
+    ] = "forward"
+    label_smoothing: Annotated[float, Field(ge=0.0, lt=1.0, description="of the NLL")] = 0.0
+    precision: Annotated[TeacherPrecision, Field(description="the teachers' products")] = "auto"
+
+    def __post_init__(self) -> None:
+        live = {"teachers": self.teachers, "top_k": self.top_k, "precision": self.precision != "auto"}
+        given = [name for name, value in live.items() if value]
+        if self.soft_targets is not None and given:
+            raise ValueError(f"{', '.join(given)}: for teachers that run along; leave out, or leave out soft_targets")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -177,3 +228,15 @@ class _ProjectedKd(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         rows, weight = ctx.saved_tensors
         return rows * grads[0], weight * grads[0], None, None, None, None, None, None
+
+
+def build(settings: WordKdSettings, teacher: Teacher | None) -> WordKd:
+    """The loss of these settings."""
+    return WordKd(
+        teacher=teacher,
+        temperature=settings.temperature,
+        alpha=settings.alpha,
+        top=settings.top_k,
+        direction=settings.direction,
+        smoothing=settings.label_smoothing,
+    )

@@ -8,17 +8,12 @@ from typing import Annotated
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from seqkd.config.models import (
-    FAIRSEQ,
-    PARALLEL,
-    WEIGHING,
-    WITH_KERNELS,
     ModelConfig,
-    NllConfig,
     ObjectiveConfig,
-    TransformerConfig,
-    WordKdConfig,
     check_objective,
-    tag,
+    default_model,
+    default_objective,
+    weighing,
     with_objective,
 )
 from seqkd.config.search import (
@@ -42,6 +37,8 @@ from seqkd.config.stages import (
     check_mix,
     one_or_several,
 )
+from seqkd.extensions import shown
+from seqkd.models.registry import ARCHITECTURES
 
 BACK_TRANSLATION = "backtranslation"  # the corpus of that name
 TEACHERS = "teacher-ensemble"  # several teachers together, in the report
@@ -74,8 +71,8 @@ class PreparePart(Strict):
 class ModelPart(Strict):
     """A model to train; in `[student]` it holds what all students share."""
 
-    model: ModelConfig = TransformerConfig()
-    objective: ObjectiveConfig = NllConfig()
+    model: ModelConfig = Field(default_factory=default_model)
+    objective: ObjectiveConfig = Field(default_factory=default_objective)
     training: TrainingConfig
 
     _named = model_validator(mode="before")(with_objective)
@@ -104,11 +101,6 @@ def several(corpus: CorpusNames) -> tuple[WeightedName, ...]:
     return (WeightedName(name=corpus),) if isinstance(corpus, str) else corpus
 
 
-def left_to_right(model: ModelConfig) -> bool:
-    """Whether seqkd's beam search decodes an architecture: whether it can be a teacher."""
-    return tag(model.arch) not in PARALLEL | {FAIRSEQ}
-
-
 class StudentPart(ModelPart):
     """One student: `[student]` with its own keys laid over it."""
 
@@ -122,16 +114,17 @@ class StudentPart(ModelPart):
     @model_validator(mode="after")
     def _decodes(self) -> StudentPart:
         check_decode(self.decode)
-        if self.decode and left_to_right(self.model):
+        if self.decode and self.model.record.left_to_right:
+            others = ", ".join(shown(record.name) for record in ARCHITECTURES.all() if not record.left_to_right)
             raise ValueError(
-                f"decode is for architectures that write all positions at once ({', '.join(sorted(PARALLEL))}); "
+                f"decode is for architectures that are not decoded by beam search ({others}); "
                 f"{self.model.arch!r} is decoded with evaluate.beams"
             )
         return self
 
     @model_validator(mode="after")
     def _taught_here(self) -> StudentPart:
-        if isinstance(self.objective, WordKdConfig) and self.objective.teachers:
+        if self.objective.taught is not None and self.objective.taught.teachers:
             raise ValueError("objective.teachers: the pipeline's own teacher teaches its students; leave it out")
         check_mix(self.objective, [(part.name, part.weight) for part in self.corpora])
         return self
@@ -157,8 +150,8 @@ class TeacherPart(Strict):
 
     path: Path | None = Field(None, description="a model folder; its vocabulary becomes the pipeline's")
     ensemble: int = Field(1, ge=1, le=16, description="teachers that differ in their seed alone and teach together")
-    model: ModelConfig = TransformerConfig()
-    objective: ObjectiveConfig = NllConfig()
+    model: ModelConfig = Field(default_factory=default_model)
+    objective: ObjectiveConfig = Field(default_factory=default_objective)
     training: TrainingConfig | None = None
 
     _named = model_validator(mode="before")(with_objective)
@@ -170,8 +163,8 @@ class TeacherPart(Strict):
 
     @model_validator(mode="after")
     def _untaught(self) -> TeacherPart:
-        if isinstance(self.objective, WordKdConfig):
-            raise ValueError("objective.type 'word_kd' is for students: it asks the teacher")
+        if self.objective.record.needs.teacher:
+            raise ValueError(f"objective.type {self.objective.type!r} is for students: it asks the teacher")
         return self
 
     @model_validator(mode="after")
@@ -235,10 +228,10 @@ class BackTranslationPart(ModelPart):
 
     @model_validator(mode="after")
     def _fits(self) -> BackTranslationPart:
-        if not left_to_right(self.model):
+        if not self.model.record.left_to_right:
             raise ValueError(f"model.arch {self.model.arch!r} is not decoded by beam search: take another")
-        if isinstance(self.objective, WordKdConfig):
-            raise ValueError("objective.type 'word_kd' asks the teacher, which translates the other way")
+        if self.objective.record.needs.teacher:
+            raise ValueError(f"objective.type {self.objective.type!r} asks the teacher, which translates the other way")
         if self.filters.max_ter is not None:
             raise ValueError("filters.max_ter: monolingual text has no references")
         check_mix(self.objective, [(part.name, part.weight) for part in self.corpora])
@@ -290,15 +283,15 @@ class PipelineConfig(Strict):
 
     @model_validator(mode="after")
     def _kernels(self) -> PipelineConfig:
-        decoded = {"teacher": "transformer" if self.teacher.path else self.teacher.model.arch}
-        decoded |= {self.successor.name: self.successor.model.arch} if self.successor else {}
+        decoded = {} if self.teacher.path else {"teacher": self.teacher.model}
+        decoded |= {self.successor.name: self.successor.model} if self.successor else {}
         where = [f"distill.{part.name}" for part in self.distill if part.precision == "int8"]
         if self.evaluate.precision == "int8":
             where = ["evaluate"]
-            decoded |= {student.name: student.model.arch for student in self.students}
-        others = [f"{name} ({arch})" for name, arch in decoded.items() if arch not in WITH_KERNELS]
+            decoded |= {student.name: student.model for student in self.students}
+        others = [f"{name} ({model.arch})" for name, model in decoded.items() if model.record.cpu is None]
         if where and others:
-            known = ", ".join(sorted(WITH_KERNELS))
+            known = ", ".join(shown(record.name) for record in ARCHITECTURES.all() if record.cpu is not None)
             raise ValueError(f'{where[0]}.precision "int8" is for arch {known}, not for {", ".join(others)}')
         return self
 
@@ -308,10 +301,11 @@ class PipelineConfig(Strict):
         others = [
             f"{student.name} ({student.objective.type})"
             for student in self.students
-            if student.objective.type not in WEIGHING and weighted.intersection(part.name for part in student.corpora)
+            if not student.objective.record.needs.row_weights
+            and weighted.intersection(part.name for part in student.corpora)
         ]
         if others:
-            known = ", ".join(WEIGHING)
+            known = ", ".join(weighing())
             raise ValueError(
                 f'students: rule "all" gives weights to rows, which objectives {known} count, not those of '
                 f"{', '.join(others)}"

@@ -10,9 +10,10 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from seqkd.config.models import FAIRSEQ, MODELS, OBJECTIVES, PARALLEL, SUITED, tag
 from seqkd.config.stages import dotted, listed, problems, read_toml
 from seqkd.errors import ModelError
+from seqkd.models.registry import ARCHITECTURES, setting_names
+from seqkd.objectives.registry import OBJECTIVES
 from seqkd.pipeline.file import (
     BACK_TRANSLATION,
     TEACHERS,
@@ -80,21 +81,16 @@ def _student(shared: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any
     model, below = own.get("model"), dict(shared)
     if not isinstance(model, dict) or "arch" not in model:
         return _laid_over(below, own)
-    arch = tag(str(model["arch"]))
+    architecture = ARCHITECTURES.find(str(model["arch"]))
     objective = own.get("objective")
     named = objective.get("type") if isinstance(objective, dict) else None
-    kinds = {
-        "model": MODELS.get(arch),
-        "objective": OBJECTIVES.get(str(named or SUITED.get(arch, ("",))[0])),
-    }
-    for key, kind in kinds.items():
+    loss = OBJECTIVES.find(str(named or (architecture.objective if architecture else "")))
+    for key, name, record in (("model", "arch", architecture), ("objective", "type", loss)):
         table = below.get(key)
-        if isinstance(table, dict) and kind is not None:
-            below[key] = {name: value for name, value in table.items() if name in kind.model_fields}
-    for key, name in (("model", "arch"), ("objective", "type")):
-        if isinstance(below.get(key), dict):
-            below[key].pop(name, None)
-    if arch not in PARALLEL | {FAIRSEQ}:
+        if isinstance(table, dict):
+            taken = table if record is None else setting_names(record.settings)
+            below[key] = {setting: table[setting] for setting in table if setting in taken and setting != name}
+    if architecture is None or architecture.left_to_right:
         below.pop("decode", None)
     return _laid_over(below, own)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from seqkd.config.models import SUITED, WordKdConfig, tag
 from seqkd.config.select import WITH_REFERENCES
 from seqkd.pipeline.file import BACK_TRANSLATION, PipelineConfig, StudentPart
 from seqkd.pipeline.rounds import Round
@@ -15,9 +14,7 @@ def baselines(students: Sequence[StudentPart]) -> Iterator[tuple[str, str]]:
     plain = [
         part
         for part in students
-        if part.trained_on == "gold"
-        and part.init_from is None
-        and part.objective.type == SUITED[tag(part.model.arch)][0]
+        if part.trained_on == "gold" and part.init_from is None and part.objective.type == part.model.record.objective
     ]
     for student in students:
         baseline = next((part for part in plain if part.model == student.model), student)
@@ -57,8 +54,8 @@ def _edges(pipeline: PipelineConfig, made: Round) -> Iterator[tuple[str, str]]:
     for student in made.students:
         own = model(student.name)
         yield from ((corpus(part.name), own) for part in student.corpora)
-        if isinstance(student.objective, WordKdConfig):
-            written = student.objective.soft_targets
+        if student.objective.taught is not None:
+            written = student.objective.taught.soft_targets
             yield from ((start, own) for start in (teachers if written is None else [f"soft targets {written}"]))
         if student.init_from is not None:
             yield model(student.init_from), own

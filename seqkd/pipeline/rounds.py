@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from pathlib import Path
 
-from seqkd.config.models import WordKdConfig
+from seqkd.models.registry import ARCHITECTURES
 from seqkd.pipeline.file import (
     BACK_TRANSLATION,
     BackTranslationPart,
@@ -20,7 +21,6 @@ from seqkd.pipeline.file import (
     SelectPart,
     SoftTargetsPart,
     StudentPart,
-    left_to_right,
 )
 
 _OF_A_ROUND = re.compile(r"\.round\d+$")
@@ -82,7 +82,7 @@ def taught(pipeline: PipelineConfig) -> tuple[set[str], set[str]]:
         students |= {
             part.name
             for part in pipeline.students
-            if isinstance(part.objective, WordKdConfig)
+            if part.objective.record.needs.teacher
             or part.init_from in students
             or any(share.name in corpora for share in part.corpora)
         }
@@ -116,10 +116,11 @@ def round_problems(pipeline: PipelineConfig) -> list[str]:
             if names
             else f"rounds: is {pipeline.rounds}, but there are no [[students]] that could teach the next round"
         )
-    elif not left_to_right(successor.model):
+    elif not successor.model.record.left_to_right:
+        teaching = ", ".join(record.name for record in ARCHITECTURES.all() if record.left_to_right)
         lines.append(
             f"next_teacher: {successor.name!r} is of arch {successor.model.arch!r}, which beam search does not decode; "
-            "name a student that can teach: transformer, lstm or sru"
+            f"name a student that can teach, one of: {teaching}"
         )
     elif successor.name not in taught(pipeline)[1]:
         lines.append(
@@ -146,9 +147,9 @@ def _later(pipeline: PipelineConfig, number: int, teacher: str) -> Round:
         changed: dict[str, object] = {"name": named(part.name), "corpus": those(part.corpus)}
         if part.init_from in students:
             changed["init_from"] = named(part.init_from)
-        if isinstance(part.objective, WordKdConfig) and part.objective.soft_targets is not None:
-            soft = type(part.objective.soft_targets)(named(str(part.objective.soft_targets)))
-            changed["objective"] = part.objective.model_copy(update={"soft_targets": soft})
+        taught = part.objective.taught
+        if taught is not None and taught.soft_targets is not None:
+            changed["objective"] = part.objective.taught_by(soft_targets=Path(named(str(taught.soft_targets))))
         return part.model_copy(update=changed)
 
     reverse = pipeline.backtranslation

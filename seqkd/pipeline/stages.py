@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from seqkd.config.models import ObjectiveConfig, WordKdConfig
+from seqkd.config.models import ObjectiveConfig
 from seqkd.config.report import NamedPath, StudentRounds, SyntheticPath
 from seqkd.config.stages import (
     BitextConfig,
@@ -186,14 +186,15 @@ def _student(pipeline: PipelineConfig, made: Round, folders: Folders, part: Stud
 
 def _taught(objective: ObjectiveConfig, made: Round, folders: Folders) -> tuple[ObjectiveConfig, tuple[Path, ...]]:
     """The objective with the folders that it asks in place of names, and the files that tell they are whole."""
-    if not isinstance(objective, WordKdConfig):
+    taught = objective.taught
+    if taught is None:
         return objective, ()
-    if objective.soft_targets is not None:
-        soft = folders.soft_targets(str(objective.soft_targets))
-        return objective.model_copy(update={"soft_targets": soft.folder}), (soft.file,)
+    if taught.soft_targets is not None:
+        soft = folders.soft_targets(str(taught.soft_targets))
+        return objective.taught_by(soft_targets=soft.folder), (soft.file,)
     teachers = folders.models(made.teachers)
     folders_of = tuple(teacher.folder for teacher in teachers)
-    return objective.model_copy(update={"teachers": folders_of}), tuple(teacher.file for teacher in teachers)
+    return objective.taught_by(teachers=folders_of), tuple(teacher.file for teacher in teachers)
 
 
 def _evaluations(pipeline: PipelineConfig, rounds: Sequence[Round], folders: Folders) -> list[Stage]:

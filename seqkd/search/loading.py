@@ -11,31 +11,20 @@ from typing import Any, Literal
 import torch
 
 from seqkd.errors import InputError, ModelError
+from seqkd.extensions import resolve
 from seqkd.models.checkpoint import LoadedModel, load_model, read_config
-from seqkd.models.lstm import Lstm
-from seqkd.models.nat.cmlm import Cmlm
-from seqkd.models.nat.ctc import Ctc
-from seqkd.models.nat.dag import Dag
-from seqkd.models.nat.vanilla import Nat
 from seqkd.models.protocol import ParallelModel, ParallelSettings
-from seqkd.models.sru import Sru
-from seqkd.models.transformer import Transformer
+from seqkd.models.registry import ARCHITECTURES, Architecture
 from seqkd.search.beam import BeamSearch
 from seqkd.search.cpu.engine import NativeModel
 from seqkd.search.cpu.scoring import NativeScorer
-from seqkd.search.cpu.stack import NativeParallel
-from seqkd.search.cpu.weights import Arithmetic, available, fits, fits_lstm, usable
-from seqkd.search.gpu.engine import GraphTransformer, runs_here
+from seqkd.search.cpu.weights import Arithmetic, available, usable
+from seqkd.search.gpu.engine import runs_here
 from seqkd.search.parallel import Decoder, ParallelSearch
-from seqkd.search.plain.lstm import IncrementalLstm
-from seqkd.search.plain.sru import IncrementalSru
-from seqkd.search.plain.transformer import IncrementalTransformer
 from seqkd.search.protocol import SearchModel
 from seqkd.search.settings import BeamSettings
 
 Precision = Literal["float32", "bf16x3", "bf16", "int8", "fp16"]
-# Architectures that the CPU kernels have.
-NATIVE = {"transformer": Transformer, "sru": Sru, "lstm": Lstm, "nat": Nat, "cmlm": Cmlm, "ctc": Ctc, "dag": Dag}
 # Of modules; int8 is the kernels' alone.
 DTYPES = {"float32": torch.float32, "bf16x3": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 # What a CPU must have for the precisions that are the kernels' alone.
@@ -140,11 +129,12 @@ def team_precision(paths: Sequence[Path], precision: Literal["auto"] | Precision
     chosen = resolve_precision(precision, device)
     without = [path for path in paths if not _has_kernels(path)] if chosen in HARDWARE else []
     if without and chosen == "int8":
+        known = ", ".join(record.name for record in ARCHITECTURES.all() if record.cpu is not None)
         raise InputError(
             "the CPU engine has no int8 kernels for this model",
             where=", ".join(map(str, without)),
-            expected=f"{', '.join(NATIVE)}; dim / heads 16, 32, 48, 64, 80, 96 or 128 and ffn_dim a multiple of 16; of "
-            "an lstm, dim a multiple of 32",
+            expected=f"{known}; dim / heads 16, 32, 48, 64, 80, 96 or 128 and ffn_dim a multiple of 16; of an lstm, "
+            "dim a multiple of 32",
             hint="leave precision at auto, or give float32 or bf16",
         )
     return "float32" if without else chosen
@@ -152,11 +142,11 @@ def team_precision(paths: Sequence[Path], precision: Literal["auto"] | Precision
 
 def _has_kernels(folder: Path) -> bool:
     config = read_config(folder)
-    settings = config["settings"]
+    record = ARCHITECTURES.find(config["arch"])
+    if record is None or record.cpu is None:
+        return False
     try:
-        if config["arch"] == "lstm":
-            return fits_lstm(settings["dim"])
-        return config["arch"] in NATIVE and fits(settings["dim"], settings["heads"], settings["ffn_dim"])
+        return bool(resolve(record.cpu.fits)(config["settings"]))
     except (KeyError, TypeError, ZeroDivisionError):  # loading the model says what is wrong
         return False
 
@@ -195,11 +185,9 @@ def load_team(
     def in_float32() -> SearchTeam:
         return load_team(paths, device=str(where), precision="float32", parallel=parallel)
 
-    written_at_once = [
-        path for path, model in zip(paths, loaded, strict=True) if isinstance(model.model, ParallelModel)
-    ]
+    written_at_once = [path for path, model in zip(paths, loaded, strict=True) if not _record(model).left_to_right]
     if written_at_once and parallel and len(paths) == 1:
-        chosen_writer = writer(loaded[0].model, chosen)
+        chosen_writer = writer(loaded[0], chosen)
         return SearchTeam(
             engines=(),
             writer=chosen_writer,
@@ -231,28 +219,30 @@ def engine(loaded: LoadedModel, precision: Precision) -> SearchModel:
     Raises:
         ModelError: The architecture does not decode left to right.
     """
-    model = loaded.model
-    if not isinstance(model, (Transformer, Sru, Lstm)):
+    model, record = loaded.model, ARCHITECTURES.find(loaded.arch)
+    if record is None or record.plain is None:
         raise ModelError(f"beam search cannot drive the architecture {loaded.arch!r}")
-    if precision != "fp16" and usable(model) and available(precision):
-        return NativeModel(model, precision)
-    return _in_torch(model.to(DTYPES[precision]))
+    if precision != "fp16" and record.cpu is not None and usable(model) and available(precision):
+        return resolve(record.cpu.engine)(model, precision)  # type: ignore[no-any-return]
+    model = model.to(DTYPES[precision])
+    driver = record.gpu if record.gpu is not None and runs_here(model) else record.plain
+    return resolve(driver)(model)  # type: ignore[no-any-return]
 
 
-def writer(model: Any, precision: Precision) -> ParallelModel:
+def writer(loaded: LoadedModel, precision: Precision) -> ParallelModel:
     """The fastest way to decode with a model that writes all positions at once."""
-    parallel = isinstance(model, (Nat, Cmlm, Ctc, Dag))
-    if precision != "fp16" and parallel and usable(model.stack) and available(precision):
-        return NativeParallel(model, precision)
+    model: Any = loaded.model
+    kernels = _record(loaded).cpu
+    if precision != "fp16" and kernels is not None and usable(model.stack) and available(precision):
+        return resolve(kernels.engine)(model, precision)  # type: ignore[no-any-return]
     return model.to(DTYPES[precision])  # type: ignore[no-any-return]
 
 
-def _in_torch(model: Transformer | Sru | Lstm) -> SearchModel:
-    if isinstance(model, Lstm):
-        return IncrementalLstm(model)
-    if isinstance(model, Sru):
-        return IncrementalSru(model)
-    return GraphTransformer(model) if runs_here(model) else IncrementalTransformer(model)
+def _record(loaded: LoadedModel) -> Architecture:
+    record = ARCHITECTURES.find(loaded.arch)
+    if record is None:
+        raise ModelError(f"unknown architecture {loaded.arch!r}", expected=f"one of: {ARCHITECTURES.known()}")
+    return record
 
 
 def quick_decoder(loaded: LoadedModel) -> Decoder:
@@ -261,12 +251,12 @@ def quick_decoder(loaded: LoadedModel) -> Decoder:
     device = next(model.parameters()).device
     precision = resolve_precision("auto" if device.type == "cpu" else "float32", device)
     plain = precision == "float32"
-    if isinstance(model, ParallelModel):
+    if not _record(loaded).left_to_right:
         settings = ParallelSettings()
         return ParallelSearch(
-            writer(model, precision),
+            writer(loaded, precision),
             settings,
-            fallback=None if plain else lambda: ParallelSearch(writer(model, "float32"), settings),
+            fallback=None if plain else lambda: ParallelSearch(writer(loaded, "float32"), settings),
         )
     return BeamSearch(
         [engine(loaded, precision)],

@@ -56,7 +56,7 @@ def write_model(
 ) -> str:
     """Make the model folder `out`; answers with a line that says what it is."""
     torch.manual_seed(1)
-    model = Transformer(StackSettings(source_vocab=pieces, target_vocab=pieces, **settings)).eval()  # type: ignore[arg-type]
+    model = Transformer(StackSettings(**settings), source_vocab=pieces, target_vocab=pieces).eval()  # type: ignore[arg-type]
     direction = torch.full((model.dim,), BIAS)
     direction[::2] *= -1
     last = model.decoder[-1].ffn_norm

@@ -99,8 +99,6 @@ def build(scale: Scale, device: torch.device) -> Transformer:
     torch.manual_seed(1)
     model = Transformer(
         StackSettings(
-            source_vocab=scale.vocab,
-            target_vocab=scale.vocab,
             dim=scale.dim,
             heads=scale.heads,
             ffn_dim=scale.ffn_dim,
@@ -108,7 +106,9 @@ def build(scale: Scale, device: torch.device) -> Transformer:
             decoder_layers=scale.layers,
             norm="post",
             max_positions=256,
-        )
+        ),
+        source_vocab=scale.vocab,
+        target_vocab=scale.vocab,
     )
     model = model.eval().requires_grad_(False).to(device, torch.bfloat16 if device.type == "cuda" else torch.float32)
     direction = torch.full((scale.dim,), BIAS, device=device)

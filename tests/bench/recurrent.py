@@ -19,9 +19,9 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 if str(REPOSITORY) not in sys.path:  # run as a script
     sys.path.insert(0, str(REPOSITORY))
 
-from seqkd.models.lstm import Lstm  # noqa: E402
+from seqkd.models.lstm import Lstm, LstmSettings  # noqa: E402
 from seqkd.models.settings import StackSettings  # noqa: E402
-from seqkd.models.sru import Sru  # noqa: E402
+from seqkd.models.sru import Sru, SruSettings  # noqa: E402
 from seqkd.models.transformer import Transformer  # noqa: E402
 from seqkd.search import BeamSearch, BeamSettings, SearchModel  # noqa: E402
 from seqkd.search.cpu.engine import NativeModel  # noqa: E402
@@ -31,14 +31,15 @@ from seqkd.search.plain.sru import IncrementalSru  # noqa: E402
 from seqkd.search.plain.transformer import IncrementalTransformer  # noqa: E402
 from tests.bench.students import draw_sources  # noqa: E402
 
-SIZES: dict[str, Any] = {"source_vocab": 8000, "target_vocab": 8000, "max_positions": 256}
+VOCABS = {"source_vocab": 8000, "target_vocab": 8000}
+SIZES: dict[str, Any] = {"max_positions": 256}
 BLOCKS: dict[str, Any] = {"dim": 128, "heads": 4, "ffn_dim": 512, "encoder_layers": 2, "decoder_layers": 1}
 MODELS: dict[str, Callable[[], Steppable]] = {
-    "LSTM, 384 x 2+2": lambda: Lstm(**SIZES, dim=384, encoder_layers=2, decoder_layers=2),
-    "LSTM, 256 x 1+1": lambda: Lstm(**SIZES, dim=256, encoder_layers=1, decoder_layers=1),
-    "LSTM, 192 x 1+1": lambda: Lstm(**SIZES, dim=192, encoder_layers=1, decoder_layers=1),
-    "SSRU, 128 x 2+1": lambda: Sru(StackSettings(**SIZES, **BLOCKS)),
-    "Transformer, 128 x 2+1": lambda: Transformer(StackSettings(**SIZES, **BLOCKS, norm="pre")),
+    "LSTM, 384 x 2+2": lambda: Lstm(LstmSettings(**SIZES, dim=384, encoder_layers=2, decoder_layers=2), **VOCABS),
+    "LSTM, 256 x 1+1": lambda: Lstm(LstmSettings(**SIZES, dim=256, encoder_layers=1, decoder_layers=1), **VOCABS),
+    "LSTM, 192 x 1+1": lambda: Lstm(LstmSettings(**SIZES, dim=192, encoder_layers=1, decoder_layers=1), **VOCABS),
+    "SSRU, 128 x 2+1": lambda: Sru(SruSettings(**SIZES, **BLOCKS), **VOCABS),
+    "Transformer, 128 x 2+1": lambda: Transformer(StackSettings(**SIZES, **BLOCKS, norm="pre"), **VOCABS),
 }
 
 

@@ -23,16 +23,15 @@ if str(REPOSITORY) not in sys.path:  # run as a script
     sys.path.insert(0, str(REPOSITORY))
 
 from seqkd.models.nat.lengths import REACH  # noqa: E402
-from seqkd.models.nat.vanilla import Nat  # noqa: E402
+from seqkd.models.nat.vanilla import Nat, NatSettings  # noqa: E402
 from seqkd.models.protocol import ParallelSettings  # noqa: E402
-from seqkd.models.settings import StackSettings  # noqa: E402
 from seqkd.search import BeamSearch, score_pairs  # noqa: E402
 from seqkd.search.cpu.engine import NativeModel  # noqa: E402
 from seqkd.search.cpu.scoring import NativeScorer  # noqa: E402
 from seqkd.search.cpu.stack import NativeParallel  # noqa: E402
 from seqkd.search.cpu.weights import Arithmetic, available  # noqa: E402
 from seqkd.search.parallel import Decoder, ParallelSearch  # noqa: E402
-from tests.bench.students import BEAM, SETTINGS, Sources, alone, draw_sources, teacher  # noqa: E402
+from tests.bench.students import BEAM, SETTINGS, VOCABS, Sources, alone, draw_sources, teacher  # noqa: E402
 
 Pairs = Sequence[tuple[list[int], list[int]]]
 ARITHMETICS: tuple[Arithmetic, ...] = ("float32", "bf16x3", "bf16", "int8")
@@ -53,7 +52,7 @@ def candidates(sources: Sources, count: int) -> list[Pairs]:
 def student() -> Nat:
     """Random weights, and lengths that are the likelier the nearer they are to the source's."""
     torch.manual_seed(2)
-    model = Nat(StackSettings(**{**SETTINGS, "dim": 128, "ffn_dim": 512})).eval().requires_grad_(False)
+    model = Nat(NatSettings(**{**SETTINGS, "dim": 128, "ffn_dim": 512}), **VOCABS).eval().requires_grad_(False)
     assert model.lengths is not None
     model.lengths.classes.weight.zero_()
     model.lengths.classes.bias.copy_(-torch.arange(-REACH, REACH).abs())

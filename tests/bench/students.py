@@ -21,7 +21,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 if str(REPOSITORY) not in sys.path:  # run as a script
     sys.path.insert(0, str(REPOSITORY))
 
-from seqkd.models.nat.ctc import Ctc  # noqa: E402
+from seqkd.models.nat.ctc import Ctc, CtcSettings  # noqa: E402
 from seqkd.models.protocol import ParallelSettings  # noqa: E402
 from seqkd.models.settings import StackSettings  # noqa: E402
 from seqkd.models.transformer import Transformer  # noqa: E402
@@ -34,9 +34,8 @@ from seqkd.search.parallel import Decoder, ParallelSearch  # noqa: E402
 Sources = list[tuple[int, list[int]]]
 BIAS = 0.25
 MEAN, SPREAD = 14.0, 4.5  # of the tokens of an English Multi30k caption
+VOCABS = {"source_vocab": 8000, "target_vocab": 8000}
 SETTINGS: dict[str, Any] = {
-    "source_vocab": 8000,
-    "target_vocab": 8000,
     "dim": 256,
     "heads": 4,
     "ffn_dim": 1024,
@@ -56,7 +55,7 @@ def draw_sources(count: int, seed: int) -> Sources:
 def teacher(norm: Literal["pre", "post"] = "post") -> tuple[Transformer, float]:
     """Random weights, and the mean length of each sentence's longest hypothesis."""
     torch.manual_seed(1)
-    model = Transformer(StackSettings(**SETTINGS, norm=norm)).eval().requires_grad_(False)
+    model = Transformer(StackSettings(**SETTINGS, norm=norm), **VOCABS).eval().requires_grad_(False)
     direction = torch.full((model.dim,), BIAS)
     direction[::2] *= -1
     last = model.decoder[-1].ffn_norm
@@ -89,7 +88,7 @@ def ways(upsample: int) -> dict[str, Decoder]:
     model, length = teacher()
     print(f"teacher: longest hypotheses of {length:.1f} tokens on average")
     torch.manual_seed(1)
-    student: Any = Ctc(StackSettings(**SETTINGS), upsample=upsample).eval()
+    student: Any = Ctc(CtcSettings(**SETTINGS, upsample=upsample), **VOCABS).eval()
     found: dict[str, Decoder] = {}
     for arithmetic in arithmetics:
         found[f"teacher, {arithmetic}"] = BeamSearch([NativeModel(model, arithmetic)], BEAM)

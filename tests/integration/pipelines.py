@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from seqkd.config.models import DEFAULT_ARCH, MODELS, tag
+from seqkd.models.registry import ARCHITECTURES, DEFAULT, setting_names
 from seqkd.pipeline.file import PipelineConfig
 from seqkd.pipeline.reading import read_pipeline, to_toml
 
@@ -54,8 +54,10 @@ def shrunk(file: Path, data: dict[str, Any] | None = None) -> dict[str, Any]:
         for part in reverse:
             part["text"] = [str(Path(data["train"]["target"]).with_name("mono.tgt"))]
     for part in (values["teacher"], *reverse, *values["students"]):
-        kind = MODELS[tag(part.get("model", {}).get("arch", DEFAULT_ARCH))]
-        sizes = {name: value for name, value in _MODEL.items() if name in kind.model_fields}
+        record = ARCHITECTURES.find(part.get("model", {}).get("arch", DEFAULT))
+        assert record is not None
+        known = setting_names(record.settings)
+        sizes = {name: value for name, value in _MODEL.items() if name in known}
         part["model"] = part.get("model", {}) | sizes
         part["training"] |= _TRAINING
     for part in (*reverse, *values["distill"]):

@@ -22,16 +22,24 @@ class Cmlm(nn.Module):
 
     Args:
         settings: Its sizes and kinds.
+        source_vocab: Source pieces, special ids counted.
+        target_vocab: Target pieces, likewise.
     """
 
     pad_id, eos_id, unk_id, start_id = PAD_ID, EOS_ID, UNK_ID, EOS_ID
 
-    def __init__(self, settings: StackSettings) -> None:
+    def __init__(self, settings: StackSettings, *, source_vocab: int, target_vocab: int) -> None:
         super().__init__()
-        self.source_vocab, self.target_vocab = settings.source_vocab, settings.target_vocab
+        self.source_vocab, self.target_vocab = source_vocab, target_vocab
         self.max_positions = settings.max_positions
         self.mask_id = self.target_vocab
-        self.stack = ParallelStack(settings, decoder_positions=self.max_positions, extra_pieces=1)
+        self.stack = ParallelStack(
+            settings,
+            source_vocab=source_vocab,
+            target_vocab=target_vocab,
+            decoder_positions=self.max_positions,
+            extra_pieces=1,
+        )
         self.lengths = LengthPredictor(settings.dim)
 
     @property

@@ -8,8 +8,11 @@ glancing can show it.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from itertools import groupby
+from typing import Annotated
 
+from pydantic import Field
 from torch import Tensor, nn
 
 from seqkd.models.nat.ctc_beam import prefix_beam
@@ -23,24 +26,41 @@ TOO_MANY = "longer than the upsampled source"
 NO_BLANKS = "longer than the upsampled source with a blank between repeated pieces"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CtcSettings(StackSettings):
+    """Those of a Transformer, with the number of frames.
+
+    Attributes:
+        upsample: Frames for each source token, end of sentence counted.
+    """
+
+    upsample: Annotated[int, Field(ge=1, le=16, description="output positions for each source token")] = 2
+
+
 class Ctc(nn.Module):
     """Encoder, upsampling and a bidirectional decoder, trained by connectionist temporal classification.
 
     Args:
         settings: Its sizes and kinds.
-        upsample: Frames for each source token, end of sentence counted.
+        source_vocab: Source pieces, special ids counted.
+        target_vocab: Target pieces, likewise.
     """
 
     pad_id, eos_id, unk_id, start_id = PAD_ID, EOS_ID, UNK_ID, EOS_ID
     blank_id = BOS_ID  # written between repeated pieces and where a frame adds nothing
 
-    def __init__(self, settings: StackSettings, *, upsample: int = 2) -> None:
+    def __init__(self, settings: CtcSettings, *, source_vocab: int, target_vocab: int) -> None:
         super().__init__()
-        self.source_vocab, self.target_vocab = settings.source_vocab, settings.target_vocab
+        self.source_vocab, self.target_vocab = source_vocab, target_vocab
         self.max_positions = settings.max_positions
-        self.upsample = upsample
-        self.stack = ParallelStack(settings, decoder_positions=upsample * self.max_positions)
-        self.split = nn.Linear(settings.dim, upsample * settings.dim)
+        self.upsample = settings.upsample
+        self.stack = ParallelStack(
+            settings,
+            source_vocab=source_vocab,
+            target_vocab=target_vocab,
+            decoder_positions=self.upsample * self.max_positions,
+        )
+        self.split = nn.Linear(settings.dim, self.upsample * settings.dim)
         self._banned = (PAD_ID, EOS_ID)
 
     def unusable(self, lengths: PairLengths) -> dict[str, Marks]:

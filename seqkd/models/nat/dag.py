@@ -12,8 +12,11 @@ after 300 of them, instead of 3.20).
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from typing import Annotated
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from seqkd.models.nat.stack import DecodingStack, ParallelStack
@@ -29,24 +32,41 @@ TOO_MANY = "longer than the graph"
 FLOOR = 1e-26
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DagSettings(StackSettings):
+    """Those of a Transformer, with the number of vertices.
+
+    Attributes:
+        upsample: Vertices for each source token, end of sentence counted.
+    """
+
+    upsample: Annotated[int, Field(ge=1, le=32, description="vertices for each source token")] = 8
+
+
 class Dag(nn.Module):
     """Encoder, a decoder over the vertices, transitions between them.
 
     Args:
         settings: Its sizes and kinds.
-        upsample: Vertices for each source token, end of sentence counted.
+        source_vocab: Source pieces, special ids counted.
+        target_vocab: Target pieces, likewise.
     """
 
     pad_id, eos_id, unk_id, start_id = PAD_ID, EOS_ID, UNK_ID, EOS_ID
 
-    def __init__(self, settings: StackSettings, *, upsample: int = 8) -> None:
+    def __init__(self, settings: DagSettings, *, source_vocab: int, target_vocab: int) -> None:
         super().__init__()
-        self.source_vocab, self.target_vocab = settings.source_vocab, settings.target_vocab
+        self.source_vocab, self.target_vocab = source_vocab, target_vocab
         self.max_positions = settings.max_positions
-        self.heads, self.upsample = settings.heads, upsample
-        self.stack = ParallelStack(settings, decoder_positions=upsample * self.max_positions)
+        self.heads, self.upsample = settings.heads, settings.upsample
+        self.stack = ParallelStack(
+            settings,
+            source_vocab=source_vocab,
+            target_vocab=target_vocab,
+            decoder_positions=self.upsample * self.max_positions,
+        )
         dim = settings.dim
-        self.split = nn.Linear(dim, upsample * dim)
+        self.split = nn.Linear(dim, self.upsample * dim)
         self.query_key = nn.Linear(2 * dim, 2 * dim)
         self.gate = nn.Linear(2 * dim, self.heads)
         nn.init.xavier_uniform_(self.query_key.weight)

@@ -56,17 +56,27 @@ class ParallelStack(nn.Module):
 
     Args:
         settings: Its sizes and kinds.
+        source_vocab: Source pieces, special ids counted.
+        target_vocab: Target pieces, likewise.
         decoder_positions: Longest decoder input.
         extra_pieces: Ids beyond the target vocabulary that the decoder can read and never writes, such as a mask.
     """
 
-    def __init__(self, settings: StackSettings, *, decoder_positions: int, extra_pieces: int = 0) -> None:
+    def __init__(
+        self,
+        settings: StackSettings,
+        *,
+        source_vocab: int,
+        target_vocab: int,
+        decoder_positions: int,
+        extra_pieces: int = 0,
+    ) -> None:
         super().__init__()
         dim = settings.dim
-        self.target_vocab, self.dim = settings.target_vocab, dim
+        self.target_vocab, self.dim = target_vocab, dim
         self.scale = math.sqrt(dim)
         self.target_embedding, self.source_embedding, self.output_weight = embedding_tables(
-            settings.source_vocab, settings.target_vocab, dim, settings.embeddings
+            source_vocab, target_vocab, dim, settings.embeddings
         )
         self.extra_embedding = (
             nn.Parameter(nn.init.normal_(torch.empty(extra_pieces, dim), std=dim**-0.5)) if extra_pieces else None

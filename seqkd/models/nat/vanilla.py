@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -14,8 +17,30 @@ from seqkd.models.nat.lengths import SHORTEST, LengthPredictor, out_of_reach
 from seqkd.models.nat.stack import DecodingStack, ParallelStack
 from seqkd.models.nat.tokens import best_tokens, outputs
 from seqkd.models.protocol import Marks, Output, PairLengths, ParallelSettings, too_long
-from seqkd.models.settings import CopyFrom, StackSettings
+from seqkd.models.settings import StackSettings
 from seqkd.text.vocabulary import EOS_ID, PAD_ID, UNK_ID
+
+CopyFrom = Literal["uniform", "fertility"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NatSettings(StackSettings):
+    """Those of a Transformer, with the way from the source to the decoder's input.
+
+    Attributes:
+        embeddings: shared: one table for source, target and output; decoder: one for target and output. The decoder
+            reads the source's embeddings, so the target has no table of its own.
+        copy_from: uniform: the source is stretched evenly to the predicted length; fertility: each source token comes
+            as often as predicted for it.
+    """
+
+    embeddings: Annotated[
+        Literal["shared", "decoder"],
+        Field(
+            description="shared: source = target = output; decoder: target = output (the decoder reads the source's)"
+        ),
+    ] = "shared"
+    copy_from: Annotated[CopyFrom, Field(description="how the decoder's input is copied from the source")] = "uniform"
 
 
 class Nat(nn.Module):
@@ -26,19 +51,21 @@ class Nat(nn.Module):
 
     Args:
         settings: Its sizes and kinds.
-        copy_from: uniform: the source is stretched evenly to the predicted length; fertility: each source token comes
-            as often as predicted for it.
+        source_vocab: Source pieces, special ids counted.
+        target_vocab: Target pieces, likewise.
     """
 
     pad_id, eos_id, unk_id, start_id = PAD_ID, EOS_ID, UNK_ID, EOS_ID
 
-    def __init__(self, settings: StackSettings, *, copy_from: CopyFrom = "uniform") -> None:
+    def __init__(self, settings: NatSettings, *, source_vocab: int, target_vocab: int) -> None:
         super().__init__()
-        self.source_vocab, self.target_vocab = settings.source_vocab, settings.target_vocab
+        self.source_vocab, self.target_vocab = source_vocab, target_vocab
         self.max_positions = settings.max_positions
-        self.stack = ParallelStack(settings, decoder_positions=self.max_positions)
-        self.lengths = LengthPredictor(settings.dim) if copy_from == "uniform" else None
-        self.fertilities = FertilityPredictor(settings.dim) if copy_from == "fertility" else None
+        self.stack = ParallelStack(
+            settings, source_vocab=source_vocab, target_vocab=target_vocab, decoder_positions=self.max_positions
+        )
+        self.lengths = LengthPredictor(settings.dim) if settings.copy_from == "uniform" else None
+        self.fertilities = FertilityPredictor(settings.dim) if settings.copy_from == "fertility" else None
 
     @property
     def output_weight(self) -> Tensor:

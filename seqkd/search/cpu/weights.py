@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import weakref
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
@@ -32,20 +33,21 @@ def usable(model: nn.Module) -> bool:
     if not isinstance(model, (Transformer, ParallelStack, Sru, Lstm)) or model.output_weight.device.type != "cpu":
         return False
     if isinstance(model, Lstm):
-        return fits_lstm(model.dim) and kernels() is not None
+        return fits_lstm({"dim": model.dim}) and kernels() is not None
     heads = model.encoder[0].attention.heads  # type: ignore[union-attr]
-    return fits(model.dim, heads, model.encoder[0].ffn.out.in_features) and kernels() is not None  # type: ignore[union-attr,arg-type]
+    widths = {"dim": model.dim, "heads": heads, "ffn_dim": model.encoder[0].ffn.out.in_features}  # type: ignore[union-attr]
+    return fits(widths) and kernels() is not None
 
 
-def fits(dim: int, heads: int, ffn_dim: int) -> bool:
-    """Whether the kernels can have a Transformer, or its encoder, of these widths."""
-    vectors, rest = divmod(dim // heads, LANES)
-    return not rest and vectors in HEAD_VECTORS and not ffn_dim % LANES
+def fits(settings: Mapping[str, Any]) -> bool:
+    """Whether there are kernels for the `dim`, `heads` and `ffn_dim` of a Transformer, or of its encoder."""
+    vectors, rest = divmod(settings["dim"] // settings["heads"], LANES)
+    return not rest and vectors in HEAD_VECTORS and not settings["ffn_dim"] % LANES
 
 
-def fits_lstm(dim: int) -> bool:
-    """Whether the kernels can have an LSTM of this width, of which each direction has half."""
-    return not dim % (2 * LANES)
+def fits_lstm(settings: Mapping[str, Any]) -> bool:
+    """Whether there are kernels for the `dim` of an LSTM, of which each direction has half."""
+    return not settings["dim"] % (2 * LANES)
 
 
 def available(arithmetic: Arithmetic) -> bool:

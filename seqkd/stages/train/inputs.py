@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from seqkd.config.models import WEIGHING
+from seqkd.config.models import weighing
 from seqkd.config.stages import TrainConfig
 from seqkd.corpus.reader import Corpus
 from seqkd.errors import ConfigError, CorpusError
@@ -43,11 +43,11 @@ class Inputs:
         self.corpora = [_directed(part.path, config) for part in config.corpora]
         self.mixed = len(self.corpora) > 1 or config.corpora[0].weight != 1.0
         for corpus in self.corpora:
-            if WEIGHT in corpus.schema.names and config.objective.type not in WEIGHING:
+            if WEIGHT in corpus.schema.names and not config.objective.record.needs.row_weights:
                 raise ConfigError(
                     f"is {config.objective.type!r}, which cannot count rows by the weights of {corpus.path}",
                     where="objective.type",
-                    expected=f'one of: {", ".join(WEIGHING)}; or a corpus of another rule than "all"',
+                    expected=f'one of: {", ".join(weighing())}; or a corpus of another rule than "all"',
                 )
         self.valid = _directed(config.prepared / "valid", config)
         own = Vocabularies.load(config.prepared)

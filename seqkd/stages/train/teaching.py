@@ -10,11 +10,13 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from seqkd.config.models import SUITED, ObjectiveConfig, WordKdConfig, tag
+from seqkd.config.models import ObjectiveConfig
 from seqkd.corpus.reader import Corpus
 from seqkd.errors import ConfigError, CorpusError, ModelError
 from seqkd.models.checkpoint import load_model, model_digest, read_config
 from seqkd.models.protocol import Marks, PairLengths
+from seqkd.models.registry import ARCHITECTURES
+from seqkd.objectives.registry import TaughtSettings
 from seqkd.objectives.teacher import Teacher
 from seqkd.stages.train.vocabularies import HINT
 from seqkd.text.vocabularies import Vocabularies
@@ -59,11 +61,12 @@ def check_teachers(folders: Sequence[Path], vocabularies: Vocabularies) -> None:
     """
     for folder in folders:
         config = read_config(folder)
-        if "word_kd" not in SUITED.get(tag(config["arch"]), ()):
+        record = ARCHITECTURES.find(config["arch"])
+        if record is None or not record.left_to_right:
             raise ModelError(
                 f"a model of architecture {config['arch']!r} gives no distributions position by position",
                 where=str(folder),
-                expected=f"one of: {', '.join(arch for arch, suited in SUITED.items() if 'word_kd' in suited)}",
+                expected=f"one of: {', '.join(each.name for each in ARCHITECTURES.all() if each.left_to_right)}",
             )
         made_with = {"target": config["vocabulary"], "source": config["source_vocabulary"] or config["vocabulary"]}
         for side, vocabulary in vocabularies.sides():
@@ -119,16 +122,19 @@ class Teaching:
     """
 
     def __init__(self, objective: ObjectiveConfig, corpus: Corpus, vocabularies: Vocabularies) -> None:
-        self._objective = objective if isinstance(objective, WordKdConfig) else WordKdConfig()
+        self._taught = taught = objective.taught
         self._soft: Corpus | None = None
-        check_teachers(self._objective.teachers, vocabularies)
-        if self._objective.soft_targets is not None:
-            self._soft = Corpus.open(self._objective.soft_targets, "soft")
-            _check_soft(self._soft, self._objective, corpus, vocabularies.target)
+        if taught is None:
+            return
+        check_teachers(taught.teachers, vocabularies)
+        if taught.soft_targets is not None:
+            self._soft = Corpus.open(taught.soft_targets, "soft")
+            _check_soft(self._soft, taught, corpus, vocabularies.target)
 
     def digests(self) -> dict[str, str]:
         """Of each input, for the fingerprint."""
-        digests = {f"teacher{n}": model_digest(path) for n, path in enumerate(self._objective.teachers, start=1)}
+        teachers = () if self._taught is None else self._taught.teachers
+        digests = {f"teacher{n}": model_digest(path) for n, path in enumerate(teachers, start=1)}
         if self._soft is not None:
             digests["soft_targets"] = self._soft.manifest.digest()
         return digests
@@ -139,13 +145,13 @@ class Teaching:
 
     def team(self, device: torch.device) -> Team | None:
         """Teachers that run along."""
-        config = self._objective
-        if not config.teachers:
+        taught = self._taught
+        if taught is None or not taught.teachers:
             return None
-        return load_teachers(config.teachers, precision=config.precision, temperature=config.temperature, device=device)
+        return load_teachers(taught.teachers, precision=taught.precision, temperature=taught.temperature, device=device)
 
 
-def _check_soft(soft: Corpus, objective: WordKdConfig, corpus: Corpus, target: Vocabulary) -> None:
+def _check_soft(soft: Corpus, objective: TaughtSettings, corpus: Corpus, target: Vocabulary) -> None:
     made_with = soft.manifest.extra
     if soft.manifest.vocabulary != target.digest:
         raise CorpusError(

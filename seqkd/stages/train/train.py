@@ -31,9 +31,9 @@ from seqkd.models.checkpoint import (
 from seqkd.models.protocol import Marks, PairLengths
 from seqkd.models.registry import build
 from seqkd.objectives.base import Objective
+from seqkd.objectives.registry import build_objective
 from seqkd.progress import say
 from seqkd.search.loading import quick_decoder, resolve_device
-from seqkd.stages.train.building import build_objective
 from seqkd.stages.train.inputs import Inputs
 from seqkd.stages.train.rejecting import REJECTED, count_rejected, left_out, write_rejected
 from seqkd.training.data import CorpusData, SpecialIds, TrainingData
@@ -148,7 +148,7 @@ class _Work:
         torch.manual_seed(training.seed)
         model: Any = _build(config, inputs)
         team = inputs.teaching.team(fabric.device)
-        objective = build_objective(config.objective, team.teacher if team else None)
+        objective = build_objective(config.objective.record, config.objective.settings, team.teacher if team else None)
         special = SpecialIds(pad=model.pad_id, eos=model.eos_id, start=model.start_id)
 
         def unusable(lengths: PairLengths) -> dict[str, Marks]:
@@ -233,7 +233,7 @@ def _train(config: TrainConfig, inputs: Inputs, work: _Work, fabric: Fabric, out
 
 
 def _build(config: TrainConfig, inputs: Inputs) -> nn.Module:
-    settings, vocabularies = config.model.model_dump(exclude={"arch"}), inputs.vocabularies
+    settings, vocabularies = asdict(config.model.settings), inputs.vocabularies
     if settings.get("embeddings") == "shared" and not vocabularies.joint:
         raise ConfigError(
             "embeddings are shared, but source and target have their own vocabularies",
@@ -340,7 +340,7 @@ def _write(
         out,
         work.model,
         arch=config.model.arch,
-        settings=config.model.model_dump(exclude={"arch"}),
+        settings=asdict(config.model.settings),
         vocab=vocabularies.target.path,
         source_vocab=None if vocabularies.joint else vocabularies.source.path,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import FrozenInstanceError
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seqkd.config.models import MODELS, OBJECTIVES, SUITED, TransformerConfig, tag
+from seqkd.config.models import default_model
 from seqkd.config.stages import (
     DistillConfig,
     EvaluateConfig,
@@ -20,6 +21,9 @@ from seqkd.config.stages import (
     validate,
 )
 from seqkd.errors import ConfigError
+from seqkd.extensions import resolve
+from seqkd.models.registry import ARCHITECTURES
+from seqkd.objectives.registry import OBJECTIVES
 from seqkd.pipeline.file import TeacherPart
 
 
@@ -87,9 +91,11 @@ def test_nbest_fits_the_beam(beam: int, nbest: int) -> None:
 
 
 def test_values_do_not_change_once_read() -> None:
-    config = TransformerConfig()
+    config = default_model()
     with pytest.raises(ValueError, match="frozen"):
-        config.dim = 3  # type: ignore[misc]
+        config.arch = "lstm"  # type: ignore[misc]
+    with pytest.raises(FrozenInstanceError):
+        config.settings.dim = 3
 
 
 @pytest.mark.parametrize(
@@ -127,17 +133,46 @@ def train_config(**values: object) -> TrainConfig:
     )
 
 
-@pytest.mark.parametrize("arch", [name if not name.endswith(":") else f"{name}lstm" for name in MODELS])
-def test_an_architecture_brings_its_own_objective(arch: str) -> None:
-    config = train_config(model={"arch": arch})
-    assert type(config.model) is MODELS[tag(arch)]
-    assert config.objective.type == SUITED[tag(arch)][0]
-    assert type(config.objective) is OBJECTIVES[config.objective.type]
+@pytest.mark.parametrize("name", ARCHITECTURES.own)
+def test_an_architecture_brings_its_own_objective(name: str) -> None:
+    record = ARCHITECTURES.own[name]
+    config = train_config(model={"arch": f"{name}lstm" if name.endswith(":") else name})
+    assert config.model.record is record
+    assert type(config.model.settings) is resolve(record.settings)
+    assert config.objective.record is OBJECTIVES.own[record.objective]
+    assert type(config.objective.settings) is resolve(config.objective.record.settings)
+
+
+def test_settings_are_written_in_the_order_that_finished_runs_have() -> None:
+    stack = "dim heads ffn_dim encoder_layers decoder_layers dropout norm positions activation embeddings max_positions"
+    orders = {
+        "transformer": f"{stack} arch",
+        "lstm": "arch dim encoder_layers decoder_layers dropout embeddings max_positions",
+        "sru": f"{stack} arch cell",
+        "nat": f"{stack} arch copy_from",
+        "ctc": f"{stack} arch upsample",
+        "fairseq:lstm": "arch settings max_positions",
+    }
+    for arch, order in orders.items():
+        assert list(train_config(model={"arch": arch}).model_dump(mode="json")["model"]) == order.split()
+    word_kd = {"type": "word_kd", "soft_targets": "s"}
+    written = train_config(objective=word_kd).objective.model_dump(mode="json", exclude={"teachers", "soft_targets"})
+    assert list(written) == ["type", "temperature", "alpha", "top_k", "direction", "label_smoothing", "precision"]
+
+
+def test_settings_of_every_kind_are_read_as_they_were_written() -> None:
+    for name, record in ARCHITECTURES.own.items():
+        taught = [{"type": each.name} for each in OBJECTIVES.own.values() if each.fits(record)]
+        for objective in taught:
+            more = {"teachers": ["a", "b"]} if OBJECTIVES.own[objective["type"]].needs.teacher else {}
+            arch = f"{name}lstm" if name.endswith(":") else name
+            config = train_config(model={"arch": arch}, objective={**objective, **more})
+            assert validate(TrainConfig, config.model_dump(mode="json", exclude_none=True), "again") == config
 
 
 def test_an_objective_without_its_name_is_the_architectures() -> None:
     config = train_config(model={"arch": "ctc"}, objective={"glancing": [0.5, 0.3]})
-    assert (config.objective.type, getattr(config.objective, "glancing", None)) == ("ctc", (0.5, 0.3))
+    assert (config.objective.type, config.objective.settings.glancing) == ("ctc", (0.5, 0.3))
 
 
 @pytest.mark.parametrize(
@@ -147,7 +182,7 @@ def test_an_objective_without_its_name_is_the_architectures() -> None:
             {"model": {"arch": "rnn"}},
             "model: unknown architecture 'rnn', expected one of: transformer, .*, fairseq:NAME",
         ),
-        ({"objective": {"type": "mse"}}, "objective: unknown objective 'mse', expected one of: nll, nat"),
+        ({"objective": {"type": "mse"}}, "objective: unknown objective 'mse', expected one of: nll, word_kd, nat"),
         ({"model": {"arch": "ctc"}, "objective": {"type": "nll"}}, "'nll' does not fit model.arch 'ctc', which takes"),
         ({"model": {"arch": "lstm", "heads": 4}}, r"    model.heads: unknown key"),
         ({"model": {"arch": "dag", "upsample": 0}}, r"    model.upsample: Input should be greater"),

@@ -37,7 +37,7 @@ SETTINGS: dict[str, Any] = {
 def model_folder(folder: Path, **changes: Any) -> tuple[Path, Transformer]:
     settings = SETTINGS | changes
     torch.manual_seed(1)
-    model = Transformer(StackSettings(source_vocab=24, target_vocab=24, **settings)).eval()
+    model = Transformer(StackSettings(**settings), source_vocab=24, target_vocab=24).eval()
     with torch.no_grad():
         for weight in model.parameters():
             weight.add_(torch.randn_like(weight))

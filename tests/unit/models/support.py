@@ -8,9 +8,9 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from seqkd.models.lstm import Lstm
-from seqkd.models.settings import Cell, Embeddings, Norm, Positions, StackSettings
-from seqkd.models.sru import Sru
+from seqkd.models.lstm import Lstm, LstmSettings
+from seqkd.models.settings import Embeddings, Norm, Positions
+from seqkd.models.sru import Cell, Sru, SruSettings
 
 PAD = 1
 
@@ -20,14 +20,16 @@ Model = TypeVar("Model", bound=nn.Module)
 def small_lstm(*, dim: int = 16, encoder: int = 2, decoder: int = 2, embeddings: Embeddings = "shared") -> Lstm:
     torch.manual_seed(4)
     model = Lstm(
+        LstmSettings(
+            dim=dim,
+            encoder_layers=encoder,
+            decoder_layers=decoder,
+            dropout=0.2,
+            embeddings=embeddings,
+            max_positions=20,
+        ),
         source_vocab=30,
         target_vocab=30,
-        dim=dim,
-        encoder_layers=encoder,
-        decoder_layers=decoder,
-        dropout=0.2,
-        embeddings=embeddings,
-        max_positions=20,
     )
     return _stirred(model)
 
@@ -41,9 +43,7 @@ def small_sru(
 ) -> Sru:
     torch.manual_seed(4)
     model = Sru(
-        StackSettings(
-            source_vocab=30,
-            target_vocab=30,
+        SruSettings(
             dim=16,
             heads=4,
             ffn_dim=24,
@@ -54,8 +54,10 @@ def small_sru(
             positions=positions,
             embeddings=embeddings,
             max_positions=20,
+            cell=cell,
         ),
-        cell=cell,
+        source_vocab=30,
+        target_vocab=30,
     )
     return _stirred(model)
 

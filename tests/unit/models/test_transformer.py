@@ -23,8 +23,6 @@ def small(
     torch.manual_seed(4)
     return Transformer(
         StackSettings(
-            source_vocab=30,
-            target_vocab=30,
             dim=16,
             heads=4,
             ffn_dim=24,
@@ -36,7 +34,9 @@ def small(
             activation=activation,
             embeddings=embeddings,
             max_positions=20,
-        )
+        ),
+        source_vocab=30,
+        target_vocab=30,
     ).eval()
 
 
@@ -111,7 +111,7 @@ def test_embeddings_are_tied_as_asked() -> None:
     assert separate.output_weight is not separate.target_embedding
     with pytest.raises(ValueError, match="one vocabulary"):
         Transformer(
-            StackSettings(
-                source_vocab=30, target_vocab=31, dim=16, heads=4, ffn_dim=24, encoder_layers=1, decoder_layers=1
-            )
+            StackSettings(dim=16, heads=4, ffn_dim=24, encoder_layers=1, decoder_layers=1),
+            source_vocab=30,
+            target_vocab=31,
         )

@@ -13,7 +13,7 @@ from seqkd.models.protocol import ParallelSettings
 from seqkd.models.settings import StackSettings
 from seqkd.objectives.base import Batch
 from seqkd.objectives.cmlm import CmlmLoss
-from tests.unit.models.nat.support import EOS, PAD, SIZES
+from tests.unit.models.nat.support import EOS, PAD, SIZES, VOCABS
 from tests.unit.objectives.support import batch_of
 from tests.unit.training.support import VOCAB, TableData, copy_rows, settings, train
 
@@ -31,7 +31,7 @@ class Spied(Cmlm):
 
 def cmlm(**more: Any) -> Spied:
     torch.manual_seed(0)
-    return Spied(StackSettings(**{**SIZES, "dropout": 0.0, **more}))
+    return Spied(StackSettings(**{**SIZES, "dropout": 0.0, **more}), **VOCABS)
 
 
 def definition(model: Spied, batch: Batch, read: Tensor, smoothing: float) -> Tensor:
@@ -102,12 +102,12 @@ def test_a_batch_without_tokens_has_no_loss_and_no_gradient() -> None:
 def test_learns_eight_sentences_by_heart(tmp_path: Path) -> None:
     rows = copy_rows(8)
     torch.manual_seed(1)
-    sizes = {**SIZES, "source_vocab": VOCAB, "target_vocab": VOCAB, "dim": 32, "dropout": 0.0}
+    sizes = {**SIZES, "dim": 32, "dropout": 0.0}
     objective = CmlmLoss(smoothing=0.0, length_weight=0.5)
     model, _, _ = train(
         tmp_path,
         settings(400, validate_every=400),
-        model=Cmlm(StackSettings(**sizes)),
+        model=Cmlm(StackSettings(**sizes), source_vocab=VOCAB, target_vocab=VOCAB),
         objective=objective,
         data=TableData(rows, batch_tokens=200),
     )

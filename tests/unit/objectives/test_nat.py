@@ -8,11 +8,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from seqkd.models.nat.vanilla import Nat
+from seqkd.models.nat.vanilla import CopyFrom, Nat, NatSettings
 from seqkd.models.protocol import ParallelSettings
-from seqkd.models.settings import CopyFrom, StackSettings
 from seqkd.objectives.nat import NatLoss
-from tests.unit.models.nat.support import PAD, SIZES
+from tests.unit.models.nat.support import PAD, SIZES, VOCABS
 from tests.unit.objectives.support import batch_of
 from tests.unit.training.support import VOCAB, TableData, copy_rows, settings, train
 
@@ -21,7 +20,7 @@ PAIRS = [([5, 6, 7], [8, 9, 10, 11]), ([12], [13, 14]), ([15, 16], [17])]
 
 def nat(*, copy_from: CopyFrom = "uniform", **more: Any) -> Nat:
     torch.manual_seed(0)
-    return Nat(StackSettings(**{**SIZES, "dropout": 0.0, **more}), copy_from=copy_from)
+    return Nat(NatSettings(**{**SIZES, "dropout": 0.0, **more}, copy_from=copy_from), **VOCABS)
 
 
 def loss(**more: Any) -> NatLoss:
@@ -86,7 +85,7 @@ def test_glancing_shows_gold_tokens_and_learns_from_the_others(
 ) -> None:
     torch.manual_seed(0)
     # With tables of their own a copied token is never what would be shown in its place.
-    model = Spied(StackSettings(**{**SIZES, "dropout": 0.0, "embeddings": "decoder"}))
+    model = Spied(NatSettings(**{**SIZES, "dropout": 0.0, "embeddings": "decoder"}), **VOCABS)
     batch = batch_of(PAIRS)._replace(progress=progress)
     torch.manual_seed(4)
     output = loss(glancing=glancing, length_weight=0.0)(model, batch)
@@ -113,12 +112,12 @@ def test_evaluation_shows_nothing_and_repeats() -> None:
 def test_learns_eight_sentences_by_heart(tmp_path: Path, copy_from: CopyFrom, glancing: Any) -> None:
     rows = copy_rows(8)
     torch.manual_seed(1)
-    sizes = {**SIZES, "source_vocab": VOCAB, "target_vocab": VOCAB, "dim": 32, "dropout": 0.0}
+    sizes = {**SIZES, "dim": 32, "dropout": 0.0}
     objective = loss(glancing=glancing, smoothing=0.0)
     model, _, _ = train(
         tmp_path,
         settings(150, validate_every=150),
-        model=Nat(StackSettings(**sizes), copy_from=copy_from),
+        model=Nat(NatSettings(**sizes, copy_from=copy_from), source_vocab=VOCAB, target_vocab=VOCAB),
         objective=objective,
         data=TableData(rows),
     )

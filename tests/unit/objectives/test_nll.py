@@ -22,15 +22,15 @@ def model_of() -> Transformer:
     torch.manual_seed(0)
     return Transformer(
         StackSettings(
-            source_vocab=20,
-            target_vocab=20,
             dim=16,
             heads=2,
             ffn_dim=32,
             encoder_layers=1,
             decoder_layers=1,
             dropout=0.0,
-        )
+        ),
+        source_vocab=20,
+        target_vocab=20,
     )
 
 

@@ -34,15 +34,15 @@ def transformer(seed: int, *, dim: int = 16, dropout: float = 0.0, vocab: int = 
     torch.manual_seed(seed)
     return Transformer(
         StackSettings(
-            source_vocab=vocab,
-            target_vocab=vocab,
             dim=dim,
             heads=2,
             ffn_dim=32,
             encoder_layers=1,
             decoder_layers=1,
             dropout=dropout,
-        )
+        ),
+        source_vocab=vocab,
+        target_vocab=vocab,
     )
 
 

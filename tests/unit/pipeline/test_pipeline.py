@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seqkd.config.models import LstmConfig, NllConfig, TransformerConfig
+from seqkd.config.models import ModelConfig, ObjectiveConfig
 from seqkd.config.report import NamedPath
 from seqkd.config.stages import ReportConfig, TrainConfig, load_stage
 from seqkd.errors import ConfigError
@@ -34,16 +34,17 @@ def test_a_student_of_another_architecture_takes_what_that_has_too(pipeline: Pat
         file.write('\n[[students]]\nname = "rnn"\ncorpus = "gold"\nmodel = { arch = "lstm", dropout = 0.3 }\n')
     edited(pipeline, "[student.training]", "[student.objective]\nlabel_smoothing = 0.2\n\n[student.training]")
     rnn = read_pipeline(pipeline).students[-1]
-    assert rnn.model == LstmConfig(dim=32, dropout=0.3)  # without the shared `heads`
-    assert rnn.objective == NllConfig(label_smoothing=0.2)
+    assert rnn.model == ModelConfig.model_validate(
+        {"arch": "lstm", "dim": 32, "dropout": 0.3}
+    )  # without the shared `heads`
+    assert rnn.objective == ObjectiveConfig.model_validate({"type": "nll", "label_smoothing": 0.2})
 
 
 def test_student_tables_are_laid_over_the_shared_one(pipeline: Path) -> None:
     gold, kd, tuned = read_pipeline(pipeline).students
-    assert isinstance(gold.model, TransformerConfig)
-    assert isinstance(kd.model, TransformerConfig)
-    assert (gold.model.dim, gold.training.max_updates, gold.training.learning_rate) == (32, 20, 5e-4)
-    assert (kd.model.dim, kd.training.max_updates, kd.training.learning_rate) == (32, 20, 0.01)
+    assert (gold.model.arch, kd.model.arch) == ("transformer", "transformer")
+    assert (gold.model.settings.dim, gold.training.max_updates, gold.training.learning_rate) == (32, 20, 5e-4)
+    assert (kd.model.settings.dim, kd.training.max_updates, kd.training.learning_rate) == (32, 20, 0.01)
     assert tuned.init_from == "kd"
 
 
@@ -202,8 +203,8 @@ def test_a_circle_is_named_once_and_what_hangs_on_it_is_not_blamed(pipeline: Pat
 def test_a_decode_is_for_architectures_that_write_all_positions_at_once(pipeline: Path) -> None:
     edited(pipeline, 'init_from = "kd"', 'decode = [{ name = "fast" }]')
     assert problems(pipeline) == [
-        "students.tuned: decode is for architectures that write all positions at once (cmlm, ctc, dag, nat); "
-        "'transformer' is decoded with evaluate.beams"
+        "students.tuned: decode is for architectures that are not decoded by beam search (nat, cmlm, ctc, dag, "
+        "fairseq:NAME); 'transformer' is decoded with evaluate.beams"
     ]
     edited(pipeline, 'decode = [{ name = "fast" }]', 'model = { arch = "nat" }\ndecode = [{ name = "7" }]')
     assert [line.split(":")[0] for line in problems(pipeline)] == ["students.tuned.decode.0"]
@@ -244,7 +245,7 @@ def test_int8_is_for_models_with_kernels(pipeline: Path) -> None:
     assert read_pipeline(pipeline).students[-1].model.arch == "lstm"
     edited(pipeline, 'model = { arch = "lstm" }', 'model = { arch = "fairseq:lstm" }')
     assert problems(pipeline) == [
-        '(file): evaluate.precision "int8" is for arch cmlm, ctc, dag, lstm, nat, sru, transformer, '
+        '(file): evaluate.precision "int8" is for arch transformer, lstm, sru, nat, cmlm, ctc, dag, '
         "not for tuned (fairseq:lstm)"
     ]
     edited(pipeline, "[evaluate]\nprecision", "[evaluate]\n# precision")
@@ -252,7 +253,7 @@ def test_int8_is_for_models_with_kernels(pipeline: Path) -> None:
     assert [part.precision for part in read_pipeline(pipeline).distill] == ["int8"]
     edited(pipeline, "[teacher.training]", '[teacher.model]\narch = "fairseq:lstm"\n\n[teacher.training]')
     assert problems(pipeline) == [
-        '(file): distill.beam5.precision "int8" is for arch cmlm, ctc, dag, lstm, nat, sru, transformer, '
+        '(file): distill.beam5.precision "int8" is for arch transformer, lstm, sru, nat, cmlm, ctc, dag, '
         "not for teacher (fairseq:lstm)"
     ]
 

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from seqkd.config.models import WordKdConfig
 from seqkd.config.stages import (
     BitextConfig,
     DistillConfig,
@@ -111,12 +110,10 @@ def test_a_student_taught_word_by_word_needs_the_teacher_or_what_it_wrote(pipeli
     run = Path("runs/small")
     live, written, soft = (stages[name] for name in ("student.live", "student.written", "soft_targets.kd16"))
     assert isinstance(live.config, TrainConfig)
-    assert isinstance(live.config.objective, WordKdConfig)
-    assert (live.config.objective.teachers, live.config.objective.alpha) == ((run / "teacher",), 0.7)
+    assert (live.config.objective.settings.teachers, live.config.objective.settings.alpha) == ((run / "teacher",), 0.7)
     assert run / "teacher/manifest.json" in live.needs
     assert isinstance(written.config, TrainConfig)
-    assert isinstance(written.config.objective, WordKdConfig)
-    assert written.config.objective.soft_targets == run / "soft_targets/kd16"
+    assert written.config.objective.settings.soft_targets == run / "soft_targets/kd16"
     assert run / "soft_targets/kd16/manifest.json" in written.needs
     assert isinstance(soft.config, SoftTargetsConfig)
     assert (soft.config.models, soft.config.corpus) == ((run / "teacher",), run / "corpora/kd")
@@ -153,8 +150,7 @@ def test_an_ensemble_of_teachers_differs_in_seeds_and_teaches_together(pipeline:
     assert isinstance(distill, DistillConfig)
     assert isinstance(soft, SoftTargetsConfig)
     assert isinstance(live, TrainConfig)
-    assert isinstance(live.objective, WordKdConfig)
-    assert distill.models == soft.models == live.objective.teachers == folders
+    assert distill.models == soft.models == live.objective.settings.teachers == folders
     for name in ("distill.beam5", "soft_targets.kd16", "student.live"):
         assert {folder / "manifest.json" for folder in folders} <= set(stages[name].needs)
     report = stages["report"].config

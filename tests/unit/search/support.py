@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from seqkd.models.lstm import Lstm
-from seqkd.models.settings import Activation, Cell, Norm, StackSettings
-from seqkd.models.sru import Sru
+from seqkd.models.lstm import Lstm, LstmSettings
+from seqkd.models.settings import Activation, Norm, StackSettings
+from seqkd.models.sru import Cell, Sru, SruSettings
 from seqkd.models.transformer import Transformer
 from seqkd.search import BeamSearch, BeamSettings, Hypothesis, PairScore, SearchModel, score_pairs
 from seqkd.search.plain.transformer import IncrementalTransformer
@@ -27,8 +27,6 @@ def tiny_model(
     torch.manual_seed(seed)
     model = Transformer(
         StackSettings(
-            source_vocab=vocab,
-            target_vocab=vocab,
             dim=16,
             heads=heads,
             ffn_dim=32,
@@ -38,7 +36,9 @@ def tiny_model(
             norm="pre" if norm == "pre" else "post",
             embeddings="separate",
             max_positions=64,
-        )
+        ),
+        source_vocab=vocab,
+        target_vocab=vocab,
     ).eval()
     with torch.no_grad():
         for parameter in model.parameters():
@@ -56,14 +56,16 @@ def tiny_lstm(*, vocab: int = 40, seed: int = 0, end_bias: float = 0.0) -> Lstm:
     """As `tiny_model`."""
     torch.manual_seed(seed)
     model = Lstm(
+        LstmSettings(
+            dim=16,
+            encoder_layers=1,
+            decoder_layers=2,
+            dropout=0.0,
+            embeddings="separate",
+            max_positions=64,
+        ),
         source_vocab=vocab,
         target_vocab=vocab,
-        dim=16,
-        encoder_layers=1,
-        decoder_layers=2,
-        dropout=0.0,
-        embeddings="separate",
-        max_positions=64,
     )
     with torch.no_grad():
         for parameter in model.parameters():
@@ -77,9 +79,7 @@ def tiny_sru(*, vocab: int = 40, seed: int = 0, end_bias: float = 0.0, cell: Cel
     """As `tiny_model`."""
     torch.manual_seed(seed)
     model = Sru(
-        StackSettings(
-            source_vocab=vocab,
-            target_vocab=vocab,
+        SruSettings(
             dim=16,
             heads=2,
             ffn_dim=32,
@@ -88,8 +88,10 @@ def tiny_sru(*, vocab: int = 40, seed: int = 0, end_bias: float = 0.0, cell: Cel
             dropout=0.0,
             embeddings="separate",
             max_positions=64,
+            cell=cell,
         ),
-        cell=cell,
+        source_vocab=vocab,
+        target_vocab=vocab,
     )
     with torch.no_grad():
         for parameter in model.parameters():
@@ -225,8 +227,6 @@ def engine_model(
     torch.manual_seed(5)
     built = Transformer(
         StackSettings(
-            source_vocab=vocab,
-            target_vocab=vocab,
             dim=dim,
             heads=2,
             ffn_dim=ffn_dim,
@@ -236,7 +236,9 @@ def engine_model(
             norm=norm,
             activation=activation,
             max_positions=64,
-        )
+        ),
+        source_vocab=vocab,
+        target_vocab=vocab,
     )
     with torch.no_grad():
         for parameter in built.parameters():

@@ -144,7 +144,7 @@ def test_settings_that_fit_no_model_are_the_loaders_to_tell(
     text = (tmp_path / CONFIG).read_text()
     start, stop = text.index("{", 1), text.index("}") + 1
     (tmp_path / CONFIG).write_text(text[:start] + settings + text[stop:])
-    with pytest.raises(ModelError, match="settings do not fit"):
+    with pytest.raises(ModelError, match="do not fit"):
         load_team([tmp_path], device="cpu", precision="auto")
 
 

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from seqkd.models import registry
+from seqkd.models.registry import ARCHITECTURES, Architecture
 from seqkd.stages.prepare import prepare
 from tests.unit.stages.select_folders import write_gold, write_kbest, write_prepared
-from tests.unit.stages.support import Echo, prepare_config
+from tests.unit.stages.support import prepare_config
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +21,15 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def echo(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lets model folders name the architecture `echo`."""
-    monkeypatch.setitem(registry._ARCHITECTURES, "echo", Echo)
+    record = Architecture(
+        name="echo",
+        help="Writes its source",
+        settings="tests.unit.stages.support:EchoSettings",
+        build="tests.unit.stages.support:Echo",
+        decodes="all positions at once",
+        objective="nat",
+    )
+    monkeypatch.setitem(ARCHITECTURES.own, record.name, record)
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -43,12 +44,17 @@ def prepare_config(folder: Path, *, size: int = 40, joint: bool = True) -> Prepa
     )
 
 
+@dataclass(frozen=True)
+class EchoSettings:
+    """It has none."""
+
+
 class Echo(nn.Module):
     """Writes all positions at once: its n-th candidate is the source without its first n tokens, worse by n."""
 
     pad_id, eos_id, unk_id, start_id, max_positions = 1, 2, 3, 2, 32
 
-    def __init__(self, *, source_vocab: int, target_vocab: int) -> None:
+    def __init__(self, _: EchoSettings, *, source_vocab: int, target_vocab: int) -> None:
         super().__init__()
         self.source_vocab, self.target_vocab = source_vocab, target_vocab
         self.weight = nn.Parameter(torch.zeros(3))
@@ -68,5 +74,7 @@ def write_echo(folder: Path, vocabulary: Path) -> Path:
     """A model folder with `Echo`; loading it needs the fixture `echo`."""
     folder.mkdir()
     size = Vocabulary.load(vocabulary).size
-    save_model(folder, Echo(source_vocab=size, target_vocab=size), arch="echo", settings={}, vocab=vocabulary)
+    save_model(
+        folder, Echo(EchoSettings(), source_vocab=size, target_vocab=size), arch="echo", settings={}, vocab=vocabulary
+    )
     return folder

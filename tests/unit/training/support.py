@@ -79,8 +79,6 @@ def tiny_model(*, dropout: float = 0.1, dim: int = 32) -> Transformer:
     torch.manual_seed(5)
     return Transformer(
         StackSettings(
-            source_vocab=VOCAB,
-            target_vocab=VOCAB,
             dim=dim,
             heads=4,
             ffn_dim=2 * dim,
@@ -88,7 +86,9 @@ def tiny_model(*, dropout: float = 0.1, dim: int = 32) -> Transformer:
             decoder_layers=1,
             dropout=dropout,
             max_positions=16,
-        )
+        ),
+        source_vocab=VOCAB,
+        target_vocab=VOCAB,
     )
 
 

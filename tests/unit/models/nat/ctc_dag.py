@@ -7,17 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from seqkd.models.nat.ctc import Ctc
-from seqkd.models.nat.dag import Dag
-from seqkd.models.settings import StackSettings
+from seqkd.models.nat.ctc import Ctc, CtcSettings
+from seqkd.models.nat.dag import Dag, DagSettings
 
 BLANK, PAD, EOS = 0, 1, 2
 
 
-def settings(vocab: int) -> dict[str, Any]:
+def settings() -> dict[str, Any]:
     return {
-        "source_vocab": vocab,
-        "target_vocab": vocab,
         "dim": 16,
         "heads": 2,
         "ffn_dim": 32,
@@ -29,12 +26,16 @@ def settings(vocab: int) -> dict[str, Any]:
 
 def ctc_model(*, vocab: int = 20, upsample: int = 2, seed: int = 0, dropout: float = 0.0) -> Ctc:
     torch.manual_seed(seed)
-    return Ctc(StackSettings(**settings(vocab), dropout=dropout), upsample=upsample).eval()
+    return Ctc(
+        CtcSettings(**settings(), dropout=dropout, upsample=upsample), source_vocab=vocab, target_vocab=vocab
+    ).eval()
 
 
 def dag_model(*, vocab: int = 20, upsample: int = 3, seed: int = 0, dropout: float = 0.0) -> Dag:
     torch.manual_seed(seed)
-    return Dag(StackSettings(**settings(vocab), dropout=dropout), upsample=upsample).eval()
+    return Dag(
+        DagSettings(**settings(), dropout=dropout, upsample=upsample), source_vocab=vocab, target_vocab=vocab
+    ).eval()
 
 
 def source_of(*rows: list[int], room: int = 0) -> Tensor:

@@ -10,15 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from seqkd.models.nat.cmlm import Cmlm
-from seqkd.models.nat.vanilla import Nat
+from seqkd.models.nat.vanilla import CopyFrom, Nat, NatSettings
 from seqkd.models.protocol import PairLengths
-from seqkd.models.settings import CopyFrom, StackSettings
+from seqkd.models.settings import StackSettings
 from seqkd.search.scoring import pad_rows
 
 VOCAB, PAD, EOS = 24, 1, 2
+VOCABS = {"source_vocab": VOCAB, "target_vocab": VOCAB}
 SIZES: dict[str, Any] = {
-    "source_vocab": VOCAB,
-    "target_vocab": VOCAB,
     "dim": 16,
     "heads": 2,
     "ffn_dim": 32,
@@ -37,9 +36,11 @@ def settle(model: nn.Module) -> Any:
     return model.eval()
 
 
-def nat(seed: int = 0, *, copy_from: CopyFrom = "uniform", **more: Any) -> Nat:
+def nat(seed: int = 0, *, copy_from: CopyFrom = "uniform", source_vocab: int = VOCAB, **more: Any) -> Nat:
     torch.manual_seed(seed)
-    model: Nat = settle(Nat(StackSettings(**{**SIZES, **more}), copy_from=copy_from))
+    model: Nat = settle(
+        Nat(NatSettings(**{**SIZES, **more}, copy_from=copy_from), **{**VOCABS, "source_vocab": source_vocab})
+    )
     if model.fertilities is not None:
         with torch.no_grad():
             model.fertilities.classes.bias[4:] -= 20.0  # or else 50 classes fill every translation to its limit
@@ -48,7 +49,7 @@ def nat(seed: int = 0, *, copy_from: CopyFrom = "uniform", **more: Any) -> Nat:
 
 def cmlm(seed: int = 0, **more: Any) -> Cmlm:
     torch.manual_seed(seed)
-    return settle(Cmlm(StackSettings(**{**SIZES, **more})))  # type: ignore[no-any-return]
+    return settle(Cmlm(StackSettings(**{**SIZES, **more}), **VOCABS))  # type: ignore[no-any-return]
 
 
 def pair_lengths(*, source: list[int], target: list[int], repeats: list[int] | None = None) -> PairLengths:

@@ -12,8 +12,6 @@ def stack() -> ParallelStack:
     torch.manual_seed(0)
     return ParallelStack(
         StackSettings(
-            source_vocab=20,
-            target_vocab=20,
             dim=16,
             heads=2,
             ffn_dim=32,
@@ -26,6 +24,8 @@ def stack() -> ParallelStack:
             embeddings="shared",
             max_positions=16,
         ),
+        source_vocab=20,
+        target_vocab=20,
         decoder_positions=16,
         extra_pieces=1,
     ).eval()

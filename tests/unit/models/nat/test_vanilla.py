@@ -7,9 +7,8 @@ import pytest
 import torch
 
 from seqkd.models.nat.lengths import OUT_OF_REACH
-from seqkd.models.nat.vanilla import Nat
+from seqkd.models.nat.vanilla import CopyFrom, Nat
 from seqkd.models.protocol import TOO_LONG, Output, ParallelModel, ParallelSettings
-from seqkd.models.settings import CopyFrom
 from seqkd.search.parallel import ParallelSearch
 from tests.unit.models.nat.support import EOS, PAD, VOCAB, nat, padded, pair_lengths, sentences
 from tests.unit.search.support import tiny_model

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from seqkd.errors import WorkError
 from seqkd.kernels.decoding import kernels
-from seqkd.models.lstm import Lstm
-from seqkd.models.settings import Activation, Cell, Norm, StackSettings
-from seqkd.models.sru import Sru
+from seqkd.models.lstm import Lstm, LstmSettings
+from seqkd.models.settings import Activation, Norm, StackSettings
+from seqkd.models.sru import Cell, Sru, SruSettings
 from seqkd.models.transformer import Transformer
 from seqkd.search import BeamSearch, BeamSettings, SearchModel
 from seqkd.search.candidates import top_candidates
@@ -41,15 +41,19 @@ def model(*, norm: Norm = "pre", activation: Activation = "relu", vocab: int = 7
 
 
 def recurrent(arch: str, norm: Norm = "pre", activation: Activation = "relu") -> Sru | Lstm:
-    sizes: dict[str, Any] = {"source_vocab": 77, "target_vocab": 77, "dim": 64, "max_positions": 64, "dropout": 0.0}
+    sizes: dict[str, Any] = {"dim": 64, "max_positions": 64, "dropout": 0.0}
     torch.manual_seed(1)
     found: Sru | Lstm
     if arch == "lstm":
-        found = Lstm(**sizes, encoder_layers=2, decoder_layers=2)
+        found = Lstm(LstmSettings(**sizes, encoder_layers=2, decoder_layers=2), source_vocab=77, target_vocab=77)
     else:
         cell: Cell = "sru" if arch == "sru" else "ssru"
         blocks: dict[str, Any] = {"heads": 2, "ffn_dim": 96, "encoder_layers": 2, "decoder_layers": 2}
-        found = Sru(StackSettings(**sizes, **blocks, norm=norm, activation=activation), cell=cell)
+        found = Sru(
+            SruSettings(**sizes, **blocks, norm=norm, activation=activation, cell=cell),
+            source_vocab=77,
+            target_vocab=77,
+        )
     with torch.no_grad():
         for parameter in found.parameters():
             parameter.mul_(1.2).add_(0.05 * torch.randn_like(parameter))  # biases and peepholes begin as zeros
@@ -272,9 +276,9 @@ def test_bad_weights_are_found(arithmetic: Arithmetic, value: float) -> None:
 def test_models_that_do_not_fit_the_vector_unit_are_left_to_torch() -> None:
     assert usable(model())
     narrow = Transformer(
-        StackSettings(source_vocab=9, target_vocab=9, dim=24, heads=3, ffn_dim=32, encoder_layers=1, decoder_layers=1)
+        StackSettings(dim=24, heads=3, ffn_dim=32, encoder_layers=1, decoder_layers=1), source_vocab=9, target_vocab=9
     )
     assert not usable(narrow)
-    sizes: dict[str, Any] = {"source_vocab": 9, "target_vocab": 9, "encoder_layers": 1, "decoder_layers": 1}
-    assert usable(Lstm(dim=32, **sizes))
-    assert not usable(Lstm(dim=48, **sizes))
+    for dim, fitting in ((32, True), (48, False)):
+        settings = LstmSettings(dim=dim, encoder_layers=1, decoder_layers=1)
+        assert usable(Lstm(settings, source_vocab=9, target_vocab=9)) is fitting

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from seqkd.kernels.decoding import kernels
-from seqkd.models.lstm import Lstm
+from seqkd.models.lstm import Lstm, LstmSettings
 from seqkd.models.nat.stack import ParallelStack
 from seqkd.models.settings import StackSettings
-from seqkd.models.sru import Sru
+from seqkd.models.sru import Sru, SruSettings
 from seqkd.models.transformer import Transformer
 from seqkd.search.cpu.engine import NativeModel
 from seqkd.search.cpu.scoring import NativeScorer
@@ -32,29 +32,44 @@ from tests.unit.search.support import EOS, padded
 pytestmark = pytest.mark.skipif(kernels() is None, reason="no C++ compiler here: torch is used")
 
 VOCAB = 77
+VOCABS = {"source_vocab": VOCAB, "target_vocab": VOCAB}
 ARITHMETICS: list[Arithmetic] = [name for name in ("bf16", "int8") if available(name)]
 # What float32 sums of some dozen numbers may be off, for logits and features of size 1 to 10: the same as in float32.
 TOLERANCE = 2e-5
 Model = TypeVar("Model", bound=nn.Module)
 
 
-def blocks(**more: Any) -> StackSettings:
-    """Few roundings, so that many rows have none that is undecided."""
-    widths: dict[str, Any] = {"dim": 32, "heads": 1, "ffn_dim": 48, "encoder_layers": 1, "decoder_layers": 1}
-    return StackSettings(source_vocab=VOCAB, target_vocab=VOCAB, dropout=0.0, max_positions=64, **{**widths, **more})
+# Few roundings, so that many rows have none that is undecided.
+BLOCKS: dict[str, Any] = {
+    "dim": 32,
+    "heads": 1,
+    "ffn_dim": 48,
+    "encoder_layers": 1,
+    "decoder_layers": 1,
+    "dropout": 0.0,
+    "max_positions": 64,
+}
+
+
+def transformer(**more: Any) -> Transformer:
+    return Transformer(StackSettings(**{**BLOCKS, **more}), **VOCABS)
+
+
+def sru(**more: Any) -> Sru:
+    return Sru(SruSettings(**{**BLOCKS, **more}), **VOCABS)
 
 
 def lstm() -> Lstm:
-    return Lstm(source_vocab=VOCAB, target_vocab=VOCAB, dim=32, encoder_layers=1, decoder_layers=2, dropout=0.0)
+    return Lstm(LstmSettings(dim=32, encoder_layers=1, decoder_layers=2, dropout=0.0), **VOCABS)
 
 
 CASES: dict[str, Callable[[], Steppable]] = {
-    "pre relu": lambda: Transformer(blocks()),
-    "post swiglu": lambda: Transformer(blocks(norm="post", activation="swiglu")),
-    "post gelu of two heads": lambda: Transformer(blocks(norm="post", activation="gelu", heads=2)),
+    "pre relu": transformer,
+    "post swiglu": lambda: transformer(norm="post", activation="swiglu"),
+    "post gelu of two heads": lambda: transformer(norm="post", activation="gelu", heads=2),
     "lstm": lstm,
-    "ssru": lambda: Sru(blocks(), cell="ssru"),
-    "sru": lambda: Sru(blocks(norm="post", heads=2), cell="sru"),
+    "ssru": lambda: sru(cell="ssru"),
+    "sru": lambda: sru(norm="post", heads=2, cell="sru"),
 }
 
 
@@ -162,7 +177,7 @@ def test_scores_are_those_of_the_rounded_model(arithmetic: Arithmetic, case: str
 @pytest.mark.parametrize("settings", [{}, {"norm": "post", "activation": "swiglu"}, {"activation": "gelu", "heads": 2}])
 @torch.inference_mode()
 def test_a_stack_is_the_rounded_one(arithmetic: Arithmetic, settings: dict[str, Any]) -> None:
-    plain = drawn(lambda: ParallelStack(blocks(**settings), decoder_positions=9), 3)
+    plain = drawn(lambda: ParallelStack(StackSettings(**{**BLOCKS, **settings}), **VOCABS, decoder_positions=9), 3)
     split = drawn(lambda: nn.Linear(32, 64), 4)
     native, stack = NativeStack(plain, arithmetic), rounded_stack(plain, rounding(arithmetic), searches=False)
     rounded_split, output = (

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from seqkd.kernels.decoding import kernels
 from seqkd.models.nat.cmlm import Cmlm
-from seqkd.models.nat.ctc import Ctc
-from seqkd.models.nat.dag import Dag
+from seqkd.models.nat.ctc import Ctc, CtcSettings
+from seqkd.models.nat.dag import Dag, DagSettings
 from seqkd.models.nat.stack import ParallelStack
-from seqkd.models.nat.vanilla import Nat
+from seqkd.models.nat.vanilla import Nat, NatSettings
 from seqkd.models.protocol import Output, ParallelSettings
 from seqkd.models.settings import StackSettings
 from seqkd.search.cpu.stack import NativeParallel, NativeStack
@@ -32,6 +32,7 @@ EXACT = [arithmetic for arithmetic in ARITHMETICS if arithmetic in ("float32", "
 # The largest error of a feature, for features of size 1; `test_rounded` has bf16 and int8.
 TOLERANCE: dict[Arithmetic, float] = {"float32": 2e-5, "bf16x3": 1e-3}
 VOCAB, ROOM = 77, 40
+VOCABS = {"source_vocab": VOCAB, "target_vocab": VOCAB}
 WIDTHS: dict[str, Any] = {"dim": 64, "heads": 2, "ffn_dim": 96, "encoder_layers": 2, "decoder_layers": 2}
 BANNED = (PAD, EOS)
 
@@ -51,7 +52,8 @@ def stack_of(*, decoder_positions: int = 3 * ROOM, seed: int = 0, **more: Any) -
         **more,
     }
     model = ParallelStack(
-        StackSettings(source_vocab=VOCAB, target_vocab=VOCAB, dropout=0.1, max_positions=ROOM, **settings),
+        StackSettings(dropout=0.1, max_positions=ROOM, **settings),
+        **VOCABS,
         decoder_positions=decoder_positions,
     )
     settled(model)
@@ -201,17 +203,15 @@ def test_positions_that_are_not_there_are_refused() -> None:
 
 
 def ctc(upsample: int = 3) -> Ctc:
-    return Ctc(StackSettings(source_vocab=VOCAB, target_vocab=VOCAB, **WIDTHS, max_positions=ROOM), upsample=upsample)
+    return Ctc(CtcSettings(**WIDTHS, max_positions=ROOM, upsample=upsample), **VOCABS)
 
 
 MODELS: dict[str, Any] = {
-    "nat": lambda: Nat(StackSettings(source_vocab=VOCAB, target_vocab=VOCAB, **WIDTHS, max_positions=ROOM)),
-    "fertility": lambda: Nat(
-        StackSettings(source_vocab=VOCAB, target_vocab=VOCAB, **WIDTHS, max_positions=ROOM), copy_from="fertility"
-    ),
-    "cmlm": lambda: Cmlm(StackSettings(source_vocab=VOCAB, target_vocab=VOCAB, **WIDTHS, max_positions=ROOM)),
+    "nat": lambda: Nat(NatSettings(**WIDTHS, max_positions=ROOM), **VOCABS),
+    "fertility": lambda: Nat(NatSettings(**WIDTHS, max_positions=ROOM, copy_from="fertility"), **VOCABS),
+    "cmlm": lambda: Cmlm(StackSettings(**WIDTHS, max_positions=ROOM), **VOCABS),
     "ctc": ctc,
-    "dag": lambda: Dag(StackSettings(source_vocab=VOCAB, target_vocab=VOCAB, **WIDTHS, max_positions=ROOM), upsample=3),
+    "dag": lambda: Dag(DagSettings(**WIDTHS, max_positions=ROOM, upsample=3), **VOCABS),
 }
 SETTINGS = {
     "one": ParallelSettings(iterations=3),

@@ -41,5 +41,6 @@ def test_the_engine_on_cuda(monkeypatch: pytest.MonkeyPatch, there: bool, kind: 
     monkeypatch.setattr(loading, "usable", lambda _: False)
     loaded: Any = LoadedModel.__new__(LoadedModel)
     object.__setattr__(loaded, "model", tiny_model())
+    object.__setattr__(loaded, "arch", "transformer")
     assert type(loading.engine(loaded, "fp16")) is kind
     assert loading.engine(loaded, "fp16").device.type == "cpu"

@@ -1,0 +1,191 @@
+"""Objectives by name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from seqkd.extensions import Registry, resolve
+from seqkd.models.registry import Architecture
+
+if TYPE_CHECKING:  # pipeline files are planned, and registries listed, without torch where they can be
+    from seqkd.objectives.base import Objective as Loss
+    from seqkd.objectives.teacher import Teacher
+
+
+TeacherPrecision = Literal["auto", "float32", "bf16", "fp16"]
+
+
+class TaughtSettings(Protocol):
+    """Settings of an objective that needs a teacher's distributions.
+
+    Attributes:
+        teachers: Model folders that run beside the student, several as an ensemble.
+        soft_targets: What teachers wrote down beforehand, in place of them.
+        temperature: Of the distributions.
+        direction: forward or reverse: whether the divergence is from the teacher's distribution or from the student's.
+        precision: Of the products of teachers that run along.
+    """
+
+    @property
+    def teachers(self) -> tuple[Path, ...]:
+        """See above."""
+        ...
+
+    @property
+    def soft_targets(self) -> Path | None:
+        """See above."""
+        ...
+
+    @property
+    def temperature(self) -> float:
+        """See above."""
+        ...
+
+    @property
+    def direction(self) -> str:
+        """See above."""
+        ...
+
+    @property
+    def precision(self) -> TeacherPrecision:
+        """See above."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Needs:
+    """What an objective asks for besides the model and its batch.
+
+    Attributes:
+        teacher_distributions: A teacher's distribution at every target position, from a teacher that runs along or from
+            soft targets. The settings are then a `TaughtSettings`.
+        teacher_states: A teacher's hidden states or attention.
+        teacher_samples: What a teacher writes during training.
+        soft_targets: It can take the distributions from stored soft targets.
+        row_weights: It counts each row by its weight, if the corpus has weights.
+        groups: The data set that each row is of.
+    """
+
+    teacher_distributions: bool = False
+    teacher_states: bool = False
+    teacher_samples: bool = False
+    soft_targets: bool = False
+    row_weights: bool = False
+    groups: bool = False
+
+    @property
+    def teacher(self) -> bool:
+        """Whether it asks a teacher for anything."""
+        return self.teacher_distributions or self.teacher_states or self.teacher_samples
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Objective:
+    """A loss that training minimises.
+
+    Attributes:
+        name: By which files name it.
+        help: One line about it.
+        settings: `module:attribute` of its settings, a frozen dataclass.
+        build: `module:attribute` of a callable that takes the settings and a teacher, or None, and gives the loss.
+        needs: What it asks for.
+        suits: Ways of decoding, or names of architectures, that can be trained with it. Architectures whose record
+            names it as theirs need not be among them.
+    """
+
+    name: str
+    help: str
+    settings: str
+    build: str
+    needs: Needs = Needs()
+    suits: frozenset[str] = frozenset()
+
+    def fits(self, architecture: Architecture) -> bool:
+        """Whether an architecture can be trained with it."""
+        return architecture.objective == self.name or not self.suits.isdisjoint(
+            (architecture.decodes, architecture.name)
+        )
+
+
+OBJECTIVES = Registry(
+    "objective",
+    Objective,
+    group="seqkd.objectives",
+    own={
+        "nll": Objective(
+            name="nll",
+            help="Negative log-likelihood with label smoothing",
+            settings="seqkd.objectives.nll:NllSettings",
+            build="seqkd.objectives.nll:build",
+            needs=Needs(row_weights=True),
+            suits=frozenset({"left to right"}),
+        ),
+        "word_kd": Objective(
+            name="word_kd",
+            help="The teacher's distribution at every target position (Kim and Rush 2016, equation 5), and the NLL",
+            settings="seqkd.objectives.word_kd:WordKdSettings",
+            build="seqkd.objectives.word_kd:build",
+            needs=Needs(teacher_distributions=True, soft_targets=True, row_weights=True),
+            suits=frozenset({"left to right"}),
+        ),
+        "nat": Objective(
+            name="nat",
+            help="Cross-entropy at every position, and of the length or the fertilities",
+            settings="seqkd.objectives.nat:NatLossSettings",
+            build="seqkd.objectives.nat:build",
+        ),
+        "cmlm": Objective(
+            name="cmlm",
+            help="Cross-entropy at masked positions, and of the length",
+            settings="seqkd.objectives.cmlm:CmlmLossSettings",
+            build="seqkd.objectives.cmlm:build",
+        ),
+        "ctc": Objective(
+            name="ctc",
+            help="Connectionist temporal classification (Graves et al. 2006)",
+            settings="seqkd.objectives.ctc:CtcLossSettings",
+            build="seqkd.objectives.ctc:build",
+            needs=Needs(row_weights=True),
+        ),
+        "dag": Objective(
+            name="dag",
+            help="Negative log-likelihood summed over all paths through the graph (Huang et al. 2022, section 3.2)",
+            settings="seqkd.objectives.dag:DagLossSettings",
+            build="seqkd.objectives.dag:build",
+            needs=Needs(row_weights=True),
+        ),
+        "fairseq": Objective(
+            name="fairseq",
+            help="The loss that fairseq itself trains the architecture with",
+            settings="seqkd.objectives.nll:NllSettings",
+            build="seqkd.interop.fairseq_loss:build",
+        ),
+    },
+)
+
+
+def suited(architecture: Architecture) -> list[str]:
+    """Names of the objectives that an architecture can be trained with, its own first.
+
+    Raises:
+        ExtensionError: Two packages register one name.
+    """
+    others = [record.name for record in OBJECTIVES.all() if record.fits(architecture)]
+    return list(dict.fromkeys((architecture.objective, *others)))
+
+
+def build_objective(record: Objective, settings: Any, teacher: Teacher | None = None) -> Loss:
+    """The loss that training minimises.
+
+    Args:
+        record: The objective's.
+        settings: Its settings.
+        teacher: Runs along, if the objective asks a teacher.
+
+    Raises:
+        ModelError: The objective needs a package that is not installed.
+    """
+    loss: Loss = resolve(record.build)(settings, teacher)
+    return loss

@@ -328,7 +328,7 @@ def test_memory_does_not_grow_with_the_corpus(tmp_path: Path) -> None:
     manifest = Manifest(kind="corpus", fingerprint=fingerprint("x", {}, {}), rows=size * count, shards=infos)
     write_manifest(folder, manifest)
     program = (
-        "import resource, sys; from pathlib import Path; from seqkd.stages import verify\n"
+        "import resource, sys; from pathlib import Path; from seqkd.tools import verify\n"
         "verify.BUCKET_IDS = 500_000\n"
         "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "before = peak(); assert not verify.verify(Path(sys.argv[1])).problems; print(peak() - before)\n"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -53,7 +53,7 @@ class BeamSearch:
     """Decodes with one model or an ensemble: beam search, or sampling where the settings say so.
 
     Args:
-        models: What to decode with; several are averaged in probability space.
+        models: What to decode with; the probabilities of several are averaged.
         settings: Beam, k-best, length penalty, limits and options.
         fallback: Gives the same models in float32. Sentences whose logits come out NaN or infinite are decoded again
             with them; without it they are an error.
@@ -70,8 +70,12 @@ class BeamSearch:
         *,
         fallback: Callable[[], Sequence[SearchModel]] | None = None,
     ) -> None:
-        self.model: SearchModel = models[0] if len(models) == 1 else Ensemble(models)
         self.settings = settings
+        # What a run applies to the logits that it gets: an ensemble has tempered its members' already.
+        self._applied = settings if len(models) == 1 else replace(settings, temperature=1.0)
+        self.model: SearchModel = (
+            models[0] if len(models) == 1 else Ensemble(models, temperature=settings.temperature)
+        )
         self.fallback = fallback
         self.truncated: list[int] = []
         self.retried: list[int] = []
@@ -114,7 +118,7 @@ class BeamSearch:
             yield row, [Hypothesis([], 0.0, 0.0, "eos")]
         broken: list[Sentence] = []
         while intake.queue:
-            run = _Run(model, self.settings, intake)
+            run = _Run(model, self._applied, intake)
             try:
                 yield from run.results()
             except (RuntimeError, MemoryError) as error:

@@ -68,12 +68,10 @@ class Clock:
         self.positions, self.minimums, self.limits = (f[slots] for f in (self.positions, self.minimums, self.limits))
 
 
-def log_probabilities(logits: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """Log-softmax in float32, as a new tensor, and which rows `[slots, beam]` are sound."""
+def log_probabilities(logits: Tensor, temperature: float) -> Tensor:
+    """Log-softmax at a temperature, in float32, as a new tensor; logits of any float type, `[slots, beam, vocab]`."""
     logits = logits.float()
-    logprobs = (logits / temperature if temperature != 1.0 else logits).log_softmax(dim=-1)
-    # NaN and +inf turn their whole row into NaN; -inf is a continuation that the model rules out.
-    return logprobs, ~logprobs[..., 0].isnan()
+    return (logits / temperature if temperature != 1.0 else logits).log_softmax(dim=-1)
 
 
 def bound_lengths(logprobs: Tensor, clock: Clock, eos_id: int) -> None:
@@ -152,7 +150,9 @@ class Shaper:
     def __call__(self, logits: Tensor, clock: Clock) -> Distribution:
         """Shape the logits `[slots, beam, vocab]` of one step."""
         settings, eos_id = self.settings, self.eos_id
-        logprobs, finite = log_probabilities(logits, settings.temperature)
+        logprobs = log_probabilities(logits, settings.temperature)
+        # NaN and +inf turn their whole row into NaN; -inf is a continuation that the model rules out.
+        finite = ~logprobs[..., 0].isnan()
         if self.opening:
             # At the first position all hypotheses are alike, and an engine may compute the first alone.
             first = clock.positions.eq(0)[:, None]

@@ -9,17 +9,23 @@ import torch
 from torch import Tensor
 
 from seqkd.errors import ModelError
+from seqkd.search.constraints import log_probabilities
 from seqkd.search.protocol import SearchModel
 
 
 class Ensemble:
     """A `SearchModel` whose log-probabilities are the log-mean-exp of its members'.
 
+    Args:
+        models: The members.
+        temperature: Each member's logits are divided by it before the mean is taken, as in fairseq and in the teachers
+            of word-level distillation.
+
     Raises:
         ModelError: The members' target vocabularies or special ids differ.
     """
 
-    def __init__(self, models: Sequence[SearchModel]) -> None:
+    def __init__(self, models: Sequence[SearchModel], *, temperature: float = 1.0) -> None:
         first = models[0]
         for number, model in enumerate(models[1:], start=2):
             ours = (first.target_vocab, first.pad_id, first.eos_id, first.unk_id, first.start_id)
@@ -30,7 +36,7 @@ class Ensemble:
                     expected=f"{ours}, as the first model",
                     hint="ensemble only models that share a vocabulary",
                 )
-        self.models = tuple(models)
+        self.models, self.temperature = tuple(models), temperature
         self.target_vocab = first.target_vocab
         self.pad_id, self.eos_id, self.unk_id, self.start_id = first.pad_id, first.eos_id, first.unk_id, first.start_id
         self.max_positions = min(model.max_positions for model in models)
@@ -46,9 +52,10 @@ class Ensemble:
             model.admit(part, slots, source)
 
     def step(self, state: list[object], tokens: Tensor) -> Tensor:
-        """Log-probabilities `[slots, beam, vocab]`, float32."""
+        """Log-probabilities `[slots, beam, vocab]`, float32, at `temperature`."""
         members = [
-            model.step(part, tokens).float().log_softmax(dim=-1) for model, part in zip(self.models, state, strict=True)
+            log_probabilities(model.step(part, tokens), self.temperature)
+            for model, part in zip(self.models, state, strict=True)
         ]
         return torch.logsumexp(torch.stack(members), dim=0) - math.log(len(members))
 

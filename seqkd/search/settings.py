@@ -34,7 +34,7 @@ class BeamSettings:
         unk_penalty: Subtracted from the log-probability of the unknown piece.
         no_repeat_ngram_size: No output holds the same n tokens in a row twice; 0: no such rule. A hypothesis that has
             no other continuation left may end, even if it is too short.
-        temperature: Logits are divided by it (an ensemble's: its averaged log-probabilities).
+        temperature: Logits are divided by it; in an ensemble those of each member, before probabilities are averaged.
         sampling: Draw `beam` samples, each on its own, instead of searching; the same one may come twice.
         top_k: Sample from the k likeliest continuations; 0: from all.
         top_p: Sample from the smallest set of likeliest continuations (of those that `top_k` leaves) that holds this

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import copy
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -30,11 +31,30 @@ MAX_LENGTH = 40
 def pair() -> tuple[Any, Any, IncrementalTransformer]:
     """fairseq's dictionary and model, and ours with the same weights."""
     from fairseq.data import Dictionary
-    from fairseq.models.transformer import TransformerModel, base_architecture
+    from fairseq.models.transformer import TransformerModel
 
     dictionary = Dictionary()
     for symbol in range(PIECES - 4):
         dictionary.add_symbol(f"s{symbol}")
+    torch.manual_seed(5)
+    theirs = TransformerModel.build_model(
+        architecture(), argparse.Namespace(source_dictionary=dictionary, target_dictionary=dictionary)
+    ).eval()
+    with torch.no_grad():
+        for weight in theirs.parameters():
+            if weight.dim() > 1:
+                weight.mul_(2.0)
+        # There is no bias in the output layer: a direction that all features share stands in for one.
+        theirs.decoder.layer_norm.bias.fill_(0.5)
+        theirs.decoder.output_projection.weight[EOS] += 0.8
+        theirs.decoder.output_projection.weight[UNK] += 0.6
+    return dictionary, theirs, ours_like(theirs)
+
+
+def architecture() -> argparse.Namespace:
+    """fairseq's arguments of the model."""
+    from fairseq.models.transformer import base_architecture
+
     arguments = argparse.Namespace(
         encoder_layers=1,
         decoder_layers=2,
@@ -50,21 +70,14 @@ def pair() -> tuple[Any, Any, IncrementalTransformer]:
         max_target_positions=64,
     )
     base_architecture(arguments)
-    torch.manual_seed(5)
-    theirs = TransformerModel.build_model(
-        arguments, argparse.Namespace(source_dictionary=dictionary, target_dictionary=dictionary)
-    ).eval()
-    with torch.no_grad():
-        for weight in theirs.parameters():
-            if weight.dim() > 1:
-                weight.mul_(2.0)
-        # There is no bias in the output layer: a direction that all features share stands in for one.
-        theirs.decoder.layer_norm.bias.fill_(0.5)
-        theirs.decoder.output_projection.weight[EOS] += 0.8
-        theirs.decoder.output_projection.weight[UNK] += 0.6
-    contents = {"args": arguments, "cfg": None, "model": theirs.state_dict()}
+    return arguments
+
+
+def ours_like(theirs: Any) -> IncrementalTransformer:
+    """Our model with the weights of fairseq's."""
+    contents = {"args": architecture(), "cfg": None, "model": theirs.state_dict()}
     ours, _ = build_model(contents, Path("checkpoint.pt"), source_pieces=PIECES, target_pieces=PIECES)
-    return dictionary, theirs, IncrementalTransformer(ours)
+    return IncrementalTransformer(ours)
 
 
 def sources() -> list[list[int]]:
@@ -123,6 +136,25 @@ def test_unknown_piece_penalty(pair: tuple[Any, Any, IncrementalTransformer], pe
 
 def test_temperature(pair: tuple[Any, Any, IncrementalTransformer]) -> None:
     compare(pair, reference(*pair[:2], temperature=1.4), temperature=1.4)
+
+
+def test_an_ensembles_temperature(pair: tuple[Any, Any, IncrementalTransformer]) -> None:
+    from fairseq.sequence_generator import SequenceGenerator
+
+    dictionary, theirs, ours = pair
+    other = copy.deepcopy(theirs)
+    torch.manual_seed(6)
+    with torch.no_grad():
+        for weight in other.parameters():
+            weight.add_(torch.randn_like(weight) * 0.1)
+    options: dict[str, Any] = {"beam_size": BEAM, "max_len_a": 0, "max_len_b": MAX_LENGTH, "temperature": 1.6}
+    generator = SequenceGenerator([theirs, other], dictionary, **options)
+    expected = generator.generate([theirs, other], {"net_input": left_padded(sources())})
+    chosen = BeamSettings(beam=BEAM, nbest=BEAM, max_length_ratio=0.0, max_length_extra=MAX_LENGTH, temperature=1.6)
+    search = BeamSearch([ours, ours_like(other)], chosen)
+    for row, found in search.decode(enumerate(sources()), batch_tokens=80):
+        assert [h.ids for h in found] == [h["tokens"].tolist()[:-1] for h in expected[row]], f"row {row}"
+        assert [h.score for h in found] == pytest.approx([float(h["score"]) for h in expected[row]], abs=1e-4)
 
 
 def test_shortest_length(pair: tuple[Any, Any, IncrementalTransformer]) -> None:

@@ -131,6 +131,31 @@ def test_ensemble_of_one_model_twice_is_that_model_and_two_models_average() -> N
             assert hypothesis.logprob == pytest.approx(logprob, abs=1e-4)
 
 
+@pytest.mark.parametrize("options", [{}, {"sampling": True}, {"diverse_groups": 2}, {"no_repeat_ngram_size": 2}], ids=str)
+def test_temperature_is_applied_to_each_member_before_the_mean(options: dict[str, Any]) -> None:
+    one, two = tiny_model(seed=0, end_bias=0.1), tiny_model(seed=1, end_bias=0.1)
+    rows, temperature = sentences(8), 1.7
+    chosen = BeamSettings(beam=4, nbest=4, temperature=temperature, diverse_strength=0.0, **options)
+    found = dict(BeamSearch([engine(one), engine(two)], chosen).decode(rows, batch_tokens=60))
+    for row, source in rows:
+        for hypothesis in found[row]:
+            target_in, target_out = torch.tensor([[EOS, *hypothesis.ids]]), [*hypothesis.ids, EOS]
+            logits = [model(torch.tensor([[*source, EOS]]), target_in)[0] for model in (one, two)]
+            mean = torch.stack([(member / temperature).softmax(-1) for member in logits]).mean(0)
+            logprob = sum(math.log(float(mean[position, piece])) for position, piece in enumerate(target_out))
+            assert hypothesis.logprob == pytest.approx(logprob, abs=1e-4)
+
+
+def test_a_tempered_ensemble_stays_tempered_when_it_is_retried_in_float32() -> None:
+    chosen = BeamSettings(beam=3, nbest=3, temperature=2.0)
+    sound = [engine(tiny_model(seed=seed, end_bias=0.1)) for seed in (0, 1)]
+    rows = [(1001, [5, 39]), (1002, [39, 6, 7])]
+    search = BeamSearch([Broken(math.nan), sound[1]], chosen, fallback=lambda: sound)
+    found = dict(search.decode(rows, batch_tokens=60))
+    assert search.retried == [1001, 1002]
+    assert lists(found) == lists(dict(BeamSearch(sound, chosen).decode(rows, batch_tokens=60)))
+
+
 def test_an_ensemble_of_other_vocabularies_is_refused() -> None:
     with pytest.raises(ModelError, match="other target ids"):
         BeamSearch([engine(tiny_model(vocab=40)), engine(tiny_model(vocab=41))], BeamSettings())

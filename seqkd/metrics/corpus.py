@@ -45,7 +45,7 @@ def corpus_chrf(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) 
 
 
 def corpus_ter(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> MetricScore:
-    """TER (Snover et al. 2006), lower is better; arguments and errors as in `corpus_bleu`."""
+    """TER (Snover et al. 2006), case ignored, lower is better; arguments and errors as in `corpus_bleu`."""
     return _score(TER(), hypotheses, references)
 
 

@@ -24,6 +24,7 @@ def shown(real: Tensor, distance: Tensor, ratio: float) -> Tensor:
         ratio: Share of that number that is shown, 0 to 1.
 
     Returns:
-        `[batch, length]` bool: `round(ratio * distance)` of each row's real positions, drawn uniformly.
+        `[batch, length]` bool: `round(ratio * distance)` of each row's real positions, half rounded to even, drawn
+        uniformly. (The authors' code rounds down.)
     """
     return drawn(real, (ratio * distance.double()).round().long())

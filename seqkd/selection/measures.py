@@ -20,7 +20,10 @@ def chrf(hypothesis: str, reference: str) -> float:
 
 
 def ter(lists: Lists, which: Integers) -> Floats:
-    """Translation edit rate (Snover et al. 2006) of hypotheses to their references `[which]`, 0 to 100 and more."""
+    """Translation edit rate (Snover et al. 2006) of hypotheses to their references `[which]`, 0 to 100 and more.
+
+    Case is ignored: that is the default of sacrebleu's TER.
+    """
     return _measured(lists, which, lambda one, other: float(_TER.sentence_score(one, [other]).score))
 
 

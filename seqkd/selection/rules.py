@@ -77,7 +77,8 @@ def sample(lists: Lists, means: Means) -> Floats:
 def mbr_bleu(lists: Lists, means: Means) -> Floats:
     """Expected sentence BLEU to what the teacher might have said: minimum Bayes risk (Kumar & Byrne 2004, eq. 3).
 
-    The expectation is over the list, with the teacher's own probabilities.
+    The expectation is over all hypotheses of the list, the one that is valued among them, with the teacher's own
+    probabilities.
     """
     everything = np.arange(len(lists.owners))
     firsts, counts = lists.firsts[lists.owners], lists.counts[lists.owners]

@@ -109,6 +109,8 @@ class Cmlm(nn.Module):
 def masks(lengths: Tensor, iteration: int, iterations: int) -> Tensor:
     """How many tokens are masked in a pass: all in the first, then fewer, by equal steps, rounded down.
 
+    Late passes over a sentence with fewer tokens than passes may mask none. (The authors' code masks one at least.)
+
     Args:
         lengths: `[batch]` tokens.
         iteration: Which pass, from 0.

@@ -69,6 +69,12 @@ def test_chrf_and_ter_are_sacrebleus(rows: Rows) -> None:
         assert split(RULES[rule](lists, MEANS), lists) == expected
 
 
+def test_ter_ignores_case_and_the_other_measures_observe_it() -> None:
+    lists = lists_of([([hypothesis("The Cat sat here")], "the cat sat here")])
+    assert RULES["ter"](lists, MEANS).tolist() == [0.0]
+    assert all(RULES[rule](lists, MEANS)[0] < 100.0 for rule in ("chrf", "seqinter"))
+
+
 def test_pieces_count_in_place_of_words() -> None:
     hypotheses = [hypothesis("one", ids=[1, 2, 3, 4]), hypothesis("gold", ids=[5])]
     lists = lists_of([(hypotheses, "gold")])

@@ -67,6 +67,8 @@ class ParallelConfig(Strict):
         False, description="the teacher chooses among the candidates: noisy parallel decoding (Gu et al. 2018)"
     )
 
+    drop_repeats: bool = Field(True, description="`dag`: of equal pieces in a row the first alone stays")
+
     @model_validator(mode="after")
     def _fits(self) -> ParallelConfig:
         if self.name.isdecimal():

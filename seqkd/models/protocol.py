@@ -75,12 +75,15 @@ class ParallelSettings:
         strategy: greedy; beam: the most probable output summed over alignments; lookahead: positions and tokens
             together (`dag`). auto is the model's own default.
         nbest: How many of the candidates are returned, best first.
+        drop_repeats: Leave out a piece that equals the one before it, as the authors' decoder of DA-Transformer does
+            (`dag`). Other models ignore it.
     """
 
     iterations: int = 10
     candidates: int = 1
     strategy: Literal["auto", "greedy", "beam", "lookahead"] = "auto"
     nbest: int = 1
+    drop_repeats: bool = True
 
     def __post_init__(self) -> None:
         for name in ("iterations", "candidates", "nbest"):

@@ -73,9 +73,7 @@ class BeamSearch:
         self.settings = settings
         # What a run applies to the logits that it gets: an ensemble has tempered its members' already.
         self._applied = settings if len(models) == 1 else replace(settings, temperature=1.0)
-        self.model: SearchModel = (
-            models[0] if len(models) == 1 else Ensemble(models, temperature=settings.temperature)
-        )
+        self.model: SearchModel = models[0] if len(models) == 1 else Ensemble(models, temperature=settings.temperature)
         self.fallback = fallback
         self.truncated: list[int] = []
         self.retried: list[int] = []

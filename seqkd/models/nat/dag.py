@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Annotated
 
 import torch
@@ -119,7 +120,9 @@ class Dag(nn.Module):
     ) -> list[list[Output]]:
         """See `ParallelModel.translate`; `stack` may decode in place of the model's own.
 
-        An output is one path, its log-probability that with its pieces.
+        An output is what one path writes; its log-probability is that of the path with all its pieces. Of equal
+        pieces in a row the first alone stays, unless `settings.drop_repeats` is off: the authors' decoder does so in
+        either strategy, although the loss has no such rule.
 
         greedy goes to the likeliest next vertex; lookahead to the one where transition and best piece together are
         likeliest (Huang et al. 2022, section 3.4). auto is lookahead.
@@ -137,7 +140,7 @@ class Dag(nn.Module):
         for end, row, written, logprobs in zip(
             last[:, 0].tolist(), following.tolist(), pieces.tolist(), steps.tolist(), strict=True
         ):
-            target: list[int] = []
+            path: list[int] = []
             vertex, score = 0, 0.0
             while vertex != end:
                 if row[vertex] <= vertex:  # no way on: what it was chosen by is no number
@@ -146,8 +149,9 @@ class Dag(nn.Module):
                 score += logprobs[vertex]
                 vertex = row[vertex]
                 if vertex != end:
-                    target.append(written[vertex])
-            outputs.append([Output(target, score, score)])
+                    path.append(written[vertex])
+            ids = [piece for piece, _ in groupby(path)] if settings.drop_repeats else path
+            outputs.append([Output(ids, score, score)])
         return outputs
 
     def strategies(self) -> tuple[str, ...]:

@@ -64,6 +64,9 @@ def run(config: EvaluateConfig, out: Path, *, overwrite: bool = False, device: s
     if accepted.is_file():
         inputs["accepted"] = hashlib.sha256(accepted.read_bytes()).hexdigest()
     settings = config.model_dump(mode="json", include={"name", "role", "trained_on", "beams", "decode", "batch_tokens"})
+    for way in settings["decode"]:
+        if way["drop_repeats"]:  # the default is left out: fingerprints from before the option stay valid
+            del way["drop_repeats"]
     settings["search"] = config.search.model_dump(mode="json", exclude={"beam", "nbest"})
     made_by = fingerprint("evaluate", {**settings, "precision": precision, "device": where.type}, inputs)
     if StageOutput.up_to_date(out, "evaluation", made_by, overwrite=overwrite):

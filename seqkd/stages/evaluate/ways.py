@@ -75,7 +75,12 @@ def _beam(config: EvaluateConfig, team: SearchTeam, beam: int) -> Way:
 
 
 def _parallel(way: ParallelConfig, team: SearchTeam, judge: SearchTeam | None) -> Way:
-    settings = ParallelSettings(iterations=way.iterations, candidates=way.candidates, strategy=way.strategy)
+    settings = ParallelSettings(
+        iterations=way.iterations,
+        candidates=way.candidates,
+        strategy=way.strategy,
+        drop_repeats=way.drop_repeats,
+    )
     chosen = judge if way.rescore else None
 
     def opened() -> ParallelSearch:

@@ -131,7 +131,9 @@ def test_ensemble_of_one_model_twice_is_that_model_and_two_models_average() -> N
             assert hypothesis.logprob == pytest.approx(logprob, abs=1e-4)
 
 
-@pytest.mark.parametrize("options", [{}, {"sampling": True}, {"diverse_groups": 2}, {"no_repeat_ngram_size": 2}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, {"sampling": True}, {"diverse_groups": 2}, {"no_repeat_ngram_size": 2}], ids=str
+)
 def test_temperature_is_applied_to_each_member_before_the_mean(options: dict[str, Any]) -> None:
     one, two = tiny_model(seed=0, end_bias=0.1), tiny_model(seed=1, end_bias=0.1)
     rows, temperature = sentences(8), 1.7

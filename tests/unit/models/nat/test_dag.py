@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+from typing import Literal
+
 import pytest
 import torch
 from torch import Tensor
@@ -10,6 +13,8 @@ from seqkd.models.nat.dag import TOO_MANY, Dag
 from seqkd.models.protocol import TOO_LONG, Output, ParallelModel, ParallelSettings
 from tests.unit.models.nat.ctc_dag import EOS, PAD, dag_model, source_of
 from tests.unit.models.nat.support import pair_lengths
+
+Strategy = Literal["auto", "greedy", "lookahead"]
 
 
 def graph(model: Dag, source: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -21,9 +26,9 @@ def graph(model: Dag, source: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         return real, model.transitions(features, real), model.stack.project(features).log_softmax(-1)
 
 
-def translate(model: Dag, source: Tensor, strategy: str) -> list[list[Output]]:
+def translate(model: Dag, source: Tensor, strategy: Strategy, *, drop_repeats: bool = True) -> list[list[Output]]:
     with torch.inference_mode():
-        return model.translate(source, ParallelSettings(strategy=strategy))  # type: ignore[arg-type]
+        return model.translate(source, ParallelSettings(strategy=strategy, drop_repeats=drop_repeats))
 
 
 def test_it_is_a_parallel_model() -> None:
@@ -62,7 +67,7 @@ def test_far_apart_scores_leave_every_later_vertex_a_chance() -> None:
 
 
 @pytest.mark.parametrize("strategy", ["greedy", "lookahead"])
-def test_decoding_follows_the_best_vertex(strategy: str) -> None:
+def test_decoding_follows_the_best_vertex(strategy: Strategy) -> None:
     model = dag_model(vocab=9, seed=2)
     for row in ([4, 5, 6], [7], [8, 4, 4, 5, 6]):
         source = source_of(row)
@@ -79,19 +84,34 @@ def test_decoding_follows_the_best_vertex(strategy: str) -> None:
             score += float(gain[vertex])
             if vertex != end:
                 ids.append(int(written[vertex]))
-        ((found,),) = translate(model, source, strategy)
+        ((found,),) = translate(model, source, strategy, drop_repeats=False)
         assert found.ids == ids
         assert found.score == pytest.approx(score, abs=1e-4)
 
 
 @pytest.mark.parametrize("strategy", ["greedy", "lookahead"])
-def test_batched_equals_single_and_padding_changes_nothing(strategy: str) -> None:
+def test_batched_equals_single_and_padding_changes_nothing(strategy: Strategy) -> None:
     model = dag_model(vocab=12, seed=1)
     rows = [[4, 5, 6, 7, 8], [8, 9], [10, 11, 4], [5]]
     for row, (found,) in zip(rows, translate(model, source_of(*rows, room=9), strategy), strict=True):
         ((alone,),) = translate(model, source_of(row), strategy)
         assert found.ids == alone.ids
         assert found.score == pytest.approx(alone.score, abs=1e-4)
+
+
+@pytest.mark.parametrize("strategy", ["greedy", "lookahead"])
+def test_equal_pieces_in_a_row_are_one_unless_they_are_to_be_kept(strategy: Strategy) -> None:
+    repeated = 0
+    for seed in range(6):
+        model = dag_model(vocab=7, seed=seed)
+        source = source_of([4, 5, 6, 5, 4], [6, 6, 6])
+        whole = translate(model, source, strategy, drop_repeats=False)
+        for (kept,), (found,) in zip(whole, translate(model, source, strategy), strict=True):
+            expected = [piece for index, piece in enumerate(kept.ids) if not index or piece != kept.ids[index - 1]]
+            assert found.ids == expected
+            assert found.score == kept.score  # that of the path
+            repeated += any(one == two for one, two in pairwise(kept.ids))
+    assert repeated
 
 
 def test_lookahead_is_the_default() -> None:

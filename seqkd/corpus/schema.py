@@ -43,7 +43,10 @@ KBEST_SCHEMA = pa.schema(
         ),
     ]
 )
-"""K-best lists, best hypothesis first; `ids` hold no special ids, `ended` is "eos" or "max_length"."""
+"""K-best lists, best hypothesis first; `ids` hold no special ids, `ended` is "eos" or "max_length".
+
+A row that could not be decoded has an empty list; the manifest counts such rows by reason, and rejected.tsv lists them.
+"""
 
 SOFT_SCHEMA = pa.schema(
     [

@@ -26,6 +26,7 @@ class DecodeResult:
         valid: Share of outputs, 0 to 1, that are accepted translations, where the test corpus has them.
         length_ratio: Tokens of the outputs over tokens of the references.
         cut: Outputs that reached the length limit.
+        unjudged: Candidates that were longer than the positions of the model that rescores, and lost.
         speed: How fast it is.
         speedup: How many times the baseline's sentences per second, each in its best batches; None without baseline.
         speedup_batch1: The same where sentences are decoded one at a time.
@@ -38,6 +39,7 @@ class DecodeResult:
     valid: float | None
     length_ratio: float
     cut: int
+    unjudged: int = 0  # results of earlier versions do not have it
     speed: Speed
     speedup: float | None
     speedup_batch1: float | None
@@ -69,8 +71,11 @@ class EvaluationResult:
         quality: The largest beam, or the last decode: the one that `mode_probability` is of.
         quick: The first beam or decode of the stage file: what a student is meant to be used with.
         parallel: Whether it writes all positions at once.
-        perplexity: Of the references, per target token, end of sentence counted; None for a parallel model.
-        mode_probability: Mean probability of beam search's best output (Kim & Rush 2016, section 5); likewise.
+        perplexity: Of the references, per target token, end of sentence counted, over the rows that fit the model's
+            positions; None for a parallel model.
+        mode_probability: Mean probability of beam search's best output (Kim & Rush 2016, section 5), over the rows that
+            were decoded and whose source has tokens; likewise.
+        too_long: Rows whose source is longer than the model's positions: their outputs are empty.
         baseline: What speed-ups are over.
         signatures: sacrebleu's signature of bleu, chrf, ter, and bleu_accepted where there is one.
         device: What it ran on, in words.
@@ -91,6 +96,7 @@ class EvaluationResult:
     parallel: bool
     perplexity: float | None
     mode_probability: float | None
+    too_long: int = 0  # results of earlier versions do not have it
     baseline: Baseline | None
     signatures: dict[str, str]
     device: str

@@ -59,8 +59,8 @@ class SruSettings(StackSettings):
 class SimplerUnit(nn.Module):
     """The simpler simple recurrent unit (Kim et al. 2019, section 3.1).
 
-    `f_t = sigmoid(W_f x_t + b_f)`, `c_t = f_t * c_{t-1} + (1 - f_t) * (W x_t + b)`, `o_t = relu(c_t)`. The paper's value has
-    no bias `b`; it starts at zero.
+    `f_t = sigmoid(W_f x_t + b_f)`, `c_t = f_t * c_{t-1} + (1 - f_t) * (W x_t + b)`, `o_t = relu(c_t)`.
+    The paper's value has no bias `b`; it starts at zero.
     """
 
     def __init__(self, dim: int) -> None:
@@ -87,8 +87,8 @@ class SimpleUnit(nn.Module):
     """The simple recurrent unit (Lei et al. 2018, equations 1 to 4).
 
     `f_t = sigmoid(W_f x_t + v_f * c_{t-1} + b_f)`, `c_t = f_t * c_{t-1} + (1 - f_t) * (W x_t + b)`,
-    `r_t = sigmoid(W_r x_t + v_r * c_{t-1} + b_r)`, `h_t = r_t * c_t + (1 - r_t) * x_t * sqrt(3)`. The paper's value has no
-    bias `b`; it starts at zero.
+    `r_t = sigmoid(W_r x_t + v_r * c_{t-1} + b_r)`, `h_t = r_t * c_t + (1 - r_t) * x_t * sqrt(3)`.
+    The paper's value has no bias `b`; it starts at zero.
     """
 
     def __init__(self, dim: int) -> None:

@@ -40,10 +40,15 @@ class CorpusEntry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DistillEntry:
-    """A decode of the training corpus."""
+    """A decode of the training corpus.
+
+    Attributes:
+        rejected: Rows that have no hypothesis, and other counts of rows, by reason.
+    """
 
     name: str
     rows: int
+    rejected: dict[str, int]
     sentences_per_second: float | None
     beam: int | None
     nbest: int | None
@@ -175,6 +180,7 @@ class Contents:
                     "beam": entry.beam,
                     "nbest": entry.nbest,
                     "device": entry.device,
+                    "counts": entry.rejected,
                 }
                 for entry in self.distill
             ],
@@ -223,6 +229,7 @@ def model_json(model: EvaluationResult) -> dict[str, Any]:
         "signature": model.signatures["bleu"],
         "perplexity": model.perplexity,
         "mode_probability": model.mode_probability,
+        "too_long": model.too_long,
         "sentences_per_second": best.speed.sentences_per_second,
         "speedup": best.speedup,
         "latency_ms": first.speed.latency_ms,

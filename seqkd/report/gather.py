@@ -246,6 +246,7 @@ def _distill(name: str, path: Path) -> DistillEntry:
     return DistillEntry(
         name=name,
         rows=manifest.rows,
+        rejected=dict(manifest.counts),
         sentences_per_second=speed.get("sentences_per_second"),
         beam=manifest.extra.get("beam"),
         nbest=manifest.extra.get("nbest"),

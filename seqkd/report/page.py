@@ -58,6 +58,16 @@ def render(contents: Contents) -> str:
             for name, result in model.decodes.items()
             if result.cut
         ],
+        undecoded=[
+            (entry.name, reason, f"{count:,}") for entry in contents.distill for reason, count in entry.rejected.items()
+        ],
+        too_long=[(model.name, f"{model.too_long:,}", f"{model.rows:,}") for model in models if model.too_long],
+        unjudged=[
+            (model.name, decode_label(model, name), f"{result.unjudged:,}")
+            for model in models
+            for name, result in model.decodes.items()
+            if result.unjudged
+        ],
     )
 
 

@@ -59,8 +59,9 @@ class BeamSearch:
             with them; without it they are an error.
 
     Attributes:
-        truncated: Row ids whose source was longer than the model's positions and was cut.
-        retried: Row ids that were decoded again in float32.
+        too_long: See `Decoder`.
+        unjudged: See `Decoder`; always empty.
+        retried: See `Decoder`.
     """
 
     def __init__(
@@ -75,7 +76,8 @@ class BeamSearch:
         self._applied = settings if len(models) == 1 else replace(settings, temperature=1.0)
         self.model: SearchModel = models[0] if len(models) == 1 else Ensemble(models, temperature=settings.temperature)
         self.fallback = fallback
-        self.truncated: list[int] = []
+        self.too_long: list[int] = []
+        self.unjudged: list[int] = []
         self.retried: list[int] = []
 
     def decode(
@@ -97,7 +99,7 @@ class BeamSearch:
 
         Yields:
             Row id and k-best list, each row once, in order of completion. A source without tokens has one empty
-            translation, whatever the prefix.
+            translation, whatever the prefix; the list of a source that is in `too_long` is empty.
 
         Raises:
             InputError: A prefix holds padding, end of sentence or an unknown id, or is as long as the model's
@@ -111,9 +113,11 @@ class BeamSearch:
 
         sentences = (Sentence(row, source, opening(row) if source else []) for row, source in sources)
         intake = Intake(sentences, max_positions=model.max_positions, batch_tokens=batch_tokens)
-        self.truncated.extend(intake.truncated)
+        self.too_long.extend(intake.too_long)
         for row in intake.empty:
             yield row, [Hypothesis([], 0.0, 0.0, "eos")]
+        for row in intake.too_long:
+            yield row, []
         broken: list[Sentence] = []
         while intake.queue:
             run = _Run(model, self._applied, intake)

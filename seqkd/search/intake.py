@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 
@@ -32,27 +32,26 @@ class Intake:
 
     Args:
         sentences: In any order.
-        max_positions: The model's; longer sources are cut.
+        max_positions: The model's longest source in tokens, end of sentence counted.
         batch_tokens: Source tokens, padding and end of sentence counted, that are decoded together.
 
     Attributes:
         empty: Row ids of sentences without tokens, which need no decoding.
-        truncated: Row ids of those that were cut.
+        too_long: Row ids of those that do not fit the model's positions, which cannot be decoded.
         queue: The others, longest first.
         batch_tokens: As given, or what was found to fit.
     """
 
     def __init__(self, sentences: Iterable[Sentence], *, max_positions: int, batch_tokens: int) -> None:
         self.empty: list[int] = []
-        self.truncated: list[int] = []
+        self.too_long: list[int] = []
         self.batch_tokens = batch_tokens
         waiting = []
         for sentence in sentences:
             if not sentence.source:
                 self.empty.append(sentence.row)
             elif len(sentence.source) >= max_positions:
-                self.truncated.append(sentence.row)
-                waiting.append(replace(sentence, source=sentence.source[: max_positions - 1]))
+                self.too_long.append(sentence.row)
             else:
                 waiting.append(sentence)
         self.queue = deque(longest_first(waiting))

@@ -75,6 +75,12 @@ class SearchTeam:
         return None if again is None else lambda: again().scorers
 
     @property
+    def max_positions(self) -> int:
+        """The longest source or target that all models take, in tokens, end of sentence counted."""
+        models: list[Any] = [loaded.model for loaded in self.loaded]
+        return min(int(model.max_positions) for model in models)
+
+    @property
     def parallel(self) -> bool:
         """Whether it is a model that writes all positions at once."""
         return self.writer is not None

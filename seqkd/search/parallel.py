@@ -20,17 +20,23 @@ class Decoder(Protocol):
     """Anything that decodes sentences: `BeamSearch`, or `ParallelSearch`.
 
     Attributes:
-        truncated: Row ids whose source was longer than the model's positions and was cut.
+        too_long: Row ids whose source, with its end of sentence, is longer than the model's positions: they were not
+            decoded.
+        unjudged: Row ids of candidates that no rescorer could judge, one for each candidate.
         retried: Row ids that were decoded again in float32.
     """
 
-    truncated: list[int]
+    too_long: list[int]
+    unjudged: list[int]
     retried: list[int]
 
     def decode(
         self, sources: Iterable[tuple[int, list[int]]], *, batch_tokens: int
     ) -> Iterator[tuple[int, list[Hypothesis]]]:
-        """Row ids and source ids without end of sentence, to row ids and hypotheses, best first; each row once."""
+        """Row ids and source ids without end of sentence, to row ids and hypotheses, best first; each row once.
+
+        A source without tokens has one empty translation; a row of `too_long` has none.
+        """
         ...
 
 
@@ -41,12 +47,15 @@ class ParallelSearch:
         model: The model, in evaluation mode.
         settings: See `ParallelSettings`.
         rescorers: Left-to-right models that choose among the candidates by their own log-probability for each token:
-            noisy parallel decoding (Gu et al. 2018, section 4). Without them the model's own ranking stands.
+            noisy parallel decoding (Gu et al. 2018, section 4). Without them the model's own ranking stands. Candidates
+            whose source or ids are longer than a rescorer's positions come after all that were judged, in the model's
+            own order and with its scores.
         fallback: Gives the same search in float32. Sentences whose scores come out NaN or infinite are decoded again
             with it; without it they are an error.
 
     Attributes:
-        truncated: See `Decoder`.
+        too_long: See `Decoder`.
+        unjudged: See `Decoder`.
         retried: See `Decoder`.
 
     Raises:
@@ -69,7 +78,8 @@ class ParallelSearch:
             )
         self.model, self.settings, self.rescorers, self.fallback = model, settings, rescorers, fallback
         self.device = next(model.parameters()).device
-        self.truncated: list[int] = []
+        self.too_long: list[int] = []
+        self.unjudged: list[int] = []
         self.retried: list[int] = []
 
     def decode(
@@ -83,16 +93,19 @@ class ParallelSearch:
                 rest when a batch does not fit in memory.
 
         Yields:
-            Row id and hypotheses, best first, each row once. A source without tokens has one empty translation.
+            Row id and hypotheses, best first, each row once. A source without tokens has one empty translation, one
+            that is in `too_long` has none.
 
         Raises:
             WorkError: Scores are NaN or infinite, in float32 too; or one sentence alone does not fit in memory.
         """
         sentences = (Sentence(row, source) for row, source in sources)
         intake = Intake(sentences, max_positions=self.model.max_positions, batch_tokens=batch_tokens)
-        self.truncated.extend(intake.truncated)
+        self.too_long.extend(intake.too_long)
         for row in intake.empty:
             yield row, [Hypothesis([], 0.0, 0.0, "eos")]
+        for row in intake.too_long:
+            yield row, []
         broken: list[Sentence] = []
         while intake.queue:
             width, count = intake.width, intake.count
@@ -119,7 +132,9 @@ class ParallelSearch:
                 hint="check the checkpoint, or decode in float32",
             )
         self.retried.extend(rows)
-        yield from self.fallback().decode(((s.row, s.source) for s in broken), batch_tokens=batch_tokens)
+        again = self.fallback()
+        yield from again.decode(((s.row, s.source) for s in broken), batch_tokens=batch_tokens)
+        self.unjudged = [row for row in self.unjudged if row not in rows] + again.unjudged
 
     @torch.inference_mode()
     def _together(self, batch: list[Sentence], batch_tokens: int) -> list[list[Hypothesis] | None]:
@@ -141,17 +156,23 @@ class ParallelSearch:
     def _rescored(
         self, batch: list[Sentence], outputs: Sequence[Sequence[Output]], batch_tokens: int
     ) -> list[list[Output]]:
-        """Candidates in the order of the rescorers' log-probability for each token."""
-        pairs = [
-            (sentence.source, output.ids) for sentence, found in zip(batch, outputs, strict=True) for output in found
-        ]
+        """Candidates in the order of the rescorers' log-probability for each token, then those without one."""
+        room = min(int(rescorer.max_positions) for rescorer in self.rescorers)
+        judged, others = [], []
+        pairs = []
+        for sentence, found in zip(batch, outputs, strict=True):
+            fits = [max(len(sentence.source), len(output.ids)) < room for output in found]
+            judged.append([output for output, fit in zip(found, fits, strict=True) if fit])
+            others.append([output for output, fit in zip(found, fits, strict=True) if not fit])
+            pairs += [(sentence.source, output.ids) for output in judged[-1]]
         scores = iter(raw_scores(self.rescorers, pairs, batch_tokens=batch_tokens, device=self.device))
         ranked = []
-        for found in outputs:
+        for sentence, chosen, rest in zip(batch, judged, others, strict=True):
             again = []
-            for output in found:
+            for output in chosen:
                 score = next(scores)
                 again.append(Output(output.ids, score.logprob / score.tokens, score.logprob))
             again.sort(key=lambda output: -output.score)  # stable: ties keep the model's order
-            ranked.append(again[: self.settings.nbest])
+            ranked.append([*again, *rest][: self.settings.nbest])
+            self.unjudged.extend([sentence.row] * len(rest))
         return ranked

@@ -21,6 +21,7 @@ class ForcedModel(Protocol):
     pad_id: int
     eos_id: int
     start_id: int
+    max_positions: int
 
     def __call__(self, source: Tensor, target_in: Tensor) -> Tensor:
         """`[batch, source]` and `[batch, target]` ids to logits `[batch, target, vocab]`."""
@@ -30,6 +31,8 @@ class ForcedModel(Protocol):
 @runtime_checkable
 class PairModel(Protocol):
     """A model that does not need logits to be written to memory for it."""
+
+    max_positions: int
 
     def token_logprobs(self, pairs: Pairs, *, batch_tokens: int) -> Tensor:
         """Score source and target ids, given without end of sentence.

@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from seqkd.selection.filters import CODES, EMPTY, FAR, Codes, Filters
+from seqkd.selection.filters import BARE, CODES, FAR, UNJUDGED, Codes, Filters
 from seqkd.selection.lists import Booleans, Floats, Integers, Lists
 
 Otherwise = Literal["drop", "next", "gold"]
@@ -32,19 +32,21 @@ def choose(lists: Lists, values: Floats, filters: Filters, otherwise: Otherwise)
 
     Args:
         lists: The rows.
-        values: The rule's `[hypotheses]`. Equal ones go to the better score, then to the better rank.
+        values: The rule's `[hypotheses]`. Equal ones go to the better score, then to the better rank. A hypothesis of
+            minus infinity is not taken: the models that the rule asks cannot judge it.
         filters: What may not be taken.
         otherwise: What a row gets whose choice is rejected: nothing, the best one that no filter rejects (nothing if
             there is none), or its gold target.
     """
     order = np.lexsort((lists.ranks, -lists.scores, -values, lists.owners))
     codes = filters.judge(lists)
+    codes[(codes == 0) & np.isneginf(values)] = CODES[UNJUDGED]
     filled = np.flatnonzero(lists.counts)
     firsts = np.full(len(lists.counts), DROPPED, dtype=np.int64)
     firsts[filled] = order[lists.firsts[filled]]
     checked = np.zeros(len(codes), dtype=np.bool_)
     _check_far(lists, firsts, filters, codes, checked)
-    reasons = np.full(len(firsts), CODES[EMPTY], dtype=np.uint8)
+    reasons = np.full(len(firsts), CODES[BARE], dtype=np.uint8)
     reasons[filled] = codes[firsts[filled]]
     picks = np.where(reasons == 0, firsts, DROPPED)
     if otherwise == "gold":

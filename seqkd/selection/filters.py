@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from seqkd.selection.lists import Booleans, Floats, Integers, Lists, sizes
 from seqkd.selection.measures import ter
 
+BARE = "no hypothesis"  # of a row; its k-best folder's rejected.tsv says why
 EMPTY = "empty hypothesis"
 CUT = "cut at the longest length"
 LENGTH_RATIO = "length ratio"
@@ -21,10 +22,11 @@ REPEATS = "repeats itself"
 LOW_SCORE = "low score"
 SCRIPT = "wrong script"
 FAR = "far from the reference"
+UNJUDGED = "longer than a reranking model's max_positions"
 DUPLICATE = "duplicate pair"
 
 # In the order in which a hypothesis is judged: the first reason counts. 0 is none.
-REASONS = ("", EMPTY, CUT, LENGTH_RATIO, COPY, REPEATS, LOW_SCORE, SCRIPT, FAR)
+REASONS = ("", BARE, EMPTY, CUT, LENGTH_RATIO, COPY, REPEATS, LOW_SCORE, SCRIPT, FAR, UNJUDGED)
 CODES = {reason: code for code, reason in enumerate(REASONS)}
 Codes = npt.NDArray[np.uint8]
 

@@ -40,7 +40,7 @@ class Reranker:
             found: Floats = logprobs / (lists.lengths + 1)
         else:
             found = self._scored(self.forward, sources, texts)
-        if self.reverse is not None:
+        if self.reverse is not None and self.channel_weight:  # zero times minus infinity is no number
             found = found + self.channel_weight * self._scored(self.reverse, texts, sources)
         return found
 

@@ -106,6 +106,8 @@ def _rows(corpus: Corpus, number: int, console: Console) -> None:
         for column in table.columns[1:]:
             column.justify = "right"
         for name, values in lengths.items():
+            if not len(values):  # k-best lists without any hypothesis
+                continue
             least, median, high, most = np.percentile(values, [0, 50, 95, 100])
             table.add_row(
                 name,

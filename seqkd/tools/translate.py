@@ -39,7 +39,8 @@ class Translator:
         prefix: Pieces of the vocabulary that every translation opens with, such as a language tag; for beam search.
 
     Attributes:
-        truncated: Positions, in the last call's texts, of those that were longer than the model takes and were cut.
+        too_long: Positions, in the last call's texts, of those that are longer than the model's positions: they have no
+            translation.
         retried: Likewise of those that were decoded again in float32.
 
     Raises:
@@ -65,12 +66,14 @@ class Translator:
             )
         self.team, self.settings, self.batch_tokens = team, settings, batch_tokens
         self.prefix = [ids[piece] for piece in prefix]
-        self.truncated: list[int] = []
+        self.too_long: list[int] = []
         self.retried: list[int] = []
         self._normalizer = Normalizer()
 
     def __call__(self, texts: Sequence[str], *, first_row: int = 0) -> list[list[Translation]]:
         """Translate texts; each gets its k-best list, best first. A text without words has one empty translation.
+
+        The list of a text in `too_long` is empty.
 
         Texts are rows `first_row` and on: with the seed, that decides their samples.
         """
@@ -78,7 +81,7 @@ class Translator:
         sources = vocabularies.source.encode(self._normalizer.many(list(texts)))
         rows = range(first_row, first_row + len(sources))
         found = self._decode(list(zip(rows, sources, strict=True)))
-        self.truncated, self.retried = ([row - first_row for row in part] for part in (self.truncated, self.retried))
+        self.too_long, self.retried = ([row - first_row for row in part] for part in (self.too_long, self.retried))
         results = []
         for index in rows:
             decoded = vocabularies.target.decode([hypothesis.ids for hypothesis in found[index]])
@@ -98,7 +101,7 @@ class Translator:
         else:
             decoder = BeamSearch(self.team.engines, self.settings, fallback=self.team.fallback)
             found = dict(decoder.decode(sources, batch_tokens=self.batch_tokens, prefix=self.prefix))
-        self.truncated, self.retried = sorted(decoder.truncated), sorted(decoder.retried)
+        self.too_long, self.retried = sorted(decoder.too_long), sorted(decoder.retried)
         return found
 
 
@@ -108,7 +111,9 @@ def translate_lines(
     """Translate lines in their order.
 
     With one translation a line, that is what each output line is; with more, `LINE ||| TEXT ||| SCORE` with the line's
-    number from 0, as Moses and Marian write k-best lists; with `as_json`, an object for each line.
+    number from 0, as Moses and Marian write k-best lists; with `as_json`, an object for each line. A line that is
+    longer than the model's positions is named on stderr. It is answered by an empty line, by no line of a k-best list,
+    or by an object without translations.
 
     Args:
         translator: Does the work.
@@ -126,8 +131,8 @@ def translate_lines(
         for index, found in enumerate(translator(texts, first_row=number)):
             out.write(_written(number + index, texts[index], found, translator.settings.nbest, as_json).encode())
         out.flush()
-        for index in translator.truncated:
-            say(f"translate: line {number + index + 1} is longer than the model takes: only its start was translated")
+        for index in translator.too_long:
+            say(f"translate: line {number + index + 1} is longer than the model's positions and was not translated")
         for index in translator.retried:
             say(f"translate: line {number + index + 1} overflowed in {translator.team.precision}: decoded in float32")
         number += len(chunk)
@@ -151,7 +156,7 @@ def _written(number: int, source: str, found: Sequence[Translation], nbest: int,
         values = {"line": number, "source": source, "translations": [asdict(translation) for translation in found]}
         return json.dumps(values, ensure_ascii=False) + "\n"
     if nbest == 1:
-        return _one_line(found[0].text) + "\n"
+        return _one_line(found[0].text if found else "") + "\n"
     return "".join(f"{number} ||| {_one_line(best.text)} ||| {best.score:.6f}\n" for best in found)
 
 

@@ -29,6 +29,8 @@ from seqkd.stages.shards import ShardJob, make_shards, stage_device
 from seqkd.stages.train.vocabularies import teacher_vocabularies
 
 SPEED = "speed.json"
+REJECTED = "rejected.tsv"
+TOO_LONG = "source longer than max_positions"  # of the teacher: such a row has a list without hypotheses
 # Rows are decoded in fixed pieces, so that neither the number of processes nor a restart changes which sentences share
 # a batch, and with that not a bit of the result.
 CHUNK_ROWS = 2048
@@ -48,7 +50,7 @@ class _Decoded:
     """One piece, decoded."""
 
     rows: list[dict[str, Any]]
-    truncated: int
+    too_long: int
     retried: int
 
 
@@ -87,13 +89,16 @@ class _Worker:
                 for h in found[row]
             ]
             rows.append({"id": row, "source_ids": source, "hypotheses": hypotheses})
-        return _Decoded(rows, len(search.truncated), len(search.retried))
+        return _Decoded(rows, len(search.too_long), len(search.retried))
 
 
 def run(
     config: DistillConfig, out: Path, *, overwrite: bool = False, device: str = "auto", scale: Scale = HERE
 ) -> None:
     """Decode every row of `config.corpus` into `out`, a folder of k-best lists; one shard for each shard read.
+
+    A row whose source, with its end of sentence, is longer than a teacher's positions has a list without hypotheses.
+    Such rows are counted in the manifest and listed in rejected.tsv; `select` treats them as its `rejected` says.
 
     Args:
         config: The stage's settings.
@@ -153,13 +158,15 @@ def run(
         if made is None:
             return
         speed = _join_speeds(out)
+        tokens, bare = _account(out, [shard.name for shard in made.shards])
+        atomic_write(out / REJECTED, "".join(["id\treason\n", *(f"{row}\t{TOO_LONG}\n" for row in bare)]).encode())
         output.commit(
             Manifest(
                 kind="kbest",
                 fingerprint=made_by,
                 rows=corpus.rows,
                 source_tokens=corpus.manifest.source_tokens,
-                target_tokens=_target_tokens(out, [shard.name for shard in made.shards]),
+                target_tokens=tokens,
                 shards=made.shards,
                 vocabulary=corpus.manifest.vocabulary,
                 counts=noted_counts(out),
@@ -171,7 +178,8 @@ def run(
                 },
             )
         )
-    say(f"distill: {corpus.rows:,} k-best lists in {out}, {speed:,.0f} sentences/s")
+    left = f"; without a hypothesis: {len(bare):,} {TOO_LONG} (see {out / REJECTED})" if bare else ""
+    say(f"distill: {corpus.rows:,} k-best lists in {out}, {speed:,.0f} sentences/s{left}")
 
 
 def _pieces(rows: list[int], size: int, shard: int) -> list[_Piece]:
@@ -180,7 +188,7 @@ def _pieces(rows: list[int], size: int, shard: int) -> list[_Piece]:
 
 def _write(out: Path, shard: int, decoded: list[_Decoded]) -> ShardInfo:
     counts = {
-        "source truncated": sum(piece.truncated for piece in decoded),
+        TOO_LONG: sum(piece.too_long for piece in decoded),
         RETRIED: sum(piece.retried for piece in decoded),
     }
     note_counts(out, shard, counts)
@@ -218,11 +226,13 @@ def _join_speeds(out: Path) -> float:
     return json.loads((out / SPEED).read_text())["sentences_per_second"] or 0.0
 
 
-def _target_tokens(folder: Path, names: list[str]) -> int:
-    """Pieces of all best hypotheses, end of sentence not counted."""
-    total = 0
+def _account(folder: Path, names: list[str]) -> tuple[int, list[int]]:
+    """Pieces of all best hypotheses, end of sentence not counted, and the ids of rows that have no hypothesis."""
+    tokens, bare = 0, []
     for name in names:
-        hypotheses = pa.ipc.open_file(pa.memory_map(str(folder / name))).read_all().column("hypotheses")
-        ids = pc.struct_field(pc.list_element(hypotheses, 0), "ids")
-        total += pc.sum(pc.list_value_length(ids)).as_py() or 0
-    return total
+        table = pa.ipc.open_file(pa.memory_map(str(folder / name))).read_all()
+        filled = pc.greater(pc.list_value_length(table.column("hypotheses")), 0)
+        bare += table.column("id").filter(pc.invert(filled)).to_pylist()
+        best = pc.list_element(table.column("hypotheses").filter(filled), 0)
+        tokens += pc.sum(pc.list_value_length(pc.struct_field(best, "ids"))).as_py() or 0
+    return tokens, bare

@@ -23,12 +23,15 @@ from seqkd.metrics.speed import Speed, measure
 from seqkd.models.checkpoint import model_digest
 from seqkd.progress import Progress, say
 from seqkd.search import Hypothesis, score_pairs
-from seqkd.search.loading import SearchTeam, load_team, resolve_device, team_precision
+from seqkd.search.loading import SearchTeam, resolve_device, team_precision
+from seqkd.stages.evaluate.models import Models
 from seqkd.stages.evaluate.ways import Way, baseline_of, quick_of, ways_of
 
 GPU_PASSES = 2  # a shape's first decode compiles, its second captures graphs
 BASELINE = ""  # no decode is called so: it stands beside their names
 MOST_REFERENCES = 16  # accepted translations a row that multi-reference BLEU looks at
+TOO_LONG = "source longer than max_positions"
+TOO_LONG_TO_SCORE = "source or reference longer than max_positions"
 
 
 def run(config: EvaluateConfig, out: Path, *, overwrite: bool = False, device: str = "auto") -> None:
@@ -39,6 +42,10 @@ def run(config: EvaluateConfig, out: Path, *, overwrite: bool = False, device: s
     Where the prepared folder has accepted translations, the share of valid outputs and multi-reference BLEU are
     measured too. `config.speed_against` is timed in turn with the model; a teacher's speed-ups are over itself.
 
+    A row whose source, with its end of sentence, is longer than the model's positions is not decoded: its output is
+    empty and counts as such in every score, so that scores of models with different positions are of the same rows.
+    Perplexity, mode probability and speed are of the rows that fit. The rows are counted.
+
     Args:
         config: The stage's settings.
         out: Output folder.
@@ -46,7 +53,8 @@ def run(config: EvaluateConfig, out: Path, *, overwrite: bool = False, device: s
         device: auto, cpu, cuda or cuda:N.
 
     Raises:
-        CorpusError: The test corpus is missing, empty, or in another vocabulary than the model.
+        CorpusError: The test corpus is missing or empty, is in another vocabulary than the model, or has no row that
+            fits the models' positions.
         ModelError: A model folder is damaged.
         InputError: A decode does not fit the model.
         ConflictError: `out` was made with other settings.
@@ -73,13 +81,14 @@ def run(config: EvaluateConfig, out: Path, *, overwrite: bool = False, device: s
         say(f"evaluate: {out} is up to date")
         return
     # What can be wrong is found before the folder is begun.
-    models = _Models.load(config, str(where))
+    models = Models.load(config, str(where))
     models.check(corpus, config)
     test = _read(corpus, accepted if "accepted" in inputs else None)
+    timed = models.fitting(test.sources, corpus)
     with StageOutput.open(out, "evaluation", made_by, overwrite=overwrite) as output:
         if output.complete:
             return  # by another process, while this one has looked
-        result, counts = _evaluate(config, test, models, out)
+        result, counts = _evaluate(config, test, models, timed, out)
         atomic_write(out / RESULT, result.to_json().encode())
         extra = {"name": config.name, "role": config.role, "precision": result.precision, "device": where.type}
         output.commit(
@@ -94,6 +103,8 @@ def run(config: EvaluateConfig, out: Path, *, overwrite: bool = False, device: s
         )
     for name, found in result.decodes.items():
         say(f"evaluate: {config.name}, {'beam ' * (not result.parallel)}{name}: {_summary(found)} on {result.device}")
+    if result.too_long:
+        say(f"evaluate: {config.name} left {result.too_long:,} of {result.rows:,} outputs empty: {TOO_LONG}")
 
 
 def _summary(found: DecodeResult) -> str:
@@ -118,56 +129,12 @@ class _Test:
 
 @dataclass(frozen=True, slots=True)
 class _Decode:
-    """One beam's output, in the corpus's order."""
+    """One decode's outputs, in the corpus's order; None and an empty text for a row that is too long for the model."""
 
-    hypotheses: list[Hypothesis]
+    hypotheses: list[Hypothesis | None]
     texts: list[str]
     retried: int
-
-
-@dataclass(frozen=True, slots=True)
-class _Models:
-    """The model, and those that stand beside it.
-
-    Attributes:
-        team: What is evaluated.
-        judge: What rescores its candidates.
-        over: What its speed is compared with.
-    """
-
-    team: SearchTeam
-    judge: SearchTeam | None
-    over: SearchTeam | None
-
-    @classmethod
-    def load(cls, config: EvaluateConfig, device: str) -> _Models:
-        def one(*paths: Path, parallel: bool) -> SearchTeam:
-            # Each in the precision that suits it best, unless the stage file names one.
-            return load_team(paths, device=device, precision=config.precision, parallel=parallel)
-
-        team = one(config.model, *config.ensemble, parallel=True)
-        judge = None if config.rescore_with is None else one(config.rescore_with, parallel=False)
-        if config.speed_against is None:
-            over = team if config.role == "teacher" else None
-        elif config.speed_against == config.rescore_with:
-            over = judge
-        else:
-            over = one(config.speed_against, parallel=True)
-        return cls(team, judge, over)
-
-    def check(self, corpus: Corpus, config: EvaluateConfig) -> None:
-        """Refuse models of another vocabulary than the corpus's."""
-        folders = (config.model, config.rescore_with, config.speed_against)
-        for team, folder in zip((self.team, self.judge, self.over), folders, strict=True):
-            if team is not None:
-                corpus.check_vocabularies(
-                    team.loaded[0].vocabularies,
-                    f"the model's, {folder}",
-                    hint="evaluate on a test corpus that was prepared with the model's vocabulary",
-                )
-        vocabularies = self.team.loaded[0].vocabularies
-        corpus.check_ids("source_ids", vocabularies.source.size)
-        corpus.check_ids("target_ids", vocabularies.target.size)
+    unjudged: int
 
 
 def _read(corpus: Corpus, accepted: Path | None) -> _Test:
@@ -198,7 +165,7 @@ def _read_accepted(path: Path, ids: list[int]) -> list[list[str]]:
 
 
 def _evaluate(
-    config: EvaluateConfig, test: _Test, models: _Models, out: Path
+    config: EvaluateConfig, test: _Test, models: Models, timed: list[list[int]], out: Path
 ) -> tuple[EvaluationResult, dict[str, int]]:
     team, loaded = models.team, models.team.loaded[0]
     ways = ways_of(config, team, models.judge)
@@ -210,17 +177,18 @@ def _evaluate(
         for way in ways:
             decoded[way.name] = _decode(way, test, team, config.batch_tokens, progress)
             _write_texts(out / way.file, decoded[way.name].texts)
-    speeds, baseline = _speeds(ways, over, test, config, team.device)
+    speeds, baseline = _speeds(ways, over, timed, config, team.device)
     decodes: dict[str, DecodeResult] = {}
     signatures: dict[str, str] = {}
     for name, decode in decoded.items():
         decodes[name], signatures = _score(test, decode, speeds[name], baseline)
-    perplexity, mode, cut = None, None, 0
+    perplexity, mode, unscored = None, None, 0
     retried = sum(decode.retried for decode in decoded.values())
     if not team.parallel:
-        perplexity, cut, scored_again = _perplexity(test, team, config.batch_tokens)
+        perplexity, unscored, scored_again = _perplexity(test, team, config.batch_tokens)
         retried += scored_again
-        mode = statistics.fmean(math.exp(hypothesis.logprob) for hypothesis in decoded[ways[-1].name].hypotheses)
+        mode = _mode_probability(test, decoded[ways[-1].name].hypotheses)
+    too_long = sum(hypothesis is None for hypothesis in decoded[ways[-1].name].hypotheses)
     objective, recipe = _training(config.model)
     result = EvaluationResult(
         name=config.name,
@@ -237,17 +205,23 @@ def _evaluate(
         parallel=team.parallel,
         perplexity=perplexity,
         mode_probability=mode,
+        too_long=too_long,
         baseline=baseline,
         signatures=signatures,
         device=describe(team.device),
         precision=team.precision,
     )
-    counts = {"cut to the model's positions": cut, "retried in float32": retried}
+    counts = {
+        TOO_LONG: too_long,
+        TOO_LONG_TO_SCORE: unscored,
+        "candidates longer than the rescoring model's max_positions": sum(one.unjudged for one in decoded.values()),
+        "retried in float32": retried,
+    }
     return result, {reason: count for reason, count in counts.items() if count}
 
 
 def _speeds(
-    ways: Sequence[Way], over: Way | None, test: _Test, config: EvaluateConfig, device: torch.device
+    ways: Sequence[Way], over: Way | None, sources: list[list[int]], config: EvaluateConfig, device: torch.device
 ) -> tuple[dict[str, Speed], Baseline | None]:
     """How fast each way is, and what it is compared with; all of one run, in turn."""
     timed = {way.name: way.open for way in ways}
@@ -255,7 +229,7 @@ def _speeds(
     if over is not None and not own:
         timed = {BASELINE: over.open, **timed}
     passes = 0 if device.type == "cpu" else GPU_PASSES
-    speeds = measure(timed, test.sources, batch_tokens=config.batch_tokens, passes=passes)
+    speeds = measure(timed, sources, batch_tokens=config.batch_tokens, passes=passes)
     if over is None:
         return speeds, None
     return speeds, Baseline(decode=over.name, speed=speeds[over.name if own else BASELINE])
@@ -265,11 +239,11 @@ def _decode(way: Way, test: _Test, team: SearchTeam, batch_tokens: int, progress
     hypotheses: list[Hypothesis | None] = [None] * len(test.sources)
     decoder = way.open()
     for row, nbest in decoder.decode(enumerate(test.sources), batch_tokens=batch_tokens):
-        hypotheses[row] = nbest[0]
+        hypotheses[row] = nbest[0] if nbest else None
         progress.advance()
-    complete = [hypothesis for hypothesis in hypotheses if hypothesis is not None]
-    texts = team.loaded[0].vocabularies.target.decode([hypothesis.ids for hypothesis in complete])
-    return _Decode(complete, texts, len(decoder.retried))
+    ids = [[] if hypothesis is None else hypothesis.ids for hypothesis in hypotheses]
+    texts = team.loaded[0].vocabularies.target.decode(ids)
+    return _Decode(hypotheses, texts, len(decoder.retried), len(decoder.unjudged))
 
 
 def _score(
@@ -284,6 +258,7 @@ def _score(
         signatures["bleu_accepted"] = several.signature
         valid = share_valid(decode.texts, test.accepted)
     reference_tokens = sum(map(len, test.targets))
+    written = [hypothesis for hypothesis in decode.hypotheses if hypothesis is not None]
     over = None if baseline is None else baseline.speed
     result = DecodeResult(
         bleu=bleu.value,
@@ -291,8 +266,9 @@ def _score(
         ter=ter.value,
         bleu_accepted=several.value if several else None,
         valid=valid,
-        length_ratio=sum(len(hypothesis.ids) for hypothesis in decode.hypotheses) / max(reference_tokens, 1),
-        cut=sum(hypothesis.ended == "max_length" for hypothesis in decode.hypotheses),
+        length_ratio=sum(len(hypothesis.ids) for hypothesis in written) / max(reference_tokens, 1),
+        cut=sum(hypothesis.ended == "max_length" for hypothesis in written),
+        unjudged=decode.unjudged,
         speed=speed,
         speedup=None if over is None else speed.sentences_per_second / over.sentences_per_second,
         speedup_batch1=None if over is None else speed.sentences_per_second_batch1 / over.sentences_per_second_batch1,
@@ -300,16 +276,32 @@ def _score(
     return result, signatures
 
 
-def _perplexity(test: _Test, team: SearchTeam, batch_tokens: int) -> tuple[float, int, int]:
-    """Perplexity of the references, how many rows were cut to the model's positions, and how many were retried."""
-    models = team.scorers
-    limit = min(model.max_positions for model in models) - 1
-    pairs = [(source[:limit], target[:limit]) for source, target in zip(test.sources, test.targets, strict=True)]
-    cut = sum(max(map(len, pair)) > limit for pair in zip(test.sources, test.targets, strict=True))
-    scores = score_pairs(models, pairs, batch_tokens=batch_tokens, device=team.device, fallback=team.scorers_in_float32)
+def _mode_probability(test: _Test, hypotheses: Sequence[Hypothesis | None]) -> float | None:
+    """Mean probability of the outputs of sources that have tokens and were decoded; None if there are none."""
+    found = [
+        math.exp(hypothesis.logprob)
+        for source, hypothesis in zip(test.sources, hypotheses, strict=True)
+        if source and hypothesis is not None
+    ]
+    return statistics.fmean(found) if found else None
+
+
+def _perplexity(test: _Test, team: SearchTeam, batch_tokens: int) -> tuple[float | None, int, int]:
+    """Perplexity of the references, how many rows are longer than the model's positions, and how many were retried.
+
+    Rows that are longer are left out. The perplexity is None if that leaves none.
+    """
+    every = zip(test.sources, test.targets, strict=True)
+    pairs = [pair for pair in every if max(map(len, pair)) < team.max_positions]
+    unscored = len(test.sources) - len(pairs)
+    if not pairs:
+        return None, unscored, 0
+    scores = score_pairs(
+        team.scorers, pairs, batch_tokens=batch_tokens, device=team.device, fallback=team.scorers_in_float32
+    )
     mean = sum(score.logprob for score in scores) / sum(score.tokens for score in scores)
     perplexity = math.exp(min(-mean, 700.0))  # a float holds no more than e^709
-    return perplexity, cut, sum(score.retried for score in scores)
+    return perplexity, unscored, sum(score.retried for score in scores)
 
 
 def _write_texts(path: Path, texts: list[str]) -> None:

@@ -17,7 +17,7 @@ from seqkd.corpus.schema import exchanged
 from seqkd.corpus.writer import write_shard
 from seqkd.errors import CorpusError, ModelError
 from seqkd.selection import DROPPED, GOLD, RULES, Choice, Filters, Lists, Means, choose, keep, weigh
-from seqkd.selection.filters import CODES, EMPTY, REASONS, Codes
+from seqkd.selection.filters import BARE, CODES, REASONS, Codes
 from seqkd.selection.lists import Floats, Integers, one_array, sizes
 from seqkd.selection.rules import PIECES
 from seqkd.selection.sentence_bleu import SentenceBleu
@@ -184,7 +184,7 @@ def _listed_all(lists: Lists, codes: Codes, lost: Integers) -> str:
     bare = np.flatnonzero(lists.counts == 0)
     wrong = np.flatnonzero(codes)
     owners, ranks = np.append(lists.owners[wrong], bare), np.append(lists.ranks[wrong], np.zeros(len(bare), np.int64))
-    reasons = np.append(codes[wrong], np.full(len(bare), CODES[EMPTY], dtype=np.uint8))
+    reasons = np.append(codes[wrong], np.full(len(bare), CODES[BARE], dtype=np.uint8))
     ids = ranked_ids(lists.ids[owners], ranks)
     lines = []
     for n in np.argsort(owners, kind="stable").tolist():

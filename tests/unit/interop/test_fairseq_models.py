@@ -167,7 +167,8 @@ def test_the_parallel_search_drives_them() -> None:
     search = ParallelSearch(small("cmlm_transformer"), ParallelSettings(iterations=4))
     found = dict(search.decode(enumerate(rows), batch_tokens=30))
     assert sorted(found) == list(range(11))
-    assert search.truncated == [10]
+    assert search.too_long == [10]
+    assert found[10] == []
     assert found[0][0].ids == []
 
 

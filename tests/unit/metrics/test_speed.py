@@ -29,7 +29,8 @@ class Fake:
 
     def __init__(self, clock: Clock, name: str, each: float, batch: Callable[[int], float]) -> None:
         self.clock, self.name, self.each, self.batch = clock, name, each, batch
-        self.truncated: list[int] = []
+        self.too_long: list[int] = []
+        self.unjudged: list[int] = []
         self.retried: list[int] = []
 
     def decode(

@@ -151,7 +151,8 @@ def write_root(tmp_path: Path) -> Path:
     speed = {"sentences_per_second": 189.5, "seconds": 3.0, "device": "cpu"}
     (tmp_path / "kbest" / "speed.json").write_text(json.dumps(speed))
     extra = {"beam": 5, "nbest": 4, "device": "cpu", "precision": "float32"}
-    kbest = Manifest(kind="kbest", fingerprint=made_by(tmp_path / "kbest"), extra=extra)
+    counts = {"source longer than max_positions": 12}
+    kbest = Manifest(kind="kbest", fingerprint=made_by(tmp_path / "kbest"), counts=counts, extra=extra)
     write_manifest(tmp_path / "kbest", kbest)
     for model in MODELS:
         write_evaluation(tmp_path / "evaluations" / model.name, model)

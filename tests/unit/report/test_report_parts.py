@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 from pathlib import Path
 
@@ -173,6 +174,31 @@ def test_every_node_is_drawn_once_whatever_the_edges(edges: list[tuple[str, str]
     drawn = re.findall(r"<text[^>]*>([^<]*)</text>", draw_graph(edges, {}))
     expected = {name.replace("<", "&lt;") for edge in edges if edge[0] != edge[1] for name in edge}
     assert sorted(drawn) == sorted(expected)
+
+
+def test_rows_and_candidates_that_do_not_fit_are_told(root: Path) -> None:
+    contents = gather.gather(full(root))
+    rescored = {"npd": decode(10.0, 60.0, unjudged=4)}
+    models = (
+        *contents.models,
+        evaluation("short", too_long=7),
+        evaluation("rescored", decodes=rescored, quality="npd", quick="npd", parallel=True),
+    )
+    html = render(dataclasses.replace(contents, models=models))
+    assert "Decode kbest: 12 rows: source longer than max_positions." in html
+    assert "short: 7 of 100 test sources are longer than the model's positions." in html
+    assert "rescored, npd: 4 candidates are longer" in html
+    assert contents.to_json()["models"][0]["too_long"] == 0
+
+
+def test_results_of_before_rows_were_counted_are_read(root: Path) -> None:
+    path = root / "evaluations" / "small" / "result.json"
+    values = json.loads(path.read_text())
+    del values["too_long"]
+    for found in values["decodes"].values():
+        del found["unjudged"]
+    path.write_text(json.dumps(values))
+    assert gather.gather(full(root)).models[-1].too_long == 0
 
 
 def test_many_models_still_render(root: Path) -> None:

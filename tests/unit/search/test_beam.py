@@ -169,8 +169,17 @@ def test_odd_sources_lose_no_row() -> None:
     found = dict(search.decode(rows, batch_tokens=50))
     assert set(found) == {5, 1, 9, 2}
     assert found[5] == [Hypothesis([], 0.0, 0.0, "eos")]
-    assert search.truncated == [2]
-    assert len(found[1]) == len(found[9]) == len(found[2]) == 2
+    assert search.too_long == [2]
+    assert found[2] == []
+    assert len(found[1]) == len(found[9]) == 2
+
+
+@pytest.mark.parametrize("room", [63, 64, 65])
+def test_a_source_is_decoded_whole_or_not_at_all(room: int) -> None:
+    search = BeamSearch([engine(tiny_model(end_bias=0.1))], BeamSettings(beam=2, nbest=2))
+    assert search.model.max_positions == 64  # end of sentence counted
+    ((row, found),) = search.decode([(7, [5] * (room - 1))], batch_tokens=50)
+    assert (row, bool(found), search.too_long) == (7, room <= 64, [7] if room > 64 else [])
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])

@@ -22,11 +22,11 @@ def waiting(intake: Intake) -> list[tuple[int, int]]:
     return [(sentence.row, len(sentence.source)) for sentence in intake.queue]
 
 
-def test_the_longest_come_first_cut_to_the_models_positions() -> None:
-    intake = of_lengths([2, 0, 7, 5, 9, 2], batch_tokens=12, max_positions=6)
+def test_the_longest_that_fit_come_first_and_those_that_do_not_are_named() -> None:
+    intake = of_lengths([2, 0, 6, 5, 9, 2], batch_tokens=12, max_positions=6)
     assert intake.empty == [1]
-    assert intake.truncated == [2, 4]
-    assert waiting(intake) == [(2, 5), (3, 5), (4, 5), (0, 2), (5, 2)]
+    assert intake.too_long == [2, 4]
+    assert waiting(intake) == [(3, 5), (0, 2), (5, 2)]
     assert (intake.width, intake.count) == (6, 2)
 
 

@@ -226,8 +226,9 @@ def test_odd_sources_lose_no_row_whatever_the_options(options: dict[str, Any]) -
     found = dict(search.decode(rows, batch_tokens=90, prefix=[11]))
     assert set(found) == {5, 1, 9, 2, 8}
     assert found[5] == [Hypothesis([], 0.0, 0.0, "eos")]
-    assert search.truncated == [2]
-    for row in (1, 9, 2, 8):
+    assert search.too_long == [2]
+    assert found[2] == []
+    for row in (1, 9, 8):
         assert len(found[row]) == 4
         assert all(h.ids[0] == 11 and math.isfinite(h.score) for h in found[row])
 

@@ -23,10 +23,19 @@ def choice(rows: Rows, values: list[float], filters: Filters, otherwise: Otherwi
 def test_a_rejected_choice_becomes_what_is_wanted() -> None:
     found: Rows = [(kbest("far", "", "the cat"), "the cat"), ([], "x"), (kbest("one", "one two"), "x")]
     values = [1.0, 3.0, 2.0, 5.0, 4.0]
-    reasons = ["empty hypothesis", "empty hypothesis", ""]
+    reasons = ["empty hypothesis", "no hypothesis", ""]
     assert choice(found, values, Filters(), "drop") == ([DROPPED, DROPPED, 3], reasons)
     assert choice(found, values, Filters(), "gold") == ([GOLD, GOLD, 3], reasons)
     assert choice(found, values, Filters(), "next") == ([2, DROPPED, 3], reasons)
+
+
+def test_what_the_rule_cannot_judge_is_not_taken() -> None:
+    found: Rows = [(kbest("a", "b"), "x"), (kbest("c", "d"), "y"), (kbest("", "e"), "z")]
+    values = [-np.inf, -3.0, -np.inf, -np.inf, 1.0, -np.inf]
+    reasons = ["", "longer than a reranking model's max_positions", "empty hypothesis"]
+    assert choice(found, values, Filters(), "drop") == ([1, DROPPED, DROPPED], reasons)
+    assert choice(found, values, Filters(), "gold") == ([1, GOLD, GOLD], reasons)
+    assert choice(found, values, Filters(), "next") == ([1, DROPPED, DROPPED], reasons)
 
 
 def test_ter_is_asked_of_each_next_hypothesis_in_turn() -> None:

@@ -13,7 +13,14 @@ import pyarrow as pa
 import pytest
 import torch
 
-from seqkd.config.stages import BitextConfig, DistillConfig, PrepareConfig, SearchConfig, VocabularyConfig
+from seqkd.config.stages import (
+    BitextConfig,
+    DistillConfig,
+    PrepareConfig,
+    SearchConfig,
+    SelectConfig,
+    VocabularyConfig,
+)
 from seqkd.corpus.manifest import ShardInfo, read_manifest, write_manifest
 from seqkd.corpus.reader import Corpus
 from seqkd.corpus.writer import write_shard
@@ -23,6 +30,7 @@ from seqkd.models.registry import build
 from seqkd.search import score_pairs
 from seqkd.stages.distill import distill
 from seqkd.stages.prepare import prepare
+from seqkd.stages.select import select
 from seqkd.text.vocabulary import Vocabulary
 
 ROWS = 90
@@ -46,7 +54,9 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "gold"
 
 
-def make_teacher(folder: Path, vocabulary: Path, *, source: Path | None = None, broken: bool = False) -> Path:
+def make_teacher(
+    folder: Path, vocabulary: Path, *, source: Path | None = None, broken: bool = False, max_positions: int = 64
+) -> Path:
     torch.manual_seed(1)
     settings: dict[str, Any] = {
         "dim": 32,
@@ -54,7 +64,7 @@ def make_teacher(folder: Path, vocabulary: Path, *, source: Path | None = None, 
         "ffn_dim": 32,
         "encoder_layers": 1,
         "decoder_layers": 1,
-        "max_positions": 64,
+        "max_positions": max_positions,
     }
     if source is not None:
         settings["embeddings"] = "decoder"
@@ -74,6 +84,41 @@ def make_teacher(folder: Path, vocabulary: Path, *, source: Path | None = None, 
 @pytest.fixture(scope="module")
 def teacher(prepared: Path) -> Path:
     return make_teacher(prepared.parent / "teacher", prepared / "vocab.model")
+
+
+def test_a_source_longer_than_the_teacher_gets_no_hypothesis_is_counted_and_listed(
+    prepared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = make_teacher(tmp_path / "small", prepared / "vocab.model", max_positions=16)
+    gold = Corpus.open(prepared / "train")
+    lengths = {row["id"]: len(row["source_ids"]) for table in gold.tables() for row in table.to_pylist()}
+    long = [row for row, length in lengths.items() if length >= 16]  # end of sentence counted
+    assert 0 < len(long) < ROWS
+    out = tmp_path / "out"
+    for workers, name in ((1, "out"), (2, "again")):
+        distill.run(settings(prepared, small, workers=workers), tmp_path / name, device="cpu")
+    assert contents(out) == contents(tmp_path / "again")
+    found = {row["id"]: row["hypotheses"] for table in Corpus.open(out).tables() for row in table.to_pylist()}
+    assert [row for row, hypotheses in found.items() if not hypotheses] == long
+    assert read_manifest(out).counts == {"source longer than max_positions": len(long)}
+    best = [hypotheses[0]["ids"] for hypotheses in found.values() if hypotheses]
+    assert read_manifest(out).target_tokens == sum(map(len, best))
+    lines = [f"{row}\tsource longer than max_positions" for row in long]
+    assert (out / "rejected.tsv").read_text().splitlines() == ["id\treason", *lines]
+    assert f"without a hypothesis: {len(long)} source longer than max_positions" in capsys.readouterr().err
+
+    for rejected in ("drop", "gold"):
+        chosen = tmp_path / f"select-{rejected}"
+        select.run(
+            SelectConfig(kbest=out, gold=prepared / "train", prepared=prepared, rule="seqkd", rejected=rejected), chosen
+        )
+        rows = {row["id"]: row for table in Corpus.open(chosen).tables() for row in table.to_pylist()}
+        listed = [line.split("\t") for line in (chosen / "rejected.tsv").read_text().splitlines()[1:]]
+        assert {int(row) for row, reason, _ in listed if reason == "no hypothesis"} == set(long)
+        if rejected == "drop":
+            assert not set(long) & rows.keys()
+        else:
+            assert {rows[row]["origin"] for row in long} == {"gold"}
 
 
 def settings(prepared: Path, teacher: Path, *, workers: int = 1, beam: int = 3) -> DistillConfig:

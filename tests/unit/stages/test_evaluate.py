@@ -216,24 +216,63 @@ def test_accepted_rows_must_cover_the_test_corpus(folders: Path, tmp_path: Path)
         evaluate.run(config(folders, corpus=tmp_path / "test"), tmp_path / "out", device="cpu")
 
 
-def test_a_reference_longer_than_the_model_is_cut_and_counted(folders: Path, tmp_path: Path) -> None:
-    vocabulary = Vocabulary.load(folders / "vocab.model")
-    (tmp_path / "test").mkdir()
-    table = pa.table(
-        {
-            "id": [0],
-            "source": ["eins"],
-            "target": ["one " * 40],
-            "source_ids": [vocabulary.encode(["eins"])[0]],
-            "target_ids": [vocabulary.encode(["one " * 40])[0]],
-        }
-    )
-    shards = [write_shard(tmp_path / "test", 0, table)]
+def write_rows(folder: Path, rows: list[tuple[str, str]]) -> Path:
+    """A test corpus of these sources and targets, in the vocabulary of `folders`."""
+    vocabulary = Vocabulary.load(folder.parent / "vocab.model")
+    folder.mkdir()
+    sources, targets = map(list, zip(*rows, strict=True))
+    columns = {"id": list(range(len(rows))), "source": sources, "target": targets}
+    ids = {"source_ids": vocabulary.encode(sources), "target_ids": vocabulary.encode(targets)}
+    shards = [write_shard(folder, 0, pa.table({**columns, **ids}))]
     made_by = fingerprint("prepare", {}, {})
-    manifest = Manifest(kind="corpus", fingerprint=made_by, rows=1, shards=shards, vocabulary=vocabulary.digest)
-    write_manifest(tmp_path / "test", manifest)
-    evaluate.run(config(folders, corpus=tmp_path / "test"), tmp_path / "out", device="cpu")
-    assert read_manifest(tmp_path / "out").counts == {"cut to the model's positions": 1}
+    manifest = Manifest(kind="corpus", fingerprint=made_by, rows=len(rows), shards=shards, vocabulary=vocabulary.digest)
+    write_manifest(folder, manifest)
+    return folder
+
+
+LONG = "eins zwei drei " * 20
+
+
+def test_rows_longer_than_the_model_have_empty_outputs_and_are_counted(
+    folders: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [("eins", "one"), (LONG, "one two three"), ("zwei", "two " * 40), ("drei", "three")]
+    corpus = write_rows(folders / "long", rows)
+    evaluate.run(config(folders, corpus=corpus), folders / "out-long", device="cpu")
+    assert read_manifest(folders / "out-long").counts == {
+        "source longer than max_positions": 1,
+        "source or reference longer than max_positions": 2,
+    }
+    assert "small left 1 of 4 outputs empty: source longer than max_positions" in capsys.readouterr().err
+    found = read_result(folders / "out-long")
+    assert found.too_long == 1
+    fitting = write_rows(folders / "fitting", [rows[0], rows[3]])
+    evaluate.run(config(folders, corpus=fitting), folders / "out-fitting", device="cpu")
+    assert found.perplexity == pytest.approx(read_result(folders / "out-fitting").perplexity, rel=1e-5)
+    for beam in (1, 3):
+        outputs = (folders / "out-long" / f"hypotheses.beam{beam}.txt").read_text().split("\n")[:-1]
+        assert [bool(output) for output in outputs] == [True, False, True, True]
+        references = [target for _, target in rows]
+        assert found.decodes[str(beam)].bleu == sacrebleu.corpus_bleu(outputs, [references]).score
+        assert found.decodes[str(beam)].speed.latency_sentences == 3
+
+
+def test_a_test_corpus_that_the_model_has_no_positions_for_is_refused_first(folders: Path, tmp_path: Path) -> None:
+    corpus = write_rows(folders / "longer", [(LONG, "one")])
+    with pytest.raises(CorpusError, match="no row whose source fits 32 positions"):
+        evaluate.run(config(folders, corpus=corpus), tmp_path / "out", device="cpu")
+    assert not (tmp_path / "out").exists()
+
+
+def test_blank_and_long_lines_are_left_out_of_the_modes_probability(folders: Path) -> None:
+    rows = [("eins", "one"), ("zwei drei", "two three")]
+    plain = write_rows(folders / "mode", rows)
+    evaluate.run(config(folders, corpus=plain), folders / "out-mode", device="cpu")
+    expected = read_result(folders / "out-mode").mode_probability
+    assert expected is not None
+    blank = write_rows(folders / "mode-blank", [("", "one"), *rows, (LONG, "one"), ("", "two")])
+    evaluate.run(config(folders, corpus=blank), folders / "out-mode-blank", device="cpu")
+    assert read_result(folders / "out-mode-blank").mode_probability == pytest.approx(expected, rel=1e-5)
 
 
 # --- speed-ups and models that write all positions at once ---------------------------------------------------------
@@ -281,6 +320,37 @@ def test_the_teacher_chooses_among_the_candidates_where_it_is_asked_to(folders: 
         expected.append(candidates[max(range(3), key=lambda index: scores[index].logprob / scores[index].tokens)])
     outputs = (tmp_path / "out" / "hypotheses.npd.txt").read_text().split("\n")[:-1]
     assert outputs == loaded.vocabularies.target.decode(expected) != SOURCES
+
+
+@pytest.mark.usefixtures("echo")
+def test_candidates_that_the_teacher_has_no_positions_for_lose_and_are_counted(folders: Path, tmp_path: Path) -> None:
+    student = write_echo(tmp_path / "echo", folders / "vocab.model")
+    vocabulary = Vocabulary.load(folders / "vocab.model")
+    small = {**SETTINGS, "max_positions": 6}
+    torch.manual_seed(3)
+    model = build("transformer", small, source_vocab=vocabulary.size, target_vocab=vocabulary.size)
+    (tmp_path / "small").mkdir()
+    save_model(tmp_path / "small", model, arch="transformer", settings=small, vocab=folders / "vocab.model")
+    lengths = [len(ids) for ids in vocabulary.encode(SOURCES)]
+    assert min(lengths) < 6 <= max(lengths)
+    changed = config(
+        folders,
+        model=student,
+        decode=[{"name": "npd", "candidates": 2, "rescore": True}],
+        rescore_with=tmp_path / "small",
+    )
+    evaluate.run(changed, tmp_path / "out", device="cpu")
+    lost = 2 * sum(length >= 6 for length in lengths)
+    assert read_result(tmp_path / "out").decodes["npd"].unjudged == lost
+    counts = {"candidates longer than the rescoring model's max_positions": lost}
+    assert read_manifest(tmp_path / "out").counts == counts
+    outputs = (tmp_path / "out" / "hypotheses.npd.txt").read_text().split("\n")[:-1]
+    for source, output, length in zip(SOURCES, outputs, lengths, strict=True):
+        assert length < 6 or output == source  # if all lose, the student's own first stays
+    fingerprinted = read_manifest(tmp_path / "out").fingerprint["config"]["decode"]
+    assert fingerprinted == [
+        {"name": "npd", "iterations": 10, "candidates": 2, "strategy": "auto", "rescore": True},
+    ]
 
 
 @pytest.mark.usefixtures("echo")

@@ -89,7 +89,7 @@ def test_filters_judge_each_hypothesis_and_a_row_without_any_can_have_its_gold_t
         (9, "teacher", 1.0, -0.5),
     ]
     assert rejected(folders) == [
-        "0\tempty hypothesis\tgold target",
+        "0\tno hypothesis\tgold target",
         f"{RANK_STEP + 3}\tlow score\tdropped",
         "4\tempty hypothesis\tgold target",
         f"{RANK_STEP + 4}\tlow score\tdropped",
@@ -97,9 +97,9 @@ def test_filters_judge_each_hypothesis_and_a_row_without_any_can_have_its_gold_t
     ]
     manifest = read_manifest(folders / "out")
     assert manifest.counts == {"low score": 3}
-    assert manifest.extra["rejected_to_gold_target"] == {"empty hypothesis": 2}
+    assert manifest.extra["rejected_to_gold_target"] == {"empty hypothesis": 1, "no hypothesis": 1}
     assert [row["id"] for row in selected(folders, "dropped", **values)] == [3, 9]
-    assert rejected(folders, "dropped")[0] == "0\tempty hypothesis\tdropped"
+    assert rejected(folders, "dropped")[0] == "0\tno hypothesis\tdropped"
 
 
 def test_rows_of_k_best_lists_in_another_order_are_found_by_id(folders: Path) -> None:

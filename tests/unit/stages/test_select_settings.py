@@ -305,6 +305,23 @@ def test_rerank_takes_the_highest_score_of_other_models(translated: Path, models
     assert set(read_manifest(translated / "out").fingerprint["inputs"]) == {"gold", "kbest", *models}
 
 
+@pytest.mark.parametrize(("otherwise", "targets"), [("drop", []), ("next", []), ("gold", [row[2] for row in GOLD])])
+def test_rows_that_a_reranking_model_has_no_positions_for_are_rejected(
+    translated: Path, otherwise: str, targets: list[str]
+) -> None:
+    vocabulary = translated / "vocab.model"
+    size = Vocabulary.load(vocabulary).size
+    settings = {"dim": 32, "heads": 2, "ffn_dim": 32, "encoder_layers": 1, "decoder_layers": 1, "max_positions": 1}
+    model = build("transformer", settings, source_vocab=size, target_vocab=size)
+    (translated / "short").mkdir()
+    save_model(translated / "short", model, arch="transformer", settings=settings, vocab=vocabulary)
+    rerank = {"forward": translated / "short"}
+    select.run(config(translated, rule="rerank", rerank=rerank, rejected=otherwise), translated / "out", device="cpu")
+    assert [row["target"] for row in rows_of(translated / "out")] == targets
+    reasons = {line.split("\t")[1] for line in rejected(translated)}
+    assert "longer than a reranking model's max_positions" in reasons
+
+
 @pytest.mark.parametrize("values", [{"rule": "rerank"}, {"rule": "seqkd", "rerank": {"forward": "x"}}])
 def test_rerank_and_its_models_go_together(values: dict[str, Any]) -> None:
     plain = {"kbest": "k", "gold": "g", "prepared": "p", **values}

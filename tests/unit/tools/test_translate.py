@@ -147,10 +147,17 @@ def test_a_line_that_is_not_utf8_is_named(model: Path) -> None:
         translated(load(model), b"a dog\n\xff\n")
 
 
-def test_a_line_that_is_too_long_is_cut_and_said(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    long = " ".join(["house"] * 60)
-    assert translated(load(model), f"a dog\n{long}\n".encode()).count("\n") == 2
-    assert "line 2 is longer than the model takes" in capsys.readouterr().err
+def test_a_line_that_is_too_long_is_not_translated_and_said(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = f"a dog\n{' '.join(['house'] * 60)}\nthe cat\n".encode()
+    first, second, third = translated(load(model), text).splitlines()
+    assert first
+    assert not second
+    assert third
+    assert "line 2 is longer than the model's positions and was not translated" in capsys.readouterr().err
+    found = [json.loads(line)["translations"] for line in translated(load(model), text, as_json=True).splitlines()]
+    assert [len(translations) for translations in found] == [1, 0, 1]
+    numbers = [line.split(" ||| ")[0] for line in translated(load(model, nbest=2), text).splitlines()]
+    assert numbers == ["0", "0", "2", "2"]
 
 
 def test_every_translation_opens_with_the_prefix(model: Path) -> None:

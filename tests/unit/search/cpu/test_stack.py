@@ -233,8 +233,8 @@ def test_models_write_the_same_with_the_kernels(name: str, settings: str, arithm
     native = ParallelSearch(NativeParallel(model, arithmetic), SETTINGS[settings])
     wanted = dict(expected.decode(rows, batch_tokens=200))
     found = dict(native.decode(rows, batch_tokens=150))
-    assert sorted(native.truncated) == sorted(expected.truncated)
-    assert expected.truncated  # some are longer than the positions
+    assert sorted(native.too_long) == sorted(expected.too_long)
+    assert expected.too_long  # some are longer than the positions
     assert found.keys() == wanted.keys()
     assert differing(found, wanted, 1e-3) <= NEAR_TIES * len(rows)
 

@@ -273,6 +273,7 @@ class EvaluateConfig(Strict):
     )
     batch_tokens: int = Field(4000, ge=1)
     precision: SearchPrecision = "auto"
+    threads: int = Field(1, ge=0, description="of torch and the kernels on a CPU; 0: as many as torch takes by itself")
 
     @model_validator(mode="after")
     def _fits(self) -> EvaluateConfig:

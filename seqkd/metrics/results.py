@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from seqkd.errors import CorpusError
-from seqkd.metrics.speed import Speed
+from seqkd.metrics.speed import Load, Speed
 
 RESULT = "result.json"
 
@@ -77,6 +77,7 @@ class EvaluationResult:
             were decoded and whose source has tokens; likewise.
         too_long: Rows whose source is longer than the model's positions: their outputs are empty.
         baseline: What speed-ups are over.
+        load: What the machine was doing when the decodes were timed; None in results of earlier versions.
         signatures: sacrebleu's signature of bleu, chrf, ter, and bleu_accepted where there is one.
         device: What it ran on, in words.
         precision: The weights' number format.
@@ -98,6 +99,7 @@ class EvaluationResult:
     mode_probability: float | None
     too_long: int = 0  # results of earlier versions do not have it
     baseline: Baseline | None
+    load: Load | None = None
     signatures: dict[str, str]
     device: str
     precision: str
@@ -119,6 +121,8 @@ def read_result(folder: Path) -> EvaluationResult:
         decodes, baseline = values["decodes"], values["baseline"]
         values["decodes"] = {name: DecodeResult(**_with_speed(result)) for name, result in decodes.items()}
         values["baseline"] = None if baseline is None else Baseline(**_with_speed(baseline))
+        load = values.get("load")
+        values["load"] = None if load is None else Load(**load)
         return EvaluationResult(**values)
     except FileNotFoundError:
         raise CorpusError(f"no {RESULT}", where=str(folder), expected="a folder that `seqkd evaluate` wrote") from None

@@ -250,6 +250,7 @@ class EvaluatePart(Strict):
     search: SearchConfig = SearchConfig()
     batch_tokens: int = Field(4000, ge=1)
     precision: SearchPrecision = "auto"
+    threads: int = Field(1, ge=0)
 
     @model_validator(mode="after")
     def _beams_fit(self) -> EvaluatePart:

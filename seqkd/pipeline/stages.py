@@ -228,6 +228,7 @@ def _evaluation(
         speed_against=None if over is None else over.folder,
         batch_tokens=part.batch_tokens,
         precision=part.precision,
+        threads=part.threads,
     )
     beside = [model.file for model in (over, judge) if model is not None]
     return Stage(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from seqkd.metrics.lengths import LengthHistogram
@@ -237,6 +237,7 @@ def model_json(model: EvaluationResult) -> dict[str, Any]:
         "speedup_batch1": first.speedup_batch1,
         "decodes": {name: _decode_json(result) for name, result in model.decodes.items()},
         "device": model.device,
+        "load": None if model.load is None else asdict(model.load),
     }
     if best.valid is not None:
         entry["valid"] = best.valid
@@ -253,6 +254,7 @@ def _decode_json(result: DecodeResult) -> dict[str, Any]:
         "latency_ms": result.speed.latency_ms,
         "sentences_per_second_batch1": result.speed.sentences_per_second_batch1,
         "speedup_batch1": result.speedup_batch1,
+        "timings_agreed": result.speed.agreed,
     }
     if result.valid is not None:
         entry["valid"] = result.valid

@@ -62,6 +62,12 @@ def render(contents: Contents) -> str:
             (entry.name, reason, f"{count:,}") for entry in contents.distill for reason, count in entry.rejected.items()
         ],
         too_long=[(model.name, f"{model.too_long:,}", f"{model.rows:,}") for model in models if model.too_long],
+        unsettled=[
+            (model.name, decode_label(model, name), f"{100.0 * result.speed.deviation:,.0f}", model.load)
+            for model in models
+            for name, result in model.decodes.items()
+            if result.speed.deviation is not None and not result.speed.agreed
+        ],
         unjudged=[
             (model.name, decode_label(model, name), f"{result.unjudged:,}")
             for model in models

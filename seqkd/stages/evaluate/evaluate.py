@@ -7,7 +7,8 @@ import json
 import math
 import platform
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from seqkd.corpus.reader import Corpus
 from seqkd.errors import CorpusError
 from seqkd.metrics.corpus import corpus_bleu, corpus_chrf, corpus_ter, share_valid
 from seqkd.metrics.results import RESULT, Baseline, DecodeResult, EvaluationResult
-from seqkd.metrics.speed import Speed, measure
+from seqkd.metrics.speed import TOLERANCE, Speed, load_now, measure
 from seqkd.models.checkpoint import model_digest
 from seqkd.progress import Progress, say
 from seqkd.search import Hypothesis, score_pairs
@@ -41,6 +42,7 @@ def run(config: EvaluateConfig, out: Path, *, overwrite: bool = False, device: s
 
     Where the prepared folder has accepted translations, the share of valid outputs and multi-reference BLEU are
     measured too. `config.speed_against` is timed in turn with the model; a teacher's speed-ups are over itself.
+    All of it is done by `config.threads` threads on a CPU, and the result records the machine's load.
 
     A row whose source, with its end of sentence, is longer than the model's positions is not decoded: its output is
     empty and counts as such in every score, so that scores of models with different positions are of the same rows.
@@ -60,6 +62,22 @@ def run(config: EvaluateConfig, out: Path, *, overwrite: bool = False, device: s
         ConflictError: `out` was made with other settings.
         WorkError: Logits are not finite, or the system refuses to write.
     """
+    with _threads(config.threads):
+        _run(config, out, overwrite, device)
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """Let torch, and engines that are made meanwhile, use so many threads; 0: as many as before."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _run(config: EvaluateConfig, out: Path, overwrite: bool, device: str) -> None:
     corpus = Corpus.open(config.corpus, "corpus")
     where = resolve_device(device)
     members = [config.model, *config.ensemble]
@@ -75,6 +93,8 @@ def run(config: EvaluateConfig, out: Path, *, overwrite: bool = False, device: s
     for way in settings["decode"]:
         if way["drop_repeats"]:  # the default is left out: fingerprints from before the option stay valid
             del way["drop_repeats"]
+    if config.threads != 1:  # likewise
+        settings["threads"] = config.threads
     settings["search"] = config.search.model_dump(mode="json", exclude={"beam", "nbest"})
     made_by = fingerprint("evaluate", {**settings, "precision": precision, "device": where.type}, inputs)
     if StageOutput.up_to_date(out, "evaluation", made_by, overwrite=overwrite):
@@ -103,8 +123,22 @@ def run(config: EvaluateConfig, out: Path, *, overwrite: bool = False, device: s
         )
     for name, found in result.decodes.items():
         say(f"evaluate: {config.name}, {'beam ' * (not result.parallel)}{name}: {_summary(found)} on {result.device}")
+    _say_load(result)
     if result.too_long:
         say(f"evaluate: {config.name} left {result.too_long:,} of {result.rows:,} outputs empty: {TOO_LONG}")
+
+
+def _say_load(result: EvaluationResult) -> None:
+    """Say which decodes have no reliable speed, and what the machine's load was."""
+    speeds = {name: found.speed for name, found in result.decodes.items()}
+    if result.baseline is not None:
+        speeds["the baseline"] = result.baseline.speed
+    unsettled = [name for name, speed in speeds.items() if not speed.agreed]
+    if unsettled:
+        say(
+            f"evaluate: repeated timings of {result.name} differ by more than {TOLERANCE:.0%} ({', '.join(unsettled)}), "
+            f"with {result.load}; evaluate again on an idle machine before the speeds are used"
+        )
 
 
 def _summary(found: DecodeResult) -> str:
@@ -177,6 +211,7 @@ def _evaluate(
         for way in ways:
             decoded[way.name] = _decode(way, test, team, config.batch_tokens, progress)
             _write_texts(out / way.file, decoded[way.name].texts)
+    load = load_now(torch.get_num_threads())
     speeds, baseline = _speeds(ways, over, timed, config, team.device)
     decodes: dict[str, DecodeResult] = {}
     signatures: dict[str, str] = {}
@@ -207,6 +242,7 @@ def _evaluate(
         mode_probability=mode,
         too_long=too_long,
         baseline=baseline,
+        load=load,
         signatures=signatures,
         device=describe(team.device),
         precision=team.precision,

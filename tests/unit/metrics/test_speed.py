@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
@@ -87,8 +88,56 @@ def test_budgets_beyond_the_sample_are_not_tried_twice(clock: Clock) -> None:
 
 def test_ways_take_turns_and_warm_up_first(clock: Clock) -> None:
     ways = {**fake(clock, "a", 0.5), **fake(clock, "b", 0.5)}
-    measure(ways, SOURCES[:2], batch_tokens=40, passes=2)
-    alone = "".join(name for name, _, _ in clock.calls[-12:])
-    assert alone == "aaabbb" * 2  # two sentences, each twice to warm up and once to be timed
-    rounds = "".join(name for name, _, _ in clock.calls[-12 - 18 : -12])
-    assert rounds == "aaabbb" * speed.ROUNDS
+    found = measure(ways, SOURCES[:2], batch_tokens=40, passes=2)
+    alone = "".join(name for name, _, _ in clock.calls[-24:])
+    assert alone == "aaabbb" * 2 * 2  # two medians of two sentences, each twice to warm up and once to be timed
+    turns = "".join(name for name, _, _ in clock.calls[-24 - 36 : -24])
+    assert turns == "aaabbb" * speed.TURNS * 2
+    assert all(way.agreed and way.deviation == 0.0 for way in found.values())
+
+
+class Shaken(Fake):
+    """Other work makes it slower for some of its first decodes of all sentences."""
+
+    slow: list[float]
+
+    def decode(
+        self, sources: Iterable[tuple[int, list[int]]], *, batch_tokens: int
+    ) -> Iterator[tuple[int, list[Hypothesis]]]:
+        """See `Fake`."""
+        rows = list(sources)
+        factor = self.slow.pop(0) if len(rows) == len(SOURCES) and self.slow else 1.0
+        self.clock.now += (factor - 1.0) * self.each * len(rows)
+        return super().decode(rows, batch_tokens=batch_tokens)
+
+
+def shaken(clock: Clock, slow: list[float]) -> dict[str, Open]:
+    def opened() -> Shaken:
+        made = Shaken(clock, "a", 1e-3, lambda _: 0.0)
+        made.slow = slow
+        return made
+
+    return {"a": opened}
+
+
+def test_timings_are_repeated_until_two_medians_agree(clock: Clock) -> None:
+    # One decode while the sample grows and three for the budgets come first.
+    before = [1.0] * 4
+    found = measure(shaken(clock, [*before, 2.0, 2.0, 2.0]), SOURCES, batch_tokens=40)["a"]
+    assert found.agreed
+    assert found.deviation == pytest.approx(0.0)
+    assert found.sentences_per_second == pytest.approx(1000.0)
+
+
+def test_timings_that_never_agree_are_marked(clock: Clock) -> None:
+    busy = ([1.0] * speed.TURNS + [1.5] * speed.TURNS) * speed.MOST_MEDIANS
+    found = measure(shaken(clock, [*[1.0] * 4, *busy]), SOURCES, batch_tokens=40)["a"]
+    assert not found.agreed
+    assert found.deviation == pytest.approx(0.5)
+    assert len([count for _, count, _ in clock.calls if count == len(SOURCES)]) == 4 + speed.MOST_MEDIANS * speed.TURNS
+
+
+def test_the_load_is_that_of_the_system() -> None:
+    load = speed.load_now(3)
+    assert (load.threads, load.cores) == (3, os.cpu_count())
+    assert load.average is None or load.average >= 0.0

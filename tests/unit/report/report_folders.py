@@ -53,6 +53,8 @@ def speed(rate: float, batch1: float) -> Speed:
         latency_ms=1000 / batch1,
         sentences_per_second_batch1=batch1,
         latency_sentences=50,
+        deviation=0.02,
+        agreed=True,
     )
 
 

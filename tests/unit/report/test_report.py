@@ -72,6 +72,7 @@ def test_json_has_the_stable_keys(root: Path) -> None:
         "latency_ms": 20.0,
         "sentences_per_second_batch1": 50.0,
         "speedup_batch1": 5.0,
+        "timings_agreed": True,
     }
 
 

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from seqkd.metrics.results import DecodeResult, EvaluationResult
+from seqkd.metrics.speed import Load
 from seqkd.report import gather, plots
 from seqkd.report.findings import find
 from seqkd.report.gather import compare
@@ -191,14 +192,29 @@ def test_rows_and_candidates_that_do_not_fit_are_told(root: Path) -> None:
     assert contents.to_json()["models"][0]["too_long"] == 0
 
 
+def test_speeds_that_did_not_settle_are_told_with_the_load(root: Path) -> None:
+    contents = gather.gather(full(root))
+    assert "not reliable" not in render(contents)
+    one = decode(10.0, 60.0)
+    shaken = dataclasses.replace(one, speed=dataclasses.replace(one.speed, deviation=0.4, agreed=False))
+    load = Load(average=3.25, cores=2, threads=1)
+    busy = evaluation("busy", decodes={"1": shaken, "5": one}, load=load)
+    html = render(dataclasses.replace(contents, models=(*contents.models, busy)))
+    told = "repeated timings differ by 40 %, with a load average of 3.2 on 2 cores. Its speed"
+    assert html.count(told) == 1
+    assert f"busy, beam 1: {told}" in html
+
+
 def test_results_of_before_rows_were_counted_are_read(root: Path) -> None:
     path = root / "evaluations" / "small" / "result.json"
     values = json.loads(path.read_text())
-    del values["too_long"]
+    del values["too_long"], values["load"]
     for found in values["decodes"].values():
-        del found["unjudged"]
+        del found["unjudged"], found["speed"]["agreed"], found["speed"]["deviation"]
     path.write_text(json.dumps(values))
-    assert gather.gather(full(root)).models[-1].too_long == 0
+    contents = gather.gather(full(root))
+    assert (contents.models[-1].too_long, contents.models[-1].load) == (0, None)
+    assert "not reliable" not in render(contents)
 
 
 def test_many_models_still_render(root: Path) -> None:

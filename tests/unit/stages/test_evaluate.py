@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -181,6 +182,21 @@ def test_the_rest_of_the_result(folders: Path, result: EvaluationResult) -> None
         assert found.speed.sentences_per_second > 0.0
         assert found.speedup is None
     assert result.baseline is None
+
+
+def test_one_thread_works_unless_another_number_is_asked_for(
+    folders: Path, result: EvaluationResult, tmp_path: Path
+) -> None:
+    before = torch.get_num_threads()
+    assert result.device.endswith(", 1 thread")
+    assert result.load is not None
+    assert (result.load.threads, result.load.cores) == (1, os.cpu_count())
+    assert all(found.speed.agreed is not None for found in result.decodes.values())
+    evaluate.run(config(folders, threads=2), tmp_path / "two", device="cpu")
+    assert read_result(tmp_path / "two").device.endswith(", 2 threads")
+    assert torch.get_num_threads() == before
+    assert "threads" not in read_manifest(folders / "out").fingerprint["config"]
+    assert read_manifest(tmp_path / "two").fingerprint["config"]["threads"] == 2
 
 
 def test_a_second_run_does_nothing_and_other_settings_are_refused(folders: Path, result: EvaluationResult) -> None:

@@ -32,11 +32,14 @@ def _import_fairseq(
     source_dictionary: Annotated[Path | None, typer.Option(help="that of the source, where it is another one")] = None,
     sentencepiece: Annotated[Path | None, typer.Option(help="the model that segmented the training text")] = None,
     source_sentencepiece: Annotated[Path | None, typer.Option(help="that of the source")] = None,
+    max_len_a: Annotated[float | None, typer.Option(min=0.0, help="of fairseq-generate: say what it is here")] = None,
+    max_len_b: Annotated[int | None, typer.Option(min=0, help="likewise")] = None,
     overwrite: Overwrite = False,
     debug: Debug = False,  # noqa: ARG001
 ) -> None:
     """A Transformer of fairseq; nothing is unpickled that could run code."""
     from seqkd.interop.fairseq import import_checkpoint
+    from seqkd.interop.fairseq_limits import MAX_LEN_A, MAX_LEN_B, limits_note
 
     report = import_checkpoint(
         checkpoint,
@@ -49,6 +52,10 @@ def _import_fairseq(
     )
     for note in report.notes:
         say(f"import: {note}")
+    if max_len_a is not None or max_len_b is not None:
+        a = MAX_LEN_A if max_len_a is None else max_len_a
+        b = MAX_LEN_B if max_len_b is None else max_len_b
+        say(f"import: {limits_note(a, b)}")
     say(f"import: {report.parameters:,} parameters; {out}")
 
 

@@ -135,9 +135,10 @@ def _say_load(result: EvaluationResult) -> None:
         speeds["the baseline"] = result.baseline.speed
     unsettled = [name for name, speed in speeds.items() if not speed.agreed]
     if unsettled:
+        named = ", ".join(unsettled)
         say(
-            f"evaluate: repeated timings of {result.name} differ by more than {TOLERANCE:.0%} ({', '.join(unsettled)}), "
-            f"with {result.load}; evaluate again on an idle machine before the speeds are used"
+            f"evaluate: repeated timings of {result.name} differ by more than {TOLERANCE:.0%} ({named}), with "
+            f"{result.load}; evaluate again on an idle machine before the speeds are used"
         )
 
 

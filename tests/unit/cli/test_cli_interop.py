@@ -12,12 +12,17 @@ from seqkd.models.checkpoint import load_model
 from tests.unit.interop.test_fairseq import model_folder
 
 
-def test_a_model_that_goes_to_fairseq_and_comes_back_is_the_same(tmp_path: Path) -> None:
+def test_a_model_that_goes_to_fairseq_and_comes_back_is_the_same(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder, model = model_folder(tmp_path)
     assert main(["export", "fairseq", str(folder), "--out", str(tmp_path / "exported")]) == 0
     dictionary = next((tmp_path / "exported").glob("dict.*.txt"))
     command = ["import", "fairseq", str(tmp_path / "exported" / "checkpoint.pt"), "--dictionary", str(dictionary)]
     assert main([*command, "--out", str(tmp_path / "back")]) == 0
+    assert "max_length" not in capsys.readouterr().err
+    assert main([*command, "--out", str(tmp_path / "back"), "--max-len-a", "1.2", "--max-len-b", "10"]) == 0
+    assert "search = { max_length_ratio = 1.2, max_length_extra = 12 }" in capsys.readouterr().err
     back = load_model(tmp_path / "back").model
     source, target = torch.tensor([[5, 6, 2]]), torch.tensor([[2, 7, 8]])
     with torch.no_grad():

@@ -11,9 +11,9 @@ MAX_LEN_A, MAX_LEN_B = 0.0, 200
 def length_limits(max_len_a: float, max_len_b: int) -> tuple[float, int]:
     """`max_length_ratio` and `max_length_extra` for fairseq's `--max-len-a` and `--max-len-b`.
 
-    fairseq allows `int(a * length + b)` tokens, and its length of a source counts the end of sentence and the padding of
-    the batch; seqkd's counts neither. The limit that is returned is fairseq's for a source without padding, or, if `a` is
-    not a whole number, at most one token above it.
+    fairseq allows `int(a * length + b)` tokens, and its length of a source counts the end of sentence and the padding
+    of the batch; seqkd's counts neither. The limit that is returned is fairseq's for a source without padding. If `a`
+    is not a whole number, it can be one token above that.
     """
     return max_len_a, max(1, max_len_b + math.ceil(max_len_a))
 

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pytest
 import torch
 
+from seqkd.cli.main import main
 from seqkd.config.stages import (
     BitextConfig,
     DistillConfig,
@@ -106,6 +107,9 @@ def test_a_source_longer_than_the_teacher_gets_no_hypothesis_is_counted_and_list
     lines = [f"{row}\tsource longer than max_positions" for row in long]
     assert (out / "rejected.tsv").read_text().splitlines() == ["id\treason", *lines]
     assert f"without a hypothesis: {len(long)} source longer than max_positions" in capsys.readouterr().err
+    assert main(["verify", str(out), "--inputs", str(prepared)]) == 0
+    assert main(["inspect", str(out)]) == 0
+    assert "source longer than max_positions" in capsys.readouterr().out  # among the rows by reason
 
     for rejected in ("drop", "gold"):
         chosen = tmp_path / f"select-{rejected}"

@@ -5,16 +5,12 @@ from __future__ import annotations
 import ctypes
 import functools
 import math
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from seqkd.kernels.build import compiled, pointer
-
-LANES = 16  # floats in the widest vectors
-HEAD_VECTORS = (1, 2, 3, 4, 5, 6, 8)  # in a head, as the kernels are compiled for
-_SOURCE = Path(__file__).parent / "cpp" / "training" / "attention.cpp"
+from seqkd.kernels.build import CPP, INT, POINTER, Library, load, pointer
+from seqkd.kernels.widths import head_fits
 
 
 class _Shape(ctypes.Structure):
@@ -25,19 +21,29 @@ class _Shape(ctypes.Structure):
     )
 
 
+LIBRARY = Library(
+    name="attention",
+    source=CPP / "training" / "attention.cpp",
+    stage="train",
+    otherwise="attention goes on in plain torch, slower",
+    functions={
+        "seqkd_attend": (None, (ctypes.POINTER(_Shape), INT, *6 * (POINTER,))),
+        "seqkd_attend_backward": (None, (ctypes.POINTER(_Shape), INT, *9 * (POINTER,))),
+    },
+)
+
+
 @functools.cache
 def kernels() -> ctypes.CDLL | None:
-    """The compiled kernels; None where there is no compiler."""
-    return compiled(_SOURCE, stage="train", otherwise="attention goes on in plain torch, slower")
+    """The compiled kernels, or None: see `load`."""
+    return load(LIBRARY)
 
 
 def serves(query: Tensor, key: Tensor, value: Tensor) -> bool:
     """Whether the kernels can have these: `[batch, heads, length, width]` float32 on a CPU."""
-    vectors, rest = divmod(query.size(-1), LANES)
     return (
         all(x.device.type == "cpu" and x.dtype == torch.float32 and x.stride(-1) == 1 for x in (query, key, value))
-        and not rest
-        and vectors in HEAD_VECTORS
+        and head_fits(query.size(-1))
         and min(query.size(2), key.size(2)) > 0
         and kernels() is not None
     )

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import ctypes
 import functools
-from pathlib import Path
 
-from seqkd.kernels.build import compiled
+from seqkd.kernels.build import CPP, DOUBLE, INT, INT64, POINTER, Library, load
 
-_SOURCE = Path(__file__).parent / "cpp" / "bleu.cpp"
+LIBRARY = Library(
+    name="bleu",
+    source=CPP / "bleu.cpp",
+    stage="select",
+    otherwise="sentence BLEU goes on in NumPy, slower",
+    functions={
+        "seqkd_words": (INT64, (INT, POINTER, POINTER, INT64, POINTER, POINTER)),
+        "seqkd_bleu": (None, (POINTER, POINTER, INT64, *3 * (POINTER,), INT, DOUBLE, INT, INT, POINTER)),
+    },
+)
 
 
 @functools.cache
 def kernels() -> ctypes.CDLL | None:
-    """The compiled kernels; None if there is no compiler."""
-    library = compiled(_SOURCE, stage="select", otherwise="sentence BLEU goes on in NumPy, slower")
-    if library is not None:
-        library.seqkd_words.restype = ctypes.c_int64
-    return library
+    """The compiled kernels, or None: see `load`."""
+    return load(LIBRARY)

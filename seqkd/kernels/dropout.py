@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import ctypes
 import functools
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from seqkd.kernels.build import compiled, pointer
+from seqkd.kernels.build import CPP, FLOAT, INT, INT64, POINTER, UINT32, UINT64, Library, load, pointer
 
 STEPS = 1 << 16  # shares of the features are multiples of one over this
-_SOURCE = Path(__file__).parent / "cpp" / "training" / "dropout.cpp"
+LIBRARY = Library(
+    name="dropout",
+    source=CPP / "training" / "dropout.cpp",
+    stage="train",
+    otherwise="dropout goes on in plain torch, slower",
+    functions={"seqkd_dropout": (None, (POINTER, POINTER, INT64, UINT32, FLOAT, UINT64, INT, POINTER))},
+)
 
 
 @functools.cache
 def kernels() -> ctypes.CDLL | None:
-    """The compiled kernel; None where there is no compiler."""
-    return compiled(_SOURCE, stage="train", otherwise="dropout goes on in plain torch, slower")
+    """The compiled kernel, or None: see `load`."""
+    return load(LIBRARY)
 
 
 def serves(x: Tensor) -> bool:
@@ -45,10 +50,10 @@ def drop(x: Tensor, onto: Tensor | None, steps: int, seed: int) -> Tensor:
     library.seqkd_dropout(
         pointer(x),
         pointer(onto),
-        ctypes.c_int64(x.numel()),
-        ctypes.c_uint32(steps),
-        ctypes.c_float(1 / (1 - steps / STEPS)),
-        ctypes.c_uint64(seed),
+        x.numel(),
+        steps,
+        1 / (1 - steps / STEPS),
+        seed,
         torch.get_num_threads(),
         pointer(out),
     )

@@ -10,23 +10,35 @@ from __future__ import annotations
 
 import ctypes
 import functools
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from seqkd.kernels.build import compiled, pointer, processor
+from seqkd.kernels.build import CPP, FLOAT, INT, POINTER, Library, load, pointer
 
 WIDTH = 32  # widths must be multiples of it
-_SOURCE = Path(__file__).parent / "cpp" / "training" / "training.cpp"
+LIBRARY = Library(
+    name="products",
+    source=CPP / "training" / "training.cpp",
+    stage="train",
+    otherwise="bf16 training goes on in plain torch, slower",
+    functions={
+        "seqkd_training_unit": (INT, ()),
+        "seqkd_linear": (None, (*4 * (POINTER,), *4 * (INT,))),
+        "seqkd_linear_backward": (None, (*6 * (POINTER,), *4 * (INT,))),
+        "seqkd_feed_forward": (None, (*6 * (POINTER,), *4 * (INT,))),
+        "seqkd_feed_forward_backward": (None, (*7 * (POINTER,), *4 * (INT,))),
+        "seqkd_softmax": (None, (*5 * (POINTER,), *5 * (INT,), *3 * (POINTER,))),
+        "seqkd_best": (None, (*2 * (POINTER,), *4 * (INT,), POINTER)),
+        "seqkd_scatter": (None, (*2 * (POINTER,), FLOAT, *3 * (INT,), POINTER)),
+    },
+)
 
 
 @functools.cache
 def kernels() -> ctypes.CDLL | None:
-    """The compiled kernels; None where the CPU has no products of bf16, or there is no compiler."""
-    if "avx512_bf16" not in processor():  # CPUs with a matrix unit have it, too
-        return None
-    library = compiled(_SOURCE, stage="train", otherwise="bf16 training goes on in plain torch, slower")
+    """The compiled kernels, or None: see `load`; also if the instruction set has no products of bf16."""
+    library = load(LIBRARY)
     return library if library is not None and library.seqkd_training_unit() else None
 
 
@@ -160,7 +172,7 @@ def best(x: Tensor, weight: Tensor) -> Tensor:
 def scatter_rows(to: Tensor, places: Tensor, x: Tensor, scale: float) -> None:
     """Add `scale * x[r]`, `[rows, dim]`, to row `places[r]` of `to`."""
     threads = _threads()
-    _library().seqkd_scatter(_at(x), _at(places), ctypes.c_float(scale), len(x), to.size(1), threads, _at(to))
+    _library().seqkd_scatter(_at(x), _at(places), scale, len(x), to.size(1), threads, _at(to))
 
 
 def _softmax(

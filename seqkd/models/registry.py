@@ -23,12 +23,12 @@ class Kernels:
 
     Attributes:
         engine: `module:attribute` of a class that takes the model and an arithmetic.
-        fits: `module:attribute` of a function that takes the settings by name and says whether the kernels have these
-            widths.
+        misfit: `module:attribute` of a function that takes the settings by name and gives one line if the kernels do
+            not fit the model's widths, None if they do.
     """
 
     engine: str
-    fits: str
+    misfit: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,9 +67,9 @@ class Architecture:
         return self.decodes == "left to right"
 
 
-_STACK_STEPS = Kernels(engine="seqkd.search.cpu.engine:NativeModel", fits="seqkd.search.cpu.weights:fits")
-_LSTM_STEPS = Kernels(engine="seqkd.search.cpu.engine:NativeModel", fits="seqkd.search.cpu.weights:fits_lstm")
-_AT_ONCE = Kernels(engine="seqkd.search.cpu.stack:NativeParallel", fits="seqkd.search.cpu.weights:fits")
+_STACK_STEPS = Kernels(engine="seqkd.search.cpu.engine:NativeModel", misfit="seqkd.kernels.widths:stack_misfit")
+_LSTM_STEPS = Kernels(engine="seqkd.search.cpu.engine:NativeModel", misfit="seqkd.kernels.widths:lstm_misfit")
+_AT_ONCE = Kernels(engine="seqkd.search.cpu.stack:NativeParallel", misfit="seqkd.kernels.widths:stack_misfit")
 
 ARCHITECTURES = Registry(
     "architecture",
@@ -176,6 +176,32 @@ def build(arch: str, settings: Mapping[str, Any], *, source_vocab: int, target_v
         return make(*named, kind(**settings), source_vocab=source_vocab, target_vocab=target_vocab)  # type: ignore[no-any-return]
     except (TypeError, ValueError) as error:
         raise ModelError(f"the settings do not fit the architecture {arch!r}: {error}") from None
+
+
+def misfit(arch: str, settings: Mapping[str, Any]) -> str | None:
+    """Why the CPU kernels do not drive a model.
+
+    Args:
+        arch: The architecture's name.
+        settings: Its options by name.
+
+    Returns:
+        One line, which names the nearest widths that fit if others would; None if the kernels drive the model, if its
+        own package decodes it, or if the settings are damaged.
+
+    Raises:
+        ExtensionError: The architecture's entry point cannot be used.
+    """
+    record = ARCHITECTURES.find(arch)
+    if record is None or record.decodes == "by its own package":
+        return None
+    if record.cpu is None:
+        return f"there are no CPU kernels for arch {arch}"
+    try:
+        why: str | None = resolve(record.cpu.misfit)(settings)
+    except (KeyError, TypeError, ValueError, ZeroDivisionError):  # building the model says what is wrong
+        return None
+    return why
 
 
 def setting_names(settings: str) -> list[str]:

@@ -152,8 +152,8 @@ def _has_kernels(folder: Path) -> bool:
     if record is None or record.cpu is None:
         return False
     try:
-        return bool(resolve(record.cpu.fits)(config["settings"]))
-    except (KeyError, TypeError, ZeroDivisionError):  # loading the model says what is wrong
+        return resolve(record.cpu.misfit)(config["settings"]) is None
+    except (KeyError, TypeError, ValueError, ZeroDivisionError):  # loading the model says what is wrong
         return False
 
 

@@ -82,7 +82,7 @@ class SentenceBleu:
         value = BLEU.SMOOTH_DEFAULTS[smoothing] if smooth_value is None else smooth_value
         self._settings = (
             _SMOOTHINGS.index(smoothing),
-            ctypes.c_double(0.0 if value is None else value),
+            0.0 if value is None else float(value),
             int(effective_order),
             int(sys.version_info >= (3, 12)),  # how Python adds up floats
         )
@@ -107,7 +107,7 @@ class SentenceBleu:
             _KERNEL_TOKENIZERS.get(self._tokenizer, 0),
             ctypes.c_void_p(letters.address if letters is not None else None),
             _at(bounds),
-            ctypes.c_int64(len(texts)),
+            len(texts),
             _at(ids),
             _at(starts),
         )
@@ -141,7 +141,7 @@ class SentenceBleu:
         library.seqkd_bleu(
             _at(tokens.ids),
             _at(tokens.starts),
-            ctypes.c_int64(len(references)),
+            len(references),
             *map(_at, (references, firsts, counts)),
             *self._settings,
             _at(scores),

@@ -8,6 +8,8 @@
 #include <string>
 #include <vector>
 
+#include "abi.h"
+
 namespace {
 
 constexpr int ORDER = 4;

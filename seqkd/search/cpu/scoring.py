@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 from itertools import chain, groupby
 
 import torch
@@ -68,7 +67,7 @@ class NativeScorer:
             pointer(source_lengths),
             len(pairs),
             pointer(owners),
-            ctypes.c_int64(engine.start_id),
+            engine.start_id,
             pointer(ids),
             pointer(lengths),
             pointer(logprobs),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import weakref
-from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 
 from seqkd.kernels.build import pointer
 from seqkd.kernels.decoding import kernels
+from seqkd.kernels.widths import lstm_misfit, stack_misfit
 from seqkd.models.lstm import Lstm
 from seqkd.models.nat.stack import ParallelStack
 from seqkd.models.sru import RecurrentLayer, SimpleUnit, Sru
@@ -24,30 +24,21 @@ ARITHMETIC: dict[Arithmetic, int] = {"float32": 0, "bf16": 1, "bf16x3": 2, "int8
 HARDWARE: dict[Arithmetic, int] = {"bf16": 1, "int8": 2, "bf16x3": 4}
 ACTIVATION = {"relu": 0, "gelu": 1, "swiglu": 2}
 ATTENTION, SSRU, SRU, LSTM = range(4)  # how a decoder knows what it has written
-LANES = 16  # floats in the widest vectors: widths must be multiples of it
-HEAD_VECTORS = (1, 2, 3, 4, 5, 6, 8)  # in a head, as the kernels are compiled for
 
 
 def usable(model: nn.Module) -> bool:
     """Whether the kernels exist on this machine and fit this model, or stack of one."""
     if not isinstance(model, (Transformer, ParallelStack, Sru, Lstm)) or model.output_weight.device.type != "cpu":
         return False
+    return _misfit(model) is None and kernels() is not None
+
+
+def _misfit(model: Steppable | ParallelStack) -> str | None:
+    """Why the kernels do not fit the model; None if they do."""
     if isinstance(model, Lstm):
-        return fits_lstm({"dim": model.dim}) and kernels() is not None
-    heads = model.encoder[0].attention.heads  # type: ignore[union-attr]
-    widths = {"dim": model.dim, "heads": heads, "ffn_dim": model.encoder[0].ffn.out.in_features}  # type: ignore[union-attr]
-    return fits(widths) and kernels() is not None
-
-
-def fits(settings: Mapping[str, Any]) -> bool:
-    """Whether there are kernels for the `dim`, `heads` and `ffn_dim` of a Transformer, or of its encoder."""
-    vectors, rest = divmod(settings["dim"] // settings["heads"], LANES)
-    return not rest and vectors in HEAD_VECTORS and not settings["ffn_dim"] % LANES
-
-
-def fits_lstm(settings: Mapping[str, Any]) -> bool:
-    """Whether there are kernels for the `dim` of an LSTM, of which each direction has half."""
-    return not settings["dim"] % (2 * LANES)
+        return lstm_misfit({"dim": model.dim})
+    first: Any = model.encoder[0]
+    return stack_misfit({"dim": model.dim, "heads": first.attention.heads, "ffn_dim": first.ffn.out.in_features})
 
 
 def available(arithmetic: Arithmetic) -> bool:
@@ -78,10 +69,16 @@ class Weights:
         handle: Its model. As many threads work on it as torch has now (`torch.set_num_threads`).
 
     Raises:
-        ValueError: This machine does not have the arithmetic.
+        ValueError: The kernels do not fit the model's widths, the model is not on the CPU, or this machine does not
+            have the arithmetic.
     """
 
     def __init__(self, model: Steppable | ParallelStack, arithmetic: Arithmetic, eos_id: int = -1) -> None:
+        why = _misfit(model)
+        if why is not None:
+            raise ValueError(why)
+        if model.output_weight.device.type != "cpu":
+            raise ValueError(f"the CPU kernels cannot read a model on {model.output_weight.device}")
         library = kernels()
         if library is None or not available(arithmetic):
             raise ValueError(f"arithmetic {arithmetic} is not to be had on this machine")

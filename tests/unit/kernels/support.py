@@ -5,20 +5,19 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
-import platform
-import shutil
+import shlex
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from seqkd.kernels import build
-from seqkd.kernels.build import FLAGS, processor
+from seqkd.kernels.build import CPP, FLAGS, compiler
+from seqkd.kernels.processors import InstructionSet, known, present, requested
 from seqkd.search import Hypothesis
 from seqkd.search.cpu.weights import ARITHMETIC, Arithmetic, available
 from tests.unit.search.cpu.rounded import Rounding
 
-HEADERS = Path(build.__file__).parent / "cpp" / "decoding"
+HEADERS = CPP / "decoding"
 # Of sentences: where two hypotheses have nearly one score, the order of float32's sums decides which is kept.
 NEAR_TIES = 0.05
 
@@ -40,60 +39,81 @@ def differing(found: Lists, expected: Lists, tolerance: float) -> int:
 
 
 class Target(NamedTuple):
-    """What kernels are compiled for.
+    """A processor that kernels are compiled for.
 
     Attributes:
-        name: In tests' names.
-        flags: The compiler's, in the place of the one for this processor.
-        arithmetics: That there are kernels of.
+        name: Its name in tests' ids.
+        isa: The instruction set that the compiler is asked for.
+        options: Further options of the compiler, with which it takes another processor's place.
+        arithmetics: The arithmetics that it has kernels of.
     """
 
     name: str
-    flags: tuple[str, ...]
+    isa: InstructionSet
+    options: tuple[str, ...]
     arithmetics: tuple[Arithmetic, ...]
 
-    def all_flags(self) -> list[str]:
-        """As the kernels are compiled, but for this target."""
-        return [own for flag in FLAGS for own in (self.flags if flag.startswith("-march=") else (flag,))]
+    def command(self) -> list[str]:
+        """The compiler with its options, as the kernels are compiled for this target."""
+        return [*_compiler(), *self.options, *FLAGS, *self.isa.flags]
+
+    def environment(self, cache: Path) -> dict[str, str]:
+        """The variables under which seqkd compiles its kernels for this target."""
+        words = shlex.join([*_compiler(), *self.options])
+        return {"SEQKD_ISA": self.isa.name, "CXX": words, "SEQKD_CACHE": str(cache)}
 
 
-def _emulated(name: str, arithmetics: tuple[Arithmetic, ...], *features: str) -> Target:
-    header = Path(__file__).parent / "emulated"
-    macros = (f"-D__{feature}__" for feature in features)
-    return Target(name, ("-march=x86-64-v3", "-Wno-psabi", f"-I{header}", *macros), arithmetics)
+# Macros of the processors that are emulated if they are not at hand: their instructions in plain C++.
+_EMULATED = {
+    "avx-vnni": ("AVXVNNI",),
+    "avx512": ("AVX512F",),
+    "vnni": ("AVX512F", "AVX512VNNI"),
+    "bf16": ("AVX512F", "AVX512VNNI", "AVX512BF16"),
+    "amx": ("AVX512F", "AVX512VNNI", "AVX512BF16", "AMX_INT8", "AMX_BF16"),
+}
 
 
-NATIVE = Target("native", ("-march=native",), tuple(name for name in ARITHMETIC if available(name)))
-ANY = Target("any", ("-march=x86-64",), ("float32", "bf16"))
-AVX2 = Target("AVX2", ("-march=x86-64-v3",), ("float32", "bf16", "int8"))
-# What few processors have, in plain C++.
-AVX_VNNI = _emulated("AVX-VNNI", ("float32", "bf16", "int8"), "AVXVNNI")
-AVX512 = _emulated("AVX-512", ("float32", "bf16", "int8"), "AVX512F")
-VNNI = _emulated("VNNI", ("float32", "bf16", "int8"), "AVX512F", "AVX512VNNI")
-BF16 = _emulated("BF16", ("float32", "bf16", "int8"), "AVX512F", "AVX512VNNI", "AVX512BF16")
-AMX = _emulated("AMX", tuple(ARITHMETIC), "AVX512F", "AVX512VNNI", "AVX512BF16", "AMX_INT8", "AMX_BF16")
-OTHERS: list[Target] = []  # that this processor can run
-if platform.machine() == "x86_64":
-    OTHERS = [ANY, AVX2, AVX_VNNI, AVX512, VNNI, BF16, AMX] if "avx2" in processor() else [ANY]
+def _arithmetics(name: str) -> tuple[Arithmetic, ...]:
+    if name == "amx":
+        return tuple(ARITHMETIC)
+    return ("float32", "bf16") if name == "any" else ("float32", "bf16", "int8")
+
+
+def _targets() -> list[Target]:
+    """One for each instruction set: by itself if the processor has it, else emulated on AVX2."""
+    here = {one.name: one for one in present()}
+    found = []
+    for one in known():
+        if one.name in here:
+            found.append(Target(one.name, one, (), _arithmetics(one.name)))
+        elif "avx2" in here:
+            macros = (f"-D__{feature}__" for feature in _EMULATED[one.name])
+            options = ("-Wno-psabi", f"-I{Path(__file__).parent / 'emulated'}", *macros)
+            found.append(Target(f"{one.name} emulated", here["avx2"], options, _arithmetics(one.name)))
+    return found
+
+
+NATIVE = Target("native", requested(), (), tuple(name for name in ARITHMETIC if available(name)))
+OTHERS = _targets()
 
 
 @functools.cache
-def macros(*flags: str) -> frozenset[str]:
-    """Those that are defined where the kernels are compiled; by default as they are for this processor."""
-    command = [_compiler(), *(flags or FLAGS), "-dM", "-E", "-x", "c++", os.devnull]
-    lines = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
+def macros(target: Target) -> frozenset[str]:
+    """The macros that are defined when kernels are compiled for a target."""
+    words = [*target.command(), "-dM", "-E", "-x", "c++", os.devnull]
+    lines = subprocess.run(words, check=True, capture_output=True, text=True).stdout.splitlines()
     return frozenset(line.split()[1] for line in lines)
 
 
-def rounding(arithmetic: Arithmetic, *flags: str) -> Rounding:
-    """As kernels have it that are compiled with such flags; by default for this processor."""
-    defined = macros(*flags)
+def rounding(arithmetic: Arithmetic, target: Target = NATIVE) -> Rounding:
+    """How kernels that are compiled for a target round."""
+    defined = macros(target)
     in_attention = "__AVX512BF16__" in defined
     return Rounding(arithmetic, in_attention or "__AMX_BF16__" in defined, in_attention)
 
 
-def _compiler() -> str:
-    found = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
+def _compiler() -> tuple[str, ...]:
+    found = compiler()
     assert found is not None
     return found
 
@@ -101,6 +121,5 @@ def _compiler() -> str:
 def harness(folder: Path, source: str, target: Target = NATIVE) -> ctypes.CDLL:
     """A library of `source`, C++ that may include the kernels' headers, built in `folder` as the kernels are."""
     (folder / "harness.cpp").write_text(source)
-    command = [_compiler(), *target.all_flags(), f"-I{HEADERS}", "harness.cpp", "-o", "harness.so"]
-    subprocess.run(command, cwd=folder, check=True)
+    subprocess.run([*target.command(), f"-I{HEADERS}", "harness.cpp", "-o", "harness.so"], cwd=folder, check=True)
     return ctypes.CDLL(str(folder / "harness.so"))

@@ -253,7 +253,7 @@ def test_what_is_not_finite_stays_so_and_spoils_nothing_else(multiply: Multiply,
 @pytest.mark.parametrize("kernel", [kernel for kernel in KERNELS if kernel.arithmetic != "int8"], ids=named)
 def test_products_are_those_of_the_rounded_numbers(multiply: Multiply, kernel: Kernel, finish: str) -> None:
     a, w, bias, onto = drawn(70, 96, 192)
-    rounds = rounding(kernel.arithmetic, *kernel.target.all_flags())
+    rounds = rounding(kernel.arithmetic, kernel.target)
     left = to_bf16(a) if kernel.arithmetic == "bf16" and rounds.pairs else a
     left, right = left.double(), rounds.weight(w)
     # A sum of so many numbers in float32 is wrong by no more than as many of its units, in whatever order; GELU makes

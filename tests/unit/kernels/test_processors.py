@@ -1,4 +1,4 @@
-"""The kernels as other processors have them: what they are compiled for decides how wide vectors are, and more."""
+"""The kernels for each instruction set: it decides how wide vectors are, and more."""
 
 from __future__ import annotations
 
@@ -9,46 +9,74 @@ from pathlib import Path
 
 import pytest
 
+from seqkd.errors import InputError
 from seqkd.kernels import decoding as build
-from seqkd.kernels.build import processor
-from tests.unit.kernels.support import AMX, ANY, AVX2, BF16, OTHERS, Target
+from seqkd.kernels.processors import NATIVE, InstructionSet, features, known, present, requested
+from tests.unit.kernels.support import OTHERS, Target
 
 HERE = Path(__file__).parent
 UNIT = HERE.parent
-# This processor's own are tested elsewhere, and those for AVX2 are the same as its own where it has no wider vectors.
-CHOSEN = (ANY, AVX2, BF16, AMX) if "avx512f" in processor() else (ANY, BF16, AMX)
 SUITES = (
     *(UNIT / "search" / "cpu" / name for name in ("test_engine.py", "test_rounded.py", "test_scoring.py")),
     *(HERE / name for name in ("test_attention.py", "test_training.py")),
     UNIT / "objectives" / "test_native_kd.py",
 )
-# Emulated processors are slow, and what these add is none's own.
+# What the left-out cases would add does not depend on the instruction set; emulated ones are slow.
 QUICK = "not wide and not large_beams and not sru"
-RUN = """
-import sys, pytest
-from seqkd.kernels import build
-build.FLAGS = tuple(sys.argv[1].split("\\n"))
-build.processor = lambda: sys.argv[2]
-sys.exit(pytest.main(["-x", "-rs", "-p", "no:cacheprovider", *sys.argv[3:]]))
-"""
+# These two differ from others in their products of bytes alone.
+BYTES = ("avx-vnni", "vnni")
+WIDEST = present()[-1]  # compiled for this processor the kernels are those of the widest one, which all other tests run
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(build.kernels() is None, reason="no C++ compiler here")
-@pytest.mark.parametrize("target", [target for target in OTHERS if target in CHOSEN], ids=lambda target: target.name)
-def test_the_kernels_are_the_same_for_other_processors(target: Target, tmp_path: Path) -> None:
-    emulated = target in (BF16, AMX)  # which train in bf16, too
-    command = [sys.executable, "-c", RUN, "\n".join(target.all_flags()), "avx512_bf16" if emulated else ""]
+@pytest.mark.parametrize(
+    "target", [target for target in OTHERS if target.isa != WIDEST], ids=lambda target: target.name
+)
+def test_the_kernels_are_the_same_for_every_instruction_set(target: Target, tmp_path: Path) -> None:
+    name = target.name.split()[0]
+    if target.options and name not in ("bf16", "amx"):
+        pytest.skip("emulated in the tests of products alone")
+    chosen = f"{QUICK} and int8" if name in BYTES else QUICK
+    suites = SUITES[:2] if name in BYTES else SUITES
     done = subprocess.run(
-        [*command, "-k", QUICK if emulated else "", *map(str, SUITES)],
+        [sys.executable, "-m", "pytest", "-x", "-rs", "-p", "no:cacheprovider", "-k", chosen, *map(str, suites)],
         cwd=HERE.parents[3],
-        # Kernels of this processor are kept apart, and pytest's own workers are none of its business.
+        # pytest's own workers are none of its business.
         env={name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
-        | {"XDG_CACHE_HOME": str(tmp_path)},
+        | target.environment(tmp_path / "cache"),
         capture_output=True,
         text=True,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "[100%]" in done.stdout
-    assert emulated != ("needs a CPU with" in done.stdout)
-    assert list(tmp_path.glob("seqkd/kernels-*.so"))
+    assert name in BYTES or (name in ("bf16", "amx")) != ("needs a CPU with" in done.stdout)
+    assert list(tmp_path.glob("cache/decoding-*.so"))
+
+
+def test_without_a_request_the_kernels_are_compiled_for_this_processor() -> None:
+    assert requested({}) == requested({"SEQKD_ISA": ""}) == requested({"SEQKD_ISA": "Native"}) == NATIVE
+
+
+@pytest.mark.parametrize("one", present(), ids=lambda one: one.name)
+def test_every_instruction_set_of_this_processor_can_be_asked_for(one: InstructionSet) -> None:
+    assert requested({"SEQKD_ISA": one.name.upper()}) == one
+
+
+def test_an_instruction_set_that_is_unknown_or_lacking_is_refused() -> None:
+    with pytest.raises(InputError, match="no instruction set is named 'sse9'") as caught:
+        requested({"SEQKD_ISA": "sse9"})
+    assert caught.value.where == "SEQKD_ISA"
+    assert caught.value.expected == f"one of native, {', '.join(one.name for one in present())}"
+    for one in known()[1:]:
+        least = sorted(one.needs)[0]
+        with pytest.raises(InputError, match=f"lacks the instruction set '{one.name}'.*{least}") as caught:
+            requested({"SEQKD_ISA": one.name}, one.needs - {least})
+        assert "native, any" in caught.value.expected
+
+
+def test_instruction_sets_are_those_whose_features_are_all_there() -> None:
+    assert [one.name for one in present(frozenset())] == ["any"]
+    for one in known():
+        assert one in present(one.needs)
+    assert all(one.needs <= features() for one in present())

@@ -4,6 +4,7 @@
 #include <numeric>
 #include <vector>
 
+#include "../abi.h"
 #include "candidates.h"
 #include "frontier.h"
 #include "parallel.h"

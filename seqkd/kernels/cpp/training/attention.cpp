@@ -2,6 +2,7 @@
 // head of one sentence stay in the first-level cache, and nothing but their log-sum-exp is kept for the backward pass.
 #include <cmath>
 
+#include "../abi.h"
 #include "../memory.h"
 #include "../parallel.h"
 #include "../vector.h"

@@ -1,5 +1,6 @@
 // Dropout of training, with the sum that follows it. What stays is drawn from each feature's place and a seed, so that
 // threads draw each their own part, on any processor the same, and the backward pass draws it once more: nothing is kept.
+#include "../abi.h"
 #include "../parallel.h"
 #include "../vector.h"
 

@@ -1,6 +1,12 @@
 // Linear layers and the softmax over a vocabulary, forward and backward, in bf16 products that add up in float32.
 //
 // Widths are multiples of 32. All matrices are row-major float32; what is narrowed to bf16 never leaves these functions.
+#include "../abi.h"
+
+#if !defined(__AVX512BF16__)
+// Processors with a matrix unit have AVX-512's products of bf16 pairs, too. Without them the other functions are left out.
+extern "C" int seqkd_training_unit() { return 0; }
+#else
 #include <algorithm>
 #include <cmath>
 
@@ -79,7 +85,7 @@ static void fold(const float* sums, size_t size, int parts_to_add, size_t count,
 
 extern "C" {
 
-// Whether the kernel lets us use the matrix unit; without one there is nothing to ask for.
+// Whether there are products of bf16: the system must let us use the matrix unit; the vector unit is always there.
 int seqkd_training_unit() {
 #if defined(__AMX_BF16__)
   constexpr long REQUEST_PERMISSION = 0x1023, TILE_DATA = 18;
@@ -316,3 +322,4 @@ void seqkd_feed_forward_backward(const float* grad, const float* x, const float*
 }
 
 #include "softmax.h"
+#endif

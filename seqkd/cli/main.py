@@ -15,6 +15,7 @@ import typer
 from seqkd import __version__
 from seqkd.cli.folders import folders
 from seqkd.cli.interop import exports, imports
+from seqkd.cli.kernels import kernels
 from seqkd.cli.options import Debug
 from seqkd.cli.stages import stages
 from seqkd.cli.texts import texts
@@ -31,7 +32,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-for _commands in (stages, texts, folders):
+for _commands in (stages, texts, folders, kernels):
     app.add_typer(_commands)
 app.add_typer(imports, name="import")
 app.add_typer(exports, name="export")

@@ -67,7 +67,9 @@ def _run_stage(
     """
     with importing():
         from seqkd.config.stages import load_stage
+        from seqkd.kernels.build import check
 
+        check()
         settings = load_stage(getattr(importlib.import_module("seqkd.config.stages"), kind), config)
         run = importlib.import_module(module).run
     if scale is not None:

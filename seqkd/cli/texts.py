@@ -81,11 +81,13 @@ def _translate(
 ) -> None:
     """Text on stdin, its translation on stdout, line by line."""
     with importing():
+        from seqkd.kernels.build import check
         from seqkd.models.protocol import ParallelSettings
         from seqkd.search.loading import load_team
         from seqkd.search.settings import BeamSettings
         from seqkd.tools.translate import Translator, translate_lines
 
+    check()
     team = load_team(model, device=device, precision=precision.value, parallel=True)
     _refuse_unfit(context, model[0], parallel=team.parallel)
     settings: BeamSettings | ParallelSettings
@@ -153,8 +155,10 @@ def _score(
 ) -> None:
     """Log-probability and length in tokens of each pair, tab-separated; the whole text's perplexity on stderr."""
     with importing():
+        from seqkd.kernels.build import check
         from seqkd.tools.score import score_files
 
+    check()
     score_files(
         model, source, target, sys.stdout.buffer, device=device, precision=precision.value, batch_tokens=batch_tokens
     )

@@ -35,6 +35,10 @@ def shard_index(name: str) -> int | None:
     return int(found.group(1))
 
 
+# In a manifest's `extra`, why the machine took a slower path, if it did; it is no part of the contents.
+SLOW_PATH = "slow_path"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShardInfo:
     """One shard: its file's name, rows, SHA-256 (hex) and size in bytes."""
@@ -72,8 +76,10 @@ class Manifest:
     extra: dict[str, Any] = field(default_factory=dict)
 
     def digest(self) -> str:
-        """SHA-256 (hex) of everything but the seqkd version: equal digests mean equal contents."""
-        return hashlib.sha256(canonical(self._values())).hexdigest()
+        """SHA-256 (hex) of everything but the seqkd version and `SLOW_PATH`: equal digests mean equal contents."""
+        values = self._values()
+        values["extra"] = {name: value for name, value in self.extra.items() if name != SLOW_PATH}
+        return hashlib.sha256(canonical(values)).hexdigest()
 
     def to_json(self) -> str:
         """The file's text."""

@@ -63,7 +63,16 @@ class Library:
 
 
 class NoKernelsError(Exception):
-    """There are no kernels here; the message is the reason."""
+    """There are no kernels here.
+
+    Args:
+        reason: Why, in a few words without paths: it may stand in a manifest.
+        detail: What the system or the compiler says.
+    """
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        self.reason = reason
+        super().__init__(f"{reason}: {detail}" if detail else reason)
 
 
 class _Exact(ctypes.CDLL):
@@ -84,7 +93,7 @@ def load(library: Library, environ: Mapping[str, str] = os.environ) -> ctypes.CD
     try:
         return open_library(library, environ)[0]
     except NoKernelsError as error:
-        _missing[library.name] = f"{library.otherwise}: {error}"
+        _missing[library.name] = f"{library.otherwise}: {error.reason}"
         say(f"{library.stage}: {error}; {library.otherwise}")
         return None
 
@@ -102,7 +111,7 @@ def open_library(library: Library, environ: Mapping[str, str] = os.environ) -> t
         return _opened(path, library), path, built
     except (OSError, subprocess.SubprocessError) as error:
         detail = getattr(error, "stderr", "") or str(error)
-        raise NoKernelsError(f"the CPU kernels could not be built or loaded: {detail.strip()[:500]}") from None
+        raise NoKernelsError("the CPU kernels could not be built or loaded", detail.strip()[:500]) from None
 
 
 _missing: dict[str, str] = {}
@@ -193,12 +202,12 @@ def _file(library: Library, command: Compiler | None, target: InstructionSet, fo
     if command is None:
         found = _cached(folder, f"{library.name}-{source}-*")  # built ahead of time
         if found is None:
-            raise NoKernelsError(f"no C++ compiler found (CXX, {', '.join(COMPILERS)})")
+            raise NoKernelsError("no C++ compiler found", f"neither CXX nor {' nor '.join(COMPILERS)}")
         return found, False
     try:
         stem = f"{library.name}-{source}-{_digest(' '.join(command), version(command))}"
     except FileNotFoundError:
-        raise NoKernelsError(f"no C++ compiler found: {command[0]!r} (CXX) is not a program") from None
+        raise NoKernelsError("no C++ compiler found", f"{command[0]!r} (CXX) is not a program") from None
     found = _cached(folder, f"{stem}-*")
     if found is not None:
         return found, False
@@ -279,7 +288,10 @@ def _opened(path: Path, library: Library) -> ctypes.CDLL:
         raise OSError(f"{error}; a disk that programs cannot be loaded from? {VARIABLE} names another folder") from None
     found = opened.seqkd_abi() if hasattr(opened, "seqkd_abi") else None
     if found != ABI:
-        raise NoKernelsError(f"{library.source.name} has version {found} of its functions, and this seqkd wants {ABI}")
+        raise NoKernelsError(
+            "the CPU kernels have other functions than this seqkd calls",
+            f"{library.source.name} has version {found} of them, not {ABI}",
+        )
     for name, (result, arguments) in library.functions.items():
         if hasattr(opened, name):
             function = getattr(opened, name)

@@ -68,6 +68,12 @@ def processor() -> str:
     return "\n".join(sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))}))
 
 
+def model_name() -> str:
+    """The processor's name, as its maker has it."""
+    names = [line.partition(":")[2].strip() for line in processor().splitlines() if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine() or "CPU"
+
+
 def features() -> frozenset[str]:
     """The processor's features, as /proc/cpuinfo names them; none if the system does not tell."""
     lines = (line.partition(":") for line in processor().splitlines())

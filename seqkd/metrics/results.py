@@ -30,6 +30,8 @@ class DecodeResult:
         speed: How fast it is.
         speedup: How many times the baseline's sentences per second, each in its best batches; None without baseline.
         speedup_batch1: The same where sentences are decoded one at a time.
+        engine: The search engine that drives the model: `cpu`, `gpu` or `plain` (torch); "" if an earlier version of
+            seqkd wrote the result.
     """
 
     bleu: float
@@ -43,14 +45,22 @@ class DecodeResult:
     speed: Speed
     speedup: float | None
     speedup_batch1: float | None
+    engine: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Baseline:
-    """What a model was timed in turn with: the teacher at the largest beam."""
+    """The decode that a model was timed in turn with: the teacher's at the largest beam.
+
+    Attributes:
+        decode: Its name.
+        speed: How fast it is.
+        engine: As in `DecodeResult`.
+    """
 
     decode: str
     speed: Speed
+    engine: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,10 +13,12 @@ from pathlib import Path
 
 from seqkd.corpus.files import atomic_write
 from seqkd.errors import ConfigError, WorkError
-from seqkd.pipeline.file import FetchConfig
+from seqkd.models.registry import misfit
+from seqkd.pipeline.file import FetchConfig, PipelineConfig
 from seqkd.pipeline.folders import Stage
 from seqkd.pipeline.reading import MAKE_SAFE, read_pipeline, to_toml
 from seqkd.pipeline.stages import plan_stages
+from seqkd.progress import say
 
 GOALS = ("prepare", "teacher", "distill", "students", "report")
 
@@ -46,6 +48,7 @@ def write_plan(file: Path, runs: Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise WorkError(f"cannot be made: {error.strerror}", where=str(folder)) from error
+    _tell_misfits(pipeline)
     stages = plan_stages(pipeline, runs)
     _from_the_future(stages, folder)
     for stage in stages:
@@ -88,6 +91,19 @@ def make_rules(file: Path, stages: Sequence[Stage], folder: Path) -> str:
             words = (stage.command, "--config", str(config), "--out", str(stage.out), *stage.options)
             lines.append(f"\t$(SEQKD) {' '.join(words)} --device $(DEVICE) --overwrite-changed")
     return "\n".join(lines) + "\n"
+
+
+def _tell_misfits(pipeline: PipelineConfig) -> None:
+    """Say which models the CPU kernels do not fit: they train and decode, but slower."""
+    models = {f"students.{student.name}": student.model for student in pipeline.students}
+    if pipeline.teacher.path is None:
+        models = {"teacher": pipeline.teacher.model, **models}
+    if pipeline.backtranslation is not None:
+        models["backtranslation"] = pipeline.backtranslation.model
+    for place, model in models.items():
+        why = misfit(model.arch, model.model_dump())
+        if why is not None:
+            say(f"plan: {place}.model: {why}")
 
 
 def _from_the_future(stages: Sequence[Stage], folder: Path) -> None:

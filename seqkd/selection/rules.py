@@ -120,6 +120,7 @@ RULES: dict[str, Rule] = {
     "mbr-chrf": mbr_chrf,
     "rerank": rerank,
 }
+BY_BLEU = ("seqinter", "oracle", "mbr-bleu")  # the rules that compute sentence BLEU
 
 
 def _tokens(means: Means, texts: tuple[pa.Array, ...], ids: tuple[pa.Array, ...]) -> Tokens:

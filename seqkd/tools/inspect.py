@@ -22,6 +22,7 @@ from seqkd.corpus.manifest import MANIFEST, Manifest, read_manifest
 from seqkd.corpus.reader import Corpus
 from seqkd.corpus.schema import KINDS
 from seqkd.errors import CorpusError, ModelError
+from seqkd.models.registry import misfit
 
 WEIGHTS = "model.safetensors"
 HISTORY = "history.json"
@@ -199,6 +200,9 @@ def _numpy(values: Any) -> npt.NDArray[np.int32]:
 def _model(path: Path, manifest: Manifest | None, console: Console) -> None:
     weights, config = _weights(path / WEIGHTS), _read_json(path / "config.json")
     facts = {"architecture": config.get("arch"), "parameters": weights, **_vocabularies(path)}
+    unfit = misfit(str(config.get("arch")), config.get("settings") or {})
+    if unfit is not None:
+        facts["CPU kernels"] = unfit
     if manifest is not None:
         facts |= _training(path, manifest)
     console.print(_pairs(facts))

@@ -24,8 +24,10 @@ from seqkd.models.checkpoint import model_digest
 from seqkd.progress import say
 from seqkd.search import BeamSearch, BeamSettings
 from seqkd.search.loading import Precision, SearchTeam, load_team, team_precision
+from seqkd.search.paths import slow_path
 from seqkd.stages.distill.counting import RETRIED, note_counts, noted_counts
 from seqkd.stages.shards import ShardJob, make_shards, stage_device
+from seqkd.stages.slower import slower
 from seqkd.stages.train.vocabularies import teacher_vocabularies
 
 SPEED = "speed.json"
@@ -175,6 +177,7 @@ def run(
                     "precision": precision,
                     "beam": config.search.beam,
                     "nbest": config.search.nbest,
+                    **slower(slow_path(config.models, precision, where)),
                 },
             )
         )

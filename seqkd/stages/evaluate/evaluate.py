@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import platform
 import statistics
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from seqkd.config.stages import EvaluateConfig
 from seqkd.corpus.manifest import MANIFEST, Manifest, StageOutput, atomic_write, fingerprint, read_manifest
 from seqkd.corpus.reader import Corpus
 from seqkd.errors import CorpusError
+from seqkd.kernels.processors import model_name
 from seqkd.metrics.corpus import corpus_bleu, corpus_chrf, corpus_ter, share_valid
 from seqkd.metrics.results import RESULT, Baseline, DecodeResult, EvaluationResult
 from seqkd.metrics.speed import TOLERANCE, Speed, load_now, measure
@@ -25,8 +25,10 @@ from seqkd.models.checkpoint import model_digest
 from seqkd.progress import Progress, say
 from seqkd.search import Hypothesis, score_pairs
 from seqkd.search.loading import SearchTeam, resolve_device, team_precision
+from seqkd.search.paths import slow_path
 from seqkd.stages.evaluate.models import Models
 from seqkd.stages.evaluate.ways import Way, baseline_of, quick_of, ways_of
+from seqkd.stages.slower import slower
 
 GPU_PASSES = 2  # a shape's first decode compiles, its second captures graphs
 BASELINE = ""  # no decode is called so: it stands beside their names
@@ -111,6 +113,7 @@ def _run(config: EvaluateConfig, out: Path, overwrite: bool, device: str) -> Non
         result, counts = _evaluate(config, test, models, timed, out)
         atomic_write(out / RESULT, result.to_json().encode())
         extra = {"name": config.name, "role": config.role, "precision": result.precision, "device": where.type}
+        extra |= slower(slow_path([config.model, *config.ensemble], precision, where))
         output.commit(
             Manifest(
                 kind="evaluation",
@@ -147,7 +150,7 @@ def _summary(found: DecodeResult) -> str:
     faster = "" if found.speedup is None else f" ({found.speedup:.2f} times the baseline)"
     return (
         f"BLEU {found.bleu:.2f}, chrF {found.chrf:.2f}, TER {found.ter:.2f}{valid}, "
-        f"{found.speed.sentences_per_second:,.1f} sentences/s{faster}"
+        f"{found.speed.sentences_per_second:,.1f} sentences/s{faster} by the {found.engine} engine"
     )
 
 
@@ -216,8 +219,9 @@ def _evaluate(
     speeds, baseline = _speeds(ways, over, timed, config, team.device)
     decodes: dict[str, DecodeResult] = {}
     signatures: dict[str, str] = {}
+    engines = {way.name: way.engine for way in ways}
     for name, decode in decoded.items():
-        decodes[name], signatures = _score(test, decode, speeds[name], baseline)
+        decodes[name], signatures = _score(test, decode, engines[name], speeds[name], baseline)
     perplexity, mode, unscored = None, None, 0
     retried = sum(decode.retried for decode in decoded.values())
     if not team.parallel:
@@ -269,7 +273,7 @@ def _speeds(
     speeds = measure(timed, sources, batch_tokens=config.batch_tokens, passes=passes)
     if over is None:
         return speeds, None
-    return speeds, Baseline(decode=over.name, speed=speeds[over.name if own else BASELINE])
+    return speeds, Baseline(decode=over.name, speed=speeds[over.name if own else BASELINE], engine=over.engine)
 
 
 def _decode(way: Way, test: _Test, team: SearchTeam, batch_tokens: int, progress: Progress) -> _Decode:
@@ -284,7 +288,7 @@ def _decode(way: Way, test: _Test, team: SearchTeam, batch_tokens: int, progress
 
 
 def _score(
-    test: _Test, decode: _Decode, speed: Speed, baseline: Baseline | None
+    test: _Test, decode: _Decode, engine: str, speed: Speed, baseline: Baseline | None
 ) -> tuple[DecodeResult, dict[str, str]]:
     references = [[text] for text in test.references]
     bleu, chrf, ter = (metric(decode.texts, references) for metric in (corpus_bleu, corpus_chrf, corpus_ter))
@@ -309,6 +313,7 @@ def _score(
         speed=speed,
         speedup=None if over is None else speed.sentences_per_second / over.sentences_per_second,
         speedup_batch1=None if over is None else speed.sentences_per_second_batch1 / over.sentences_per_second_batch1,
+        engine=engine,
     )
     return result, signatures
 
@@ -371,13 +376,4 @@ def describe(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     threads = torch.get_num_threads()
-    return f"{_processor()}, {threads} thread{'s' * (threads > 1)}"
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine() or "CPU"
+    return f"{model_name()}, {threads} thread{'s' * (threads > 1)}"

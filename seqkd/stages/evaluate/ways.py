@@ -12,6 +12,7 @@ from seqkd.models.protocol import ParallelSettings
 from seqkd.search import BeamSearch, BeamSettings
 from seqkd.search.loading import SearchTeam, parallel_search
 from seqkd.search.parallel import ParallelSearch
+from seqkd.search.paths import engine_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,12 +24,14 @@ class Way:
         label: The same in words.
         file: Where its outputs go.
         open: Opens it for one decode.
+        engine: The search engine that drives the model; see `engine_of`.
     """
 
     name: str
     label: str
     file: str
     open: Open
+    engine: str
 
 
 def ways_of(config: EvaluateConfig, team: SearchTeam, judge: SearchTeam | None) -> list[Way]:
@@ -71,6 +74,7 @@ def _beam(config: EvaluateConfig, team: SearchTeam, beam: int) -> Way:
         label=f"beam {beam}",
         file=f"hypotheses.beam{beam}.txt",
         open=lambda: BeamSearch(team.engines, settings, fallback=team.fallback),
+        engine=engine_of(team),
     )
 
 
@@ -87,4 +91,10 @@ def _parallel(way: ParallelConfig, team: SearchTeam, judge: SearchTeam | None) -
         return parallel_search(team, settings, chosen)
 
     opened()  # a strategy that the model lacks is told before any work
-    return Way(name=way.name, label=f"decode {way.name}", file=f"hypotheses.{way.name}.txt", open=opened)
+    return Way(
+        name=way.name,
+        label=f"decode {way.name}",
+        file=f"hypotheses.{way.name}.txt",
+        open=opened,
+        engine=engine_of(team),
+    )

@@ -24,12 +24,16 @@ from seqkd.corpus.writer import write_shard
 from seqkd.errors import CorpusError, InputError
 from seqkd.executors.local import cores
 from seqkd.executors.work import HERE, Scale, whole_shards
+from seqkd.kernels.bleu import kernels
+from seqkd.kernels.build import missing
 from seqkd.progress import say
 from seqkd.selection import Filters
 from seqkd.selection.filters import DUPLICATE, percentile
 from seqkd.selection.lists import Integers, one_array
+from seqkd.selection.rules import BY_BLEU
 from seqkd.stages.select.shards import ALL, DROP, ShardSelector, candidate_ids, rejects_path, tag_id, weighted
 from seqkd.stages.shards import ShardJob, make_shards, stage_device
+from seqkd.stages.slower import slower
 from seqkd.text.duplicates import DuplicateFinder
 
 REJECTED = "rejected.tsv"
@@ -80,12 +84,22 @@ def run(config: SelectConfig, out: Path, *, overwrite: bool = False, device: str
                 if config.rule == ALL:
                     ids = candidate_ids(rows, kbest.read_shard(index))
                 file.writelines(_account(totals, out, index, rows, ids, _table(out, written[index].name)))
-        output.commit(_manifest(config, made_by, gold, written, totals))
+        output.commit(_manifest(config, made_by, gold, written, totals, slower(_slow_path(config, device, scale))))
         _discard_lists(out, gold)
     left = ", ".join(f"{number:,} {reason}" for reason, number in totals.dropped.items())
     said = f"; left out: {left} (see {out / REJECTED})" if left else ""
     same = "" if config.reverse else f", {totals.equal / max(totals.rows, 1):.1%} equal to the reference"
     say(f"select: {totals.rows:,} rows by {config.rule} in {out}{same}{said}")
+
+
+def _slow_path(config: SelectConfig, device: str, scale: Scale) -> str | None:
+    """The path that the rule took without the CPU kernels, with the reason; None if it has them or needs none."""
+    if config.rerank is not None:
+        from seqkd.search.paths import slow_path  # torch is not loaded for rules that need no model
+
+        models = [path for path in (config.rerank.forward, config.rerank.reverse) if path is not None]
+        return slow_path(models, "float32", stage_device(device, scale))
+    return missing()["bleu"] if config.rule in BY_BLEU and kernels() is None else None
 
 
 def _discard_lists(out: Path, gold: Corpus) -> None:
@@ -320,7 +334,12 @@ def _account(
 
 
 def _manifest(
-    config: SelectConfig, made_by: dict[str, Any], gold: Corpus, shards: list[ShardInfo], totals: _Totals
+    config: SelectConfig,
+    made_by: dict[str, Any],
+    gold: Corpus,
+    shards: list[ShardInfo],
+    totals: _Totals,
+    noted: dict[str, str],
 ) -> Manifest:
     known = gold.manifest.extra
     vocabulary, source_vocabulary = gold.manifest.vocabulary, known.get("source_vocabulary")
@@ -352,6 +371,7 @@ def _manifest(
                 f"rejected_to_{became.replace(' ', '_')}": dict(sorted(reasons.items()))
                 for became, reasons in sorted(totals.replaced.items())
             },
+            **noted,
         },
     )
 

@@ -19,6 +19,7 @@ from seqkd.corpus.files import make_folder
 from seqkd.corpus.manifest import Manifest, StageOutput, atomic_write, fingerprint
 from seqkd.corpus.reader import Corpus
 from seqkd.errors import ConfigError, CorpusError, ModelError
+from seqkd.kernels.build import missing
 from seqkd.metrics.corpus import corpus_bleu
 from seqkd.models.checkpoint import (
     LoadedModel,
@@ -29,11 +30,12 @@ from seqkd.models.checkpoint import (
     weights_of,
 )
 from seqkd.models.protocol import Marks, PairLengths
-from seqkd.models.registry import build
+from seqkd.models.registry import build, misfit
 from seqkd.objectives.base import Objective
 from seqkd.objectives.registry import build_objective
 from seqkd.progress import say
 from seqkd.search.loading import quick_decoder, resolve_device
+from seqkd.stages.slower import slower
 from seqkd.stages.train.inputs import Inputs
 from seqkd.stages.train.rejecting import REJECTED, count_rejected, left_out, write_rejected
 from seqkd.training.data import CorpusData, SpecialIds, TrainingData
@@ -55,6 +57,7 @@ HISTORY = "history.json"
 REJECTED_VALID = "rejected.valid.tsv"
 STATE = "state"
 TENSORBOARD = "tensorboard"
+TRAINING_KERNELS = ("attention", "dropout", "products", "decoding")  # the last one for validation BLEU
 DECODE_TOKENS = 4000  # source tokens decoded together for validation BLEU
 
 
@@ -97,12 +100,15 @@ def _run(config: TrainConfig, out: Path, overwrite: bool, device: str) -> None:
     made_by = fingerprint("train", settings, inputs.digests())
     fabric = make_fabric(where, precision)
     first = fabric.is_global_zero
+    unfit = misfit(config.model.arch, config.model.model_dump()) if where.type == "cpu" else None
     if fabric.broadcast(first and StageOutput.up_to_date(out, "model", made_by, overwrite=overwrite)):
         if first:
             say(f"train: {out} is up to date")
         return
     if first and precision == "bf16" and not multiplies_bf16(where):
         say("train: this device has no products of bf16, and training in it is slow; precision auto takes float32 here")
+    if first and unfit is not None:
+        say(f"train: {unfit}; it trains and decodes in plain torch, slower")
     inputs.check_ids()
     work = _Work.of(config, inputs, fabric)  # what can be wrong is found before the folder is begun
     output = StageOutput.open(out, "model", made_by, overwrite=overwrite) if first else None
@@ -111,7 +117,8 @@ def _run(config: TrainConfig, out: Path, overwrite: bool, device: str) -> None:
     try:
         result = _train(config, inputs, work, fabric, out)
         if output is not None:
-            manifest = _write(config, inputs, work, result, out, made_by)
+            reasons = [unfit, *(why for name, why in missing().items() if name in TRAINING_KERNELS)]
+            manifest = _write(config, inputs, work, result, out, made_by, slower(*reasons))
             output.commit(manifest)
             bleu = "" if result.best.valid_bleu is None else f", BLEU {result.best.valid_bleu:.2f}"
             say(
@@ -332,6 +339,7 @@ def _write(
     result: TrainResult,
     out: Path,
     made_by: dict[str, Any],
+    noted: dict[str, str],
 ) -> Manifest:
     vocabularies = inputs.vocabularies
     write_rejected(out / REJECTED, *work.parts)
@@ -361,5 +369,6 @@ def _write(
             "best_update": result.best.update,
             "averaged_updates": result.averaged,
             "files": model_files(out),
+            **noted,
         },
     )

@@ -1,0 +1,55 @@
+"""Which engine drives a model, and why it is not the fast one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from seqkd.kernels import decoding
+from seqkd.kernels.build import missing
+from seqkd.models.checkpoint import read_config
+from seqkd.models.registry import misfit
+from seqkd.search.cpu.engine import NativeModel
+from seqkd.search.cpu.stack import NativeParallel
+from seqkd.search.gpu.engine import GraphTransformer
+from seqkd.search.loading import Precision, SearchTeam
+
+
+def engine_of(team: SearchTeam) -> str:
+    """The engine that drives a team: `cpu`, `gpu` or `plain` (torch); several with `+` between them."""
+    drivers: Sequence[object] = team.engines or [team.writer]
+    return "+".join(dict.fromkeys(map(_engine, drivers)))
+
+
+def _engine(driver: object) -> str:
+    if isinstance(driver, (NativeModel, NativeParallel)):
+        return "cpu"
+    return "gpu" if isinstance(driver, GraphTransformer) else "plain"
+
+
+def slow_path(folders: Sequence[Path], precision: Precision, device: torch.device) -> str | None:
+    """Why models decode in plain torch on this CPU, where the kernels would be several times as fast.
+
+    Args:
+        folders: The models.
+        precision: The precision that they are decoded in.
+        device: Where they are.
+
+    Returns:
+        One line; None if the kernels drive them, or if they are on another device.
+
+    Raises:
+        ModelError: A folder holds no model.
+    """
+    if device.type != "cpu":
+        return None
+    if precision == "fp16":
+        return "plain torch: the CPU kernels have no fp16"
+    for folder in folders:
+        config = read_config(folder)
+        why = misfit(config["arch"], config["settings"])
+        if why is not None:
+            return f"plain torch: {why}"
+    return missing()["decoding"] if decoding.kernels() is None else None

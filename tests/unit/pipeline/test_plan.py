@@ -60,6 +60,20 @@ def test_only_stage_files_that_change_are_rewritten(pipeline: Path, tmp_path: Pa
     assert {name for name, time in times().items() if time != before[name]} == {"student.kd.toml"}
 
 
+def test_models_that_the_kernels_do_not_fit_are_told(
+    pipeline: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_plan(pipeline, tmp_path / "runs")
+    assert capsys.readouterr().err == ""
+    text = pipeline.read_text().replace("[teacher.training]", "[teacher.model]\nffn_dim = 100\n\n[teacher.training]")
+    pipeline.write_text(text.replace("heads = 2", "heads = 4"))
+    write_plan(pipeline, tmp_path / "runs")
+    unfit = "the CPU kernels do not fit dim 32 with heads 4 (8 a head); nearest: dim 64 or heads 2"
+    lines = ["plan: teacher.model: the CPU kernels do not fit ffn_dim 100; nearest: ffn_dim 96 or 112"]
+    lines += [f"plan: students.{name}.model: {unfit}" for name in ("gold", "kd", "tuned")]
+    assert capsys.readouterr().err.splitlines() == lines
+
+
 def test_a_run_folder_that_make_cannot_name_is_refused(pipeline: Path) -> None:
     with pytest.raises(ConfigError, match="cannot be a Make target"):
         write_plan(pipeline, Path("my runs"))

@@ -24,12 +24,12 @@ else
 endif
 SEQKD := $(SEQKD_PYTHON) -m seqkd
 
-.PHONY: help setup demo test torture check bench clean prepare teacher distill students report
+.PHONY: help setup demo test test-plain torture check bench clean prepare teacher distill students report
 
 help: ## this list
 	@echo "usage: make [TARGET] [PIPELINE=NAME] [RUNS=folder] [DEVICE=cuda] [PYTHON=python3.12] [TORCH=requirement]"
 	@echo
-	@sed -n 's/^\([a-z][a-z ]*\):.*## \(.*\)/\1\t\2/p' $(firstword $(MAKEFILE_LIST)) | \
+	@sed -n 's/^\([a-z][a-z -]*\):.*## \(.*\)/\1\t\2/p' $(firstword $(MAKEFILE_LIST)) | \
 	  awk -F '\t' '{ printf "  %-40s %s\n", $$1, $$2 }'
 	@echo
 	@echo "pipelines: $(PIPELINES)"
@@ -100,6 +100,9 @@ endif
 # One thread a process: there are as many processes as cores.
 test: $(SETUP) $(FAIRSEQ) ## set-up, then every test
 	OMP_NUM_THREADS=1 $(SEQKD_PYTHON) -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile
+
+test-plain: $(SETUP) $(FAIRSEQ) ## every test without the CPU kernels, as on a machine that has no compiler
+	CXX=/nonexistent OMP_NUM_THREADS=1 $(SEQKD_PYTHON) -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile
 
 torture: $(SETUP) ## every fault of docs/reliability.md, whose table it writes: bounded to 20 minutes
 	OMP_NUM_THREADS=1 timeout 1200 $(SEQKD_PYTHON) -m pytest --torture --numprocesses 2 --dist worksteal \

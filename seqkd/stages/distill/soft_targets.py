@@ -18,11 +18,14 @@ from seqkd.corpus.schema import SOFT_SCHEMA
 from seqkd.errors import CorpusError
 from seqkd.executors.local import cores
 from seqkd.executors.work import HERE, Scale, whole_shards
+from seqkd.kernels import attention, products
+from seqkd.kernels.build import missing
 from seqkd.models.checkpoint import model_digest
 from seqkd.progress import say
 from seqkd.stages.distill.counting import noted_counts
 from seqkd.stages.distill.soft_shards import pair_lengths, start
 from seqkd.stages.shards import ShardJob, make_shards, stage_device
+from seqkd.stages.slower import slower
 from seqkd.stages.train.rejecting import REJECTED
 from seqkd.stages.train.teaching import TOO_LONG, check_teachers
 from seqkd.stages.train.vocabularies import teacher_vocabularies
@@ -190,5 +193,15 @@ def _manifest(
             "device": settings["device"],
             "positions": positions,
             "bytes_per_token": round(size / max(positions, 1), 2),
+            **slower(*_slow_paths(settings["device"], settings["precision"])),
         },
     )
+
+
+def _slow_paths(device: str, precision: str) -> list[str]:
+    """The paths taken in place of the kernels that teachers have in bf16 on a CPU, with the reasons."""
+    if (device, precision) != ("cpu", "bf16"):
+        return []
+    for module in (attention, products):
+        module.kernels()
+    return [why for name, why in sorted(missing().items()) if name in ("attention", "products")]

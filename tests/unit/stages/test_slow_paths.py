@@ -22,7 +22,7 @@ from seqkd.stages.evaluate import evaluate
 from seqkd.stages.select import select
 from seqkd.stages.train import train
 from seqkd.tools.inspect import inspect
-from tests.unit.stages.teachers import make_teacher, student_config
+from tests.unit.stages.teachers import make_teacher, soft_config, student_config
 
 ROOT = Path(__file__).parents[3]
 UNFIT = "the CPU kernels do not fit dim 32 with heads 4 (8 a head); nearest: dim 64 or heads 2"
@@ -50,11 +50,23 @@ def select_config(folders: Path, rule: str) -> SelectConfig:
     return validate(SelectConfig, {**values, "rule": rule}, "test")
 
 
-def without_compiler(command: str, config: Any, folder: Path) -> str:
+def without_compiler(command: str, config: Any, folder: Path, *options: str) -> str:
     """Run a stage as on a machine that has no compiler, into `folder`; gives what it said."""
     file = folder.with_suffix(".toml")
     file.write_text(to_toml(config))
-    words = [sys.executable, "-m", "seqkd", command, "--config", str(file), "--out", str(folder), "--device", "cpu"]
+    words = [
+        sys.executable,
+        "-m",
+        "seqkd",
+        command,
+        "--config",
+        str(file),
+        "--out",
+        str(folder),
+        "--device",
+        "cpu",
+        *options,
+    ]
     done = subprocess.run(words, cwd=ROOT, env={**os.environ, "CXX": "/nonexistent"}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stderr
@@ -94,6 +106,7 @@ def test_nothing_is_noted_of_models_that_the_kernels_drive(tmp_path: Path, prepa
     assert "CPU kernels" not in shown(teacher)
 
 
+@pytest.mark.slow
 def test_a_machine_without_a_compiler_is_told_by_distill(tmp_path: Path, prepared: Path) -> None:
     teacher = make_teacher(tmp_path / "teacher", prepared / "vocab.model")
     said = without_compiler("distill", distill_config(prepared, teacher), tmp_path / "kbest")
@@ -103,6 +116,19 @@ def test_a_machine_without_a_compiler_is_told_by_distill(tmp_path: Path, prepare
     assert noted in shown(tmp_path / "kbest")
 
 
+@pytest.mark.slow
+def test_a_machine_without_a_compiler_is_told_by_soft_targets(tmp_path: Path, prepared: Path) -> None:
+    teacher = make_teacher(tmp_path / "teacher", prepared / "vocab.model")
+    config = soft_config(prepared, teacher, corpus=prepared / "valid", precision="bf16", top_k=4)
+    without_compiler("distill", config, tmp_path / "soft", "--soft-targets")
+    noted = read_manifest(tmp_path / "soft").extra["slow_path"]
+    assert noted.split("; ") == [
+        f"attention goes on in plain torch, slower: {NO_COMPILER}",
+        f"bf16 training goes on in plain torch, slower: {NO_COMPILER}",
+    ]
+
+
+@pytest.mark.slow
 @pytest.mark.skipif(bleu.kernels() is None, reason="no C++ compiler here")
 def test_a_slower_path_to_the_same_corpus_is_noted_and_leaves_its_digest(folders: Path) -> None:
     select.run(select_config(folders, "seqinter"), folders / "kernels", device="cpu")

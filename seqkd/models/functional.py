@@ -8,6 +8,7 @@ up to a few round numbers.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, cast
 
 import torch
@@ -122,7 +123,19 @@ class _Linear(torch.autograd.Function):
         return to_x, torch.mm(rounded.t(), full), rounded.sum(0) if ctx.biased else None, None, None
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, *, mask: Tensor | None = None, causal: bool = False) -> Tensor:
+Watcher = Callable[[Tensor], None]
+"""Is given attention's probabilities, `[batch, heads, target, source]` float32."""
+
+
+def attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    mask: Tensor | None = None,
+    causal: bool = False,
+    watcher: Watcher | None = None,
+) -> Tensor:
     """Scaled dot-product attention (Vaswani et al. 2017, eq. 1).
 
     Args:
@@ -131,10 +144,13 @@ def attend(query: Tensor, key: Tensor, value: Tensor, *, mask: Tensor | None = N
         value: Likewise.
         mask: `[batch, 1, 1, source]`, True where keys may be seen.
         causal: A query sees the keys up to its own position; not together with `mask`.
+        watcher: See `Watcher`; with one, no fused kernel is used, because these never hold the probabilities.
 
     Returns:
         `[batch, heads, target, head_dim]`.
     """
+    if watcher is not None:
+        return _attend_watched(query, key, value, mask, causal, watcher)
     # Training runs the model without gradients, too: glancing does.
     if query.device.type == "cpu" and (torch.is_grad_enabled() or torch.is_autocast_enabled("cpu")):
         query, key, value = query.float(), key.float(), value.float()
@@ -144,6 +160,21 @@ def attend(query: Tensor, key: Tensor, value: Tensor, *, mask: Tensor | None = N
                 return cast(Tensor, _Attention.apply(query, key, value, keys, causal))  # type: ignore[no-untyped-call]
             return functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=causal)
     return functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=causal)
+
+
+def _attend_watched(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, causal: bool, watcher: Watcher
+) -> Tensor:
+    """Attention in single steps, in float32."""
+    with torch.autocast(query.device.type, enabled=False):
+        scores = query.float() @ key.float().transpose(-1, -2) * query.size(-1) ** -0.5
+        if causal:
+            mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
+        if mask is not None:
+            scores = scores.masked_fill(~mask, -torch.inf)
+        probabilities = scores.softmax(-1)
+        watcher(probabilities)
+        return (probabilities @ value.float()).to(value.dtype)
 
 
 class _Attention(torch.autograd.Function):

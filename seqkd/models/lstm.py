@@ -53,6 +53,8 @@ def _swap(x: Tensor, order: Tensor) -> Tensor:
 class EncoderLayer(nn.Module):
     """One LSTM in each direction, each half as wide as the layer."""
 
+    steps_first = True  # in place of sentences
+
     def __init__(self, dim: int) -> None:
         super().__init__()
         self.forward_gates = _gates(dim, dim // 2)

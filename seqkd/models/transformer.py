@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from seqkd.models.functional import Dropout, attend, feed_forward, linear
+from seqkd.models.functional import Dropout, Watcher, attend, feed_forward, linear
 from seqkd.models.protocol import Marks, PairLengths, too_long
 from seqkd.models.settings import Activation, Embeddings, Positions, StackSettings
 from seqkd.text.vocabulary import EOS_ID, PAD_ID, UNK_ID
@@ -90,6 +90,8 @@ def _linear(inputs: int, outputs: int, gain: float = 1.0) -> nn.Linear:
 class SelfAttention(nn.Module):
     """Multi-head attention of a sequence over itself; queries, keys and values come from one product."""
 
+    watcher: Watcher | None = None  # set while the model is traced
+
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
@@ -99,12 +101,14 @@ class SelfAttention(nn.Module):
     def forward(self, x: Tensor, *, mask: Tensor | None = None, causal: bool = False) -> Tensor:
         """`[batch, length, dim]` to the same shape; `mask` `[batch, 1, 1, length]` is True where keys may be seen."""
         query, key, value = (split_heads(part, self.heads) for part in linear(x, self.qkv).chunk(3, dim=-1))
-        attended = attend(query, key, value, mask=mask, causal=causal)
+        attended = attend(query, key, value, mask=mask, causal=causal, watcher=self.watcher)
         return linear(merge_heads(attended), self.out)
 
 
 class CrossAttention(nn.Module):
     """Multi-head attention of decoder states over the encoder's output."""
+
+    watcher: Watcher | None = None  # set while the model is traced
 
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
@@ -121,7 +125,7 @@ class CrossAttention(nn.Module):
     def forward(self, x: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
         """`[batch, length, dim]` over `[batch, heads, source, head_dim]` to `[batch, length, dim]`."""
         query = split_heads(linear(x, self.query), self.heads)
-        attended = attend(query, key, value, mask=mask)
+        attended = attend(query, key, value, mask=mask, watcher=self.watcher)
         return linear(merge_heads(attended), self.out)
 
 

@@ -8,13 +8,12 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
-from torch import nn
 
 from seqkd.interop.fairseq_library import LabelSmoothedCrossEntropyCriterion, NatCriterion
 from seqkd.interop.fairseq_models import FairseqModel
-from seqkd.objectives.base import Batch, LossOutput
+from seqkd.objectives.base import Batch
 from seqkd.objectives.nll import NllSettings
-from seqkd.objectives.teacher import Teacher
+from seqkd.objectives.terms import NOTHING, Forward, Models, TermOutput
 
 _EVALUATION_SEED = 1
 
@@ -33,11 +32,17 @@ class FairseqLoss:
         smoothing: Share of the uniform distribution in the target, 0 for none.
     """
 
+    reads = NOTHING
+
     smoothing: float
 
-    def __call__(self, model: nn.Module, batch: Batch) -> LossOutput:
+    def count(self, batch: Batch) -> float:
+        """Target tokens."""
+        return batch.tokens
+
+    def __call__(self, forward: Forward) -> TermOutput:
         """The loss of a `FairseqModel`; noise is drawn from torch's generator, in evaluation always the same."""
-        student = cast(FairseqModel, model)
+        student, batch = cast(FairseqModel, forward.model), forward.batch
         order, inputs = student.inputs(batch.source)
         target_in, target = batch.target_in[order], batch.target_out[order]
         if not batch.tokens:  # a rank without rows of its own takes part with a word that counts nothing
@@ -63,7 +68,7 @@ class FairseqLoss:
                 sample["prev_target"] = student.task.inject_noise(sample["target"])
                 loss, _, logged = NatCriterion(student.task, self.smoothing)(student.net, sample)
             scale = batch.tokens
-        return LossOutput(loss.float() * scale, logged["nll_loss"].float() * scale, batch.tokens)
+        return TermOutput(loss.float() * scale, logged["nll_loss"].float() * scale)
 
 
 @contextlib.contextmanager
@@ -78,6 +83,6 @@ def _noise(device: torch.device, *, fixed: bool) -> Iterator[None]:
         yield
 
 
-def build(settings: NllSettings, _: Teacher | None) -> FairseqLoss:
-    """The loss of these settings."""
+def build(settings: NllSettings, _: Models) -> FairseqLoss:
+    """The term of these settings."""
     return FairseqLoss(smoothing=settings.label_smoothing)

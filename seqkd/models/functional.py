@@ -174,7 +174,7 @@ def _attend_watched(
             scores = scores.masked_fill(~mask, -torch.inf)
         probabilities = scores.softmax(-1)
         watcher(probabilities)
-        return (probabilities @ value.float()).to(value.dtype)
+        return torch.matmul(probabilities, value.float()).to(value.dtype)
 
 
 class _Attention(torch.autograd.Function):

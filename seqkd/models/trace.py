@@ -50,6 +50,9 @@ class Traces:
         ]
 
 
+NO_TRACES = Traces()
+
+
 @dataclass(frozen=True, slots=True)
 class Trace:
     """Tensors of a model's last pass. They carry gradients if the pass did.
@@ -97,7 +100,7 @@ def _layers(stacks: Any, name: Stack) -> nn.ModuleList:
 
 
 def _attention(layer: nn.Module, kind: Attention) -> Any:
-    module = getattr(layer, "cross" if kind == "cross" else "attention", None)
+    module: Any = getattr(layer, "cross" if kind == "cross" else "attention", None)
     if not hasattr(module, "watcher"):
         raise ValueError(f"{type(layer).__name__} has no {kind} attention that can be traced")
     if module.watcher is not None:

@@ -1,4 +1,4 @@
-"""What an objective sees and what it answers."""
+"""Batches, and the models that objectives ask for their features."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
 LabelSmoothing = Annotated[float, Field(ge=0.0, lt=1.0)]
 
@@ -73,8 +73,12 @@ class Batch(NamedTuple):
 
     @property
     def total(self) -> float:
-        """What a loss summed over the target tokens is divided by: their number, or the sum of their weights."""
+        """The denominator of a sum over the target tokens: their number, or the sum of their weights."""
         return self.tokens if self.weights is None else self.weights.total
+
+    def row_sums(self, values: Tensor, places: Tensor, width: int) -> Tensor:
+        """Add up values at places in a flattened `[batch, width]` by their rows; `[places]` to `[batch]`."""
+        return values.new_zeros(len(self.source)).index_add_(0, places // width, values)
 
     def weights_at(self, places: Tensor, width: int) -> Tensor | None:
         """Weights of places in a flattened `[batch, width]`, `[places]` float32; None where all are 1."""
@@ -102,28 +106,6 @@ class Batch(NamedTuple):
             soft=soft,
             weights=weights,
         )
-
-
-class LossOutput(NamedTuple):
-    """One batch's loss.
-
-    Attributes:
-        loss: Scalar float32: what is minimised, summed over the target tokens, each times its row's weight.
-        nll: Scalar float32 without gradient: the negative log-likelihood in nats, summed likewise.
-        tokens: What both are divided by; see `Batch.total`.
-    """
-
-    loss: Tensor
-    nll: Tensor
-    tokens: float
-
-
-class Objective(Protocol):
-    """What training minimises."""
-
-    def __call__(self, model: nn.Module, batch: Batch) -> LossOutput:
-        """The loss of `model` on `batch`."""
-        ...
 
 
 class TeacherForced(Protocol):

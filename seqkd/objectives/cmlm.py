@@ -7,11 +7,11 @@ from typing import Annotated, Protocol, cast
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
-from seqkd.objectives.base import Batch, LabelSmoothing, LossOutput
+from seqkd.objectives.base import Batch, LabelSmoothing
 from seqkd.objectives.masked import drawn, nll_at
-from seqkd.objectives.teacher import Teacher
+from seqkd.objectives.terms import NOTHING, Forward, Models, TermOutput
 
 
 class MaskedModel(Protocol):
@@ -63,12 +63,18 @@ class CmlmLoss:
         length_weight: Of the length's loss.
     """
 
+    reads = NOTHING
+
     smoothing: float
     length_weight: float
 
-    def __call__(self, model: nn.Module, batch: Batch) -> LossOutput:
+    def count(self, batch: Batch) -> float:
+        """Target tokens."""
+        return batch.tokens
+
+    def __call__(self, forward: Forward) -> TermOutput:
         """The loss of a model such as `Cmlm`."""
-        reader = cast(MaskedModel, model)
+        reader, batch = cast(MaskedModel, forward.model), forward.batch
         target = batch.target_out
         real = target.ne(reader.pad_id)
         masked = inner = real & target.ne(reader.eos_id)
@@ -82,9 +88,9 @@ class CmlmLoss:
         places = masked.flatten().nonzero()[:, 0]
         loss, nll = nll_at(features, reader.output_weight, target, places, self.smoothing, batch.tokens)
         lengths = reader.length_loss(memory, batch.source, real.sum(1))
-        return LossOutput(loss + self.length_weight * batch.tokens * lengths, nll, batch.tokens)
+        return TermOutput(loss + self.length_weight * batch.tokens * lengths, nll)
 
 
-def build(settings: CmlmLossSettings, _: Teacher | None) -> CmlmLoss:
-    """The loss of these settings."""
+def build(settings: CmlmLossSettings, _: Models) -> CmlmLoss:
+    """The term of these settings."""
     return CmlmLoss(smoothing=settings.label_smoothing, length_weight=settings.length_weight)

@@ -6,16 +6,16 @@ from dataclasses import dataclass
 from typing import Protocol, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from seqkd.models.nat.ctc_lattice import best_alignment, log_likelihood
 from seqkd.models.nat.output import best_pieces
 from seqkd.models.nat.stack import ParallelStack
-from seqkd.objectives.base import Batch, LabelSmoothing, LossOutput
+from seqkd.objectives.base import Batch, LabelSmoothing
 from seqkd.objectives.glancing import Glancing, shown
-from seqkd.objectives.projection import projected_nll
-from seqkd.objectives.teacher import Teacher
+from seqkd.objectives.projection import nll_by_token, projected_nll
+from seqkd.objectives.terms import NOTHING, Forward, Models, TermOutput
 
 
 class FrameModel(Protocol):
@@ -66,11 +66,18 @@ class CtcLoss:
             section 3.1; with CTC: Gu and Kong 2021, section 3.4); linear in between.
     """
 
+    reads = NOTHING
+
     smoothing: float
     glancing: tuple[float, float] | None
 
-    def __call__(self, model: nn.Module, batch: Batch) -> LossOutput:
+    def count(self, batch: Batch) -> float:
+        """Target tokens, or the sum of their weights."""
+        return batch.total
+
+    def __call__(self, forward: Forward) -> TermOutput:
         """The loss of a `FrameModel`."""
+        model, batch = forward.model, forward.batch
         frame_model = cast(FrameModel, model)
         stack = frame_model.stack
         real = frame_model.frames(batch.source)
@@ -92,8 +99,14 @@ class CtcLoss:
         base, base_nll = projected_nll(rows, stack.output_weight, blanks, self.smoothing, weights)
         gain = log_likelihood(_ratios(frame_model, features, targets), targets.ids, targets.frames, targets.lengths)
         gain = torch.where(targets.counted, gain, 0.0)
-        gain = (gain if batch.weights is None else gain * batch.weights.rows).sum()
-        return LossOutput(base - (1 - self.smoothing) * gain, base_nll - gain.detach(), batch.total)
+        gain = gain if batch.weights is None else gain * batch.weights.rows
+        by_row = None
+        if forward.by_row:
+            frames = nll_by_token(rows, stack.output_weight, blanks, self.smoothing)
+            frames = batch.row_sums(frames if weights is None else frames * weights, counted, real.size(1))
+            by_row = frames - (1 - self.smoothing) * gain.detach()
+        gain = gain.sum()
+        return TermOutput(base - (1 - self.smoothing) * gain, base_nll - gain.detach(), by_row)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,6 +153,6 @@ def _glance(
     return aligned, shown(counted, wrong.sum(1), ratio)
 
 
-def build(settings: CtcLossSettings, _: Teacher | None) -> CtcLoss:
-    """The loss of these settings."""
+def build(settings: CtcLossSettings, _: Models) -> CtcLoss:
+    """The term of these settings."""
     return CtcLoss(smoothing=settings.label_smoothing, glancing=settings.glancing)

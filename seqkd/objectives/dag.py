@@ -6,15 +6,15 @@ from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from seqkd.models.nat.output import best_pieces
 from seqkd.models.nat.stack import ParallelStack
-from seqkd.objectives.base import Batch, LossOutput
+from seqkd.objectives.base import Batch
 from seqkd.objectives.glancing import Glancing, shown
 from seqkd.objectives.projection import projected_log_sum_exp
-from seqkd.objectives.teacher import Teacher
+from seqkd.objectives.terms import NOTHING, Forward, Models, TermOutput
 
 _LARGEST_EXPONENT = 700.0  # exp of it is finite in float64
 
@@ -61,10 +61,17 @@ class DagLoss:
             end of training; linear in between.
     """
 
+    reads = NOTHING
+
     glancing: tuple[float, float] | None
 
-    def __call__(self, model: nn.Module, batch: Batch) -> LossOutput:
+    def count(self, batch: Batch) -> float:
+        """Target tokens, or the sum of their weights."""
+        return batch.total
+
+    def __call__(self, forward: Forward) -> TermOutput:
         """The loss of a `GraphModel`."""
+        model, batch = forward.model, forward.batch
         graph = cast(GraphModel, model)
         stack = graph.stack
         real = graph.vertices(batch.source)
@@ -81,8 +88,9 @@ class DagLoss:
         emissions = _emissions(graph, features, real, batch)
         lengths = batch.target_out.ne(graph.pad_id).sum(1)
         sums = log_likelihood(graph.transitions(features, real), emissions, lengths)
-        loss = -(sums if batch.weights is None else sums * batch.weights.rows).sum()
-        return LossOutput(loss, loss.detach(), batch.total)
+        rows = sums if batch.weights is None else sums * batch.weights.rows
+        loss = -rows.sum()
+        return TermOutput(loss, loss.detach(), -rows.detach() if forward.by_row else None)
 
 
 def log_likelihood(transitions: Tensor, emissions: Tensor, lengths: Tensor) -> Tensor:
@@ -225,6 +233,6 @@ def _glance(model: GraphModel, features: Tensor, real: Tensor, batch: Batch, rat
     return pieces[:, :-1], marks[:, :-1]
 
 
-def build(settings: DagLossSettings, _: Teacher | None) -> DagLoss:
-    """The loss of these settings."""
+def build(settings: DagLossSettings, _: Models) -> DagLoss:
+    """The term of these settings."""
     return DagLoss(glancing=settings.glancing)

@@ -7,13 +7,13 @@ from typing import Annotated, Protocol, cast
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
 from seqkd.models.nat.output import best_pieces
-from seqkd.objectives.base import Batch, LabelSmoothing, LossOutput
+from seqkd.objectives.base import Batch, LabelSmoothing
 from seqkd.objectives.glancing import Glancing, shown
 from seqkd.objectives.masked import nll_at
-from seqkd.objectives.teacher import Teacher
+from seqkd.objectives.terms import NOTHING, Forward, Models, TermOutput
 
 
 class CopyingModel(Protocol):
@@ -74,13 +74,19 @@ class NatLoss:
             none.
     """
 
+    reads = NOTHING
+
     smoothing: float
     length_weight: float
     glancing: tuple[float, float] | None = None
 
-    def __call__(self, model: nn.Module, batch: Batch) -> LossOutput:
+    def count(self, batch: Batch) -> float:
+        """Target tokens."""
+        return batch.tokens
+
+    def __call__(self, forward: Forward) -> TermOutput:
         """The loss of a model such as `Nat`."""
-        writer = cast(CopyingModel, model)
+        writer, batch = cast(CopyingModel, forward.model), forward.batch
         target = batch.target_out
         real = target.ne(writer.pad_id)
         seen = real.clone()
@@ -96,7 +102,7 @@ class NatLoss:
             places = (real & ~glanced).flatten().nonzero()[:, 0]
         features = writer.decode(inputs, seen, memory, batch.source)
         loss, nll = nll_at(features, writer.output_weight, target, places, self.smoothing, batch.tokens)
-        return LossOutput(loss + self.length_weight * batch.tokens * length_loss, nll, batch.tokens)
+        return TermOutput(loss + self.length_weight * batch.tokens * length_loss, nll)
 
 
 @torch.no_grad()
@@ -108,6 +114,6 @@ def _wrong(model: CopyingModel, batch: Batch, inputs: Tensor, real: Tensor, memo
     return (wrong & batch.target_out.ne(model.pad_id)).sum(1)
 
 
-def build(settings: NatLossSettings, _: Teacher | None) -> NatLoss:
-    """The loss of these settings."""
+def build(settings: NatLossSettings, _: Models) -> NatLoss:
+    """The term of these settings."""
     return NatLoss(smoothing=settings.label_smoothing, length_weight=settings.length_weight, glancing=settings.glancing)

@@ -16,14 +16,14 @@ from torch import Tensor
 from seqkd.kernels import products as native
 from seqkd.objectives.divergence import Mixture
 from seqkd.objectives.projection import native_likelihood
-from seqkd.objectives.teacher import Distributions
+from seqkd.objectives.teacher import Answer
 
 
-def kernels_serve(features: Tensor, weight: Tensor, teacher: Distributions, mixture: Mixture) -> bool:
+def kernels_serve(features: Tensor, weight: Tensor, teacher: Answer, mixture: Mixture) -> bool:
     """Whether there is one teacher, all is at temperature 1, gradients are wanted, and products are the kernels'."""
     return (
         torch.is_grad_enabled()
-        and mixture.temperature == teacher.temperature == 1.0
+        and mixture.temperature == 1.0
         and len(teacher.members) == 1
         and teacher.autocast == torch.bfloat16
         and native.serves(features, weight)
@@ -35,7 +35,7 @@ def native_kd(
     features: Tensor,
     weight: Tensor,
     targets: Tensor,
-    teacher: Distributions,
+    teacher: Answer,
     mixture: Mixture,
     scales: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
@@ -64,7 +64,7 @@ class _NativeKd(torch.autograd.Function):
         features: Tensor,
         weight: Tensor,
         targets: Tensor,
-        teacher: Distributions,
+        teacher: Answer,
         mixture: Mixture,
         scales: Tensor | None,
     ) -> tuple[Tensor, Tensor]:

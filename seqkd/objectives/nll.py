@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import cast
 
-from torch import nn
-
-from seqkd.objectives.base import Batch, LabelSmoothing, LossOutput, TeacherForced, kept_features
-from seqkd.objectives.projection import projected_nll
-from seqkd.objectives.teacher import Teacher
+from seqkd.objectives.base import Batch, LabelSmoothing
+from seqkd.objectives.projection import nll_by_token, projected_nll
+from seqkd.objectives.terms import NOTHING, Forward, Models, TermOutput
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,18 +30,22 @@ class LabelSmoothedNll:
         smoothing: Share of the uniform distribution in the target, 0 for none.
     """
 
+    reads = NOTHING
+
     smoothing: float
 
-    def __call__(self, model: nn.Module, batch: Batch) -> LossOutput:
-        """The loss of a model with `encode`, `decode_features` and `output_weight`."""
-        forced = cast(TeacherForced, model)
-        rows = kept_features(forced, batch)
-        targets = batch.target_out.flatten().index_select(0, batch.kept)
-        weights = batch.weights_at(batch.kept, batch.target_out.size(1))
-        loss, nll = projected_nll(rows, forced.output_weight, targets, self.smoothing, weights)
-        return LossOutput(loss, nll, batch.total)
+    def count(self, batch: Batch) -> float:
+        """Target tokens, or the sum of their weights."""
+        return batch.total
+
+    def __call__(self, forward: Forward) -> TermOutput:
+        """The loss of a left-to-right model."""
+        read = (forward.features, forward.output_weight, forward.targets)
+        loss, nll = projected_nll(*read, self.smoothing, forward.weights)
+        rows = forward.row_sums(nll_by_token(*read, self.smoothing)) if forward.by_row else None
+        return TermOutput(loss, nll, rows)
 
 
-def build(settings: NllSettings, _: Teacher | None) -> LabelSmoothedNll:
-    """The loss of these settings."""
+def build(settings: NllSettings, _: Models) -> LabelSmoothedNll:
+    """The term of these settings."""
     return LabelSmoothedNll(smoothing=settings.label_smoothing)

@@ -238,6 +238,17 @@ def projected_log_sum_exp(features: Tensor, weight: Tensor) -> Tensor:
         return _ProjectedLogSumExp.apply(features, weight, weight.detach().to(dtype))  # type: ignore
 
 
+def nll_by_token(features: Tensor, weight: Tensor, targets: Tensor, smoothing: float) -> Tensor:
+    """The loss of `projected_nll` for each token, `[tokens]` float32 without gradient; arguments as there."""
+    with torch.no_grad():
+        sums = projected_log_sum_exp(features, weight)
+        with torch.autocast(features.device.type, enabled=False):
+            rows = features.to(sums.dtype)
+            picked = (rows * weight.index_select(0, targets)).sum(-1)
+            mean = rows @ weight.mean(0, dtype=sums.dtype)
+        return sums - (1 - smoothing) * picked - smoothing * mean
+
+
 def _step(low: Tensor) -> int:
     """Rows that are multiplied with the weight at a time."""
     limit = CHUNK_ELEMENTS if low.dtype == torch.float32 else CHUNK_ELEMENTS_LOW

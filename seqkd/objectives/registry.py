@@ -10,8 +10,7 @@ from seqkd.extensions import Registry, resolve
 from seqkd.models.registry import Architecture
 
 if TYPE_CHECKING:  # pipeline files are planned, and registries listed, without torch where they can be
-    from seqkd.objectives.base import Objective as Loss
-    from seqkd.objectives.teacher import Teacher
+    from seqkd.objectives.terms import Models, Term
 
 
 TeacherPrecision = Literal["auto", "float32", "bf16", "fp16"]
@@ -83,13 +82,13 @@ class Needs:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Objective:
-    """A loss that training minimises.
+    """A term that training minimises, by itself or in a sum.
 
     Attributes:
         name: By which files name it.
         help: One line about it.
         settings: `module:attribute` of its settings, a frozen dataclass.
-        build: `module:attribute` of a callable that takes the settings and a teacher, or None, and gives the loss.
+        build: `module:attribute` of a callable that takes the settings and `Models`, and gives a `Term`.
         needs: What it asks for.
         suits: Ways of decoding, or names of architectures, that can be trained with it. Architectures whose record
             names it as theirs need not be among them.
@@ -176,16 +175,17 @@ def suited(architecture: Architecture) -> list[str]:
     return list(dict.fromkeys((architecture.objective, *others)))
 
 
-def build_objective(record: Objective, settings: Any, teacher: Teacher | None = None) -> Loss:
-    """The loss that training minimises.
+def build_term(record: Objective, settings: Any, models: Models) -> Term:
+    """A term of what training minimises.
 
     Args:
-        record: The objective's.
+        record: The term's.
         settings: Its settings.
-        teacher: Runs along, if the objective asks a teacher.
+        models: See `Models`.
 
     Raises:
-        ModelError: The objective needs a package that is not installed.
+        ExtensionError: The module behind the record cannot be imported.
+        ModelError: The term needs a package that is not installed, or does not fit the models.
     """
-    loss: Loss = resolve(record.build)(settings, teacher)
-    return loss
+    term: Term = resolve(record.build)(settings, models)
+    return term

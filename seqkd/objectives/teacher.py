@@ -6,11 +6,13 @@ import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
+from typing import cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from seqkd.models.functional import rounded_rows
+from seqkd.models.trace import NO_TRACES, Trace, Traces, traced
 from seqkd.objectives.base import Batch, TeacherForced, kept_features
 from seqkd.objectives.projection import filled_to, rows_within
 
@@ -58,22 +60,25 @@ class Teacher:
     Args:
         models: Models in evaluation mode, with the student's target vocabulary, on the student's device.
         autocast: What the models run in under autocast; None for the type of their weights.
-        temperature: Logits are divided by it, each member's before the average.
+
+    Attributes:
+        models: As given.
     """
 
-    def __init__(
-        self, models: Sequence[TeacherForced], *, autocast: torch.dtype | None = None, temperature: float = 1.0
-    ) -> None:
-        self._models = tuple(models)
+    def __init__(self, models: Sequence[TeacherForced], *, autocast: torch.dtype | None = None) -> None:
+        self.models = tuple(models)
         self._autocast = autocast
-        self._temperature = temperature
 
-    def __call__(self, batch: Batch) -> Distributions:
-        """The teacher's distributions at the batch's kept positions."""
+    def __call__(self, batch: Batch, wanted: Traces = NO_TRACES) -> Answer:
+        """The teacher's answer at the batch's kept positions, with the states and attention that are wanted."""
         kind = batch.source.device.type
+        members, traces = [], []
         with torch.no_grad(), _autocast(kind, self._autocast):
-            members = [(kept_features(model, batch), model.output_weight) for model in self._models]
-        return Distributions(members, self._autocast, self._temperature)
+            for model in self.models:
+                with traced(cast(nn.Module, model), wanted) if wanted else nullcontext() as trace:
+                    members.append((kept_features(model, batch), model.output_weight))
+                traces.append(trace or Trace())
+        return Answer(members, self._autocast, traces)
 
 
 def _autocast(kind: str, dtype: torch.dtype | None) -> AbstractContextManager[object]:
@@ -82,29 +87,32 @@ def _autocast(kind: str, dtype: torch.dtype | None) -> AbstractContextManager[ob
     return torch.autocast(kind, dtype=dtype)
 
 
-class Distributions:
-    """A teacher's distributions over the vocabulary, computed when a chunk of rows asks for them.
+class Answer:
+    """A teacher's answer to a batch. Its distributions are computed when a chunk of rows asks for them.
 
     Attributes:
-        members: Of each model what its output layer reads `[rows, dim]`, and that layer's weight `[vocab, dim]`.
+        members: For each model the input of its output layer `[rows, dim]`, and that layer's weight `[vocab, dim]`.
         autocast: The type of the products; None for that of the weights.
-        temperature: What logits are divided by.
+        traces: For each model the states and attention that were asked for, without gradients.
     """
 
     def __init__(
-        self, members: Sequence[tuple[Tensor, Tensor]], autocast: torch.dtype | None, temperature: float
+        self,
+        members: Sequence[tuple[Tensor, Tensor]],
+        autocast: torch.dtype | None = None,
+        traces: Sequence[Trace] = (),
     ) -> None:
-        self.members, self.autocast, self.temperature = members, autocast, temperature
+        self.members, self.autocast, self.traces = members, autocast, traces
 
     @cached_property
     def _projections(self) -> list[Projection]:
         return [Projection(rows, weight, self.autocast or weight.dtype) for rows, weight in self.members]
 
-    def logprobs(self, start: int, stop: int) -> Tensor:
-        """`[stop - start, vocab]` log-probabilities, float32 at least."""
+    def logprobs(self, start: int, stop: int, temperature: float = 1.0) -> Tensor:
+        """`[stop - start, vocab]` log-probabilities, float32 at least, of logits divided by `temperature`."""
         with torch.no_grad(), torch.autocast(self.members[0][0].device.type, enabled=False):
             logits = (member.logits(start, stop) for member in self._projections)
-            members = [(each / self.temperature).log_softmax(dim=-1) for each in logits]
+            members = [(each / temperature).log_softmax(dim=-1) for each in logits]
             if len(members) == 1:
                 return members[0]
             return torch.logsumexp(torch.stack(members), dim=0) - math.log(len(members))

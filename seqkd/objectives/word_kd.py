@@ -5,19 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
 from seqkd.models.functional import rounded_rows
-from seqkd.objectives.base import Batch, LossOutput, SoftTargets, TeacherForced, kept_features
+from seqkd.objectives.base import Batch, SoftTargets
 from seqkd.objectives.divergence import Direction, Mixture, full_divergence, likelihood, sparse_divergence, top_k
 from seqkd.objectives.native_kd import kernels_serve, native_kd
-from seqkd.objectives.projection import projected_nll
+from seqkd.objectives.nll import LabelSmoothedNll
 from seqkd.objectives.registry import TeacherPrecision
-from seqkd.objectives.teacher import Distributions, Projection, Teacher, chunk_rows
+from seqkd.objectives.teacher import Answer, Projection, chunk_rows
+from seqkd.objectives.terms import NOTHING, Forward, Models, TermOutput
 
 Divergence = Callable[[Tensor, int, int], tuple[Tensor, Tensor]]
 """Of the student's `[rows, vocab]` log-probabilities, which are those of rows `start` to `stop`: see `divergence`."""
@@ -79,8 +80,9 @@ class WordKd:
     with 1 / T^2, which the factor makes up for (Hinton et al. 2015, section 2): alpha means the same at every T. NLL,
     label-smoothed where wanted, is at temperature 1, and in evaluation it is all: the teacher is not asked.
 
+    The teacher runs beside the student, or the batches bring soft targets that were written at the same temperature.
+
     Args:
-        teacher: Runs beside the student; None where the batches bring soft targets, at the same temperature.
         temperature: T, above 0.
         alpha: Share of the teacher, 0 to 1.
         top: How many of a live teacher's likeliest ids are compared, the others as one event; 0 for all ids.
@@ -88,36 +90,40 @@ class WordKd:
         smoothing: Of the NLL: share of the uniform distribution in its target.
     """
 
-    teacher: Teacher | None
+    reads = NOTHING
+
     temperature: float = 1.0
     alpha: float = 0.5
     top: int = 0
     direction: Direction = "forward"
     smoothing: float = 0.0
 
-    def __call__(self, model: nn.Module, batch: Batch) -> LossOutput:
-        """The loss of a model with `encode`, `decode_features` and `output_weight`."""
-        forced = cast(TeacherForced, model)
-        rows, layer = kept_features(forced, batch), forced.output_weight
-        targets = batch.target_out.flatten().index_select(0, batch.kept)
-        weights = batch.weights_at(batch.kept, batch.target_out.size(1))
-        if self.alpha == 0.0 or not model.training:
-            loss, nll = projected_nll(rows, layer, targets, self.smoothing, weights)
-        else:
-            teacher = None if self.teacher is None else self.teacher(batch)
-            mixture = Mixture(self.temperature, self.alpha, self.smoothing)
-            if teacher is not None and self._compares_all(teacher) and kernels_serve(rows, layer, teacher, mixture):
-                loss, nll = native_kd(rows, layer, targets, teacher, mixture, weights)
-            else:
-                divergence = self._divergence(batch, teacher)
-                loss, nll = projected_kd(rows, layer, targets, divergence, mixture, weights)
-        return LossOutput(loss, nll, batch.total)
+    def count(self, batch: Batch) -> float:
+        """Target tokens, or the sum of their weights."""
+        return batch.total
 
-    def _compares_all(self, teacher: Distributions) -> bool:
+    def __call__(self, forward: Forward) -> TermOutput:
+        """The loss of a left-to-right model."""
+        if self.alpha == 0.0 or not forward.model.training:
+            return LabelSmoothedNll(smoothing=self.smoothing)(forward)
+        rows, layer, targets = forward.features, forward.output_weight, forward.targets
+        teacher, mixture = forward.answer, Mixture(self.temperature, self.alpha, self.smoothing)
+        if (
+            teacher is not None
+            and not forward.by_row
+            and self._compares_all(teacher)
+            and kernels_serve(rows, layer, teacher, mixture)
+        ):
+            return TermOutput(*native_kd(rows, layer, targets, teacher, mixture, forward.weights))
+        divergence = self._divergence(forward.batch, teacher)
+        loss, nll, tokens = projected_kd(rows, layer, targets, divergence, mixture, forward.weights)
+        return TermOutput(loss, nll, forward.row_sums(tokens) if forward.by_row else None)
+
+    def _compares_all(self, teacher: Answer) -> bool:
         """Whether it is plain cross-entropy over the whole vocabulary."""
         return self.direction == "forward" and not 0 < self.top < len(teacher.members[0][1])
 
-    def _divergence(self, batch: Batch, teacher: Distributions | None) -> Divergence:
+    def _divergence(self, batch: Batch, teacher: Answer | None) -> Divergence:
         soft = batch.soft
         if teacher is None:
             if soft is None:
@@ -129,7 +135,7 @@ class WordKd:
             return written
 
         def live(student: Tensor, start: int, stop: int) -> tuple[Tensor, Tensor]:
-            logprobs = teacher.logprobs(start, stop)
+            logprobs = teacher.logprobs(start, stop, self.temperature)
             if 0 < self.top < logprobs.size(1):
                 return sparse_divergence(student, top_k(logprobs, self.top), self.direction)
             return full_divergence(student, logprobs.to(student.dtype), self.direction)
@@ -149,7 +155,7 @@ def projected_kd(
     divergence: Divergence,
     mixture: Mixture,
     scales: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     """The output layer and `WordKd` in one; as in `projected_nll` logits of all tokens never exist at the same time.
 
     Args:
@@ -161,8 +167,9 @@ def projected_kd(
         scales: `[tokens]` float32, what each token's loss is multiplied by; None for 1.
 
     Returns:
-        The loss, and the unsmoothed negative log-likelihood at temperature 1 without gradient; scalars, float32 at
-        least. Under autocast the products run in its type.
+        The loss; the unsmoothed negative log-likelihood at temperature 1, without gradient; and the loss by token
+        `[tokens]`, before `scales` and without gradient. All are float32 at least, the first two scalars. Under
+        autocast the products run in its type.
     """
     kind = features.device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
@@ -186,11 +193,12 @@ class _ProjectedKd(torch.autograd.Function):
         mixture: Mixture,
         scales: Tensor | None,
         train: bool,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor]:
         temperature, alpha, smoothing = mixture
         student = Projection(features, weight, dtype)
         wide = torch.promote_types(dtype, torch.float32)
         loss, nll = (torch.zeros((), dtype=wide, device=features.device) for _ in range(2))
+        by_token = torch.empty(len(features), dtype=wide, device=features.device)
         grad_rows = torch.empty_like(student.rows) if train else None
         grad_weight = torch.zeros(weight.shape, dtype=wide, device=weight.device) if train else None
         step = chunk_rows(len(weight), features.device)
@@ -201,6 +209,7 @@ class _ProjectedKd(torch.autograd.Function):
             hard, grad, exact = likelihood(plain, targets[start:stop], smoothing)
             warm = plain if temperature == 1.0 else (logits / temperature).log_softmax(-1)
             soft, grad_soft = divergence(warm, start, stop)
+            torch.add((1 - alpha) * hard, soft, alpha=alpha * temperature**2, out=by_token[start:stop])
             if scales is not None:
                 scale = scales[start:stop]
                 hard, soft, exact = hard * scale, soft * scale, exact * scale
@@ -221,8 +230,8 @@ class _ProjectedKd(torch.autograd.Function):
                 grad_weight += torch.mm(grad.t(), student.rows[chunk]).to(wide)
         if grad_rows is not None and grad_weight is not None:
             ctx.save_for_backward(grad_rows[: len(features)].to(features.dtype), grad_weight.to(weight.dtype))
-        ctx.mark_non_differentiable(nll)
-        return loss, nll
+        ctx.mark_non_differentiable(nll, by_token)
+        return loss, nll, by_token
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
@@ -230,10 +239,9 @@ class _ProjectedKd(torch.autograd.Function):
         return rows * grads[0], weight * grads[0], None, None, None, None, None, None
 
 
-def build(settings: WordKdSettings, teacher: Teacher | None) -> WordKd:
-    """The loss of these settings."""
+def build(settings: WordKdSettings, _: Models) -> WordKd:
+    """The term of these settings."""
     return WordKd(
-        teacher=teacher,
         temperature=settings.temperature,
         alpha=settings.alpha,
         top=settings.top_k,

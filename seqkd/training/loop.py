@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass
+from functools import reduce
+from operator import add, mul
 from pathlib import Path
 from typing import Any, Literal, Protocol, cast
 
@@ -21,12 +23,14 @@ from torch import Tensor, nn
 
 from seqkd.errors import WorkError
 from seqkd.models.checkpoint import load_weights, weights_of
-from seqkd.objectives.base import Batch, Objective
+from seqkd.objectives.base import Batch
+from seqkd.objectives.loss import Loss
 from seqkd.progress import Progress, say
 from seqkd.stopping import StopRequest
 from seqkd.training.data import TrainingData, read_ahead
+from seqkd.training.hooks import Hook, Hooks
 from seqkd.training.optim import OptimSettings, build_optimizer, learning_rate
-from seqkd.training.pending import Pending, not_finite
+from seqkd.training.pending import Counts, Pending, not_finite
 from seqkd.training.runtime import Precision
 from seqkd.training.state import (
     TrainState,
@@ -104,45 +108,47 @@ class TrainResult:
 class _Step(nn.Module):
     """Model and objective as one forward, which Fabric and DDP can wrap."""
 
-    def __init__(self, model: nn.Module, objective: Objective) -> None:
+    def __init__(self, model: nn.Module, loss: Loss) -> None:
         super().__init__()
         self.model = model
-        self.objective = objective
+        self.loss = loss
 
-    def forward(self, batch: Batch) -> Tensor:
-        return self.objective(self.model, batch).loss
+    def forward(self, batch: Batch) -> tuple[Tensor, ...]:
+        return cast(tuple[Tensor, ...], self.loss(self.model, batch))
 
 
 def fit(
     *,
     fabric: Fabric,
     model: nn.Module,
-    objective: Objective,
+    loss: Loss,
     data: TrainingData,
     validate: Callable[[nn.Module], tuple[float, float | None]],
     settings: LoopSettings,
     precision: Precision,
     folder: Path,
     observer: Observer,
+    hooks: Sequence[Hook] = (),
 ) -> TrainResult:
     """Train `model`, going on from `folder` if there is a state in it; the model ends with its final weights.
 
     Args:
         fabric: Device, precision and processes.
         model: On the CPU, with its first weights.
-        objective: What is minimised, summed over target tokens.
+        loss: The objective. Parameters that its terms bring are trained, and are saved with the state alone.
         data: Batches of this rank.
         validate: Gives nats per target token, and BLEU or None; called on every rank with the model in evaluation mode.
         settings: See `LoopSettings`.
         precision: What `fabric` was made with.
         folder: Where the state goes.
         observer: Hears of progress.
+        hooks: Called in this order.
 
     Raises:
         WorkError: The loss is not finite; the run was asked to stop; the system refuses to write.
         ConflictError: The state was written by another number of processes or in another precision.
     """
-    return _Run(fabric, model, objective, data, validate, settings, precision, folder, observer).run()
+    return _Run(fabric, model, loss, data, validate, settings, precision, folder, observer, hooks).run()
 
 
 class _Run:
@@ -150,23 +156,27 @@ class _Run:
         self,
         fabric: Fabric,
         model: nn.Module,
-        objective: Objective,
+        loss: Loss,
         data: TrainingData,
         validate: Callable[[nn.Module], tuple[float, float | None]],
         settings: LoopSettings,
         precision: Precision,
         folder: Path,
         observer: Observer,
+        hooks: Sequence[Hook],
     ) -> None:
-        self.fabric, self.model, self.data, self.validate = fabric, model, data, validate
+        self.fabric, self.model, self.loss, self.data, self.validate = fabric, model, loss, data, validate
         self.settings, self.folder, self.observer = settings, folder, observer
         scaled = precision == "fp16"
-        optimizer = build_optimizer(model.parameters(), settings.optim, fused=not scaled)
+        step = _Step(model, loss)
+        trained = (weight for weight in step.parameters() if weight.requires_grad)
+        optimizer = build_optimizer(trained, settings.optim, fused=not scaled)
         self.module: Any
         self.optimizer: Any
-        self.module, self.optimizer = fabric.setup(_Step(model, objective), optimizer)
+        self.module, self.optimizer = fabric.setup(step, optimizer)
         self.state = TrainState(world=fabric.world_size, precision=precision)
-        self.pending = Pending(scaled=scaled)
+        self.hooks = Hooks(hooks, fabric, self._hook_seed)
+        self.pending = Pending([(part.name, part.weight) for part in loss.terms], scaled=scaled)
         # A GPU runs ahead of us: its numbers are read one update late, so that it never waits.
         self.lag = 0 if fabric.device.type == "cpu" else 1
         self.mark = time.monotonic()
@@ -179,14 +189,14 @@ class _Run:
         with StopRequest() as stop, self._progress() as progress:
             self.mark = time.monotonic()
             for batches in self._batches():
-                tokens, total, stopped = self._agree(batches, stop.made)
+                tokens, counts, stopped = self._agree(batches, stop.made)
                 if stopped:
                     self._save()
                     raise WorkError(
                         f"stopped at update {state.update:,} of {settings.max_updates:,}",
                         hint="run the same command to go on",
                     )
-                self._update(batches, tokens, total)
+                self._update(batches, tokens, counts)
                 trained += tokens
                 if progress is not None:
                     speed = trained / max(time.monotonic() - began, 1e-9)
@@ -208,9 +218,10 @@ class _Run:
             plan = self.data.plan(state.epoch)
             if not plan:
                 raise ValueError("there is nothing to train on")
-            groups = [plan[start : start + size] for start in range(state.step, len(plan), size)]
+            used = state.step + self.hooks.waiting
+            groups = [plan[start : start + size] for start in range(used, len(plan), size)]
             with closing(read_ahead(self.data.load, groups)) as loaded:
-                for batches in loaded:
+                for batches in self.hooks.changed(loaded):
                     yield batches
                     if self._done():
                         return
@@ -224,46 +235,52 @@ class _Run:
             return False
         return len(state.history) - 1 - best_index(state.history, settings.best_by) >= settings.patience
 
-    def _agree(self, batches: list[Batch], stop: bool) -> tuple[int, float, bool]:
-        """An update's target tokens and the sum of their weights over all ranks, and whether any was asked to stop."""
-        tokens, total = sum(batch.tokens for batch in batches), sum(batch.total for batch in batches)
+    def _agree(self, batches: list[Batch], stop: bool) -> tuple[int, Counts, bool]:
+        """An update's target tokens and denominators over all ranks, and whether any rank was asked to stop."""
+        tokens = sum(batch.tokens for batch in batches)
+        own = [sum(counts) for counts in zip(*(self.loss.counts(batch) for batch in batches), strict=True)]
         if self.fabric.world_size == 1:
-            return tokens, total, stop
-        numbers = torch.tensor([tokens, total, int(stop)], dtype=torch.float64, device=self.fabric.device)
-        tokens, total, stops = cast(Tensor, self.fabric.all_reduce(numbers, reduce_op="sum")).tolist()
-        return int(tokens), total, stops > 0
+            return tokens, Counts(own, own), stop
+        numbers = torch.tensor([tokens, int(stop), *own], dtype=torch.float64, device=self.fabric.device)
+        tokens, stops, *shared = cast(Tensor, self.fabric.all_reduce(numbers, reduce_op="sum")).tolist()
+        return int(tokens), Counts(own, shared), stops > 0
 
-    def _update(self, batches: list[Batch], tokens: int, total: float) -> None:
+    def _update(self, batches: list[Batch], tokens: int, counts: Counts) -> None:
         state, fabric = self.state, self.fabric
         update = state.update + 1
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.settings.optim, update)
-        # The gradient of the (weighted) mean over all tokens of all ranks, which DDP averages over the ranks.
-        scale = fabric.world_size / (total or 1)
+        # The gradient of each term's mean over the batches of all ranks. DDP averages gradients over the ranks.
+        scales = [
+            part.weight * (fabric.world_size / (count or 1))
+            for part, count in zip(self.loss.terms, counts.all, strict=True)
+        ]
         losses = []
         for index, batch in enumerate(batches):
             torch.manual_seed(self._seed(update, index))
             batch = batch._replace(progress=state.update / self.settings.max_updates).to(fabric.device)
             with fabric.no_backward_sync(self.module, enabled=index < len(batches) - 1):
-                loss = self.module(batch)
-                fabric.backward(loss * scale)
-            losses.append((batch, loss.detach()))
+                sums = self.module(batch)
+                fabric.backward(reduce(add, map(mul, sums, scales)))
+            losses.append((batch, [value.detach() for value in sums]))
         norm = None
         if self.settings.clip_norm:
             norm = fabric.clip_gradients(
                 self.module, self.optimizer, max_norm=self.settings.clip_norm, error_if_nonfinite=False
             )
-        self.pending.add(update, losses, tokens=tokens, total=total, norm=norm)
+        self.pending.add(update, losses, tokens=tokens, counts=counts, norm=norm)
         self._settle(self.lag)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         state.update, state.step = update, state.step + len(batches)
+        self.hooks.stepped(update)
 
     def _seed(self, update: int, index: int) -> int:
-        """Of dropout: one for each batch, whoever computes it, so that a resumed run draws the same numbers."""
-        place = index * self.fabric.world_size + self.fabric.global_rank
-        mixed = np.random.SeedSequence([self.settings.seed, update, place]).generate_state(1, np.uint64)
-        return int(mixed[0] >> np.uint64(1))
+        """The seed of a batch's dropout, whoever computes it, so that a resumed run draws the same numbers."""
+        return _mixed(self.settings.seed, update, index * self.fabric.world_size + self.fabric.global_rank)
+
+    def _hook_seed(self, number: int) -> int:
+        return _mixed(self.settings.seed, self.state.update, self.fabric.global_rank, number)
 
     def _settle(self, keep: int) -> None:
         """Count the losses of all but the last `keep` updates.
@@ -282,6 +299,9 @@ class _Run:
                 }
                 if entry.norm is not None:
                     point["gradient_norm"] = entry.norm
+                if len(entry.means) > 1:
+                    names = [f"loss_{part.name}" for part in self.loss.terms]
+                    point |= zip(names, entry.means, strict=True)
                 self.observer.trained(entry.update, point)
 
     def _validate(self) -> None:
@@ -289,9 +309,9 @@ class _Run:
         state, settings = self.state, self.settings
         seconds = state.seconds + time.monotonic() - self.mark
         loss = self._sum(state.loss)
-        self.model.eval()
+        self.module.eval()
         nll, bleu = self.validate(self.model)
-        self.model.train()
+        self.module.train()
         if not math.isfinite(nll):
             raise not_finite(f"the validation loss is {nll}", state.update, [])
         line = Validation(
@@ -309,6 +329,7 @@ class _Run:
         needed = needed_updates(state.history, settings.best_by, settings.average)
         if self.fabric.is_global_zero and state.update in needed:
             save_checkpoint(self.folder, state.update, weights_of(self.model))
+        self.hooks.validated(line)
         self._save()
         if self.fabric.is_global_zero:
             # After the state: until it is written, a killed run goes on from the one before and needs its checkpoints.
@@ -331,11 +352,15 @@ class _Run:
         state.seconds, self.mark = state.seconds + now - self.mark, now
         loss = self._sum(state.loss)
         state.loss = loss if self.fabric.is_global_zero else 0.0
+        hooks = {"hooks": self.hooks.state()} if self.hooks else {}
         if self.fabric.is_global_zero:
+            learned = self.loss.state_dict()
             tensors = {
                 "model": weights_of(self.model),
                 "optimizer": self.optimizer.state_dict(),
                 "scaler": self.fabric.strategy.precision.state_dict(),
+                **({"objective": learned} if learned else {}),
+                **hooks,
             }
             save_state(self.folder, state, tensors)
         self.fabric.barrier()
@@ -348,6 +373,9 @@ class _Run:
         load_weights(self.model, tensors["model"], self.folder)
         self.optimizer.load_state_dict(tensors["optimizer"])
         self.fabric.strategy.precision.load_state_dict(tensors["scaler"])
+        self.loss.load_state_dict(tensors.get("objective", {}))
+        if self.hooks:
+            self.hooks.load_state(tensors["hooks"])
         if self.fabric.is_global_zero:
             say(f"train: going on after update {self.state.update:,} of {self.settings.max_updates:,}")
             if self.state.history:
@@ -367,3 +395,8 @@ class _Run:
             averaged=averaged,
             history=history,
         )
+
+
+def _mixed(*numbers: int) -> int:
+    """A seed that depends on all of the numbers, from 0 to 2**63 - 1."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from operator import mul
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,25 +22,39 @@ class Read:
 
     Attributes:
         update: Its number, from 1.
-        loss: Of this rank's batches, summed over target tokens; with weights, as of whole tokens.
+        loss: Loss of this rank's batches, as a sum over target tokens that count 1 each.
         tokens: Target tokens over all ranks.
-        mean: The loss of this rank's batches per target token.
-        norm: Of the gradient, before it was clipped; None where nobody asked for it.
+        means: For each term, the loss of this rank's batches over its own denominator there.
+        mean: Their sum, each times its weight.
+        norm: Gradient norm before clipping, or None if it was not computed.
     """
 
     update: int
     loss: float
     tokens: int
+    means: list[float]
     mean: float
     norm: float | None
+
+
+class Counts(NamedTuple):
+    """An update's denominators, one per term.
+
+    Attributes:
+        own: Those of this rank's batches.
+        all: Those of all ranks.
+    """
+
+    own: list[float]
+    all: list[float]
 
 
 @dataclass(frozen=True, slots=True)
 class _Unread:
     update: int
-    losses: list[tuple[Batch, Tensor]]
+    losses: Sequence[tuple[Batch, Sequence[Tensor]]]
     tokens: int
-    total: float
+    counts: Counts
     norm: Tensor | None
 
 
@@ -46,26 +62,34 @@ class Pending:
     """Updates whose numbers have not been read from the device yet.
 
     Args:
+        terms: Name and weight of each of the objective's terms.
         scaled: A scaler answers an overflow: it leaves the update out and scales less (fp16).
     """
 
-    def __init__(self, *, scaled: bool) -> None:
+    def __init__(self, terms: Sequence[tuple[str, float]], *, scaled: bool) -> None:
+        self._terms = terms
         self._scaled = scaled
         self._unread: list[_Unread] = []
 
     def add(
-        self, update: int, losses: list[tuple[Batch, Tensor]], *, tokens: int, total: float, norm: Tensor | None
+        self,
+        update: int,
+        losses: Sequence[tuple[Batch, Sequence[Tensor]]],
+        *,
+        tokens: int,
+        counts: Counts,
+        norm: Tensor | None,
     ) -> None:
         """Note an update; nothing is read.
 
         Args:
             update: Its number, from 1.
-            losses: This rank's batches, each with its summed loss, a scalar.
+            losses: This rank's batches, each with its sums, a scalar per term.
             tokens: Target tokens, over all ranks.
-            total: What the losses of all ranks are divided by.
-            norm: Of the gradient, a scalar.
+            counts: The sums' denominators.
+            norm: Gradient norm, a scalar.
         """
-        self._unread.append(_Unread(update, losses, tokens, total, norm))
+        self._unread.append(_Unread(update, losses, tokens, counts, norm))
 
     def read(self, keep: int) -> Iterator[Read]:
         """Yield the numbers of all but the last `keep` updates, oldest first.
@@ -75,21 +99,32 @@ class Pending:
         """
         while len(self._unread) > keep:
             entry = self._unread.pop(0)
-            values = torch.stack([loss for _, loss in entry.losses]).tolist()
-            for (batch, _), value in zip(entry.losses, values, strict=True):
-                if not math.isfinite(value):
-                    raise not_finite(f"the loss is {value}", entry.update, [batch])
+            read = torch.stack([loss for _, losses in entry.losses for loss in losses])
+            values = read.view(len(entry.losses), -1).tolist()
+            for (batch, _), found in zip(entry.losses, values, strict=True):
+                self._check(found, entry.update, batch)
             norm = None if entry.norm is None else float(entry.norm)
             if norm is not None and not math.isfinite(norm) and not self._scaled:
                 batches = [batch for batch, _ in entry.losses]
                 raise not_finite(f"the gradient's norm is {norm}", entry.update, batches)
+            sums = [sum(column) for column in zip(*values, strict=True)]
+            means = [value / (count or 1) for value, count in zip(sums, entry.counts.own, strict=True)]
+            weights = [weight for _, weight in self._terms]
+            whole = [value * (entry.tokens / (count or 1)) for value, count in zip(sums, entry.counts.all, strict=True)]
             yield Read(
                 update=entry.update,
-                loss=sum(values) * (entry.tokens / (entry.total or 1)),
+                loss=math.fsum(map(mul, weights, whole)),
                 tokens=entry.tokens,
-                mean=sum(values) / (sum(batch.total for batch, _ in entry.losses) or 1),
+                means=means,
+                mean=math.fsum(map(mul, weights, means)),
                 norm=norm,
             )
+
+    def _check(self, values: Sequence[float], update: int, batch: Batch) -> None:
+        for (name, _), value in zip(self._terms, values, strict=True):
+            if not math.isfinite(value):
+                which = f" of {name}" if len(self._terms) > 1 else ""
+                raise not_finite(f"the loss{which} is {value}", update, [batch])
 
 
 def not_finite(what: str, update: int, batches: Sequence[Batch]) -> WorkError:

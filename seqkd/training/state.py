@@ -77,7 +77,8 @@ def save_state(folder: Path, state: TrainState, tensors: dict[str, Any]) -> None
     Args:
         folder: The state folder.
         state: Where training stands.
-        tensors: Weights, the optimiser's and the gradient scaler's state: plain containers of tensors and numbers.
+        tensors: Weights, and the states of the optimiser, the gradient scaler, and of an objective and of hooks that
+            have one: plain containers of tensors, numbers and strings.
 
     Raises:
         WorkError: The system refuses: disk full, no permission.

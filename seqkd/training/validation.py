@@ -8,25 +8,25 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from seqkd.objectives.base import Objective
+from seqkd.objectives.loss import Loss
 from seqkd.training.data import TrainingData
 
 
-def held_out_nll(fabric: Fabric, model: nn.Module, objective: Objective, data: TrainingData) -> float:
+def held_out_nll(fabric: Fabric, model: nn.Module, loss: Loss, data: TrainingData) -> float:
     """Nats per target token, end of sentence counted, over all ranks' batches of epoch 0.
 
     Args:
         fabric: Device, precision and processes.
         model: Not the wrapped one; in evaluation mode.
-        objective: Its `nll` is read.
+        loss: Its `measure` gives the likelihood.
         data: The held-out corpus.
     """
     total = torch.zeros(2, dtype=torch.float64)
     with torch.no_grad(), fabric.autocast():
         for rows in data.plan(0):
             batch = data.load(rows).to(fabric.device)
-            output = objective(model, batch)
-            total += torch.tensor([float(output.nll), output.tokens], dtype=torch.float64)
+            nll, count = loss.nll(model, batch)
+            total += torch.tensor([float(nll), count], dtype=torch.float64)
     if fabric.world_size > 1:
         total = cast(Tensor, fabric.all_reduce(total.to(fabric.device), reduce_op="sum")).cpu()
     return float(total[0] / total[1].clamp(min=1))

@@ -22,7 +22,7 @@ if str(REPOSITORY) not in sys.path:  # run as a script
 from seqkd.objectives.divergence import Mixture, full_divergence  # noqa: E402
 from seqkd.objectives.native_kd import kernels_serve, native_kd  # noqa: E402
 from seqkd.objectives.projection import projected_nll  # noqa: E402
-from seqkd.objectives.teacher import Distributions  # noqa: E402
+from seqkd.objectives.teacher import Answer  # noqa: E402
 from seqkd.objectives.word_kd import projected_kd  # noqa: E402
 
 SMOOTHING = 0.1
@@ -45,8 +45,8 @@ def losses(tokens: int, vocab: int, widths: tuple[int, int]) -> dict[str, Callab
     def student() -> Tensor:
         return features.clone().requires_grad_()
 
-    def teacher() -> Distributions:
-        return Distributions([member], torch.bfloat16, 1.0)
+    def teacher() -> Answer:
+        return Answer([member], torch.bfloat16)
 
     def plain() -> tuple[Tensor, Tensor]:
         given = teacher()
@@ -54,7 +54,7 @@ def losses(tokens: int, vocab: int, widths: tuple[int, int]) -> dict[str, Callab
         def divergence(logprobs: Tensor, start: int, stop: int) -> tuple[Tensor, Tensor]:
             return full_divergence(logprobs, given.logprobs(start, stop), "forward")
 
-        return projected_kd(student(), weight, targets, divergence, mixture)
+        return projected_kd(student(), weight, targets, divergence, mixture)[:2]
 
     found = {"likelihood alone": lambda: projected_nll(student(), weight, targets, SMOOTHING), "plain torch": plain}
     if kernels_serve(features, weight, teacher(), mixture):

@@ -82,7 +82,7 @@ class _Writer:
     def __init__(self, config: SoftTargetsConfig, out: Path, device: torch.device, precision: Precision) -> None:
         self.config, self.out, self.device, self.precision = config, out, device, precision
         self.corpus = Corpus.open(config.corpus, "corpus")
-        self.team = load_teachers(config.models, precision=precision, temperature=config.temperature, device=device)
+        self.team = load_teachers(config.models, precision=precision, device=device)
 
     def write(self, shard: int) -> ShardInfo:
         """Write a shard's soft targets, in the order of its rows, and before it the count of the rows done again."""
@@ -133,12 +133,12 @@ class _Writer:
         """Soft targets of a batch, row by row; None where logits are not finite."""
         lengths = np.bincount(batch.kept.numpy() // batch.target_out.size(1), minlength=len(batch.ids))
         uniform = self._uniform(batch.ids, lengths)
-        distributions = teacher(batch.to(self.device))
+        answer = teacher(batch.to(self.device))
         step = chunk_rows(self.team.vocab, self.device)
         chunks, sound = [], []
         for start in range(0, batch.tokens, step):
             stop = min(start + step, batch.tokens)
-            logprobs = distributions.logprobs(start, stop)
+            logprobs = answer.logprobs(start, stop, self.config.temperature)
             finite = logprobs.isfinite().all(-1)
             sound.append(finite.cpu().numpy())
             if not sound[-1].all():

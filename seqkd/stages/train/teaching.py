@@ -80,15 +80,12 @@ def check_teachers(folders: Sequence[Path], vocabularies: Vocabularies) -> None:
                 )
 
 
-def load_teachers(
-    folders: Sequence[Path], *, precision: Literal["auto"] | Precision, temperature: float, device: torch.device
-) -> Team:
+def load_teachers(folders: Sequence[Path], *, precision: Literal["auto"] | Precision, device: torch.device) -> Team:
     """Load model folders that `check_teachers` has seen, in evaluation mode and without gradients.
 
     Args:
         folders: Several are averaged.
         precision: Of the products; weights stay in float32.
-        temperature: See `Teacher`.
         device: Where they run.
 
     Raises:
@@ -99,8 +96,8 @@ def load_teachers(
     types = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
     first = models[0]
     return Team(
-        teacher=Teacher(models, autocast=types[choose_precision(precision, device)], temperature=temperature),
-        in_float32=Teacher(models, temperature=temperature),
+        teacher=Teacher(models, autocast=types[choose_precision(precision, device)]),
+        in_float32=Teacher(models),
         max_positions=min(model.max_positions for model in models),
         special=SpecialIds(pad=first.pad_id, eos=first.eos_id, start=first.start_id),
         vocab=first.target_vocab,
@@ -148,7 +145,7 @@ class Teaching:
         taught = self._taught
         if taught is None or not taught.teachers:
             return None
-        return load_teachers(taught.teachers, precision=taught.precision, temperature=taught.temperature, device=device)
+        return load_teachers(taught.teachers, precision=taught.precision, device=device)
 
 
 def _check_soft(soft: Corpus, objective: TaughtSettings, corpus: Corpus, target: Vocabulary) -> None:

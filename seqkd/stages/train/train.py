@@ -31,8 +31,9 @@ from seqkd.models.checkpoint import (
 )
 from seqkd.models.protocol import Marks, PairLengths
 from seqkd.models.registry import build, misfit
-from seqkd.objectives.base import Objective
-from seqkd.objectives.registry import build_objective
+from seqkd.objectives.loss import Loss, Weighted
+from seqkd.objectives.registry import build_term
+from seqkd.objectives.terms import Models
 from seqkd.progress import say
 from seqkd.search.loading import quick_decoder, resolve_device
 from seqkd.stages.slower import slower
@@ -137,14 +138,14 @@ class _Work:
 
     Attributes:
         model: With its first weights.
-        objective: What is minimised.
+        loss: Its objective.
         parts: The corpora's rows that the model can be trained on.
         data: Their batches.
         held_out: Those of the validation text.
     """
 
     model: nn.Module
-    objective: Objective
+    loss: Loss
     parts: list[CorpusData]
     data: TrainingData
     held_out: CorpusData
@@ -155,7 +156,10 @@ class _Work:
         torch.manual_seed(training.seed)
         model: Any = _build(config, inputs)
         team = inputs.teaching.team(fabric.device)
-        objective = build_objective(config.objective.record, config.objective.settings, team.teacher if team else None)
+        teacher = team.teacher if team else None
+        models = Models(model, teacher.models if teacher else ())
+        term = build_term(config.objective.record, config.objective.settings, models)
+        loss = Loss([Weighted(term=term)], teacher=teacher)
         special = SpecialIds(pad=model.pad_id, eos=model.eos_id, start=model.start_id)
 
         def unusable(lengths: PairLengths) -> dict[str, Marks]:
@@ -198,7 +202,7 @@ class _Work:
                 rank=fabric.global_rank,
                 world=fabric.world_size,
             )
-        return _Work(model=model, objective=objective, parts=parts, data=data, held_out=data_of(inputs.valid))
+        return _Work(model=model, loss=loss, parts=parts, data=data, held_out=data_of(inputs.valid))
 
 
 def _train(config: TrainConfig, inputs: Inputs, work: _Work, fabric: Fabric, out: Path) -> TrainResult:
@@ -209,7 +213,7 @@ def _train(config: TrainConfig, inputs: Inputs, work: _Work, fabric: Fabric, out
     bleu = _greedy_bleu(config, inputs, work.held_out) if training.valid_bleu else None
 
     def validate(current: nn.Module) -> tuple[float, float | None]:
-        nll = held_out_nll(fabric, current, work.objective, work.held_out)
+        nll = held_out_nll(fabric, current, work.loss, work.held_out)
         if bleu is None:
             return nll, None
         return nll, fabric.broadcast(bleu(current) if fabric.is_global_zero else 0.0)
@@ -227,7 +231,7 @@ def _train(config: TrainConfig, inputs: Inputs, work: _Work, fabric: Fabric, out
         return fit(
             fabric=fabric,
             model=work.model,
-            objective=work.objective,
+            loss=work.loss,
             data=work.data,
             validate=validate,
             settings=LoopSettings(**options, optim=OptimSettings(**optim)),

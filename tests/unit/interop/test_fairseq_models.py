@@ -27,6 +27,7 @@ from tests.unit.interop.fairseq_models_support import (
     sentences,
     small,
 )
+from tests.unit.objectives.support import loss_of
 
 pytest.importorskip("fairseq", reason="the architectures are fairseq's: pip install 'seqkd[fairseq]'")
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")  # fairseq's, of torch
@@ -132,7 +133,7 @@ def train(model: Any, optimizer: torch.optim.Optimizer, *, updates: int) -> None
     model.train()
     for update in range(updates):
         batch = batch_of(sentences(40, seed=100 + update))
-        (FairseqLoss(smoothing=0.1)(model, batch).loss / batch.tokens).backward()  # type: ignore[no-untyped-call]
+        (loss_of(FairseqLoss(smoothing=0.1), model, batch).loss / batch.tokens).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         optimizer.zero_grad()
     model.eval()

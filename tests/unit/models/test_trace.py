@@ -30,11 +30,11 @@ def norm(layer: Any, x: Tensor) -> Tensor:
     if isinstance(layer, nn.Identity):
         return x
     mean, variance = x.mean(-1, keepdim=True), x.var(-1, unbiased=False, keepdim=True)
-    return (x - mean) / (variance + 1e-5).sqrt() * layer.weight + layer.bias
+    return cast(Tensor, (x - mean) / (variance + 1e-5).sqrt() * layer.weight + layer.bias)
 
 
 def product(layer: Any, x: Tensor) -> Tensor:
-    return x @ layer.weight.t() + layer.bias
+    return cast(Tensor, x @ layer.weight.t() + layer.bias)
 
 
 def attention(queries: Tensor, keys: Tensor, values: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
@@ -51,13 +51,13 @@ def attention(queries: Tensor, keys: Tensor, values: Tensor, seen: Tensor) -> tu
 
 
 def self_attention(layer: Any, x: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
-    queries, keys, values = product(layer.qkv, x).split(DIM, -1)
+    queries, keys, values = product(layer.qkv, x).chunk(3, -1)
     mixed, shares = attention(queries, keys, values, seen)
     return product(layer.out, mixed), shares
 
 
 def cross_attention(layer: Any, x: Tensor, memory: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
-    keys, values = product(layer.key_value, memory).split(DIM, -1)
+    keys, values = product(layer.key_value, memory).chunk(2, -1)
     mixed, shares = attention(product(layer.query, x), keys, values, seen)
     return product(layer.out, mixed), shares
 

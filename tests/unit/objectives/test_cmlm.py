@@ -14,7 +14,7 @@ from seqkd.models.settings import StackSettings
 from seqkd.objectives.base import Batch
 from seqkd.objectives.cmlm import CmlmLoss
 from tests.unit.models.nat.support import EOS, PAD, SIZES, VOCABS
-from tests.unit.objectives.support import batch_of
+from tests.unit.objectives.support import batch_of, loss_of
 from tests.unit.training.support import VOCAB, TableData, copy_rows, settings, train
 
 PAIRS = [([5, 6, 7], [8, 9, 10, 11]), ([12], [13, 14]), ([15, 16], [17])]
@@ -51,7 +51,7 @@ def test_masks_one_to_all_tokens_and_learns_those() -> None:
     seen: list[set[tuple[bool, ...]]] = [set(), set(), set()]
     for seed in range(200):
         torch.manual_seed(seed)
-        output = LOSS(model, batch)
+        output = loss_of(LOSS, model, batch)
         masked = model.read.eq(model.mask_id)
         assert masked.any(1).all()
         assert not (masked & ~inner).any()
@@ -65,7 +65,7 @@ def test_masks_one_to_all_tokens_and_learns_those() -> None:
 
 def test_gradients_are_those_of_the_definition() -> None:
     model, batch = cmlm(embeddings="separate"), batch_of(PAIRS)
-    LOSS(model, batch).loss.backward()  # type: ignore[no-untyped-call]
+    loss_of(LOSS, model, batch).loss.backward()  # type: ignore[no-untyped-call]
     want = definition(model, batch, model.read, 0.1)
     for weight, gradient in zip(model.parameters(), torch.autograd.grad(want, list(model.parameters())), strict=True):
         assert weight.grad is not None
@@ -75,25 +75,27 @@ def test_gradients_are_those_of_the_definition() -> None:
 
 def test_evaluation_masks_all_and_repeats() -> None:
     model, batch = cmlm(dropout=0.3).eval(), batch_of(PAIRS)
-    output = LOSS(model, batch)
+    output = loss_of(LOSS, model, batch)
     masked = model.read.eq(model.mask_id)
     assert torch.equal(masked, batch.target_out.ne(PAD) & batch.target_out.ne(EOS))
-    assert LOSS(model, batch).nll == output.nll
-    plain = CmlmLoss(smoothing=0.0, length_weight=0.0)(model, batch)
+    assert loss_of(LOSS, model, batch).nll == output.nll
+    plain = loss_of(CmlmLoss(smoothing=0.0, length_weight=0.0), model, batch)
     torch.testing.assert_close(plain.loss, output.nll)
 
 
 def test_padding_changes_nothing() -> None:
     model = cmlm().eval()
     pairs = PAIRS[:2]
-    means = [float(LOSS(model, batch_of([pair])).nll) / (len(pair[1]) + 1) for pair in pairs]
-    both = LOSS(model, batch_of(pairs))
-    assert float(both.nll) / both.tokens == pytest.approx((4 * means[0] + 2 * means[1]) / 6, abs=1e-5)
+    means = [float(loss_of(LOSS, model, batch_of([pair])).nll) / (len(pair[1]) + 1) for pair in pairs]
+    both = batch_of(pairs)
+    assert float(loss_of(LOSS, model, both).nll) / LOSS.count(both) == pytest.approx(
+        (4 * means[0] + 2 * means[1]) / 6, abs=1e-5
+    )
 
 
 def test_a_batch_without_tokens_has_no_loss_and_no_gradient() -> None:
     model = cmlm()
-    output = LOSS(model, batch_of([]))
+    output = loss_of(LOSS, model, batch_of([]))
     assert output.loss.item() == 0.0
     output.loss.backward()  # type: ignore[no-untyped-call]
     assert all(weight.grad is not None and not weight.grad.any() for weight in model.parameters())

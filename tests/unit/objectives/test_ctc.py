@@ -20,6 +20,7 @@ from tests.properties import examples
 from tests.unit.models.nat.ctc_dag import BLANK, EOS, PAD, ctc_model, source_of
 from tests.unit.models.nat.support import pair_lengths
 from tests.unit.objectives.ctc_dag import batch_of, empty_batch
+from tests.unit.objectives.support import loss_of
 
 PLAIN = CtcLoss(smoothing=0.0, glancing=None)
 
@@ -45,12 +46,12 @@ def torchs_own(model: Ctc, batch: Batch, smoothing: float) -> tuple[Tensor, Tens
 def test_equals_torchs_ctc_loss_with_its_gradients(smoothing: float) -> None:
     model = ctc_model()
     batch = batch_of([[5, 6, 7], [7], [9, 9]], [[8, 9, 9, 10], [11, 4], []])
-    output = CtcLoss(smoothing=smoothing, glancing=None)(model, batch)
+    output = loss_of(CtcLoss(smoothing=smoothing, glancing=None), model, batch)
     loss, nll = torchs_own(model, batch, smoothing)
     torch.testing.assert_close(output.loss, loss)
     torch.testing.assert_close(output.nll, nll.detach())
     assert not output.nll.requires_grad
-    assert output.tokens == batch.tokens == 9
+    assert PLAIN.count(batch) == batch.tokens == 9
     output.loss.backward()  # type: ignore[no-untyped-call]
     got = [weight.grad for weight in model.parameters()]
     for mine, theirs in zip(got, torch.autograd.grad(loss, list(model.parameters())), strict=True):
@@ -60,8 +61,10 @@ def test_equals_torchs_ctc_loss_with_its_gradients(smoothing: float) -> None:
 def test_padding_and_company_change_nothing() -> None:
     model = ctc_model()
     rows = [([5, 6, 7], [8, 9, 9]), ([7], [11, 4]), ([4, 4], [])]
-    alone = [PLAIN(model, batch_of([source], [target])).loss for source, target in rows]
-    together = PLAIN(model, batch_of([row[0] for row in rows], [row[1] for row in rows], source_room=7, room=6))
+    alone = [loss_of(PLAIN, model, batch_of([source], [target])).loss for source, target in rows]
+    together = loss_of(
+        PLAIN, model, batch_of([row[0] for row in rows], [row[1] for row in rows], source_room=7, room=6)
+    )
     torch.testing.assert_close(together.loss, torch.stack(alone).sum())
 
 
@@ -75,16 +78,15 @@ def test_the_loss_is_finite_for_all_rows_that_the_model_takes(target: list[int],
     batch = batch_of([[5] * source], [target])
     for glancing in (None, (0.5, 0.5)):
         model.train()
-        output = CtcLoss(smoothing=0.1, glancing=glancing)(model, batch)
+        output = loss_of(CtcLoss(smoothing=0.1, glancing=glancing), model, batch)
         assert output.loss.isfinite() == output.nll.isfinite() == taken
-        assert output.tokens == batch.tokens
 
 
 @pytest.mark.parametrize("glancing", [None, (1.0, 0.5)])
 def test_a_batch_without_tokens_has_no_loss_and_no_gradient(glancing: tuple[float, float] | None) -> None:
     model = ctc_model().train()
-    output = CtcLoss(smoothing=0.1, glancing=glancing)(model, empty_batch())
-    assert (output.loss.item(), output.nll.item(), output.tokens) == (0.0, 0.0, 0)
+    output = loss_of(CtcLoss(smoothing=0.1, glancing=glancing), model, empty_batch())
+    assert (output.loss.item(), output.nll.item(), PLAIN.count(empty_batch())) == (0.0, 0.0, 0)
     output.loss.backward()  # type: ignore[no-untyped-call]
     assert all(weight.grad is None or not weight.grad.any() for weight in model.parameters())
 
@@ -102,14 +104,14 @@ def test_glancing_shows_the_aligned_symbols_of_wrong_frames(monkeypatch: pytest.
         return answered[-1]
 
     monkeypatch.setattr(module, "shown", noted)
-    output = CtcLoss(smoothing=0.0, glancing=(1.0, 0.5))(model, batch)
+    output = loss_of(CtcLoss(smoothing=0.0, glancing=(1.0, 0.5)), model, batch)
     ((real, distance, ratio),) = asked
     assert ratio == 0.75
     assert torch.equal(real, model.frames(batch.source))
     assert distance.le(real.sum(1)).all()
     assert distance.gt(0).all()
     assert torch.equal(answered[0].sum(1), (0.75 * distance).round().long())
-    assert output.loss.item() != pytest.approx(PLAIN(model, batch).loss.item(), abs=1e-3)
+    assert output.loss.item() != pytest.approx(loss_of(PLAIN, model, batch).loss.item(), abs=1e-3)
 
 
 def test_everything_shown_is_the_alignment_itself() -> None:
@@ -123,15 +125,15 @@ def test_everything_shown_is_the_alignment_itself() -> None:
         model.stack.output_weight.mul_(20)
         model.stack.target_positions.zero_()
     batch = batch_of([[5, 6, 7], [7]], [[8, 9, 9, 10], [11, 4]])
-    shown_all = CtcLoss(smoothing=0.0, glancing=(1.0, 1.0))(model, batch)
-    assert shown_all.nll < 0.3 * PLAIN(model, batch).nll
+    shown_all = loss_of(CtcLoss(smoothing=0.0, glancing=(1.0, 1.0)), model, batch)
+    assert shown_all.nll < 0.3 * loss_of(PLAIN, model, batch).nll
 
 
 def test_evaluation_is_deterministic_and_shows_nothing() -> None:
     model = ctc_model(dropout=0.3)
     batch = batch_of([[5, 6, 7], [7]], [[8, 9, 9, 10], [11, 4]])
-    outputs = [CtcLoss(smoothing=0.0, glancing=(1.0, 1.0))(model, batch) for _ in range(2)]
-    assert outputs[0].nll.item() == outputs[1].nll.item() == PLAIN(model, batch).nll.item()
+    outputs = [loss_of(CtcLoss(smoothing=0.0, glancing=(1.0, 1.0)), model, batch) for _ in range(2)]
+    assert outputs[0].nll.item() == outputs[1].nll.item() == loss_of(PLAIN, model, batch).nll.item()
 
 
 @pytest.mark.parametrize("glancing", [None, (0.5, 0.3)])
@@ -142,7 +144,7 @@ def test_learns_a_few_sentences_by_heart(glancing: tuple[float, float] | None) -
     objective = CtcLoss(smoothing=0.0, glancing=glancing)
     for step in range(150):
         optimizer.zero_grad()
-        objective(model, batch_of(sources, targets, progress=step / 150)).loss.backward()  # type: ignore[no-untyped-call]
+        loss_of(objective, model, batch_of(sources, targets, progress=step / 150)).loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     model.eval()
     for candidates in (1, 4):

@@ -18,6 +18,7 @@ from tests.properties import examples
 from tests.unit.models.nat.ctc_dag import dag_model, source_of
 from tests.unit.models.nat.support import pair_lengths
 from tests.unit.objectives.ctc_dag import batch_of, empty_batch
+from tests.unit.objectives.support import loss_of
 
 PLAIN = DagLoss(glancing=None)
 
@@ -119,11 +120,11 @@ def test_equals_the_sum_over_all_paths() -> None:
     model = dag_model(upsample=3)
     rows = [([5, 6], [8, 9, 9]), ([7], [11, 4, 6, 5]), ([4], []), ([9], [8])]
     batch = batch_of([row[0] for row in rows], [row[1] for row in rows])
-    output = PLAIN(model, batch)
+    output = loss_of(PLAIN, model, batch)
     assert output.nll.item() == pytest.approx(sum(brute_force(model, *row) for row in rows), rel=1e-4)
     assert output.loss.item() == output.nll.item()
     assert not output.nll.requires_grad
-    assert output.tokens == 12
+    assert PLAIN.count(batch) == 12
 
 
 @given(target=st.integers(0, 9), source=st.integers(0, 4))
@@ -133,7 +134,7 @@ def test_the_loss_is_finite_for_all_rows_that_the_model_takes(target: int, sourc
     taken = not any(marks.any() for marks in model.unusable(pair_lengths(source=[source], target=[target])).values())
     batch = batch_of([[5] * source], [[8] * target])
     for glancing in (None, (0.5, 0.5)):
-        output = DagLoss(glancing=glancing)(model.train(), batch)
+        output = loss_of(DagLoss(glancing=glancing), model.train(), batch)
         assert output.loss.isfinite() == output.nll.isfinite() == taken
 
 
@@ -141,7 +142,7 @@ def test_gradients_of_the_whole_model() -> None:
     model = dag_model(upsample=2)
     batch = batch_of([[5, 6], [7]], [[8, 9, 9], [11]])
     names = ["stack.target_embedding", "query_key.weight", "gate.weight", "split.weight"]
-    grads = torch.autograd.grad(PLAIN(model, batch).loss, [model.get_parameter(name) for name in names])
+    grads = torch.autograd.grad(loss_of(PLAIN, model, batch).loss, [model.get_parameter(name) for name in names])
     exact = model.double()
     generator = torch.Generator().manual_seed(0)
     for name, grad in zip(names, grads, strict=True):
@@ -150,7 +151,7 @@ def test_gradients_of_the_whole_model() -> None:
         for step in (1e-3, -1e-3):
             with torch.no_grad():
                 weight.copy_(start + step * way)
-                sides.append(PLAIN(exact, batch).loss.item())
+                sides.append(loss_of(PLAIN, exact, batch).loss.item())
                 weight.copy_(start)
         assert float((grad * way).sum()) == pytest.approx((sides[0] - sides[1]) / 2e-3, rel=1e-3, abs=1e-3)
 
@@ -158,16 +159,18 @@ def test_gradients_of_the_whole_model() -> None:
 def test_padding_and_company_change_nothing() -> None:
     model = dag_model()
     rows = [([5, 6, 7], [8, 9, 9]), ([7], [11, 4]), ([4, 4], [])]
-    alone = [PLAIN(model, batch_of([source], [target])).loss for source, target in rows]
-    together = PLAIN(model, batch_of([row[0] for row in rows], [row[1] for row in rows], source_room=7, room=6))
+    alone = [loss_of(PLAIN, model, batch_of([source], [target])).loss for source, target in rows]
+    together = loss_of(
+        PLAIN, model, batch_of([row[0] for row in rows], [row[1] for row in rows], source_room=7, room=6)
+    )
     torch.testing.assert_close(together.loss, torch.stack(alone).sum(), rtol=1e-5, atol=1e-4)
 
 
 @pytest.mark.parametrize("glancing", [None, (1.0, 0.5)])
 def test_a_batch_without_tokens_has_no_loss_and_no_gradient(glancing: tuple[float, float] | None) -> None:
     model = dag_model().train()
-    output = DagLoss(glancing=glancing)(model, empty_batch())
-    assert (output.loss.item(), output.nll.item(), output.tokens) == (0.0, 0.0, 0)
+    output = loss_of(DagLoss(glancing=glancing), model, empty_batch())
+    assert (output.loss.item(), output.nll.item(), PLAIN.count(empty_batch())) == (0.0, 0.0, 0)
     output.loss.backward()  # type: ignore[no-untyped-call]
     assert all(weight.grad is None or not weight.grad.any() for weight in model.parameters())
 
@@ -183,13 +186,13 @@ def test_glancing_shows_wrong_tokens_on_the_best_path(monkeypatch: pytest.Monkey
         return own(real, distance, ratio)
 
     monkeypatch.setattr(module, "shown", noted)
-    output = DagLoss(glancing=(1.0, 0.5))(model, batch)
+    output = loss_of(DagLoss(glancing=(1.0, 0.5)), model, batch)
     ((real, distance, ratio),) = asked
     assert ratio == 0.75
     assert real.sum(1).tolist() == [4, 2]
     assert distance.gt(0).all()
     assert distance.le(real.sum(1)).all()
-    assert output.loss.item() != pytest.approx(PLAIN(model, batch).loss.item(), abs=1e-3)
+    assert output.loss.item() != pytest.approx(loss_of(PLAIN, model, batch).loss.item(), abs=1e-3)
 
 
 def test_what_is_shown_stands_at_increasing_vertices(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -208,8 +211,8 @@ def test_what_is_shown_stands_at_increasing_vertices(monkeypatch: pytest.MonkeyP
 def test_evaluation_is_deterministic_and_shows_nothing() -> None:
     model = dag_model(dropout=0.3)
     batch = batch_of([[5, 6, 7], [7]], [[8, 9, 9, 10], [11, 4]])
-    outputs = [DagLoss(glancing=(1.0, 1.0))(model, batch) for _ in range(2)]
-    assert outputs[0].nll.item() == outputs[1].nll.item() == PLAIN(model, batch).nll.item()
+    outputs = [loss_of(DagLoss(glancing=(1.0, 1.0)), model, batch) for _ in range(2)]
+    assert outputs[0].nll.item() == outputs[1].nll.item() == loss_of(PLAIN, model, batch).nll.item()
 
 
 @pytest.mark.parametrize("glancing", [None, (0.5, 0.1)])
@@ -219,7 +222,7 @@ def test_learns_a_few_sentences_by_heart(glancing: tuple[float, float] | None) -
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
     for step in range(150):
         optimizer.zero_grad()
-        DagLoss(glancing=glancing)(model, batch_of(sources, targets, progress=step / 150)).loss.backward()  # type: ignore[no-untyped-call]
+        loss_of(DagLoss(glancing=glancing), model, batch_of(sources, targets, progress=step / 150)).loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     model.eval()
     for strategy in ("greedy", "lookahead"):

@@ -11,8 +11,9 @@ from seqkd.kernels import products as training
 from seqkd.objectives import word_kd
 from seqkd.objectives.divergence import Mixture
 from seqkd.objectives.native_kd import kernels_serve, native_kd
-from seqkd.objectives.teacher import Distributions, Teacher
+from seqkd.objectives.teacher import Answer, Teacher
 from seqkd.objectives.word_kd import WordKd
+from tests.unit.objectives.support import loss_of
 from tests.unit.objectives.test_word_kd import BATCH, transformer
 
 pytestmark = pytest.mark.skipif(training.kernels() is None, reason="needs a CPU with products of bf16, and a compiler")
@@ -51,7 +52,7 @@ def test_equals_the_plain_formula(mixture: Mixture, scaled: bool) -> None:
     hard = functional.cross_entropy(logits, targets, label_smoothing=smoothing, reduction="none")
     expected = (each * (alpha * soft + (1 - alpha) * hard)).sum()
     plain = (each * functional.cross_entropy(logits, targets, reduction="none")).sum()
-    teacher = Distributions([member], torch.bfloat16, 1.0)
+    teacher = Answer([member], torch.bfloat16)
     loss, nll = native_kd(features, weight, targets, teacher, mixture, scales)
     torch.testing.assert_close(loss.double(), expected, rtol=2e-3, atol=1e-3)
     torch.testing.assert_close(nll.double(), plain, rtol=1e-5, atol=1e-3)
@@ -63,7 +64,7 @@ def test_equals_the_plain_formula(mixture: Mixture, scaled: bool) -> None:
 
 def test_a_teacher_that_is_the_student_gives_no_gradient() -> None:
     features, weight, targets, _ = leaves()
-    teacher = Distributions([(features.detach(), weight.detach())], torch.bfloat16, 1.0)
+    teacher = Answer([(features.detach(), weight.detach())], torch.bfloat16)
     loss, _ = native_kd(features, weight, targets, teacher, Mixture(1.0, 1.0, 0.0))
     to_features, to_weight = torch.autograd.grad(loss, (features, weight))
     assert not to_features.any()
@@ -72,16 +73,15 @@ def test_a_teacher_that_is_the_student_gives_no_gradient() -> None:
 
 def test_when_they_serve() -> None:
     features, weight, _, member = leaves()
-    teacher, mixture = Distributions([member], torch.bfloat16, 1.0), Mixture(1.0, 0.5, 0.1)
+    teacher, mixture = Answer([member], torch.bfloat16), Mixture(1.0, 0.5, 0.1)
     assert not kernels_serve(features, weight, teacher, mixture)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert kernels_serve(features, weight, teacher, mixture)
         assert not kernels_serve(features, weight, teacher, Mixture(2.0, 0.5, 0.1))
         for others in (
-            Distributions([member], None, 1.0),
-            Distributions([member], torch.bfloat16, 2.0),
-            Distributions([member, member], torch.bfloat16, 1.0),
-            Distributions([(member[0], member[1][:90])], torch.bfloat16, 1.0),
+            Answer([member]),
+            Answer([member, member], torch.bfloat16),
+            Answer([(member[0], member[1][:90])], torch.bfloat16),
         ):
             assert not kernels_serve(features, weight, others, mixture)
         with torch.no_grad():
@@ -105,7 +105,8 @@ def test_the_loss_takes_them_where_they_serve(
     for name, serve in (("kernels", kernels_serve), ("torch", lambda *_: False)):
         monkeypatch.setattr(word_kd, "kernels_serve", serve)
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            output = WordKd(teacher=teacher, alpha=0.5, smoothing=0.1, **settings)(student, BATCH)
+            term = WordKd(alpha=0.5, smoothing=0.1, **settings)
+            output = loss_of(term, student, BATCH, teacher=teacher)
         losses[name] = output.loss, *torch.autograd.grad(output.loss, list(student.parameters()), allow_unused=True)
     assert called == served
     torch.testing.assert_close(losses["kernels"][0], losses["torch"][0], rtol=5e-3, atol=0.0)

@@ -8,6 +8,7 @@ from seqkd.models.settings import StackSettings
 from seqkd.models.transformer import Transformer
 from seqkd.objectives.base import Batch
 from seqkd.objectives.nll import LabelSmoothedNll
+from tests.unit.objectives.support import loss_of
 
 
 def batch_of(source: list[list[int]], target_out: list[list[int]]) -> Batch:
@@ -37,13 +38,13 @@ def model_of() -> Transformer:
 def test_equals_cross_entropy_of_the_models_logits() -> None:
     model = model_of()
     batch = batch_of([[5, 6, 2], [7, 2, 1]], [[8, 9, 10, 2], [11, 2, 1, 1]])
-    output = LabelSmoothedNll(smoothing=0.1)(model, batch)
+    output = loss_of(LabelSmoothedNll(smoothing=0.1), model, batch)
     logits, targets = model(batch.source, batch.target_in).flatten(0, 1), batch.target_out.flatten()
     options = {"ignore_index": 1, "reduction": "sum"}
     want = functional.cross_entropy(logits, targets, label_smoothing=0.1, **options)  # type: ignore[arg-type]
     torch.testing.assert_close(output.loss, want)
     torch.testing.assert_close(output.nll, functional.cross_entropy(logits, targets, **options).detach())  # type: ignore[arg-type]
-    assert output.tokens == 6
+    assert LabelSmoothedNll(smoothing=0.1).count(batch) == 6
     output.loss.backward()  # type: ignore[no-untyped-call]
     got = [weight.grad for weight in model.parameters()]
     for mine, theirs in zip(got, torch.autograd.grad(want, list(model.parameters())), strict=True):
@@ -52,15 +53,15 @@ def test_equals_cross_entropy_of_the_models_logits() -> None:
 
 def test_padding_changes_nothing() -> None:
     model, objective = model_of(), LabelSmoothedNll(smoothing=0.1)
-    short = objective(model, batch_of([[5, 6, 2]], [[8, 2]]))
-    padded = objective(model, batch_of([[5, 6, 2, 1, 1]], [[8, 2, 1, 1]]))
-    torch.testing.assert_close(short.loss, padded.loss)
-    assert short.tokens == padded.tokens == 2
+    short, padded = batch_of([[5, 6, 2]], [[8, 2]]), batch_of([[5, 6, 2, 1, 1]], [[8, 2, 1, 1]])
+    losses = [loss_of(objective, model, batch).loss for batch in (short, padded)]
+    torch.testing.assert_close(*losses)
+    assert objective.count(short) == objective.count(padded) == 2
 
 
 def test_a_batch_without_tokens_has_no_loss_and_no_gradient() -> None:
     model = model_of()
-    output = LabelSmoothedNll(smoothing=0.1)(model, batch_of([[2]], [[1]]))
+    output = loss_of(LabelSmoothedNll(smoothing=0.1), model, batch_of([[2]], [[1]]))
     assert output.loss.item() == 0.0
     output.loss.backward()  # type: ignore[no-untyped-call]
     assert all(weight.grad is None or not weight.grad.any() for weight in model.parameters())

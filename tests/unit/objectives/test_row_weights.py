@@ -11,16 +11,17 @@ from torch import Tensor, nn
 from seqkd.kernels import products as native
 from seqkd.objectives import projection
 from seqkd.objectives import teacher as teacher_module
-from seqkd.objectives.base import Batch, Objective, RowWeights, SoftTargets
+from seqkd.objectives.base import Batch, RowWeights, SoftTargets
 from seqkd.objectives.ctc import CtcLoss
 from seqkd.objectives.dag import DagLoss
 from seqkd.objectives.divergence import top_k
 from seqkd.objectives.nll import LabelSmoothedNll
 from seqkd.objectives.projection import projected_nll
 from seqkd.objectives.teacher import Teacher
+from seqkd.objectives.terms import Term
 from seqkd.objectives.word_kd import WordKd
 from tests.unit.models.nat.ctc_dag import ctc_model, dag_model
-from tests.unit.objectives.support import batch_of
+from tests.unit.objectives.support import batch_of, loss_of
 from tests.unit.objectives.test_word_kd import transformer
 
 PAIRS = [([5, 6], [8, 9, 10]), ([7, 9, 4], [11]), ([12, 13, 14, 15], [4, 5, 6, 7, 8, 9])]
@@ -43,16 +44,14 @@ def gradients(model: nn.Module, loss: Tensor) -> list[Tensor]:
     return [torch.zeros_like(p) if g is None else g for p, g in zip(model.parameters(), found, strict=True)]
 
 
-CASES: dict[str, tuple[nn.Module, Objective]] = {
-    "nll": (transformer(0), LabelSmoothedNll(smoothing=0.0)),
-    "smoothed nll": (transformer(0), LabelSmoothedNll(smoothing=0.1)),
-    "word_kd": (
-        transformer(0),
-        WordKd(teacher=Teacher([transformer(1).eval()], temperature=2.0), temperature=2.0, alpha=0.7, smoothing=0.1),
-    ),
-    "word_kd on soft targets": (transformer(0), WordKd(teacher=None, alpha=0.7)),
-    "ctc": (ctc_model(), CtcLoss(smoothing=0.1, glancing=None)),
-    "dag": (dag_model(), DagLoss(glancing=None)),
+TEACHER = Teacher([transformer(1).eval()])
+CASES: dict[str, tuple[nn.Module, Term, Teacher | None]] = {
+    "nll": (transformer(0), LabelSmoothedNll(smoothing=0.0), None),
+    "smoothed nll": (transformer(0), LabelSmoothedNll(smoothing=0.1), None),
+    "word_kd": (transformer(0), WordKd(temperature=2.0, alpha=0.7, smoothing=0.1), TEACHER),
+    "word_kd on soft targets": (transformer(0), WordKd(alpha=0.7), None),
+    "ctc": (ctc_model(), CtcLoss(smoothing=0.1, glancing=None), None),
+    "dag": (dag_model(), DagLoss(glancing=None), None),
 }
 
 
@@ -61,22 +60,27 @@ CASES: dict[str, tuple[nn.Module, Objective]] = {
 def test_a_loss_is_the_sum_of_rows_times_their_weights(name: str, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(projection, "CHUNK_ELEMENTS", chunk)
     monkeypatch.setattr(teacher_module, "CHUNK_ELEMENTS", chunk)
-    model, objective = CASES[name]
+    model, term, teacher = CASES[name]
     model.train()
     batch = batch_of(PAIRS)
     soft = soft_targets(batch.tokens, 20)
-    output = objective(model, weighted(batch._replace(soft=soft), WEIGHTS))
-    loss, nll = torch.zeros(()), torch.zeros(())
+    heavy = weighted(batch._replace(soft=soft), WEIGHTS)
+    output = loss_of(term, model, heavy, teacher=teacher)
+    by_row = loss_of(term, model, heavy, teacher=teacher, by_row=True).rows
+    loss, nll, rows = torch.zeros(()), torch.zeros(()), []
     start = 0
     for pair, weight in zip(PAIRS, WEIGHTS, strict=True):
         one = batch_of([pair])
         stop = start + one.tokens
         part = SoftTargets(soft.ids[start:stop], soft.logprobs[start:stop], _part(soft.tail, start, stop))
-        alone = objective(model, one._replace(soft=part))
+        alone = loss_of(term, model, one._replace(soft=part), teacher=teacher)
+        rows.append(weight * alone.loss.detach())
         loss, nll, start = loss + weight * alone.loss, nll + weight * alone.nll, stop
     torch.testing.assert_close(output.loss, loss, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(output.nll, nll, rtol=1e-5, atol=1e-5)
-    assert output.tokens == 0.25 * 4 + 1.5 * 2
+    torch.testing.assert_close(by_row, torch.stack(rows), rtol=1e-5, atol=1e-5)
+    assert output.rows is None
+    assert term.count(heavy) == 0.25 * 4 + 1.5 * 2
     for got, want in zip(gradients(model, output.loss), gradients(model, loss), strict=True):
         torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
 
@@ -88,9 +92,11 @@ def _part(tail: Tensor | None, start: int, stop: int) -> Tensor:
 
 @pytest.mark.parametrize("name", CASES)
 def test_an_idle_ranks_batch_counts_nothing(name: str) -> None:
-    model, objective = CASES[name]
+    model, term, teacher = CASES[name]
     batch = batch_of([])._replace(soft=SoftTargets(torch.zeros(0, 1, dtype=torch.long), torch.zeros(0, 1), None))
-    output = objective(model, batch._replace(weights=RowWeights(torch.zeros(1), 0.0)))
+    output = loss_of(term, model, batch._replace(weights=RowWeights(torch.zeros(1), 0.0)), teacher=teacher, by_row=True)
+    assert output.rows is not None
+    assert output.rows.tolist() == [0.0]
     assert output.loss.item() == 0.0
     assert not any(grad.any() for grad in gradients(model, output.loss))
 

@@ -30,7 +30,7 @@ def test_chunks_are_of_few_shapes_and_never_empty() -> None:
 @pytest.mark.parametrize("temperature", [1.0, 2.5])
 def test_members_are_averaged_in_probability(temperature: float) -> None:
     models = [model_of(1), model_of(2, "sru")]
-    found = Teacher(models, temperature=temperature)(BATCH).logprobs(0, BATCH.tokens)
+    found = Teacher(models)(BATCH).logprobs(0, BATCH.tokens, temperature)
     wanted = torch.stack(
         [(model(BATCH.source, BATCH.target_in).flatten(0, 1)[BATCH.kept] / temperature).softmax(-1) for model in models]
     ).mean(0)

@@ -24,7 +24,7 @@ from seqkd.objectives.nll import LabelSmoothedNll
 from seqkd.objectives.teacher import Teacher
 from seqkd.objectives.word_kd import Divergence, WordKd, projected_kd
 from tests.properties import examples
-from tests.unit.objectives.support import batch_of
+from tests.unit.objectives.support import batch_of, loss_of
 
 VOCAB = 20
 BATCH = batch_of([([5, 6], [8, 9, 10]), ([7], [11]), ([12, 13, 14, 15], [4, 5, 6, 7, 8, 9])])
@@ -121,7 +121,7 @@ def test_equals_the_plain_formula(
     soft = plain_kd(logits, teacher, temperature=temperature, top=top, direction=direction)
     expected = alpha * soft + (1 - alpha) * hard
     with chunks_of(chunk):
-        loss, nll = projected_kd(
+        loss, nll, _ = projected_kd(
             features,
             weight,
             targets,
@@ -145,7 +145,7 @@ def test_against_one_hot_targets_it_is_the_likelihood() -> None:
             student, SoftTargets(targets[start:stop, None], torch.zeros(stop - start, 1), None), "forward"
         ),
     ):
-        loss, nll = projected_kd(features, weight, targets, divergence, Mixture(1.0, 1.0, 0.0))
+        loss, nll, _ = projected_kd(features, weight, targets, divergence, Mixture(1.0, 1.0, 0.0))
         expected = functional.cross_entropy(features @ weight.t(), targets, reduction="sum")
         torch.testing.assert_close(loss, expected)
         torch.testing.assert_close(nll, expected.detach())
@@ -160,14 +160,8 @@ def test_against_one_hot_targets_it_is_the_likelihood() -> None:
 def test_a_teacher_that_is_the_student_gives_no_gradient(direction: Direction, top: int, temperature: float) -> None:
     student = transformer(0)
     twin = transformer(0).eval()
-    objective = WordKd(
-        teacher=Teacher([twin], temperature=temperature),
-        temperature=temperature,
-        alpha=1.0,
-        top=top,
-        direction=direction,
-    )
-    output = objective(student, BATCH)
+    objective = WordKd(temperature=temperature, alpha=1.0, top=top, direction=direction)
+    output = loss_of(objective, student, BATCH, teacher=Teacher([twin]))
     output.loss.backward()  # type: ignore[no-untyped-call]
     for weight in student.parameters():
         assert weight.grad is not None
@@ -184,8 +178,8 @@ def test_teachers_of_other_architectures_are_averaged_in_probability(arch: str) 
     shape |= {"heads": 2, "ffn_dim": 16} if arch == "sru" else {}
     other: Any = build(arch, shape, source_vocab=VOCAB, target_vocab=VOCAB).eval()
     student, third = transformer(0), transformer(7, dim=32, dropout=0.3).eval()
-    objective = WordKd(teacher=Teacher([other, third], temperature=2.0), temperature=2.0, alpha=0.4, smoothing=0.1)
-    output = objective(student, BATCH)
+    objective = WordKd(temperature=2.0, alpha=0.4, smoothing=0.1)
+    output = loss_of(objective, student, BATCH, teacher=Teacher([other, third]))
     logits = student(BATCH.source, BATCH.target_in).flatten(0, 1)[BATCH.kept]
     members = [
         (model(BATCH.source, BATCH.target_in).flatten(0, 1)[BATCH.kept] / 2.0).softmax(-1) for model in (other, third)
@@ -206,8 +200,8 @@ def test_teachers_of_other_architectures_are_averaged_in_probability(arch: str) 
 def test_in_evaluation_it_is_the_likelihood_and_no_teacher_is_asked() -> None:
     student = transformer(0).eval()
     with torch.no_grad():
-        output = WordKd(teacher=None, alpha=0.7, smoothing=0.1)(student, BATCH)
-        expected = LabelSmoothedNll(smoothing=0.1)(student, BATCH)
+        output = loss_of(WordKd(alpha=0.7, smoothing=0.1), student, BATCH)
+        expected = loss_of(LabelSmoothedNll(smoothing=0.1), student, BATCH)
     torch.testing.assert_close(output.nll, expected.nll)
     torch.testing.assert_close(output.loss, expected.loss)
 
@@ -217,8 +211,8 @@ def test_soft_targets_in_the_batch_equal_the_live_teacher() -> None:
     asked = Teacher([teacher])
     rows = asked(BATCH).logprobs(0, BATCH.tokens)
     for k in (4, VOCAB):
-        live = WordKd(teacher=asked, alpha=0.8, top=k)(student, BATCH)
-        written = WordKd(teacher=None, alpha=0.8)(student, BATCH._replace(soft=top_k(rows, k)))
+        live = loss_of(WordKd(alpha=0.8, top=k), student, BATCH, teacher=asked)
+        written = loss_of(WordKd(alpha=0.8), student, BATCH._replace(soft=top_k(rows, k)))
         torch.testing.assert_close(written.loss, live.loss)
 
 
@@ -229,15 +223,15 @@ def test_a_nan_is_not_hidden(sick: str, direction: Direction, top: int) -> None:
     models = {"student": transformer(0), "teacher": transformer(1).eval()}
     with torch.no_grad():
         models[sick].get_parameter("target_embedding")[9] = math.nan
-    objective = WordKd(teacher=Teacher([models["teacher"]]), alpha=1.0, top=top, direction=direction)
-    assert objective(models["student"], BATCH).loss.isnan()
+    objective = WordKd(alpha=1.0, top=top, direction=direction)
+    assert loss_of(objective, models["student"], BATCH, teacher=Teacher([models["teacher"]])).loss.isnan()
 
 
 def test_under_autocast_it_is_close_and_gradients_keep_their_types() -> None:
     student, teacher = transformer(0), Teacher([transformer(1).eval()])
-    exact = WordKd(teacher=teacher, alpha=0.5)(student, BATCH)
+    exact = loss_of(WordKd(alpha=0.5), student, BATCH, teacher=teacher)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        low = WordKd(teacher=teacher, alpha=0.5)(student, BATCH)
+        low = loss_of(WordKd(alpha=0.5), student, BATCH, teacher=teacher)
     assert low.loss.dtype == torch.float32
     torch.testing.assert_close(low.loss, exact.loss, rtol=2e-2, atol=0.0)
     low.loss.backward()  # type: ignore[no-untyped-call]
@@ -246,7 +240,7 @@ def test_under_autocast_it_is_close_and_gradients_keep_their_types() -> None:
 
 def test_a_batch_without_tokens_has_no_loss_and_no_gradient() -> None:
     student = transformer(0)
-    output = WordKd(teacher=Teacher([transformer(1).eval()]), alpha=0.5)(student, batch_of([]))
+    output = loss_of(WordKd(alpha=0.5), student, batch_of([]), teacher=Teacher([transformer(1).eval()]))
     assert output.loss.item() == 0.0
     output.loss.backward()  # type: ignore[no-untyped-call]
     assert all(weight.grad is None or not weight.grad.any() for weight in student.parameters())

@@ -30,6 +30,7 @@ from seqkd.stages.prepare import prepare
 from seqkd.stages.train import train
 from seqkd.training.data import CorpusData, SpecialIds
 from seqkd.training.soft import SoftTable
+from tests.unit.objectives.support import loss_of
 from tests.unit.stages.interrupted import stop_at
 from tests.unit.stages.support import prepare_config
 from tests.unit.stages.teachers import MODEL, make_teacher, soft_config, student_config
@@ -138,9 +139,9 @@ def test_written_down_whole_a_teacher_says_what_it_says_live(
     asked: Any = load_model(teacher).model
     batch = data.load(data.plan(0)[0])
     results = []
-    for live in (Teacher([asked], temperature=2.0), None):
-        objective = WordKd(teacher=live, temperature=2.0, alpha=0.9, direction=direction)
-        loss = objective(student.train(), batch).loss
+    for live in (Teacher([asked]), None):
+        objective = WordKd(temperature=2.0, alpha=0.9, direction=direction)
+        loss = loss_of(objective, student.train(), batch, teacher=live).loss
         grads = torch.autograd.grad(loss, list(student.parameters()))
         results.append((loss.item(), torch.cat([grad.flatten() for grad in grads])))
     (live_loss, grad), (written_loss, written_grad) = results

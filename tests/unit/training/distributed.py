@@ -12,28 +12,29 @@ import torch
 from torch import Tensor
 
 from seqkd.models.registry import build
-from seqkd.objectives.base import Objective, TeacherForced
+from seqkd.objectives.base import TeacherForced
 from seqkd.objectives.cmlm import CmlmLoss
 from seqkd.objectives.ctc import CtcLoss
 from seqkd.objectives.dag import DagLoss
 from seqkd.objectives.nat import NatLoss
 from seqkd.objectives.nll import LabelSmoothedNll
 from seqkd.objectives.teacher import Teacher
+from seqkd.objectives.terms import Term
 from seqkd.objectives.word_kd import WordKd
 from seqkd.training import loop
 from seqkd.training.optim import OptimSettings
 from seqkd.training.runtime import make_fabric
 from seqkd.training.validation import held_out_nll
-from tests.unit.training.support import VOCAB, Recorder, TableData, copy_rows, plain_descent
+from tests.unit.training.support import VOCAB, Recorder, TableData, copy_rows, loss_of, plain_descent
 
 SIZES = {"dim": 16, "encoder_layers": 1, "decoder_layers": 1, "dropout": 0.1, "max_positions": 16}
 HEADS = {**SIZES, "heads": 2, "ffn_dim": 32}
 GLANCING = (0.5, 0.3)
 torch.manual_seed(5)  # every process has the same teacher
 LIVE = cast(TeacherForced, build("lstm", {**SIZES, "dim": 8}, source_vocab=VOCAB, target_vocab=VOCAB).eval())
-KINDS: dict[str, tuple[str, dict[str, Any], Objective]] = {
+KINDS: dict[str, tuple[str, dict[str, Any], Term]] = {
     "transformer": ("transformer", HEADS, LabelSmoothedNll(smoothing=0.1)),
-    "word_kd": ("transformer", HEADS, WordKd(teacher=Teacher([LIVE], temperature=2.0), temperature=2.0, top=5)),
+    "word_kd": ("transformer", HEADS, WordKd(temperature=2.0, top=5)),
     "lstm": ("lstm", SIZES, LabelSmoothedNll(smoothing=0.1)),
     "sru": ("sru", HEADS, LabelSmoothedNll(smoothing=0.1)),
     "nat": ("nat", HEADS, NatLoss(smoothing=0.1, length_weight=0.1)),
@@ -63,7 +64,8 @@ class Run:
 
 def train(fabric: Any, kind: str, rows: int, batch_tokens: int) -> Run:
     """Six updates of two batches each, over all processes."""
-    arch, settings, objective = KINDS[kind]
+    arch, settings, term = KINDS[kind]
+    loss = loss_of(term, Teacher([LIVE]))
     torch.manual_seed(5)
     model = build(arch, settings, source_vocab=VOCAB, target_vocab=VOCAB)
     first = {name: weight.detach().clone() for name, weight in model.named_parameters()}
@@ -73,9 +75,9 @@ def train(fabric: Any, kind: str, rows: int, batch_tokens: int) -> Run:
         result = loop.fit(
             fabric=fabric,
             model=model,
-            objective=objective,
+            loss=loss,
             data=TableData(copy_rows(rows), batch_tokens=batch_tokens, rank=rank, world=world),
-            validate=lambda current: (held_out_nll(fabric, current, objective, held_out), None),
+            validate=lambda current: (held_out_nll(fabric, current, loss, held_out), None),
             settings=loop.LoopSettings(
                 max_updates=6,
                 accumulate=2 // world,

@@ -15,9 +15,13 @@ from torch import nn
 from seqkd.corpus.batches import Rows, plan_epoch
 from seqkd.models.settings import StackSettings
 from seqkd.models.transformer import Transformer
-from seqkd.objectives.base import Batch, Objective
+from seqkd.objectives.base import Batch
+from seqkd.objectives.loss import Loss, Weighted
 from seqkd.objectives.nll import LabelSmoothedNll
+from seqkd.objectives.teacher import Teacher
+from seqkd.objectives.terms import Term
 from seqkd.training.data import SpecialIds, collate
+from seqkd.training.hooks import Hook
 from seqkd.training.loop import LoopSettings, TrainResult, fit
 from seqkd.training.optim import OptimSettings
 from seqkd.training.runtime import make_fabric
@@ -98,35 +102,42 @@ def settings(max_updates: int, **more: Any) -> LoopSettings:
     return replace(defaults, **more)
 
 
+def loss_of(term: Term, teacher: Teacher | None = None) -> Loss:
+    """An objective of one term."""
+    return Loss([Weighted(term=term)], teacher=teacher)
+
+
 def train(
     folder: Path,
     loop: LoopSettings,
     *,
     model: nn.Module | None = None,
     data: Any = None,
-    objective: Objective | None = None,
+    objective: Term | Loss | None = None,
     observer: Recorder | None = None,
     validate: Callable[[nn.Module], tuple[float, float | None]] | None = None,
     held_out: pa.Table | None = None,
     smoothing: float = 0.1,
+    hooks: Sequence[Hook] = (),
 ) -> tuple[nn.Module, TrainResult, Recorder]:
     """Run the loop on the copy task."""
     folder.mkdir(exist_ok=True, parents=True)
     fabric = make_fabric(torch.device("cpu"), "float32")
     model = model or tiny_model()
-    goal = objective or LabelSmoothedNll(smoothing=smoothing)
+    loss = objective if isinstance(objective, Loss) else loss_of(objective or LabelSmoothedNll(smoothing=smoothing))
     observer = observer or Recorder()
     valid = TableData(held_out or copy_rows(20, seed=9))
     result = fit(
         fabric=fabric,
         model=model,
-        objective=goal,
+        loss=loss,
         data=data or TableData(copy_rows(60)),
-        validate=validate or (lambda current: (held_out_nll(fabric, current, goal, valid), None)),
+        validate=validate or (lambda current: (held_out_nll(fabric, current, loss, valid), None)),
         settings=loop,
         precision="float32",
         folder=folder,
         observer=observer,
+        hooks=hooks,
     )
     return model, result, observer
 

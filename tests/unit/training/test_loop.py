@@ -3,6 +3,7 @@ from __future__ import annotations
 import math
 import os
 import signal
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,8 +17,9 @@ from torch.nn import functional
 from seqkd.corpus.batches import Rows
 from seqkd.errors import ConflictError, WorkError
 from seqkd.models.checkpoint import read_weights
-from seqkd.objectives.base import Batch, LossOutput
+from seqkd.objectives.base import Batch
 from seqkd.objectives.nll import LabelSmoothedNll
+from seqkd.objectives.terms import NOTHING, Forward, TermOutput
 from seqkd.training import loop as loop_module
 from seqkd.training.state import checkpoint_path, load_state
 from tests.unit.training.support import (
@@ -30,6 +32,21 @@ from tests.unit.training.support import (
     tiny_model,
     train,
 )
+
+
+class Altered:
+    """The likelihood, changed by a function."""
+
+    reads = NOTHING
+
+    def __init__(self, change: Callable[[TermOutput, Forward], TermOutput]) -> None:
+        self.change = change
+
+    def count(self, batch: Batch) -> float:
+        return batch.total
+
+    def __call__(self, forward: Forward) -> TermOutput:
+        return self.change(LabelSmoothedNll(smoothing=0.1)(forward), forward)
 
 
 def test_learns_to_copy(tmp_path: Path) -> None:
@@ -96,11 +113,11 @@ def test_a_killed_run_goes_on_from_its_last_state(tmp_path: Path) -> None:
 def test_dropout_depends_on_the_update(tmp_path: Path) -> None:
     seen = []
 
-    def objective(model: nn.Module, batch: Batch) -> LossOutput:
+    def drawing(output: TermOutput, _: Forward) -> TermOutput:
         seen.append(float(torch.rand(())))
-        return LabelSmoothedNll(smoothing=0.0)(model, batch)
+        return output
 
-    train(tmp_path, settings(8), objective=objective, validate=lambda _: (1.0, None))
+    train(tmp_path, settings(8), objective=Altered(drawing), validate=lambda _: (1.0, None))
     assert len(set(seen)) == 8
 
 
@@ -131,7 +148,7 @@ def test_the_gradient_is_that_of_the_mean_over_tokens(tmp_path: Path, monkeypatc
     objective = LabelSmoothedNll(smoothing=0.1)
     expected = tiny_model(dropout=0.0)
     batch = data.load(data.plan(0)[0])
-    (objective(expected, batch).loss / batch.tokens).backward()  # type: ignore[no-untyped-call]
+    (objective(Forward(expected, batch)).loss / batch.tokens).backward()  # type: ignore[no-untyped-call]
     loop = settings(1, clip_norm=0.0)
     got, _, _ = train(tmp_path, loop, model=tiny_model(dropout=0.0), data=data, objective=objective)
     rate = 5e-3 / 10
@@ -233,24 +250,22 @@ def test_best_by_bleu(tmp_path: Path) -> None:
 def test_a_loss_that_is_not_finite_names_update_and_rows(tmp_path: Path) -> None:
     table = copy_rows(60)
 
-    def objective(model: nn.Module, batch: Batch) -> LossOutput:
-        output = LabelSmoothedNll(smoothing=0.1)(model, batch)
-        return output._replace(loss=output.loss * float("nan")) if 107 in batch.ids else output
+    def sick(output: TermOutput, forward: Forward) -> TermOutput:
+        return output._replace(loss=output.loss * float("nan")) if 107 in forward.batch.ids else output
 
     with pytest.raises(WorkError, match=r"update \d+, rows .*\b107\b.*: the loss is nan") as raised:
-        train(tmp_path, settings(50), data=TableData(table), objective=objective)
+        train(tmp_path, settings(50), data=TableData(table), objective=Altered(sick))
     assert raised.value.exit_code == 1
     assert raised.value.hint
 
 
 def test_a_gradient_that_is_not_finite_stops_too(tmp_path: Path) -> None:
-    def objective(model: nn.Module, batch: Batch) -> LossOutput:
-        output = LabelSmoothedNll(smoothing=0.1)(model, batch)
-        zero = next(model.parameters()).sum() * 0.0
+    def steep(output: TermOutput, forward: Forward) -> TermOutput:
+        zero = next(forward.model.parameters()).sum() * 0.0
         return output._replace(loss=output.loss + zero.sqrt())  # whose slope is infinite there
 
     with pytest.raises(WorkError, match=r"update 1, rows .*: the gradient's norm is"):
-        train(tmp_path, settings(5), objective=objective)
+        train(tmp_path, settings(5), objective=Altered(steep))
 
 
 def test_a_validation_loss_that_is_not_finite(tmp_path: Path) -> None:

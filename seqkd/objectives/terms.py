@@ -1,0 +1,152 @@
+"""Terms of an objective: each a sum over a batch with a denominator of its own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple, Protocol, cast
+
+from torch import Tensor, nn
+
+from seqkd.models.trace import NO_TRACES, Trace, Traces
+from seqkd.objectives.base import Batch, TeacherForced, kept_features
+from seqkd.objectives.teacher import Answer, Teacher
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reads:
+    """What a term reads of the models' inside, beside the student's features and the teacher's distributions.
+
+    Attributes:
+        student: Hidden states and attention of the student.
+        teacher: Those of the teachers that run beside it.
+    """
+
+    student: Traces = NO_TRACES
+    teacher: Traces = NO_TRACES
+
+
+NOTHING = Reads()
+
+
+class Forward:
+    """A student's pass over a batch and a teacher's answer to it, both shared by all terms of an objective.
+
+    Nothing is computed before a term asks for it, and nothing is computed twice.
+
+    Args:
+        model: The student.
+        batch: What it reads.
+        teacher: Runs beside the student; None if no teacher does.
+        reads: What `trace` and `answer.traces` hold.
+        trace: The student's trace, which must be recorded as long as terms are evaluated; None if no term needs one.
+        by_row: Whether terms give their values by row, too.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        batch: Batch,
+        *,
+        teacher: Teacher | None = None,
+        reads: Reads = NOTHING,
+        trace: Trace | None = None,
+        by_row: bool = False,
+    ) -> None:
+        self.model, self.batch, self.by_row = model, batch, by_row
+        self._teacher, self._reads, self._trace = teacher, reads, trace
+
+    @cached_property
+    def features(self) -> Tensor:
+        """What the output layer of a left-to-right student reads at the batch's kept positions, `[tokens, dim]`."""
+        return kept_features(cast(TeacherForced, self.model), self.batch)
+
+    @property
+    def output_weight(self) -> Tensor:
+        """The student's output layer, `[vocab, dim]`."""
+        return cast(TeacherForced, self.model).output_weight
+
+    @cached_property
+    def targets(self) -> Tensor:
+        """The target token of each kept position, `[tokens]` int64."""
+        return self.batch.target_out.flatten().index_select(0, self.batch.kept)
+
+    @cached_property
+    def weights(self) -> Tensor | None:
+        """The weight of each kept position, `[tokens]` float32; None if all are 1."""
+        return self.batch.weights_at(self.batch.kept, self.batch.target_out.size(1))
+
+    def row_sums(self, values: Tensor) -> Tensor:
+        """Values of kept positions `[tokens]`, times their weights, added up by row `[batch]`."""
+        weighted = values if self.weights is None else values * self.weights
+        return self.batch.row_sums(weighted, self.batch.kept, self.batch.target_out.size(1))
+
+    @property
+    def trace(self) -> Trace:
+        """The student's states and attention, with gradients. A left-to-right student makes its pass if none was made.
+
+        Raises:
+            ValueError: No term asked for a trace.
+        """
+        if self._trace is None:
+            raise ValueError("a term reads a trace that its `reads` does not ask for")
+        if not any(self._trace.hidden.values()) and not any(self._trace.attention.values()):
+            _ = self.features
+        return self._trace
+
+    @cached_property
+    def answer(self) -> Answer | None:
+        """The teacher's distributions, states and attention; None if no teacher runs beside the student."""
+        return None if self._teacher is None else self._teacher(self.batch, self._reads.teacher)
+
+
+class Models(NamedTuple):
+    """The models that a term is built for; one that learns a projection reads their widths.
+
+    Attributes:
+        student: With its first weights.
+        teachers: Those that run beside it, in evaluation mode; empty if no teacher does.
+    """
+
+    student: nn.Module
+    teachers: tuple[TeacherForced, ...] = ()
+
+
+class TermOutput(NamedTuple):
+    """A term's value on one batch.
+
+    Attributes:
+        loss: Scalar float32: what is minimised, as a sum; rows count by their weights.
+        nll: Scalar float32 without gradient: the negative log-likelihood in nats, summed likewise. None for a term that
+            does not know it.
+        rows: `[batch]` float32 without gradient: `loss` by row, if the pass asks for it and the term can tell.
+    """
+
+    loss: Tensor
+    nll: Tensor | None = None
+    rows: Tensor | None = None
+
+
+class Term(Protocol):
+    """One of the sums that training minimises.
+
+    A term may be an `nn.Module`. Its parameters are then optimised, saved, resumed and synchronised over processes with
+    those of the student, and are left out of the student's file. Every pass must use all of them, also one over the
+    batch of a process that has run out of rows, whose sum is zero.
+    """
+
+    @property
+    def reads(self) -> Reads:
+        """What it reads of the models' inside."""
+        ...
+
+    def count(self, batch: Batch) -> float:
+        """The batch's part of the denominator: target tokens, rows, or the like, weighted if rows have weights.
+
+        The loop adds it up over the batches and processes of an update before any of them is passed through the model.
+        """
+        ...
+
+    def __call__(self, forward: Forward) -> TermOutput:
+        """Its value on a batch."""
+        ...

@@ -1,0 +1,189 @@
+"""Hooks of the training loop: code that changes batches, weights or the objective while a model is trained.
+
+A run that is killed and resumed ends with the same weights, bit for bit, as one that never stopped. The saved state
+therefore holds what each hook has decided (its `state_dict`) and the batches that it has changed and the loop has not
+used yet.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from torch import nn
+
+from seqkd.objectives.base import Batch, RowWeights, SoftTargets
+from seqkd.objectives.loss import Loss
+from seqkd.training.state import Validation
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Training:
+    """The part of a run that hooks may look at and change.
+
+    Attributes:
+        model: The student; on the run's device once training begins.
+        loss: Its objective.
+    """
+
+    model: nn.Module
+    loss: Loss
+
+
+class Hook(Protocol):
+    """Called by the loop on every process; no call may change how many batches there are.
+
+    Before `before` is called, torch's seed is set from the run's seed and the update, so that a hook which draws from
+    torch's generator draws the same numbers in a resumed run. Weights, the objective and anything else that all
+    processes share must be changed in the same way on each.
+
+    Attributes:
+        updates: The number of updates whose batches `before` sees together, at most: an epoch's last group may be
+            smaller. 0 if the hook does not look at batches.
+    """
+
+    updates: int
+
+    def before(self, batches: Sequence[Batch]) -> Sequence[Batch]:
+        """Take this process' next batches, on the CPU, and give as many in their place."""
+        ...
+
+    def stepped(self, update: int) -> None:
+        """An update of the weights is done; the first is 1."""
+        ...
+
+    def validated(self, line: Validation) -> None:
+        """A validation is done, and its checkpoint is written."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that later calls depend on: tensors, numbers, strings, and lists or dicts of these."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a saved state, also with the changes that it has made to weights' masks or to the objective."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HookKind:
+    """A hook that stage and pipeline files can name.
+
+    Attributes:
+        name: Its `type`.
+        help: One line.
+        settings: A frozen dataclass; its fields are the keys of the table.
+        build: Makes the hook from its settings, before training starts.
+        changes: What it changes.
+    """
+
+    name: str
+    help: str
+    settings: type
+    build: Callable[[Any, Training], Hook]
+    changes: tuple[Literal["batches", "weights", "objective"], ...]
+
+
+HOOKS: dict[str, HookKind] = {}
+
+
+class Hooks:
+    """The hooks of a run, each with the batches that it has changed and that were not asked for yet.
+
+    Args:
+        hooks: Called in this order; each one sees the batches as those before it have left them.
+        fabric: The processes.
+        seed: Gives the seed for a call of the hook of this number.
+    """
+
+    def __init__(self, hooks: Sequence[Hook], fabric: Fabric, seed: Callable[[int], int]) -> None:
+        self._hooks = tuple(hooks)
+        self._made: tuple[deque[list[Batch]], ...] = tuple(deque() for _ in self._hooks)
+        self._fabric, self._seed = fabric, seed
+
+    def __bool__(self) -> bool:
+        return bool(self._hooks)
+
+    @property
+    def waiting(self) -> int:
+        """Batches that have been read and not been asked for."""
+        return sum(len(batches) for made in self._made for batches in made)
+
+    def changed(self, updates: Iterable[list[Batch]]) -> Iterator[list[Batch]]:
+        """Each update's batches after all hooks; `updates` begins behind those that are waiting."""
+        stream = iter(updates)
+        for number, hook in enumerate(self._hooks):
+            if hook.updates:
+                stream = self._through(number, stream)
+        return stream
+
+    def _through(self, number: int, updates: Iterator[list[Batch]]) -> Iterator[list[Batch]]:
+        hook, made = self._hooks[number], self._made[number]
+        while True:
+            if not made:
+                group = list(islice(updates, hook.updates))
+                if not group:
+                    return
+                torch.manual_seed(self._seed(number))
+                read = [batch for batches in group for batch in batches]
+                given = iter(hook.before(read))
+                made.extend([list(islice(given, len(batches))) for batches in group])
+                if [len(batches) for batches in made] != [len(batches) for batches in group] or list(given):
+                    raise ValueError(f"{type(hook).__name__} has changed the number of batches")
+            yield made.popleft()
+
+    def stepped(self, update: int) -> None:
+        """See `Hook.stepped`."""
+        for hook in self._hooks:
+            hook.stepped(update)
+
+    def validated(self, line: Validation) -> None:
+        """See `Hook.validated`."""
+        for hook in self._hooks:
+            hook.validated(line)
+
+    def state(self) -> list[dict[str, Any]]:
+        """For each process the hooks' states and the batches that are waiting; called on all of them."""
+        own = {
+            "states": [hook.state_dict() for hook in self._hooks],
+            "made": [[[_plain(batch) for batch in batches] for batches in made] for made in self._made],
+        }
+        if self._fabric.world_size == 1:
+            return [own]
+        found: list[Any] = [None] * self._fabric.world_size
+        torch.distributed.all_gather_object(found, own)
+        return found
+
+    def load_state(self, saved: Sequence[Mapping[str, Any]]) -> None:
+        """Go on from what `state` gave."""
+        own = saved[self._fabric.global_rank]
+        for hook, state in zip(self._hooks, own["states"], strict=True):
+            hook.load_state_dict(state)
+        for made, groups in zip(self._made, own["made"], strict=True):
+            made.extend([[_batch(values) for values in batches] for batches in groups])
+
+
+def _plain(batch: Batch) -> dict[str, Any]:
+    """A batch as containers of tensors and strings."""
+    values = batch._asdict()
+    values["ids"] = torch.tensor(batch.ids)
+    values["soft"] = None if batch.soft is None else tuple(batch.soft)
+    values["weights"] = None if batch.weights is None else tuple(batch.weights)
+    values["origins"] = None if batch.origins is None else batch.origins.tolist()
+    return values
+
+
+def _batch(values: Mapping[str, Any]) -> Batch:
+    """The batch that `_plain` was given."""
+    batch = Batch(**{**values, "ids": values["ids"].numpy()})
+    return batch._replace(
+        soft=None if batch.soft is None else SoftTargets(*batch.soft),
+        weights=None if batch.weights is None else RowWeights(*batch.weights),
+        origins=None if batch.origins is None else np.array(batch.origins),
+    )

@@ -138,6 +138,13 @@ class Hooks:
                     raise ValueError(f"{type(hook).__name__} has changed the number of batches")
             yield made.popleft()
 
+    def put_back(self, batches: list[Batch]) -> None:
+        """Let the last update's batches wait again: they were asked for and not used."""
+        for hook, made in reversed(tuple(zip(self._hooks, self._made, strict=True))):
+            if hook.updates:
+                made.appendleft(batches)
+                return
+
     def stepped(self, update: int) -> None:
         """See `Hook.stepped`."""
         for hook in self._hooks:

@@ -191,6 +191,7 @@ class _Run:
             for batches in self._batches():
                 tokens, counts, stopped = self._agree(batches, stop.made)
                 if stopped:
+                    self.hooks.put_back(batches)
                     self._save()
                     raise WorkError(
                         f"stopped at update {state.update:,} of {settings.max_updates:,}",

@@ -45,3 +45,20 @@ def test_two_processes_equal_one_that_accumulates(runs: Any, kind: str, rows: st
     torch.testing.assert_close(shared, alone, rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(torch.tensor(shared_lines), torch.tensor(lines), rtol=1e-5, atol=1e-5)
     assert torch.cat([way.flatten() for way in alone.values()]).abs().max() > 1e-2
+
+
+def test_what_a_term_learns_is_the_same_on_two_processes(runs: Any) -> None:
+    (alone, _), (shared, _) = (run["learned", "many rows"] for run in runs)
+    names = {"loss.learned.states.projection.weight", "loss.learned.states.projection.bias"}
+    assert names == {name for name in shared if name.startswith("loss.")}
+    for name in names:
+        assert float(alone[name].abs().max()) > 1e-3
+        torch.testing.assert_close(shared[name], alone[name], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_terms_that_learn_and_hooks_go_on_bit_for_bit(runs: Any, processes: int) -> None:
+    whole, again, agree = runs[processes - 1]["resumed"]
+    assert agree
+    torch.testing.assert_close(again, whole, rtol=0, atol=0)
+    assert not torch.equal(whole["model.target_embedding"], torch.zeros(()).expand_as(whole["model.target_embedding"]))

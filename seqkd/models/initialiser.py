@@ -1,0 +1,30 @@
+"""The settings of a model that starts from another one's weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+Group = Literal["embeddings", "encoder", "decoder"]
+Choice = tuple[Annotated[int, Field(ge=0)], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Initialiser:
+    """A model whose weights another one starts from, the layers that are taken, and the weights that then stay.
+
+    Attributes:
+        model: Its folder, or in a pipeline file its name.
+        encoder_layers: For each encoder layer of the new model the number of the layer that it starts from, from 0;
+            empty if all are copied.
+        decoder_layers: The same for the decoder.
+        freeze: Parts of the new model that are not trained. Embeddings are all tables of pieces and positions, and so
+            the output layer; the encoder and the decoder are their layers and last norms.
+    """
+
+    model: Annotated[str, Field(min_length=1)]
+    encoder_layers: Choice = ()
+    decoder_layers: Choice = ()
+    freeze: tuple[Group, ...] = ()

@@ -9,18 +9,17 @@ from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
-import torch
 
 from seqkd.corpus.batches import Rows, plan_epoch
 from seqkd.corpus.reader import Corpus
 from seqkd.errors import CorpusError
+from seqkd.extensions import resolve
 from seqkd.models.protocol import Marks, PairLengths
-from seqkd.objectives.base import Batch, RowWeights
+from seqkd.objectives.base import Batch
 from seqkd.training.soft import SoftTable
+from seqkd.training.task import TRANSLATION, Collate, Task
 
-COLUMNS = ("id", "source_ids", "target_ids")
 WEIGHT = "weight"  # optional
 NAMED_IDS = 20  # in an error message, of each corpus
 AHEAD = 4  # groups of batches read while the device works on one
@@ -55,67 +54,6 @@ class TrainingData(Protocol):
         ...
 
 
-def collate(table: pa.Table, special: SpecialIds) -> Batch:
-    """Pad the rows of a corpus table.
-
-    Args:
-        table: With the columns id, source_ids and target_ids, and weight if there is one. Without rows it gives one
-            sentence pair that is all padding in its target and counts nothing: ranks that have run out of batches still
-            take part.
-        special: See `SpecialIds`.
-    """
-    rows = table.num_rows
-    weighted = WEIGHT in table.column_names
-    if rows == 0:
-        return Batch(
-            ids=np.empty(0, dtype=np.int64),
-            source=torch.tensor([[special.eos]]),
-            target_in=torch.tensor([[special.start]]),
-            target_out=torch.tensor([[special.pad]]),
-            kept=torch.empty(0, dtype=torch.long),
-            tokens=0,
-            weights=RowWeights(torch.zeros(1), 0.0) if weighted else None,
-        )
-    sources, source_lengths = _flat(table.column("source_ids"))
-    targets, target_lengths = _flat(table.column("target_ids"))
-    source = _padded(sources, source_lengths, special)
-    target_out = _padded(targets, target_lengths, special)
-    target_in = np.empty_like(target_out)
-    target_in[:, 0] = special.start
-    target_in[:, 1:] = target_out[:, :-1]
-    places = np.arange(target_out.shape[1])
-    target_in[places > target_lengths[:, None]] = special.pad  # where end of sentence moved to
-    kept = np.flatnonzero(places <= target_lengths[:, None])
-    batch = Batch(
-        table.column("id").to_numpy(),
-        torch.from_numpy(source),
-        torch.from_numpy(target_in),
-        torch.from_numpy(target_out),
-        torch.from_numpy(kept),
-        len(kept),
-    )
-    if not weighted:
-        return batch
-    weights = np.array(table.column(WEIGHT).to_numpy(), dtype=np.float32)
-    total = float((weights * (target_lengths + 1)).sum(dtype=np.float64))
-    return batch._replace(weights=RowWeights(torch.from_numpy(weights), total))
-
-
-def _flat(column: pa.ChunkedArray) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
-    """All ids of a column one after another, and each row's number of them."""
-    lists = pa.concat_arrays(column.chunks)
-    return lists.flatten().to_numpy(zero_copy_only=False), np.diff(lists.offsets.to_numpy()).astype(np.int64)
-
-
-def _padded(ids: npt.NDArray[np.int32], lengths: npt.NDArray[np.int64], special: SpecialIds) -> npt.NDArray[np.int64]:
-    """`[rows, longest + 1]` int64, end of sentence after each row."""
-    places = np.arange(int(lengths.max()) + 1)
-    padded = np.full((len(lengths), len(places)), special.pad, dtype=np.int64)
-    padded[places < lengths[:, None]] = ids
-    padded[np.arange(len(lengths)), lengths] = special.eos
-    return padded
-
-
 class CorpusData:
     """A corpus' rows in batches; those that the model cannot be trained on are left out.
 
@@ -129,6 +67,7 @@ class CorpusData:
         rank: Which of `world` processes this is.
         world: Processes that share the corpus.
         soft: What a teacher gave the rows; each batch brings its part.
+        task: Says which columns make a row, and how rows become a batch.
 
     Raises:
         CorpusError: `soft` lacks a row that fits, or one of its positions; a weight is no number, or negative.
@@ -157,6 +96,7 @@ class CorpusData:
         rank: int = 0,
         world: int = 1,
         soft: SoftTable | None = None,
+        task: Task = TRANSLATION,
     ) -> None:
         ids, sources, targets = corpus.lengths()
         reasons = unusable(PairLengths(sources, targets, corpus.repeats("target_ids")))
@@ -167,9 +107,10 @@ class CorpusData:
             fits &= ~marks
         if soft is not None:
             soft.check(ids[fits], targets[fits])
-        self._columns = [*COLUMNS, *([WEIGHT] if WEIGHT in corpus.schema.names else [])]
+        self._columns = [*task.columns, *([WEIGHT] if WEIGHT in corpus.schema.names else [])]
         _check_weights(corpus, self._columns)
         self.corpus, self.special, self._soft = corpus, special, soft
+        self._collate: Collate = resolve(task.collate)
         self.positions = np.flatnonzero(fits)
         self.source_lengths, self.target_lengths = sources[fits], targets[fits]
         self._batch_tokens, self._window, self._seed = batch_tokens, window, seed
@@ -193,12 +134,16 @@ class CorpusData:
         return [self.positions[batch] for batch in batches]
 
     def read(self, rows: Rows) -> pa.Table:
-        """What `collate` takes, of these positions."""
+        """The rows at these positions, as `collated` takes them."""
         return self.corpus.take(rows, self._columns)
+
+    def collated(self, table: pa.Table) -> Batch:
+        """The batch of the task for these rows."""
+        return self._collate(table, self.special)
 
     def load(self, rows: Rows) -> Batch:
         """The batch of these positions."""
-        batch = collate(self.read(rows), self.special)
+        batch = self.collated(self.read(rows))
         return batch if self._soft is None else batch._replace(soft=self._soft.of(batch.ids))
 
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from seqkd.corpus.batches import Rows, plan_epoch
 from seqkd.objectives.base import Batch
-from seqkd.training.data import WEIGHT, CorpusData, collate
+from seqkd.training.data import WEIGHT, CorpusData
 
 
 class MixedData:
@@ -85,7 +85,7 @@ class MixedData:
             if not len(rows) or (which == n).any()
         ]
         table = pa.concat_tables(_weighted(tables)).take(pa.array(np.argsort(order)))
-        return collate(table, self._parts[0][0].special)._replace(origins=self._names[which])
+        return self._parts[0][0].collated(table)._replace(origins=self._names[which])
 
 
 def _weighted(tables: Sequence[pa.Table]) -> list[pa.Table]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,9 @@ from seqkd.corpus.files import make_folder
 from seqkd.corpus.manifest import Manifest, StageOutput, atomic_write, fingerprint
 from seqkd.corpus.reader import Corpus
 from seqkd.errors import ConfigError, CorpusError, ModelError
+from seqkd.extensions import resolve
 from seqkd.kernels.build import missing
-from seqkd.metrics.corpus import corpus_bleu
 from seqkd.models.checkpoint import (
-    LoadedModel,
     load_model,
     load_weights,
     model_files,
@@ -35,7 +34,7 @@ from seqkd.objectives.loss import Loss, Weighted
 from seqkd.objectives.registry import build_term
 from seqkd.objectives.terms import Models
 from seqkd.progress import say
-from seqkd.search.loading import quick_decoder, resolve_device
+from seqkd.search.loading import resolve_device
 from seqkd.stages.slower import slower
 from seqkd.stages.train.inputs import Inputs
 from seqkd.stages.train.rejecting import REJECTED, count_rejected, left_out, write_rejected
@@ -52,6 +51,7 @@ from seqkd.training.runtime import (
 )
 from seqkd.training.soft import SoftTable
 from seqkd.training.state import Validation
+from seqkd.training.task import TRANSLATION, HeldOut
 from seqkd.training.validation import held_out_nll
 
 HISTORY = "history.json"
@@ -59,7 +59,6 @@ REJECTED_VALID = "rejected.valid.tsv"
 STATE = "state"
 TENSORBOARD = "tensorboard"
 TRAINING_KERNELS = ("attention", "dropout", "products", "decoding")  # the last one for validation BLEU
-DECODE_TOKENS = 4000  # source tokens decoded together for validation BLEU
 
 
 def run(config: TrainConfig, out: Path, *, overwrite: bool = False, device: str = "auto") -> None:
@@ -210,7 +209,10 @@ def _train(config: TrainConfig, inputs: Inputs, work: _Work, fabric: Fabric, out
     for data in (*work.parts, work.held_out):
         if fabric.is_global_zero and data.rows < data.corpus.rows:
             say(f"train: of {data.corpus.rows:,} rows of {data.corpus.path} some are left out: {left_out(data)}")
-    bleu = _greedy_bleu(config, inputs, work.held_out) if training.valid_bleu else None
+    bleu = None
+    if training.valid_bleu:
+        held_out = HeldOut(data=work.held_out, arch=config.model.arch, vocabularies=inputs.vocabularies)
+        bleu = resolve(TRANSLATION.measure)(held_out)
 
     def validate(current: nn.Module) -> tuple[float, float | None]:
         nll = held_out_nll(fabric, current, work.loss, work.held_out)
@@ -278,27 +280,6 @@ def _build(config: TrainConfig, inputs: Inputs) -> nn.Module:
         raise ModelError(f"its architecture is {first.arch!r}", where=str(config.init_from), expected=config.model.arch)
     load_weights(model, weights_of(first.model), config.init_from)
     return model
-
-
-def _greedy_bleu(config: TrainConfig, inputs: Inputs, held_out: CorpusData) -> Callable[[nn.Module], float]:
-    table = inputs.valid.take(held_out.positions, ["id", "source_ids", "target"])
-    sources = list(zip(table.column("id").to_pylist(), table.column("source_ids").to_pylist(), strict=True))
-    references = [[target] for target in table.column("target").to_pylist()]
-
-    def bleu(model: nn.Module) -> float:
-        driven = LoadedModel(
-            model=model,
-            arch=config.model.arch,
-            settings={},
-            vocabularies=inputs.vocabularies,
-            digest="",
-        )
-        decoder = quick_decoder(driven)
-        found = {row: lists[0].ids for row, lists in decoder.decode(sources, batch_tokens=DECODE_TOKENS)}
-        texts = inputs.vocabularies.target.decode([found[row] for row, _ in sources])
-        return corpus_bleu(texts, references).value
-
-    return bleu
 
 
 class _Observer:

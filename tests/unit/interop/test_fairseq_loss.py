@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from seqkd.objectives.base import Batch
-from seqkd.training.data import SpecialIds, collate
+from seqkd.training.data import SpecialIds
+from seqkd.training.translation import collate
 from tests.unit.interop.fairseq_models_support import EVERY, PARALLEL, batch_of, sentences, small, translated
 from tests.unit.objectives.support import loss_of as loss_of_term
 

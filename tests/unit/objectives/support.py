@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from seqkd.objectives.base import Batch
 from seqkd.objectives.teacher import Teacher
 from seqkd.objectives.terms import Forward, Term
-from seqkd.training.data import SpecialIds, collate
+from seqkd.training.data import SpecialIds
+from seqkd.training.translation import collate
 
 SPECIAL = SpecialIds(pad=1, eos=2, start=2)
 

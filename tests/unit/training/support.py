@@ -20,12 +20,13 @@ from seqkd.objectives.loss import Loss, Weighted
 from seqkd.objectives.nll import LabelSmoothedNll
 from seqkd.objectives.teacher import Teacher
 from seqkd.objectives.terms import Term
-from seqkd.training.data import SpecialIds, collate
+from seqkd.training.data import SpecialIds
 from seqkd.training.hooks import Hook
 from seqkd.training.loop import LoopSettings, TrainResult, fit
 from seqkd.training.optim import OptimSettings
 from seqkd.training.runtime import make_fabric
 from seqkd.training.state import Validation
+from seqkd.training.translation import collate
 from seqkd.training.validation import held_out_nll
 
 VOCAB = 12

@@ -17,7 +17,8 @@ from seqkd.corpus.writer import write_shard
 from seqkd.errors import CorpusError
 from seqkd.models.protocol import TOO_LONG, too_long
 from seqkd.objectives.base import Batch
-from seqkd.training.data import CorpusData, collate, read_ahead
+from seqkd.training.data import CorpusData, read_ahead
+from seqkd.training.translation import collate
 from tests.properties import examples
 from tests.unit.training.support import SPECIAL
 

@@ -15,8 +15,9 @@ from seqkd.corpus.reader import Corpus
 from seqkd.corpus.writer import write_shard
 from seqkd.models.protocol import too_long
 from seqkd.objectives.base import Batch
-from seqkd.training.data import CorpusData, collate, name_rows
+from seqkd.training.data import CorpusData, name_rows
 from seqkd.training.mixing import MixedData, draw
+from seqkd.training.translation import collate
 from tests.properties import examples
 from tests.unit.training.support import SPECIAL
 

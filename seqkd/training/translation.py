@@ -1,0 +1,94 @@
+"""The task of translation: pairs of texts to batches for teacher forcing, and BLEU of greedy outputs."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import torch
+from torch import nn
+
+from seqkd.metrics.corpus import corpus_bleu
+from seqkd.models.checkpoint import LoadedModel
+from seqkd.objectives.base import Batch, RowWeights
+from seqkd.search.loading import quick_decoder
+from seqkd.training.data import WEIGHT, SpecialIds
+from seqkd.training.task import HeldOut, Score
+
+DECODE_TOKENS = 4000  # source tokens decoded together
+
+
+def collate(table: pa.Table, special: SpecialIds) -> Batch:
+    """Pad the rows of a corpus table.
+
+    Args:
+        table: With the columns id, source_ids and target_ids, and weight if there is one. Without rows it gives one
+            sentence pair that is all padding in its target and counts nothing: ranks that have run out of batches still
+            take part.
+        special: See `SpecialIds`.
+    """
+    rows = table.num_rows
+    weighted = WEIGHT in table.column_names
+    if rows == 0:
+        return Batch(
+            ids=np.empty(0, dtype=np.int64),
+            source=torch.tensor([[special.eos]]),
+            target_in=torch.tensor([[special.start]]),
+            target_out=torch.tensor([[special.pad]]),
+            kept=torch.empty(0, dtype=torch.long),
+            tokens=0,
+            weights=RowWeights(torch.zeros(1), 0.0) if weighted else None,
+        )
+    sources, source_lengths = _flat(table.column("source_ids"))
+    targets, target_lengths = _flat(table.column("target_ids"))
+    source = _padded(sources, source_lengths, special)
+    target_out = _padded(targets, target_lengths, special)
+    target_in = np.empty_like(target_out)
+    target_in[:, 0] = special.start
+    target_in[:, 1:] = target_out[:, :-1]
+    places = np.arange(target_out.shape[1])
+    target_in[places > target_lengths[:, None]] = special.pad  # where end of sentence moved to
+    kept = np.flatnonzero(places <= target_lengths[:, None])
+    batch = Batch(
+        table.column("id").to_numpy(),
+        torch.from_numpy(source),
+        torch.from_numpy(target_in),
+        torch.from_numpy(target_out),
+        torch.from_numpy(kept),
+        len(kept),
+    )
+    if not weighted:
+        return batch
+    weights = np.array(table.column(WEIGHT).to_numpy(), dtype=np.float32)
+    total = float((weights * (target_lengths + 1)).sum(dtype=np.float64))
+    return batch._replace(weights=RowWeights(torch.from_numpy(weights), total))
+
+
+def _flat(column: pa.ChunkedArray) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
+    """All ids of a column one after another, and each row's number of them."""
+    lists = pa.concat_arrays(column.chunks)
+    return lists.flatten().to_numpy(zero_copy_only=False), np.diff(lists.offsets.to_numpy()).astype(np.int64)
+
+
+def _padded(ids: npt.NDArray[np.int32], lengths: npt.NDArray[np.int64], special: SpecialIds) -> npt.NDArray[np.int64]:
+    """`[rows, longest + 1]` int64, end of sentence after each row."""
+    places = np.arange(int(lengths.max()) + 1)
+    padded = np.full((len(lengths), len(places)), special.pad, dtype=np.int64)
+    padded[places < lengths[:, None]] = ids
+    padded[np.arange(len(lengths)), lengths] = special.eos
+    return padded
+
+
+def greedy_bleu(held_out: HeldOut) -> Score:
+    """BLEU of a model's greedy outputs against the validation text's references."""
+    data, vocabularies = held_out.data, held_out.vocabularies
+    table = data.corpus.take(data.positions, ["id", "source_ids", "target"])
+    sources = list(zip(table.column("id").to_pylist(), table.column("source_ids").to_pylist(), strict=True))
+    references = [[target] for target in table.column("target").to_pylist()]
+
+    def bleu(model: nn.Module) -> float:
+        driven = LoadedModel(model=model, arch=held_out.arch, settings={}, vocabularies=vocabularies, digest="")
+        found = {row: lists[0].ids for row, lists in quick_decoder(driven).decode(sources, batch_tokens=DECODE_TOKENS)}
+        return corpus_bleu(vocabularies.target.decode([found[row] for row, _ in sources]), references).value
+
+    return bleu

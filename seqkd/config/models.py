@@ -1,4 +1,4 @@
-"""Architectures and objectives as pipeline and stage files give them.
+"""Architectures, objectives and hooks as pipeline and stage files give them.
 
 A table names a record of a registry; its other keys are the settings that the record names. A file that does not name
 the architecture means a Transformer; one that does not name the objective means the architecture's own.
@@ -11,13 +11,14 @@ from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
-from pydantic import ConfigDict, SerializationInfo, TypeAdapter, model_serializer, model_validator
+from pydantic import ConfigDict, Field, SerializationInfo, TypeAdapter, model_serializer, model_validator
 
 from seqkd.config.search import Strict
 from seqkd.extensions import Registry, resolve
 from seqkd.models.registry import ARCHITECTURES, DEFAULT, Architecture
 from seqkd.models.settings import StackSettings
-from seqkd.objectives.registry import OBJECTIVES, Objective, TaughtSettings, suited
+from seqkd.objectives.registry import OBJECTIVES, AskingSettings, Objective, TaughtSettings, suited
+from seqkd.training.hooks import HOOKS, HookKind
 
 
 class ModelConfig(Strict):
@@ -44,31 +45,136 @@ class ModelConfig(Strict):
         return dict([*written[:shared], ("arch", self.arch), *written[shared:]])
 
 
+class TermConfig(Strict):
+    """A term of an objective. In a file it is one table, with the term's name under `type`."""
+
+    type: str
+    weight: float = Field(1.0, gt=0.0, allow_inf_nan=False)
+    settings: Any
+
+    @property
+    def record(self) -> Objective:
+        """The term's record."""
+        return cast(Objective, OBJECTIVES.find(self.type))
+
+    @property
+    def asking(self) -> AskingSettings | None:
+        """The settings, if the term asks a teacher."""
+        return cast(AskingSettings, self.settings) if self.record.needs.teacher else None
+
+    @property
+    def taught(self) -> TaughtSettings | None:
+        """The settings, if the term takes a teacher's distributions from stored soft targets."""
+        able = self.record.needs.soft_targets and self.settings.soft_targets is not None
+        return cast(TaughtSettings, self.settings) if able else None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_table(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        own = {name: values[name] for name in ("weight",) if name in values}
+        return own | _read(OBJECTIVES, "type", "", {name: value for name, value in values.items() if name not in own})
+
+    @model_serializer
+    def _to_table(self, info: SerializationInfo) -> dict[str, Any]:
+        weight = {} if self.weight == 1.0 else {"weight": self.weight}
+        return {"type": self.type, **weight, **_written(self.record.settings, self.settings, info)}
+
+
 class ObjectiveConfig(Strict):
-    """An objective and its settings. In a file they are one table, with the name under `type`."""
+    """A sum of terms. In a file it is a list under `terms`, or one term's own table, which means that term alone."""
+
+    terms: tuple[TermConfig, ...] = Field(..., min_length=1)
+    listed: bool = Field(description="whether the file has a list")
+
+    @property
+    def type(self) -> str:
+        """The terms' names: `nll + word_kd`."""
+        return " + ".join(term.type for term in self.terms)
+
+    @property
+    def asking(self) -> tuple[AskingSettings, ...]:
+        """The settings of the terms that ask a teacher."""
+        return tuple(term.asking for term in self.terms if term.asking is not None)
+
+    @property
+    def taught(self) -> tuple[TaughtSettings, ...]:
+        """The settings of the terms that read stored soft targets."""
+        return tuple(term.taught for term in self.terms if term.taught is not None)
+
+    @property
+    def live(self) -> bool:
+        """Whether a term asks teachers that run beside the student."""
+        return len(self.asking) > len(self.taught)
+
+    @property
+    def teachers(self) -> tuple[Path, ...]:
+        """Folders of the teachers that run beside the student; all terms have the same ones."""
+        return next((settings.teachers for settings in self.asking if settings.teachers), ())
+
+    @property
+    def soft_targets(self) -> Path | None:
+        """The stored soft targets; all terms that read some read the same ones."""
+        return self.taught[0].soft_targets if self.taught else None
+
+    @property
+    def weighing(self) -> bool:
+        """Whether it counts each row by its weight."""
+        return all(term.record.needs.row_weights for term in self.terms)
+
+    def taught_by(self, *, teachers: tuple[Path, ...] = (), soft_targets: Path | None = None) -> ObjectiveConfig:
+        """The same with these teachers for the terms that need one, and these soft targets for those that read some."""
+
+        def placed(term: TermConfig) -> TermConfig:
+            if term.asking is None:
+                return term
+            changed = {"teachers": teachers} if term.taught is None else {"soft_targets": soft_targets}
+            return term.model_copy(update={"settings": replace(term.settings, **changed)})
+
+        return self.model_copy(update={"terms": tuple(map(placed, self.terms))})
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_table(cls, values: Any) -> Any:
+        if isinstance(values, cls):
+            return values
+        if not isinstance(values, dict) or "terms" not in values:
+            alone = TermConfig.model_construct(weight=1.0, **_read(OBJECTIVES, "type", "nll", values))
+            return {"terms": (alone,), "listed": False}
+        if len(values) > 1:
+            others = ", ".join(name for name in values if name != "terms")
+            raise ValueError(f"{others}: belongs to a term; an objective with `terms` has no other keys")
+        return {**values, "listed": True}
+
+    @model_validator(mode="after")
+    def _one_teacher(self) -> ObjectiveConfig:
+        live = {(settings.teachers, settings.precision) for settings in self.asking if settings.teachers}
+        if len(live) > 1 or len({settings.soft_targets for settings in self.taught}) > 1:
+            raise ValueError("terms: they name different teachers, precisions or soft targets; give all the same")
+        return self
+
+    @model_serializer
+    def _to_table(self, info: SerializationInfo) -> dict[str, Any]:
+        tables = [term._to_table(info) for term in self.terms]
+        return {"terms": tables} if self.listed else tables[0]
+
+
+class HookConfig(Strict):
+    """A hook of the training loop. In a file it is one table, with the hook's name under `type`."""
 
     type: str
     settings: Any
 
     @property
-    def record(self) -> Objective:
-        """The objective's record."""
-        return cast(Objective, OBJECTIVES.find(self.type))
-
-    @property
-    def taught(self) -> TaughtSettings | None:
-        """The settings, if the objective needs a teacher's distributions."""
-        return cast(TaughtSettings, self.settings) if self.record.needs.teacher_distributions else None
-
-    def taught_by(self, *, teachers: tuple[Path, ...] = (), soft_targets: Path | None = None) -> ObjectiveConfig:
-        """The same with these teachers, or with what they wrote down; only for an objective that has `taught`."""
-        changed = replace(self.settings, teachers=teachers, soft_targets=soft_targets)
-        return self.model_copy(update={"settings": changed})
+    def record(self) -> HookKind:
+        """The hook's record."""
+        return cast(HookKind, HOOKS.find(self.type))
 
     @model_validator(mode="before")
     @classmethod
     def _of_table(cls, values: Any) -> Any:
-        return values if isinstance(values, cls) else _read(OBJECTIVES, "type", "nll", values)
+        return values if isinstance(values, cls) else _read(HOOKS, "type", "", values)
 
     @model_serializer
     def _to_table(self, info: SerializationInfo) -> dict[str, Any]:
@@ -100,7 +206,8 @@ def _read(registry: Registry[Any], key: str, default: str, table: Any) -> dict[s
     name = str(table.get(key, default))
     record = registry.find(name)
     if record is None:
-        raise ValueError(f"unknown {registry.kind} {name!r}, expected one of: {registry.known()}")
+        known = registry.known() or "(none is installed)"
+        raise ValueError(f"unknown {registry.kind} {name!r}, expected one of: {known}")
     given = {setting: value for setting, value in table.items() if setting != key}
     return {key: name, "settings": _adapter(record.settings).validate_python(given)}
 
@@ -121,7 +228,7 @@ def with_objective(values: Any) -> Any:
     if not isinstance(values, dict):
         return values
     objective, model = values.get("objective", {}), values.get("model", {})
-    if not isinstance(objective, dict) or "type" in objective:
+    if not isinstance(objective, dict) or "type" in objective or "terms" in objective:
         return values
     if isinstance(model, dict):
         arch = str(model.get("arch", DEFAULT))
@@ -133,11 +240,12 @@ def with_objective(values: Any) -> Any:
 
 def check_objective(model: ModelConfig, objective: ObjectiveConfig) -> None:
     """Raise ValueError if an architecture cannot be trained with an objective."""
-    if not objective.record.fits(model.record):
-        raise ValueError(
-            f"objective.type {objective.type!r} does not fit model.arch {model.arch!r}, which takes "
-            f"{', '.join(suited(model.record))}"
-        )
+    for term in objective.terms:
+        if not term.record.fits(model.record):
+            raise ValueError(
+                f"objective.type {term.type!r} does not fit model.arch {model.arch!r}, which takes "
+                f"{', '.join(suited(model.record))}"
+            )
 
 
 def weighing() -> list[str]:

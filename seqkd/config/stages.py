@@ -7,9 +7,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, Discriminator, Field, Tag, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    Discriminator,
+    Field,
+    PlainSerializer,
+    Tag,
+    ValidationError,
+    model_validator,
+)
 
 from seqkd.config.models import (
+    HookConfig,
     ModelConfig,
     ObjectiveConfig,
     check_objective,
@@ -23,6 +33,7 @@ from seqkd.config.search import ParallelConfig as ParallelConfig
 from seqkd.config.search import SearchConfig as SearchConfig
 from seqkd.config.select import WITH_REFERENCES, SelectSettings
 from seqkd.errors import ConfigError
+from seqkd.models.initialiser import Initialiser
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -138,6 +149,20 @@ CorpusPaths = Annotated[
 ]
 
 
+def _from_name(value: Any) -> Any:
+    return {"model": str(value)} if isinstance(value, (str, Path)) else value
+
+
+def _to_name(value: Initialiser | None) -> Any:
+    if value is None or not value.choices:
+        return None if value is None else value.model
+    return {"model": value.model, **value.choices}
+
+
+InitFrom = Annotated[Initialiser | None, BeforeValidator(_from_name), PlainSerializer(_to_name)]
+"""A model to start from: its folder or name alone, or a table."""
+
+
 class TrainConfig(Strict):
     """A corpus, or several, and an architecture to a model."""
 
@@ -147,7 +172,8 @@ class TrainConfig(Strict):
     model: ModelConfig = Field(default_factory=default_model)
     objective: ObjectiveConfig = Field(default_factory=default_objective)
     training: TrainingConfig
-    init_from: Path | None = Field(None, description="a model folder whose weights training starts from")
+    init_from: InitFrom = Field(None, description="a model folder whose weights training starts from, or a table")
+    hooks: tuple[HookConfig, ...] | None = Field(None, min_length=1, description="called by the loop, in this order")
     reverse: bool = Field(False, description="learn to translate targets into sources")
 
     _named = model_validator(mode="before")(with_objective)
@@ -159,9 +185,10 @@ class TrainConfig(Strict):
 
     @model_validator(mode="after")
     def _taught(self) -> TrainConfig:
-        taught = self.objective.taught
-        if taught is not None and not taught.teachers and taught.soft_targets is None:
-            raise ValueError(f"objective: {self.objective.type} needs `teachers` or `soft_targets`")
+        for term in self.objective.terms:
+            if term.asking is not None and not term.asking.teachers and term.taught is None:
+                ways = "`teachers` or `soft_targets`" if term.record.needs.soft_targets else "`teachers`"
+                raise ValueError(f"objective: {term.type} needs {ways}")
         check_mix(self.objective, [(str(part.path), part.weight) for part in self.corpora])
         return self
 
@@ -178,7 +205,7 @@ def check_mix(objective: ObjectiveConfig, corpora: Sequence[tuple[str, float]]) 
     if twice:
         raise ValueError(f"corpus: {', '.join(twice)} stands there twice; give it a larger weight")
     mixed = len(corpora) > 1 or corpora[0][1] != 1.0
-    if mixed and objective.taught is not None and objective.taught.soft_targets is not None:
+    if mixed and objective.soft_targets is not None:
         raise ValueError(
             "objective.soft_targets: are of one corpus, each row once; the student has several corpora, or a weight. "
             "Let teachers run along instead"

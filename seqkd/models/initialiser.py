@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 Group = Literal["embeddings", "encoder", "decoder"]
 Choice = tuple[Annotated[int, Field(ge=0)], ...]
@@ -28,3 +28,15 @@ class Initialiser:
     encoder_layers: Choice = ()
     decoder_layers: Choice = ()
     freeze: tuple[Group, ...] = ()
+
+    __pydantic_config__: ClassVar = ConfigDict(extra="forbid")
+
+    @property
+    def choices(self) -> dict[str, list[int] | list[Group]]:
+        """The settings beside the model, without those that are left as they are."""
+        given: dict[str, list[int] | list[Group]] = {
+            "encoder_layers": list(self.encoder_layers),
+            "decoder_layers": list(self.decoder_layers),
+            "freeze": list(self.freeze),
+        }
+        return {name: value for name, value in given.items() if value}

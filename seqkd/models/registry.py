@@ -31,6 +31,41 @@ class Kernels:
     misfit: str
 
 
+Stack = Literal["encoder", "decoder"]
+Attention = Literal["encoder", "decoder", "cross"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Traces:
+    """Parts of a model: those that an architecture can show, or those that an objective wants to see.
+
+    Attributes:
+        hidden: Stacks whose hidden states are meant.
+        attention: Attention of the encoder or the decoder over itself, or of the decoder over the source (cross).
+    """
+
+    hidden: tuple[Stack, ...] = ()
+    attention: tuple[Attention, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.hidden or self.attention)
+
+    def __or__(self, other: Traces) -> Traces:
+        return Traces(
+            hidden=tuple(dict.fromkeys(self.hidden + other.hidden)),
+            attention=tuple(dict.fromkeys(self.attention + other.attention)),
+        )
+
+    def without(self, other: Traces) -> list[str]:
+        """The parts that `other` does not have, as words for an error message."""
+        return [f"hidden states of the {name}" for name in self.hidden if name not in other.hidden] + [
+            f"attention ({name})" for name in self.attention if name not in other.attention
+        ]
+
+
+NO_TRACES = Traces()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Architecture:
     """A kind of model.
@@ -47,7 +82,7 @@ class Architecture:
             for a model that decodes itself (`ParallelModel`).
         cpu: The kernels that drive it on the CPU, if there are any.
         gpu: `module:attribute` of the engine on a GPU, if there is one.
-        traces: What can be recorded inside it, such as "hidden" or "attention".
+        traces: The hidden states and the attention that `seqkd.models.trace` can record of it.
     """
 
     name: str
@@ -59,7 +94,7 @@ class Architecture:
     plain: str | None = None
     cpu: Kernels | None = None
     gpu: str | None = None
-    traces: frozenset[str] = frozenset()
+    traces: Traces = NO_TRACES
 
     @property
     def left_to_right(self) -> bool:
@@ -67,6 +102,7 @@ class Architecture:
         return self.decodes == "left to right"
 
 
+_EVERYTHING = Traces(hidden=("encoder", "decoder"), attention=("encoder", "decoder", "cross"))
 _STACK_STEPS = Kernels(engine="seqkd.search.cpu.engine:NativeModel", misfit="seqkd.kernels.widths:stack_misfit")
 _LSTM_STEPS = Kernels(engine="seqkd.search.cpu.engine:NativeModel", misfit="seqkd.kernels.widths:lstm_misfit")
 _AT_ONCE = Kernels(engine="seqkd.search.cpu.stack:NativeParallel", misfit="seqkd.kernels.widths:stack_misfit")
@@ -86,6 +122,7 @@ ARCHITECTURES = Registry(
             plain="seqkd.search.plain.transformer:IncrementalTransformer",
             cpu=_STACK_STEPS,
             gpu="seqkd.search.gpu.engine:GraphTransformer",
+            traces=_EVERYTHING,
         ),
         "lstm": Architecture(
             name="lstm",
@@ -96,6 +133,7 @@ ARCHITECTURES = Registry(
             objective="nll",
             plain="seqkd.search.plain.lstm:IncrementalLstm",
             cpu=_LSTM_STEPS,
+            traces=Traces(hidden=("encoder",)),
         ),
         "sru": Architecture(
             name="sru",
@@ -106,6 +144,7 @@ ARCHITECTURES = Registry(
             objective="nll",
             plain="seqkd.search.plain.sru:IncrementalSru",
             cpu=_STACK_STEPS,
+            traces=Traces(hidden=("encoder", "decoder"), attention=("encoder", "cross")),
         ),
         "nat": Architecture(
             name="nat",
@@ -115,6 +154,7 @@ ARCHITECTURES = Registry(
             decodes="all positions at once",
             objective="nat",
             cpu=_AT_ONCE,
+            traces=_EVERYTHING,
         ),
         "cmlm": Architecture(
             name="cmlm",
@@ -124,6 +164,7 @@ ARCHITECTURES = Registry(
             decodes="all positions at once",
             objective="cmlm",
             cpu=_AT_ONCE,
+            traces=_EVERYTHING,
         ),
         "ctc": Architecture(
             name="ctc",
@@ -133,6 +174,7 @@ ARCHITECTURES = Registry(
             decodes="all positions at once",
             objective="ctc",
             cpu=_AT_ONCE,
+            traces=_EVERYTHING,
         ),
         "dag": Architecture(
             name="dag",
@@ -142,6 +184,7 @@ ARCHITECTURES = Registry(
             decodes="all positions at once",
             objective="dag",
             cpu=_AT_ONCE,
+            traces=_EVERYTHING,
         ),
         "fairseq:": Architecture(
             name="fairseq:",

@@ -14,43 +14,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from torch import Tensor, nn
 
-Stack = Literal["encoder", "decoder"]
-Attention = Literal["encoder", "decoder", "cross"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Traces:
-    """Parts of a model: those that an architecture can show, or those that an objective wants to see.
-
-    Attributes:
-        hidden: Stacks whose hidden states are meant.
-        attention: Attention of the encoder or the decoder over itself, or of the decoder over the source (cross).
-    """
-
-    hidden: tuple[Stack, ...] = ()
-    attention: tuple[Attention, ...] = ()
-
-    def __bool__(self) -> bool:
-        return bool(self.hidden or self.attention)
-
-    def __or__(self, other: Traces) -> Traces:
-        return Traces(
-            hidden=tuple(dict.fromkeys(self.hidden + other.hidden)),
-            attention=tuple(dict.fromkeys(self.attention + other.attention)),
-        )
-
-    def without(self, other: Traces) -> list[str]:
-        """The parts that `other` does not have, as words for an error message."""
-        return [f"hidden states of the {name}" for name in self.hidden if name not in other.hidden] + [
-            f"attention ({name})" for name in self.attention if name not in other.attention
-        ]
-
-
-NO_TRACES = Traces()
+from seqkd.models.registry import Attention, Stack, Traces
 
 
 @dataclass(frozen=True, slots=True)

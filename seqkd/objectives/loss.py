@@ -10,7 +10,8 @@ from operator import or_
 
 from torch import Tensor, nn
 
-from seqkd.models.trace import NO_TRACES, traced
+from seqkd.models.registry import NO_TRACES
+from seqkd.models.trace import traced
 from seqkd.objectives.base import Batch
 from seqkd.objectives.teacher import Teacher
 from seqkd.objectives.terms import Forward, Reads, Term, TermOutput

@@ -16,21 +16,33 @@ if TYPE_CHECKING:  # pipeline files are planned, and registries listed, without 
 TeacherPrecision = Literal["auto", "float32", "bf16", "fp16"]
 
 
-class TaughtSettings(Protocol):
-    """Settings of an objective that needs a teacher's distributions.
+class AskingSettings(Protocol):
+    """Settings of an objective that asks a teacher.
 
     Attributes:
         teachers: Model folders that run beside the student, several as an ensemble.
-        soft_targets: What teachers wrote down beforehand, in place of them.
-        temperature: Of the distributions.
-        direction: forward or reverse: whether the divergence is from the teacher's distribution or from the student's.
-        precision: Of the products of teachers that run along.
+        precision: Precision of their products.
     """
 
     @property
     def teachers(self) -> tuple[Path, ...]:
         """See above."""
         ...
+
+    @property
+    def precision(self) -> TeacherPrecision:
+        """See above."""
+        ...
+
+
+class TaughtSettings(AskingSettings, Protocol):
+    """Settings of an objective that can take a teacher's distributions from stored soft targets.
+
+    Attributes:
+        soft_targets: The distributions that teachers wrote down beforehand, in place of teachers that run along.
+        temperature: Temperature of the distributions.
+        direction: forward or reverse: whether the divergence is from the teacher's distribution or from the student's.
+    """
 
     @property
     def soft_targets(self) -> Path | None:
@@ -47,22 +59,19 @@ class TaughtSettings(Protocol):
         """See above."""
         ...
 
-    @property
-    def precision(self) -> TeacherPrecision:
-        """See above."""
-        ...
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Needs:
     """What an objective asks for besides the model and its batch.
 
+    The settings of one that asks a teacher for anything are `AskingSettings`.
+
     Attributes:
         teacher_distributions: A teacher's distribution at every target position, from a teacher that runs along or from
-            soft targets. The settings are then a `TaughtSettings`.
+            soft targets.
         teacher_states: A teacher's hidden states or attention.
         teacher_samples: What a teacher writes during training.
-        soft_targets: It can take the distributions from stored soft targets.
+        soft_targets: It can take the distributions from stored soft targets. The settings are then `TaughtSettings`.
         row_weights: It counts each row by its weight, if the corpus has weights.
         groups: The data set that each row is of.
     """

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from seqkd.models.functional import rounded_rows
-from seqkd.models.trace import NO_TRACES, Trace, Traces, traced
+from seqkd.models.registry import NO_TRACES, Traces
+from seqkd.models.trace import Trace, traced
 from seqkd.objectives.base import Batch, TeacherForced, kept_features
 from seqkd.objectives.projection import filled_to, rows_within
 

@@ -8,7 +8,8 @@ from typing import NamedTuple, Protocol, cast
 
 from torch import Tensor, nn
 
-from seqkd.models.trace import NO_TRACES, Trace, Traces
+from seqkd.models.registry import NO_TRACES, Traces
+from seqkd.models.trace import Trace
 from seqkd.objectives.base import Batch, TeacherForced, kept_features
 from seqkd.objectives.teacher import Answer, Teacher
 

@@ -8,6 +8,7 @@ from typing import Annotated
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from seqkd.config.models import (
+    HookConfig,
     ModelConfig,
     ObjectiveConfig,
     check_objective,
@@ -30,6 +31,7 @@ from seqkd.config.select import FilterConfig, SelectSettings
 from seqkd.config.stages import (
     BitextConfig,
     CleaningConfig,
+    InitFrom,
     SoftOptions,
     TrainingConfig,
     VocabularyConfig,
@@ -106,7 +108,8 @@ class StudentPart(ModelPart):
 
     name: Name
     corpus: CorpusNames = Field(..., description="'gold' or the name of a [[select]], or several with weights")
-    init_from: Name | None = Field(None, description="the name of another student, or 'teacher'")
+    init_from: InitFrom = Field(None, description="the name of another student, or 'teacher'; or a table")
+    hooks: tuple[HookConfig, ...] | None = Field(None, min_length=1, description="called by the loop, in this order")
     decode: tuple[ParallelConfig, ...] = Field(
         (), description="for architectures that write all positions at once; none given: one with the defaults"
     )
@@ -124,10 +127,15 @@ class StudentPart(ModelPart):
 
     @model_validator(mode="after")
     def _taught_here(self) -> StudentPart:
-        if self.objective.taught is not None and self.objective.taught.teachers:
+        if self.objective.teachers:
             raise ValueError("objective.teachers: the pipeline's own teacher teaches its students; leave it out")
         check_mix(self.objective, [(part.name, part.weight) for part in self.corpora])
         return self
+
+    @property
+    def starts_from(self) -> str | None:
+        """The name of the model whose weights it starts from."""
+        return None if self.init_from is None else self.init_from.model
 
     @property
     def corpora(self) -> tuple[WeightedName, ...]:
@@ -163,7 +171,7 @@ class TeacherPart(Strict):
 
     @model_validator(mode="after")
     def _untaught(self) -> TeacherPart:
-        if self.objective.record.needs.teacher:
+        if self.objective.asking:
             raise ValueError(f"objective.type {self.objective.type!r} is for students: it asks the teacher")
         return self
 
@@ -230,7 +238,7 @@ class BackTranslationPart(ModelPart):
     def _fits(self) -> BackTranslationPart:
         if not self.model.record.left_to_right:
             raise ValueError(f"model.arch {self.model.arch!r} is not decoded by beam search: take another")
-        if self.objective.record.needs.teacher:
+        if self.objective.asking:
             raise ValueError(f"objective.type {self.objective.type!r} asks the teacher, which translates the other way")
         if self.filters.max_ter is not None:
             raise ValueError("filters.max_ter: monolingual text has no references")
@@ -302,8 +310,7 @@ class PipelineConfig(Strict):
         others = [
             f"{student.name} ({student.objective.type})"
             for student in self.students
-            if not student.objective.record.needs.row_weights
-            and weighted.intersection(part.name for part in student.corpora)
+            if not student.objective.weighing and weighted.intersection(part.name for part in student.corpora)
         ]
         if others:
             known = ", ".join(weighing())

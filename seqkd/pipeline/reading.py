@@ -79,6 +79,9 @@ def to_toml(config: BaseModel) -> str:
 def _student(shared: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
     """One of `[[students]]` over `[student]`; with another architecture it takes of that what its own one has too."""
     model, below = own.get("model"), dict(shared)
+    objectives = [table.get("objective") for table in (below, own)]
+    if all(isinstance(each, dict) for each in objectives) and any("terms" in each for each in objectives if each):
+        below.pop("objective")  # a sum has nothing in common with another objective
     if not isinstance(model, dict) or "arch" not in model:
         return _laid_over(below, own)
     architecture = ARCHITECTURES.find(str(model["arch"]))
@@ -178,9 +181,12 @@ def _name_problems(values: Mapping[str, Any], file: Path) -> list[str]:
         for name in [table.get("corpus"), *_names(table.get("corpus"))]:
             one = {"name": table.get("name", "?"), "corpus": name}
             lines += _unknown(one, "students", "corpus", known, "[[select]]")
-        lines += _unknown(table, "students", "init_from", [*teachers, *names["students"]], "[[students]]")
-        if isinstance(table.get("init_from"), str) and isinstance(table.get("name"), str):
-            parents[table["name"]] = table["init_from"]
+        first = table.get("init_from")
+        first = first.get("model") if isinstance(first, dict) else first
+        one = {"name": table.get("name", "?"), "init_from": first}
+        lines += _unknown(one, "students", "init_from", [*teachers, *names["students"]], "[[students]]")
+        if isinstance(first, str) and isinstance(table.get("name"), str):
+            parents[table["name"]] = first
     reported: set[str] = set()
     for start in parents:
         way = [start]
@@ -230,8 +236,9 @@ def _soft_problems(values: Mapping[str, Any], known: Sequence[str]) -> list[str]
     corpora = {table.get("name"): table.get("corpus", "gold") for table in _tables(values.get("soft_targets"))}
     for table in _tables(values.get("students")):
         objective = table.get("objective")
-        wanted = objective.get("soft_targets") if isinstance(objective, dict) else None
-        if not isinstance(wanted, str):
+        terms = [objective, *_tables(objective.get("terms"))] if isinstance(objective, dict) else []
+        wanted = next((term["soft_targets"] for term in terms if isinstance(term.get("soft_targets"), str)), None)
+        if wanted is None:
             continue
         place = f"students.{table.get('name', '?')}.objective.soft_targets"
         if wanted not in known:

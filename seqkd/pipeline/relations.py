@@ -54,8 +54,9 @@ def _edges(pipeline: PipelineConfig, made: Round) -> Iterator[tuple[str, str]]:
     for student in made.students:
         own = model(student.name)
         yield from ((corpus(part.name), own) for part in student.corpora)
-        if student.objective.taught is not None:
-            written = student.objective.taught.soft_targets
-            yield from ((start, own) for start in (teachers if written is None else [f"soft targets {written}"]))
-        if student.init_from is not None:
-            yield model(student.init_from), own
+        if student.objective.live:
+            yield from ((start, own) for start in teachers)
+        if student.objective.soft_targets is not None:
+            yield f"soft targets {student.objective.soft_targets}", own
+        if student.starts_from is not None:
+            yield model(student.starts_from), own

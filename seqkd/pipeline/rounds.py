@@ -8,7 +8,7 @@ is there.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from seqkd.models.registry import ARCHITECTURES
@@ -82,8 +82,8 @@ def taught(pipeline: PipelineConfig) -> tuple[set[str], set[str]]:
         students |= {
             part.name
             for part in pipeline.students
-            if part.objective.record.needs.teacher
-            or part.init_from in students
+            if part.objective.asking
+            or part.starts_from in students
             or any(share.name in corpora for share in part.corpora)
         }
     return corpora, students
@@ -145,11 +145,11 @@ def _later(pipeline: PipelineConfig, number: int, teacher: str) -> Round:
 
     def student(part: StudentPart) -> StudentPart:
         changed: dict[str, object] = {"name": named(part.name), "corpus": those(part.corpus)}
-        if part.init_from in students:
-            changed["init_from"] = named(part.init_from)
-        taught = part.objective.taught
-        if taught is not None and taught.soft_targets is not None:
-            changed["objective"] = part.objective.taught_by(soft_targets=Path(named(str(taught.soft_targets))))
+        if part.init_from is not None and part.init_from.model in students:
+            changed["init_from"] = replace(part.init_from, model=named(part.init_from.model))
+        written = part.objective.soft_targets
+        if written is not None:
+            changed["objective"] = part.objective.taught_by(soft_targets=Path(named(str(written))))
         return part.model_copy(update=changed)
 
     reverse = pipeline.backtranslation

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from seqkd.config.models import ObjectiveConfig
@@ -157,7 +158,7 @@ def _soft_targets(pipeline: PipelineConfig, made: Round, folders: Folders) -> li
 
 def _student(pipeline: PipelineConfig, made: Round, folders: Folders, part: StudentPart) -> Stage:
     corpora = [folders.corpus(share.name) for share in part.corpora]
-    first = None if part.init_from is None else folders.model(part.init_from)
+    first = None if part.init_from is None else folders.model(part.init_from.model)
     objective, taught_by = _taught(part.objective, made, folders)
     config = TrainConfig(
         role="student",
@@ -166,7 +167,8 @@ def _student(pipeline: PipelineConfig, made: Round, folders: Folders, part: Stud
         model=part.model,
         objective=objective,
         training=seeded(part.training, pipeline.seed, "student"),
-        init_from=None if first is None else first.folder,
+        init_from=None if first is None or part.init_from is None else replace(part.init_from, model=str(first.folder)),
+        hooks=part.hooks,
     )
     needs = (
         folders.gold.file,
@@ -186,15 +188,15 @@ def _student(pipeline: PipelineConfig, made: Round, folders: Folders, part: Stud
 
 def _taught(objective: ObjectiveConfig, made: Round, folders: Folders) -> tuple[ObjectiveConfig, tuple[Path, ...]]:
     """The objective with the folders that it asks in place of names, and the files that tell they are whole."""
-    taught = objective.taught
-    if taught is None:
+    if not objective.asking:
         return objective, ()
-    if taught.soft_targets is not None:
-        soft = folders.soft_targets(str(taught.soft_targets))
-        return objective.taught_by(soft_targets=soft.folder), (soft.file,)
-    teachers = folders.models(made.teachers)
-    folders_of = tuple(teacher.folder for teacher in teachers)
-    return objective.taught_by(teachers=folders_of), tuple(teacher.file for teacher in teachers)
+    written = None if objective.soft_targets is None else folders.soft_targets(str(objective.soft_targets))
+    teachers = folders.models(made.teachers) if objective.live else []
+    placed = objective.taught_by(
+        teachers=tuple(teacher.folder for teacher in teachers),
+        soft_targets=None if written is None else written.folder,
+    )
+    return placed, (*([] if written is None else [written.file]), *(teacher.file for teacher in teachers))
 
 
 def _evaluations(pipeline: PipelineConfig, rounds: Sequence[Round], folders: Folders) -> list[Stage]:

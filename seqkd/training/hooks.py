@@ -7,20 +7,18 @@ used yet.
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-import numpy as np
-import torch
-from lightning_fabric import Fabric
-from torch import nn
+from seqkd.extensions import Registry, resolve
 
-from seqkd.objectives.base import Batch, RowWeights, SoftTargets
-from seqkd.objectives.loss import Loss
-from seqkd.training.state import Validation
+if TYPE_CHECKING:  # pipeline files are planned, and registries listed, without torch where they can be
+    from torch import nn
+
+    from seqkd.objectives.base import Batch
+    from seqkd.objectives.loss import Loss
+    from seqkd.training.state import Validation
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,120 +75,27 @@ class HookKind:
 
     Attributes:
         name: Its `type`.
-        help: One line.
-        settings: A frozen dataclass; its fields are the keys of the table.
-        build: Makes the hook from its settings, before training starts.
-        changes: What it changes.
+        help: One line about it.
+        settings: `module:attribute` of its settings, a frozen dataclass; its fields are the keys of the table.
+        build: `module:attribute` of a callable that takes the settings and the `Training`, and gives the `Hook`.
+        changes: The parts of a run that it changes.
     """
 
     name: str
     help: str
-    settings: type
-    build: Callable[[Any, Training], Hook]
+    settings: str
+    build: str
     changes: tuple[Literal["batches", "weights", "objective"], ...]
 
 
-HOOKS: dict[str, HookKind] = {}
+HOOKS = Registry("hook", HookKind, group="seqkd.hooks", own={})
 
 
-class Hooks:
-    """The hooks of a run, each with the batches that it has changed and that were not asked for yet.
+def build_hook(record: HookKind, settings: Any, training: Training) -> Hook:
+    """The hook of these settings, for one run.
 
-    Args:
-        hooks: Called in this order; each one sees the batches as those before it have left them.
-        fabric: The processes.
-        seed: Gives the seed for a call of the hook of this number.
+    Raises:
+        ExtensionError: The module behind the record cannot be imported.
     """
-
-    def __init__(self, hooks: Sequence[Hook], fabric: Fabric, seed: Callable[[int], int]) -> None:
-        self._hooks = tuple(hooks)
-        self._made: tuple[deque[list[Batch]], ...] = tuple(deque() for _ in self._hooks)
-        self._fabric, self._seed = fabric, seed
-
-    def __bool__(self) -> bool:
-        return bool(self._hooks)
-
-    @property
-    def waiting(self) -> int:
-        """Batches that have been read and not been asked for."""
-        return sum(len(batches) for made in self._made for batches in made)
-
-    def changed(self, updates: Iterable[list[Batch]]) -> Iterator[list[Batch]]:
-        """Each update's batches after all hooks; `updates` begins behind those that are waiting."""
-        stream = iter(updates)
-        for number, hook in enumerate(self._hooks):
-            if hook.updates:
-                stream = self._through(number, stream)
-        return stream
-
-    def _through(self, number: int, updates: Iterator[list[Batch]]) -> Iterator[list[Batch]]:
-        hook, made = self._hooks[number], self._made[number]
-        while True:
-            if not made:
-                group = list(islice(updates, hook.updates))
-                if not group:
-                    return
-                torch.manual_seed(self._seed(number))
-                read = [batch for batches in group for batch in batches]
-                given = iter(hook.before(read))
-                made.extend([list(islice(given, len(batches))) for batches in group])
-                if [len(batches) for batches in made] != [len(batches) for batches in group] or list(given):
-                    raise ValueError(f"{type(hook).__name__} has changed the number of batches")
-            yield made.popleft()
-
-    def put_back(self, batches: list[Batch]) -> None:
-        """Let the last update's batches wait again: they were asked for and not used."""
-        for hook, made in reversed(tuple(zip(self._hooks, self._made, strict=True))):
-            if hook.updates:
-                made.appendleft(batches)
-                return
-
-    def stepped(self, update: int) -> None:
-        """See `Hook.stepped`."""
-        for hook in self._hooks:
-            hook.stepped(update)
-
-    def validated(self, line: Validation) -> None:
-        """See `Hook.validated`."""
-        for hook in self._hooks:
-            hook.validated(line)
-
-    def state(self) -> list[dict[str, Any]]:
-        """For each process the hooks' states and the batches that are waiting; called on all of them."""
-        own = {
-            "states": [hook.state_dict() for hook in self._hooks],
-            "made": [[[_plain(batch) for batch in batches] for batches in made] for made in self._made],
-        }
-        if self._fabric.world_size == 1:
-            return [own]
-        found: list[Any] = [None] * self._fabric.world_size
-        torch.distributed.all_gather_object(found, own)
-        return found
-
-    def load_state(self, saved: Sequence[Mapping[str, Any]]) -> None:
-        """Go on from what `state` gave."""
-        own = saved[self._fabric.global_rank]
-        for hook, state in zip(self._hooks, own["states"], strict=True):
-            hook.load_state_dict(state)
-        for made, groups in zip(self._made, own["made"], strict=True):
-            made.extend([[_batch(values) for values in batches] for batches in groups])
-
-
-def _plain(batch: Batch) -> dict[str, Any]:
-    """A batch as containers of tensors and strings."""
-    values = batch._asdict()
-    values["ids"] = torch.tensor(batch.ids)
-    values["soft"] = None if batch.soft is None else tuple(batch.soft)
-    values["weights"] = None if batch.weights is None else tuple(batch.weights)
-    values["origins"] = None if batch.origins is None else batch.origins.tolist()
-    return values
-
-
-def _batch(values: Mapping[str, Any]) -> Batch:
-    """The batch that `_plain` was given."""
-    batch = Batch(**{**values, "ids": values["ids"].numpy()})
-    return batch._replace(
-        soft=None if batch.soft is None else SoftTargets(*batch.soft),
-        weights=None if batch.weights is None else RowWeights(*batch.weights),
-        origins=None if batch.origins is None else np.array(batch.origins),
-    )
+    hook: Hook = resolve(record.build)(settings, training)
+    return hook

@@ -28,7 +28,8 @@ from seqkd.objectives.loss import Loss
 from seqkd.progress import Progress, say
 from seqkd.stopping import StopRequest
 from seqkd.training.data import TrainingData, read_ahead
-from seqkd.training.hooks import Hook, Hooks
+from seqkd.training.hooked import Hooks
+from seqkd.training.hooks import Hook
 from seqkd.training.optim import OptimSettings, build_optimizer, learning_rate
 from seqkd.training.pending import Counts, Pending, not_finite
 from seqkd.training.runtime import Precision

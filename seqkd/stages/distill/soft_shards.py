@@ -26,8 +26,9 @@ from seqkd.objectives.teacher import Teacher, chunk_rows
 from seqkd.search.scoring import length_batches
 from seqkd.stages.distill.counting import RETRIED, note_counts
 from seqkd.stages.train.teaching import load_teachers
-from seqkd.training.data import COLUMNS, collate
 from seqkd.training.runtime import Precision
+from seqkd.training.task import TRANSLATION
+from seqkd.training.translation import collate
 
 LOWEST = -60_000.0  # float16 holds -65,504
 _NAMED = 20  # rows in an error message
@@ -86,7 +87,7 @@ class _Writer:
 
     def write(self, shard: int) -> ShardInfo:
         """Write a shard's soft targets, in the order of its rows, and before it the count of the rows done again."""
-        table = self.corpus.read_shard(shard, list(COLUMNS))
+        table = self.corpus.read_shard(shard, list(TRANSLATION.columns))
         longest = np.maximum(*pair_lengths(table)) + 1
         fits = longest <= self.team.max_positions
         table, longest = table.filter(pa.array(fits)), longest[fits]

@@ -362,12 +362,16 @@ def _training(model: Path) -> tuple[str, str]:
     made_by = read_manifest(model).fingerprint
     config = made_by.get("config", {})
     recipe = {key: config.get(key) for key in ("model", "objective")}
+    recipe |= {key: config[key] for key in ("hooks", "init_from") if key in config}
     if "init_from" in made_by.get("inputs", {}):
         recipe["tuned"] = True  # it was trained for longer than one that began anew
     objective = recipe["objective"]
     if not isinstance(objective, dict):
         return "", ""
-    name = str(objective.get("type", "")) + "+glat" * (objective.get("glancing") is not None)
+    name = " + ".join(
+        str(term.get("type", "")) + "+glat" * (term.get("glancing") is not None)
+        for term in objective.get("terms", [objective])
+    )
     return name, hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:12]
 
 

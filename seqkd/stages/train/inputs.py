@@ -43,7 +43,7 @@ class Inputs:
         self.corpora = [_directed(part.path, config) for part in config.corpora]
         self.mixed = len(self.corpora) > 1 or config.corpora[0].weight != 1.0
         for corpus in self.corpora:
-            if WEIGHT in corpus.schema.names and not config.objective.record.needs.row_weights:
+            if WEIGHT in corpus.schema.names and not config.objective.weighing:
                 raise ConfigError(
                     f"is {config.objective.type!r}, which cannot count rows by the weights of {corpus.path}",
                     where="objective.type",
@@ -52,7 +52,7 @@ class Inputs:
         self.valid = _directed(config.prepared / "valid", config)
         own = Vocabularies.load(config.prepared)
         self.vocabularies = own.reversed() if config.reverse else own
-        self.init_from = config.init_from
+        self.init_from = None if config.init_from is None else Path(config.init_from.model)
         for corpus in (*self.corpora, self.valid):
             corpus.check_vocabularies(
                 self.vocabularies,

@@ -16,7 +16,7 @@ from seqkd.errors import ConfigError, CorpusError, ModelError
 from seqkd.models.checkpoint import load_model, model_digest, read_config
 from seqkd.models.protocol import Marks, PairLengths
 from seqkd.models.registry import ARCHITECTURES
-from seqkd.objectives.registry import TaughtSettings
+from seqkd.objectives.registry import TaughtSettings, TeacherPrecision
 from seqkd.objectives.teacher import Teacher
 from seqkd.stages.train.vocabularies import HINT
 from seqkd.text.vocabularies import Vocabularies
@@ -119,19 +119,19 @@ class Teaching:
     """
 
     def __init__(self, objective: ObjectiveConfig, corpus: Corpus, vocabularies: Vocabularies) -> None:
-        self._taught = taught = objective.taught
+        self._teachers = objective.teachers
+        live = [settings.precision for settings in objective.asking if settings.teachers]
+        self._precision: TeacherPrecision = live[0] if live else "auto"
         self._soft: Corpus | None = None
-        if taught is None:
-            return
-        check_teachers(taught.teachers, vocabularies)
-        if taught.soft_targets is not None:
-            self._soft = Corpus.open(taught.soft_targets, "soft")
-            _check_soft(self._soft, taught, corpus, vocabularies.target)
+        check_teachers(self._teachers, vocabularies)
+        if objective.soft_targets is not None:
+            self._soft = Corpus.open(objective.soft_targets, "soft")
+            for settings in objective.taught:
+                _check_soft(self._soft, settings, corpus, vocabularies.target)
 
     def digests(self) -> dict[str, str]:
         """Of each input, for the fingerprint."""
-        teachers = () if self._taught is None else self._taught.teachers
-        digests = {f"teacher{n}": model_digest(path) for n, path in enumerate(teachers, start=1)}
+        digests = {f"teacher{n}": model_digest(path) for n, path in enumerate(self._teachers, start=1)}
         if self._soft is not None:
             digests["soft_targets"] = self._soft.manifest.digest()
         return digests
@@ -142,10 +142,9 @@ class Teaching:
 
     def team(self, device: torch.device) -> Team | None:
         """Teachers that run along."""
-        taught = self._taught
-        if taught is None or not taught.teachers:
+        if not self._teachers:
             return None
-        return load_teachers(taught.teachers, precision=taught.precision, device=device)
+        return load_teachers(self._teachers, precision=self._precision, device=device)
 
 
 def _check_soft(soft: Corpus, objective: TaughtSettings, corpus: Corpus, target: Vocabulary) -> None:

@@ -18,27 +18,24 @@ from seqkd.config.stages import TrainConfig
 from seqkd.corpus.files import make_folder
 from seqkd.corpus.manifest import Manifest, StageOutput, atomic_write, fingerprint
 from seqkd.corpus.reader import Corpus
-from seqkd.errors import ConfigError, CorpusError, ModelError
+from seqkd.errors import ConfigError, CorpusError
 from seqkd.extensions import resolve
 from seqkd.kernels.build import missing
 from seqkd.models.checkpoint import (
-    load_model,
-    load_weights,
     model_files,
     save_model,
-    weights_of,
 )
 from seqkd.models.protocol import Marks, PairLengths
-from seqkd.models.registry import build, misfit
-from seqkd.objectives.loss import Loss, Weighted
-from seqkd.objectives.registry import build_term
-from seqkd.objectives.terms import Models
+from seqkd.models.registry import misfit
+from seqkd.objectives.loss import Loss
 from seqkd.progress import say
 from seqkd.search.loading import resolve_device
 from seqkd.stages.slower import slower
+from seqkd.stages.train.building import build_loss, build_model
 from seqkd.stages.train.inputs import Inputs
 from seqkd.stages.train.rejecting import REJECTED, count_rejected, left_out, write_rejected
 from seqkd.training.data import CorpusData, SpecialIds, TrainingData
+from seqkd.training.hooks import Hook, Training, build_hook
 from seqkd.training.loop import LoopSettings, TrainResult, fit
 from seqkd.training.mixing import MixedData
 from seqkd.training.optim import OptimSettings
@@ -97,6 +94,10 @@ def _run(config: TrainConfig, out: Path, overwrite: bool, device: str) -> None:
     if inputs.mixed:
         settings["weights"] = [part.weight for part in config.corpora]
     settings["objective"] = config.objective.model_dump(mode="json", exclude={"teachers", "soft_targets"})
+    if config.hooks:
+        settings["hooks"] = [hook.model_dump(mode="json") for hook in config.hooks]
+    if config.init_from is not None and config.init_from.choices:
+        settings["init_from"] = config.init_from.choices
     made_by = fingerprint("train", settings, inputs.digests())
     fabric = make_fabric(where, precision)
     first = fabric.is_global_zero
@@ -138,6 +139,7 @@ class _Work:
     Attributes:
         model: With its first weights.
         loss: Its objective.
+        hooks: Called by the loop.
         parts: The corpora's rows that the model can be trained on.
         data: Their batches.
         held_out: Those of the validation text.
@@ -145,6 +147,7 @@ class _Work:
 
     model: nn.Module
     loss: Loss
+    hooks: list[Hook]
     parts: list[CorpusData]
     data: TrainingData
     held_out: CorpusData
@@ -153,12 +156,12 @@ class _Work:
     def of(config: TrainConfig, inputs: Inputs, fabric: Fabric) -> _Work:
         training = config.training
         torch.manual_seed(training.seed)
-        model: Any = _build(config, inputs)
+        model: Any = build_model(config, inputs)
         team = inputs.teaching.team(fabric.device)
-        teacher = team.teacher if team else None
-        models = Models(model, teacher.models if teacher else ())
-        term = build_term(config.objective.record, config.objective.settings, models)
-        loss = Loss([Weighted(term=term)], teacher=teacher)
+        loss = build_loss(config, model, team.teacher if team else None)
+        hooks = [
+            build_hook(each.record, each.settings, Training(model=model, loss=loss)) for each in config.hooks or ()
+        ]
         special = SpecialIds(pad=model.pad_id, eos=model.eos_id, start=model.start_id)
 
         def unusable(lengths: PairLengths) -> dict[str, Marks]:
@@ -201,7 +204,7 @@ class _Work:
                 rank=fabric.global_rank,
                 world=fabric.world_size,
             )
-        return _Work(model=model, loss=loss, parts=parts, data=data, held_out=data_of(inputs.valid))
+        return _Work(model=model, loss=loss, hooks=hooks, parts=parts, data=data, held_out=data_of(inputs.valid))
 
 
 def _train(config: TrainConfig, inputs: Inputs, work: _Work, fabric: Fabric, out: Path) -> TrainResult:
@@ -240,46 +243,10 @@ def _train(config: TrainConfig, inputs: Inputs, work: _Work, fabric: Fabric, out
             precision=choose_precision(training.precision, fabric.device),
             folder=state,
             observer=observer,
+            hooks=work.hooks,
         )
     finally:
         observer.close()
-
-
-def _build(config: TrainConfig, inputs: Inputs) -> nn.Module:
-    settings, vocabularies = asdict(config.model.settings), inputs.vocabularies
-    if settings.get("embeddings") == "shared" and not vocabularies.joint:
-        raise ConfigError(
-            "embeddings are shared, but source and target have their own vocabularies",
-            where="model.embeddings",
-            expected='"decoder" or "separate"',
-            hint="or prepare with vocabulary.joint = true",
-        )
-    model = build(
-        config.model.arch,
-        settings,
-        source_vocab=vocabularies.source.size,
-        target_vocab=vocabularies.target.size,
-    )
-    if getattr(model, "shared_embeddings", False) and not vocabularies.joint:
-        raise ConfigError(
-            "embeddings are shared, but source and target have their own vocabularies",
-            where="model.settings",
-            expected="share_all_embeddings = false",
-            hint="or prepare with vocabulary.joint = true",
-        )
-    if config.init_from is None:
-        return model
-    first = load_model(config.init_from)
-    if [side.digest for _, side in first.vocabularies.sides()] != [side.digest for _, side in vocabularies.sides()]:
-        raise ModelError(
-            f"its vocabulary is not that of {config.prepared}",
-            where=str(config.init_from),
-            hint="start from a model that was trained on this `prepared` folder",
-        )
-    if first.arch != config.model.arch:
-        raise ModelError(f"its architecture is {first.arch!r}", where=str(config.init_from), expected=config.model.arch)
-    load_weights(model, weights_of(first.model), config.init_from)
-    return model
 
 
 class _Observer:

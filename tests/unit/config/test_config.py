@@ -139,8 +139,9 @@ def test_an_architecture_brings_its_own_objective(name: str) -> None:
     config = train_config(model={"arch": f"{name}lstm" if name.endswith(":") else name})
     assert config.model.record is record
     assert type(config.model.settings) is resolve(record.settings)
-    assert config.objective.record is OBJECTIVES.own[record.objective]
-    assert type(config.objective.settings) is resolve(config.objective.record.settings)
+    (term,) = config.objective.terms
+    assert term.record is OBJECTIVES.own[record.objective]
+    assert type(term.settings) is resolve(term.record.settings)
 
 
 def test_settings_are_written_in_the_order_that_finished_runs_have() -> None:
@@ -172,7 +173,7 @@ def test_settings_of_every_kind_are_read_as_they_were_written() -> None:
 
 def test_an_objective_without_its_name_is_the_architectures() -> None:
     config = train_config(model={"arch": "ctc"}, objective={"glancing": [0.5, 0.3]})
-    assert (config.objective.type, config.objective.settings.glancing) == ("ctc", (0.5, 0.3))
+    assert (config.objective.type, config.objective.terms[0].settings.glancing) == ("ctc", (0.5, 0.3))
 
 
 @pytest.mark.parametrize(

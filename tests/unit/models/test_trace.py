@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from seqkd.models.registry import build
-from seqkd.models.trace import Traces, traced
+from seqkd.models.registry import Traces, build
+from seqkd.models.trace import traced
 
 VOCAB, DIM, HEADS = 16, 16, 4
 SIZES = {"dim": DIM, "encoder_layers": 2, "decoder_layers": 3, "dropout": 0.0, "max_positions": 12}

@@ -12,6 +12,7 @@ from seqkd.config.models import ModelConfig, ObjectiveConfig
 from seqkd.config.report import NamedPath
 from seqkd.config.stages import ReportConfig, TrainConfig, load_stage
 from seqkd.errors import ConfigError
+from seqkd.models.initialiser import Initialiser
 from seqkd.pipeline.reading import read_pipeline, to_toml
 from tests.unit.pipeline.pipeline_files import edited
 
@@ -45,7 +46,8 @@ def test_student_tables_are_laid_over_the_shared_one(pipeline: Path) -> None:
     assert (gold.model.arch, kd.model.arch) == ("transformer", "transformer")
     assert (gold.model.settings.dim, gold.training.max_updates, gold.training.learning_rate) == (32, 20, 5e-4)
     assert (kd.model.settings.dim, kd.training.max_updates, kd.training.learning_rate) == (32, 20, 0.01)
-    assert tuned.init_from == "kd"
+    assert tuned.init_from == Initialiser(model="kd")
+    assert tuned.model_dump(mode="json")["init_from"] == "kd"
 
 
 def test_all_problems_of_a_pipeline_are_in_one_message(pipeline: Path) -> None:

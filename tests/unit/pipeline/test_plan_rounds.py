@@ -20,6 +20,7 @@ from seqkd.config.stages import (
 )
 from seqkd.errors import ConfigError
 from seqkd.models.checkpoint import save_model
+from seqkd.models.initialiser import Initialiser
 from seqkd.models.registry import build
 from seqkd.pipeline.folders import Stage
 from seqkd.pipeline.make import write_plan
@@ -93,7 +94,7 @@ def test_a_student_is_the_teacher_of_the_next_round(rounds: Path) -> None:
         assert isinstance(student.config, TrainConfig)
         assert isinstance(tuned.config, TrainConfig)
         assert student.config.corpus == RUN / f"corpora/kd.round{number}"
-        assert tuned.config.init_from == RUN / f"students/kd.round{number}"
+        assert tuned.config.init_from == Initialiser(model=str(RUN / f"students/kd.round{number}"))
         first = stages["student.kd"].config
         assert isinstance(first, TrainConfig)
         assert student.config.model_copy(update={"corpus": first.corpus}) == first
@@ -114,10 +115,10 @@ def test_word_level_students_ask_their_rounds_teacher(rounds: Path) -> None:
         stages[f"{name}.round2"].config for name in ("student.live", "student.soft", "soft_targets.top4")
     )
     assert isinstance(live, TrainConfig)
-    assert (live.corpus, live.objective.settings.teachers) == (RUN / "gold/train", (RUN / "students/kd",))
+    assert (live.corpus, live.objective.teachers) == (RUN / "gold/train", (RUN / "students/kd",))
     assert isinstance(soft, TrainConfig)
     assert soft.corpus == RUN / "corpora/kd.round2"
-    assert soft.objective.settings.soft_targets == RUN / "soft_targets/top4.round2"
+    assert soft.objective.soft_targets == RUN / "soft_targets/top4.round2"
     assert isinstance(written, SoftTargetsConfig)
     assert (written.corpus, written.models) == (RUN / "corpora/kd.round2", (RUN / "students/kd",))
 

@@ -19,6 +19,7 @@ from seqkd.config.stages import (
     load_stage,
 )
 from seqkd.errors import ConfigError
+from seqkd.models.initialiser import Initialiser
 from seqkd.pipeline.make import write_plan
 from seqkd.pipeline.reading import read_pipeline, to_toml
 from seqkd.pipeline.stages import plan_stages
@@ -76,7 +77,8 @@ def test_stage_files_hold_what_their_stages_need(pipeline: Path) -> None:
     assert prepare.test == BitextConfig(source=Path("c.tsv"))
     tuned = stages["student.tuned"].config
     assert isinstance(tuned, TrainConfig)
-    assert (tuned.corpus, tuned.init_from, tuned.prepared) == (run / "corpora/kd", run / "students/kd", run / "gold")
+    assert (tuned.corpus, tuned.prepared) == (run / "corpora/kd", run / "gold")
+    assert tuned.init_from == Initialiser(model=str(run / "students/kd"))
     teacher = stages["evaluate.teacher"].config
     assert isinstance(teacher, EvaluateConfig)
     assert (teacher.role, teacher.trained_on, teacher.corpus) == ("teacher", "gold", run / "gold/test")
@@ -110,10 +112,10 @@ def test_a_student_taught_word_by_word_needs_the_teacher_or_what_it_wrote(pipeli
     run = Path("runs/small")
     live, written, soft = (stages[name] for name in ("student.live", "student.written", "soft_targets.kd16"))
     assert isinstance(live.config, TrainConfig)
-    assert (live.config.objective.settings.teachers, live.config.objective.settings.alpha) == ((run / "teacher",), 0.7)
+    assert (live.config.objective.teachers, live.config.objective.terms[0].settings.alpha) == ((run / "teacher",), 0.7)
     assert run / "teacher/manifest.json" in live.needs
     assert isinstance(written.config, TrainConfig)
-    assert written.config.objective.settings.soft_targets == run / "soft_targets/kd16"
+    assert written.config.objective.soft_targets == run / "soft_targets/kd16"
     assert run / "soft_targets/kd16/manifest.json" in written.needs
     assert isinstance(soft.config, SoftTargetsConfig)
     assert (soft.config.models, soft.config.corpus) == ((run / "teacher",), run / "corpora/kd")
@@ -150,7 +152,7 @@ def test_an_ensemble_of_teachers_differs_in_seeds_and_teaches_together(pipeline:
     assert isinstance(distill, DistillConfig)
     assert isinstance(soft, SoftTargetsConfig)
     assert isinstance(live, TrainConfig)
-    assert distill.models == soft.models == live.objective.settings.teachers == folders
+    assert distill.models == soft.models == live.objective.teachers == folders
     for name in ("distill.beam5", "soft_targets.kd16", "student.live"):
         assert {folder / "manifest.json" for folder in folders} <= set(stages[name].needs)
     report = stages["report"].config
@@ -218,3 +220,59 @@ def test_vocabulary_settings_reach_prepare(pipeline: Path) -> None:
     prepare = plan_stages(read_pipeline(pipeline), Path("runs"))[0].config
     assert isinstance(prepare, PrepareConfig)
     assert prepare.vocabulary == VocabularyConfig(size=300, symbols=("<de>",))
+
+
+SUM = """
+[[students]]
+name = "summed"
+corpus = "kd"
+init_from = { model = "teacher", encoder_layers = [0, 2], freeze = ["embeddings"] }
+model = { encoder_layers = 2 }
+
+[[students.objective.terms]]
+type = "word_kd"
+alpha = 1.0
+weight = 0.7
+
+[[students.objective.terms]]
+type = "nll"
+"""
+
+
+def test_a_sum_of_terms_and_a_start_from_chosen_layers_reach_the_stage(pipeline: Path) -> None:
+    edited(pipeline, "[student.training]", "[student.objective]\nlabel_smoothing = 0.2\n\n[student.training]")
+    pipeline.write_text(pipeline.read_text() + SUM)
+    plan = plan_stages(read_pipeline(pipeline), Path("runs"))
+    stage = {stage.name: stage for stage in plan}["student.summed"]
+    run = Path("runs/small")
+    assert isinstance(stage.config, TrainConfig)
+    assert [(term.type, term.weight) for term in stage.config.objective.terms] == [("word_kd", 0.7), ("nll", 1.0)]
+    assert stage.config.objective.teachers == (run / "teacher",)
+    assert stage.config.init_from == Initialiser(
+        model=str(run / "teacher"), encoder_layers=(0, 2), freeze=("embeddings",)
+    )
+    assert run / "teacher/manifest.json" in stage.needs
+    file = Path("student.toml")
+    file.write_text(to_toml(stage.config))
+    assert load_stage(TrainConfig, file) == stage.config
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('model = "teacher"', 'model = "nobody"', "students.summed.init_from: no [[students]] is named 'nobody'"),
+        ("encoder_layers = [0, 2]", "layers = [0, 2]", "students.summed.init_from.layers: unknown key"),
+        ('type = "nll"', 'type = "mse"', "students.summed.objective.terms.1: unknown objective 'mse'"),
+        ("weight = 0.7", 'teachers = ["t"]', "objective.teachers: the pipeline's own teacher teaches its students"),
+        (
+            "weight = 0.7",
+            'soft_targets = "top4"',
+            "objective.soft_targets: no [[soft_targets]] is named",
+        ),
+    ],
+)
+def test_mistakes_in_a_sum_or_a_start_are_named(pipeline: Path, old: str, new: str, message: str) -> None:
+    pipeline.write_text(pipeline.read_text() + SUM.replace(old, new))
+    with pytest.raises(ConfigError) as caught:
+        read_pipeline(pipeline)
+    assert message in str(caught.value)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from seqkd.models.trace import Traces
+from seqkd.models.registry import Traces
 from seqkd.objectives.base import Batch
 from seqkd.objectives.terms import Forward, Reads, TermOutput
 from seqkd.training.state import Validation

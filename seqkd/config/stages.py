@@ -34,6 +34,7 @@ from seqkd.config.search import SearchConfig as SearchConfig
 from seqkd.config.select import WITH_REFERENCES, SelectSettings
 from seqkd.errors import ConfigError
 from seqkd.models.initialiser import Initialiser
+from seqkd.models.registry import Stack
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -159,6 +160,17 @@ def _to_name(value: Initialiser | None) -> Any:
     return {"model": value.model, **value.choices}
 
 
+def check_start(model: ModelConfig, init_from: Initialiser | None, first: ModelConfig | None = None) -> None:
+    """Raise ValueError if layers to start from do not fit a model, or the model that they are of if it is known."""
+    stacks: tuple[Stack, ...] = ("encoder", "decoder")
+    for stack in stacks if init_from is not None else ():
+        own = getattr(model.settings, f"{stack}_layers", None)
+        there = getattr(first.settings, f"{stack}_layers", None) if first is not None else None
+        problem = None if own is None or init_from is None else init_from.problem(stack, own, there)
+        if problem is not None:
+            raise ValueError(problem)
+
+
 InitFrom = Annotated[Initialiser | None, BeforeValidator(_from_name), PlainSerializer(_to_name)]
 """A model to start from: its folder or name alone, or a table."""
 
@@ -181,6 +193,7 @@ class TrainConfig(Strict):
     @model_validator(mode="after")
     def _suits(self) -> TrainConfig:
         check_objective(self.model, self.objective)
+        check_start(self.model, self.init_from)
         return self
 
     @model_validator(mode="after")

@@ -7,6 +7,8 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import ConfigDict, Field
 
+from seqkd.models.registry import Stack
+
 Group = Literal["embeddings", "encoder", "decoder"]
 Choice = tuple[Annotated[int, Field(ge=0)], ...]
 
@@ -30,6 +32,28 @@ class Initialiser:
     freeze: tuple[Group, ...] = ()
 
     __pydantic_config__: ClassVar = ConfigDict(extra="forbid")
+
+    def problem(self, stack: Stack, own: int, first: int | None = None) -> str | None:
+        """The reason why the layers of a stack cannot be copied; None if they can.
+
+        Args:
+            stack: encoder or decoder.
+            own: Layers of the new model.
+            first: Layers of the model that it starts from, if they are known.
+        """
+        choice = self.encoder_layers if stack == "encoder" else self.decoder_layers
+        if choice and len(choice) != own:
+            return f"init_from.{stack}_layers names {len(choice)} layers, the model has {own}; give one for each"
+        if first is None:
+            return None
+        if choice and max(choice) >= first:
+            return f"init_from.{stack}_layers names layer {max(choice)}, {self.model} has layers 0 to {first - 1}"
+        if not choice and own != first:
+            return (
+                f"init_from: {self.model} has {first} {stack} layers, the model that starts from it {own}; choose the "
+                f"layers to copy with init_from.{stack}_layers"
+            )
+        return None
 
     @property
     def choices(self) -> dict[str, list[int] | list[Group]]:

@@ -37,6 +37,7 @@ from seqkd.config.stages import (
     VocabularyConfig,
     Weight,
     check_mix,
+    check_start,
     one_or_several,
 )
 from seqkd.extensions import shown
@@ -289,6 +290,19 @@ class PipelineConfig(Strict):
         """The student that teaches the next round; None in a pipeline of one round."""
         named = self.next_teacher or (self.students[0].name if len(self.students) == 1 else None)
         return next((part for part in self.students if self.rounds > 1 and part.name == named), None)
+
+    @model_validator(mode="after")
+    def _starts(self) -> PipelineConfig:
+        models = {} if self.teacher.path else dict.fromkeys(self.teacher.names, self.teacher.model)
+        models |= {student.name: student.model for student in self.students}
+        for student in self.students:
+            first = models.get(student.starts_from or "")
+            if first is not None and first.arch == student.model.arch:
+                try:
+                    check_start(student.model, student.init_from, first)
+                except ValueError as error:
+                    raise ValueError(f"students.{student.name}.{error}") from None
+        return self
 
     @model_validator(mode="after")
     def _kernels(self) -> PipelineConfig:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from seqkd.errors import ModelError
 from seqkd.models.checkpoint import LoadedModel, load_weights, weights_of
 from seqkd.models.initialiser import Initialiser
+from seqkd.models.registry import Stack
 
 _LAYER = re.compile(r"^((?:stack\.)?(encoder|decoder)\.)(\d+)(\..*)$")
 # The same names in all architectures of seqkd.
@@ -42,11 +43,26 @@ def initialise(
     if first.arch != arch:
         raise ModelError(f"its architecture is {first.arch!r}", where=str(where), expected=arch)
     weights = weights_of(first.model)
-    for stack, choice in (("encoder", wanted.encoder_layers), ("decoder", wanted.decoder_layers)):
-        weights = _with_layers(weights, weights_of(model), stack, choice, where)
+    for stack, choice in _stacks(wanted):
+        there, here = _count(weights, stack), _count(weights_of(model), stack)
+        if choice and not here:
+            raise ModelError(
+                f"the layers of its {stack} are not separate weights",
+                where=str(where),
+                expected=f"no init_from.{stack}_layers for this architecture",
+            )
+        problem = wanted.problem(stack, here, there)
+        if problem is not None:
+            raise ModelError(problem, where=str(where))
+        if choice:
+            weights = _with_layers(weights, weights_of(model), stack, choice)
     _check_widths(weights, model, settings, first.settings, where)
     load_weights(model, weights, where)
     _freeze(model, wanted, where)
+
+
+def _stacks(wanted: Initialiser) -> tuple[tuple[Stack, tuple[int, ...]], ...]:
+    return ("encoder", wanted.encoder_layers), ("decoder", wanted.decoder_layers)
 
 
 def _count(weights: Mapping[str, Tensor], stack: str) -> int:
@@ -55,37 +71,9 @@ def _count(weights: Mapping[str, Tensor], stack: str) -> int:
 
 
 def _with_layers(
-    weights: Mapping[str, Tensor], own: Mapping[str, Tensor], stack: str, choice: tuple[int, ...], where: Path
+    weights: Mapping[str, Tensor], own: Mapping[str, Tensor], stack: Stack, choice: tuple[int, ...]
 ) -> dict[str, Tensor]:
     """The weights with the chosen layers of a stack alone, numbered anew."""
-    there, here = _count(weights, stack), _count(own, stack)
-    if not choice:
-        if there != here:
-            raise ModelError(
-                f"it has {there} {stack} layers, the model that starts from it {here}",
-                where=str(where),
-                expected="as many",
-                hint=f"choose the layers to copy: init_from.{stack}_layers = [...]",
-            )
-        return dict(weights)
-    if not here:
-        raise ModelError(
-            f"the layers of its {stack} are not separate weights",
-            where=str(where),
-            expected=f"no init_from.{stack}_layers for this architecture",
-        )
-    if len(choice) != here:
-        raise ModelError(
-            f"init_from.{stack}_layers names {len(choice)} layers, the model has {here}",
-            where=str(where),
-            expected=f"a layer to start from for each {stack} layer of the model",
-        )
-    if max(choice) >= there:
-        raise ModelError(
-            f"init_from.{stack}_layers names layer {max(choice)}, its {stack} has {there} layers",
-            where=str(where),
-            expected=f"numbers from 0 to {there - 1}",
-        )
     kept = {name: value for name, value in weights.items() if not _of(name, stack)}
     for name in own:
         if match := _of(name, stack):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from seqkd.models.registry import Traces, build
+from seqkd.models.registry import ARCHITECTURES, Traces, build
 from seqkd.models.trace import traced
 
 VOCAB, DIM, HEADS = 16, 16, 4
@@ -192,6 +192,20 @@ def test_of_models_that_write_all_positions_at_once(arch: str) -> None:
     read = norm(layer.cross_norm, trace.hidden["decoder"][1] + mixed)
     _, expected = cross_attention(layer.cross, read, memory, SOURCE.ne(1)[:, None, :])
     torch.testing.assert_close(trace.attention["cross"][1], expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("arch", [name for name in ARCHITECTURES.own if not name.endswith(":")])
+def test_a_record_says_what_can_be_traced(arch: str) -> None:
+    shown = ARCHITECTURES.own[arch].traces
+    model = model_of(arch, SIZES if arch == "lstm" else STACKS)
+    assert shown
+    with traced(model, shown):
+        pass
+    for lacking in [Traces(hidden=(name,)) for name in EVERYTHING.hidden if name not in shown.hidden] + [
+        Traces(attention=(name,)) for name in EVERYTHING.attention if name not in shown.attention
+    ]:
+        with pytest.raises(ValueError, match="that can be traced|can be traced one by one"), traced(model, lacking):
+            pass
 
 
 def test_two_traces_of_attention_at_once_are_refused() -> None:

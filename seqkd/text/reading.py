@@ -1,25 +1,23 @@
-"""Reading bitext, row by row: two line-aligned files or one TSV file, plain or gzipped, in UTF-8."""
+"""Reading bitext, row by row: two line-aligned files or one TSV file, plain or compressed, in UTF-8."""
 
 from __future__ import annotations
 
-import gzip
 import hashlib
-import io
-import zlib
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, cast
+from queue import Queue
+from threading import Thread
+from typing import NamedTuple
 
 from seqkd.errors import TextError
+from seqkd.text.opening import BLOCK, is_rereadable, opened
 
 INVALID_UTF8 = "invalid UTF-8"
 WRONG_COLUMNS = "not two columns"
-
-_BLOCK = 1 << 20
-_GZIP_MAGIC = b"\x1f\x8b"
 
 
 class RawPair(NamedTuple):
@@ -51,7 +49,7 @@ class BitextFacts:
     digests: tuple[str, ...]
 
 
-def read_bitext(source: Path, target: Path | None) -> Iterator[RawPair]:
+def read_bitext(source: str | Path, target: str | Path | None) -> Iterator[RawPair]:
     r"""Read the rows of a bitext, holding one row at a time.
 
     A line ends at "\n" or "\r\n" and nowhere else: U+2028, form feeds and the like are part of the text.
@@ -76,7 +74,7 @@ def read_bitext(source: Path, target: Path | None) -> Iterator[RawPair]:
             yield RawPair(number, None, None, INVALID_UTF8)
 
 
-def read_lines(paths: Sequence[Path]) -> Iterator[RawPair]:
+def read_lines(paths: Sequence[str | Path]) -> Iterator[RawPair]:
     """Read text of one language, file after file, as pairs of a line and itself; line numbers go on through all files.
 
     Raises:
@@ -91,7 +89,7 @@ def read_lines(paths: Sequence[Path]) -> Iterator[RawPair]:
             yield RawPair(number, text, text, None)
 
 
-def check_bitext(source: Path, target: Path | None) -> BitextFacts:
+def check_bitext(source: str | Path, target: str | Path | None) -> BitextFacts:
     """Read a bitext's bytes once: count its lines and see that it is text at all.
 
     Raises:
@@ -106,6 +104,47 @@ def check_bitext(source: Path, target: Path | None) -> BitextFacts:
     return BitextFacts(rows=lines, digests=(digest, target_digest))
 
 
+@contextmanager
+def rereadable(source: Path, target: Path) -> Iterator[tuple[Path, Path]]:
+    """Give paths of a bitext that can be read several times: a copy in place of each side that is a pipe.
+
+    Both pipes are read at the same time, so one process may write both. The copies are deleted on leaving.
+
+    Raises:
+        TextError: A file is missing, cannot be read or decompressed; in place of a copy the message names the original.
+    """
+    pipes = [path for path in (source, target) if path.exists() and not is_rereadable(path)]
+    if not pipes:
+        yield source, target
+        return
+    with tempfile.TemporaryDirectory(prefix="seqkd-") as folder:
+        copies = {pipe: Path(folder) / str(number) for number, pipe in enumerate(pipes)}
+        done: Queue[Exception | None] = Queue()
+        for pipe, copy in copies.items():
+            # Daemons: a pipe that nobody writes to must not keep a stopped process alive.
+            Thread(target=_copy, args=(pipe, copy, done), daemon=True).start()
+        for _ in copies:
+            if error := done.get():
+                raise error
+        try:
+            yield copies.get(source, source), copies.get(target, target)
+        except TextError as error:
+            what, where = error.what, error.where
+            for pipe, copy in copies.items():
+                what, where = what.replace(str(copy), str(pipe)), where.replace(str(copy), str(pipe))
+            raise TextError(what, where=where, expected=error.expected, hint=error.hint) from None
+
+
+def _copy(pipe: Path, copy: Path, done: Queue[Exception | None]) -> None:
+    try:
+        with copy.open("wb") as file:
+            file.writelines(line + b"\n" for line in _lines(pipe, once=True))
+    except Exception as error:
+        done.put(error)
+    else:
+        done.put(None)
+
+
 def _columns(number: int, line: bytes) -> RawPair:
     try:
         columns = line.decode("utf-8").split("\t")
@@ -116,13 +155,13 @@ def _columns(number: int, line: bytes) -> RawPair:
     return RawPair(number, columns[0], columns[1], None)
 
 
-def _scan(path: Path) -> tuple[int, str]:
+def _scan(path: str | Path) -> tuple[int, str]:
     lines, digest, last = 0, hashlib.sha256(), b""
-    with _opened(path) as file:
-        while block := file.read(_BLOCK):
+    with opened(path) as file:
+        while block := file.read(BLOCK):
             nul = block.find(b"\0")
             if nul >= 0:
-                raise _binary(path, lines + 1 + block.count(b"\n", 0, nul), gzipped=_is_gzip(path))
+                raise _binary(path, lines + 1 + block.count(b"\n", 0, nul))
             lines += block.count(b"\n")
             last = block[-1:]
             digest.update(block)
@@ -131,12 +170,12 @@ def _scan(path: Path) -> tuple[int, str]:
     return lines + (last != b"\n"), digest.hexdigest()
 
 
-def _count(path: Path) -> int:
+def _count(path: str | Path) -> int:
     return sum(1 for _ in _lines(path))
 
 
-def _lines(path: Path) -> Iterator[bytes]:
-    with _opened(path) as file:
+def _lines(path: str | Path, *, once: bool = False) -> Iterator[bytes]:
+    with opened(path, once=once) as file:
         for line in file:
             if line.endswith(b"\r\n"):
                 yield line[:-2]
@@ -146,41 +185,16 @@ def _lines(path: Path) -> Iterator[bytes]:
                 yield line
 
 
-@contextmanager
-def _opened(path: Path) -> Iterator[BinaryIO]:
-    """Open a file for reading bytes; failures of reading and decompressing become TextErrors."""
-    try:
-        if path.suffix == ".gz":
-            with gzip.open(path, "rb") as packed:
-                yield cast(BinaryIO, io.BufferedReader(packed, _BLOCK))
-        else:
-            with path.open("rb", buffering=_BLOCK) as plain:
-                yield plain
-    except FileNotFoundError:
-        raise TextError("no such file", where=str(path), expected="a text file", hint="check the path") from None
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise TextError(
-            f"cannot be decompressed: {error}", where=str(path), expected="a whole gzip file, as its name says"
-        ) from None
-    except OSError as error:
-        raise TextError(f"cannot be read: {error.strerror or error}", where=str(path), expected="a text file") from None
-
-
-def _is_gzip(path: Path) -> bool:
-    if path.suffix == ".gz":
-        return False  # it was gzip and what came out of it is binary
-    with path.open("rb") as file:
-        return file.read(2) == _GZIP_MAGIC
-
-
-def _binary(path: Path, line: int, *, gzipped: bool) -> TextError:
-    hint = "give it a name that ends with .gz" if gzipped else "convert it to UTF-8 (UTF-16 text looks like this)"
+def _binary(path: str | Path, line: int) -> TextError:
     return TextError(
-        "a binary file, not text: it has a NUL byte", where=f"{path}, line {line}", expected="UTF-8 text", hint=hint
+        "a binary file, not text: it has a NUL byte",
+        where=f"{path}, line {line}",
+        expected="UTF-8 text",
+        hint="convert it to UTF-8 (UTF-16 text looks like this)",
     )
 
 
-def _unequal(source: Path, source_lines: int, target: Path, target_lines: int) -> TextError:
+def _unequal(source: str | Path, source_lines: int, target: str | Path, target_lines: int) -> TextError:
     return TextError(
         f"the two sides have different numbers of lines: {source} has {source_lines:,}, {target} has {target_lines:,}",
         expected="one line of target for each line of source",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 from itertools import islice
 from pathlib import Path
@@ -21,6 +22,7 @@ from seqkd.stages.prepare.encoding import corpus_manifest, encode_shards, list_r
 from seqkd.stopping import StopRequest
 from seqkd.text.cleaning import Cleaner
 from seqkd.text.normalize import Normalizer
+from seqkd.text.opening import opened
 from seqkd.text.reading import BitextFacts, check_bitext, read_bitext
 from seqkd.text.screening import count, kept
 from seqkd.text.vocabularies import SOURCE_VOCABULARY, VOCABULARY, Vocabularies
@@ -31,6 +33,7 @@ REJECTED = "rejected.tsv"
 
 _WORK = "work"  # files of the run under way
 _MOST_ROWS_NAMED = 5
+_SURROGATE = re.compile("[\ud800-\udfff]")  # JSON can spell one without its other half; UTF-8 cannot
 
 
 def run(config: PrepareConfig, out: Path, *, overwrite: bool = False, device: str = "auto") -> None:  # noqa: ARG001
@@ -214,14 +217,10 @@ def _check_every_row(bitext: BitextConfig) -> None:
 
 def _check_accepted(path: Path, rows: int) -> str:
     digest, number = hashlib.sha256(), 0
-    try:
-        with path.open("rb") as file:
-            for number, line in enumerate(file, 1):
-                digest.update(line)
-                _accepted_row(line, path, number)
-    except OSError as error:
-        what = f"cannot be read: {error.strerror}"
-        raise TextError(what, where=str(path), expected="a JSON list of texts a line", hint="check the path") from None
+    with opened(path) as file:
+        for number, line in enumerate(file, 1):
+            digest.update(line)
+            _accepted_row(line, path, number)
     if number != rows:
         raise TextError(f"{number:,} rows for {rows:,} rows of test text", where=str(path), expected="a row for each")
     return digest.hexdigest()
@@ -235,6 +234,12 @@ def _accepted_row(line: bytes, path: Path, number: int) -> list[str]:
     if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
         raise TextError(
             "no list of translations", where=f"{path}, line {number}", expected='JSON such as ["one", "another"]'
+        )
+    if any(_SURROGATE.search(text) for text in texts):
+        raise TextError(
+            "holds half of a surrogate pair (\\ud800 to \\udfff), which is no character",
+            where=f"{path}, line {number}",
+            expected="both halves of the pair, or the character itself in UTF-8",
         )
     return texts
 
@@ -277,7 +282,7 @@ def _vocabulary(config: PrepareConfig, path: Path, verdicts: Path, sides: tuple[
 def _copy_accepted(path: Path, out: Path) -> None:
     """Copy the accepted translations, normalised as the test text is, so that they can be compared."""
     normalizer = Normalizer()
-    with path.open("rb") as file, atomic_path(out) as temporary, temporary.open("w", encoding="utf-8") as copy:
+    with opened(path) as file, atomic_path(out) as temporary, temporary.open("w", encoding="utf-8") as copy:
         for number, line in enumerate(file, 1):
             texts = normalizer.many(_accepted_row(line, path, number))
             copy.write(json.dumps(texts, ensure_ascii=False) + "\n")

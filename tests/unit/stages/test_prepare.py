@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import lzma
 import multiprocessing
 import os
 import random
@@ -286,9 +287,10 @@ def test_a_damaged_shard_of_an_interrupted_run_is_written_again(raw: Path, tmp_p
 
 def test_accepted_translations_are_copied_normalised(raw: Path, tmp_path: Path) -> None:
     accepted = [[f"\uff4f\uff4e\uff45  {row}", f"two ä{row}"] for row in range(12)]
-    (raw / "accepted").write_text("".join(json.dumps(texts) + "\n" for texts in accepted))
+    text = "\ufeff" + "".join(json.dumps(texts) + "\n" for texts in accepted)
+    (raw / "accepted.xz").write_bytes(lzma.compress(text.encode()))
     out = tmp_path / "gold"
-    test = {"source": raw / "test.src", "target": raw / "test.tgt", "accepted": raw / "accepted"}
+    test = {"source": raw / "test.src", "target": raw / "test.tgt", "accepted": raw / "accepted.xz"}
     prepare.run(config(raw, test=test), out)
     copied = [json.loads(line) for line in (out / "test.accepted.jsonl").read_text().splitlines()]
     assert copied == [[f"one {row}", f"two ä{row}"] for row in range(12)]
@@ -302,7 +304,8 @@ def test_accepted_translations_are_copied_normalised(raw: Path, tmp_path: Path) 
         ('["a"]\n[]\n' + '["a"]\n' * 10, "line 2"),
         ('["a"]\n' * 11 + '"a"\n', "line 12"),
         ("a\n" * 12, "line 1"),
-        (None, "cannot be read"),
+        (None, "no such file"),
+        ('["a"]\n' * 3 + '["a", "\\ud83d"]\n' + '["a"]\n' * 8, "line 4: holds half of a surrogate pair"),
     ],
 )
 def test_accepted_translations_must_fit(raw: Path, tmp_path: Path, text: str | None, message: str) -> None:

@@ -1,16 +1,32 @@
 from __future__ import annotations
 
+import bz2
 import gzip
 import hashlib
+import lzma
+import os
+import random
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from threading import Thread
 
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from seqkd.errors import TextError
-from seqkd.text.reading import INVALID_UTF8, WRONG_COLUMNS, RawPair, check_bitext, read_bitext
+from seqkd.text.opening import compression
+from seqkd.text.reading import (
+    INVALID_UTF8,
+    WRONG_COLUMNS,
+    RawPair,
+    check_bitext,
+    read_bitext,
+    read_lines,
+    rereadable,
+)
 
 LINES = st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\n\r\0\t")), min_size=1)
 
@@ -54,6 +70,132 @@ def test_gzip_by_name_and_in_any_mixture(tmp_path: Path) -> None:
     target.write_bytes(b"x\ny\n")
     assert [(row.source, row.target) for row in read_bitext(source, target)] == [("ä", "x"), ("second", "y")]
     assert check_bitext(source, target).digests[0] == hashlib.sha256("ä\nsecond\n".encode()).hexdigest()
+
+
+def zstandard(text: bytes) -> bytes:
+    return bytes(pa.compress(text, codec="zstd", asbytes=True))
+
+
+COMPRESSORS: dict[str, Callable[[bytes], bytes]] = {
+    "gz": gzip.compress,
+    "bz2": bz2.compress,
+    "xz": lzma.compress,
+    "zst": zstandard,
+}
+
+
+@pytest.mark.parametrize("ending", COMPRESSORS)
+def test_compressed_text_is_read_like_plain_text(tmp_path: Path, ending: str) -> None:
+    pack = COMPRESSORS[ending]
+    lines = [f"zeile {number} ä" for number in range(100_000)]
+    text = "".join(f"{line}\n" for line in lines).encode()
+    source, target = tmp_path / f"a.{ending}", tmp_path / "b"
+    middle = len(text) // 2
+    source.write_bytes(pack(text[:middle]) + pack(text[middle:]))  # in two pieces, as parallel compressors write it
+    target.write_bytes(text)
+    assert check_bitext(source, target) == check_bitext(target, target)
+    assert [row.source for row in read_bitext(source, target)] == lines
+
+
+@pytest.mark.parametrize("ending", COMPRESSORS)
+@pytest.mark.parametrize("damage", ["cut", "changed", "no such format"])
+def test_damaged_compressed_text_is_one_message(tmp_path: Path, ending: str, damage: str) -> None:
+    data = bytearray(COMPRESSORS[ending](bytes(random.Random(1).choices(b"abcdef \n", k=20_000))))
+    if damage == "cut":
+        del data[-20:]
+    elif damage == "changed":
+        data[20:60] = bytes(40)
+    else:
+        data = bytearray(b"plain text\n")
+    path = tmp_path / f"text.{ending}"
+    path.write_bytes(data)
+    with pytest.raises(TextError, match=rf"text\.{ending}: cannot be decompressed"):
+        check_bitext(path, None)
+    with pytest.raises(TextError, match=rf"text\.{ending}: cannot be decompressed"):
+        list(read_bitext(path, None))
+
+
+@pytest.mark.parametrize("ending", COMPRESSORS)
+@pytest.mark.parametrize("wrong", ["", ".txt", ".gz", ".xz", ".zst", ".bz2"])
+def test_text_compressed_under_another_name_is_told_the_format(tmp_path: Path, ending: str, wrong: str) -> None:
+    if wrong == f".{ending}":
+        return
+    path = tmp_path / f"text{wrong}"
+    path.write_bytes(COMPRESSORS[ending](b"text\n"))
+    names = {"gz": "gzip", "bz2": "bzip2", "xz": "xz", "zst": "Zstandard"}
+    with pytest.raises(TextError, match=rf"holds {names[ending]} data[^$]*ends with \.{ending}"):
+        check_bitext(path, None)
+
+
+@pytest.mark.parametrize(
+    ("name", "head"), [("zip", b"PK\3\4rest"), ("LZ4", b"\4\x22\x4d\x18rest"), ("7-Zip", b"7z\xbc\xaf\x27\x1crest")]
+)
+def test_a_format_that_is_not_read_is_named(tmp_path: Path, name: str, head: bytes) -> None:
+    path = tmp_path / "text"
+    path.write_bytes(head)
+    with pytest.raises(TextError, match=f"holds {name} data[^$]*decompress it first"):
+        check_bitext(path, None)
+
+
+@given(st.text(max_size=20))
+def test_no_text_is_taken_for_a_compressed_file(text: str) -> None:
+    assert compression(text.encode()[:10]) is None or text.startswith(("BZh", "PK\3\4"))
+
+
+@pytest.mark.parametrize("ending", ["", ".gz", ".bz2", ".xz", ".zst"])
+def test_a_byte_order_mark_is_not_text(tmp_path: Path, ending: str) -> None:
+    plain, marked = tmp_path / "plain", tmp_path / f"marked{ending}"
+    plain.write_bytes(b"one\n\xef\xbb\xbftwo\n")
+    data = b"\xef\xbb\xbf" + plain.read_bytes()
+    marked.write_bytes(COMPRESSORS[ending[1:]](data) if ending else data)
+    assert [row.source for row in read_bitext(marked, plain)] == ["one", "\ufefftwo"]  # elsewhere it stays
+    assert check_bitext(marked, None) == check_bitext(plain, None)
+
+
+def test_a_pipe_is_refused_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(TextError, match=r"pipe: a pipe or a device, which can be read only once[^$]*to a file first"):
+        check_bitext(tmp_path / "pipe", None)
+    with pytest.raises(TextError, match="only once"):
+        list(read_lines([tmp_path / "pipe"]))
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_pipes_are_copied_at_the_same_time(tmp_path: Path, order: int) -> None:
+    """One process writes both, more than a pipe holds: whoever read one of them to its end would wait for ever."""
+    source, target = tmp_path / "source", tmp_path / "target"
+    os.mkfifo(source)
+    os.mkfifo(target)
+    lines = [f"{number} {'x' * 100}" for number in range(5000)]
+
+    def write() -> None:
+        first, second = (source, target)[::order]
+        with first.open("w") as left, second.open("w") as right:
+            for line in lines:
+                print(line, file=left)
+                print(line, file=right)
+
+    writer = Thread(target=write, daemon=True)
+    writer.start()
+    with rereadable(source, target) as files:
+        assert check_bitext(*files).rows == len(lines)
+        assert [row.target for row in read_bitext(*files)] == lines
+    writer.join()
+    assert not any(file.exists() for file in files)
+
+
+def test_files_are_not_copied_and_messages_name_the_pipe(tmp_path: Path) -> None:
+    source, target = files(tmp_path, b"a\nb\n", b"a\n")
+    with rereadable(source, target) as found:
+        assert found == (source, target)
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = Thread(target=lambda: pipe.write_bytes(b"a\nb\nc\n"), daemon=True)
+    writer.start()
+    with pytest.raises(TextError, match="different numbers of lines") as caught, rereadable(pipe, target) as found:
+        check_bitext(*found)
+    writer.join()
+    assert f"{pipe} has 3, {target} has 1" in str(caught.value)
 
 
 def test_tsv_has_two_columns(tmp_path: Path) -> None:
@@ -103,12 +245,12 @@ def test_a_binary_file_is_refused_with_its_line(tmp_path: Path) -> None:
 def test_gzip_without_its_name_is_told(tmp_path: Path) -> None:
     path = tmp_path / "packed"
     path.write_bytes(gzip.compress(b"text\n", mtime=0))
-    with pytest.raises(TextError, match=r"ends with \.gz"):
+    with pytest.raises(TextError, match=r"holds gzip data\n.*\n.*ends with \.gz"):
         check_bitext(path, None)
 
 
 def test_line_numbers_go_on_over_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("seqkd.text.reading._BLOCK", 4)
+    monkeypatch.setattr("seqkd.text.reading.BLOCK", 4)
     path = tmp_path / "text"
     path.write_bytes(b"abc\nde\nfghijkl\n\0")
     with pytest.raises(TextError, match="line 4:"):

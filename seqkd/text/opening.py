@@ -1,0 +1,116 @@
+"""Opening text files, plain or compressed, for reading bytes."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import io
+import lzma
+import re
+import stat
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+import pyarrow as pa
+
+from seqkd.errors import TextError
+
+BLOCK = 1 << 20
+
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_NAMES = {".gz": "gzip", ".bz2": "bzip2", ".xz": "xz", ".zst": "Zstandard"}
+_OPENERS: dict[str, Callable[[io.BufferedReader], Any]] = {
+    "gzip": lambda raw: gzip.GzipFile(fileobj=raw),
+    "bzip2": bz2.BZ2File,
+    "xz": lzma.LZMAFile,
+    "Zstandard": lambda raw: pa.CompressedInputStream(pa.PythonFile(raw, mode="r"), "zstd"),
+}
+_HEADS = {
+    "gzip": rb"\x1f\x8b",
+    "bzip2": rb"BZh[1-9](1AY&SY|\x17rE8P\x90)",
+    "xz": rb"\xfd7zXZ\x00",
+    "Zstandard": rb"(\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18)",
+    "zip": rb"PK\x03\x04",
+    "7-Zip": rb"7z\xbc\xaf\x27\x1c",
+    "LZ4": rb"\x04\x22\x4d\x18",
+}
+_HEAD_BYTES = 10
+
+
+def compression(head: bytes) -> str | None:
+    """The name of the compressed format whose files begin with the bytes `head`; None if it is not a known one.
+
+    No text in UTF-8 begins as one of these formats does.
+    """
+    return next((name for name, pattern in _HEADS.items() if re.match(pattern, head, re.DOTALL)), None)
+
+
+@contextmanager
+def opened(path: str | Path, *, once: bool = False) -> Iterator[BinaryIO]:
+    """Open a text file for reading bytes. The name's ending says how it is compressed; a byte order mark is skipped.
+
+    Args:
+        path: Plain text, or `.gz`, `.bz2`, `.xz` or `.zst`.
+        once: Whether the caller reads the file once only, so that it may be a pipe.
+
+    Raises:
+        TextError: The file is missing, cannot be read or decompressed, is compressed in another format than its name
+            says, or is a pipe that would be read more than once.
+    """
+    path = Path(path)
+    try:
+        if not once and not is_rereadable(path):
+            raise TextError(
+                "a pipe or a device, which can be read only once",
+                where=str(path),
+                expected="a file, since text is read several times",
+                hint=f"write the text to a file first; {', '.join(_NAMES)} files need no decompressing",
+            )
+        with path.open("rb", buffering=BLOCK) as raw:
+            file = _decompressed(path, cast(io.BufferedReader, raw))
+            if file.peek(len(_BYTE_ORDER_MARK)).startswith(_BYTE_ORDER_MARK):
+                file.read(len(_BYTE_ORDER_MARK))
+            yield cast(BinaryIO, file)
+    except FileNotFoundError:
+        raise TextError("no such file", where=str(path), expected="a text file", hint="check the path") from None
+    except (EOFError, zlib.error, lzma.LZMAError, pa.ArrowException) as error:
+        raise _damaged(path, error) from None
+    except OSError as error:
+        if error.errno is None:  # a decompressor's, not the system's
+            raise _damaged(path, error) from None
+        raise TextError(f"cannot be read: {error.strerror}", where=str(path), expected="a text file") from None
+
+
+def is_rereadable(path: str | Path) -> bool:
+    """Whether a path can be opened again and gives the same bytes: pipes, sockets and terminals cannot.
+
+    A folder can, too: opening it says what is wrong with it.
+
+    Raises:
+        OSError: There is no such file.
+    """
+    mode = Path(path).stat().st_mode
+    return stat.S_ISREG(mode) or stat.S_ISDIR(mode)
+
+
+def _decompressed(path: Path, raw: io.BufferedReader) -> io.BufferedReader:
+    named = _NAMES.get(path.suffix)
+    found = compression(raw.peek(_HEAD_BYTES)[:_HEAD_BYTES])
+    if found is not None and found != named:
+        endings = [ending for ending, name in _NAMES.items() if name == found]
+        what = f"holds {found} data" + (f", and its name says {named}" if named else "")
+        hint = f"give it a name that ends with {endings[0]}" if endings else "decompress it first"
+        raise TextError(what, where=str(path), expected=f"{named or 'plain'} text, as its name says", hint=hint)
+    if named is None:
+        return raw
+    return io.BufferedReader(_OPENERS[named](raw), BLOCK)
+
+
+def _damaged(path: Path, error: Exception) -> TextError:
+    named = _NAMES.get(path.suffix, "text")
+    return TextError(
+        f"cannot be decompressed: {error}", where=str(path), expected=f"a whole {named} file, as its name says"
+    )

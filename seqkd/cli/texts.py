@@ -85,7 +85,7 @@ def _translate(
         from seqkd.models.protocol import ParallelSettings
         from seqkd.search.loading import load_team
         from seqkd.search.settings import BeamSettings
-        from seqkd.tools.translate import Translator, translate_lines
+        from seqkd.tools.translate import Translator, arriving, translate_lines
 
     check()
     team = load_team(model, device=device, precision=precision.value, parallel=True)
@@ -118,7 +118,7 @@ def _translate(
     except ValueError as error:
         raise InputError(str(error)) from None
     translator = Translator(team, settings, batch_tokens=batch_tokens, prefix=prefix.split())
-    translate_lines(translator, sys.stdin.buffer, sys.stdout.buffer, as_json=json, one_by_one=sys.stdin.isatty())
+    translate_lines(translator, arriving(sys.stdin.fileno()), sys.stdout.buffer, as_json=json)
 
 
 def _refuse_unfit(context: typer.Context, model: Path, *, parallel: bool) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import codecs
 import json
+import os
+import select
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from itertools import islice
 from typing import BinaryIO
 
 from seqkd.errors import InputError, TextError
@@ -15,8 +18,15 @@ from seqkd.search import BeamSearch, BeamSettings, Hypothesis
 from seqkd.search.loading import SearchTeam, parallel_search
 from seqkd.search.parallel import ParallelSearch
 from seqkd.text.normalize import Normalizer
+from seqkd.text.opening import compression
 
 CHUNK_LINES = 2048  # held and searched together: enough to sort by length, little enough to see output soon
+PAUSE = 0.05  # seconds without input after which the lines that are there are translated
+LONGEST_WAIT = 1.0  # seconds that a line is held while more of them come
+BLOCK = 1 << 16  # bytes read at a time: what a pipe holds
+
+SEPARATOR = "|||"  # between the fields of a k-best list's line
+ESCAPED = SEPARATOR.replace("|", "&#124;")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +81,7 @@ class Translator:
         self._normalizer = Normalizer()
 
     def __call__(self, texts: Sequence[str], *, first_row: int = 0) -> list[list[Translation]]:
-        """Translate texts; each gets its k-best list, best first. A text without words has one empty translation.
+        """Translate texts; each gets its k-best list, best first. A text without words gets k empty translations.
 
         The list of a text in `too_long` is empty.
 
@@ -83,12 +93,13 @@ class Translator:
         found = self._decode(list(zip(rows, sources, strict=True)))
         self.too_long, self.retried = ([row - first_row for row in part] for part in (self.too_long, self.retried))
         results = []
-        for index in rows:
-            decoded = vocabularies.target.decode([hypothesis.ids for hypothesis in found[index]])
+        for index, source in zip(rows, sources, strict=True):
+            hypotheses = found[index] if source else found[index] * self.settings.nbest
+            decoded = vocabularies.target.decode([hypothesis.ids for hypothesis in hypotheses])
             results.append(
                 [
                     Translation(text, hypothesis.score, hypothesis.logprob, hypothesis.ended)
-                    for text, hypothesis in zip(decoded, found[index], strict=True)
+                    for text, hypothesis in zip(decoded, hypotheses, strict=True)
                 ]
             )
         return results
@@ -105,59 +116,118 @@ class Translator:
         return found
 
 
-def translate_lines(
-    translator: Translator, lines: Iterable[bytes], out: BinaryIO, *, as_json: bool, one_by_one: bool
-) -> None:
+def arriving(descriptor: int) -> Iterator[list[bytes]]:
+    """Yield a stream's lines in chunks: full chunks while lines keep coming, the lines that are there when they pause.
+
+    A program that writes a line and waits for its translation gets it, and a stream without pauses comes in chunks of
+    `CHUNK_LINES`. A stream that is slower than that, but never pauses for `PAUSE` seconds, comes in chunks of
+    `LONGEST_WAIT` seconds.
+
+    Args:
+        descriptor: The file descriptor to read from. Nothing else may read from it.
+
+    Yields:
+        One to `CHUNK_LINES` lines without their line feeds.
+    """
+    lines: list[bytes] = []
+    start: list[bytes] = []  # parts of a line whose end has not come yet
+    due = 0.0  # when the lines that are held must go
+    while True:
+        patience = max(0.0, min(PAUSE, due - time.monotonic())) if lines else None
+        if select.select([descriptor], [], [], patience)[0]:
+            block = os.read(descriptor, BLOCK)
+            if not block:
+                break
+            if b"\n" not in block:
+                start.append(block)
+                continue
+            *whole, rest = b"".join([*start, block]).split(b"\n")
+            if not lines:
+                due = time.monotonic() + LONGEST_WAIT
+            lines += whole
+            start = [rest]
+            while len(lines) >= CHUNK_LINES:
+                yield lines[:CHUNK_LINES]
+                del lines[:CHUNK_LINES]
+                due = time.monotonic() + LONGEST_WAIT
+        else:
+            yield lines
+            lines = []
+    if any(start):
+        lines.append(b"".join(start))
+    if lines:
+        yield lines
+
+
+def translate_lines(translator: Translator, chunks: Iterable[list[bytes]], out: BinaryIO, *, as_json: bool) -> None:
     """Translate lines in their order.
 
-    With one translation a line, that is what each output line is; with more, `LINE ||| TEXT ||| SCORE` with the line's
-    number from 0, as Moses and Marian write k-best lists; with `as_json`, an object for each line. A line that is
-    longer than the model's positions is named on stderr. It is answered by an empty line, by no line of a k-best list,
-    or by an object without translations.
+    With one translation a line, that is what each output line is. With more, it is `LINE ||| TEXT ||| SCORE` with the
+    line's number from 0, as Moses and Marian write k-best lists; `|||` within a text is written as Moses escapes it.
+    With `as_json`, it is an object for each line. A line that is longer than the model's positions is named on stderr.
+    It is answered by an empty line, by no line of a k-best list, or by an object without translations.
 
     Args:
         translator: Does the work.
-        lines: UTF-8 with line ends.
-        out: Flushed after each chunk of lines.
+        chunks: Lines that are translated together: UTF-8 without line feeds.
+        out: Flushed after each chunk.
         as_json: See above.
-        one_by_one: Answer each line before the next is read: somebody is typing.
 
     Raises:
-        TextError: A line is not UTF-8.
+        TextError: A line is not UTF-8, or the input is compressed.
     """
-    number = 0
-    for chunk in _chunks(lines, 1 if one_by_one else CHUNK_LINES):
+    number, escaped = 0, 0
+    for chunk in chunks:
+        if number == 0:
+            _check_plain(chunk[0])
         texts = [_text(line, number + index) for index, line in enumerate(chunk, 1)]
         for index, found in enumerate(translator(texts, first_row=number)):
-            out.write(_written(number + index, texts[index], found, translator.settings.nbest, as_json).encode())
+            if as_json:
+                written = _object(number + index, texts[index], found)
+            elif translator.settings.nbest == 1:
+                written = _one_line(found[0].text if found else "") + "\n"
+            else:
+                written = _entries(number + index, found)
+                escaped += sum(SEPARATOR in translation.text for translation in found)
+            out.write(written.encode())
         out.flush()
         for index in translator.too_long:
             say(f"translate: line {number + index + 1} is longer than the model's positions and was not translated")
         for index in translator.retried:
             say(f"translate: line {number + index + 1} overflowed in {translator.team.precision}: decoded in float32")
         number += len(chunk)
+    if escaped:
+        say(f"translate: {SEPARATOR} within {escaped:,} translations is written {ESCAPED}; --json leaves it as it is")
 
 
-def _chunks(lines: Iterable[bytes], size: int) -> Iterator[list[bytes]]:
-    waiting = iter(lines)
-    while chunk := list(islice(waiting, size)):
-        yield chunk
+def _check_plain(line: bytes) -> None:
+    """Refuse compressed input by its first line, with the format's name."""
+    name = compression(line)
+    if name is not None:
+        what, hint = f"holds {name} data", "decompress it first, for example with `zcat` or `zstdcat`"
+        raise TextError(what, where="stdin", expected="text in UTF-8", hint=hint)
 
 
 def _text(line: bytes, number: int) -> str:
+    if number == 1:
+        line = line.removeprefix(codecs.BOM_UTF8)
     try:
-        return line.decode("utf-8").removesuffix("\n").removesuffix("\r")
+        return line.decode("utf-8").removesuffix("\r")
     except UnicodeDecodeError as error:
         raise TextError(f"not UTF-8: {error.reason}", where=f"stdin, line {number}") from None
 
 
-def _written(number: int, source: str, found: Sequence[Translation], nbest: int, as_json: bool) -> str:
-    if as_json:
-        values = {"line": number, "source": source, "translations": [asdict(translation) for translation in found]}
-        return json.dumps(values, ensure_ascii=False) + "\n"
-    if nbest == 1:
-        return _one_line(found[0].text if found else "") + "\n"
-    return "".join(f"{number} ||| {_one_line(best.text)} ||| {best.score:.6f}\n" for best in found)
+def _object(number: int, source: str, found: Sequence[Translation]) -> str:
+    values = {"line": number, "source": source, "translations": [asdict(translation) for translation in found]}
+    return json.dumps(values, ensure_ascii=False) + "\n"
+
+
+def _entries(number: int, found: Sequence[Translation]) -> str:
+    texts = [_one_line(translation.text).replace(SEPARATOR, ESCAPED) for translation in found]
+    return "".join(
+        f"{number} {SEPARATOR} {text} {SEPARATOR} {translation.score:.6f}\n"
+        for text, translation in zip(texts, found, strict=True)
+    )
 
 
 def _one_line(text: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import signal
@@ -185,8 +184,10 @@ def test_a_model_of_the_pipeline_translates_scores_and_is_shown(
     model = str(toy.root / "students" / "seqkd")
     text = toy.text
     lines = (text / "test.src").read_bytes().splitlines(keepends=True)[:20]
-    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"".join(lines))))
-    assert main(["translate", "--model", model, "--beam", "2", "--device", "cpu"]) == 0
+    (toy.folder / "lines").write_bytes(b"".join(lines))
+    with (toy.folder / "lines").open() as file:
+        monkeypatch.setattr("sys.stdin", file)
+        assert main(["translate", "--model", model, "--beam", "2", "--device", "cpu"]) == 0
     assert capfdbinary.readouterr().out.count(b"\n") == 20
     words = ["--source", str(text / "test.src"), "--target", str(text / "test.tgt"), "--device", "cpu"]
     assert main(["score", "--model", model, *words]) == 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 
 import pytest
@@ -11,12 +10,9 @@ from seqkd.cli.main import main
 
 
 @pytest.mark.parametrize("command", ["translate", "score"])
-def test_a_folder_that_is_no_model_is_named(
-    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_folder_that_is_no_model_is_named(command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = tmp_path / "text"
     text.write_text("a\n")
-    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"a\n")))
     extra = ["--source", str(text), "--target", str(text)] if command == "score" else []
     assert main([command, "--model", str(tmp_path), "--device", "cpu", *extra]) == 2
     assert str(tmp_path) in capsys.readouterr().err

@@ -117,7 +117,7 @@ def test_translate_and_score(root: Path, capfd: pytest.CaptureFixture[str]) -> N
         team = load_team([root / "teacher"], device="cpu", precision=precision)
         translator = Translator(team, BeamSettings(beam=2, max_length_extra=5), batch_tokens=200)
         out, scores = io.BytesIO(), io.BytesIO()
-        translate_lines(translator, [b"hund katze\n", b"\n", b"rot\n"], out, as_json=False, one_by_one=False)
+        translate_lines(translator, [[b"hund katze", b"", b"rot"]], out, as_json=False)
         files = (root / "test.de", root / "test.en")
         score_files([root / "teacher"], *files, scores, device="cpu", precision=precision, batch_tokens=200)
         written[precision] = out.getvalue(), scores.getvalue()

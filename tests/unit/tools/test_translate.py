@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import math
+import os
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from threading import Thread
+from typing import Any, ClassVar, TextIO, cast
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from seqkd.cli.main import main
 from seqkd.errors import InputError, ModelError, TextError
@@ -21,7 +27,7 @@ from seqkd.search.cpu.weights import available
 from seqkd.search.loading import load_team
 from seqkd.text.vocabulary import Vocabulary
 from seqkd.tools.score import score_files
-from seqkd.tools.translate import Translator, translate_lines
+from seqkd.tools.translate import Translation, Translator, arriving, translate_lines
 from tests.unit.stages.support import write_echo
 
 WORDS = ["a", "big", "small", "dog", "cat", "sees", "runs", "red", "house", "the"]
@@ -73,10 +79,19 @@ def load(model: Path, prefix: Sequence[str] = (), **options: Any) -> Translator:
     return Translator(team, BeamSettings(**{"beam": 3, **options}), prefix=prefix, batch_tokens=200)
 
 
-def translated(translator: Translator, text: bytes, *, as_json: bool = False, one_by_one: bool = False) -> str:
+def translated(translator: Translator, text: bytes, *, as_json: bool = False) -> str:
     out = io.BytesIO()
-    translate_lines(translator, io.BytesIO(text), out, as_json=as_json, one_by_one=one_by_one)
+    with stdin(text) as file:
+        translate_lines(translator, arriving(file.fileno()), out, as_json=as_json)
     return out.getvalue().decode()
+
+
+def stdin(text: bytes) -> TextIO:
+    """A file to stand for stdin."""
+    file = tempfile.TemporaryFile("w+")  # noqa: SIM115
+    file.buffer.write(text)
+    file.seek(0)
+    return file
 
 
 @pytest.fixture
@@ -125,21 +140,119 @@ def test_json_holds_each_line_and_its_translations(model: Path) -> None:
     rows = [
         json.loads(line) for line in translated(load(model, nbest=2), "a dög\n\n".encode(), as_json=True).splitlines()
     ]
-    assert [(row["line"], row["source"], len(row["translations"])) for row in rows] == [(0, "a dög", 2), (1, "", 1)]
+    assert [(row["line"], row["source"], len(row["translations"])) for row in rows] == [(0, "a dög", 2), (1, "", 2)]
     assert set(rows[0]["translations"][0]) == {"text", "score", "logprob", "ended"}
 
 
-def test_a_reader_gets_each_answer_before_the_next_question(model: Path) -> None:
+def test_a_program_gets_each_answer_before_its_next_question(model: Path) -> None:
+    questions, ours = os.pipe()
+    theirs, answers = os.pipe()
+
+    def work() -> None:
+        with os.fdopen(answers, "wb") as out:
+            translate_lines(load(model), arriving(questions), out, as_json=False)
+
+    worker = Thread(target=work, daemon=True)
+    worker.start()
+    with os.fdopen(theirs, "rb") as said:
+        found = []
+        for _ in range(20):
+            os.write(ours, b"a dog\nthe cat\na ho")  # the rest of the third line comes with the next question
+            os.write(ours, b"use\n")
+            found.append([said.readline() for _ in range(3)])
+        os.write(ours, b"the red house")  # no line feed: translated at the end
+        os.close(ours)
+        last = said.read()
+    worker.join()
+    expected = translated(load(model), b"a dog\nthe cat\na house\nthe red house\n").encode().splitlines(keepends=True)
+    assert found == [expected[:3]] * 20
+    assert last == expected[3]
+
+
+def test_lines_without_a_pause_come_in_full_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("seqkd.tools.translate.CHUNK_LINES", 1000)
+    for name in ("PAUSE", "LONGEST_WAIT"):  # however loaded the machine is
+        monkeypatch.setattr(f"seqkd.tools.translate.{name}", 600.0)
+    lines = [b"line %d" % number for number in range(5500)]
+    reader, writer = os.pipe()
+
+    def write() -> None:
+        with os.fdopen(writer, "wb") as file:
+            file.writelines(line + b"\n" for line in lines)
+
+    thread = Thread(target=write, daemon=True)
+    thread.start()
+    chunks = list(arriving(reader))
+    thread.join()
+    assert [line for chunk in chunks for line in chunk] == lines
+    assert [len(chunk) for chunk in chunks] == [1000] * 5 + [500]
+
+
+def test_a_stream_that_never_pauses_is_not_held_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("seqkd.tools.translate.PAUSE", 600.0)
+    monkeypatch.setattr("seqkd.tools.translate.LONGEST_WAIT", 0.1)
+    reader, writer = os.pipe()
+    chunks = arriving(reader)
+    os.write(writer, b"one\ntwo\nthr")
+    assert next(chunks) == [b"one", b"two"]
+    os.write(writer, b"ee\n")
+    assert next(chunks) == [b"three"]
+    os.close(writer)
+    assert list(chunks) == []
+
+
+@pytest.mark.parametrize("block", [1, 2, 7, 65536])
+@given(text=st.binary(max_size=60), size=st.integers(1, 4))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_lines_arrive_whole_whatever_is_read_at_a_time(
+    monkeypatch: pytest.MonkeyPatch, block: int, text: bytes, size: int
+) -> None:
+    monkeypatch.setattr("seqkd.tools.translate.BLOCK", block)
+    monkeypatch.setattr("seqkd.tools.translate.CHUNK_LINES", size)
+    with stdin(text) as file:
+        chunks = list(arriving(file.fileno()))
+    expected = text.split(b"\n")
+    assert [line for chunk in chunks for line in chunk] == (expected if expected[-1] else expected[:-1])
+    assert all(1 <= len(chunk) <= size for chunk in chunks)
+
+
+def test_blank_lines_have_k_entries(model: Path) -> None:
+    rows = [line.split(" ||| ") for line in translated(load(model, nbest=3), b"\na dog\n  \n").splitlines()]
+    assert [row[0] for row in rows] == ["0"] * 3 + ["1"] * 3 + ["2"] * 3
+    assert {row[1] for row in rows if row[0] != "1"} == {""}
+
+
+def test_separators_within_a_text_are_escaped(capsys: pytest.CaptureFixture[str]) -> None:
+    class Piped:
+        """Writes what nobody can tell from the fields of a k-best list."""
+
+        settings = BeamSettings(beam=2, nbest=2)
+        truncated: ClassVar[list[int]] = []
+        retried: ClassVar[list[int]] = []
+
+        def __call__(self, texts: Sequence[str], *, first_row: int = 0) -> list[list[Translation]]:  # noqa: ARG002
+            return [[Translation("a ||| b", -1.0, -2.0, "eos"), Translation("||||", -3.0, -4.0, "eos")] for _ in texts]
+
     out = io.BytesIO()
-    sizes = []
+    piped = cast(Translator, Piped())
+    translate_lines(piped, [[b"x"]], out, as_json=False)
+    rows = [line.split("|||") for line in out.getvalue().decode().splitlines()]
+    bar = "&#124;"
+    assert [row[1].strip() for row in rows] == [f"a {3 * bar} b", f"{3 * bar}|"]
+    assert [float(row[2]) for row in rows] == [-1.0, -3.0]
+    assert "||| within 2 translations is written &#124;&#124;&#124;; --json" in capsys.readouterr().err
+    translate_lines(piped, [[b"x"]], out := io.BytesIO(), as_json=True)
+    assert [found["text"] for found in json.loads(out.getvalue())["translations"]] == ["a ||| b", "||||"]
 
-    def typed() -> Any:
-        for line in (b"a dog\n", b"the cat\n", b"a house\n"):
-            sizes.append(out.getvalue().count(b"\n"))
-            yield line
 
-    translate_lines(load(model), typed(), out, as_json=False, one_by_one=True)
-    assert sizes == [0, 1, 2]
+def test_compressed_input_is_told_its_format(model: Path) -> None:
+    with pytest.raises(TextError, match=r"stdin: holds gzip data[^$]*zcat"):
+        translated(load(model), gzip.compress(b"a dog\n"))
+
+
+def test_a_byte_order_mark_is_no_word(model: Path) -> None:
+    marked = translated(load(model), "\ufeffa dog\n".encode(), as_json=True)
+    assert marked == translated(load(model), b"a dog\n", as_json=True)
 
 
 def test_a_line_that_is_not_utf8_is_named(model: Path) -> None:
@@ -181,7 +294,7 @@ def test_int8_is_for_models_and_machines_that_have_it(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     def run(folder: Path) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"a dog\nthe red house\n")))
+        monkeypatch.setattr("sys.stdin", stdin(b"a dog\nthe red house\n"))
         code = main(["translate", "--model", str(folder), "--device", "cpu", "--precision", "int8"])
         return code, *capfd.readouterr()
 
@@ -214,7 +327,7 @@ def test_options_of_the_command_reach_the_search(
     model: Path, monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes]
 ) -> None:
     def run(*words: str) -> tuple[int, list[str]]:
-        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"a dog\nthe red house\n")))
+        monkeypatch.setattr("sys.stdin", stdin(b"a dog\nthe red house\n"))
         code = main(["translate", "--model", str(model), "--device", "cpu", "--precision", "float32", *words])
         return code, capfdbinary.readouterr().out.decode().splitlines()
 
@@ -251,7 +364,7 @@ def student(model: Path, tmp_path: Path, echo: None) -> Path:  # noqa: ARG001
 def run_command(
     student: Path, monkeypatch: pytest.MonkeyPatch, text: bytes, *words: str, command: str = "translate"
 ) -> int:
-    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(text)))
+    monkeypatch.setattr("sys.stdin", stdin(text))
     return main([command, "--model", str(student), "--device", "cpu", *words])
 
 
@@ -263,7 +376,7 @@ def test_a_parallel_model_translates_lines_in_their_order(
     assert capfdbinary.readouterr().out == text
     assert run_command(student, monkeypatch, text, "--nbest", "2") == 0
     rows = [line.split(" ||| ") for line in capfdbinary.readouterr().out.decode().splitlines()]
-    assert [(row[0], float(row[2])) for row in rows] == [("0", 0), ("0", -1), ("1", 0), ("2", 0), ("2", -1)]
+    assert [(row[0], float(row[2])) for row in rows] == [("0", 0), ("0", -1), ("1", 0), ("1", 0), ("2", 0), ("2", -1)]
     assert run_command(student, monkeypatch, text, "--nbest", "2", "--candidates", "3", "--json") == 0
     assert len(json.loads(capfdbinary.readouterr().out.splitlines()[0])["translations"]) == 2
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections import deque
 from types import TracebackType
+from typing import TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, SpinnerColumn, TaskID, TextColumn
@@ -19,8 +21,24 @@ _bar_on_screen = False  # a terminal shows one bar; a progress inside another on
 
 
 def say(text: str) -> None:
-    """Print one plain line on stderr; it appears above a running bar."""
-    print(text, file=sys.stderr, flush=True)
+    """Print one plain line on stderr; it appears above a running bar.
+
+    Work goes on if stderr cannot be written to any more, because the terminal or the program that read it has gone.
+    """
+    try:
+        print(text, file=sys.stderr, flush=True)
+    except OSError:
+        mute(sys.stderr)
+
+
+def mute(stream: TextIO) -> None:
+    """Send the rest of a stream's output, with what its buffer holds, to the null device.
+
+    Python flushes the standard streams when it ends, and a second failure there would decide the exit code.
+    """
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, stream.fileno())
+    os.close(null)
 
 
 class Progress:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from seqkd.cli.options import Debug, Out, Overwrite
+from seqkd.cli.options import Debug, Out, Overwrite, rereadable
 from seqkd.progress import say
 
 imports = typer.Typer(help="A model of another toolkit to a model folder.", no_args_is_help=True)
@@ -26,12 +26,16 @@ def _exports() -> None:
 
 @imports.command("fairseq")
 def _import_fairseq(
-    checkpoint: Annotated[Path, typer.Argument(help="checkpoint_best.pt, say")],
-    dictionary: Annotated[Path, typer.Option(help="dict.txt of the target, or of both sides")],
+    checkpoint: Annotated[Path, typer.Argument(help="checkpoint_best.pt, say", callback=rereadable)],
+    dictionary: Annotated[Path, typer.Option(help="dict.txt of the target, or of both sides", callback=rereadable)],
     out: Out,
-    source_dictionary: Annotated[Path | None, typer.Option(help="that of the source, where it is another one")] = None,
-    sentencepiece: Annotated[Path | None, typer.Option(help="the model that segmented the training text")] = None,
-    source_sentencepiece: Annotated[Path | None, typer.Option(help="that of the source")] = None,
+    source_dictionary: Annotated[
+        Path | None, typer.Option(help="that of the source, where it is another one", callback=rereadable)
+    ] = None,
+    sentencepiece: Annotated[
+        Path | None, typer.Option(help="the model that segmented the training text", callback=rereadable)
+    ] = None,
+    source_sentencepiece: Annotated[Path | None, typer.Option(help="that of the source", callback=rereadable)] = None,
     max_len_a: Annotated[float | None, typer.Option(min=0.0, help="of fairseq-generate: say what it is here")] = None,
     max_len_b: Annotated[int | None, typer.Option(min=0, help="likewise")] = None,
     overwrite: Overwrite = False,

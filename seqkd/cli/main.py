@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import io
 import os
 import sys
 import traceback
@@ -16,10 +18,11 @@ from seqkd import __version__
 from seqkd.cli.folders import folders
 from seqkd.cli.interop import exports, imports
 from seqkd.cli.kernels import kernels
-from seqkd.cli.options import Debug
+from seqkd.cli.options import Debug, rereadable
 from seqkd.cli.stages import stages
 from seqkd.cli.texts import texts
-from seqkd.errors import SeqkdError
+from seqkd.errors import InputError, SeqkdError
+from seqkd.progress import mute, say
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
@@ -44,28 +47,81 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Every failure is one message on stderr; its traceback comes with `--debug`.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
+    closed = _fill_streams()
     try:
-        code = _run(words)
-        sys.stdout.flush()
+        _check_words(words)
+        code = _run(words, closed)
+        _flush()
     except KeyboardInterrupt:
         code = INTERRUPTED
-    except BrokenPipeError:
-        # Whoever read our output has gone. What is still buffered must not fail again when Python ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # the program that read our output has gone
+        mute(sys.stdout)
         return 1
     except Exception as error:
         if "--debug" in words:
             traceback.print_exc()
-        print(f"error: {_explained(error)}", file=sys.stderr)
+        say(f"error: {_explained(error)}")
+        with contextlib.suppress(OSError):
+            _flush()
         return error.exit_code if isinstance(error, SeqkdError) else 1
     if code == INTERRUPTED:
-        print("interrupted", file=sys.stderr)
+        say("interrupted")
     return code
 
 
-def _run(words: Sequence[str]) -> int:
+def _fill_streams() -> frozenset[str]:
+    """Put the null device in the place of each standard stream that was closed when the process started.
+
+    Otherwise the next file to be opened would get the stream's number, and messages of libraries would go into it.
+
+    Returns:
+        The names of these streams.
+    """
+    closed = frozenset(name for name in ("stdin", "stdout", "stderr") if getattr(sys, name) is None)
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if name in closed:
+            try:
+                os.fstat(number)
+            except OSError:
+                os.open(os.devnull, os.O_RDWR)  # the lowest free number, which is this one
+                os.set_inheritable(number, True)
+            setattr(sys, name, Path(os.devnull).open("r" if name == "stdin" else "w", encoding="utf-8"))  # noqa: SIM115
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files may be anything
+    return closed
+
+
+def _check_words(words: Sequence[str]) -> None:
+    """Refuse arguments that are not UTF-8: manifests and reports, which are, could not name such a folder.
+
+    Raises:
+        InputError: There is one.
+    """
+    for word in words:
+        try:
+            word.encode()
+        except UnicodeEncodeError:
+            shown = word.encode(errors="surrogateescape").decode(errors="backslashreplace")
+            raise InputError(
+                f"the argument {shown} is not UTF-8",
+                expected="names of files and folders in UTF-8",
+                hint="rename the file or folder",
+            ) from None
+
+
+def _flush() -> None:
     try:
-        app(words, prog_name="seqkd")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError:
+        mute(sys.stdout)
+        raise
+
+
+def _run(words: Sequence[str], closed: frozenset[str]) -> int:
+    try:
+        app(words, prog_name="seqkd", obj=closed)
     except SystemExit as stop:  # typer's: bad usage has been explained by now
         return stop.code if isinstance(stop.code, int) else 1
     return 0
@@ -95,7 +151,7 @@ def _root(
 
 @app.command("plan")
 def _plan(
-    pipeline: Annotated[Path, typer.Argument(help="pipeline file (TOML)")],
+    pipeline: Annotated[Path, typer.Argument(help="pipeline file (TOML)", callback=rereadable)],
     runs: Annotated[Path, typer.Option(help="where the pipeline's folder goes")] = Path("runs"),
     debug: Debug = False,  # noqa: ARG001
 ) -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from seqkd.cli.options import Debug, Device, importing
+from seqkd.cli.options import Debug, Device, importing, standard_input, standard_output
 from seqkd.errors import InputError
 
 texts = typer.Typer()
@@ -88,6 +87,7 @@ def _translate(
         from seqkd.tools.translate import Translator, arriving, translate_lines
 
     check()
+    lines, out = standard_input(context), standard_output(context)
     team = load_team(model, device=device, precision=precision.value, parallel=True)
     _refuse_unfit(context, model[0], parallel=team.parallel)
     settings: BeamSettings | ParallelSettings
@@ -118,7 +118,7 @@ def _translate(
     except ValueError as error:
         raise InputError(str(error)) from None
     translator = Translator(team, settings, batch_tokens=batch_tokens, prefix=prefix.split())
-    translate_lines(translator, arriving(sys.stdin.fileno()), sys.stdout.buffer, as_json=json)
+    translate_lines(translator, arriving(lines.fileno()), out, as_json=json)
 
 
 def _refuse_unfit(context: typer.Context, model: Path, *, parallel: bool) -> None:
@@ -145,6 +145,7 @@ def _was_given(context: typer.Context, name: str) -> bool:
 
 @texts.command("score")
 def _score(
+    context: typer.Context,
     model: Models,
     source: Annotated[Path, typer.Option(help="source text, a sentence a line")],
     target: Annotated[Path, typer.Option(help="target text, a sentence a line")],
@@ -159,6 +160,5 @@ def _score(
         from seqkd.tools.score import score_files
 
     check()
-    score_files(
-        model, source, target, sys.stdout.buffer, device=device, precision=precision.value, batch_tokens=batch_tokens
-    )
+    out = standard_output(context)
+    score_files(model, source, target, out, device=device, precision=precision.value, batch_tokens=batch_tokens)

@@ -227,7 +227,7 @@ def test_separators_within_a_text_are_escaped(capsys: pytest.CaptureFixture[str]
         """Writes what nobody can tell from the fields of a k-best list."""
 
         settings = BeamSettings(beam=2, nbest=2)
-        truncated: ClassVar[list[int]] = []
+        too_long: ClassVar[list[int]] = []
         retried: ClassVar[list[int]] = []
 
         def __call__(self, texts: Sequence[str], *, first_row: int = 0) -> list[list[Translation]]:  # noqa: ARG002

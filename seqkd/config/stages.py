@@ -339,7 +339,7 @@ def read_toml(path: Path) -> dict[str, Any]:
         ConfigError: The file is missing, not UTF-8 or not TOML; or it is none that a person would write.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # editors on Windows write a byte order mark
         # The reader's time grows with the square of a key's parts.
         if len(text) > MOST_CHARACTERS or any(line.count(".") > MOST_DOTS for line in text.splitlines()):
             what = f"more than {MOST_CHARACTERS:,} characters, or a line with more than {MOST_DOTS:,} dots"

@@ -59,7 +59,7 @@ def read_dictionary(path: Path) -> list[str]:
         ModelError: Unreadable, a line is not `symbol count`, or a symbol occurs twice.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise ModelError(f"cannot be read: {error}", where=str(path), expected="a fairseq dict.txt") from None
     symbols: list[str] = []

@@ -34,6 +34,12 @@ def refused(kind: Any, values: dict[str, Any]) -> str:
     return str(caught.value)
 
 
+def test_a_file_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    path = tmp_path / "stage.toml"
+    path.write_text('prepared = "gold"\n', encoding="utf-8-sig")
+    assert read_toml(path) == {"prepared": "gold"}
+
+
 def test_all_problems_of_a_file_are_in_one_message() -> None:
     message = refused(
         TrainConfig,

@@ -55,6 +55,8 @@ def test_a_dictionary_is_read_in_order(tmp_path: Path) -> None:
     path = tmp_path / "dict.txt"
     path.write_text("▁the 12\n\u2028 3\na b 2\n<unk2> 1 #fairseq:overwrite\nmadeupword0000 0\n", encoding="utf-8")
     assert read_dictionary(path) == ["▁the", "\u2028", "a b", "<unk2>", "madeupword0000"]
+    path.write_text(path.read_text(encoding="utf-8"), encoding="utf-8-sig")
+    assert read_dictionary(path)[0] == "▁the"
 
 
 @pytest.mark.parametrize(

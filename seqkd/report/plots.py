@@ -109,6 +109,8 @@ def quality_by_speedup(models: Sequence[EvaluationResult], *, batch1: bool) -> M
 def gold_and_distilled(twins: Sequence[Twins], measure: Measure, corpora: Sequence[str]) -> Markup:
     """Bars for each group of twins: hollow for the student of gold text, full for those of other text.
 
+    Long names are shortened, so that they leave room for the bars; the page's tables and legends have them in full.
+
     Args:
         twins: Top to bottom.
         measure: What the bars' lengths are.
@@ -124,10 +126,9 @@ def gold_and_distilled(twins: Sequence[Twins], measure: Measure, corpora: Sequen
             shade = _shade(corpora.index(model.trained_on) if model.trained_on in corpora else 0)
             hollow, y, value = model is group.gold, top - place, measure(model)
             axes.barh(y, value, height=0.72, color="none" if hollow else shade, edgecolor=shade, linewidth=1.4)
-            axes.text(
-                value + 0.015 * longest, y, f"{value:.1f}  {model.trained_on}", color=_INK, va="center", fontsize=9
-            )
-        ticks.append((top - (len(group.members) - 1) / 2, group.label))
+            text = f"{value:.1f}  {_shortened(model.trained_on, 16)}"
+            axes.text(value + 0.015 * longest, y, text, color=_INK, va="center", fontsize=9)
+        ticks.append((top - (len(group.members) - 1) / 2, _shortened(group.label, 24)))
         top -= len(group.members) + 0.75
     axes.set_yticks([y for y, _ in ticks], [label for _, label in ticks])
     axes.tick_params(axis="y", labelcolor=_INK)
@@ -189,16 +190,25 @@ def curves(series: Mapping[str, Sequence[CurvePoint]], order: Sequence[str], *, 
 def lengths(histograms: Sequence[LengthHistogram]) -> Markup:
     """Target lengths: the outline of each corpus's histogram, and its mean as a tick on the axis."""
     figure, axes = _figure("target length (subwords)", "share of rows (%)")
+    right = max(histogram.edges[-1] for histogram in histograms)
     for index, histogram in enumerate(histograms):
         shade, style = _shade(index), DASHES[_turn(index) % 3]
         shares = [100.0 * share for share in histogram.shares]
         if index == 0:  # gold, as the ground that the others stand out from
             axes.stairs(shares, list(histogram.edges), color=shade, fill=True, alpha=0.16)
         axes.stairs(shares, list(histogram.edges), color=shade, linewidth=1.6, linestyle=style)
-        axes.plot([histogram.mean], [0.0], marker="^", markersize=7, color=shade, clip_on=False, zorder=5)
+        mean = min(histogram.mean, right)  # a few very long rows can put it beyond the last bin
+        axes.plot([mean], [0.0], marker="^", markersize=7, color=shade, clip_on=False, zorder=5)
     axes.set_ylim(bottom=0.0)
-    axes.set_xlim(left=0.0, right=max(histogram.edges[-1] for histogram in histograms))
+    axes.set_xlim(left=0.0, right=right)
     return _svg(figure, axes, "lengths")
+
+
+def _shortened(name: str, most: int) -> str:
+    """A name of at most `most` letters, with its start and its end."""
+    if len(name) <= most:
+        return name
+    return f"{name[: (most - 1) // 2]}…{name[len(name) - most // 2 :]}"
 
 
 def _point(axes: Axes, x: float, y: float, shade: str, *, marker: str, full: bool) -> None:

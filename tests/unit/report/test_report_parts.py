@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import re
+import subprocess
+import sys
+import warnings
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from seqkd.metrics.lengths import LengthHistogram
 from seqkd.metrics.results import DecodeResult, EvaluationResult
 from seqkd.metrics.speed import Load
 from seqkd.report import gather, plots
@@ -236,6 +241,42 @@ def test_bars_of_nothing_stand_on_an_axis_of_whole_numbers() -> None:
     drawn = str(plots.gold_and_distilled(twins, measure_of(twins), ["gold", "seqkd"]))
     assert re.search("1e.?9", drawn) is None
     assert "0.0  seqkd" in drawn
+
+
+def test_long_names_leave_room_for_the_bars() -> None:
+    name = "a-student-whose-name-is-as-long-as-a-pipeline-lets-a-name-be-0001"[-64:]
+    models = [
+        dataclasses.replace(model, name=f"{name[:-4]}{index:04}", trained_on="gold" if index == 1 else name)
+        for index, model in enumerate(MODELS)
+    ]
+    twins = find_twins(models)
+    assert twins
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # matplotlib's, that nothing fits
+        drawn = str(plots.gold_and_distilled(twins, measure_of(twins), ["gold", name]))
+    assert f"  {name[:7]}…{name[-8:]}" in drawn
+
+
+def test_a_mean_beyond_the_last_bin_stays_within_the_plot() -> None:
+    """A few rows of many thousand tokens put it there: the bins reach to the length of 99 % of the rows."""
+    histogram = LengthHistogram(edges=(0, 1, 2), shares=(0.5, 0.5), mean=1e4)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert "<svg" in plots.lengths([histogram])
+
+
+def test_matplotlib_does_not_talk_of_its_caches(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    names = ("MPLCONFIGDIR", "XDG_CONFIG_HOME", "XDG_CACHE_HOME")
+    environment = {name: value for name, value in os.environ.items() if name not in names}
+    done = subprocess.run(
+        [sys.executable, "-c", "from seqkd.report import plots; plots.mpl.get_cachedir()"],
+        env=environment | {"HOME": str(tmp_path / "file")},  # no folder can be made there
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stderr == ""
 
 
 @pytest.mark.parametrize(

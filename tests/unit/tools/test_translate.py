@@ -15,7 +15,7 @@ from typing import Any, ClassVar, TextIO, cast
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
 from seqkd.cli.main import main
@@ -28,6 +28,7 @@ from seqkd.search.loading import load_team
 from seqkd.text.vocabulary import Vocabulary
 from seqkd.tools.score import score_files
 from seqkd.tools.translate import Translation, Translator, arriving, translate_lines
+from tests.properties import examples
 from tests.unit.stages.support import write_echo
 
 WORDS = ["a", "big", "small", "dog", "cat", "sees", "runs", "red", "house", "the"]
@@ -203,7 +204,7 @@ def test_a_stream_that_never_pauses_is_not_held_for_ever(monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize("block", [1, 2, 7, 65536])
 @given(text=st.binary(max_size=60), size=st.integers(1, 4))
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(50, suppress=[HealthCheck.function_scoped_fixture])
 def test_lines_arrive_whole_whatever_is_read_at_a_time(
     monkeypatch: pytest.MonkeyPatch, block: int, text: bytes, size: int
 ) -> None:

@@ -78,7 +78,7 @@ def _translate(
     batch_tokens: BatchTokens = 4000,
     debug: Debug = False,  # noqa: ARG001
 ) -> None:
-    """Text on stdin, its translation on stdout, line by line."""
+    """Text on stdin, its translation on stdout, line by line; when the input pauses, each line so far is answered."""
     with importing():
         from seqkd.kernels.build import check
         from seqkd.models.protocol import ParallelSettings
@@ -147,8 +147,8 @@ def _was_given(context: typer.Context, name: str) -> bool:
 def _score(
     context: typer.Context,
     model: Models,
-    source: Annotated[Path, typer.Option(help="source text, a sentence a line")],
-    target: Annotated[Path, typer.Option(help="target text, a sentence a line")],
+    source: Annotated[Path, typer.Option(help="source text, a sentence a line; .gz, .bz2, .xz, .zst or a pipe")],
+    target: Annotated[Path, typer.Option(help="target text, likewise")],
     device: Device = "auto",
     precision: Weights = Precision.float32,
     batch_tokens: BatchTokens = 4000,

@@ -332,12 +332,13 @@ MOST_CHARACTERS = 1_000_000
 MOST_DOTS = 1_000
 
 
-def read_toml(path: Path) -> dict[str, Any]:
+def read_toml(path: str | Path) -> dict[str, Any]:
     """Read a TOML file.
 
     Raises:
         ConfigError: The file is missing, not UTF-8 or not TOML; or it is none that a person would write.
     """
+    path = Path(path)
     try:
         text = path.read_text(encoding="utf-8-sig")  # editors on Windows write a byte order mark
         # The reader's time grows with the square of a key's parts.
@@ -357,7 +358,7 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"not valid TOML: {error}", where=str(path)) from None
 
 
-def load_stage(kind: type[T], path: Path) -> T:
+def load_stage(kind: type[T], path: str | Path) -> T:
     """Read a stage file.
 
     Raises:

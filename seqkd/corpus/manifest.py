@@ -65,12 +65,13 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
     atomic_write(folder / MANIFEST, manifest.to_json().encode())
 
 
-def read_manifest(folder: Path) -> Manifest:
+def read_manifest(folder: str | Path) -> Manifest:
     """Read `folder`'s manifest.
 
     Raises:
         CorpusError: There is no folder or no manifest, or it is damaged, not seqkd's or of a newer format.
     """
+    folder = Path(folder)
     path = folder / MANIFEST
     if not folder.is_dir():
         raise CorpusError(

@@ -52,7 +52,7 @@ class Corpus:
         self._starts = np.cumsum([0, *(shard.rows for shard in manifest.shards)], dtype=np.int64)
 
     @classmethod
-    def open(cls, path: Path, kind: str | None = None) -> Corpus:
+    def open(cls, path: str | Path, kind: str | None = None) -> Corpus:
         """Open a folder after checking its manifest and that each shard is there in its full size.
 
         A shard's contents are compared with its SHA-256 when it is first read, not here.
@@ -61,6 +61,7 @@ class Corpus:
             CorpusError: Not a finished folder, of another kind than `kind`, or a shard is missing, truncated,
                 not Arrow or not in the manifest.
         """
+        path = Path(path)
         manifest = read_manifest(path)
         expected = [kind] if kind is not None else sorted(KINDS)
         if manifest.kind not in expected:

@@ -73,13 +73,13 @@ class ImportReport:
 
 
 def import_checkpoint(
-    checkpoint: Path,
-    out: Path,
+    checkpoint: str | Path,
+    out: str | Path,
     *,
-    dictionary: Path,
-    source_dictionary: Path | None = None,
-    sentencepiece: Path | None = None,
-    source_sentencepiece: Path | None = None,
+    dictionary: str | Path,
+    source_dictionary: str | Path | None = None,
+    sentencepiece: str | Path | None = None,
+    source_sentencepiece: str | Path | None = None,
     overwrite: bool = False,
 ) -> ImportReport:
     """Turn a fairseq Transformer into a model folder; ids stay those of the fairseq dictionaries.
@@ -99,6 +99,7 @@ def import_checkpoint(
         ConflictError: `out` was made from something else.
         WorkError: The system refuses: disk full, no permission.
     """
+    checkpoint, out = Path(checkpoint), Path(out)
     target = _vocabulary(read_dictionary(dictionary), sentencepiece)
     source: DictionaryVocabulary | None = None
     if source_dictionary is not None or source_sentencepiece is not None:
@@ -134,7 +135,7 @@ def import_checkpoint(
     return ImportReport(parameters, tuple(notes))
 
 
-def export_checkpoint(model_dir: Path, out: Path, *, overwrite: bool = False) -> None:
+def export_checkpoint(model_dir: str | Path, out: str | Path, *, overwrite: bool = False) -> None:
     """Write a model folder as checkpoint.pt, dict.src.txt and dict.tgt.txt for fairseq and its converters.
 
     fairseq loads the checkpoint where torch may unpickle `argparse.Namespace` (torch >= 2.6: set
@@ -145,6 +146,7 @@ def export_checkpoint(model_dir: Path, out: Path, *, overwrite: bool = False) ->
         ConflictError: `out` was made from something else.
         WorkError: The system refuses: disk full, no permission.
     """
+    model_dir, out = Path(model_dir), Path(out)
     loaded = load_model(model_dir)
     model = loaded.model
     if not isinstance(model, Transformer):
@@ -314,7 +316,7 @@ def _unsafe(path: Path, error: pickle.UnpicklingError) -> ModelError:
     )
 
 
-def _vocabulary(symbols: list[str], sentencepiece: Path | None) -> DictionaryVocabulary:
+def _vocabulary(symbols: list[str], sentencepiece: str | Path | None) -> DictionaryVocabulary:
     return word_vocabulary(symbols) if sentencepiece is None else piece_vocabulary(symbols, sentencepiece)
 
 

@@ -52,12 +52,13 @@ class DictionaryVocabulary:
         return lines
 
 
-def read_dictionary(path: Path) -> list[str]:
+def read_dictionary(path: str | Path) -> list[str]:
     """The symbols of a dict.txt, in order; the four special ones come before them and are not in the file.
 
     Raises:
         ModelError: Unreadable, a line is not `symbol count`, or a symbol occurs twice.
     """
+    path = Path(path)
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
@@ -79,12 +80,13 @@ def read_dictionary(path: Path) -> list[str]:
     return symbols
 
 
-def dictionary_text(vocabulary: Path) -> str:
+def dictionary_text(vocabulary: str | Path) -> str:
     """A dict.txt with the pieces of one of our vocabularies; fairseq gives them the same ids.
 
     Raises:
         ModelError: A piece cannot stand in a dict.txt.
     """
+    vocabulary = Path(vocabulary)
     model = _parse(vocabulary)
     words = model.trainer_spec.model_type == schema.TrainerSpec.WORD
     lines = []
@@ -114,12 +116,13 @@ def word_vocabulary(symbols: Sequence[str]) -> DictionaryVocabulary:
     return DictionaryVocabulary(model=_tail(model), matched=len(symbols), unmatched=0)
 
 
-def piece_vocabulary(symbols: Sequence[str], sentencepiece: Path) -> DictionaryVocabulary:
+def piece_vocabulary(symbols: Sequence[str], sentencepiece: str | Path) -> DictionaryVocabulary:
     """The pieces of a SentencePiece model in a dictionary's order.
 
     Raises:
         ModelError: It is no SentencePiece model, or shares no piece with the dictionary.
     """
+    sentencepiece = Path(sentencepiece)
     old = _parse(sentencepiece)
     kinds = schema.ModelProto.SentencePiece
     pieces = {piece.piece: piece for piece in old.pieces}

@@ -119,12 +119,13 @@ class EvaluationResult:
         return json.dumps(dataclasses.asdict(self), indent=2, ensure_ascii=False) + "\n"
 
 
-def read_result(folder: Path) -> EvaluationResult:
+def read_result(folder: str | Path) -> EvaluationResult:
     """Read what `evaluate` wrote into `folder`.
 
     Raises:
         CorpusError: The file is missing, or not what this version of seqkd writes.
     """
+    folder = Path(folder)
     path = folder / RESULT
     try:
         values: dict[str, Any] = json.loads(path.read_bytes())

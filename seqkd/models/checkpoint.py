@@ -168,7 +168,9 @@ def save_model(
     write_weights(folder / WEIGHTS, weights_of(model))
 
 
-def load_model(folder: Path, *, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu") -> LoadedModel:
+def load_model(
+    folder: str | Path, *, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu"
+) -> LoadedModel:
     """Read a model folder. Nothing is unpickled.
 
     Args:
@@ -180,6 +182,7 @@ def load_model(folder: Path, *, dtype: torch.dtype = torch.float32, device: str 
         ModelError: A file is missing, damaged or not the one that the folder's manifest recorded; or weights, settings
             and vocabulary do not fit each other.
     """
+    folder = Path(folder)
     files = model_files(folder)
     if changed := changed_files(folder, files):
         raise ModelError(
@@ -220,12 +223,13 @@ def _check_settings(settings: Mapping[str, Any], weights: Mapping[str, Tensor], 
                 raise ModelError(f"{key} is {value:.3g}", where=str(where), expected=f"at most {most:,} by the weights")
 
 
-def read_config(folder: Path) -> dict[str, Any]:
+def read_config(folder: str | Path) -> dict[str, Any]:
     """What a model folder says of its model: format, arch, settings, vocabulary, source_vocabulary.
 
     Raises:
         ModelError: There is no such file, or it says something else.
     """
+    folder = Path(folder)
     path = folder / CONFIG
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
@@ -251,12 +255,13 @@ def read_config(folder: Path) -> dict[str, Any]:
     return values
 
 
-def check_model(folder: Path) -> None:
+def check_model(folder: str | Path) -> None:
     """Look at a model folder without building the model: settings, vocabularies and the weights' table of contents.
 
     Raises:
         ModelError: A file is missing or damaged, or a vocabulary is another one than the model was trained with.
     """
+    folder = Path(folder)
     config = read_config(folder)
     _vocabulary(folder / VOCABULARY, config["vocabulary"])
     if config["source_vocabulary"] is not None:
@@ -265,12 +270,13 @@ def check_model(folder: Path) -> None:
         pass
 
 
-def model_digest(folder: Path) -> str:
+def model_digest(folder: str | Path) -> str:
     """SHA-256 (hex) over a model folder's files: the same model gives the same digest wherever it lies.
 
     Raises:
         ModelError: Not a model folder, or a file cannot be read.
     """
+    folder = Path(folder)
     return digest_of(model_files(folder))
 
 

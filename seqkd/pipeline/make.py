@@ -23,7 +23,7 @@ from seqkd.progress import say
 GOALS = ("prepare", "teacher", "distill", "students", "report")
 
 
-def write_plan(file: Path, runs: Path) -> Path:
+def write_plan(file: str | Path, runs: str | Path) -> Path:
     """Write `RUNS/NAME/plan.mk` and the stage files, `RUNS/NAME/config/*.toml`.
 
     A stage file that would not change is left alone, so that Make sees what changed.
@@ -35,6 +35,7 @@ def write_plan(file: Path, runs: Path) -> Path:
         ConfigError: The pipeline file cannot be read or has problems, all of them in one message.
         WorkError: The files cannot be written.
     """
+    file, runs = Path(file), Path(runs)
     pipeline = read_pipeline(file)
     if not MAKE_SAFE.match(str(runs)):
         raise ConfigError(

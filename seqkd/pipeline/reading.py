@@ -31,12 +31,13 @@ MAKE_SAFE = re.compile(r"^[A-Za-z0-9_./,+@=-]+$")  # what a Make target can hold
 _LISTS = ("distill", "select", "soft_targets", "students")  # arrays of tables whose members have names
 
 
-def read_pipeline(file: Path) -> PipelineConfig:
+def read_pipeline(file: str | Path) -> PipelineConfig:
     """Read a pipeline file; `[student]` is laid under each of `[[students]]`.
 
     Raises:
         ConfigError: Unreadable, or with unknown keys, wrong values or names that fit nothing: all in one message.
     """
+    file = Path(file)
     values = read_toml(file)
     shared = values.pop("student", {})
     lines: list[str] = []

@@ -19,7 +19,7 @@ PAGE = "report.html"
 DATA = "report.json"
 
 
-def run(config: ReportConfig, out: Path, *, overwrite: bool = False, device: str = "auto") -> None:  # noqa: ARG001
+def run(config: ReportConfig, out: str | Path, *, overwrite: bool = False, device: str = "auto") -> None:  # noqa: ARG001
     """Write report.html, a page that needs nothing else, and report.json.
 
     Args:
@@ -33,6 +33,7 @@ def run(config: ReportConfig, out: Path, *, overwrite: bool = False, device: str
         ConflictError: `out` was made of other inputs.
         WorkError: The system refuses to write.
     """
+    out = Path(out)
     names = {"pipeline", "title", "baselines", "edges", "samples", "teachers", "rounds"}
     settings = config.model_dump(mode="json", include=names)
     made_by = fingerprint("report", settings, dict(_inputs(config)))

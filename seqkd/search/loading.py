@@ -125,7 +125,9 @@ def resolve_precision(precision: Literal["auto"] | Precision, device: torch.devi
     return precision
 
 
-def team_precision(paths: Sequence[Path], precision: Literal["auto"] | Precision, device: torch.device) -> Precision:
+def team_precision(
+    paths: Sequence[str | Path], precision: Literal["auto"] | Precision, device: torch.device
+) -> Precision:
     """What these models are decoded in: `resolve_precision`, or float32 where bf16x3 has no kernels for one of them.
 
     Raises:
@@ -146,7 +148,7 @@ def team_precision(paths: Sequence[Path], precision: Literal["auto"] | Precision
     return "float32" if without else chosen
 
 
-def _has_kernels(folder: Path) -> bool:
+def _has_kernels(folder: str | Path) -> bool:
     config = read_config(folder)
     record = ARCHITECTURES.find(config["arch"])
     if record is None or record.cpu is None:
@@ -158,7 +160,7 @@ def _has_kernels(folder: Path) -> bool:
 
 
 def load_team(
-    paths: Sequence[Path], *, device: str, precision: Literal["auto"] | Precision, parallel: bool = False
+    paths: Sequence[str | Path], *, device: str, precision: Literal["auto"] | Precision, parallel: bool = False
 ) -> SearchTeam:
     """Load one model, or the members of an ensemble.
 

@@ -24,12 +24,13 @@ class Vocabularies:
     target: Vocabulary
 
     @classmethod
-    def load(cls, folder: Path) -> Vocabularies:
+    def load(cls, folder: str | Path) -> Vocabularies:
         """Read those of a folder.
 
         Raises:
             ModelError: A file is missing or no vocabulary.
         """
+        folder = Path(folder)
         target = Vocabulary.load(folder / VOCABULARY)
         other = folder / SOURCE_VOCABULARY
         return cls(Vocabulary.load(other) if other.exists() else target, target)

@@ -73,12 +73,13 @@ class Vocabulary:
             )
 
     @classmethod
-    def load(cls, path: Path) -> Vocabulary:
+    def load(cls, path: str | Path) -> Vocabulary:
         """Read a vocabulary.
 
         Raises:
             ModelError: The file is missing or no vocabulary.
         """
+        path = Path(path)
         try:
             return cls(path.read_bytes(), path)
         except OSError as error:

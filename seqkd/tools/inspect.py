@@ -43,7 +43,7 @@ _DIGEST = re.compile(r"^[0-9a-f]{64}$")
 _CORPUS = re.compile(r"^corpus\d*$")  # among a model's inputs
 
 
-def inspect(path: Path, *, rows: int = 3, console: Console | None = None) -> None:
+def inspect(path: str | Path, *, rows: int = 3, console: Console | None = None) -> None:
     """Print what the folder `path` holds.
 
     Args:
@@ -55,6 +55,7 @@ def inspect(path: Path, *, rows: int = 3, console: Console | None = None) -> Non
         CorpusError: Nothing that seqkd made, or damaged.
         ModelError: A model that cannot be read.
     """
+    path = Path(path)
     console = console or Console(highlight=False, width=None if sys.stdout.isatty() else FILE_WIDTH)
     if (path / MANIFEST).exists() or not path.is_dir():
         _show(path, read_manifest(path), rows, console)

@@ -49,7 +49,7 @@ def score_files(
     """
     with rereadable(Path(source), Path(target)) as (source, target):
         check_bitext(source, target)
-        team = load_team([Path(model) for model in models], device=device, precision=precision)
+        team = load_team(models, device=device, precision=precision)
         vocabularies = team.loaded[0].vocabularies
         scorers = team.scorers
         limit = min(int(scorer.max_positions) for scorer in scorers)

@@ -42,7 +42,7 @@ class Verified:
     notes: list[str]
 
 
-def verify(path: Path, inputs: Sequence[Path] = ()) -> Verified:
+def verify(path: str | Path, inputs: Sequence[str | Path] = ()) -> Verified:
     """Check a folder and the folders that it was made from, back to the gold corpus and the checkpoints.
 
     Of shards: that they are there, of their size, rows and SHA-256, readable, and each id comes once. Of models: the
@@ -56,7 +56,8 @@ def verify(path: Path, inputs: Sequence[Path] = ()) -> Verified:
     Raises:
         CorpusError: There is nothing that seqkd made.
     """
-    shelf = Shelf(path, inputs)
+    path = Path(path)
+    shelf = Shelf(path, [Path(folder) for folder in inputs])
     links, problems, notes = chain(path, shelf)
     size = sum(link.bytes for link in links)
     folders = []

@@ -32,6 +32,7 @@ from tests.integration.pipelines import (
     toy_text,
     write_pipeline,
 )
+from tests.snippets import Block, blocks
 
 pytestmark = pytest.mark.slow
 
@@ -195,6 +196,12 @@ def test_a_model_of_the_pipeline_translates_scores_and_is_shown(
     for folder in ("", "gold", "gold/train", "kbest/beam5", "corpora/seqkd", "students/seqkd", "report"):
         assert main(["inspect", str(toy.root / folder)]) == 0
         assert capfdbinary.readouterr().out
+
+
+@pytest.mark.parametrize("block", [block for block in blocks() if block.is_python], ids=lambda block: block.place)
+def test_the_python_of_the_docs_runs(block: Block, toy: Toy, tmp_path: Path) -> None:
+    cache = {"HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
+    subprocess.run([sys.executable, "-c", block.text], cwd=toy.folder, env=environment() | cache, check=True)
 
 
 @pytest.mark.parametrize("file", SHIPPED, ids=lambda file: file.stem)

@@ -95,7 +95,7 @@ class _Worker:
 
 
 def run(
-    config: DistillConfig, out: Path, *, overwrite: bool = False, device: str = "auto", scale: Scale = HERE
+    config: DistillConfig, out: str | Path, *, overwrite: bool = False, device: str = "auto", scale: Scale = HERE
 ) -> None:
     """Decode every row of `config.corpus` into `out`, a folder of k-best lists; one shard for each shard read.
 
@@ -115,6 +115,7 @@ def run(
         InputError: No such device or precision; there is no Ray.
         WorkError: Logits are not finite, memory or disk ran out, a worker died, the run was stopped.
     """
+    out = Path(out)
     corpus = Corpus.open(config.corpus, "corpus")
     vocabularies = teacher_vocabularies(config.models[0], corpus)
     where = stage_device(device, scale)

@@ -34,7 +34,7 @@ from seqkd.training.runtime import choose_precision
 
 
 def run(
-    config: SoftTargetsConfig, out: Path, *, overwrite: bool = False, device: str = "auto", scale: Scale = HERE
+    config: SoftTargetsConfig, out: str | Path, *, overwrite: bool = False, device: str = "auto", scale: Scale = HERE
 ) -> None:
     """Write soft targets of every row of `config.corpus` into `out`; one shard for each shard read.
 
@@ -56,6 +56,7 @@ def run(
         WorkError: Logits are not finite, in float32 too; the system refuses to write; a worker died; the run was
             stopped.
     """
+    out = Path(out)
     corpus = Corpus.open(config.corpus, "corpus")
     vocabularies = _check(corpus, config)
     where = stage_device(device, scale)

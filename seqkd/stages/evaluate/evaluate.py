@@ -37,7 +37,7 @@ TOO_LONG = "source longer than max_positions"
 TOO_LONG_TO_SCORE = "source or reference longer than max_positions"
 
 
-def run(config: EvaluateConfig, out: Path, *, overwrite: bool = False, device: str = "auto") -> None:
+def run(config: EvaluateConfig, out: str | Path, *, overwrite: bool = False, device: str = "auto") -> None:
     """Evaluate `config.model` on `config.corpus`: result.json, and the outputs of each decode as text.
 
     With `config.ensemble` it decodes and scores together with these.
@@ -65,7 +65,7 @@ def run(config: EvaluateConfig, out: Path, *, overwrite: bool = False, device: s
         WorkError: Logits are not finite, or the system refuses to write.
     """
     with _threads(config.threads):
-        _run(config, out, overwrite, device)
+        _run(config, Path(out), overwrite, device)
 
 
 @contextmanager

@@ -26,7 +26,7 @@ MONOLINGUAL = "monolingual"  # in a manifest: the corpus has no targets
 _WORK = "work"  # files of the run under way
 
 
-def run(config: MonolingualConfig, out: Path, *, overwrite: bool = False, device: str = "auto") -> None:  # noqa: ARG001
+def run(config: MonolingualConfig, out: str | Path, *, overwrite: bool = False, device: str = "auto") -> None:  # noqa: ARG001
     """Draw `config.ratio` rows of text for each row of gold text, and encode them as the sources of a corpus.
 
     Ids follow those of the gold text, so that no synthetic pair is ever taken for a gold one.
@@ -43,6 +43,7 @@ def run(config: MonolingualConfig, out: Path, *, overwrite: bool = False, device
         ConflictError: `out` was made with other settings or text.
         WorkError: The files cannot be written, or the run was stopped.
     """
+    out = Path(out)
     prepared = read_prepared(config.prepared)
     rows, digests = _check(config.text)
     made_by = fingerprint(

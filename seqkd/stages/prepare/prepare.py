@@ -36,7 +36,7 @@ _MOST_ROWS_NAMED = 5
 _SURROGATE = re.compile("[\ud800-\udfff]")  # JSON can spell one without its other half; UTF-8 cannot
 
 
-def run(config: PrepareConfig, out: Path, *, overwrite: bool = False, device: str = "auto") -> None:  # noqa: ARG001
+def run(config: PrepareConfig, out: str | Path, *, overwrite: bool = False, device: str = "auto") -> None:  # noqa: ARG001
     """Make `out`/train, /valid and /test, the vocabulary, and the list of the rows left out.
 
     Args:
@@ -50,6 +50,7 @@ def run(config: PrepareConfig, out: Path, *, overwrite: bool = False, device: st
         ConflictError: `out` was made with other settings or text.
         WorkError: The files cannot be written, or the run was stopped.
     """
+    out = Path(out)
     facts, accepted_digest = _check_inputs(config)
     inputs = {
         f"{part}.{side}": digest

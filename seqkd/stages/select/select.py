@@ -40,7 +40,9 @@ REJECTED = "rejected.tsv"
 FEW_ROWS = 50_000  # not worth the start of several processes, unless their number is given
 
 
-def run(config: SelectConfig, out: Path, *, overwrite: bool = False, device: str = "auto", scale: Scale = HERE) -> None:
+def run(
+    config: SelectConfig, out: str | Path, *, overwrite: bool = False, device: str = "auto", scale: Scale = HERE
+) -> None:
     """Choose one hypothesis a row by `config.rule`, or keep all, and write the corpus of sources and what was chosen.
 
     Rows are joined by id. A shard of the output depends on that shard of the inputs and on the settings; an interrupted
@@ -60,6 +62,7 @@ def run(config: SelectConfig, out: Path, *, overwrite: bool = False, device: str
         ConflictError: `out` was made with other settings, or another process is at work in it.
         WorkError: The system refuses to write, a worker died, the run was stopped.
     """
+    out = Path(out)
     kbest, gold = Corpus.open(config.kbest, "kbest"), Corpus.open(config.gold, "corpus")
     _check(kbest, gold, config)
     made_by = _fingerprint(config, kbest, gold)

@@ -58,7 +58,7 @@ TENSORBOARD = "tensorboard"
 TRAINING_KERNELS = ("attention", "dropout", "products", "decoding")  # the last one for validation BLEU
 
 
-def run(config: TrainConfig, out: Path, *, overwrite: bool = False, device: str = "auto") -> None:
+def run(config: TrainConfig, out: str | Path, *, overwrite: bool = False, device: str = "auto") -> None:
     """Train a model on `config.corpus` into the model folder `out`; under torchrun with all its processes.
 
     Args:
@@ -77,6 +77,7 @@ def run(config: TrainConfig, out: Path, *, overwrite: bool = False, device: str 
         WorkError: The loss is not finite, the run was stopped, another process of it has died, the system refuses to
             write.
     """
+    out = Path(out)
     if config.training.best_by == "bleu" and not config.training.valid_bleu:
         raise ConfigError("best_by is bleu, but valid_bleu is false", where="training.best_by")
     keep_freed_memory()

@@ -103,10 +103,10 @@ def test_a_full_disk_behind_stdout_is_one_message(tmp_path: Path) -> None:
 
 
 def test_a_stdout_of_another_encoding_gets_what_it_can_show(config: Path, tmp_path: Path) -> None:
-    assert main(["prepare", "--config", str(config), "--out", str(tmp_path / "gold")]) == 0
-    done = run(tmp_path, "inspect", "gold", environment=dict(os.environ) | {"PYTHONIOENCODING": "ascii"})
+    assert main(["prepare", "--config", str(config), "--out", str(tmp_path / "göld")]) == 0
+    done = run(tmp_path, "inspect", "göld", environment=dict(os.environ) | {"PYTHONIOENCODING": "ascii"})
     assert (done.returncode, done.stderr) == (0, "")
-    assert "Prepared data gold" in done.stdout
+    assert done.stdout.startswith("Prepared data g\\xf6ld\n")
 
 
 def test_a_user_without_a_home_is_served(config: Path, tmp_path: Path) -> None:

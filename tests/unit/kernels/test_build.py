@@ -246,17 +246,30 @@ def started(library: Library, environ: dict[str, str]) -> subprocess.Popen[str]:
     return subprocess.Popen(command, env=os.environ | environ, cwd=ROOT, stderr=subprocess.PIPE, text=True)
 
 
+def wait_for(file: Path, process: subprocess.Popen[str]) -> None:
+    """Until the process, or one that it started, has written into a file."""
+    while not file.exists() or not file.read_text().endswith("\n"):
+        assert process.poll() is None
+        time.sleep(0.02)
+
+
 @needs_compiler
 def test_processes_that_come_at_once_build_once_and_say_that_they_wait(
     library: Library, environ: dict[str, str], script: Callable[[str], str], tmp_path: Path
 ) -> None:
-    log = tmp_path / "log"
-    environ["CXX"] = script(f'[ "$1" = --version ] || {{ echo x >> {log}; sleep 4; }}\nexec $real "$@"')
-    running = [started(library, environ) for _ in range(3)]
+    log, go = tmp_path / "log", tmp_path / "go"
+    lines = f'[ "$1" = --version ] || {{ echo x >> {log}; while [ ! -e {go} ]; do sleep 0.1; done; }}\nexec $real "$@"'
+    environ["CXX"] = script(lines)
+    running = [started(library, environ)]
+    wait_for(log, running[0])
+    running += [started(library, environ) for _ in range(2)]
+    for process in running[1:]:
+        assert process.stderr is not None
+        assert "waiting for another process that compiles the CPU kernels" in process.stderr.readline()
+    go.touch()
     told = [process.communicate(timeout=60)[1] for process in running]
     assert [process.returncode for process in running] == [0, 0, 0], told
     assert log.read_text() == "x\n"
-    assert sum("waiting for another process that compiles the CPU kernels" in text for text in told) == 2
     assert len(files(environ)) == 1
 
 
@@ -265,14 +278,13 @@ def test_a_builder_that_was_killed_holds_nobody_up(
     library: Library, environ: dict[str, str], script: Callable[[str], str], tmp_path: Path
 ) -> None:
     begun = tmp_path / "begun"
-    lines = f'[ "$1" = --version ] || [ -e {begun} ] || {{ touch {begun}; exec sleep 60; }}\nexec $real "$@"'
+    lines = f'[ "$1" = --version ] || [ -e {begun} ] || {{ echo $$ > {begun}; exec sleep 60; }}\nexec $real "$@"'
     environ["CXX"] = script(lines)
     first = started(library, environ)
-    while not begun.exists():
-        assert first.poll() is None
-        time.sleep(0.02)
+    wait_for(begun, first)
     first.send_signal(signal.SIGKILL)
     first.communicate()
+    os.kill(int(begun.read_text()), signal.SIGKILL)  # its compiler, which would sleep on
     second = started(library, environ)
     told = second.communicate(timeout=60)[1]
     assert second.returncode == 0, told

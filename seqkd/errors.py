@@ -69,6 +69,10 @@ class ConflictError(InputError):
     """The output folder was made with other settings."""
 
 
+class UnfinishedError(ConflictError):
+    """The output folder was begun on another kind of machine, or by another revision, and only that can finish it."""
+
+
 class ExtensionError(InputError):
     """An installed package registers something that cannot be used."""
 

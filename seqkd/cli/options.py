@@ -14,7 +14,10 @@ import typer
 from seqkd.errors import InputError
 
 Out = Annotated[Path, typer.Option(help="output folder")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="start anew, whatever an earlier run left in --out")]
+Overwrite = Annotated[
+    bool,
+    typer.Option("--overwrite", help="start anew; a finished folder is moved to OUT.old, an unfinished one is deleted"),
+]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")]
 Debug = Annotated[bool, typer.Option("--debug", help="show the traceback of a failure")]
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from seqkd.cli.options import Debug, Device, Out, Overwrite, importing
-from seqkd.errors import ConflictError, InputError
+from seqkd.errors import ConflictError, InputError, UnfinishedError
 from seqkd.progress import say
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ Config = Annotated[Path, typer.Option(help="stage file (TOML)")]
 OverwriteChanged = Annotated[
     bool,
     typer.Option(
-        "--overwrite-changed", help="start anew only if --out was made with other settings or inputs; else go on"
+        "--overwrite-changed", help="as --overwrite if --out was made with other settings or inputs; else continue"
     ),
 ]
 
@@ -76,6 +76,8 @@ def _run_stage(
         run = partial(run, scale=scale)
     try:
         run(settings, out, overwrite=overwrite, device=device)
+    except UnfinishedError:
+        raise  # nothing has changed but the machine; hours of another machine's work are not deleted for that
     except ConflictError:
         if not overwrite_changed or overwrite:
             raise

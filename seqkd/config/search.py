@@ -8,9 +8,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=64)]
+from seqkd.corpus.files import is_kept
+
+
+def _free(name: str) -> str:
+    if is_kept(name):
+        raise ValueError(
+            f"names that end in .old, .old2 and so on are reserved: a finished folder is moved to such a name when its "
+            f"stage starts anew; choose another name than {name!r}"
+        )
+    return name
+
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=64), AfterValidator(_free)]
 SearchPrecision = Literal["auto", "float32", "bf16x3", "bf16", "int8", "fp16"]
 Beams = Annotated[tuple[Annotated[int, Field(ge=1, le=64)], ...], Field(min_length=1)]
 

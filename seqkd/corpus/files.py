@@ -7,12 +7,14 @@ import errno
 import os
 import re
 import secrets
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
 from seqkd.errors import SeqkdError, WorkError
 
 _TEMPORARY = re.compile(r"^\..+\.\d+\.tmp$")
+_KEPT = re.compile(r"\.old\d*$")  # a finished folder whose stage has started anew
 
 _HINTS = {
     errno.ENOSPC: "free some space, then run the same command again",
@@ -33,7 +35,8 @@ def work_error(error: OSError, path: Path, what: str) -> SeqkdError:
 def atomic_path(path: Path) -> Iterator[Path]:
     """Give a temporary path beside `path` to write to; on leaving, fsync it and rename it to `path`.
 
-    For libraries that want a file name. When the body fails the temporary file goes and `path` stays as it was.
+    For libraries that want a file name. If the body fails, the temporary file is deleted and `path` stays as it was.
+    The file gets the permissions that the umask gives to any new file, whatever permissions the library has set.
 
     Raises:
         WorkError: The system refuses: disk full, no permission.
@@ -41,7 +44,12 @@ def atomic_path(path: Path) -> Iterator[Path]:
     # No process number: two machines that share the folder may have the same.
     temporary = path.with_name(f".{path.name}.{secrets.randbits(48)}.tmp")
     try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        mode = stat.S_IMODE(os.fstat(descriptor).st_mode)
+        os.close(descriptor)
         yield temporary
+        if stat.S_IMODE(temporary.stat().st_mode) != mode:
+            temporary.chmod(mode)
         sync(temporary)
         temporary.replace(path)
         sync(path.parent)
@@ -77,6 +85,20 @@ def make_folder(path: Path) -> None:
     path.mkdir(parents=True, exist_ok=True)
     for folder in reversed(missing):
         sync(folder.parent)
+
+
+def is_kept(name: str) -> bool:
+    """Whether `name` is one that `kept_as` gives: NAME.old, NAME.old2 and so on."""
+    return _KEPT.search(name) is not None
+
+
+def kept_as(folder: Path) -> Path:
+    """Where a finished folder is moved if its stage starts anew: the first free one of NAME.old, NAME.old2, ..."""
+    number, path = 1, folder.with_name(f"{folder.name}.old")
+    while os.path.lexists(path):
+        number += 1
+        path = folder.with_name(f"{folder.name}.old{number}")
+    return path
 
 
 def is_temporary(name: str) -> bool:

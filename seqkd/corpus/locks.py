@@ -136,6 +136,10 @@ class FolderLock:
         self.alone = True
         return True
 
+    def moved(self, folder: Path) -> None:
+        """The folder, which this process holds alone, has been renamed to `folder`."""
+        self._folder = folder
+
     def release(self) -> None:
         """Let go of everything."""
         for name in (self._part_name, _LOCK, _DOOR):

@@ -9,14 +9,15 @@ import contextlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
 from seqkd import __version__
-from seqkd.corpus.files import atomic_path, atomic_write, is_temporary, make_folder, sync, work_error
-from seqkd.corpus.fingerprints import canonical, differences, fingerprint
+from seqkd.corpus.files import atomic_path, atomic_write, is_temporary, kept_as, make_folder, sync, work_error
+from seqkd.corpus.fingerprints import Provenance, fingerprint
 from seqkd.corpus.locks import FolderLock, Part, is_lock
 from seqkd.corpus.records import (
     FORMAT,
@@ -29,11 +30,13 @@ from seqkd.corpus.records import (
     shard_index,
     shard_name,
 )
-from seqkd.errors import ConflictError, CorpusError, SeqkdError
+from seqkd.errors import ConflictError, CorpusError, SeqkdError, UnfinishedError
+from seqkd.progress import say
 
 __all__ = [
     "MANIFEST",
     "Manifest",
+    "Provenance",
     "ShardInfo",
     "StageOutput",
     "atomic_path",
@@ -47,7 +50,8 @@ __all__ = [
 ]
 
 MANIFEST = "manifest.json"
-PARTIAL = "partial.json"  # lies in a folder under way and holds the fingerprint it is made with
+PARTIAL = "partial.json"  # lies in a folder under way and holds the fingerprint that it is made with
+_REASONS = 3  # differences in the line that says why a stage starts anew
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
@@ -107,12 +111,14 @@ class StageOutput:
         path: The folder.
         complete: The stage has nothing to do: the folder has a manifest with the same fingerprint.
         manifest: That manifest, or the committed one.
+        fingerprint: What a manifest of this folder must hold.
     """
 
-    def __init__(self, path: Path, kind: str, made_by: dict[str, Any]) -> None:
+    def __init__(self, path: Path, kind: str, made_by: Provenance) -> None:
         self.path = path
         self.kind = kind
-        self.fingerprint = made_by
+        self.fingerprint = made_by.fingerprint
+        self._made_by = made_by
         self.manifest: Manifest | None = None
         self._lock: FolderLock | None = None
 
@@ -122,16 +128,16 @@ class StageOutput:
         return self.manifest is not None
 
     @classmethod
-    def up_to_date(cls, out: Path, kind: str, fingerprint: Mapping[str, Any], *, overwrite: bool) -> bool:
+    def up_to_date(cls, out: Path, kind: str, made_by: Provenance, *, overwrite: bool) -> bool:
         """Whether `open` would find it complete; touches nothing.
 
-        For checks of inputs that take long: not made where there is nothing to do, but before a folder is begun.
+        For checks of inputs that take long: they are not made if there is nothing to do, but before a folder is begun.
 
         Raises:
             ConflictError: As `open`.
             WorkError: The system refuses to read.
         """
-        output = cls(out, kind, json.loads(canonical(dict(fingerprint))))
+        output = cls(out, kind, made_by)
         try:
             output._look(overwrite)
         except OSError as error:
@@ -140,23 +146,25 @@ class StageOutput:
 
     @classmethod
     def open(
-        cls, out: Path, kind: str, fingerprint: Mapping[str, Any], *, overwrite: bool, part: Part | None = None
+        cls, out: Path, kind: str, made_by: Provenance, *, overwrite: bool, part: Part | None = None
     ) -> StageOutput:
         """Look at `out`, make it ours if there is work to do, and hold it until `close`.
 
         Args:
             out: The folder; made if it is not there.
             kind: The manifest's kind.
-            fingerprint: What the output is made from; see `fingerprint()`.
-            overwrite: Empty the folder and start anew, whatever seqkd wrote there; not with a part.
+            made_by: What the output is made from.
+            overwrite: Start anew, whatever seqkd wrote there: a finished folder is moved to NAME.old, or the next such
+                name that is free, and an unfinished one is emptied; either is said. Not with a part.
             part: Share the folder with other workers, as the one who does this part.
 
         Raises:
             ConflictError: It was made or begun with another fingerprint (each differing key is named), it is not
                 seqkd's and not empty, or another process is at work in it, or at this part.
+            UnfinishedError: It was begun with the same fingerprint by another machine, precision or revision.
             WorkError: The system refuses: disk full, no permission.
         """
-        output = cls(out, kind, json.loads(canonical(dict(fingerprint))))
+        output = cls(out, kind, made_by)
         try:
             output._look(overwrite)  # before anything is touched: a folder that is refused stays as it was
             if output.complete:
@@ -164,10 +172,10 @@ class StageOutput:
             if not output.complete:
                 make_folder(out)
                 output._lock = FolderLock(out, part)
-                empty = output._look(overwrite)  # again: it may have changed until the lock was ours
+                start = output._look(overwrite)  # again: it may have changed until the lock was ours
                 if not output.complete:
                     if output._lock.alone:  # or another worker did it
-                        output._start(empty)
+                        output._start(start)
                     output._lock.share()
         except OSError as error:
             output.close()
@@ -229,13 +237,13 @@ class StageOutput:
         if isinstance(error, OSError):
             raise work_error(error, Path(error.filename or self.path), "cannot be used") from error
 
-    def _look(self, overwrite: bool) -> bool:
-        """Refuse the folder, or find it complete, or tell whether what is in it must go before work starts."""
+    def _look(self, overwrite: bool) -> _Start:
+        """Refuse the folder, or find it complete, or tell what must happen to what is in it before work starts."""
         if self.path.exists() and not self.path.is_dir():
             raise ConflictError("is a file", where=str(self.path), expected="a folder, or nothing yet")
         names = {entry.name for entry in self.path.iterdir()} if self.path.is_dir() else set()
         if all(is_lock(name) or is_temporary(name) for name in names):
-            return False
+            return _Start()
         try:
             begun = self._begun() if PARTIAL in names else None
             finished = read_manifest(self.path) if MANIFEST in names else None
@@ -244,23 +252,54 @@ class StageOutput:
         if begun is None and finished is None:
             raise self._foreign("is not empty and was not made by seqkd")
         if begun is not None and begun["fingerprint"] is None:
-            return True  # killed while it was being emptied, which had been asked for
-        if overwrite:
-            return True
+            return _Start("empty", "an earlier start was interrupted")  # killed while it was being emptied
         if finished is not None:
-            found = {"kind": finished.kind, **finished.fingerprint}
-        else:
-            assert begun is not None
-            found = {"kind": begun["kind"], **begun["fingerprint"]}
-        lines = differences(found, {"kind": self.kind, **self.fingerprint})
+            return self._look_at_finished(finished, overwrite)
+        assert begun is not None
+        self._look_at_begun(begun, overwrite)
+        return _Start("empty", self._reason(begun["kind"], begun["fingerprint"])) if overwrite else _Start()
+
+    def _look_at_finished(self, finished: Manifest, overwrite: bool) -> _Start:
+        if overwrite:
+            return _Start("move", self._reason(finished.kind, finished.fingerprint))
+        lines = self._made_by.differences(self.kind, finished.kind, finished.fingerprint)
         if lines:
             raise ConflictError(
-                f"was {'made' if finished else 'begun'} with other settings or inputs:\n    " + "\n    ".join(lines),
+                "was made with other settings or inputs:\n    " + "\n    ".join(lines),
                 where=str(self.path),
-                hint="--overwrite starts anew and deletes what is there; another --out keeps both",
+                hint=f"--overwrite starts anew and moves it to {kept_as(self._real())}; another --out leaves it",
             )
+        if old := self._made_by.outdated(finished.extra):
+            _say_once(f"{self.path}: is used although an earlier revision made it ({old}); --overwrite makes it anew")
         self.manifest = finished
-        return False
+        return _Start()
+
+    def _look_at_begun(self, begun: dict[str, Any], overwrite: bool) -> None:
+        if overwrite:
+            return
+        lines = self._made_by.differences(self.kind, begun["kind"], begun["fingerprint"])
+        if lines:
+            raise ConflictError(
+                "was begun with other settings or inputs:\n    " + "\n    ".join(lines),
+                where=str(self.path),
+                hint="--overwrite starts anew and deletes the unfinished folder; another --out keeps it",
+            )
+        if lines := self._made_by.at_work(begun["fingerprint"], begun.get("extra", {})):
+            raise UnfinishedError(
+                "is unfinished and cannot be continued here, because the results would be mixed:\n    "
+                + "\n    ".join(lines),
+                where=str(self.path),
+                expected="the kind of machine, the precision and the version of seqkd that it was begun with",
+                hint="continue it there; or --overwrite starts anew and deletes the unfinished folder",
+            )
+
+    def _reason(self, kind: str, found: dict[str, Any]) -> str:
+        """Why a folder is started anew, in a line."""
+        lines = self._made_by.differences(self.kind, kind, found)
+        if not lines:
+            return "as --overwrite asks"
+        more = f" and {len(lines) - _REASONS} more" if len(lines) > _REASONS else ""
+        return f"because settings or inputs changed ({'; '.join(lines[:_REASONS])}{more})"
 
     def _tidy(self) -> None:
         """Delete what a process left that was killed right after the manifest, if nobody holds the folder."""
@@ -275,8 +314,10 @@ class StageOutput:
     def _begun(self) -> dict[str, Any]:
         path = self.path / PARTIAL
         values = read_record(path.read_bytes(), path)
-        if not isinstance(values.get("kind"), str) or not isinstance(values.get("fingerprint"), (dict, type(None))):
-            raise damaged("`kind` or `fingerprint` is missing", path)
+        kinds = {"kind": str, "fingerprint": (dict, type(None)), "extra": dict}
+        for name, kind in kinds.items():
+            if not isinstance(values.get(name, {} if name == "extra" else ...), kind):  # format 1 had no `extra`
+                raise damaged(f"`{name}` is missing or of another type", path)
         return values
 
     def _foreign(self, what: str) -> ConflictError:
@@ -287,19 +328,67 @@ class StageOutput:
             hint="choose another --out, or empty the folder yourself: seqkd deletes only what it made",
         )
 
-    def _start(self, empty: bool) -> None:
-        if empty:
+    def _start(self, start: _Start) -> None:
+        if start.do == "move":
+            self._move(start.why)
+        elif start.do == "empty":
+            say(f"{self.path}: starting anew {start.why}; the unfinished files in it are deleted")
             # Ours, but to be emptied: a crash from here on leaves a folder that the next run empties, not a mixture.
             self._note(None)
             (self.path / MANIFEST).unlink(missing_ok=True)
         for entry in self.path.iterdir():
-            if (empty and entry.name != PARTIAL and not is_lock(entry.name)) or is_temporary(entry.name):
+            emptied = start.do == "empty" and entry.name != PARTIAL and not is_lock(entry.name)
+            if emptied or is_temporary(entry.name):
                 if entry.is_dir() and not entry.is_symlink():
                     shutil.rmtree(entry)
                 else:
                     entry.unlink()
         self._note(self.fingerprint)
 
+    def _move(self, why: str) -> None:
+        """Give a finished folder another name, and take an empty one in its place."""
+        assert self._lock is not None
+        real, kept = self._real(), kept_as(self._real())
+        real.rename(kept)
+        old = self._lock
+        old.moved(kept)
+        try:
+            real.mkdir()
+            self._lock = FolderLock(self.path, None)
+        finally:
+            old.release()
+        sync(real.parent)
+        say(f"{self.path}: starting anew {why}; the finished folder is now {kept}")
+
+    def _real(self) -> Path:
+        """The folder by a name that can be changed; of a link, what it points to, so that it stays on its disk."""
+        return self.path.resolve() if self.path.is_symlink() or self.path.name in ("", "..") else self.path
+
     def _note(self, made_by: dict[str, Any] | None) -> None:
-        values = {"format": FORMAT, "seqkd": __version__, "kind": self.kind, "fingerprint": made_by}
+        values = {
+            "format": FORMAT,
+            "seqkd": __version__,
+            "kind": self.kind,
+            "fingerprint": made_by,
+            "extra": self._made_by.extra,
+        }
         atomic_write(self.path / PARTIAL, (json.dumps(values, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+@dataclass(frozen=True, slots=True)
+class _Start:
+    """What happens to what is in a folder before work starts, and why.
+
+    Attributes:
+        do: keep: nothing, work continues after it; empty: it is deleted; move: the folder gets another name.
+        why: As a part of the line that says so.
+    """
+
+    do: Literal["keep", "empty", "move"] = "keep"
+    why: str = ""
+
+
+@cache
+def _say_once(text: str) -> None:
+    """Say a line once in this process: stages look at a folder before their checks, and again when they open it."""
+    say(text)

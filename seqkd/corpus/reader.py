@@ -29,6 +29,17 @@ HELD_BYTES = 1 << 29
 _AGAIN = "make the folder again with the stage that wrote it, or copy it again"
 
 
+def turned(manifest: Manifest, exchanged: bool) -> Manifest:
+    """A corpus' manifest with the sides exchanged; `exchanged`: from what is stored, not back to it."""
+    return dataclasses.replace(
+        manifest,
+        source_tokens=manifest.target_tokens,
+        target_tokens=manifest.source_tokens,
+        vocabulary=manifest.extra.get("source_vocabulary", manifest.vocabulary),
+        extra=manifest.extra | {"source_vocabulary": manifest.vocabulary, "reversed": exchanged},
+    )
+
+
 class Corpus:
     """A finished folder of shards: a corpus, k-best lists or soft targets. Open with `Corpus.open`.
 
@@ -87,17 +98,9 @@ class Corpus:
         Raises:
             ValueError: K-best lists and soft targets have no other direction.
         """
-        manifest = self.manifest
-        if manifest.kind != "corpus":
-            raise ValueError(f"kind {manifest.kind!r} cannot be reversed")
-        turned = dataclasses.replace(
-            manifest,
-            source_tokens=manifest.target_tokens,
-            target_tokens=manifest.source_tokens,
-            vocabulary=manifest.extra.get("source_vocabulary", manifest.vocabulary),
-            extra=manifest.extra | {"source_vocabulary": manifest.vocabulary, "reversed": not self._exchanged},
-        )
-        corpus = Corpus(self.path, turned, self.schema)
+        if self.manifest.kind != "corpus":
+            raise ValueError(f"kind {self.manifest.kind!r} cannot be reversed")
+        corpus = Corpus(self.path, turned(self.manifest, not self._exchanged), self.schema)
         corpus._exchanged = not self._exchanged
         return corpus
 

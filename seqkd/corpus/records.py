@@ -15,7 +15,11 @@ from seqkd import __version__
 from seqkd.corpus.fingerprints import canonical
 from seqkd.errors import CorpusError
 
-FORMAT = 1  # of the folders; goes up when an older seqkd could not read them
+# The schema version of the folders. It goes up when an older seqkd could not read them, or would misread them. Every
+# version reads what earlier ones wrote.
+# 1: fingerprints hold every option, and of three stages the precision and the device that had worked.
+# 2: fingerprints hold the options that are not neutral, as written; what had worked stands in `extra`.
+FORMAT = 2
 
 _SHARD = re.compile(r"^shard-(\d{5,9})\.arrow$", re.ASCII)
 _MOST = 2**53  # rows and bytes: what JSON's readers agree on

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from seqkd.corpus.files import atomic_write
-from seqkd.corpus.manifest import Manifest, StageOutput, fingerprint
+from seqkd.corpus.manifest import Manifest, Provenance, StageOutput
 from seqkd.errors import ModelError
 from seqkd.interop.fairseq_dictionary import (
     SPECIALS,
@@ -113,7 +113,7 @@ def import_checkpoint(
         contents, checkpoint, source_pieces=_size(source or target), target_pieces=_size(target)
     )
     parameters = sum(weight.numel() for weight in model.parameters())
-    made_by = fingerprint("import", {"from": "fairseq"}, inputs)
+    made_by = Provenance(stage="import", settings={"from": "fairseq"}, inputs=inputs)
     notes = [*target.notes("vocabulary"), *(source.notes("source vocabulary") if source else [])]
     with StageOutput.open(out, "model", made_by, overwrite=overwrite) as output:
         if output.complete:
@@ -131,7 +131,8 @@ def import_checkpoint(
             "imported_from": "fairseq",
             "files": model_files(out),
         }
-        output.commit(Manifest(kind="model", fingerprint=made_by, vocabulary=inputs["vocabulary"], extra=extra))
+        fingerprint, vocabulary = made_by.fingerprint, inputs["vocabulary"]
+        output.commit(Manifest(kind="model", fingerprint=fingerprint, vocabulary=vocabulary, extra=extra))
     return ImportReport(parameters, tuple(notes))
 
 
@@ -168,16 +169,15 @@ def export_checkpoint(model_dir: str | Path, out: str | Path, *, overwrite: bool
     )
     buffer = io.BytesIO()
     torch.save(_checkpoint(weights, _arguments(settings)), buffer)
-    made_by = fingerprint("export", {"to": "fairseq"}, {"model": loaded.digest})
+    made_by = Provenance(stage="export", settings={"to": "fairseq"}, inputs={"model": loaded.digest})
     with StageOutput.open(out, "export", made_by, overwrite=overwrite) as output:
         if not output.complete:
             atomic_write(out / CHECKPOINT, buffer.getbuffer())
             for name, text in dictionaries.items():
                 atomic_write(out / name, text)
             extra = {"to": "fairseq"}
-            output.commit(
-                Manifest(kind="export", fingerprint=made_by, vocabulary=vocabularies.target.digest, extra=extra)
-            )
+            fingerprint, vocabulary = made_by.fingerprint, vocabularies.target.digest
+            output.commit(Manifest(kind="export", fingerprint=fingerprint, vocabulary=vocabulary, extra=extra))
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:

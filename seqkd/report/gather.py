@@ -14,7 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from seqkd.config.report import SyntheticPath
-from seqkd.config.stages import ReportConfig
+from seqkd.config.stages import ReportConfig, TrainingConfig
+from seqkd.config.written import in_full
 from seqkd.corpus.manifest import read_manifest
 from seqkd.corpus.reader import Corpus
 from seqkd.corpus.row_ids import row_ids
@@ -297,6 +298,7 @@ def _seeds(models: Sequence[Path]) -> tuple[int, ...]:
     for path in models:
         if (path / "manifest.json").is_file():
             training = read_manifest(path).fingerprint.get("config", {}).get("training", {})
-            if isinstance(training, dict) and isinstance(training.get("seed"), int):
-                seeds.add(training["seed"])
+            seed = in_full(TrainingConfig, training).get("seed") if isinstance(training, dict) and training else None
+            if isinstance(seed, int):
+                seeds.add(seed)
     return tuple(sorted(seeds))

@@ -6,9 +6,11 @@ import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from seqkd.config.stages import ReportConfig
-from seqkd.corpus.manifest import Manifest, StageOutput, atomic_write, fingerprint, read_manifest
+from seqkd.config.written import neutral
+from seqkd.corpus.manifest import Manifest, Provenance, StageOutput, atomic_write, read_manifest
 from seqkd.metrics.results import RESULT
 from seqkd.progress import say
 from seqkd.report.contents import Contents
@@ -34,9 +36,12 @@ def run(config: ReportConfig, out: str | Path, *, overwrite: bool = False, devic
         WorkError: The system refuses to write.
     """
     out = Path(out)
-    names = {"pipeline", "title", "baselines", "edges", "samples", "teachers", "rounds"}
-    settings = config.model_dump(mode="json", include=names)
-    made_by = fingerprint("report", settings, dict(_inputs(config)))
+    made_by = Provenance(
+        stage="report",
+        settings=settings(config),
+        inputs=dict(_inputs(config)),
+        neutral=neutral(config),
+    )
     if StageOutput.up_to_date(out, "report", made_by, overwrite=overwrite):
         say(f"report: {out / PAGE} is up to date")
         return
@@ -46,8 +51,14 @@ def run(config: ReportConfig, out: str | Path, *, overwrite: bool = False, devic
             return  # by another process, while this one has looked
         atomic_write(out / DATA, (json.dumps(contents.to_json(), indent=2, ensure_ascii=False) + "\n").encode())
         atomic_write(out / PAGE, render(contents).encode())
-        output.commit(Manifest(kind="report", fingerprint=made_by, extra={"pipeline": config.pipeline}))
+        output.commit(Manifest(kind="report", fingerprint=made_by.fingerprint, extra={"pipeline": config.pipeline}))
     say(f"report: {_summary(contents)} in {out / PAGE}")
+
+
+def settings(config: ReportConfig) -> dict[str, Any]:
+    """The settings that the output depends on, as the stage file gives them."""
+    names = {"pipeline", "title", "baselines", "edges", "samples", "teachers", "rounds"}
+    return config.model_dump(mode="json", include=names)
 
 
 def _inputs(config: ReportConfig) -> Iterator[tuple[str, str]]:

@@ -10,10 +10,10 @@ import torch
 from seqkd.kernels import decoding
 from seqkd.kernels.build import missing
 from seqkd.models.checkpoint import read_config
-from seqkd.models.registry import misfit
+from seqkd.models.registry import ARCHITECTURES, misfit
 from seqkd.search.cpu.engine import NativeModel
 from seqkd.search.cpu.stack import NativeParallel
-from seqkd.search.gpu.engine import GraphTransformer
+from seqkd.search.gpu.engine import GraphTransformer, kernels_on
 from seqkd.search.loading import Precision, SearchTeam
 
 
@@ -27,6 +27,19 @@ def _engine(driver: object) -> str:
     if isinstance(driver, (NativeModel, NativeParallel)):
         return "cpu"
     return "gpu" if isinstance(driver, GraphTransformer) else "plain"
+
+
+def engine_for(folders: Sequence[Path], precision: Precision, device: torch.device) -> str:
+    """The engine that will drive these models, as in `engine_of`; `plain` if it drives one of them.
+
+    Raises:
+        ModelError: A folder holds no model.
+    """
+    if device.type == "cpu":
+        return "cpu" if slow_path(folders, precision, device) is None else "plain"
+    records = [ARCHITECTURES.find(read_config(folder)["arch"]) for folder in folders]
+    kernels = kernels_on(device) and all(record is not None and record.gpu is not None for record in records)
+    return "gpu" if kernels else "plain"
 
 
 def slow_path(folders: Sequence[Path], precision: Precision, device: torch.device) -> str | None:

@@ -18,6 +18,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from seqkd.config.models import ObjectiveConfig
+from seqkd.config.written import in_full
+from seqkd.corpus.files import is_kept
 from seqkd.corpus.manifest import MANIFEST, Manifest, read_manifest
 from seqkd.corpus.reader import Corpus
 from seqkd.corpus.schema import KINDS
@@ -235,6 +238,7 @@ def _training(path: Path, manifest: Manifest) -> dict[str, Any]:
     facts: dict[str, Any] = {}
     objective = dict(made_by.get("config", {}).get("objective") or {})
     if objective:
+        objective = {**in_full(ObjectiveConfig, objective), "teachers": None, "soft_targets": None}
         kind = objective.pop("type", "")
         options = (f"{name} {_shown(value)}" for name, value in objective.items() if value is not None)
         facts["objective"] = ", ".join([kind, *options])
@@ -261,7 +265,7 @@ def _corpus_name(path: Path, digest: str) -> str:
     """The corpus with this digest by its name in the model's run folder; its digest where it is not there."""
     run = next((folder for folder in path.resolve().parents[:2] if (folder / PLAN).exists()), None)
     for file in sorted(run.glob(f"*/*/{MANIFEST}")) if run is not None else []:
-        if read_manifest(file.parent).digest() == digest:
+        if not _kept(file, run) and read_manifest(file.parent).digest() == digest:
             return str(file.parent.relative_to(file.parents[2]))
     return _shown(digest)
 
@@ -283,7 +287,8 @@ def _weights(path: Path) -> str:
 
 def _folders(path: Path, console: Console) -> None:
     """What the folders below hold, e.g. all that a pipeline made."""
-    found = sorted({file.parent for pattern in ("*", "*/*") for file in path.glob(f"{pattern}/{MANIFEST}")})
+    files = {file for pattern in ("*", "*/*") for file in path.glob(f"{pattern}/{MANIFEST}")}
+    found = sorted(file.parent for file in files if not _kept(file, path))
     if not found:
         raise CorpusError(
             f"no {MANIFEST} here or in the folders below",
@@ -298,6 +303,11 @@ def _folders(path: Path, console: Console) -> None:
     for column in table.columns[2:]:
         column.justify = "right"
     console.print(table)
+
+
+def _kept(file: Path, root: Path) -> bool:
+    """Whether a file below `root` belongs to a folder that its stage has replaced."""
+    return any(is_kept(part) for part in file.relative_to(root).parts)
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import pyarrow as pa
 from seqkd.corpus.manifest import Manifest, ShardInfo
 from seqkd.corpus.reader import read_table
 from seqkd.corpus.records import shard_index
+from seqkd.corpus.row_ids import row_ids
 from seqkd.corpus.schema import KINDS
 from seqkd.errors import CorpusError, SeqkdError
 from seqkd.progress import Progress
@@ -84,7 +85,7 @@ def show(found: Verified) -> str:
         raise CorpusError(
             what,
             where=str(found.folders[0][0]),
-            hint="copy what is damaged again, or make it again: the stage's command with --overwrite",
+            hint="copy the damaged folder again, or make it again: the stage's command with --overwrite",
         )
     return "\n".join([*lines, "everything is as it was written"])
 
@@ -216,24 +217,35 @@ def _joined(link: Link, shard: ShardInfo, table: pa.Table) -> Iterator[str]:
         except CorpusError:
             continue  # told where that folder is looked at
         found = _id_column(other)
-        strangers = np.setdiff1d(ids, found)
+        # Rows with weights may be further hypotheses of a row; their ids say of which one.
+        owners = row_ids(ids) if link.kind == "corpus" and "weight" in table.column_names else ids
+        strangers = ids[~np.isin(owners, found)]
         if len(strangers):
             yield f"{here}: ids that {there} does not have: {_named(strangers)}; swapped, or of another run"
             continue
         # Every row of the gold corpus has its k-best list; later stages leave rows out.
         if link.kind == "kbest" and len(missing := np.setdiff1d(found, ids)):
             yield f"{here}: no rows for ids of {there}: {_named(missing)}"
-        # Soft targets hold no source; their targets are the corpus' own.
-        column = "target_ids" if link.kind == "soft" else "source_ids"
-        if column not in other.column_names:
+        column, theirs_column = _same_text(link)
+        if theirs_column not in other.column_names:
             continue
         order = np.argsort(found, kind="stable")
-        rows = order[np.searchsorted(found, ids, sorter=order)]
-        mine, ours = one_array(table.column(column)), one_array(other.column(column).take(pa.array(rows)))
+        rows = order[np.searchsorted(found, owners, sorter=order)]
+        mine, ours = one_array(table.column(column)), one_array(other.column(theirs_column).take(pa.array(rows)))
         if not mine.equals(ours):
             pairs = zip(ids.tolist(), mine, ours, strict=True)
             changed = [row for row, one, two in pairs if not one.equals(two)]
             yield f"{here}: rows with another {column} than in {there}: {_named(changed)}; of another run"
+
+
+def _same_text(link: Link) -> tuple[str, str]:
+    """The column of a folder that it has from the folder that its rows are from, and that column's name there."""
+    if link.kind == "soft":
+        return "target_ids", "target_ids"  # soft targets hold no source; their targets are the corpus' own
+    assert link.manifest is not None
+    config = link.manifest.fingerprint.get("config")
+    turned = isinstance(config, dict) and config.get("reverse") is True
+    return ("target_ids" if turned else "source_ids"), "source_ids"  # back-translations: the text became the targets
 
 
 def _named(ids: Sequence[int] | Ids) -> str:

@@ -10,18 +10,29 @@ from pathlib import Path
 from typing import Any
 
 from seqkd.config.stages import read_toml
+from seqkd.corpus.files import is_kept
 from seqkd.corpus.manifest import MANIFEST, Manifest, read_manifest
+from seqkd.corpus.reader import turned
 from seqkd.errors import ConfigError, CorpusError, SeqkdError
 
 WEIGHTS = "model.safetensors"
 PLAN = "plan.mk"  # lies in a pipeline's run folder
 DEPTH = 3  # folders below a run folder: RUN/gold/train is two
 
-# Roles in fingerprints: what has a manifest, what is known by a model's files, and what is text.
-_FOLDERS = re.compile(r"^(prepared|corpus\d*|gold|kbest|soft_targets)$")
+# Roles in fingerprints: folders with a manifest, models, which are known by their files, and files outside any folder
+# of a stage: text, vocabularies, foreign checkpoints, curves and measured speeds.
+_FILES = re.compile(
+    r"^((train|valid|test)\.(source|target|accepted)|source|target|text\d+|accepted|checkpoint"
+    r"|(source_)?vocabulary|vocab(\.source)?\.model|.+\.(speed|history|result)\.json)$"
+)
+_FOLDERS = re.compile(
+    r"^(prepared|train|corpus\d*|gold|kbest|soft_targets|(corpora|distill|evaluations|backtranslation)\..+)$"
+)
 _MODELS = re.compile(r"^(model\d*|teacher\d*|forward|reverse|init_from|rescore_with|speed_against)$")
 _ROWS = {"kbest": ("corpus",), "soft": ("corpus",), "corpus": ("kbest", "gold")}  # by kind: whose rows these are
-_CHAINED = {"prepare", "train", "distill", "soft_targets", "select", "evaluate", "import", "export"}
+_STAGES = {
+    "prepare", "monolingual", "train", "distill", "soft_targets", "select", "evaluate", "report", "import", "export",
+}  # fmt: skip
 
 
 @dataclass(slots=True)
@@ -86,10 +97,20 @@ class Shelf:
             if (folder / WEIGHTS).is_file() or (manifest is not None and manifest.kind == "model"):
                 self._models.append(folder)
         self._digests: dict[str, Path] | None = None
+        self._turned: dict[str, Path] | None = None
 
-    def folder(self, digest: str) -> tuple[Path, Manifest] | None:
-        """The folder whose manifest has this digest."""
-        return self._manifests.get(digest)
+    def folder(self, digest: str) -> Path | None:
+        """The folder whose manifest has this digest, as it is or with the sides of its corpus exchanged."""
+        known = self._manifests.get(digest)
+        if known is not None:
+            return known[0]
+        if self._turned is None:
+            self._turned = {
+                turned(manifest, exchanged=True).digest(): folder
+                for folder, manifest in self._manifests.values()
+                if manifest.kind == "corpus"
+            }
+        return self._turned.get(digest)
 
     def model(self, digest: str) -> Path | None:
         """The model folder whose files had this digest when they were written; those without a record are hashed."""
@@ -140,20 +161,27 @@ def chain(path: Path, shelf: Shelf) -> tuple[list[Link], list[str], list[str]]:
             notes.append(f"{link.path}: has no manifest, so nothing says what its files were")
         elif link.kind == "model" and "files" not in link.manifest.extra:
             notes.append(f"{link.path}: its manifest does not record its files' SHA-256")
-        if not isinstance(digests, dict) or made_by.get("stage") not in _CHAINED:
+        if link.manifest is not None and made_by.get("stage") not in _STAGES:
+            notes.append(
+                f"{link.path}: this version does not know the stage {made_by.get('stage')!r} that made it, and has not "
+                "looked for its inputs"
+            )
+            digests = {}
+        if not isinstance(digests, dict):
             digests = {}
         for role, digest in sorted(digests.items()):
             if not isinstance(digest, str):
                 problems.append(f"{link.path}: its input `{role}` is named by {digest!r}, which is no digest")
                 continue
-            found: Path | None = None
+            if _FILES.match(role):
+                continue
             if _MODELS.match(role):
                 found = shelf.model(digest)
             elif _FOLDERS.match(role):
-                known = shelf.folder(digest)
-                found = known[0] if known else None
+                found = shelf.folder(digest)
             else:
-                continue  # text, vocabularies and foreign checkpoints: what made the first folder is outside
+                notes.append(f"{link.path}: this version does not know the input `{role}`, and has not looked for it")
+                continue
             if found is None:
                 where = ", ".join(map(str, shelf.roots))
                 problems.append(
@@ -176,10 +204,12 @@ def chain(path: Path, shelf: Shelf) -> tuple[list[Link], list[str], list[str]]:
 
 
 def walk(root: Path) -> Iterator[Path]:
-    """`root` and the folders below it, down to `DEPTH`."""
+    """`root` and the folders below it, down to `DEPTH`, without those that their stages have replaced."""
     for folder, names, _ in os.walk(root):
         below = len(Path(folder).relative_to(root).parts)
-        names[:] = sorted(name for name in names if not name.startswith(".")) if below < DEPTH else []
+        names[:] = sorted(name for name in names if not name.startswith(".") and not is_kept(name))
+        if below >= DEPTH:
+            names.clear()
         yield Path(folder)
 
 

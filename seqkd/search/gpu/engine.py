@@ -36,11 +36,14 @@ WIDTH = 8
 
 def runs_here(model: nn.Module) -> bool:
     """Whether the kernels run where this model is."""
-    if not isinstance(model, Transformer) or model.output_weight.device.type != "cuda":
+    return isinstance(model, Transformer) and kernels_on(model.output_weight.device)
+
+
+def kernels_on(device: torch.device) -> bool:
+    """Whether the kernels run on this device."""
+    if device.type != "cuda" or importlib.util.find_spec("triton") is None:
         return False
-    if importlib.util.find_spec("triton") is None:
-        return False
-    return torch.cuda.get_device_capability(model.output_weight.device) >= CAPABILITY
+    return torch.cuda.get_device_capability(device) >= CAPABILITY
 
 
 def rung(size: int, parts: int) -> int:

@@ -13,9 +13,11 @@ import pyarrow.compute as pc
 import torch
 
 from seqkd.config.stages import DistillConfig
+from seqkd.config.written import neutral
 from seqkd.corpus.locks import Part
-from seqkd.corpus.manifest import Manifest, ShardInfo, StageOutput, atomic_write, fingerprint
+from seqkd.corpus.manifest import Manifest, Provenance, ShardInfo, StageOutput, atomic_write
 from seqkd.corpus.reader import Corpus
+from seqkd.corpus.revisions import of_search
 from seqkd.corpus.schema import KBEST_SCHEMA
 from seqkd.corpus.writer import write_shard
 from seqkd.executors.local import cores
@@ -24,7 +26,7 @@ from seqkd.models.checkpoint import model_digest
 from seqkd.progress import say
 from seqkd.search import BeamSearch, BeamSettings
 from seqkd.search.loading import Precision, SearchTeam, load_team, team_precision
-from seqkd.search.paths import slow_path
+from seqkd.search.paths import engine_for, slow_path
 from seqkd.stages.distill.counting import RETRIED, note_counts, noted_counts
 from seqkd.stages.shards import ShardJob, make_shards, stage_device
 from seqkd.stages.slower import slower
@@ -120,18 +122,7 @@ def run(
     vocabularies = teacher_vocabularies(config.models[0], corpus)
     where = stage_device(device, scale)
     precision = team_precision(config.models, config.precision, where)
-    inputs = {"corpus": corpus.manifest.digest()}
-    inputs |= {f"model{number}": model_digest(path) for number, path in enumerate(config.models, start=1)}
-    made_by = fingerprint(
-        "distill",
-        {
-            "search": config.search.model_dump(mode="json"),
-            "batch_tokens": config.batch_tokens,
-            "precision": precision,
-            "device": where.type,
-        },
-        inputs,
-    )
+    made_by = _made_by(config, corpus, where, precision)
     if not StageOutput.up_to_date(out, "kbest", made_by, overwrite=overwrite):
         mine = None if scale.part is None else scale.part.shards(len(corpus.shards))
         corpus.check_ids("source_ids", vocabularies.source.size, mine)
@@ -166,7 +157,7 @@ def run(
         output.commit(
             Manifest(
                 kind="kbest",
-                fingerprint=made_by,
+                fingerprint=made_by.fingerprint,
                 rows=corpus.rows,
                 source_tokens=corpus.manifest.source_tokens,
                 target_tokens=tokens,
@@ -174,8 +165,7 @@ def run(
                 vocabulary=corpus.manifest.vocabulary,
                 counts=noted_counts(out),
                 extra={
-                    "device": where.type,
-                    "precision": precision,
+                    **made_by.extra,
                     "beam": config.search.beam,
                     "nbest": config.search.nbest,
                     **slower(slow_path(config.models, precision, where)),
@@ -184,6 +174,28 @@ def run(
         )
     left = f"; without a hypothesis: {len(bare):,} {TOO_LONG} (see {out / REJECTED})" if bare else ""
     say(f"distill: {corpus.rows:,} k-best lists in {out}, {speed:,.0f} sentences/s{left}")
+
+
+def settings(config: DistillConfig) -> dict[str, Any]:
+    """The settings that the output depends on, as the stage file gives them."""
+    return config.model_dump(mode="json", include={"search", "batch_tokens", "precision"})
+
+
+def _made_by(config: DistillConfig, corpus: Corpus, where: torch.device, precision: Precision) -> Provenance:
+    models = {f"model{number}": model_digest(path) for number, path in enumerate(config.models, start=1)}
+    return Provenance(
+        stage="distill",
+        settings=settings(config),
+        inputs={"corpus": corpus.manifest.digest(), **models},
+        neutral=neutral(config),
+        worked={
+            "device": where.type,
+            "precision": precision,
+            "engine": engine_for(config.models, precision, where),
+            "batch_tokens": config.batch_tokens,
+        },
+        revisions=of_search(precision),
+    )
 
 
 def _pieces(rows: list[int], size: int, shard: int) -> list[_Piece]:

@@ -12,8 +12,10 @@ import pyarrow as pa
 import torch
 
 from seqkd.config.stages import SoftTargetsConfig
-from seqkd.corpus.manifest import Manifest, ShardInfo, StageOutput, atomic_write, fingerprint
+from seqkd.config.written import neutral
+from seqkd.corpus.manifest import Manifest, Provenance, ShardInfo, StageOutput, atomic_write
 from seqkd.corpus.reader import Corpus
+from seqkd.corpus.revisions import of_scoring
 from seqkd.corpus.schema import SOFT_SCHEMA
 from seqkd.errors import CorpusError
 from seqkd.executors.local import cores
@@ -60,20 +62,7 @@ def run(
     corpus = Corpus.open(config.corpus, "corpus")
     vocabularies = _check(corpus, config)
     where = stage_device(device, scale)
-    precision = choose_precision(config.precision, where)
-    # Which ids are drawn is decided by the seed; the likeliest ones are what they are.
-    drawn = {"samples": config.samples, "seed": config.seed} if config.samples is not None else {}
-    settings = {
-        "top_k": config.top_k,
-        "temperature": config.temperature,
-        "batch_tokens": config.batch_tokens,
-        "precision": precision,
-        "device": where.type,
-        **drawn,
-    }
-    inputs = {"corpus": corpus.manifest.digest()}
-    inputs |= {f"teacher{number}": model_digest(path) for number, path in enumerate(config.models, start=1)}
-    made_by = fingerprint("soft_targets", settings, inputs)
+    made_by = _made_by(config, corpus, where)
     mine = range(len(corpus.shards)) if scale.part is None else scale.part.shards(len(corpus.shards))
     if not StageOutput.up_to_date(out, "soft", made_by, overwrite=overwrite):
         corpus.check_ids("source_ids", vocabularies.source.size, mine)
@@ -101,6 +90,26 @@ def run(
     say(
         f"distill: soft targets of {manifest.rows:,} rows in {out}, {manifest.extra['bytes_per_token']:.1f} bytes a "
         f"token, {made.rows / max(made.seconds, 1e-9):,.0f} rows/s; vocabulary of {vocabularies.target.size:,}"
+    )
+
+
+def settings(config: SoftTargetsConfig) -> dict[str, Any]:
+    """The settings that the output depends on, as the stage file gives them."""
+    # The seed decides which ids are drawn; the likeliest ones do not depend on it.
+    drawn = {"samples", "seed"} if config.samples is not None else set()
+    return config.model_dump(mode="json", include={"top_k", "temperature", "batch_tokens", "precision", *drawn})
+
+
+def _made_by(config: SoftTargetsConfig, corpus: Corpus, where: torch.device) -> Provenance:
+    teachers = {f"teacher{number}": model_digest(path) for number, path in enumerate(config.models, start=1)}
+    precision = choose_precision(config.precision, where)
+    return Provenance(
+        stage="soft_targets",
+        settings=settings(config),
+        inputs={"corpus": corpus.manifest.digest(), **teachers},
+        neutral=neutral(config),
+        worked={"device": where.type, "precision": precision, "batch_tokens": config.batch_tokens},
+        revisions=of_scoring(precision),
     )
 
 
@@ -172,14 +181,13 @@ def _manifest(
     corpus: Corpus,
     totals: _Totals,
     shards: list[ShardInfo],
-    made_by: dict[str, Any],
+    made_by: Provenance,
 ) -> Manifest:
     positions = totals.target_tokens + totals.rows
     size = sum(shard.bytes for shard in shards)
-    settings = made_by["config"]
     return Manifest(
         kind="soft",
-        fingerprint=made_by,
+        fingerprint=made_by.fingerprint,
         rows=totals.rows,
         source_tokens=totals.source_tokens,
         target_tokens=totals.target_tokens,
@@ -187,11 +195,10 @@ def _manifest(
         vocabulary=corpus.manifest.vocabulary,
         counts=({TOO_LONG: len(totals.left_out)} if totals.left_out else {}) | noted_counts(out),
         extra={
+            **made_by.extra,
             "top_k": config.top_k,
             "samples": config.samples,
             "temperature": config.temperature,
-            "precision": settings["precision"],
-            "device": settings["device"],
             "positions": positions,
             "bytes_per_token": round(size / max(positions, 1), 2),
             **slower(*_slow_paths(settings["device"], settings["precision"])),

@@ -10,12 +10,16 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from seqkd.config.models import ModelConfig, ObjectiveConfig
 from seqkd.config.stages import EvaluateConfig
-from seqkd.corpus.manifest import MANIFEST, Manifest, StageOutput, atomic_write, fingerprint, read_manifest
+from seqkd.config.written import in_full, neutral
+from seqkd.corpus.manifest import MANIFEST, Manifest, Provenance, StageOutput, atomic_write, read_manifest
 from seqkd.corpus.reader import Corpus
+from seqkd.corpus.revisions import of_search
 from seqkd.errors import CorpusError
 from seqkd.kernels.processors import model_name
 from seqkd.metrics.corpus import corpus_bleu, corpus_chrf, corpus_ter, share_valid
@@ -24,8 +28,8 @@ from seqkd.metrics.speed import TOLERANCE, Speed, load_now, measure
 from seqkd.models.checkpoint import model_digest
 from seqkd.progress import Progress, say
 from seqkd.search import Hypothesis, score_pairs
-from seqkd.search.loading import SearchTeam, resolve_device, team_precision
-from seqkd.search.paths import slow_path
+from seqkd.search.loading import Precision, SearchTeam, resolve_device, team_precision
+from seqkd.search.paths import engine_for, slow_path
 from seqkd.stages.evaluate.models import Models
 from seqkd.stages.evaluate.ways import Way, baseline_of, quick_of, ways_of
 from seqkd.stages.slower import slower
@@ -82,42 +86,28 @@ def _threads(count: int) -> Iterator[None]:
 def _run(config: EvaluateConfig, out: Path, overwrite: bool, device: str) -> None:
     corpus = Corpus.open(config.corpus, "corpus")
     where = resolve_device(device)
-    members = [config.model, *config.ensemble]
-    precision = team_precision(members, config.precision, where)
+    precision = team_precision([config.model, *config.ensemble], config.precision, where)
     accepted = config.corpus.parent / f"{config.corpus.name}.accepted.jsonl"
-    inputs = {"corpus": corpus.manifest.digest(), "model": model_digest(config.model)}
-    inputs |= {f"model{number}": model_digest(path) for number, path in enumerate(members[1:], start=2)}
-    beside = {"rescore_with": config.rescore_with, "speed_against": config.speed_against}
-    inputs |= {name: model_digest(path) for name, path in beside.items() if path is not None}
-    if accepted.is_file():
-        inputs["accepted"] = hashlib.sha256(accepted.read_bytes()).hexdigest()
-    settings = config.model_dump(mode="json", include={"name", "role", "trained_on", "beams", "decode", "batch_tokens"})
-    for way in settings["decode"]:
-        if way["drop_repeats"]:  # the default is left out: fingerprints from before the option stay valid
-            del way["drop_repeats"]
-    if config.threads != 1:  # likewise
-        settings["threads"] = config.threads
-    settings["search"] = config.search.model_dump(mode="json", exclude={"beam", "nbest"})
-    made_by = fingerprint("evaluate", {**settings, "precision": precision, "device": where.type}, inputs)
+    made_by = _made_by(config, corpus, accepted, where, precision)
     if StageOutput.up_to_date(out, "evaluation", made_by, overwrite=overwrite):
         say(f"evaluate: {out} is up to date")
         return
     # What can be wrong is found before the folder is begun.
     models = Models.load(config, str(where))
     models.check(corpus, config)
-    test = _read(corpus, accepted if "accepted" in inputs else None)
+    test = _read(corpus, accepted if "accepted" in made_by.inputs else None)
     timed = models.fitting(test.sources, corpus)
     with StageOutput.open(out, "evaluation", made_by, overwrite=overwrite) as output:
         if output.complete:
             return  # by another process, while this one has looked
         result, counts = _evaluate(config, test, models, timed, out)
         atomic_write(out / RESULT, result.to_json().encode())
-        extra = {"name": config.name, "role": config.role, "precision": result.precision, "device": where.type}
+        extra = {"name": config.name, "role": config.role, **made_by.extra}
         extra |= slower(slow_path([config.model, *config.ensemble], precision, where))
         output.commit(
             Manifest(
                 kind="evaluation",
-                fingerprint=made_by,
+                fingerprint=made_by.fingerprint,
                 rows=len(test.ids),
                 vocabulary=corpus.manifest.vocabulary,
                 counts=counts,
@@ -143,6 +133,37 @@ def _say_load(result: EvaluationResult) -> None:
             f"evaluate: repeated timings of {result.name} differ by more than {TOLERANCE:.0%} ({named}), with "
             f"{result.load}; evaluate again on an idle machine before the speeds are used"
         )
+
+
+def settings(config: EvaluateConfig) -> dict[str, Any]:
+    """The settings that the output depends on, as the stage file gives them."""
+    names = {"name", "role", "trained_on", "beams", "decode", "batch_tokens", "precision", "threads"}
+    search = config.search.model_dump(mode="json", exclude={"beam", "nbest"})
+    return {**config.model_dump(mode="json", include=names), "search": search}
+
+
+def _made_by(
+    config: EvaluateConfig, corpus: Corpus, accepted: Path, where: torch.device, precision: Precision
+) -> Provenance:
+    inputs = {"corpus": corpus.manifest.digest(), "model": model_digest(config.model)}
+    inputs |= {f"model{number}": model_digest(path) for number, path in enumerate(config.ensemble, start=2)}
+    beside = {"rescore_with": config.rescore_with, "speed_against": config.speed_against}
+    inputs |= {name: model_digest(path) for name, path in beside.items() if path is not None}
+    if accepted.is_file():
+        inputs["accepted"] = hashlib.sha256(accepted.read_bytes()).hexdigest()
+    return Provenance(
+        stage="evaluate",
+        settings=settings(config),
+        inputs=inputs,
+        neutral=neutral(config),
+        worked={
+            "device": where.type,
+            "precision": precision,
+            "engine": engine_for([config.model, *config.ensemble], precision, where),
+            "batch_tokens": config.batch_tokens,
+        },
+        revisions=of_search(precision),
+    )
 
 
 def _summary(found: DecodeResult) -> str:
@@ -361,7 +382,12 @@ def _training(model: Path) -> tuple[str, str]:
         return "", ""
     made_by = read_manifest(model).fingerprint
     config = made_by.get("config", {})
-    recipe = {key: config.get(key) for key in ("model", "objective")}
+    recipe: dict[str, Any] = {}
+    for key, kind in (("model", ModelConfig), ("objective", ObjectiveConfig)):
+        written = config.get(key)
+        full = in_full(kind, written) if isinstance(written, dict) else {}
+        # Folders of teachers are no settings; no fingerprint holds them.
+        recipe[key] = {name: value for name, value in full.items() if name not in ("teachers", "soft_targets")} or None
     recipe |= {key: config[key] for key in ("hooks", "init_from") if key in config}
     if "init_from" in made_by.get("inputs", {}):
         recipe["tuned"] = True  # it was trained for longer than one that began anew

@@ -9,9 +9,11 @@ import random
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from seqkd.config.stages import MonolingualConfig
-from seqkd.corpus.manifest import PARTIAL, Manifest, StageOutput, fingerprint, read_manifest
+from seqkd.config.written import neutral
+from seqkd.corpus.manifest import PARTIAL, Manifest, Provenance, StageOutput, read_manifest
 from seqkd.errors import InputError, SeqkdError
 from seqkd.progress import say
 from seqkd.stages.prepare.encoding import corpus_manifest, encode_shards, list_rejected, screened, tell_all
@@ -46,10 +48,11 @@ def run(config: MonolingualConfig, out: str | Path, *, overwrite: bool = False, 
     out = Path(out)
     prepared = read_prepared(config.prepared)
     rows, digests = _check(config.text)
-    made_by = fingerprint(
-        "monolingual",
-        config.model_dump(mode="json", exclude={"text", "prepared"}),
-        {"prepared": prepared.digest()} | {f"text{number}": digest for number, digest in enumerate(digests, start=1)},
+    made_by = Provenance(
+        stage="monolingual",
+        settings=settings(config),
+        inputs={"prepared": prepared.digest()} | {f"text{index}": digest for index, digest in enumerate(digests, 1)},
+        neutral=neutral(config),
     )
     with StageOutput.open(out, "corpus", made_by, overwrite=overwrite) as output:
         if output.complete:
@@ -63,6 +66,11 @@ def run(config: MonolingualConfig, out: str | Path, *, overwrite: bool = False, 
             raise
         output.commit(manifest)
     say(f"prepare: {manifest.rows:,} of {rows:,} lines of monolingual text in {out}")
+
+
+def settings(config: MonolingualConfig) -> dict[str, Any]:
+    """The settings that the output depends on, as the stage file gives them."""
+    return config.model_dump(mode="json", exclude={"text", "prepared"})
 
 
 def _check(paths: tuple[Path, ...]) -> tuple[int, list[str]]:

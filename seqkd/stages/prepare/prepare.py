@@ -10,12 +10,15 @@ import hashlib
 import json
 import re
 import shutil
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from seqkd.config.stages import BitextConfig, PrepareConfig
+from seqkd.config.written import neutral
 from seqkd.corpus.files import atomic_path, atomic_write
-from seqkd.corpus.manifest import PARTIAL, Manifest, StageOutput, fingerprint, read_manifest
+from seqkd.corpus.manifest import PARTIAL, Manifest, Provenance, StageOutput, read_manifest
 from seqkd.errors import CorpusError, InputError, SeqkdError, TextError
 from seqkd.progress import say
 from seqkd.stages.prepare.encoding import corpus_manifest, encode_shards, list_rejected, screened, tell_all
@@ -52,19 +55,7 @@ def run(config: PrepareConfig, out: str | Path, *, overwrite: bool = False, devi
     """
     out = Path(out)
     facts, accepted_digest = _check_inputs(config)
-    inputs = {
-        f"{part}.{side}": digest
-        for part, fact in facts.items()
-        for side, digest in zip(("source", "target"), fact.digests, strict=False)
-    }
-    if accepted_digest:
-        inputs["test.accepted"] = accepted_digest
-    settings = config.model_dump(mode="json", include={"vocabulary", "cleaning", "shard_rows", "seed"})
-    if config.vocabulary_from is not None:
-        del settings["vocabulary"]
-        given = Vocabularies.load(config.vocabulary_from)
-        inputs |= {name: vocabulary.digest for name, vocabulary in given.files().items()}
-    made_by = fingerprint("prepare", settings, inputs)
+    made_by = _made_by(config, facts, accepted_digest)
     with StageOutput.open(out, "prepared", made_by, overwrite=overwrite) as output:
         if output.complete:
             say(f"prepare: {out} is up to date")
@@ -77,6 +68,26 @@ def run(config: PrepareConfig, out: str | Path, *, overwrite: bool = False, devi
             raise
         output.commit(manifest)
     say(_summary(manifest, out))
+
+
+def settings(config: PrepareConfig) -> dict[str, Any]:
+    """The settings that the output depends on, as the stage file gives them."""
+    own = {"cleaning", "shard_rows", "seed"} | ({"vocabulary"} if config.vocabulary_from is None else set())
+    return config.model_dump(mode="json", include=own)
+
+
+def _made_by(config: PrepareConfig, facts: dict[str, BitextFacts], accepted_digest: str) -> Provenance:
+    inputs = {
+        f"{part}.{side}": digest
+        for part, fact in facts.items()
+        for side, digest in zip(("source", "target"), fact.digests, strict=False)
+    }
+    if accepted_digest:
+        inputs["test.accepted"] = accepted_digest
+    if config.vocabulary_from is not None:
+        given = Vocabularies.load(config.vocabulary_from)
+        inputs |= {name: vocabulary.digest for name, vocabulary in given.files().items()}
+    return Provenance(stage="prepare", settings=settings(config), inputs=inputs, neutral=neutral(config))
 
 
 def read_prepared(folder: Path) -> Manifest:
@@ -92,7 +103,7 @@ def read_prepared(folder: Path) -> Manifest:
 
 
 def _prepare(
-    config: PrepareConfig, out: Path, facts: dict[str, BitextFacts], made_by: dict[str, object], stop: StopRequest
+    config: PrepareConfig, out: Path, facts: dict[str, BitextFacts], made_by: Provenance, stop: StopRequest
 ) -> Manifest:
     work = out / _WORK
     work.mkdir(exist_ok=True)
@@ -117,20 +128,17 @@ def _prepare(
         )
     vocabularies = _vocabularies(config, out, verdicts)
     stop.check("after the vocabulary")
-    settings = made_by["config"]
     manifests = {}
     for part in ("train", "valid", "test"):
         bitext: BitextConfig = getattr(config, part)
         digests = dict(zip(("source", "target"), facts[part].digests, strict=False))
         digests |= {"vocabulary": vocabularies.target.digest, "source_vocabulary": vocabularies.source.digest}
         # Valid and test are not cleaned: what cleans the training text does not make them.
-        own = settings if part == "train" else {"shard_rows": config.shard_rows}
-        assert isinstance(own, dict)
+        own = made_by.settings if part == "train" else {"shard_rows": config.shard_rows}
         pairs = read_bitext(bitext.source, bitext.target)
         texts = kept(pairs, verdicts) if part == "train" else ((row.source or "", row.target or "") for row in pairs)
-        with StageOutput.open(
-            out / part, "corpus", fingerprint("prepare", {**own, "part": part}, digests), overwrite=False
-        ) as output:
+        part_made_by = replace(made_by, settings={**own, "part": part}, inputs=digests)
+        with StageOutput.open(out / part, "corpus", part_made_by, overwrite=False) as output:
             if not output.complete:
                 number = rows if part == "train" else facts[part].rows
                 written = encode_shards(texts, output, number, config.shard_rows, vocabularies, stop=stop)
@@ -144,7 +152,7 @@ def _prepare(
     train = manifests["train"]
     return Manifest(
         kind="prepared",
-        fingerprint=made_by,
+        fingerprint=made_by.fingerprint,
         rows=train.rows,
         source_tokens=train.source_tokens,
         target_tokens=train.target_tokens,

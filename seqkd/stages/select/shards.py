@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -28,6 +28,7 @@ from seqkd.text.vocabularies import Vocabularies
 PIECE_ROWS = 1024
 ALL = "all"  # the rule that is no choice
 NAMED_IDS = 10  # in an error message
+RERANK_PRECISION: Literal["float32"] = "float32"  # of the models that rule "rerank" asks
 
 BACK_TRANSLATION = "backtranslation"  # an origin
 DROP, NEXT, REPLACED = "dropped", "next hypothesis", "gold target"
@@ -147,7 +148,7 @@ def _judge(config: SelectConfig, device: str) -> Callable[[Lists], Floats] | Non
     from seqkd.selection.rerank import Reranker
 
     def team(path: Path | None) -> Any:
-        return None if path is None else load_team([path], device=device, precision="float32")
+        return None if path is None else load_team([path], device=device, precision=RERANK_PRECISION)
 
     reranker = Reranker(
         forward=team(config.rerank.forward),

@@ -41,7 +41,7 @@ class Inputs:
     def __init__(self, config: TrainConfig) -> None:
         self.prepared = read_prepared(config.prepared)
         self.corpora = [_directed(part.path, config) for part in config.corpora]
-        self.mixed = len(self.corpora) > 1 or config.corpora[0].weight != 1.0
+        self.mixed = is_mixed(config)
         for corpus in self.corpora:
             if WEIGHT in corpus.schema.names and not config.objective.weighing:
                 raise ConfigError(
@@ -79,6 +79,11 @@ class Inputs:
         if self.init_from is not None:
             digests["init_from"] = model_digest(self.init_from)
         return digests | self.teaching.digests()
+
+
+def is_mixed(config: TrainConfig) -> bool:
+    """Whether the corpora are several, or count with a weight."""
+    return len(config.corpora) > 1 or config.corpora[0].weight != 1.0
 
 
 def _directed(path: Path, config: TrainConfig) -> Corpus:

@@ -15,9 +15,11 @@ from torch import nn
 from torch.utils.tensorboard.writer import SummaryWriter
 
 from seqkd.config.stages import TrainConfig
+from seqkd.config.written import neutral
 from seqkd.corpus.files import make_folder
-from seqkd.corpus.manifest import Manifest, StageOutput, atomic_write, fingerprint
+from seqkd.corpus.manifest import Manifest, Provenance, StageOutput, atomic_write
 from seqkd.corpus.reader import Corpus
+from seqkd.corpus.revisions import of_training
 from seqkd.errors import ConfigError, CorpusError
 from seqkd.extensions import resolve
 from seqkd.kernels.build import missing
@@ -32,7 +34,7 @@ from seqkd.progress import say
 from seqkd.search.loading import resolve_device
 from seqkd.stages.slower import slower
 from seqkd.stages.train.building import build_loss, build_model
-from seqkd.stages.train.inputs import Inputs
+from seqkd.stages.train.inputs import Inputs, is_mixed
 from seqkd.stages.train.rejecting import REJECTED, count_rejected, left_out, write_rejected
 from seqkd.training.data import CorpusData, SpecialIds, TrainingData
 from seqkd.training.hooks import Hook, Training, build_hook
@@ -40,6 +42,7 @@ from seqkd.training.loop import LoopSettings, TrainResult, fit
 from seqkd.training.mixing import MixedData
 from seqkd.training.optim import OptimSettings
 from seqkd.training.runtime import (
+    Precision,
     choose_precision,
     keep_freed_memory,
     lost_processes_told,
@@ -89,17 +92,7 @@ def _run(config: TrainConfig, out: Path, overwrite: bool, device: str) -> None:
     inputs = Inputs(config)
     where = resolve_device(device)
     precision = choose_precision(config.training.precision, where)
-    settings = config.model_dump(mode="json", include={"role", "model", "training"})
-    if config.reverse:
-        settings["reverse"] = True
-    if inputs.mixed:
-        settings["weights"] = [part.weight for part in config.corpora]
-    settings["objective"] = config.objective.model_dump(mode="json", exclude={"teachers", "soft_targets"})
-    if config.hooks:
-        settings["hooks"] = [hook.model_dump(mode="json") for hook in config.hooks]
-    if config.init_from is not None and config.init_from.choices:
-        settings["init_from"] = config.init_from.choices
-    made_by = fingerprint("train", settings, inputs.digests())
+    made_by = _made_by(config, inputs, where, precision)
     fabric = make_fabric(where, precision)
     first = fabric.is_global_zero
     unfit = misfit(config.model.arch, config.model.model_dump()) if where.type == "cpu" else None
@@ -131,6 +124,32 @@ def _run(config: TrainConfig, out: Path, overwrite: bool, device: str) -> None:
     finally:
         if output is not None:
             output.close()
+
+
+def settings(config: TrainConfig) -> dict[str, Any]:
+    """The settings that the output depends on, as the stage file gives them."""
+    values = config.model_dump(mode="json", include={"role", "model", "training"})
+    values["objective"] = config.objective.model_dump(mode="json", exclude={"teachers", "soft_targets"})
+    if config.reverse:
+        values["reverse"] = True
+    if is_mixed(config):
+        values["weights"] = [part.weight for part in config.corpora]
+    if config.hooks:
+        values["hooks"] = [hook.model_dump(mode="json") for hook in config.hooks]
+    if config.init_from is not None and config.init_from.choices:
+        values["init_from"] = config.init_from.choices
+    return values
+
+
+def _made_by(config: TrainConfig, inputs: Inputs, where: torch.device, precision: Precision) -> Provenance:
+    return Provenance(
+        stage="train",
+        settings=settings(config),
+        inputs=inputs.digests(),
+        neutral=neutral(config),
+        worked={"device": where.type, "precision": precision, "batch_tokens": config.training.batch_tokens},
+        revisions=of_training(precision),
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -291,7 +310,7 @@ def _write(
     work: _Work,
     result: TrainResult,
     out: Path,
-    made_by: dict[str, Any],
+    made_by: Provenance,
     noted: dict[str, str],
 ) -> Manifest:
     vocabularies = inputs.vocabularies
@@ -307,13 +326,14 @@ def _write(
     )
     return Manifest(
         kind="model",
-        fingerprint=made_by,
+        fingerprint=made_by.fingerprint,
         rows=sum(part.rows for part in work.parts),
         source_tokens=sum(part.source_tokens for part in work.parts),
         target_tokens=sum(part.target_tokens for part in work.parts),
         vocabulary=vocabularies.target.digest,
         counts=count_rejected(work.parts),
         extra={
+            **made_by.extra,
             "source_vocabulary": vocabularies.source.digest,
             "role": config.role,
             "arch": config.model.arch,

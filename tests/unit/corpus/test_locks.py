@@ -15,12 +15,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from seqkd.corpus.locks import FolderLock, Part
-from seqkd.corpus.manifest import Manifest, StageOutput, fingerprint, read_manifest
+from seqkd.corpus.manifest import Manifest, Provenance, StageOutput, read_manifest
 from seqkd.corpus.writer import finished_shards, write_shard
 from seqkd.errors import ConflictError, InputError, WorkError
 from tests.unit.corpus.corpora import rows
 
-MADE_BY = fingerprint("distill", {"beam": 5}, {})
+MADE_BY = Provenance(stage="distill", settings={"beam": 5}, inputs={})
 
 
 def join(folder: Path, part: str | None = None, *, overwrite: bool = False) -> StageOutput:
@@ -47,7 +47,7 @@ def test_workers_share_a_folder_and_the_last_one_finishes_it(tmp_path: Path) -> 
     first, second = join(out, "1/2"), join(out, "2/2")
     with first, second:
         infos = [write_shard(out, 0, rows(0, 3)), write_shard(out, 1, rows(3, 2))]
-        manifest = Manifest(kind="corpus", fingerprint=MADE_BY, rows=5, shards=infos)
+        manifest = Manifest(kind="corpus", fingerprint=MADE_BY.fingerprint, rows=5, shards=infos)
         with pytest.raises(ValueError, match="shared"):
             first.commit(manifest)
         assert not first.last()
@@ -82,10 +82,9 @@ def test_a_worker_does_not_sweep_away_what_another_one_is_writing(tmp_path: Path
 
 
 def test_a_worker_of_other_settings_is_refused(tmp_path: Path) -> None:
+    changed = Provenance(stage="distill", settings={"beam": 4}, inputs={})
     with join(tmp_path, "1/2"), pytest.raises(ConflictError, match=r"config\.beam: 5 -> 4"):
-        StageOutput.open(
-            tmp_path, "corpus", fingerprint("distill", {"beam": 4}, {}), overwrite=False, part=Part.parse("2/2")
-        )
+        StageOutput.open(tmp_path, "corpus", changed, overwrite=False, part=Part.parse("2/2"))
 
 
 def test_file_systems_without_locks_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,7 +107,9 @@ def _work(out: Path, part: str, shards: int) -> None:
             os._exit(0)
         infos = finished_shards(out)
         if len(infos) == shards:
-            output.commit(Manifest(kind="corpus", fingerprint=MADE_BY, rows=2 * shards, shards=list(infos.values())))
+            output.commit(
+                Manifest(kind="corpus", fingerprint=MADE_BY.fingerprint, rows=2 * shards, shards=list(infos.values()))
+            )
             os._exit(10)
     os._exit(0)
 

@@ -1,0 +1,108 @@
+"""Settings and the options that leave no mark in fingerprints."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from seqkd.config.models import ModelConfig, ObjectiveConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Introduced:
+    """Annotates an option whose default has changed: `Annotated[int, Introduced(5)] = 4`.
+
+    A fingerprint that does not name the option means the default of the version that introduced it.
+
+    Attributes:
+        default: That default, as a JSON value.
+    """
+
+    default: Any
+
+
+@dataclass(frozen=True, slots=True)
+class _Option:
+    """A field of a settings class; without a default, `default` is `dataclasses.MISSING`."""
+
+    name: str
+    type: Any
+    default: Any
+    marks: tuple[Any, ...]
+
+
+def neutral(settings: Any) -> dict[str, Any]:
+    """By dotted name, the values of options that leave no mark in a fingerprint.
+
+    An option is neutral if it has the default of the version that introduced it. What tells kinds apart (`arch`,
+    `type`) always leaves a mark, because the defaults of the others depend on it.
+
+    Args:
+        settings: A stage's settings; their classes are pydantic models or dataclasses, also those of tables in them.
+    """
+    return dict(_neutral(settings, ""))
+
+
+def in_full(kind: Any, written: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings as a fingerprint holds them, with the options that it leaves out.
+
+    Args:
+        kind: Their class, or a union of classes.
+        written: From a fingerprint of any version.
+
+    Returns:
+        `written` itself if it holds options that this version does not have.
+    """
+    try:
+        settings = TypeAdapter(kind).validate_python(dict(written))
+    except ValidationError:
+        return dict(written)
+    full: dict[str, Any] = TypeAdapter(kind).dump_python(settings, mode="json")
+    return full | {name: value for name, value in neutral(settings).items() if name not in written and "." not in name}
+
+
+def _neutral(settings: Any, prefix: str) -> Iterator[tuple[str, Any]]:
+    if isinstance(settings, (ModelConfig, ObjectiveConfig)):  # one table in a file: the name and its settings
+        yield from _neutral(settings.settings, prefix)
+        return
+    for option in _options(settings):
+        if get_origin(option.type) is Literal and len(get_args(option.type)) == 1:
+            continue
+        key, value = f"{prefix}{option.name}", getattr(settings, option.name)
+        if _is_settings(value):
+            yield from _neutral(value, f"{key}.")
+            if _is_settings(option.default):
+                yield key, {}  # the table itself; one that is not there by default leaves a mark
+            continue
+        if isinstance(value, tuple):
+            for index, item in enumerate(value):
+                if _is_settings(item):
+                    yield from _neutral(item, f"{key}.{index}.")
+        introduced = [mark.default for mark in option.marks if isinstance(mark, Introduced)]
+        if introduced:
+            yield key, introduced[0]
+        elif option.default is not dataclasses.MISSING and not _is_settings(option.default):
+            yield key, json.loads(json.dumps(option.default, default=str))
+
+
+def _is_settings(value: Any) -> bool:
+    return isinstance(value, BaseModel) or (dataclasses.is_dataclass(value) and not isinstance(value, type))
+
+
+def _options(settings: Any) -> Iterator[_Option]:
+    if isinstance(settings, BaseModel):
+        for name, info in type(settings).model_fields.items():
+            default = dataclasses.MISSING if info.is_required() else info.get_default(call_default_factory=True)
+            yield _Option(name, info.annotation, default, tuple(info.metadata))
+        return
+    hints = get_type_hints(type(settings), include_extras=True)
+    for option in dataclasses.fields(settings):
+        made = option.default_factory() if option.default_factory is not dataclasses.MISSING else option.default
+        hint = hints[option.name]
+        kind, *marks = get_args(hint) if get_origin(hint) is Annotated else (hint,)
+        yield _Option(option.name, kind, made, tuple(marks))

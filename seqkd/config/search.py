@@ -16,8 +16,8 @@ from seqkd.corpus.files import is_kept
 def _free(name: str) -> str:
     if is_kept(name):
         raise ValueError(
-            f"names that end in .old, .old2 and so on are reserved: a finished folder is moved to such a name when its "
-            f"stage starts anew; choose another name than {name!r}"
+            "names that end in .old, .old2 and so on are reserved for finished folders that their stages replace; "
+            "choose another name"
         )
     return name
 

@@ -284,7 +284,7 @@ class StageOutput:
                 where=str(self.path),
                 hint="--overwrite starts anew and deletes the unfinished folder; another --out keeps it",
             )
-        if lines := self._made_by.at_work(begun["fingerprint"], begun.get("extra", {})):
+        if lines := self._made_by.at_work(begun["fingerprint"], begun["extra"]):
             raise UnfinishedError(
                 "is unfinished and cannot be continued here, because the results would be mixed:\n    "
                 + "\n    ".join(lines),
@@ -314,9 +314,10 @@ class StageOutput:
     def _begun(self) -> dict[str, Any]:
         path = self.path / PARTIAL
         values = read_record(path.read_bytes(), path)
-        kinds = {"kind": str, "fingerprint": (dict, type(None)), "extra": dict}
+        values.setdefault("extra", {})  # format 1 had none
+        kinds: dict[str, Any] = {"kind": str, "fingerprint": (dict, type(None)), "extra": dict}
         for name, kind in kinds.items():
-            if not isinstance(values.get(name, {} if name == "extra" else ...), kind):  # format 1 had no `extra`
+            if not isinstance(values.get(name, ...), kind):
                 raise damaged(f"`{name}` is missing or of another type", path)
         return values
 

@@ -264,7 +264,9 @@ def _training(path: Path, manifest: Manifest) -> dict[str, Any]:
 def _corpus_name(path: Path, digest: str) -> str:
     """The corpus with this digest by its name in the model's run folder; its digest where it is not there."""
     run = next((folder for folder in path.resolve().parents[:2] if (folder / PLAN).exists()), None)
-    for file in sorted(run.glob(f"*/*/{MANIFEST}")) if run is not None else []:
+    if run is None:
+        return _shown(digest)
+    for file in sorted(run.glob(f"*/*/{MANIFEST}")):
         if not _kept(file, run) and read_manifest(file.parent).digest() == digest:
             return str(file.parent.relative_to(file.parents[2]))
     return _shown(digest)

@@ -103,6 +103,19 @@ def test_names_that_do_not_fit(pipeline: Path, old: str, new: str, problem: str)
     assert sum(problem in line for line in problems(pipeline)) == 1
 
 
+@pytest.mark.parametrize("name", ["kd.old", "kd.old2", "a.b.old17"])
+def test_names_of_replaced_folders_are_reserved(pipeline: Path, name: str) -> None:
+    edited(pipeline, 'name = "tuned"', f'name = "{name}"')
+    (line,) = problems(pipeline)
+    assert line.startswith(f"students.{name}.name: names that end in .old, .old2 and so on are reserved")
+    assert line.endswith(f"got {name!r}")
+
+
+def test_names_that_only_resemble_them_are_free(pipeline: Path) -> None:
+    edited(pipeline, 'name = "tuned"', 'name = "tuned.older"')
+    assert read_pipeline(pipeline).students[-1].name == "tuned.older"
+
+
 def test_an_ensemble_of_teachers_takes_its_names(pipeline: Path) -> None:
     edited(pipeline, "[teacher.training]", "[teacher]\nensemble = 2\n\n[teacher.training]")
     edited(pipeline, 'init_from = "kd"', 'init_from = "teacher-2"')

@@ -94,10 +94,10 @@ def _scale(executor: Executor, old: Executor | None, worker: str | None, *, over
 
     if worker is not None and overwrite:
         raise InputError(
-            "one worker of several cannot start anew: it would delete what the others have made",
+            "one worker of several cannot start anew: it would take away what the others have made",
             where="--worker",
             expected="no --overwrite and no --overwrite-changed",
-            hint="delete the output folder before the workers start",
+            hint="move or delete the output folder before the workers start",
         )
     if old is not None:
         say(f"--engine {old.value} is read as --executor {old.value}; the next version will refuse the old name")

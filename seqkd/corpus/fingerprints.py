@@ -54,6 +54,8 @@ class Provenance:
         worked: What this machine makes of the settings: device, precision, engine, tokens in a batch. It has no part
             in the fingerprint; an unfinished folder is continued only if it is the same.
         revisions: The revisions of the results that the folder holds, by name; see `seqkd.corpus.revisions`.
+        resumes: Whether the stage continues an unfinished folder. A stage that does all its work again instead cannot
+            mix what two machines made.
     """
 
     stage: str
@@ -62,6 +64,7 @@ class Provenance:
     neutral: Mapping[str, Any] = field(default_factory=dict)
     worked: Mapping[str, Any] = field(default_factory=dict)
     revisions: Mapping[str, int] = field(default_factory=dict)
+    resumes: bool = True
 
     @property
     def fingerprint(self) -> dict[str, Any]:
@@ -99,6 +102,8 @@ class Provenance:
             begun: The fingerprint that it was begun with.
             noted: The `extra` that was noted beside it; empty in format 1.
         """
+        if not self.resumes:
+            return []
         config = begun.get("config", {})
         resolved = {name: config[name] for name in ("precision", "device") if self._resolved(begun)}
         old = {**resolved, **noted}

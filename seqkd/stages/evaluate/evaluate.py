@@ -163,6 +163,7 @@ def _made_by(
             "batch_tokens": config.batch_tokens,
         },
         revisions=of_search(precision),
+        resumes=False,
     )
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +138,7 @@ def test_the_machine_is_compared_for_unfinished_folders() -> None:
     assert new.at_work({}, new.extra) == []
     assert new.at_work({}, {**new.extra, "engine": "plain"}) == ["engine: plain -> cpu"]
     assert new.at_work({}, {}) == []  # nothing is known
+    assert replace(new, resumes=False).at_work({}, {"engine": "plain"}) == []
     old = fingerprint("distill", {"device": "cuda", "precision": "float32"}, {})
     assert new.at_work(old, {}) == ["device: cuda -> cpu"]
 

@@ -340,3 +340,35 @@ def test_memory_does_not_grow_with_the_corpus(tmp_path: Path) -> None:
 def test_the_manifest_records_a_models_files(made: Path) -> None:
     files = json.loads((made / "teacher" / "manifest.json").read_text())["extra"]["files"]
     assert set(files) == {"model.safetensors", "config.json", "vocab.model"}
+
+
+# --- what another version made ------------------------------------------------------------------------------------
+
+
+def test_an_unknown_stage_is_noted_in_one_line(run: Path) -> None:
+    old = read_manifest(run / "kbest")
+    unknown = {**old.fingerprint, "stage": "prune", "inputs": {"corpus": "0" * 64, "donor": "1" * 64}}
+    write_manifest(run / "kbest", replace(old, fingerprint=unknown))
+    found = verify.verify(run / "kbest")
+    assert found.problems == []
+    (note,) = found.notes
+    assert note.startswith(f"{run / 'kbest'}: this version does not know the stage 'prune'")
+    assert note in verify.show(found)
+
+
+def test_an_unknown_input_is_noted_in_one_line_and_the_others_are_looked_for(run: Path) -> None:
+    old = read_manifest(run / "kbest")
+    inputs = {**old.fingerprint["inputs"], "donor": "1" * 64}
+    write_manifest(run / "kbest", replace(old, fingerprint={**old.fingerprint, "inputs": inputs}))
+    found = verify.verify(run / "kbest")
+    assert found.problems == []
+    (note,) = found.notes
+    assert note.startswith(f"{run / 'kbest'}: this version does not know the input `donor`")
+    assert {path.name for path, _ in found.folders} >= {"train", "teacher"}
+
+
+def test_a_replaced_folder_is_looked_at_only_if_it_is_given(run: Path) -> None:
+    distill.run(decode_config(run, seed=3), run / "kbest", overwrite=True, device="cpu")
+    assert run / "kbest.old" not in [path for path, _ in verify.verify(run).folders]
+    assert verify.verify(run / "kbest.old").problems == []
+    assert problems(run / "distilled", run / "kbest.old") == []

@@ -32,7 +32,7 @@ from seqkd.stages.train.rejecting import REJECTED
 from seqkd.stages.train.teaching import TOO_LONG, check_teachers
 from seqkd.stages.train.vocabularies import teacher_vocabularies
 from seqkd.text.vocabularies import Vocabularies
-from seqkd.training.runtime import choose_precision
+from seqkd.training.runtime import Precision, choose_precision
 
 
 def run(
@@ -62,7 +62,8 @@ def run(
     corpus = Corpus.open(config.corpus, "corpus")
     vocabularies = _check(corpus, config)
     where = stage_device(device, scale)
-    made_by = _made_by(config, corpus, where)
+    precision = choose_precision(config.precision, where)
+    made_by = _made_by(config, corpus, where, precision)
     mine = range(len(corpus.shards)) if scale.part is None else scale.part.shards(len(corpus.shards))
     if not StageOutput.up_to_date(out, "soft", made_by, overwrite=overwrite):
         corpus.check_ids("source_ids", vocabularies.source.size, mine)
@@ -100,9 +101,8 @@ def settings(config: SoftTargetsConfig) -> dict[str, Any]:
     return config.model_dump(mode="json", include={"top_k", "temperature", "batch_tokens", "precision", *drawn})
 
 
-def _made_by(config: SoftTargetsConfig, corpus: Corpus, where: torch.device) -> Provenance:
+def _made_by(config: SoftTargetsConfig, corpus: Corpus, where: torch.device, precision: Precision) -> Provenance:
     teachers = {f"teacher{number}": model_digest(path) for number, path in enumerate(config.models, start=1)}
-    precision = choose_precision(config.precision, where)
     return Provenance(
         stage="soft_targets",
         settings=settings(config),

@@ -127,9 +127,9 @@ def test_the_former_name_of_an_option_is_read_with_a_notice(
     ("words", "message"),
     [
         (["--worker", "4/3"], "'4/3' is no part"),
-        (["--worker", "1/3", "--overwrite"], "would delete what the others have made"),
-        (["--worker", "1/3", "--overwrite-changed"], "would delete what the others have made"),
-        (["--soft-targets", "--worker", "1/3", "--overwrite"], "would delete what the others have made"),
+        (["--worker", "1/3", "--overwrite"], "would take away what the others have made"),
+        (["--worker", "1/3", "--overwrite-changed"], "would take away what the others have made"),
+        (["--soft-targets", "--worker", "1/3", "--overwrite"], "would take away what the others have made"),
     ],
 )
 def test_options_that_make_no_sense_together(

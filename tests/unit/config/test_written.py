@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 import pytest
 
-from seqkd.config.models import ModelConfig, ObjectiveConfig, SruConfig
+from seqkd.config.models import ModelConfig, ObjectiveConfig
 from seqkd.config.stages import (
     DistillConfig,
     EvaluateConfig,
@@ -20,7 +20,7 @@ from seqkd.config.stages import (
     SelectConfig,
     SoftTargetsConfig,
     TrainConfig,
-    TrainingConfig,
+    validate,
 )
 from seqkd.config.written import Introduced, in_full, neutral
 from seqkd.corpus.fingerprints import Provenance
@@ -100,8 +100,8 @@ def test_every_option_of_a_stage_is_neutral_or_required() -> None:
 
 
 def test_kinds_always_leave_a_mark_and_have_their_own_defaults() -> None:
-    training = TrainingConfig(max_updates=1)
-    config = TrainConfig(prepared=Path("p"), corpus=Path("c"), training=training, model=SruConfig())
+    values = {"prepared": "p", "corpus": "c", "training": {"max_updates": 1}, "model": {"arch": "sru"}}
+    config = validate(TrainConfig, values, "test")
     written = provenance(config).fingerprint["config"]
     assert written["model"] == {"arch": "sru"}
     assert written["objective"] == {"type": "nll"}

@@ -140,7 +140,7 @@ ROWS: list[tuple[str, dict[str, Any]]] = [
     ("distill", {"models": ["@teacher", "@teacher"], "search": SEARCHES[0], **KBEST}),
     ("distill", {"search": SEARCHES[1], **KBEST}),
     ("distill", {"search": SEARCHES[2], "corpus": "@distilled", **KBEST}),
-    ("soft_targets", {"top_k": 4, "temperature": 2.0, "batch_tokens": 300, "precision": "float32"}),
+    ("soft_targets", {"top_k": 4, "temperature": 2.0, "batch_tokens": 300, "precision": "float32", "workers": 1}),
     ("soft_targets", {"samples": 3, "seed": 2, "models": ["@teacher", "@teacher"]}),
     *(("select", {"rule": rule}) for rule in ("seqinter", "oracle", "chrf", "ter", "mbr-bleu", "mbr-chrf")),
     ("select", {"rule": "sample", "seed": 2, "tokenizer": "pieces", "smoothing": "floor", "workers": 2}),

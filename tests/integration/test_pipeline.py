@@ -134,7 +134,10 @@ def test_a_changed_student_is_trained_again_and_no_other(toy: Toy) -> None:
     toy.make("report")
     assert {name for name, folder in folders.items() if model_digest(folder) != models[name]} == {"students/seqkd"}
     now = toy.manifests()
-    assert {name for name in now if now[name] != times[name]} == {"students/seqkd", "evaluations/seqkd", "report"}
+    changed = {"students/seqkd", "evaluations/seqkd", "report"}
+    assert {name for name in times if now[name] != times[name]} == changed
+    assert now.keys() - times.keys() == {f"{name}.old" for name in changed}
+    assert model_digest(toy.root / "students/seqkd.old") == models["students/seqkd"]
 
 
 def test_a_killed_training_is_finished_by_the_next_run(toy: Toy, tmp_path: Path) -> None:

@@ -201,7 +201,7 @@ def _manifest(
             "temperature": config.temperature,
             "positions": positions,
             "bytes_per_token": round(size / max(positions, 1), 2),
-            **slower(*_slow_paths(settings["device"], settings["precision"])),
+            **slower(*_slow_paths(made_by.worked["device"], made_by.worked["precision"])),
         },
     )
 

@@ -16,21 +16,20 @@ import torch
 
 from seqkd.config.models import ModelConfig, ObjectiveConfig
 from seqkd.config.stages import EvaluateConfig
-from seqkd.config.written import in_full, neutral
-from seqkd.corpus.manifest import MANIFEST, Manifest, Provenance, StageOutput, atomic_write, read_manifest
+from seqkd.config.written import in_full
+from seqkd.corpus.manifest import MANIFEST, Manifest, StageOutput, atomic_write, read_manifest
 from seqkd.corpus.reader import Corpus
-from seqkd.corpus.revisions import of_search
 from seqkd.errors import CorpusError
 from seqkd.kernels.processors import model_name
 from seqkd.metrics.corpus import corpus_bleu, corpus_chrf, corpus_ter, share_valid
 from seqkd.metrics.results import RESULT, Baseline, DecodeResult, EvaluationResult
 from seqkd.metrics.speed import TOLERANCE, Speed, load_now, measure
-from seqkd.models.checkpoint import model_digest
 from seqkd.progress import Progress, say
 from seqkd.search import Hypothesis, score_pairs
-from seqkd.search.loading import Precision, SearchTeam, resolve_device, team_precision
-from seqkd.search.paths import engine_for, slow_path
+from seqkd.search.loading import SearchTeam, resolve_device, team_precision
+from seqkd.search.paths import slow_path
 from seqkd.stages.evaluate.models import Models
+from seqkd.stages.evaluate.provenance import provenance
 from seqkd.stages.evaluate.ways import Way, baseline_of, quick_of, ways_of
 from seqkd.stages.slower import slower
 
@@ -88,7 +87,7 @@ def _run(config: EvaluateConfig, out: Path, overwrite: bool, device: str) -> Non
     where = resolve_device(device)
     precision = team_precision([config.model, *config.ensemble], config.precision, where)
     accepted = config.corpus.parent / f"{config.corpus.name}.accepted.jsonl"
-    made_by = _made_by(config, corpus, accepted, where, precision)
+    made_by = provenance(config, corpus, accepted, where, precision)
     if StageOutput.up_to_date(out, "evaluation", made_by, overwrite=overwrite):
         say(f"evaluate: {out} is up to date")
         return
@@ -133,38 +132,6 @@ def _say_load(result: EvaluationResult) -> None:
             f"evaluate: repeated timings of {result.name} differ by more than {TOLERANCE:.0%} ({named}), with "
             f"{result.load}; evaluate again on an idle machine before the speeds are used"
         )
-
-
-def settings(config: EvaluateConfig) -> dict[str, Any]:
-    """The settings that the output depends on, as the stage file gives them."""
-    names = {"name", "role", "trained_on", "beams", "decode", "batch_tokens", "precision", "threads"}
-    search = config.search.model_dump(mode="json", exclude={"beam", "nbest"})
-    return {**config.model_dump(mode="json", include=names), "search": search}
-
-
-def _made_by(
-    config: EvaluateConfig, corpus: Corpus, accepted: Path, where: torch.device, precision: Precision
-) -> Provenance:
-    inputs = {"corpus": corpus.manifest.digest(), "model": model_digest(config.model)}
-    inputs |= {f"model{number}": model_digest(path) for number, path in enumerate(config.ensemble, start=2)}
-    beside = {"rescore_with": config.rescore_with, "speed_against": config.speed_against}
-    inputs |= {name: model_digest(path) for name, path in beside.items() if path is not None}
-    if accepted.is_file():
-        inputs["accepted"] = hashlib.sha256(accepted.read_bytes()).hexdigest()
-    return Provenance(
-        stage="evaluate",
-        settings=settings(config),
-        inputs=inputs,
-        neutral=neutral(config),
-        worked={
-            "device": where.type,
-            "precision": precision,
-            "engine": engine_for([config.model, *config.ensemble], precision, where),
-            "batch_tokens": config.batch_tokens,
-        },
-        revisions=of_search(precision),
-        resumes=False,
-    )
 
 
 def _summary(found: DecodeResult) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,10 +17,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from seqkd.config.stages import SelectConfig
-from seqkd.config.written import neutral
 from seqkd.corpus.manifest import Manifest, Provenance, ShardInfo, StageOutput, atomic_path, read_manifest
 from seqkd.corpus.reader import Corpus
-from seqkd.corpus.revisions import of_scoring
 from seqkd.corpus.row_ids import RANK_STEP, row_ids
 from seqkd.corpus.writer import write_shard
 from seqkd.errors import CorpusError, InputError
@@ -33,10 +31,10 @@ from seqkd.selection import Filters
 from seqkd.selection.filters import DUPLICATE, percentile
 from seqkd.selection.lists import Integers, one_array
 from seqkd.selection.rules import BY_BLEU
+from seqkd.stages.select.provenance import provenance
 from seqkd.stages.select.shards import (
     ALL,
     DROP,
-    RERANK_PRECISION,
     ShardSelector,
     candidate_ids,
     rejects_path,
@@ -76,7 +74,7 @@ def run(
     out = Path(out)
     kbest, gold = Corpus.open(config.kbest, "kbest"), Corpus.open(config.gold, "corpus")
     _check(kbest, gold, config)
-    made_by = _made_by(config, kbest, gold, device, scale)
+    made_by = provenance(config, kbest, gold, device, scale)
     if config.rule == ALL and not StageOutput.up_to_date(out, "corpus", made_by, overwrite=overwrite):
         _check_ids(gold)
     with StageOutput.open(out, "corpus", made_by, overwrite=overwrite, part=scale.part) as output:
@@ -191,39 +189,6 @@ def _check_ids(gold: Corpus) -> None:
                 expected=f'for rule "all" ids from 0 to {RANK_STEP - 1:,}: those above are of further hypotheses',
                 hint='select from the corpus that `seqkd prepare` wrote, not from one that rule "all" made',
             )
-
-
-def settings(config: SelectConfig) -> dict[str, Any]:
-    """The settings that the output depends on, as the stage file gives them."""
-    values = config.model_dump(mode="json", exclude={"kbest", "gold", "prepared", "workers", "rerank"})
-    if config.rerank is not None:
-        values["rerank"] = config.rerank.model_dump(mode="json", include={"channel_weight", "batch_tokens"})
-    return values
-
-
-def _made_by(config: SelectConfig, kbest: Corpus, gold: Corpus, device: str, scale: Scale) -> Provenance:
-    made_by = Provenance(
-        stage="select",
-        settings=settings(config),
-        inputs={"kbest": kbest.manifest.digest(), "gold": gold.manifest.digest()},
-        neutral=neutral(config),
-    )
-    if config.rerank is None:
-        return made_by
-    from seqkd.models.checkpoint import model_digest  # torch is not loaded for rules that need no model
-
-    given = {"forward": config.rerank.forward, "reverse": config.rerank.reverse}
-    models = {name: path for name, path in given.items() if path is not None}
-    return replace(
-        made_by,
-        inputs={**made_by.inputs, **{name: model_digest(path) for name, path in models.items()}},
-        worked={
-            "device": stage_device(device, scale).type,
-            "precision": RERANK_PRECISION,
-            "batch_tokens": config.rerank.batch_tokens,
-        },
-        revisions=of_scoring(RERANK_PRECISION),
-    )
 
 
 def _filters(config: SelectConfig, kbest: Corpus) -> Filters:

@@ -29,9 +29,9 @@ from seqkd.pipeline.reading import read_pipeline
 from seqkd.pipeline.stages import plan_stages
 from seqkd.report import stage as report
 from seqkd.stages.distill import distill, soft_targets
-from seqkd.stages.evaluate import evaluate
+from seqkd.stages.evaluate import provenance as evaluate_provenance
 from seqkd.stages.prepare import monolingual, prepare
-from seqkd.stages.select import select
+from seqkd.stages.select import provenance as select_provenance
 from seqkd.stages.train import train
 from tests.unit.earlier_runs import FIXTURES
 
@@ -45,8 +45,8 @@ STAGES: dict[type, tuple[str, Any]] = {
     TrainConfig: ("train", train.settings),
     DistillConfig: ("distill", distill.settings),
     SoftTargetsConfig: ("soft_targets", soft_targets.settings),
-    SelectConfig: ("select", select.settings),
-    EvaluateConfig: ("evaluate", evaluate.settings),
+    SelectConfig: ("select", select_provenance.settings),
+    EvaluateConfig: ("evaluate", evaluate_provenance.settings),
     ReportConfig: ("report", report.settings),
 }
 

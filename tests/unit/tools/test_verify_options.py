@@ -171,7 +171,7 @@ ROWS: list[tuple[str, dict[str, Any]]] = [
         "evaluate",
         {
             "ensemble": ["@teacher"], "trained_on": "x", "beams": [2, 4], "search": SEARCHES[0], "batch_tokens": 300,
-            "precision": "float32", "speed_against": "@teacher",
+            "precision": "float32", "speed_against": "@teacher", "threads": 2,
         },
     ),
     ("evaluate", {"search": SEARCHES[1]}),
@@ -181,7 +181,12 @@ ROWS: list[tuple[str, dict[str, Any]]] = [
         {
             "model": "@nat",
             "rescore_with": "@teacher",
-            "decode": [{"name": "x", "iterations": 2, "candidates": 2, "strategy": "greedy", "rescore": True}],
+            "decode": [
+                {
+                    "name": "x", "iterations": 2, "candidates": 2, "strategy": "greedy", "rescore": True,
+                    "drop_repeats": False,
+                }
+            ],
         },
     ),
     (

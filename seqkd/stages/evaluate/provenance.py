@@ -1,0 +1,62 @@
+"""What an evaluation is made from."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from seqkd.config.stages import EvaluateConfig
+from seqkd.config.written import neutral
+from seqkd.corpus.manifest import Provenance
+from seqkd.corpus.reader import Corpus
+from seqkd.corpus.revisions import of_search
+from seqkd.models.checkpoint import model_digest
+from seqkd.search.loading import Precision
+from seqkd.search.paths import engine_for
+
+
+def settings(config: EvaluateConfig) -> dict[str, Any]:
+    """The settings that the output depends on, as the stage file gives them."""
+    names = {"name", "role", "trained_on", "beams", "decode", "batch_tokens", "precision", "threads"}
+    search = config.search.model_dump(mode="json", exclude={"beam", "nbest"})
+    return {**config.model_dump(mode="json", include=names), "search": search}
+
+
+def provenance(
+    config: EvaluateConfig, corpus: Corpus, accepted: Path, where: torch.device, precision: Precision
+) -> Provenance:
+    """What `evaluate` compares with the folder that is there.
+
+    Args:
+        config: The stage's settings.
+        corpus: The test corpus.
+        accepted: Its accepted translations, if there is such a file.
+        where: Where the models are.
+        precision: Of their weights.
+
+    Raises:
+        ModelError: A model folder is damaged.
+    """
+    inputs = {"corpus": corpus.manifest.digest(), "model": model_digest(config.model)}
+    inputs |= {f"model{number}": model_digest(path) for number, path in enumerate(config.ensemble, start=2)}
+    beside = {"rescore_with": config.rescore_with, "speed_against": config.speed_against}
+    inputs |= {name: model_digest(path) for name, path in beside.items() if path is not None}
+    if accepted.is_file():
+        inputs["accepted"] = hashlib.sha256(accepted.read_bytes()).hexdigest()
+    return Provenance(
+        stage="evaluate",
+        settings=settings(config),
+        inputs=inputs,
+        neutral=neutral(config),
+        worked={
+            "device": where.type,
+            "precision": precision,
+            "engine": engine_for([config.model, *config.ensemble], precision, where),
+            "batch_tokens": config.batch_tokens,
+        },
+        revisions=of_search(precision),
+        resumes=False,
+    )

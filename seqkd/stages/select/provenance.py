@@ -1,0 +1,57 @@
+"""What a distilled corpus is made from."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from seqkd.config.stages import SelectConfig
+from seqkd.config.written import neutral
+from seqkd.corpus.manifest import Provenance
+from seqkd.corpus.reader import Corpus
+from seqkd.corpus.revisions import of_scoring
+from seqkd.executors.work import Scale
+from seqkd.stages.select.shards import RERANK_PRECISION
+from seqkd.stages.shards import stage_device
+
+
+def settings(config: SelectConfig) -> dict[str, Any]:
+    """The settings that the output depends on, as the stage file gives them."""
+    values = config.model_dump(mode="json", exclude={"kbest", "gold", "prepared", "workers", "rerank"})
+    if config.rerank is not None:
+        values["rerank"] = config.rerank.model_dump(mode="json", include={"channel_weight", "batch_tokens"})
+    return values
+
+
+def provenance(config: SelectConfig, kbest: Corpus, gold: Corpus, device: str, scale: Scale) -> Provenance:
+    """What `select` compares with the folder that is there.
+
+    Args:
+        config: The stage's settings.
+        kbest: The k-best lists.
+        gold: The corpus that was decoded.
+        device: Where the models of rule "rerank" are.
+        scale: Where the work is done.
+    """
+    made_by = Provenance(
+        stage="select",
+        settings=settings(config),
+        inputs={"kbest": kbest.manifest.digest(), "gold": gold.manifest.digest()},
+        neutral=neutral(config),
+    )
+    if config.rerank is None:
+        return made_by
+    from seqkd.models.checkpoint import model_digest  # torch is not loaded for rules that need no model
+
+    given = {"forward": config.rerank.forward, "reverse": config.rerank.reverse}
+    models = {name: path for name, path in given.items() if path is not None}
+    return replace(
+        made_by,
+        inputs={**made_by.inputs, **{name: model_digest(path) for name, path in models.items()}},
+        worked={
+            "device": stage_device(device, scale).type,
+            "precision": RERANK_PRECISION,
+            "batch_tokens": config.rerank.batch_tokens,
+        },
+        revisions=of_scoring(RERANK_PRECISION),
+    )

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from seqkd.config.models import ModelConfig, ObjectiveConfig
+from seqkd.config.models import HookConfig, ModelConfig, ObjectiveConfig, TermConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,11 @@ def in_full(kind: Any, written: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _neutral(settings: Any, prefix: str) -> Iterator[tuple[str, Any]]:
-    if isinstance(settings, (ModelConfig, ObjectiveConfig)):  # one table in a file: the name and its settings
+    if isinstance(settings, ObjectiveConfig):
+        for index, term in enumerate(settings.terms):
+            yield from _neutral(term, f"{prefix}terms.{index}." if settings.listed else prefix)
+        return
+    if isinstance(settings, (ModelConfig, TermConfig, HookConfig)):  # one table in a file: the name and its settings
         yield from _neutral(settings.settings, prefix)
         return
     for option in _options(settings):

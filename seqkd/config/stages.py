@@ -217,7 +217,7 @@ def check_mix(objective: ObjectiveConfig, corpora: Sequence[tuple[str, float]]) 
     twice = [name for name in dict.fromkeys(names) if names.count(name) > 1]
     if twice:
         raise ValueError(f"corpus: {', '.join(twice)} stands there twice; give it a larger weight")
-    mixed = len(corpora) > 1 or corpora[0][1] != 1.0
+    mixed = len(corpora) > 1 or any(weight != 1.0 for _, weight in corpora)
     if mixed and objective.soft_targets is not None:
         raise ValueError(
             "objective.soft_targets: are of one corpus, each row once; the student has several corpora, or a weight. "

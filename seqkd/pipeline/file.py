@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
@@ -43,8 +44,10 @@ from seqkd.config.stages import (
 from seqkd.extensions import shown
 from seqkd.models.registry import ARCHITECTURES
 
+GOLD = "gold"  # a data set without a name
+TEACHER = "teacher"  # a teacher without a name
 BACK_TRANSLATION = "backtranslation"  # the corpus of that name
-TEACHERS = "teacher-ensemble"  # several teachers together, in the report
+ENSEMBLE = "-ensemble"  # behind a teacher's name: its ensemble as a whole, in the report
 
 
 class FetchConfig(Strict):
@@ -54,9 +57,10 @@ class FetchConfig(Strict):
     args: tuple[str, ...] = ()
 
 
-class DataConfig(Strict):
-    """Where the text is; relative paths are looked up in the fetch step's output, or the working folder without one."""
+class DataPart(Strict):
+    """A data set. Relative paths are looked up in the fetch step's output, or without one in the working folder."""
 
+    name: Name = GOLD
     fetch: FetchConfig | None = None
     train: BitextConfig
     valid: BitextConfig
@@ -99,8 +103,10 @@ CorpusNames = Annotated[
 ]
 
 
-def several(corpus: CorpusNames) -> tuple[WeightedName, ...]:
-    """One corpus or several, as several."""
+def several(corpus: CorpusNames | None) -> tuple[WeightedName, ...]:
+    """The corpora that a part names, as several; none if it leaves them out."""
+    if corpus is None:
+        return ()
     return (WeightedName(name=corpus),) if isinstance(corpus, str) else corpus
 
 
@@ -108,8 +114,10 @@ class StudentPart(ModelPart):
     """One student: `[student]` with its own keys laid over it."""
 
     name: Name
-    corpus: CorpusNames = Field(..., description="'gold' or the name of a [[select]], or several with weights")
-    init_from: InitFrom = Field(None, description="the name of another student, or 'teacher'; or a table")
+    corpus: CorpusNames = Field(..., description="a data set, such as 'gold', a [[select]], or several with weights")
+    teacher: Name | None = Field(None, description="the model that its objective asks; left out: the only teacher")
+    init_from: InitFrom = Field(None, description="the name of another student, or of a teacher; or a table")
+    vocabulary: Name | None = Field(None, description="one of [[vocabularies]]; left out: its data set's")
     hooks: tuple[HookConfig, ...] | None = Field(None, min_length=1, description="called by the loop, in this order")
     decode: tuple[ParallelConfig, ...] = Field(
         (), description="for architectures that write all positions at once; none given: one with the defaults"
@@ -134,30 +142,22 @@ class StudentPart(ModelPart):
         return self
 
     @property
-    def starts_from(self) -> str | None:
-        """The name of the model whose weights it starts from."""
-        return None if self.init_from is None else self.init_from.model
-
-    @property
     def corpora(self) -> tuple[WeightedName, ...]:
         """All training corpora."""
         return several(self.corpus)
 
-    @property
-    def trained_on(self) -> str:
-        """Them in a word: `gold + 2 seqkd`."""
-        return " + ".join(part.name if part.weight == 1 else f"{part.weight:g} {part.name}" for part in self.corpora)
 
-
-def teacher_names(count: int) -> tuple[str, ...]:
-    """`teacher`, `teacher-2`, ..."""
-    return ("teacher", *(f"teacher-{number}" for number in range(2, count + 1)))
+def teacher_names(name: str, count: int) -> tuple[str, ...]:
+    """The members of an ensemble: `teacher`, `teacher-2`, ..."""
+    return (name, *(f"{name}-{number}" for number in range(2, count + 1)))
 
 
 class TeacherPart(Strict):
     """A teacher to train, an ensemble of them, or with `path` one that is brought along."""
 
-    path: Path | None = Field(None, description="a model folder; its vocabulary becomes the pipeline's")
+    name: Name = TEACHER
+    corpus: CorpusNames | None = Field(None, description="its training text; left out: the only data set")
+    path: Path | None = Field(None, description="a model folder; its vocabulary becomes that of its data set")
     ensemble: int = Field(1, ge=1, le=16, description="teachers that differ in their seed alone and teach together")
     model: ModelConfig = Field(default_factory=default_model)
     objective: ObjectiveConfig = Field(default_factory=default_objective)
@@ -174,6 +174,7 @@ class TeacherPart(Strict):
     def _untaught(self) -> TeacherPart:
         if self.objective.asking:
             raise ValueError(f"objective.type {self.objective.type!r} is for students: it asks the teacher")
+        check_mix(self.objective, [(part.name, part.weight) for part in several(self.corpus)])
         return self
 
     @model_validator(mode="after")
@@ -186,19 +187,21 @@ class TeacherPart(Strict):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What the teachers are called."""
-        return teacher_names(self.ensemble)
+        """The names of its members; one name unless it is an ensemble."""
+        return teacher_names(self.name, self.ensemble)
 
     @property
-    def evaluated(self) -> tuple[str, ...]:
-        """They, and what they are together."""
-        return (*self.names, TEACHERS) if self.ensemble > 1 else self.names
+    def whole(self) -> str:
+        """Under which name the report has it as a whole."""
+        return self.name + ENSEMBLE if self.ensemble > 1 else self.name
 
 
 class DistillPart(Strict):
-    """One decode of the training corpus."""
+    """One decode of a corpus."""
 
     name: Name
+    teacher: Name | None = Field(None, description="a teacher or a student; left out: the only teacher")
+    corpus: Name | None = Field(None, description="what is decoded; left out: the only data set")
     search: SearchConfig = SearchConfig(beam=5, nbest=5)
     batch_tokens: int = Field(4000, ge=1)
     precision: SearchPrecision = "auto"
@@ -216,7 +219,8 @@ class SoftTargetsPart(SoftOptions):
     """The teacher's distributions at a training corpus' target positions."""
 
     name: Name
-    corpus: Name = Field("gold", description="'gold' or the name of a [[select]]")
+    teacher: Name | None = Field(None, description="a teacher or a student; left out: the only teacher")
+    corpus: Name | None = Field(None, description="a data set or a [[select]]; left out: the only data set")
 
 
 class BackTranslationPart(ModelPart):
@@ -228,7 +232,9 @@ class BackTranslationPart(ModelPart):
     text: tuple[Path, ...] = Field(..., min_length=1, description="target-language text, a sentence a line")
     ratio: float = Field(1.0, gt=0.0, le=100.0, description="synthetic pairs for each pair of gold text")
     tag: str = Field("<bt>", pattern=r"^\S*$", description='piece that synthetic sources open with; "" for none')
-    corpus: CorpusNames = Field("gold", description="what the reverse model learns, sides exchanged")
+    corpus: CorpusNames | None = Field(
+        None, description="what the reverse model learns, sides exchanged; left out: the only data set"
+    )
     search: SearchConfig = SearchConfig()
     filters: FilterConfig = FilterConfig()
     batch_tokens: int = Field(4000, ge=1)
@@ -243,13 +249,15 @@ class BackTranslationPart(ModelPart):
             raise ValueError(f"objective.type {self.objective.type!r} asks the teacher, which translates the other way")
         if self.filters.max_ter is not None:
             raise ValueError("filters.max_ter: monolingual text has no references")
-        check_mix(self.objective, [(part.name, part.weight) for part in self.corpora])
+        check_mix(self.objective, [(part.name, part.weight) for part in several(self.corpus)])
         return self
 
-    @property
-    def corpora(self) -> tuple[WeightedName, ...]:
-        """What the reverse model is trained on."""
-        return several(self.corpus)
+
+class VocabularyPart(VocabularyConfig):
+    """A further vocabulary."""
+
+    name: Name
+    corpus: Name | None = Field(None, description="whose training text it is learnt from; left out: the only data set")
 
 
 class EvaluatePart(Strict):
@@ -267,15 +275,26 @@ class EvaluatePart(Strict):
         return self
 
 
+def as_lists(values: Mapping[str, Any]) -> dict[str, Any]:
+    """A file's values with [data] as the only one of [[data]], and [teacher] as the only one of [[teachers]]."""
+    changed = dict(values)
+    if isinstance(changed.get("data"), dict):
+        changed["data"] = [changed["data"]]
+    if "teacher" in changed and "teachers" not in changed:
+        changed["teachers"] = [changed.pop("teacher")]
+    return changed
+
+
 class PipelineConfig(Strict):
     """A pipeline file."""
 
     name: Name
     title: str = ""
     seed: int = 1
-    data: DataConfig
+    data: tuple[DataPart, ...] = Field(..., description="[data], or several [[data]]")
     prepare: PreparePart = PreparePart()
-    teacher: TeacherPart
+    teachers: tuple[TeacherPart, ...] = Field(..., description="[teacher], or several [[teachers]]")
+    vocabularies: tuple[VocabularyPart, ...] = ()
     distill: tuple[DistillPart, ...] = ()
     select: tuple[SelectPart, ...] = ()
     soft_targets: tuple[SoftTargetsPart, ...] = ()
@@ -285,6 +304,11 @@ class PipelineConfig(Strict):
     next_teacher: Name | None = Field(None, description="which of several students that is")
     evaluate: EvaluatePart = EvaluatePart()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _lists(cls, values: Any) -> Any:
+        return as_lists(values) if isinstance(values, dict) else values
+
     @property
     def successor(self) -> StudentPart | None:
         """The student that teaches the next round; None in a pipeline of one round."""
@@ -292,11 +316,17 @@ class PipelineConfig(Strict):
         return next((part for part in self.students if self.rounds > 1 and part.name == named), None)
 
     @model_validator(mode="after")
+    def _some(self) -> PipelineConfig:
+        if not self.data or not self.teachers:
+            raise ValueError("data, teachers: a pipeline has at least one of each")
+        return self
+
+    @model_validator(mode="after")
     def _starts(self) -> PipelineConfig:
-        models = {} if self.teacher.path else dict.fromkeys(self.teacher.names, self.teacher.model)
+        models = {name: part.model for part in self.teachers if part.path is None for name in part.names}
         models |= {student.name: student.model for student in self.students}
         for student in self.students:
-            first = models.get(student.starts_from or "")
+            first = models.get("" if student.init_from is None else student.init_from.model)
             if first is not None and first.arch == student.model.arch:
                 try:
                     check_start(student.model, student.init_from, first)
@@ -306,13 +336,19 @@ class PipelineConfig(Strict):
 
     @model_validator(mode="after")
     def _kernels(self) -> PipelineConfig:
-        decoded = {} if self.teacher.path else {"teacher": self.teacher.model}
-        decoded |= {self.successor.name: self.successor.model} if self.successor else {}
-        where = [f"distill.{part.name}" for part in self.distill if part.precision == "int8"]
+        models = {part.name: part.model for part in self.teachers if part.path is None}
+        models |= {part.name: part.model for part in self.students}
+        where, asked = [], set[str]()
+        for part in self.distill:
+            if part.precision == "int8":
+                where.append(f"distill.{part.name}")
+                asked |= {teacher.name for teacher in self.teachers if part.teacher in (None, *teacher.names)}
+                asked |= {name for name in (part.teacher, self.successor and self.successor.name) if name}
         if self.evaluate.precision == "int8":
-            where = ["evaluate"]
-            decoded |= {student.name: student.model for student in self.students}
-        others = [f"{name} ({model.arch})" for name, model in decoded.items() if model.record.cpu is None]
+            where, asked = ["evaluate"], set(models)
+        others = [
+            f"{name} ({model.arch})" for name, model in models.items() if name in asked and model.record.cpu is None
+        ]
         if where and others:
             known = ", ".join(shown(record.name) for record in ARCHITECTURES.all() if record.cpu is not None)
             raise ValueError(f'{where[0]}.precision "int8" is for arch {known}, not for {", ".join(others)}')
@@ -321,15 +357,15 @@ class PipelineConfig(Strict):
     @model_validator(mode="after")
     def _weights(self) -> PipelineConfig:
         weighted = {part.name for part in self.select if part.rule == "all"}
-        others = [
-            f"{student.name} ({student.objective.type})"
-            for student in self.students
-            if not student.objective.weighing and weighted.intersection(part.name for part in student.corpora)
-        ]
-        if others:
-            known = ", ".join(weighing())
-            raise ValueError(
-                f'students: rule "all" gives weights to rows, which objectives {known} count, not those of '
-                f"{', '.join(others)}"
-            )
+        for where, models in (("teachers", self.teachers), ("students", self.students)):
+            others = [
+                f"{part.name} ({part.objective.type})"
+                for part in models
+                if not part.objective.weighing and weighted.intersection(share.name for share in several(part.corpus))
+            ]
+            if others:
+                raise ValueError(
+                    f'{where}: rule "all" gives weights to rows, which objectives {", ".join(weighing())} count, not '
+                    f"those of {', '.join(others)}"
+                )
         return self

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pydantic import BaseModel
 
-from seqkd.config.stages import DistillConfig, TrainingConfig, WeightedPath
-from seqkd.pipeline.file import BackTranslationPart, DistillPart, PipelineConfig, WeightedName
-from seqkd.pipeline.rounds import Round
+from seqkd.config.stages import TrainingConfig
+from seqkd.pipeline.file import PipelineConfig
+from seqkd.pipeline.graph import Graph, Node
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,13 +26,13 @@ class Stage:
     """One rule.
 
     Attributes:
-        name: Of its stage file, e.g. `student.seqkd`.
+        name: The name of its stage file, e.g. `student.seqkd`.
         command: The seqkd command; "" for the fetch step, which runs a script.
         goal: The Make goal that asks for it.
         config: The resolved stage file.
         out: Its output folder.
         needs: Files that it is made from, beside its stage file.
-        options: Of the command, beside those that every stage has.
+        options: Options of the command, beside those that every stage has.
     """
 
     name: str
@@ -51,89 +50,87 @@ class Stage:
 
 
 @dataclass(frozen=True, slots=True)
-class Folders:
-    """Where everything of a pipeline lies."""
+class Plan:
+    """A pipeline while it is being planned: its graph, and where everything lies.
+
+    Attributes:
+        pipeline: The pipeline file.
+        graph: All parts that the pipeline makes.
+        root: The run folder.
+        same: The folder of the equal stage, for each folder of a stage that is left out because there is an equal one.
+        done: For each data set, by name, the targets of its stages so far.
+    """
 
     pipeline: PipelineConfig
+    graph: Graph
     root: Path
+    same: dict[Path, Path] = field(default_factory=dict)
+    done: dict[str, dict[Path, Stage]] = field(default_factory=dict)
 
-    @property
-    def text(self) -> Path:
-        """Where relative paths of text begin: in the fetch step's output, or the working folder without one."""
-        return Path() if self.pipeline.data.fetch is None else self.root / "raw"
+    def data(self, node: Node) -> Node:
+        """The data set that a part belongs to."""
+        return data_of(self.graph, node)
 
-    @property
-    def gold(self) -> Made:
-        """What `prepare` makes: all parts of the gold text, and the vocabulary."""
-        return _finished(self.root / "gold")
+    def only(self, node: Node) -> bool:
+        """Whether a part is the only one of its kind, or of the only ensemble."""
+        first, *others = self.graph.of(node.kind)
+        return all(other.key in first.whole for other in others)
 
-    def kbest(self, name: str) -> Made:
-        """K-best lists."""
-        return _finished(self.root / "kbest" / name)
+    def stage_name(self, node: Node, name: str) -> str:
+        """The name of a stage: alone if the part is the only one of its kind, otherwise with the part's name."""
+        return name if self.only(node) else f"{name}.{node.name}"
 
-    def soft_targets(self, name: str) -> Made:
-        """Soft targets."""
-        return _finished(self.root / "soft_targets" / name)
+    def folder(self, node: Node) -> Path:
+        """The folder that a part's stage writes, or that of the equal stage."""
+        if node.part.only and self.only(node):
+            first = self.graph.of(node.kind)[0]
+            folder = self.root / (node.part.only + node.name.removeprefix(first.name))
+        else:
+            folder = self.root / node.part.folder / node.name
+        return self.shared(folder)
 
-    def corpus(self, name: str) -> Made:
-        """A training corpus; "gold" is the gold one."""
-        if name == "gold":  # its manifest comes before that of the whole of `gold`
-            return Made(self.gold.folder / "train", self.gold.file)
-        return _finished(self.root / "corpora" / name)
+    def shared(self, folder: Path) -> Path:
+        """A folder, or that of the equal stage."""
+        return self.same.get(folder, folder)
 
-    def model(self, name: str) -> Made:
-        """A teacher or a student."""
-        if name not in self.pipeline.teacher.names:
-            return _finished(self.root / "students" / name)
-        path = self.pipeline.teacher.path
-        return _finished(self.root / name) if path is None else Made(path, path / "model.safetensors")
+    def made(self, node: Node) -> Made:
+        """What a part is to those that name it: a data set is its training corpus."""
+        if node.kind == "teachers" and node.settings.path is not None:
+            path: Path = node.settings.path
+            return Made(path, path / "model.safetensors")
+        folder = self.folder(node)
+        # The manifest of a training corpus comes before that of the whole data set.
+        return Made(folder / "train" if node.kind == "data" else folder, folder / "manifest.json")
 
-    def models(self, names: Sequence[str]) -> list[Made]:
-        """Several of them."""
-        return [self.model(name) for name in names]
+    def linked(self, node: Node, name: str) -> list[Made]:
+        """What the parts that a field names are to it."""
+        return [self.made(other) for other in self.graph.linked(node, name)]
 
-    def reverse(self, made: Round) -> Made:
-        """A round's model of the other direction."""
-        return _finished(self.root / made.named("reverse"))
+    def needs(self, node: Node, *more: Path) -> tuple[Path, ...]:
+        """Files that tell that all that a part is made from is whole, behind `more`."""
+        return tuple(dict.fromkeys((*more, *(self.made(self.graph[key]).file for key in node.inputs))))
 
-    @property
-    def monolingual(self) -> Made:
-        """The monolingual text, encoded."""
-        return _finished(self.root / "monolingual")
+    def prepared(self, node: Node) -> Made:
+        """The output of `prepare` for a part's data set: all its texts, and the vocabulary."""
+        folder = self.folder(self.data(node))
+        return Made(folder, folder / "manifest.json")
 
-    def evaluation(self, name: str) -> Made:
-        """What a model is worth."""
-        return _finished(self.root / "evaluations" / name)
+    def raw(self, data: Node) -> Path:
+        """The output of a data set's fetch step."""
+        return self.shared(self.root / "raw" if self.only(data) else self.root / "raw" / data.name)
 
+    def text(self, data: Node) -> Path:
+        """Where relative paths of text begin: in the fetch step's output, or in the working folder without one."""
+        return Path() if data.settings.fetch is None else self.raw(data)
 
-def _finished(folder: Path) -> Made:
-    return Made(folder, folder / "manifest.json")
-
-
-def distill_stage(
-    name: str, part: DistillPart | BackTranslationPart, models: Sequence[Made], corpus: Made, folders: Folders
-) -> Stage:
-    """The stage that writes the k-best lists `name`, with what `part` says of the search."""
-    return Stage(
-        name=f"distill.{name}",
-        command="distill",
-        goal="distill",
-        config=DistillConfig(
-            models=tuple(model.folder for model in models),
-            corpus=corpus.folder,
-            search=part.search,
-            batch_tokens=part.batch_tokens,
-            precision=part.precision,
-            workers=part.workers,
-        ),
-        out=folders.kbest(name).folder,
-        needs=(*(model.file for model in models), corpus.file),
-    )
+    def evaluation(self, name: str) -> Path:
+        """The evaluation of a model."""
+        return self.root / "evaluations" / name
 
 
-def weighted(parts: Sequence[WeightedName], folders: Folders) -> tuple[WeightedPath, ...]:
-    """Corpora by path in place of name."""
-    return tuple(WeightedPath(path=folders.corpus(part.name).folder, weight=part.weight) for part in parts)
+def data_of(graph: Graph, node: Node) -> Node:
+    """The data set that a part belongs to."""
+    return node if node.kind == "data" else next(part for part in graph.upstream(node) if part.kind == "data")
 
 
 def seeded(training: TrainingConfig, root: int, role: str) -> TrainingConfig:

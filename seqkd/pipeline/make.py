@@ -14,7 +14,7 @@ from pathlib import Path
 from seqkd.corpus.files import atomic_write
 from seqkd.errors import ConfigError, WorkError
 from seqkd.models.registry import misfit
-from seqkd.pipeline.file import FetchConfig, PipelineConfig
+from seqkd.pipeline.file import TEACHER, FetchConfig, PipelineConfig
 from seqkd.pipeline.folders import Stage
 from seqkd.pipeline.reading import MAKE_SAFE, read_pipeline, to_toml
 from seqkd.pipeline.stages import plan_stages
@@ -96,9 +96,12 @@ def make_rules(file: Path, stages: Sequence[Stage], folder: Path) -> str:
 
 def _tell_misfits(pipeline: PipelineConfig) -> None:
     """Say which models the CPU kernels do not fit: they train and decode, but slower."""
-    models = {f"students.{student.name}": student.model for student in pipeline.students}
-    if pipeline.teacher.path is None:
-        models = {"teacher": pipeline.teacher.model, **models}
+    models = {
+        "teacher" if part.name == TEACHER else f"teachers.{part.name}": part.model
+        for part in pipeline.teachers
+        if part.path is None
+    }
+    models |= {f"students.{student.name}": student.model for student in pipeline.students}
     if pipeline.backtranslation is not None:
         models["backtranslation"] = pipeline.backtranslation.model
     for place, model in models.items():

@@ -1,62 +1,57 @@
-"""How the parts of a pipeline belong together, for its report."""
+"""How the parts of a pipeline belong together, in the words of its report."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
 from seqkd.config.select import WITH_REFERENCES
-from seqkd.pipeline.file import BACK_TRANSLATION, PipelineConfig, StudentPart
-from seqkd.pipeline.rounds import Round
+from seqkd.pipeline.file import TEACHER
+from seqkd.pipeline.graph import Graph, Node
 
 
-def baselines(students: Sequence[StudentPart]) -> Iterator[tuple[str, str]]:
+def trained_on(graph: Graph, model: Node) -> str:
+    """The training corpora of a model in a word: `gold + 2 seqkd`. The text of the data set itself is `gold`."""
+    named = model.settings.corpus
+    weights = [part.weight for part in named] if isinstance(named, tuple) else [1.0]
+    corpora = [_label(part).removeprefix("corpus ") for part in graph.linked(model, "corpus")]
+    shares = zip(corpora, weights, strict=True)
+    return " + ".join(name if weight == 1 else f"{weight:g} {name}" for name, weight in shares)
+
+
+def baselines(graph: Graph, students: Sequence[Node]) -> Iterator[tuple[str, str]]:
     """For each student the first one of the same model settings that learns from gold text alone, if it is another."""
     plain = [
-        part
-        for part in students
-        if part.trained_on == "gold" and part.init_from is None and part.objective.type == part.model.record.objective
+        node
+        for node in students
+        if trained_on(graph, node) == "gold"
+        and node.settings.init_from is None
+        and node.settings.objective.type == node.settings.model.record.objective
     ]
     for student in students:
-        baseline = next((part for part in plain if part.model == student.model), student)
+        baseline = next((node for node in plain if node.settings.model == student.settings.model), student)
         if baseline is not student:
             yield student.name, baseline.name
 
 
-def edges(pipeline: PipelineConfig, rounds: Sequence[Round]) -> list[tuple[str, str]]:
-    """What is made from what, for the report's drawing. Kinds stand before names: a corpus and a student share one."""
-    found = [("gold", name) for name in pipeline.teacher.names] if pipeline.teacher.path is None else []
-    for made in rounds:
-        found += _edges(pipeline, made)
-    return found
+def edges(graph: Graph, parts: Sequence[Node]) -> Iterator[tuple[str, str]]:
+    """What is made from what, for the report's drawing."""
+    for node in parts:
+        if node.kind in ("data", "monolingual", "evaluate", "vocabularies") or _brought(node):
+            continue
+        first = {reference.field for reference in node.part.references if not reference.follows}
+        for field in sorted(node.links, key=lambda field: field in first):  # the weights that it starts from at last
+            yield from ((_label(other), _label(node)) for other in graph.linked(node, field))
+        if node.kind == "select" and node.settings.rule in WITH_REFERENCES:
+            (lists,) = graph.linked(node, "kbest")
+            yield from ((_label(other), _label(node)) for other in graph.linked(lists, "corpus"))
 
 
-def _edges(pipeline: PipelineConfig, made: Round) -> Iterator[tuple[str, str]]:
-    def corpus(name: str) -> str:
-        return name if name == "gold" else f"corpus {name}"
+def _brought(node: Node) -> bool:
+    return node.kind == "teachers" and node.settings.path is not None
 
-    def model(name: str) -> str:
-        return name if name in pipeline.teacher.names else f"student {name}"
 
-    teachers = [model(name) for name in made.teachers]
-    for distill in made.distill:
-        yield from ((start, f"k-best {distill.name}") for start in (*teachers, "gold"))
-    for select in made.select:
-        yield f"k-best {select.kbest}", corpus(select.name)
-        if select.rule in WITH_REFERENCES:
-            yield "gold", corpus(select.name)
-    if made.backtranslation is not None:
-        name, reverse = made.named(BACK_TRANSLATION), made.named("reverse")
-        yield from ((corpus(part.name), reverse) for part in made.backtranslation.corpora)
-        yield from ((start, f"k-best {name}") for start in (reverse, "monolingual text"))
-        yield f"k-best {name}", corpus(name)
-    for soft in made.soft_targets:
-        yield from ((start, f"soft targets {soft.name}") for start in (*teachers, corpus(soft.corpus)))
-    for student in made.students:
-        own = model(student.name)
-        yield from ((corpus(part.name), own) for part in student.corpora)
-        if student.objective.live:
-            yield from ((start, own) for start in teachers)
-        if student.objective.soft_targets is not None:
-            yield f"soft targets {student.objective.soft_targets}", own
-        if student.starts_from is not None:
-            yield model(student.starts_from), own
+def _label(node: Node) -> str:
+    """The name of a box. Kinds stand before names: a corpus and a student may share one."""
+    if node.kind == "teachers" and node.settings.name == TEACHER:
+        return node.name
+    return node.part.label.format(node.name)

@@ -116,6 +116,7 @@ def _kinds(config: ReportConfig) -> dict[str, str]:
     kinds |= {f"k-best {named.name}": "kbest" for named in (*config.distill, *config.backtranslation)}
     kinds |= {f"corpus {named.name}": "corpus" for named in config.backtranslation}
     kinds |= {part.model.name: "model" for part in config.backtranslation}
+    kinds |= {f"teacher {named.name}": "model" for named in config.models}
     return kinds | {f"student {named.name}": "model" for named in (*config.models, *config.evaluations)}
 
 

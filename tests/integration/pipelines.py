@@ -46,6 +46,7 @@ def toy_text(folder: Path, *, rows: int, held_out: int) -> dict[str, Any]:
 def shrunk(file: Path, data: dict[str, Any] | None = None) -> dict[str, Any]:
     """A shipped pipeline's values with tiny models and few updates, on `data` or, without it, on its own data."""
     values = read_pipeline(file).model_dump(mode="json", exclude_none=True, exclude_unset=True)
+    (values["data"],), (values["teacher"],) = values["data"], values.pop("teachers")  # as the files have them
     if data is not None:
         values["data"] = data
     values.setdefault("prepare", {})["vocabulary"] = {"size": 200, "byte_fallback": False}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -18,9 +19,9 @@ from seqkd.cli.main import main
 from seqkd.corpus.manifest import MANIFEST, read_manifest
 from seqkd.corpus.reader import Corpus
 from seqkd.models.checkpoint import load_model, model_digest
+from seqkd.pipeline.expansion import graph_of
 from seqkd.pipeline.make import write_plan
 from seqkd.pipeline.reading import read_pipeline
-from seqkd.pipeline.rounds import rounds_of
 from seqkd.pipeline.stages import plan_stages
 from tests.integration.pipelines import (
     ROOT,
@@ -216,10 +217,9 @@ def test_every_shipped_pipeline_runs_through_the_command_line(
     written = write_pipeline(values, tmp_path)
     run_stages(written, tmp_path / "runs")
     report = json.loads((tmp_path / "runs" / file.stem / "report" / "report.json").read_text())
-    rounds = rounds_of(read_pipeline(written))
     assert [model["name"] for model in report["models"]] == [
         "teacher",
-        *(student.name for made in rounds for student in made.students),
+        *(student.name for student in graph_of(read_pipeline(written)).of("students")),
     ]
 
 
@@ -262,6 +262,43 @@ def test_students_are_taught_word_by_word(tmp_path: Path, monkeypatch: pytest.Mo
     page = (runs / "toy" / "report" / "report.html").read_text()
     assert "soft targets outputs" in page
     assert main(["inspect", str(runs / "toy" / "soft_targets" / "outputs")]) == 0
+
+
+def test_several_data_sets_and_a_student_that_teaches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    data = toy_text(tmp_path / "text", rows=200, held_out=10)
+    values = shrunk(ROOT / "pipelines" / "toy.toml", data)
+    teacher, gold = values.pop("teacher"), values["students"][0]
+    exchanged = {part: {"source": text["target"], "target": text["source"]} for part, text in data.items()}
+    values["data"] = [data | {"name": "there"}, exchanged | {"name": "back"}]
+    values["teachers"] = [teacher | {"name": name, "corpus": name} for name in ("there", "back")]
+    decode = values["distill"][0]
+    values["distill"] = [
+        decode | {"name": "first", "teacher": "there", "corpus": "there"},
+        decode | {"name": "second", "teacher": "assistant", "corpus": "there"},
+    ]
+    values["select"] = [{"name": name, "kbest": name, "rule": "seqkd"} for name in ("first", "second")]
+    values["students"] = [
+        gold | {"name": "assistant", "corpus": "first"},
+        gold | {"name": "small", "corpus": "second"},
+        gold | {"name": "word", "corpus": "back", "objective": {"type": "word_kd"}, "teacher": "back"},
+    ]
+    root = tmp_path / "runs" / "toy"
+    run_stages(write_pipeline(values, tmp_path), tmp_path / "runs")
+    models = {}
+    for name in ("there", "back"):
+        report = json.loads((root / "report" / name / "report.json").read_text())
+        models[name] = [(model["name"], model["corpus"]) for model in report["models"]]
+    assert models == {
+        "there": [("there", "gold"), ("assistant", "first"), ("small", "second")],
+        "back": [("back", "gold"), ("word", "gold")],
+    }
+    inputs = read_manifest(root / "kbest" / "second").fingerprint["inputs"]
+    assert inputs["model1"] == model_digest(root / "students" / "assistant")
+    page = (root / "report" / "there" / "report.html").read_text()
+    drawn = {name: kind for kind, name in re.findall(r'<g class="node (\w+)"><rect [^>]*/><text [^>]*>([^<]*)<', page)}
+    assert (drawn["gold"], drawn["teacher there"], drawn["student assistant"]) == ("corpus", "model", "model")
+    assert main(["verify", str(root / "corpora" / "second")]) == 0
 
 
 def test_an_ensemble_teaches_and_students_mix_corpora_and_are_tuned(

@@ -119,7 +119,7 @@ def test_names_that_only_resemble_them_are_free(pipeline: Path) -> None:
 def test_an_ensemble_of_teachers_takes_its_names(pipeline: Path) -> None:
     edited(pipeline, "[teacher.training]", "[teacher]\nensemble = 2\n\n[teacher.training]")
     edited(pipeline, 'init_from = "kd"', 'init_from = "teacher-2"')
-    assert read_pipeline(pipeline).teacher.names == ("teacher", "teacher-2")
+    assert read_pipeline(pipeline).teachers[0].names == ("teacher", "teacher-2")
     edited(pipeline, 'name = "tuned"', 'name = "teacher-2"')
     assert problems(pipeline) == [
         "students.teacher-2: the name is taken by the teacher",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from seqkd.pipeline.expansion import graph_of
 from seqkd.pipeline.reading import read_pipeline
 from seqkd.pipeline.relations import baselines
 
@@ -60,7 +61,8 @@ model = { arch = "lstm" }
 
 def test_a_baseline_has_the_same_model_and_gold_text_alone(pipeline: Path) -> None:
     pipeline.write_text(pipeline.read_text() + STUDENTS)
-    assert dict(baselines(read_pipeline(pipeline).students)) == {
+    graph = graph_of(read_pipeline(pipeline))
+    assert dict(baselines(graph, graph.of("students"))) == {
         "kd": "gold",
         "tuned": "gold",
         "word": "gold",

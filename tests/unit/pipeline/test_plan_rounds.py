@@ -25,7 +25,6 @@ from seqkd.models.registry import build
 from seqkd.pipeline.folders import Stage
 from seqkd.pipeline.make import write_plan
 from seqkd.pipeline.reading import read_pipeline, to_toml
-from seqkd.pipeline.rounds import rounds_of
 from seqkd.pipeline.stages import plan_stages
 from seqkd.text.vocabulary import Vocabulary
 from tests.unit.pipeline.pipeline_files import edited
@@ -136,7 +135,9 @@ def test_the_rounds_own_teacher_rescores(rounds: Path) -> None:
 def test_an_only_student_need_not_be_named(rounds: Path) -> None:
     text = rounds.read_text().replace('next_teacher = "kd"\n', "")
     rounds.write_text(text[: text.index("[[students]]")] + '[[students]]\nname = "one"\ncorpus = "kd"\n')
-    assert [made.teachers for made in rounds_of(read_pipeline(rounds))] == [("teacher",), ("one",), ("one.round2",)]
+    report = stages_of(rounds)["report"].config
+    assert isinstance(report, ReportConfig)
+    assert report.teachers == ("teacher", "one", "one.round2")
 
 
 def test_the_report_knows_the_rounds(rounds: Path) -> None:

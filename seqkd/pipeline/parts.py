@@ -1,0 +1,149 @@
+"""The kinds of part that a pipeline has: what each may name, and the stages that it expands to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from seqkd.models.registry import ARCHITECTURES, DEFAULT
+from seqkd.objectives.registry import OBJECTIVES
+from seqkd.pipeline.evaluation import evaluated
+from seqkd.pipeline.file import BACK_TRANSLATION, ENSEMBLE, GOLD, TEACHER, teacher_names
+from seqkd.pipeline.graph import Part, Reference, Table
+from seqkd.pipeline.recipes import decoded, monolingual, paired, prepared, reverse, selected, softened, student, teacher
+
+
+def asks_teacher(table: Table) -> bool:
+    """Whether a term of a model's objective, given the model's table, asks a teacher that runs beside it."""
+    model = table.get("model")
+    architecture = ARCHITECTURES.find(str(model.get("arch", DEFAULT) if isinstance(model, Mapping) else DEFAULT))
+    usual = "" if architecture is None else architecture.objective
+    records = [OBJECTIVES.find(str(term.get("type", usual))) for term in _terms(table) if "soft_targets" not in term]
+    return any(record is not None and record.needs.teacher for record in records)
+
+
+def _terms(table: Table) -> list[Table]:
+    """The tables of an objective's terms; an objective without a list is one term."""
+    objective = table.get("objective", {})
+    if not isinstance(objective, Mapping):
+        return []
+    terms = objective.get("terms", [objective])
+    return [term for term in terms if isinstance(term, Mapping)] if isinstance(terms, (list, tuple)) else []
+
+
+def _soft_targets(table: Table) -> Any:
+    """The soft targets that an objective reads; all its terms read the same ones."""
+    return next((term["soft_targets"] for term in _terms(table) if "soft_targets" in term), None)
+
+
+def _start(table: Table) -> Any:
+    """The model that another one starts from, which stands alone or in a table."""
+    first = table.get("init_from")
+    return first.get("model") if isinstance(first, Mapping) else first
+
+
+def _members(table: Table, name: str) -> Sequence[str]:
+    count = table.get("ensemble")
+    return teacher_names(name, min(count, 16) if isinstance(count, int) else 1)  # the schema refuses more
+
+
+_TEXT = ("select", "data", "backtranslation")
+_TEACHER = Reference(field="teacher", kinds=("teachers", "students"), default="teachers", ensembles=True)
+
+PARTS: Mapping[str, Part] = {
+    "data": Part(
+        title="[[data]]",
+        stages=prepared,
+        makes=("corpus",),
+        name=GOLD,
+        alone="data",
+        owner="the prepared corpus",
+        folder="data",
+        only="gold",
+        label="gold",  # each data set has a report of its own
+    ),
+    "teachers": Part(
+        title="[[teachers]]",
+        stages=teacher,
+        makes=("model",),
+        references=(Reference(field="corpus", kinds=_TEXT, default="data"),),
+        name=TEACHER,
+        alone="teacher",
+        owner="the teacher",
+        names=_members,
+        reserved=lambda name: (name + ENSEMBLE,),
+        folder="teachers",
+        only="teacher",
+        label="teacher {}",
+    ),
+    "distill": Part(
+        title="[[distill]]",
+        stages=decoded,
+        makes=("k-best lists",),
+        references=(
+            _TEACHER,
+            Reference(field="corpus", kinds=("data", "select", "backtranslation"), default="data"),
+        ),
+        folder="kbest",
+        label="k-best {}",
+    ),
+    "select": Part(
+        title="[[select]]",
+        stages=selected,
+        makes=("corpus",),
+        references=(Reference(field="kbest", kinds=("distill",)),),
+        folder="corpora",
+        label="corpus {}",
+    ),
+    "backtranslation": Part(
+        title="[backtranslation]",
+        stages=paired,
+        makes=("corpus", "k-best lists"),
+        references=(Reference(field="corpus", kinds=("select", "data"), default="data"),),
+        name=BACK_TRANSLATION,
+        alone="backtranslation",
+        owner="[backtranslation]",
+        folder="corpora",
+        label="corpus {}",
+    ),
+    "soft_targets": Part(
+        title="[[soft_targets]]",
+        stages=softened,
+        makes=("soft targets",),
+        references=(_TEACHER, Reference(field="corpus", kinds=("select", "data"), default="data")),
+        folder="soft_targets",
+        label="soft targets {}",
+    ),
+    "students": Part(
+        title="[[students]]",
+        stages=student,
+        makes=("model",),
+        references=(
+            Reference(field="corpus", kinds=_TEXT),
+            Reference(field="init_from", kinds=("students", "teachers"), read=_start, follows=False),
+            Reference(field="objective.soft_targets", kinds=("soft_targets",), read=_soft_targets),
+            Reference(
+                field="teacher",
+                kinds=("teachers", "students"),
+                default="teachers",
+                wanted=asks_teacher,
+                ensembles=True,
+            ),
+            Reference(field="vocabulary", kinds=("vocabularies",)),
+        ),
+        owner="[[students]]",
+        folder="students",
+        label="student {}",
+    ),
+    "vocabularies": Part(
+        title="[[vocabularies]]",
+        stages=lambda _node, _plan: (),
+        makes=("vocabulary",),
+        references=(Reference(field="corpus", kinds=("data",), default="data"),),
+    ),
+    "evaluate": Part(title="[evaluate]", stages=evaluated, name="evaluate", alone="evaluate"),
+}
+
+# What no table of the file stands for: `expansion.py` adds these parts.
+MONOLINGUAL = Part(title="monolingual text", stages=monolingual, label="monolingual text")
+REVERSE = Part(title="reverse model", stages=reverse)

@@ -147,3 +147,10 @@ def test_dataclasses_and_defaults_that_have_changed() -> None:
     }  # fmt: skip
     assert in_full(_Settings, {"given": 1})["beam"] == 5
     assert in_full(_Settings, {"given": 1, "beam": 4})["beam"] == 4
+
+
+def test_terms_of_an_objective_have_neutral_options() -> None:
+    terms = [{"type": "nll", "weight": 0.5}, {"type": "word_kd", "alpha": 0.3, "teachers": ["t"]}]
+    values = {"prepared": "p", "corpus": "c", "training": {"max_updates": 1}, "objective": {"terms": terms}}
+    written = provenance(validate(TrainConfig, values, "test")).fingerprint["config"]["objective"]
+    assert written == {"terms": [{"type": "nll", "weight": 0.5}, {"type": "word_kd", "alpha": 0.3}]}

@@ -3,7 +3,8 @@
 Files: train.src/.tgt (N rows), valid.src/.tgt and test.src/.tgt (500 rows each), test.accepted.jsonl, where each
 line is the JSON list of all valid translations of that test row, and with M above 0 mono.tgt: M sentences of the target
 language alone. No source sentence occurs twice anywhere, those that mono.tgt translates among them. The same arguments
-give the same bytes; the number of training rows does not change the validation and test rows.
+give the same bytes; the number of training rows does not change the validation and test rows. With `--unsegmented` the
+targets are written in Chinese characters without blanks.
 """
 
 from __future__ import annotations
@@ -13,22 +14,24 @@ import contextlib
 import json
 import random
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TextIO
 
 from grammar import Sentence, render, sample_sentence, sample_translation, translations
 
 HELD_OUT_ROWS = 500  # validation and test, each
+_FIRST_CHARACTER = 0x4E00
 
 
-def generate(out: Path, rows: int, seed: int, monolingual: int = 0) -> None:
+def generate(out: Path, rows: int, seed: int, monolingual: int = 0, *, unsegmented: bool = False) -> None:
     """Write the corpus to `out`; every file appears whole or not at all.
 
     Raises:
         OSError: The files cannot be written.
     """
     out.mkdir(parents=True, exist_ok=True)
+    spell: Callable[[str], str] = characters if unsegmented else str
     seen: set[str] = set()
     with contextlib.ExitStack() as stack:
         accepted = stack.enter_context(_whole(out / "test.accepted.jsonl"))
@@ -39,14 +42,25 @@ def generate(out: Path, rows: int, seed: int, monolingual: int = 0) -> None:
             target = stack.enter_context(_whole(out / f"{name}.tgt"))
             for sentence in _new_sentences(number, rng, seen):
                 source.write(render(sentence) + "\n")
-                target.write(sample_translation(sentence, rng) + "\n")
+                target.write(spell(sample_translation(sentence, rng)) + "\n")
                 if name == "test":
-                    accepted.write(json.dumps(list(translations(sentence))) + "\n")
+                    accepted.write(json.dumps([spell(text) for text in translations(sentence)]) + "\n")
         if monolingual:
             rng = random.Random(f"{seed}/mono")
             target = stack.enter_context(_whole(out / "mono.tgt"))
             for sentence in _new_sentences(monolingual, rng, seen):
-                target.write(sample_translation(sentence, rng) + "\n")
+                target.write(spell(sample_translation(sentence, rng)) + "\n")
+
+
+def characters(text: str) -> str:
+    """The text in Chinese characters without blanks: each two letters of a word are one character."""
+    pairs = (word[start : start + 2] for word in text.replace("-", "").split() for start in range(0, len(word), 2))
+    return "".join(chr(_FIRST_CHARACTER + 27 * _letter(pair[0]) + _letter(pair[1:])) for pair in pairs)
+
+
+def _letter(letter: str) -> int:
+    """1 to 26, and 0 for none."""
+    return ord(letter) - ord("a") + 1 if letter else 0
 
 
 def _new_sentences(number: int, rng: random.Random, seen: set[str]) -> Iterator[Sentence]:
@@ -76,6 +90,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, help="folder for the files")
     parser.add_argument("--rows", type=int, default=20_000, help="training rows (default: %(default)s)")
     parser.add_argument("--monolingual", type=int, default=0, help="target sentences without a source")
+    parser.add_argument("--unsegmented", action="store_true", help="targets in Chinese characters without blanks")
     parser.add_argument("--seed", type=int, default=1, help="(default: %(default)s)")
     options = parser.parse_args(arguments)
     if options.rows < 1:
@@ -83,7 +98,7 @@ def main(arguments: list[str] | None = None) -> int:
     if options.monolingual < 0:
         parser.error(f"--monolingual must be at least 0, got {options.monolingual}")
     try:
-        generate(options.out, options.rows, options.seed, options.monolingual)
+        generate(options.out, options.rows, options.seed, options.monolingual, unsegmented=options.unsegmented)
     except OSError as error:
         print(f"error: {options.out} cannot be written: {error}", file=sys.stderr)
         return 1

@@ -211,3 +211,23 @@ def test_nothing_half_written_stays(tmp_path: Path, toy: Toy, monkeypatch: pytes
     monkeypatch.setattr(toy["generate"], "sample_translation", broken)
     assert toy["generate"].main(["--out", str(tmp_path), "--rows", "5"]) == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_targets_without_blanks_are_the_same_ones(tmp_path: Path) -> None:
+    plain = generate(tmp_path / "a", "--rows", "60", "--monolingual", "20")
+    unsegmented = generate(tmp_path / "b", "--rows", "60", "--monolingual", "20", "--unsegmented")
+    assert plain.keys() == unsegmented.keys()
+    spelling: dict[str, str] = {}
+    for name, text in unsegmented.items():
+        if name.endswith(".src"):
+            assert text == plain[name]
+        elif name.endswith(".tgt"):
+            for line, other in zip(text.decode().splitlines(), plain[name].decode().splitlines(), strict=True):
+                assert all("\u4e00" <= character <= "\u9fff" for character in line)
+                assert spelling.setdefault(line, other) == other  # no two texts are spelt alike
+    accepted = [json.loads(line) for line in unsegmented["test.accepted.jsonl"].decode().splitlines()]
+    others = [json.loads(line) for line in plain["test.accepted.jsonl"].decode().splitlines()]
+    assert [len(set(texts)) for texts in accepted] == [len(texts) for texts in others]
+    assert all(
+        line in texts for line, texts in zip(unsegmented["test.tgt"].decode().splitlines(), accepted, strict=True)
+    )

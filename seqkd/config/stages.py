@@ -27,12 +27,19 @@ from seqkd.config.models import (
     default_objective,
     with_objective,
 )
-from seqkd.config.report import ReportConfig as ReportConfig  # these three are read from here by everybody else
+from seqkd.config.prepare import BitextConfig as BitextConfig  # these are read from here by everybody else
+from seqkd.config.prepare import CleaningConfig as CleaningConfig
+from seqkd.config.prepare import Language as Language
+from seqkd.config.prepare import MonolingualConfig as MonolingualConfig
+from seqkd.config.prepare import PrepareConfig as PrepareConfig
+from seqkd.config.prepare import VocabularyConfig as VocabularyConfig
+from seqkd.config.report import ReportConfig as ReportConfig
 from seqkd.config.search import Beams, Name, SearchPrecision, Strict, check_beams, check_decode
 from seqkd.config.search import ParallelConfig as ParallelConfig
 from seqkd.config.search import SearchConfig as SearchConfig
 from seqkd.config.select import WITH_REFERENCES, SelectSettings
 from seqkd.errors import ConfigError
+from seqkd.metrics.tokenizers import TokenizerChoice
 from seqkd.models.initialiser import Initialiser
 from seqkd.models.registry import Stack
 
@@ -42,64 +49,6 @@ else:
     import tomli as tomllib
 
 Precision = Literal["float32", "bf16", "fp16"]
-
-# --- prepare ----------------------------------------------------------------------------------------------------
-
-
-class BitextConfig(Strict):
-    """One side-by-side text: two line-aligned files, or one TSV with source and target columns."""
-
-    source: Path
-    target: Path | None = Field(None, description="omitted: `source` is a TSV file with two columns")
-    accepted: Path | None = Field(
-        None, description="JSON lines: for each row the list of all its valid translations (toy corpora)"
-    )
-
-
-class VocabularyConfig(Strict):
-    """SentencePiece settings."""
-
-    size: int = Field(8000, ge=16, le=256_000)
-    type: Literal["unigram", "bpe"] = "unigram"
-    joint: bool = True
-    byte_fallback: bool = True
-    character_coverage: float = Field(1.0, gt=0.9, le=1.0)
-    symbols: tuple[str, ...] = Field((), description="pieces that are never split, e.g. language tags")
-
-
-class CleaningConfig(Strict):
-    """What leaves the training text, and why. Lengths are whitespace-separated words."""
-
-    max_length: int = Field(250, ge=1)
-    max_ratio: float = Field(9.0, ge=1.0, description="longer side's words over the shorter side's")
-    drop_identical: bool = True
-    drop_duplicates: bool = True
-
-
-class PrepareConfig(Strict):
-    """Text files to gold corpora (train, valid, test) and a vocabulary."""
-
-    train: BitextConfig
-    valid: BitextConfig
-    test: BitextConfig
-    vocabulary: VocabularyConfig = VocabularyConfig()
-    vocabulary_from: Path | None = Field(None, description="a model folder whose vocabulary is used; none is trained")
-    cleaning: CleaningConfig = CleaningConfig()
-    shard_rows: int = Field(10_000, ge=1)
-    seed: int = 1
-
-
-class MonolingualConfig(Strict):
-    """Text of the target language to the sources of a corpus in the other direction."""
-
-    text: tuple[Path, ...] = Field(..., min_length=1, description="a sentence a line")
-    prepared: Path = Field(..., description="output of `prepare`: the vocabulary, and the gold text's rows")
-    ratio: float = Field(1.0, gt=0.0, le=100.0, description="rows for each row of gold text")
-    max_length: int = Field(250, ge=1, description="words")
-    drop_duplicates: bool = True
-    shard_rows: int = Field(10_000, ge=1)
-    seed: int = Field(1, description="of the draw")
-
 
 # --- train ------------------------------------------------------------------------------------------------------
 
@@ -122,6 +71,7 @@ class TrainingConfig(Strict):
     )
     validate_every: int = Field(500, ge=1, description="updates between validations; each also saves a checkpoint")
     valid_bleu: bool = Field(True, description="greedy BLEU on the validation corpus beside its NLL")
+    tokenizer: TokenizerChoice = Field("auto", description="of that BLEU; auto: by the target's language")
     best_by: Literal["nll", "bleu"] = "nll"
     patience: int = Field(0, ge=0, description="validations without improvement before stopping; 0: never")
     average: int = Field(1, ge=1, description="how many of the latest checkpoints up to the best are averaged")
@@ -314,6 +264,7 @@ class EvaluateConfig(Strict):
     batch_tokens: int = Field(4000, ge=1)
     precision: SearchPrecision = "auto"
     threads: int = Field(1, ge=0, description="of torch and the kernels on a CPU; 0: as many as torch takes by itself")
+    tokenizer: TokenizerChoice = Field("auto", description="of BLEU; auto: by the test corpus' target language")
 
     @model_validator(mode="after")
     def _fits(self) -> EvaluateConfig:

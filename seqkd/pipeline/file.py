@@ -33,6 +33,7 @@ from seqkd.config.stages import (
     BitextConfig,
     CleaningConfig,
     InitFrom,
+    Language,
     SoftOptions,
     TrainingConfig,
     VocabularyConfig,
@@ -42,7 +43,9 @@ from seqkd.config.stages import (
     one_or_several,
 )
 from seqkd.extensions import shown
+from seqkd.metrics.tokenizers import TokenizerChoice
 from seqkd.models.registry import ARCHITECTURES
+from seqkd.text.vocabulary import symbol_problems
 
 GOLD = "gold"  # a data set without a name
 TEACHER = "teacher"  # a teacher without a name
@@ -65,6 +68,8 @@ class DataPart(Strict):
     train: BitextConfig
     valid: BitextConfig
     test: BitextConfig
+    source_language: Language | None = None
+    target_language: Language | None = Field(None, description="cleaning, BLEU and select follow it")
 
 
 class PreparePart(Strict):
@@ -268,6 +273,7 @@ class EvaluatePart(Strict):
     batch_tokens: int = Field(4000, ge=1)
     precision: SearchPrecision = "auto"
     threads: int = Field(1, ge=0)
+    tokenizer: TokenizerChoice = Field("auto", description="of BLEU; auto: by data.target_language")
 
     @model_validator(mode="after")
     def _beams_fit(self) -> EvaluatePart:
@@ -332,6 +338,17 @@ class PipelineConfig(Strict):
                     check_start(student.model, student.init_from, first)
                 except ValueError as error:
                     raise ValueError(f"students.{student.name}.{error}") from None
+        return self
+
+    @model_validator(mode="after")
+    def _tag(self) -> PipelineConfig:
+        settings, part = self.prepare.vocabulary, self.backtranslation
+        if part is not None and part.tag and all(teacher.path is None for teacher in self.teachers):
+            problems = symbol_problems(
+                (), (part.tag,), byte_fallback=settings.byte_fallback, normalization=settings.normalization
+            )
+            if problems:
+                raise ValueError(f"backtranslation.tag: {problems[0]}")
         return self
 
     @model_validator(mode="after")

@@ -49,6 +49,8 @@ def prepared(node: Node, plan: Plan) -> Iterator[Stage]:
         train=texts[0],
         valid=texts[1],
         test=texts[2],
+        source_language=part.source_language,
+        target_language=part.target_language,
         vocabulary=_vocabulary(node, plan),
         vocabulary_from=None if brought is None else brought.settings.path,
         cleaning=prepare.cleaning,
@@ -73,12 +75,15 @@ def _brought(data: Node, plan: Plan) -> Node | None:
 
 
 def _vocabulary(data: Node, plan: Plan) -> VocabularyConfig:
-    """The vocabulary's settings, with the tag of back-translations among the pieces that are never split."""
+    """The vocabulary's settings, with the tag of back-translations among its tags.
+
+    Sources that spell the tag do not get its id.
+    """
     settings = plan.pipeline.prepare.vocabulary
     for node in plan.graph.of("backtranslation"):
         tag = node.settings.tag
-        if plan.data(node) is data and tag and tag not in settings.symbols:
-            return settings.model_copy(update={"symbols": (*settings.symbols, tag)})
+        if plan.data(node) is data and tag and tag not in (*settings.symbols, *settings.tags):
+            return settings.model_copy(update={"tags": (*settings.tags, tag)})
     return settings
 
 

@@ -18,6 +18,7 @@ from seqkd.text.opening import BLOCK, is_rereadable, opened
 
 INVALID_UTF8 = "invalid UTF-8"
 WRONG_COLUMNS = "not two columns"
+NUL_BYTE = "NUL byte"
 
 
 class RawPair(NamedTuple):
@@ -27,7 +28,7 @@ class RawPair(NamedTuple):
         line: Line number, counted from 1.
         source: Source text without its line end; None if the row has a problem.
         target: Target text without its line end; None if the row has a problem.
-        problem: Why the row cannot be read (`INVALID_UTF8`, `WRONG_COLUMNS`); None if it can.
+        problem: Why the row cannot be read (`INVALID_UTF8`, `NUL_BYTE`, `WRONG_COLUMNS`); None if it can.
     """
 
     line: int
@@ -69,7 +70,7 @@ def read_bitext(source: str | Path, target: str | Path | None) -> Iterator[RawPa
         if left is None or right is None:
             raise _unequal(source, _count(source), target, _count(target))
         try:
-            yield RawPair(number, left.decode("utf-8"), right.decode("utf-8"), None)
+            yield _checked(RawPair(number, left.decode("utf-8"), right.decode("utf-8"), None))
         except UnicodeDecodeError:
             yield RawPair(number, None, None, INVALID_UTF8)
 
@@ -86,7 +87,7 @@ def read_lines(paths: Sequence[str | Path]) -> Iterator[RawPair]:
         except UnicodeDecodeError:
             yield RawPair(number, None, None, INVALID_UTF8)
         else:
-            yield RawPair(number, text, text, None)
+            yield _checked(RawPair(number, text, text, None))
 
 
 def check_bitext(source: str | Path, target: str | Path | None) -> BitextFacts:
@@ -152,22 +153,34 @@ def _columns(number: int, line: bytes) -> RawPair:
         return RawPair(number, None, None, INVALID_UTF8)
     if len(columns) != 2:
         return RawPair(number, None, None, WRONG_COLUMNS)
-    return RawPair(number, columns[0], columns[1], None)
+    return _checked(RawPair(number, columns[0], columns[1], None))
+
+
+def _checked(row: RawPair) -> RawPair:
+    """The row, or its problem if it holds a NUL byte, which text never does."""
+    if "\0" in (row.source or "") or "\0" in (row.target or ""):
+        return RawPair(row.line, None, None, NUL_BYTE)
+    return row
 
 
 def _scan(path: str | Path) -> tuple[int, str]:
     lines, digest, last = 0, hashlib.sha256(), b""
+    with_nul, first_nul, last_nul = 0, 0, 0  # how many lines hold a NUL byte, and the numbers of two of them
     with opened(path) as file:
         while block := file.read(BLOCK):
-            nul = block.find(b"\0")
-            if nul >= 0:
-                raise _binary(path, lines + 1 + block.count(b"\n", 0, nul))
+            if b"\0" in block:
+                for number, part in enumerate(block.split(b"\n"), lines + 1):
+                    if b"\0" in part and number != last_nul:  # a line may lie in two blocks
+                        with_nul, first_nul, last_nul = with_nul + 1, first_nul or number, number
             lines += block.count(b"\n")
             last = block[-1:]
             digest.update(block)
     if not last:
         raise TextError("empty corpus: the file holds no line", where=str(path))
-    return lines + (last != b"\n"), digest.hexdigest()
+    lines += last != b"\n"
+    if with_nul > lines / 2:  # a few such lines are rows that cannot be read, like those of invalid UTF-8
+        raise _binary(path, first_nul)
+    return lines, digest.hexdigest()
 
 
 def _count(path: str | Path) -> int:

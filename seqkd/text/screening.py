@@ -15,9 +15,10 @@ import numpy as np
 from seqkd.text.cleaning import DUPLICATE_PAIR, EMPTY_SIDE, IDENTICAL_SIDES, LENGTH_RATIO, TOO_LONG, Cleaner
 from seqkd.text.duplicates import DuplicateFinder
 from seqkd.text.normalize import Normalizer
-from seqkd.text.reading import INVALID_UTF8, WRONG_COLUMNS, RawPair
+from seqkd.text.reading import INVALID_UTF8, NUL_BYTE, WRONG_COLUMNS, RawPair
 
-REASONS = (INVALID_UTF8, WRONG_COLUMNS, EMPTY_SIDE, TOO_LONG, LENGTH_RATIO, IDENTICAL_SIDES, DUPLICATE_PAIR)
+REASONS = (INVALID_UTF8, WRONG_COLUMNS, EMPTY_SIDE, TOO_LONG, LENGTH_RATIO, IDENTICAL_SIDES, DUPLICATE_PAIR, NUL_BYTE)
+_LATER = (NUL_BYTE,)  # counted only if there are such rows: manifests without them stay as they were
 
 _KEPT = 0
 _CODES = {reason: code for code, reason in enumerate(REASONS, 1)}
@@ -29,6 +30,7 @@ def screen(
     pairs: Iterable[RawPair],
     verdicts: Path,
     *,
+    normalizers: tuple[Normalizer, Normalizer],
     cleaner: Cleaner,
     duplicates: DuplicateFinder | None,
     advance: Callable[[int], None],
@@ -38,6 +40,7 @@ def screen(
     Args:
         pairs: The rows as they stand in the files.
         verdicts: The file to write.
+        normalizers: Of sources and of targets.
         cleaner: Judges normalised pairs one by one.
         duplicates: Finds pairs that an earlier row had, among those that the cleaner keeps; None lets them stay.
         advance: Told how many more rows are judged.
@@ -47,12 +50,11 @@ def screen(
         OSError: A file cannot be written.
     """
     rows = iter(pairs)
-    normalizer = Normalizer()
     with verdicts.open("wb") as file:
         while batch := list(islice(rows, _BATCH_ROWS)):
             codes = bytearray()
-            sources = normalizer.many([pair.source or "" for pair in batch])
-            targets = normalizer.many([pair.target or "" for pair in batch])
+            sources = normalizers[0].many([pair.source or "" for pair in batch])
+            targets = normalizers[1].many([pair.target or "" for pair in batch])
             for pair, source, target in zip(batch, sources, targets, strict=True):
                 reason = pair.problem or cleaner.reason(source, target)
                 codes.append(_CODES[reason] if reason else _KEPT)
@@ -85,12 +87,13 @@ def rejected(verdicts: Path) -> Iterator[tuple[int, str]]:
 
 
 def count(verdicts: Path) -> tuple[int, dict[str, int]]:
-    """How many rows stay, and how many go by reason; a reason without rows counts 0."""
+    """How many rows stay, and how many go by reason."""
     totals = np.zeros(len(REASONS) + 1, dtype=np.int64)
     with verdicts.open("rb") as file:
         while block := file.read(_BLOCK):
             totals += np.bincount(np.frombuffer(block, dtype=np.uint8), minlength=len(totals))
-    return int(totals[_KEPT]), {reason: int(totals[code]) for reason, code in _CODES.items()}
+    counts = {reason: int(totals[code]) for reason, code in _CODES.items() if totals[code] or reason not in _LATER}
+    return int(totals[_KEPT]), counts
 
 
 def _codes(verdicts: Path) -> Iterator[int]:

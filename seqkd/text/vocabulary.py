@@ -8,22 +8,37 @@ import math
 import os
 import random
 import re
+from collections import Counter
 from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
-from typing import Literal, TypeVar, cast
+from typing import Any, Literal, TypeVar, cast
 
 import sentencepiece
+from sentencepiece import sentencepiece_model_pb2
 
 from seqkd.errors import InputError, ModelError, WorkError
+from seqkd.progress import say
+from seqkd.text.normalize import NORMALIZATIONS, Normalization, Normalizer
+
+schema: Any = sentencepiece_model_pb2  # made at import time from a protobuf description: no types to check
 
 BOS_ID, PAD_ID, EOS_ID, UNK_ID = 0, 1, 2, 3
 
 SAMPLE_SENTENCES = 500_000  # more adds training time and memory, and hardly changes the pieces
 
+# The limits of SentencePiece's trainer.
+LEAST_COVERAGE = 0.98
+LINE_BYTES = 4192  # its own default for the longest line that it learns from
+LEAST_LINE_BYTES, MOST_LINE_BYTES = 10, 1 << 30
+
 _SPECIALS = ("<s>", "<pad>", "</s>", "<unk>")
 _BYTES = 256
+_BYTE_PIECE = re.compile(r"<0x[0-9A-F]{2}>")
+_RESERVED = "\u2585"  # the trainer's own mark for unknown characters: it leaves out lines that hold one
 _QUIET = 2  # SentencePiece's log level for errors only
+
+MARK = "@@"  # of subword-nmt, at the end of a piece that its word goes on after
 
 T = TypeVar("T")
 
@@ -32,7 +47,7 @@ class Vocabulary:
     """Text to piece ids and back.
 
     Ids 0 to 3 are the begin of sentence, padding, end of sentence and unknown pieces. `encode` never gives the first
-    three, whatever the text holds.
+    three nor a tag, whatever the text holds.
 
     Args:
         model: A serialised SentencePiece model.
@@ -62,6 +77,7 @@ class Vocabulary:
             )
             self.size = int(self._processor.get_piece_size())
             self.pieces()
+            parsed = schema.ModelProto.FromString(model)
         except (RuntimeError, UnicodeDecodeError):  # the second: a piece that is no text
             raise ModelError("not a SentencePiece model", where=str(path)) from None
         if found != (BOS_ID, PAD_ID, EOS_ID, UNK_ID):
@@ -71,6 +87,11 @@ class Vocabulary:
                 expected=str((BOS_ID, PAD_ID, EOS_ID, UNK_ID)),
                 hint="train the vocabulary with `seqkd prepare`",
             )
+        # A model of another toolkit may have rules of its own; `encode` applies them.
+        rules = parsed.normalizer_spec.name
+        self.normalization: Normalization = rules if rules in NORMALIZATIONS else "identity"
+        words = parsed.trainer_spec.model_type == schema.TrainerSpec.WORD
+        self._marked = words and any(piece.endswith(MARK) for piece in self.pieces())
 
     @classmethod
     def load(cls, path: str | Path) -> Vocabulary:
@@ -102,6 +123,9 @@ class Vocabulary:
         character_coverage: float,
         symbols: tuple[str, ...],
         seed: int,
+        tags: tuple[str, ...] = (),
+        normalization: Normalization = "nmt_nfkc",
+        max_sentence_length: int = LINE_BYTES,
         sample_sentences: int = SAMPLE_SENTENCES,
     ) -> Vocabulary:
         """Train a vocabulary and write it; the same sentences and settings give the same bytes.
@@ -118,15 +142,26 @@ class Vocabulary:
             character_coverage: Share of the characters that get a piece.
             symbols: Pieces that are never split.
             seed: Chooses the sample, where there are more sentences than `sample_sentences`.
+            tags: Pieces that `encode` never gives, whatever the text holds: they are put into a row by their ids.
+            normalization: The rules that text is normalised by; they are stored in the vocabulary.
+            max_sentence_length: Longest line to learn from, in bytes of UTF-8. Longer ones are counted and left out.
             sample_sentences: Most sentences to train on.
 
         Raises:
-            InputError: The size does not fit the text, there is no text, or a symbol cannot be one.
+            InputError: The size does not fit the text, there is no text to learn from, or a symbol cannot be one.
         """
-        check_symbols(symbols)
+        if problems := symbol_problems(symbols, tags, byte_fallback=byte_fallback, normalization=normalization):
+            raise InputError("; ".join(problems), where="vocabulary")
         sample = reservoir(sentences, sample_sentences, seed)
         if not any(sentence.strip() for sentence in sample):
             raise InputError("empty corpus: there is no text to train a vocabulary on")
+        if normalization != "nmt_nfkc":
+            sample = Normalizer(normalization).many(sample)
+        sample = _learnable(sample, max_sentence_length)
+        # The model records the options that it is given: without these its bytes are those of earlier versions.
+        unusual: dict[str, Any] = {"control_symbols": list(tags)} if tags else {}
+        if max_sentence_length != LINE_BYTES:
+            unusual["max_sentence_length"] = max_sentence_length
         model = io.BytesIO()
         try:
             sentencepiece.SentencePieceTrainer.train(
@@ -137,7 +172,8 @@ class Vocabulary:
                 byte_fallback=byte_fallback,
                 character_coverage=character_coverage,
                 user_defined_symbols=list(symbols),
-                normalization_rule_name="nmt_nfkc",
+                normalization_rule_name="identity" if normalization == "nfc" else normalization,
+                **unusual,
                 bos_id=BOS_ID,
                 pad_id=PAD_ID,
                 eos_id=EOS_ID,
@@ -151,8 +187,17 @@ class Vocabulary:
             )
         except RuntimeError as error:
             raise _explained(str(error), size, byte_fallback) from None
-        _write(out, model.getvalue())
-        return cls(model.getvalue(), out)
+        written = model.getvalue()
+        if normalization == "nfc":  # SentencePiece has no such rules: text comes normalised, and the name says how
+            named = schema.ModelProto.FromString(written)
+            named.normalizer_spec.name = normalization
+            written = named.SerializeToString(deterministic=True)
+        _write(out, written)
+        return cls(written, out)
+
+    def normalize(self, texts: list[str]) -> list[str]:
+        """Normalise texts by the rules that the vocabulary was trained with."""
+        return Normalizer(self.normalization).many(texts)
 
     def encode(self, texts: list[str]) -> list[list[int]]:
         """Ids of each text, without special ids but the unknown piece."""
@@ -160,7 +205,16 @@ class Vocabulary:
 
     def decode(self, ids: list[list[int]]) -> list[str]:
         """Text of each list of ids. Begin, padding and end leave no trace; an unknown piece reads " ⁇ "."""
-        return cast("list[str]", self._processor.decode(ids)) if ids else []
+        return self.joined(cast("list[str]", self._processor.decode(ids)) if ids else [])
+
+    def joined(self, texts: list[str]) -> list[str]:
+        """Texts with the parts of words put together that subword-nmt's marks (`Wör@@ ter`) keep apart.
+
+        Only vocabularies whose pieces have such marks know them; others leave texts as they are.
+        """
+        if not self._marked:
+            return texts
+        return [f"{text} ".replace(f"{MARK} ", "").strip() for text in texts]
 
     def id_of(self, piece: str) -> int | None:
         """The id of a piece; None if there is no such piece."""
@@ -196,20 +250,68 @@ def reservoir(items: Iterable[T], limit: int, seed: int) -> list[T]:
     return chosen
 
 
-def check_symbols(symbols: tuple[str, ...]) -> None:
-    """See that symbols can be pieces of their own.
+def symbol_problems(
+    symbols: tuple[str, ...], tags: tuple[str, ...], *, byte_fallback: bool, normalization: Normalization
+) -> list[str]:
+    """Why symbols and tags cannot be pieces of their own, a line for each problem; nothing if they can.
+
+    Args:
+        symbols: Pieces that text holds.
+        tags: Pieces that no text holds.
+        byte_fallback: Whether the vocabulary has a piece for each byte.
+        normalization: The rules that text is normalised by.
+    """
+    problems = []
+    normalizer = Normalizer(normalization)
+    named = [*(("symbol", symbol) for symbol in symbols), *(("tag", tag) for tag in tags)]
+    for kind, text in dict.fromkeys(named):
+        if not text or any(character.isspace() for character in text):
+            problems.append(f"the {kind} {text!r} is empty or holds a space")
+        elif text in _SPECIALS:
+            problems.append(f"the {kind} {text!r} is one of the special pieces")
+        elif byte_fallback and _BYTE_PIECE.fullmatch(text):
+            problems.append(f"the {kind} {text!r} is one of the pieces of byte_fallback")
+        elif kind == "symbol" and normalizer(text) != text:
+            problems.append(
+                f"the symbol {text!r} never occurs in text: normalization {normalization!r} makes it "
+                f"{normalizer(text)!r}"
+            )
+    repeated = sorted(text for text, times in Counter(text for _, text in named).items() if times > 1)
+    if repeated:
+        problems.append(f"symbols or tags given twice: {', '.join(repeated)}")
+    return problems
+
+
+def least_size(symbols: tuple[str, ...], tags: tuple[str, ...], *, byte_fallback: bool) -> int:
+    """The least number of pieces that leaves one for text, beside special ones, symbols, tags and bytes."""
+    return len(_SPECIALS) + len(symbols) + len(tags) + _BYTES * byte_fallback + 1
+
+
+def _learnable(sample: list[str], limit: int) -> list[str]:
+    """The lines that SentencePiece's trainer takes; it would leave the others out without a word.
 
     Raises:
-        InputError: One is empty, holds a space, is given twice, or is a special piece.
+        InputError: It takes none.
     """
-    for symbol in symbols:
-        if not symbol or any(character.isspace() for character in symbol):
-            raise InputError(f"the symbol {symbol!r} is empty or holds a space", where="vocabulary.symbols")
-        if symbol in _SPECIALS:
-            raise InputError(f"the symbol {symbol!r} is one of the special pieces", where="vocabulary.symbols")
-    repeated = sorted({symbol for symbol in symbols if symbols.count(symbol) > 1})
-    if repeated:
-        raise InputError(f"symbols given twice: {', '.join(repeated)}", where="vocabulary.symbols")
+    usable = [line for line in sample if len(line) <= limit and len(line.encode()) <= limit]
+    long = len(sample) - len(usable)
+    usable = [line for line in usable if _RESERVED not in line]
+    reserved = len(sample) - long - len(usable)
+    reasons = [f"{long:,} are longer than {limit:,} bytes"] if long else []
+    reasons += [f"{reserved:,} hold the character {_RESERVED} (U+2585), which the trainer needs"] if reserved else []
+    if not any(line.strip() for line in usable):
+        raise InputError(
+            f"there is no text to train a vocabulary on: of {len(sample):,} lines {' and '.join(reasons)}",
+            where="vocabulary",
+            expected=f"a sentence a line, of at most {limit:,} bytes",
+            hint=f"split the text into sentences, or set max_sentence_length (at most {MOST_LINE_BYTES:,})",
+        )
+    if reasons:
+        say(
+            f"vocabulary: SentencePiece learns nothing from {long + reserved:,} of {len(sample):,} lines: "
+            f"{' and '.join(reasons)}; max_sentence_length is the limit"
+        )
+    return usable
 
 
 def _explained(message: str, size: int, byte_fallback: bool) -> InputError:

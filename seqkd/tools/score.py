@@ -12,7 +12,6 @@ from seqkd.errors import TextError
 from seqkd.progress import say
 from seqkd.search import score_pairs
 from seqkd.search.loading import Precision, load_team
-from seqkd.text.normalize import Normalizer
 from seqkd.text.reading import check_bitext, read_bitext, rereadable
 
 CHUNK_LINES = 8192
@@ -53,15 +52,14 @@ def score_files(
         vocabularies = team.loaded[0].vocabularies
         scorers = team.scorers
         limit = min(int(scorer.max_positions) for scorer in scorers)
-        normalizer = Normalizer()
         rows = read_bitext(source, target)
         logprob, tokens, retried = 0.0, 0, 0
         while chunk := list(islice(rows, CHUNK_LINES)):
             for row in chunk:
                 if row.problem is not None:
                     raise TextError(row.problem, where=f"{source}, {target}, line {row.line}")
-            sources = vocabularies.source.encode(normalizer.many([row.source or "" for row in chunk]))
-            targets = vocabularies.target.encode(normalizer.many([row.target or "" for row in chunk]))
+            sources = vocabularies.source.encode(vocabularies.source.normalize([row.source or "" for row in chunk]))
+            targets = vocabularies.target.encode(vocabularies.target.normalize([row.target or "" for row in chunk]))
             for row, *sides in zip(chunk, sources, targets, strict=True):
                 longest = max(map(len, sides)) + 1
                 if longest > limit:

@@ -17,7 +17,6 @@ from seqkd.progress import say
 from seqkd.search import BeamSearch, BeamSettings, Hypothesis
 from seqkd.search.loading import SearchTeam, parallel_search
 from seqkd.search.parallel import ParallelSearch
-from seqkd.text.normalize import Normalizer
 from seqkd.text.opening import compression
 
 CHUNK_LINES = 2048  # held and searched together: enough to sort by length, little enough to see output soon
@@ -78,7 +77,6 @@ class Translator:
         self.prefix = [ids[piece] for piece in prefix]
         self.too_long: list[int] = []
         self.retried: list[int] = []
-        self._normalizer = Normalizer()
 
     def __call__(self, texts: Sequence[str], *, first_row: int = 0) -> list[list[Translation]]:
         """Translate texts; each gets its k-best list, best first. A text without words gets k empty translations.
@@ -88,7 +86,7 @@ class Translator:
         Texts are rows `first_row` and on: with the seed, that decides their samples.
         """
         vocabularies = self.team.loaded[0].vocabularies
-        sources = vocabularies.source.encode(self._normalizer.many(list(texts)))
+        sources = vocabularies.source.encode(vocabularies.source.normalize(list(texts)))
         rows = range(first_row, first_row + len(sources))
         found = self._decode(list(zip(rows, sources, strict=True)))
         self.too_long, self.retried = ([row - first_row for row in part] for part in (self.too_long, self.retried))

@@ -3,28 +3,35 @@
 from __future__ import annotations
 
 import shutil
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from seqkd.corpus.files import atomic_path
 from seqkd.corpus.manifest import Manifest, ShardInfo, StageOutput, shard_name
+from seqkd.corpus.unknowns import UNKNOWN_ROWS, count_unknown
 from seqkd.corpus.writer import write_shard
 from seqkd.errors import InputError, SeqkdError
 from seqkd.executors.work import whole_shards
 from seqkd.progress import Progress
 from seqkd.stages.shards import ShardJob, make_shards
 from seqkd.stopping import StopRequest
-from seqkd.text.cleaning import Cleaner
+from seqkd.text.cleaning import Cleaner, Units
 from seqkd.text.duplicates import DuplicateFinder
+from seqkd.text.languages import has_blanks
 from seqkd.text.normalize import Normalizer
 from seqkd.text.reading import RawPair
 from seqkd.text.screening import rejected, screen
 from seqkd.text.vocabularies import Vocabularies
+
+SAMPLE_ROWS = 20_000  # of the training text, for its script and its usual ratio of lengths
+LENGTHS = "lengths"  # in a manifest: what cleaning counted; absent if words
+NORMALIZED = "targets_changed_by_normalization"  # in a manifest: rows whose metrics see another text than models
 
 
 def tell_all(problems: Sequence[SeqkdError]) -> None:
@@ -45,6 +52,7 @@ def screened(
     work: Path,
     rows: int,
     *,
+    normalizers: tuple[Normalizer, Normalizer],
     cleaner: Cleaner,
     drop_duplicates: bool,
     label: str,
@@ -56,7 +64,8 @@ def screened(
         pairs: The rows as they stand in the files.
         work: Folder of the run under way.
         rows: How many there are.
-        cleaner: Judges them one by one.
+        normalizers: Of sources and of targets.
+        cleaner: Judges normalised rows one by one.
         drop_duplicates: A pair that an earlier row had goes.
         label: What progress is called.
         unit: What it counts.
@@ -74,12 +83,44 @@ def screened(
         screen(
             pairs,
             temporary,
+            normalizers=normalizers,
             cleaner=cleaner,
             duplicates=DuplicateFinder(buckets, rows) if drop_duplicates else None,
             advance=progress.advance,
         )
     shutil.rmtree(buckets)
     return verdicts
+
+
+def units_of(
+    pairs: Iterable[RawPair],
+    normalizers: tuple[Normalizer, Normalizer],
+    source_language: str | None,
+    target_language: str | None,
+) -> Units:
+    """What lengths are counted in; text is looked at only if a language is not known or puts no blanks between words.
+
+    Args:
+        pairs: The rows as they stand in the files; the first ones are the sample.
+        normalizers: Of sources and of targets.
+        source_language: Its code, or None.
+        target_language: Likewise.
+    """
+    if all(language is not None and has_blanks(language) for language in (source_language, target_language)):
+        return Units()
+    rows = [row for row in islice(pairs, SAMPLE_ROWS) if row.problem is None]
+    sources = normalizers[0].many([row.source or "" for row in rows])
+    targets = normalizers[1].many([row.target or "" for row in rows])
+    return Units.of(list(zip(sources, targets, strict=True)), source_language, target_language)
+
+
+def units_record(units: Units) -> dict[str, Any]:
+    """Units as a manifest holds them; nothing if both sides are counted in words, which is the usual way."""
+    if units.words:
+        return {}
+    sides = {"source": units.source_blanks, "target": units.target_blanks}
+    counted = {side: "words" if blanks else "characters" for side, blanks in sides.items()}
+    return {LENGTHS: {**counted, "usual_ratio": round(units.ratio, 4)}}
 
 
 def encode_shards(
@@ -90,6 +131,7 @@ def encode_shards(
     vocabularies: Vocabularies,
     *,
     first_id: int = 0,
+    as_given: bool = False,
     stop: StopRequest | None = None,
 ) -> list[ShardInfo]:
     """Normalise, encode and write shard by shard. Shards that an earlier run finished stay.
@@ -101,13 +143,15 @@ def encode_shards(
         shard_rows: Rows of a shard.
         vocabularies: Of sources and of targets.
         first_id: Id of the first row; those after it count up.
+        as_given: Whether the columns of text hold what the files hold. Metrics read them there, so validation and test
+            text does; otherwise they hold the normalised text. Ids are of the normalised text either way.
         stop: The caller's own request to stop; None if the caller does not listen for one.
 
     Raises:
         WorkError: The run was stopped, or the system refuses to write.
     """
     sizes = [min(shard_rows, rows - first) for first in range(0, rows, shard_rows)]
-    encoder = _Encoder(texts, output.path, sizes, first_id, vocabularies)
+    encoder = _Encoder(texts, output.path, sizes, first_id, vocabularies, as_given)
     job = ShardJob(
         label=f"prepare: {output.path.name}",
         unit="pairs",
@@ -129,6 +173,7 @@ class _Encoder:
         sizes: Rows of each shard.
         first_id: Id of the first row.
         vocabularies: Of sources and of targets.
+        as_given: As for `encode_shards`.
     """
 
     def __init__(
@@ -138,10 +183,10 @@ class _Encoder:
         sizes: list[int],
         first_id: int,
         vocabularies: Vocabularies,
+        as_given: bool,
     ) -> None:
         self._texts, self._folder, self._sizes = texts, folder, sizes
-        self._first_id, self._vocabularies = first_id, vocabularies
-        self._normalizer = Normalizer()
+        self._first_id, self._vocabularies, self._as_given = first_id, vocabularies, as_given
         self._read = 0  # texts
 
     def __call__(self, shard: int) -> ShardInfo:
@@ -149,23 +194,18 @@ class _Encoder:
         deque(islice(self._texts, first - self._read), maxlen=0)  # those of shards that are there
         self._read = first + self._sizes[shard]
         part = islice(self._texts, self._sizes[shard])
-        table = _table(part, self._first_id + first, self._normalizer, self._vocabularies)
+        table = _table(part, self._first_id + first, self._vocabularies, self._as_given)
         return write_shard(self._folder, shard, table)
 
 
-def _table(
-    texts: Iterable[tuple[str, str]],
-    first: int,
-    normalizer: Normalizer,
-    vocabularies: Vocabularies,
-) -> pa.Table:
-    sources, targets = zip(*texts, strict=True)
-    source, target = normalizer.many(list(sources)), normalizer.many(list(targets))
+def _table(texts: Iterable[tuple[str, str]], first: int, vocabularies: Vocabularies, as_given: bool) -> pa.Table:
+    sources, targets = (list(side) for side in zip(*texts, strict=True))
+    source, target = vocabularies.source.normalize(sources), vocabularies.target.normalize(targets)
     return pa.table(
         {
             "id": pa.array(range(first, first + len(source)), pa.int64()),
-            "source": pa.array(source, pa.string()),
-            "target": pa.array(target, pa.string()),
+            "source": pa.array(vocabularies.source.joined(sources if as_given else source), pa.string()),
+            "target": pa.array(vocabularies.target.joined(targets if as_given else target), pa.string()),
             "source_ids": pa.array(vocabularies.source.encode(source), pa.list_(pa.int32())),
             "target_ids": pa.array(vocabularies.target.encode(target), pa.list_(pa.int32())),
         }
@@ -173,7 +213,12 @@ def _table(
 
 
 def corpus_manifest(
-    output: StageOutput, shards: list[ShardInfo], vocabularies: Vocabularies, counts: dict[str, int]
+    output: StageOutput,
+    shards: list[ShardInfo],
+    vocabularies: Vocabularies,
+    counts: dict[str, int],
+    *,
+    as_given: bool = False,
 ) -> Manifest:
     """The manifest of a corpus whose shards are written.
 
@@ -182,14 +227,24 @@ def corpus_manifest(
         shards: Its shards.
         vocabularies: Of sources and of targets.
         counts: Rows left out, by reason.
+        as_given: As it was for `encode_shards`.
     """
-    tokens = {"source_ids": 0, "target_ids": 0}
+    tokens, unknown = {"source_ids": 0, "target_ids": 0}, Counter[str]()
+    changed = 0
     for index in range(len(shards)):
         with pa.memory_map(str(output.path / shard_name(index))) as file:
             table = pa.ipc.open_file(file).read_all()
             for column in tokens:
                 tokens[column] += pc.sum(pc.list_value_length(table[column])).as_py() or 0
+            unknown.update(count_unknown([table]))
+            if as_given:
+                targets = [" ".join(text.split()) for text in table["target"].to_pylist()]
+                normal = vocabularies.target.normalize(targets)
+                changed += sum(one != other for one, other in zip(targets, normal, strict=True))
             del table
+    extra: dict[str, Any] = {"source_vocabulary": vocabularies.source.digest}
+    extra |= {UNKNOWN_ROWS: dict(unknown)} if unknown else {}
+    extra |= {NORMALIZED: changed} if changed else {}
     return Manifest(
         kind="corpus",
         fingerprint=output.fingerprint,
@@ -199,7 +254,7 @@ def corpus_manifest(
         shards=shards,
         vocabulary=vocabularies.target.digest,
         counts=counts,
-        extra={"source_vocabulary": vocabularies.source.digest},
+        extra=extra,
     )
 
 

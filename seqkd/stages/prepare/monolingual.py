@@ -16,9 +16,18 @@ from seqkd.config.written import neutral
 from seqkd.corpus.manifest import PARTIAL, Manifest, Provenance, StageOutput, read_manifest
 from seqkd.errors import InputError, SeqkdError
 from seqkd.progress import say
-from seqkd.stages.prepare.encoding import corpus_manifest, encode_shards, list_rejected, screened, tell_all
+from seqkd.stages.prepare.encoding import (
+    corpus_manifest,
+    encode_shards,
+    list_rejected,
+    screened,
+    tell_all,
+    units_of,
+    units_record,
+)
 from seqkd.stages.prepare.prepare import REJECTED, read_prepared
 from seqkd.text.cleaning import Cleaner
+from seqkd.text.normalize import Normalizer
 from seqkd.text.reading import check_bitext, read_lines
 from seqkd.text.screening import count, kept
 from seqkd.text.vocabularies import Vocabularies
@@ -92,11 +101,16 @@ def _check(paths: tuple[Path, ...]) -> tuple[int, list[str]]:
 def _prepare(config: MonolingualConfig, output: StageOutput, rows: int, prepared: Manifest) -> Manifest:
     work = output.path / _WORK
     work.mkdir(exist_ok=True)
+    vocabularies = Vocabularies.load(config.prepared).reversed()  # the text is in the target's language
+    normalizer = Normalizer(vocabularies.source.normalization)
+    language = prepared.extra.get("target_language")
+    units = units_of(read_lines(config.text), (normalizer, normalizer), language, language)
     verdicts = screened(
         read_lines(config.text),
         work,
         rows,
-        cleaner=Cleaner(max_length=config.max_length, max_ratio=1.0, drop_identical=False),
+        normalizers=(normalizer, normalizer),
+        cleaner=Cleaner(max_length=config.max_length, max_ratio=1.0, drop_identical=False, units=units),
         drop_duplicates=config.drop_duplicates,
         label="prepare: monolingual text",
         unit="lines",
@@ -112,7 +126,6 @@ def _prepare(config: MonolingualConfig, output: StageOutput, rows: int, prepared
             expected=f"at least {wanted:,} lines that are different and neither empty nor too long",
             hint=f"give more text, or a ratio of at most {int(1000 * usable / gold) / 1000:g}",
         )
-    vocabularies = Vocabularies.load(config.prepared).reversed()  # the text is in the target's language
     texts = ((text, "") for text, _ in kept(read_lines(config.text), verdicts))
     chosen = drawn(texts, usable, wanted, config.seed)
     shards = encode_shards(chosen, output, wanted, config.shard_rows, vocabularies, first_id=gold)
@@ -120,6 +133,10 @@ def _prepare(config: MonolingualConfig, output: StageOutput, rows: int, prepared
     shutil.rmtree(work)
     manifest = corpus_manifest(output, shards, vocabularies, counts)
     manifest.extra.update({MONOLINGUAL: True, "ratio": config.ratio, "gold": prepared.extra["train"]})
+    manifest.extra.update(units_record(units))
+    for name, other in (("source_language", "target_language"), ("target_language", "source_language")):
+        if other in prepared.extra:  # its sources are what the gold text's targets are
+            manifest.extra[name] = prepared.extra[other]
     return manifest
 
 

@@ -10,6 +10,7 @@ import hashlib
 import json
 import re
 import shutil
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -19,9 +20,20 @@ from seqkd.config.stages import BitextConfig, PrepareConfig
 from seqkd.config.written import neutral
 from seqkd.corpus.files import atomic_path, atomic_write
 from seqkd.corpus.manifest import PARTIAL, Manifest, Provenance, StageOutput, read_manifest
+from seqkd.corpus.unknowns import UNKNOWN_ROWS
 from seqkd.errors import CorpusError, InputError, SeqkdError, TextError
 from seqkd.progress import say
-from seqkd.stages.prepare.encoding import corpus_manifest, encode_shards, list_rejected, screened, tell_all
+from seqkd.stages.prepare.encoding import (
+    LENGTHS,
+    NORMALIZED,
+    corpus_manifest,
+    encode_shards,
+    list_rejected,
+    screened,
+    tell_all,
+    units_of,
+    units_record,
+)
 from seqkd.stopping import StopRequest
 from seqkd.text.cleaning import Cleaner
 from seqkd.text.normalize import Normalizer
@@ -29,7 +41,7 @@ from seqkd.text.opening import opened
 from seqkd.text.reading import BitextFacts, check_bitext, read_bitext
 from seqkd.text.screening import count, kept
 from seqkd.text.vocabularies import SOURCE_VOCABULARY, VOCABULARY, Vocabularies
-from seqkd.text.vocabulary import Vocabulary, check_symbols
+from seqkd.text.vocabulary import Vocabulary
 
 ACCEPTED = "test.accepted.jsonl"
 REJECTED = "rejected.tsv"
@@ -68,12 +80,23 @@ def run(config: PrepareConfig, out: str | Path, *, overwrite: bool = False, devi
             raise
         output.commit(manifest)
     say(_summary(manifest, out))
+    for note in _notes(config, out):
+        say(f"prepare: {note}")
+
+
+def _languages(config: PrepareConfig) -> dict[str, Any]:
+    """The languages that are given."""
+    return config.model_dump(mode="json", include={"source_language", "target_language"}, exclude_none=True)
 
 
 def settings(config: PrepareConfig) -> dict[str, Any]:
     """The settings that the output depends on, as the stage file gives them."""
     own = {"cleaning", "shard_rows", "seed"} | ({"vocabulary"} if config.vocabulary_from is None else set())
-    return config.model_dump(mode="json", include=own)
+    values = config.model_dump(mode="json", include=own) | _languages(config)
+    if "vocabulary" in values:
+        # Tags were symbols in the first version: folders that it made are those of the same pipelines today.
+        values["vocabulary"]["symbols"] += values["vocabulary"].pop("tags")
+    return values
 
 
 def _made_by(config: PrepareConfig, facts: dict[str, BitextFacts], accepted_digest: str) -> Provenance:
@@ -107,12 +130,18 @@ def _prepare(
 ) -> Manifest:
     work = out / _WORK
     work.mkdir(exist_ok=True)
-    rules = config.cleaning
+    rules, normalizers = config.cleaning, _normalizers(config)
+    train_text = read_bitext(config.train.source, config.train.target)
+    units = units_of(train_text, normalizers, config.source_language, config.target_language)
+    cleaner = Cleaner(
+        max_length=rules.max_length, max_ratio=rules.max_ratio, drop_identical=rules.drop_identical, units=units
+    )
     verdicts = screened(
         read_bitext(config.train.source, config.train.target),
         work,
         facts["train"].rows,
-        cleaner=Cleaner(max_length=rules.max_length, max_ratio=rules.max_ratio, drop_identical=rules.drop_identical),
+        normalizers=normalizers,
+        cleaner=cleaner,
         drop_duplicates=rules.drop_duplicates,
         label="prepare: cleaning",
         unit="pairs",
@@ -128,21 +157,27 @@ def _prepare(
         )
     vocabularies = _vocabularies(config, out, verdicts)
     stop.check("after the vocabulary")
+    languages = _languages(config)
     manifests = {}
     for part in ("train", "valid", "test"):
         bitext: BitextConfig = getattr(config, part)
         digests = dict(zip(("source", "target"), facts[part].digests, strict=False))
         digests |= {"vocabulary": vocabularies.target.digest, "source_vocabulary": vocabularies.source.digest}
         # Valid and test are not cleaned: what cleans the training text does not make them.
-        own = made_by.settings if part == "train" else {"shard_rows": config.shard_rows}
+        own = made_by.settings if part == "train" else {"shard_rows": config.shard_rows, **languages}
         pairs = read_bitext(bitext.source, bitext.target)
         texts = kept(pairs, verdicts) if part == "train" else ((row.source or "", row.target or "") for row in pairs)
         part_made_by = replace(made_by, settings={**own, "part": part}, inputs=digests)
         with StageOutput.open(out / part, "corpus", part_made_by, overwrite=False) as output:
             if not output.complete:
                 number = rows if part == "train" else facts[part].rows
-                written = encode_shards(texts, output, number, config.shard_rows, vocabularies, stop=stop)
-                output.commit(corpus_manifest(output, written, vocabularies, counts if part == "train" else {}))
+                given = part != "train"
+                written = encode_shards(
+                    texts, output, number, config.shard_rows, vocabularies, as_given=given, stop=stop
+                )
+                manifest = corpus_manifest(output, written, vocabularies, {} if given else counts, as_given=given)
+                manifest.extra.update(languages)
+                output.commit(manifest)
             assert output.manifest is not None
             manifests[part] = output.manifest
     list_rejected(out / REJECTED, verdicts)
@@ -167,6 +202,9 @@ def _prepare(
             "test": manifests["test"].digest(),
             "valid_rows": manifests["valid"].rows,
             "test_rows": manifests["test"].rows,
+            **({"normalization": form} if (form := vocabularies.target.normalization) != "nmt_nfkc" else {}),
+            **languages,
+            **units_record(units),
         },
     )
 
@@ -191,10 +229,6 @@ def _check_inputs(config: PrepareConfig) -> tuple[dict[str, BitextFacts], str]:
     problems: list[SeqkdError] = []
     facts: dict[str, BitextFacts] = {}
     accepted_digest = ""
-    try:
-        check_symbols(config.vocabulary.symbols)
-    except InputError as error:
-        problems.append(error)
     for part in ("train", "valid", "test"):
         bitext: BitextConfig = getattr(config, part)
         try:
@@ -253,6 +287,15 @@ def _accepted_row(line: bytes, path: Path, number: int) -> list[str]:
     return texts
 
 
+def _normalizers(config: PrepareConfig) -> tuple[Normalizer, Normalizer]:
+    """Those of source and target: a vocabulary that is brought along has its own."""
+    if config.vocabulary_from is None:
+        normalizer = Normalizer(config.vocabulary.normalization)
+        return normalizer, normalizer
+    given = Vocabularies.load(config.vocabulary_from)
+    return Normalizer(given.source.normalization), Normalizer(given.target.normalization)
+
+
 # --- what is made ------------------------------------------------------------------------------------------------
 
 
@@ -284,17 +327,18 @@ def _vocabulary(config: PrepareConfig, path: Path, verdicts: Path, sides: tuple[
         byte_fallback=settings.byte_fallback,
         character_coverage=settings.character_coverage,
         symbols=settings.symbols,
+        tags=settings.tags,
         seed=config.seed,
+        normalization=settings.normalization,
+        max_sentence_length=settings.max_sentence_length,
     )
 
 
 def _copy_accepted(path: Path, out: Path) -> None:
-    """Copy the accepted translations, normalised as the test text is, so that they can be compared."""
-    normalizer = Normalizer()
+    """Copy the accepted translations as they are given, like the references, in JSON's shortest spelling."""
     with opened(path) as file, atomic_path(out) as temporary, temporary.open("w", encoding="utf-8") as copy:
         for number, line in enumerate(file, 1):
-            texts = normalizer.many(_accepted_row(line, path, number))
-            copy.write(json.dumps(texts, ensure_ascii=False) + "\n")
+            copy.write(json.dumps(_accepted_row(line, path, number), ensure_ascii=False) + "\n")
 
 
 def _summary(manifest: Manifest, out: Path) -> str:
@@ -305,3 +349,38 @@ def _summary(manifest: Manifest, out: Path) -> str:
         f"prepare: {manifest.rows:,} of {total:,} training pairs{cleaned}; {manifest.extra['valid_rows']:,} for "
         f"validation, {manifest.extra['test_rows']:,} for test; {manifest.extra['pieces']:,} pieces; in {out}"
     )
+
+
+def _notes(config: PrepareConfig, out: Path) -> Iterator[str]:
+    """What a person should know about the text, a line each."""
+    lengths = read_manifest(out).extra.get(LENGTHS, {})
+    sides = [side for side in ("source", "target") if lengths.get(side) == "characters"]
+    if sides:
+        unset = [f"data.{side}_language" for side in sides if getattr(config, f"{side}_language") is None]
+        advice = f"; set {' and '.join(unset)}, by which BLEU is measured, too" if unset else ""
+        yield (
+            f"lengths of {' and '.join(sides)} are counted in characters: the script puts no blanks between words. "
+            f"Ratios are relative to the usual one, {lengths['usual_ratio']:g} target characters for each of the "
+            f"source{advice}"
+        )
+    parts = {part: read_manifest(out / part) for part in ("train", "valid", "test")}
+    unknown = [
+        f"{number / manifest.rows:.1%} of {part} {side}s"
+        for part, manifest in parts.items()
+        for side, number in manifest.extra.get(UNKNOWN_ROWS, {}).items()
+    ]
+    if unknown:
+        yield f"{', '.join(unknown)} hold pieces that the vocabulary does not know: {_remedy(config)}"
+    changed = {part: manifest.extra[NORMALIZED] for part, manifest in parts.items() if NORMALIZED in manifest.extra}
+    if changed:
+        rows = " and ".join(f"{number:,} of {parts[part].rows:,} {part} targets" for part, number in changed.items())
+        yield (
+            f"normalisation ({Vocabularies.load(out).target.normalization}) changes {rows}: metrics compare with them "
+            "as given, models write normalised text; vocabulary.normalization is the choice"
+        )
+
+
+def _remedy(config: PrepareConfig) -> str:
+    if config.vocabulary_from is not None:
+        return f"is the text segmented as that of {config.vocabulary_from} was?"
+    return "models cannot learn them; set vocabulary.byte_fallback = true, or character_coverage = 1.0"

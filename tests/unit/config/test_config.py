@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import FrozenInstanceError
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from seqkd.config.stages import (
     EvaluateConfig,
     SearchConfig,
     TrainConfig,
+    VocabularyConfig,
     load_stage,
     read_toml,
     validate,
@@ -216,3 +218,25 @@ def test_files_that_nobody_writes(tmp_path: Path, text: str, message: str) -> No
     (tmp_path / "x.toml").write_text(text)
     with pytest.raises(ConfigError, match=message):
         read_toml(tmp_path / "x.toml")
+
+
+@pytest.mark.parametrize(
+    ("settings", "problem"),
+    [
+        ({"character_coverage": 0.95}, "greater than or equal to 0.98"),
+        ({"symbols": ["\u00bd"]}, "never occurs in text: normalization 'nmt_nfkc' makes it"),
+        ({"symbols": ["<0x41>"]}, "one of the pieces of byte_fallback"),
+        ({"symbols": ["a b"]}, "holds a space"),
+        ({"size": 262, "symbols": ["<a>", "<b>"]}, "has no room for text: special pieces, symbols and bytes take 262"),
+        ({"max_sentence_length": 9}, "greater than or equal to 10"),
+        ({"normalization": "nfd"}, "nmt_nfkc"),
+    ],
+)
+def test_vocabularies_that_cannot_be_trained_are_refused_with_the_file(settings: dict[str, Any], problem: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(problem)):
+        validate(VocabularyConfig, settings, "file")
+
+
+def test_a_symbol_that_another_normalisation_keeps_is_one() -> None:
+    assert VocabularyConfig(symbols=("\u00bd",), normalization="nfc").symbols == ("\u00bd",)
+    assert VocabularyConfig(symbols=("<0x41>",), byte_fallback=False).symbols == ("<0x41>",)

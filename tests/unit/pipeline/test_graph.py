@@ -342,13 +342,13 @@ def test_another_vocabulary_is_not_supported_yet(several: Path) -> None:
     edited(
         several,
         "[student.training]",
-        '[[vocabularies]]\nname = "tiny"\nsize = 100\ncorpus = "de"\n\n[student.training]',
+        '[[vocabularies]]\nname = "tiny"\nsize = 300\ncorpus = "de"\n\n[student.training]',
     )
     assert len(stages_of(several)) == 23
     edited(several, 'corpus = "de-seqkd"', 'corpus = "de-seqkd"\nvocabulary = "tiny"')
     (line,) = problems(several)
     assert line.startswith("students.assistant.vocabulary: 'tiny': a student with another vocabulary")
-    edited(several, 'size = 100\ncorpus = "de"', 'size = 1\ncorpus = "german"')
+    edited(several, 'size = 300\ncorpus = "de"', 'size = 1\ncorpus = "german"')
     assert [line.split(":")[0] for line in problems(several)] == [
         "vocabularies.tiny.size",
         "vocabularies.tiny.corpus",

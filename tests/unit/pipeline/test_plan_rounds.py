@@ -167,7 +167,7 @@ def test_back_translation_is_made_once_of_gold_text(rounds: Path) -> None:
     stages = stages_of(rounds)
     prepare, text, reverse = stages["prepare"].config, stages["monolingual"].config, stages["reverse"].config
     assert isinstance(prepare, PrepareConfig)
-    assert prepare.vocabulary.symbols == ("<bt>",)
+    assert (prepare.vocabulary.symbols, prepare.vocabulary.tags) == ((), ("<bt>",))
     assert isinstance(text, MonolingualConfig)
     assert (text.text, text.ratio, text.prepared) == ((Path("mono.tgt"),), 0.5, RUN / "gold")
     assert Path("mono.tgt") in stages["monolingual"].needs
@@ -219,7 +219,7 @@ def test_back_translation_needs_no_rounds_and_its_model_may_be_another(pipeline:
     edited(pipeline, "ratio = 0.5", 'tag = ""')
     prepare = stages_of(pipeline)["prepare"].config
     assert isinstance(prepare, PrepareConfig)
-    assert prepare.vocabulary.symbols == ()
+    assert prepare.vocabulary.tags == ()
 
 
 def test_make_goes_round_by_round_and_more_rounds_remake_nothing(rounds: Path) -> None:
@@ -338,6 +338,12 @@ def test_back_translation_that_cannot_be(rounds: Path, old: str, new: str, probl
 def test_a_student_of_back_translations_that_are_not_there(rounds: Path) -> None:
     rounds.write_text(rounds.read_text() + BACKTRANSLATION[BACKTRANSLATION.index("[[students]]") :])
     assert problems(rounds) == ["students.bt.corpus: no [[select]] is named 'backtranslation'; there is gold, kd"]
+
+
+def test_a_tag_must_be_able_to_be_a_piece(rounds: Path) -> None:
+    rounds.write_text(rounds.read_text() + BACKTRANSLATION)
+    edited(rounds, "ratio = 0.5", 'tag = "<0x41>"')
+    assert problems(rounds) == ["(file): backtranslation.tag: the tag '<0x41>' is one of the pieces of byte_fallback"]
 
 
 def test_a_brought_teacher_must_know_the_tag_and_does_not_train_the_reverse_model(rounds: Path) -> None:

@@ -34,7 +34,7 @@ LINES = [
 def prepared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("text")
     config = prepare_config(folder, size=40 if request.param else 30, joint=request.param)
-    vocabulary = config.vocabulary.model_copy(update={"symbols": (TAG,)})
+    vocabulary = config.vocabulary.model_copy(update={"tags": (TAG,)})
     prepare.run(config.model_copy(update={"vocabulary": vocabulary}), folder / "prepared")
     (folder / "one.en").write_text("".join(f"{line}\n" for line in ["", *LINES[:100], LINES[0]]))
     (folder / "two.en").write_text("".join(f"{line}\n" for line in [*LINES[100:], LINES[3], "long " * 300]))

@@ -19,9 +19,10 @@ from seqkd.corpus.manifest import Manifest, read_manifest
 from seqkd.corpus.reader import Corpus
 from seqkd.corpus.writer import write_shard
 from seqkd.errors import ConflictError, InputError, TextError, WorkError
+from seqkd.interop.fairseq_dictionary import word_vocabulary
 from seqkd.stages.prepare import encoding as preparing
 from seqkd.stages.prepare import prepare
-from seqkd.text.normalize import Normalizer
+from seqkd.text.normalize import Normalization, Normalizer
 from seqkd.text.vocabulary import Vocabulary
 
 _RANDOM = random.Random(0)
@@ -119,9 +120,7 @@ def test_valid_and_test_lose_no_row(raw: Path, tmp_path: Path) -> None:
     prepare.run(config(raw), out)
     table = Corpus.open(out / "test").take(np.arange(4), ["id", "source", "target"])
     assert table["id"].to_pylist() == [0, 1, 2, 3]
-    assert list(zip(table["source"].to_pylist(), table["target"].to_pylist(), strict=True)) == [
-        (source.strip(), target) for source, target in rows
-    ]
+    assert list(zip(table["source"].to_pylist(), table["target"].to_pylist(), strict=True)) == rows
 
 
 def test_vocabularies_per_side(raw: Path, tmp_path: Path) -> None:
@@ -276,7 +275,7 @@ def test_a_damaged_shard_of_an_interrupted_run_is_written_again(raw: Path, tmp_p
     settings, out = config(raw), tmp_path / "gold"
     prepare.run(settings, tmp_path / "whole")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(prepare, "corpus_manifest", lambda *_: (_ for _ in ()).throw(Killed()))
+        patch.setattr(prepare, "corpus_manifest", lambda *_, **__: (_ for _ in ()).throw(Killed()))
         with pytest.raises(Killed):
             prepare.run(settings, out)
     shard = out / "train" / "shard-00001.arrow"
@@ -285,15 +284,149 @@ def test_a_damaged_shard_of_an_interrupted_run_is_written_again(raw: Path, tmp_p
     assert contents(out) == contents(tmp_path / "whole")
 
 
-def test_accepted_translations_are_copied_normalised(raw: Path, tmp_path: Path) -> None:
+def test_accepted_translations_are_copied_as_given(raw: Path, tmp_path: Path) -> None:
     accepted = [[f"\uff4f\uff4e\uff45  {row}", f"two ä{row}"] for row in range(12)]
     text = "\ufeff" + "".join(json.dumps(texts) + "\n" for texts in accepted)
     (raw / "accepted.xz").write_bytes(lzma.compress(text.encode()))
     out = tmp_path / "gold"
     test = {"source": raw / "test.src", "target": raw / "test.tgt", "accepted": raw / "accepted.xz"}
     prepare.run(config(raw, test=test), out)
-    copied = [json.loads(line) for line in (out / "test.accepted.jsonl").read_text().splitlines()]
-    assert copied == [[f"one {row}", f"two ä{row}"] for row in range(12)]
+    assert [json.loads(line) for line in (out / "test.accepted.jsonl").read_text().splitlines()] == accepted
+
+
+def test_validation_and_test_text_are_as_given_beside_normalised_ids(
+    raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = [("\uff21  b", "\uff43\u00bd"), ("plain", "text"), ("same", " blanks  only ")]
+    write(raw, "test", given)
+    write(raw, "valid", given[:2])
+    out = tmp_path / "gold"
+    prepare.run(config(raw), out)
+    vocabulary = Vocabulary.load(out / "vocab.model")
+    table = Corpus.open(out / "test").take(np.arange(3), ["source", "target", "source_ids", "target_ids"])
+    assert list(zip(table["source"].to_pylist(), table["target"].to_pylist(), strict=True)) == given
+    assert vocabulary.decode(table["source_ids"].to_pylist()) == ["A b", "plain", "same"]
+    assert vocabulary.decode(table["target_ids"].to_pylist()) == ["c1\u20442", "text", "blanks only"]
+    assert read_manifest(out / "test").extra["targets_changed_by_normalization"] == 1
+    told = "normalisation (nmt_nfkc) changes 1 of 2 valid targets and 1 of 3 test targets"
+    assert told in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("rules", ["nfkc", "nfc", "identity"])
+def test_normalisation_is_a_choice_that_the_vocabulary_carries(raw: Path, tmp_path: Path, rules: Normalization) -> None:
+    rows = pairs(250, 1)
+    rows[0] = ("\uff21 one", "\u06a9\u200c\u06cc e\u0301")
+    write(raw, "train", rows)
+    prepare.run(config(raw, vocabulary={"size": 340, "normalization": rules}), tmp_path / "gold")
+    table = Corpus.open(tmp_path / "gold" / "train").take(np.arange(1), ["source", "target", "target_ids"])
+    normalizer = Normalizer(rules)
+    assert (table["source"][0].as_py(), table["target"][0].as_py()) == tuple(map(normalizer, rows[0]))
+    assert "\u200c" in table["target"][0].as_py()
+    manifest = read_manifest(tmp_path / "gold")
+    assert manifest.extra["normalization"] == manifest.fingerprint["config"]["vocabulary"]["normalization"] == rules
+    # A vocabulary that is brought along normalises other text in its own way.
+    prepare.run(config(raw, vocabulary_from=tmp_path / "gold"), tmp_path / "other")
+    again = Corpus.open(tmp_path / "other" / "train").take(np.arange(1), ["source", "target", "target_ids"])
+    assert again.to_pylist() == table.to_pylist()
+
+
+def test_defaults_of_later_options_leave_no_mark_in_the_fingerprint(raw: Path, tmp_path: Path) -> None:
+    prepare.run(config(raw), tmp_path / "gold")
+    assert read_manifest(tmp_path / "gold").fingerprint["config"]["vocabulary"] == {"size": 330}
+
+
+def test_a_source_that_holds_the_text_of_a_tag_does_not_get_its_id(raw: Path, tmp_path: Path) -> None:
+    rows = pairs(250, 1)
+    rows[0] = ("<bt> a source", "a target")
+    write(raw, "train", rows)
+    prepare.run(config(raw, vocabulary={"size": 330, "tags": ["<bt>"]}), tmp_path / "gold")
+    vocabulary = Vocabulary.load(tmp_path / "gold" / "vocab.model")
+    table = Corpus.open(tmp_path / "gold" / "train").take(np.arange(1), ["source", "source_ids"])
+    assert table["source"][0].as_py() == rows[0][0]
+    assert vocabulary.id_of("<bt>") not in table["source_ids"][0].as_py()
+    # Tags were symbols once; folders made then are up to date.
+    assert read_manifest(tmp_path / "gold").fingerprint["config"]["vocabulary"]["symbols"] == ["<bt>"]
+
+
+def chinese(rows: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Targets of two characters a word, without blanks."""
+    return [
+        (
+            source,
+            "".join(chr(0x4E00 + WORDS.index(word) // 12) + chr(0x5000 + WORDS.index(word) % 12) for word in words),
+        )
+        for source, target in rows
+        for words in [target.split()]
+    ]
+
+
+@pytest.mark.parametrize("languages", [{}, {"source_language": "en", "target_language": "zh"}])
+def test_text_without_blanks_stays_and_is_counted_in_characters(
+    raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], languages: dict[str, str]
+) -> None:
+    rows = chinese([(f"{a} {b} {c}", d) for (a, b), (c, d) in zip(pairs(250, 1), pairs(250, 2), strict=True)])
+    rows[3] = (rows[3][0], rows[3][1] * 90)  # far more characters than 250
+    rows[4] = (rows[4][0], "\u4e00")
+    write(raw, "train", rows)
+    for part in ("valid", "test"):
+        write(raw, part, chinese(pairs(12, 3)))
+    prepare.run(config(raw, cleaning={"max_ratio": 4.0}, vocabulary={"size": 360}, **languages), tmp_path / "gold")
+    lines = (tmp_path / "gold" / "rejected.tsv").read_text().splitlines()
+    assert lines[1:] == ["4\ttoo long", "5\tlength ratio"]
+    manifest = read_manifest(tmp_path / "gold")
+    assert {**manifest.extra["lengths"], "usual_ratio": 0} == {
+        "source": "words",
+        "target": "characters",
+        "usual_ratio": 0,
+    }
+    assert {name: manifest.extra[name] for name in languages} == languages
+    assert {name: manifest.fingerprint["config"][name] for name in languages} == languages
+    assert read_manifest(tmp_path / "gold" / "test").extra.get("target_language") == languages.get("target_language")
+    told = capsys.readouterr().err
+    assert "lengths of target are counted in characters" in told
+    assert ("data.target_language" in told) == (not languages)
+
+
+def test_languages_are_codes(raw: Path) -> None:
+    for code in ("jp", "CN", "english", "z", "zh Hans"):
+        with pytest.raises(InputError, match="target_language"):
+            config(raw, target_language=code)
+    assert config(raw, target_language="zh_Hant").target_language == "zh_Hant"
+
+
+def test_texts_of_a_vocabulary_with_marks_are_joined_beside_ids_of_the_segmented_text(
+    raw: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "words").mkdir()
+    (tmp_path / "words" / "vocab.model").write_bytes(word_vocabulary(["the", "do@@", "gs", "a", "hund"]).model)
+    rows = [("the hund", "the do@@ gs"), ("hund", "do@@ gs"), ("a", "a do@@ gs")]
+    for part in ("train", "valid", "test"):
+        write(raw, part, rows)
+    prepare.run(config(raw, vocabulary_from=tmp_path / "words"), tmp_path / "gold")
+    vocabulary = Vocabulary.load(tmp_path / "words" / "vocab.model")
+    for part in ("train", "test"):
+        table = Corpus.open(tmp_path / "gold" / part).take(np.arange(3), ["target", "target_ids"])
+        assert table["target"].to_pylist() == ["the dogs", "dogs", "a dogs"]
+        assert table["target_ids"].to_pylist() == vocabulary.encode([target for _, target in rows])
+        assert vocabulary.decode(table["target_ids"].to_pylist()) == table["target"].to_pylist()
+    assert "targets_changed_by_normalization" not in read_manifest(tmp_path / "gold" / "test").extra
+
+
+def test_unknown_pieces_are_counted_and_told(raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = pairs(250, 1)
+    for row in (3, 4, 5):
+        rows[row] = (rows[row][0], f"{rows[row][1]} {chr(0x4E00 + row)}")
+    write(raw, "train", rows)
+    write(raw, "valid", pairs(5, 2))
+    write(raw, "test", [("\u4e00", "a"), ("a", "b")])
+    settings = {"size": 60, "byte_fallback": False, "character_coverage": 0.99}
+    prepare.run(config(raw, vocabulary=settings), tmp_path / "gold")
+    assert read_manifest(tmp_path / "gold" / "train").extra["unknown_rows"] == {"target": 3}
+    assert read_manifest(tmp_path / "gold" / "test").extra["unknown_rows"]["source"] == 1
+    assert "unknown_rows" not in read_manifest(tmp_path / "gold" / "valid").extra
+    told = capsys.readouterr().err
+    assert "1.2% of train targets, 50.0% of test sources hold pieces that the vocabulary does not know" in told
+    assert "byte_fallback = true" in told
 
 
 @pytest.mark.parametrize(
@@ -328,10 +461,10 @@ def test_all_problems_of_the_input_at_once(raw: Path, tmp_path: Path) -> None:
     (raw / "valid.tgt").write_bytes(b"one line\n")
     (raw / "test.src").write_bytes(b"\xff\n" * 12)
     with pytest.raises(InputError) as caught:
-        prepare.run(config(raw, vocabulary={"size": 330, "symbols": ["a b"]}), tmp_path / "gold")
+        prepare.run(config(raw), tmp_path / "gold")
     message = str(caught.value)
-    assert message.startswith("4 problems")
-    for part in ("train.src: no such file", "different numbers of lines", "and 7 more", "'a b'"):
+    assert message.startswith("3 problems")
+    for part in ("train.src: no such file", "different numbers of lines", "and 7 more"):
         assert part in message
     assert not (tmp_path / "gold").exists()
 
@@ -345,6 +478,18 @@ def test_unreadable_rows_leave_train_but_stop_valid(raw: Path, tmp_path: Path) -
     assert read_manifest(tmp_path / "gold").counts["invalid UTF-8"] == 1
     (raw / "valid.src").write_bytes(b"\n" * 2 + b"caf\xe9\n" + b"\n" * 17)
     with pytest.raises(TextError, match=r"line 3 \(invalid UTF-8\)"):
+        prepare.run(config(raw), tmp_path / "other")
+
+
+def test_a_row_with_a_nul_byte_leaves_train_but_stops_valid(raw: Path, tmp_path: Path) -> None:
+    lines = (raw / "train.tgt").read_bytes().split(b"\n")
+    lines[7] = b"one\0two"
+    (raw / "train.tgt").write_bytes(b"\n".join(lines))
+    prepare.run(config(raw), tmp_path / "gold")
+    assert "8\tNUL byte" in (tmp_path / "gold" / "rejected.tsv").read_text().splitlines()
+    assert read_manifest(tmp_path / "gold").counts["NUL byte"] == 1
+    (raw / "valid.src").write_bytes(b"a\n" * 2 + b"b\0\n" + b"c\n" * 17)
+    with pytest.raises(TextError, match=r"line 3 \(NUL byte\)"):
         prepare.run(config(raw), tmp_path / "other")
 
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seqkd.text.normalize import Normalizer
+from seqkd.text.normalize import NORMALIZATIONS, Normalization, Normalizer
 
 TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\0"))
 
@@ -40,3 +40,23 @@ def test_many_are_as_one_by_one() -> None:
     normalizer = Normalizer()
     assert normalizer.many(texts) == [normalizer(text) for text in texts]
     assert normalizer.many([]) == []
+
+
+@pytest.mark.parametrize(
+    ("rules", "normal"),
+    [
+        ("nmt_nfkc", ["A", "1\u20442", "a b", "\u00e9"]),
+        ("nfkc", ["A", "1\u20442", "a\u200cb", "\u00e9"]),
+        ("nfc", ["\uff21", "\u00bd", "a\u200cb", "\u00e9"]),
+        ("identity", ["\uff21", "\u00bd", "a\u200cb", "e\u0301"]),
+    ],
+)
+def test_rules_differ_in_what_they_change(rules: Normalization, normal: list[str]) -> None:
+    texts = ["\uff21", "\u00bd", "a\u200cb", "e\u0301"]
+    assert Normalizer(rules).many(texts) == normal
+
+
+@given(st.lists(TEXT), st.sampled_from(NORMALIZATIONS))
+def test_normalising_twice_changes_nothing_more(texts: list[str], rules: Normalization) -> None:
+    normal = Normalizer(rules).many(texts)
+    assert Normalizer(rules).many(normal) == normal

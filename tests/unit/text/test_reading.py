@@ -233,8 +233,32 @@ def test_unequal_line_counts_name_both(tmp_path: Path, longer: str) -> None:
         list(read_bitext(source, target))
 
 
+def test_a_nul_byte_is_a_problem_of_its_row(tmp_path: Path) -> None:
+    source, target = files(tmp_path, b"a\nb\nc\0d\ne\n", b"\0a\nb\nc\nd\n")
+    assert check_bitext(source, target).rows == 4
+    rows = [(1, None, "NUL byte"), (2, "b", None), (3, None, "NUL byte"), (4, "e", None)]
+    assert [(row.line, row.source, row.problem) for row in read_bitext(source, target)] == rows
+    assert [row.problem for row in read_lines([source])] == [None, None, "NUL byte", None]
+    both = tmp_path / "both.tsv"
+    both.write_bytes(b"a\tb\nc\0\td\n")
+    assert [row.problem for row in read_bitext(both, None)] == [None, "NUL byte"]
+
+
+@given(st.lists(st.sampled_from([b"a", b"\0", b"b\0\0c", b"long " * 9]), min_size=1, max_size=9))
+def test_a_file_is_binary_if_most_of_its_lines_hold_nul_bytes(lines: list[bytes]) -> None:
+    bad = sum(b"\0" in line for line in lines)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "text"
+        path.write_bytes(b"\n".join(lines) + b"\n")
+        if 2 * bad > len(lines):
+            with pytest.raises(TextError, match="binary"):
+                check_bitext(path, None)
+        else:
+            assert check_bitext(path, None).rows == len(lines)
+
+
 def test_a_binary_file_is_refused_with_its_line(tmp_path: Path) -> None:
-    source, target = files(tmp_path, b"a\nb\nc\0d\n", b"a\nb\nc\n")
+    source, target = files(tmp_path, b"a\nb\nc\0d\n\0\ne\0", b"a\nb\nc\nd\ne")
     with pytest.raises(TextError, match=r"line 3: a binary file"):
         check_bitext(source, target)
     source.write_bytes("text\n".encode("utf-16"))
@@ -252,9 +276,11 @@ def test_gzip_without_its_name_is_told(tmp_path: Path) -> None:
 def test_line_numbers_go_on_over_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("seqkd.text.reading.BLOCK", 4)
     path = tmp_path / "text"
-    path.write_bytes(b"abc\nde\nfghijkl\n\0")
-    with pytest.raises(TextError, match="line 4:"):
+    path.write_bytes(b"abc\nde\nfg\0hij\0kl\n\0\n\0")
+    with pytest.raises(TextError, match="line 3:"):
         check_bitext(path, None)
+    path.write_bytes(b"abc\nde\nfg\0hij\0kl\n\0\n")  # two of four lines
+    assert check_bitext(path, None).rows == 4
     path.write_bytes(b"abc\nde\nfghijkl\n")
     assert check_bitext(path, None).rows == 3
 

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from seqkd.errors import InputError, ModelError, WorkError
-from seqkd.text.normalize import Normalizer
+from seqkd.text.normalize import NORMALIZATIONS, Normalization, Normalizer
 from seqkd.text.vocabulary import Vocabulary, reservoir
 
 _RANDOM = random.Random(0)
@@ -32,7 +32,10 @@ def train(
     type: Literal["unigram", "bpe"] = "unigram",
     byte_fallback: bool = True,
     symbols: tuple[str, ...] = (),
+    tags: tuple[str, ...] = (),
     seed: int = 1,
+    normalization: Normalization = "nmt_nfkc",
+    max_sentence_length: int = 4192,
     sample_sentences: int = 10_000,
 ) -> Vocabulary:
     return Vocabulary.train(
@@ -44,6 +47,9 @@ def train(
         character_coverage=1.0,
         symbols=symbols,
         seed=seed,
+        tags=tags,
+        normalization=normalization,
+        max_sentence_length=max_sentence_length,
         sample_sentences=sample_sentences,
     )
 
@@ -116,7 +122,9 @@ def test_symbols_are_never_split(tmp_path: Path) -> None:
         assert vocabulary.encode([f"un{symbol}der"])[0].count(index) == 1
 
 
-@pytest.mark.parametrize("symbols", [("",), ("a b",), ("<s>",), ("x", "x")])
+@pytest.mark.parametrize(
+    "symbols", [("",), ("a b",), ("<s>",), ("x", "x"), ("\u00bd",), ("\uff41",), ("\u2581x",), ("<0x41>",)]
+)
 def test_impossible_symbols(tmp_path: Path, symbols: tuple[str, ...]) -> None:
     with pytest.raises(InputError, match="symbol"):
         train(tmp_path / "v", symbols=symbols)
@@ -203,3 +211,70 @@ def test_a_reservoir_chooses_evenly() -> None:
     # 1,000 expected for each; the standard deviation is about 27.
     assert len(counts) == 20
     assert all(abs(number - 1000) < 5 * 28 for number in counts.values())
+
+
+def test_the_text_of_a_tag_is_just_text(tmp_path: Path) -> None:
+    vocabulary = train(tmp_path / "v", symbols=("<x>",), tags=("<bt>",))
+    tag = vocabulary.id_of("<bt>")
+    text = "<bt> is <bt>no<bt> tag"
+    (ids,) = vocabulary.encode([text])
+    assert tag is not None
+    assert tag not in ids
+    assert vocabulary.decode([ids]) == [text]
+    assert vocabulary.decode([[tag, *ids]]) == [text]
+
+
+@pytest.mark.parametrize("tags", [("",), ("a b",), ("<s>",), ("x", "x"), ("<2de>",), ("<0x41>",)])
+def test_impossible_tags(tmp_path: Path, tags: tuple[str, ...]) -> None:
+    with pytest.raises(InputError, match="tag"):
+        train(tmp_path / "v", symbols=("<2de>",), tags=tags)
+
+
+def test_the_byte_pieces_are_symbols_like_others_without_byte_fallback(tmp_path: Path) -> None:
+    vocabulary = train(tmp_path / "v", size=60, byte_fallback=False, symbols=("<0x41>",))
+    assert vocabulary.id_of("<0x41>") in vocabulary.encode(["a <0x41>"])[0]
+
+
+def test_lines_that_the_trainer_leaves_out_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    unusual = ["\u00f6" * 2100] * 3 + ["\u2585 \u0142"] * 2  # 4,200 bytes each; the trainer's own mark
+    vocabulary = train(tmp_path / "v", [*SENTENCES, *unusual])
+    assert "\u0142" not in "".join(vocabulary.pieces())
+    told = capsys.readouterr().err
+    assert "from 5 of 305 lines" in told
+    assert "3 are longer than 4,192 bytes" in told
+    assert "2 hold the character" in told
+
+
+def test_a_higher_limit_lets_long_lines_in(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sentences = [*SENTENCES, " ".join(["\u0142\u00f3d\u017a"] * 1000)]
+    assert "\u0142" not in "".join(train(tmp_path / "v", sentences).pieces())
+    capsys.readouterr()
+    assert "\u0142" in "".join(train(tmp_path / "w", sentences, max_sentence_length=10_000).pieces())
+    assert capsys.readouterr().err == ""
+
+
+def test_long_lines_alone_are_an_error_that_says_so(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="of 2 lines 2 are longer than 4,192 bytes") as caught:
+        train(tmp_path / "v", ["ab " * 3000] * 2)
+    assert "max_sentence_length" in str(caught.value)
+
+
+@pytest.mark.parametrize("rules", NORMALIZATIONS)
+def test_a_vocabulary_knows_its_normalisation(tmp_path: Path, rules: Normalization) -> None:
+    vocabulary = train(tmp_path / "v", normalization=rules)
+    assert vocabulary.normalization == Vocabulary.load(tmp_path / "v").normalization == rules
+    texts = ["\uff21\uff22 \u00bd", "a\u200cb", "e\u0301", "un\u2581der", "\u2585"]
+    assert vocabulary.normalize(texts) == Normalizer(rules).many(texts)
+
+
+@pytest.fixture(scope="module")
+def vocabularies(tmp_path_factory: pytest.TempPathFactory) -> list[Vocabulary]:
+    folder = tmp_path_factory.mktemp("vocabularies")
+    return [train(folder / rules, normalization=rules) for rules in NORMALIZATIONS]
+
+
+@given(st.lists(TEXT, min_size=1, max_size=4))
+def test_ids_of_normalised_text_give_it_back(vocabularies: list[Vocabulary], texts: list[str]) -> None:
+    for vocabulary in vocabularies:
+        normal = vocabulary.normalize(texts)
+        assert vocabulary.decode(vocabulary.encode(normal)) == normal

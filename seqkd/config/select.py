@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from seqkd.config.search import Strict
+from seqkd.metrics.tokenizers import TokenizerChoice
 
 RuleName = Literal["seqkd", "seqinter", "oracle", "chrf", "ter", "sample", "mbr-bleu", "mbr-chrf", "rerank", "all"]
 WITH_REFERENCES = ("seqinter", "oracle", "chrf", "ter")  # rules that look at the gold targets
@@ -19,6 +20,7 @@ class FilterConfig(Strict):
     max_ratio: float | None = Field(
         None, ge=1.0, description="longer side over the shorter side, ends of sentence counted"
     )
+    unknown: bool = Field(True, description="a hypothesis that holds the unknown piece")
     copies: bool = Field(False, description="a target that equals its source")
     cut: bool = Field(False, description="a hypothesis that ended at the longest allowed length")
     max_repeats: int | None = Field(None, ge=1, description="how often the same 1 to 8 subwords may come in a row")
@@ -52,8 +54,8 @@ class SelectSettings(Strict):
     """Which hypothesis becomes the target."""
 
     rule: RuleName
-    tokenizer: Literal["13a", "none", "char", "intl", "zh", "ja-mecab", "pieces"] = Field(
-        "13a", description="of sentence BLEU; pieces: the vocabulary's subwords"
+    tokenizer: TokenizerChoice | Literal["pieces"] = Field(
+        "auto", description="of sentence BLEU; auto: by the target's language; pieces: the vocabulary's subwords"
     )
     smoothing: Literal["exp", "floor", "add-k", "none"] = Field("exp", description="of sentence BLEU")
     seed: int = Field(1, ge=0, description='of rule "sample"')

@@ -11,6 +11,7 @@ from sacrebleu.metrics.chrf import CHRF
 from sacrebleu.metrics.ter import TER
 
 from seqkd.errors import InputError
+from seqkd.metrics.tokenizers import Tokenizer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,17 +27,21 @@ class MetricScore:
     signature: str
 
 
-def corpus_bleu(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> MetricScore:
+def corpus_bleu(
+    hypotheses: Sequence[str], references: Sequence[Sequence[str]], *, tokenizer: Tokenizer = "13a"
+) -> MetricScore:
     """BLEU (Papineni et al. 2002), higher is better.
 
     Args:
         hypotheses: One detokenised output a row.
         references: For each row its references, at least one; rows may have different numbers of them.
+        tokenizer: What cuts both into words; see `seqkd.metrics.tokenizers.choose_tokenizer`.
 
     Raises:
         InputError: No rows, not as many references as hypotheses, or a row without a reference.
     """
-    return _score(BLEU(force=True), hypotheses, references)  # force: no advice about detokenising on stderr
+    # force: no advice about detokenising on stderr
+    return _score(BLEU(force=True, tokenize=tokenizer), hypotheses, references)
 
 
 def corpus_chrf(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> MetricScore:
@@ -44,9 +49,16 @@ def corpus_chrf(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) 
     return _score(CHRF(), hypotheses, references)
 
 
-def corpus_ter(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> MetricScore:
-    """TER (Snover et al. 2006), case ignored, lower is better; arguments and errors as in `corpus_bleu`."""
-    return _score(TER(), hypotheses, references)
+def corpus_ter(hypotheses: Sequence[str], references: Sequence[Sequence[str]], *, blanks: bool = True) -> MetricScore:
+    """TER (Snover et al. 2006), case ignored, lower is better; arguments and errors as in `corpus_bleu`.
+
+    Args:
+        hypotheses: One detokenised output a row.
+        references: For each row its references.
+        blanks: Whether the language puts blanks between words. If not, each Chinese or Japanese character is a word,
+            as sacrebleu's `asian_support` has it, and the signature says so.
+    """
+    return _score(TER(normalized=not blanks, asian_support=not blanks), hypotheses, references)
 
 
 def _score(metric: Any, hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> MetricScore:

@@ -49,6 +49,7 @@ def _evaluation(part: EvaluatePart, plan: Plan, name: str, models: list[Node]) -
         batch_tokens=part.batch_tokens,
         precision=part.precision,
         threads=part.threads,
+        tokenizer=part.tokenizer,
     )
     beside = [plan.made(other).file for other in (over, judge) if other is not None]
     needs = (*(other.file for other in made), *beside, prepared.file)

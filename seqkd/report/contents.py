@@ -23,6 +23,7 @@ class CorpusEntry:
         faithfulness: F(d) in nats, 0 for gold.
         equal_reference: Share of rows, 0 to 1, whose target is the reference; None for gold.
         rejected: Rows left out, by reason.
+        unknown_rows: Rows whose target holds the unknown piece.
         lengths: Target lengths.
     """
 
@@ -35,6 +36,7 @@ class CorpusEntry:
     faithfulness: float | None
     equal_reference: float | None
     rejected: dict[str, int]
+    unknown_rows: int
     lengths: LengthHistogram
 
 

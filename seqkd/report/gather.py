@@ -19,6 +19,7 @@ from seqkd.config.written import in_full
 from seqkd.corpus.manifest import read_manifest
 from seqkd.corpus.reader import Corpus
 from seqkd.corpus.row_ids import row_ids
+from seqkd.corpus.unknowns import UNKNOWN_ROWS
 from seqkd.errors import CorpusError
 from seqkd.metrics.alignment import AlignedCounts, Ints, RaggedIds, align, cells
 from seqkd.metrics.complexity import complexity, faithfulness
@@ -34,6 +35,7 @@ from seqkd.report.contents import (
     SampleText,
     SyntheticEntry,
 )
+from seqkd.text.languages import word_spans
 
 ALIGNED_ROWS = 20_000  # at most so many rows are aligned for complexity and faithfulness
 ALIGNED_CELLS = 6_000_000  # and at most so many word combinations: some 300 MB
@@ -168,6 +170,7 @@ def _corpora(gold: _Texts, distilled: Sequence[_Texts], shared: Ints) -> tuple[t
                 faithfulness=faithfulness(real, aligned) if len(sample) else None,
                 equal_reference=None if texts is gold else manifest.extra.get("share_equal_to_reference"),
                 rejected=dict(manifest.counts),
+                unknown_rows=manifest.extra.get(UNKNOWN_ROWS, {}).get("target", 0),
                 lengths=histogram,
             )
         )
@@ -195,7 +198,7 @@ def _samples(gold: _Texts, distilled: Sequence[_Texts], shared: Ints, count: int
 
     def rank(row: int) -> tuple[bool, int]:
         texts = [references[row], *(column[row] for column in columns)]
-        return max(len(text.split()) for text in (sources[row], *texts)) > SAMPLE_WORDS, -len(set(texts))
+        return max(len(word_spans(text)) for text in (sources[row], *texts)) > SAMPLE_WORDS, -len(set(texts))
 
     ranks = [rank(row) for row in range(len(ids))]
     chosen: list[int] = []
@@ -219,10 +222,16 @@ def _samples(gold: _Texts, distilled: Sequence[_Texts], shared: Ints, count: int
 
 
 def compare(reference: str, text: str) -> tuple[tuple[str, bool], ...]:
-    """The words of `text`, in runs, each with whether it differs from the reference there."""
-    ours, theirs = text.split(), reference.split()
+    """The words of `text`, in runs, each with whether it differs from the reference there.
+
+    In scripts that put no blanks between words, runs are of characters. A run keeps the blank that follows it, so that
+    the runs together are the text.
+    """
+    spans = word_spans(text)
+    ours, theirs = ([one[start:end] for start, end in word_spans(one)] for one in (text, reference))
     blocks = difflib.SequenceMatcher(a=theirs, b=ours, autojunk=False).get_opcodes()
-    return tuple((" ".join(ours[start:end]), tag != "equal") for tag, _, _, start, end in blocks if end > start)
+    starts = [*(start for start, _ in spans), len(text)]
+    return tuple((text[starts[start] : starts[end]], tag != "equal") for tag, _, _, start, end in blocks if end > start)
 
 
 def _synthetic(part: SyntheticPath, gold: int) -> SyntheticEntry:

@@ -188,6 +188,7 @@ def corpora_table(corpora: Sequence[CorpusEntry]) -> Table:
             ),
             (Head(name="Rows"), [number(corpus.rows, 0) for corpus in corpora]),
             (Head(name="Left out", unit="rows"), [number(sum(corpus.rejected.values()), 0) for corpus in corpora]),
+            (Head(name="Unknown", unit="rows with unknown pieces"), [number(c.unknown_rows, 0) for c in corpora]),
             (Head(name="Target tokens", unit="subwords"), [number(corpus.target_tokens, 0) for corpus in corpora]),
             (Head(name="Mean length", unit="subwords"), [number(corpus.mean_length, 2) for corpus in corpora]),
             (Head(name="Complexity", unit="C(d), nats"), [number(corpus.complexity, 3) for corpus in corpora]),

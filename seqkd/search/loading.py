@@ -159,6 +159,17 @@ def _has_kernels(folder: str | Path) -> bool:
         return False
 
 
+def check_left_to_right(folder: str | Path) -> None:
+    """See from a model folder's configuration alone that the model gives left-to-right probabilities.
+
+    Raises:
+        ModelError: It does not, or the folder holds no model.
+    """
+    record = ARCHITECTURES.find(read_config(folder)["arch"])
+    if record is not None and not record.left_to_right:
+        raise _written_at_once(folder)
+
+
 def load_team(
     paths: Sequence[str | Path], *, device: str, precision: Literal["auto"] | Precision, parallel: bool = False
 ) -> SearchTeam:
@@ -205,12 +216,7 @@ def load_team(
             in_float32=None if chosen == "float32" else in_float32,
         )
     if written_at_once:
-        raise ModelError(
-            "it writes all positions at once and gives no left-to-right probabilities",
-            where=str(written_at_once[0]),
-            expected="a model that decodes left to right, such as a Transformer or an LSTM",
-        )
-
+        raise _written_at_once(written_at_once[0])
     return SearchTeam(
         engines=[engine(model, chosen) for model in loaded],
         writer=None,
@@ -218,6 +224,14 @@ def load_team(
         precision=chosen,
         device=where,
         in_float32=None if chosen == "float32" else in_float32,
+    )
+
+
+def _written_at_once(folder: str | Path) -> ModelError:
+    return ModelError(
+        "it writes all positions at once and gives no left-to-right probabilities",
+        where=str(folder),
+        expected="a model that decodes left to right, such as a Transformer or an LSTM",
     )
 
 

@@ -12,9 +12,11 @@ import pyarrow.compute as pc
 
 from seqkd.selection.lists import Booleans, Floats, Integers, Lists, sizes
 from seqkd.selection.measures import ter
+from seqkd.text.vocabulary import UNK_ID
 
 BARE = "no hypothesis"  # of a row; its k-best folder's rejected.tsv says why
 EMPTY = "empty hypothesis"
+UNKNOWN = "unknown piece"
 CUT = "cut at the longest length"
 LENGTH_RATIO = "length ratio"
 COPY = "copy of the source"
@@ -26,7 +28,7 @@ UNJUDGED = "longer than a reranking model's max_positions"
 DUPLICATE = "duplicate pair"
 
 # In the order in which a hypothesis is judged: the first reason counts. 0 is none.
-REASONS = ("", BARE, EMPTY, CUT, LENGTH_RATIO, COPY, REPEATS, LOW_SCORE, SCRIPT, FAR, UNJUDGED)
+REASONS = ("", BARE, EMPTY, UNKNOWN, CUT, LENGTH_RATIO, COPY, REPEATS, LOW_SCORE, SCRIPT, FAR, UNJUDGED)
 CODES = {reason: code for code, reason in enumerate(REASONS)}
 Codes = npt.NDArray[np.uint8]
 
@@ -39,25 +41,31 @@ class Filters:
 
     Attributes:
         max_ratio: Largest ratio of the longer side's subwords to the shorter side's, ends of sentence counted.
+        unknown: Reject what holds the unknown piece: no text stands for it.
         copies: Reject what equals its source.
         cut: Reject what the search ended at the longest allowed length.
         max_repeats: How often the same one to eight subwords may come in a row.
         min_score: Least score of the search.
         script: Name of a Unicode script; rejected is what has half of its letters or fewer in it.
         max_ter: Largest translation edit rate to the reference, in per cent.
+        blanks: Whether the language puts blanks between words; TER counts characters if not.
     """
 
     max_ratio: float | None = None
+    unknown: bool = False
     copies: bool = False
     cut: bool = False
     max_repeats: int | None = None
     min_score: float | None = None
     script: str | None = None
     max_ter: float | None = None
+    blanks: bool = True
 
     def judge(self, lists: Lists) -> Codes:
         """The first reason against each hypothesis, as its place in `REASONS` `[hypotheses]`; TER is left to `far`."""
         found: list[tuple[str, Booleans]] = [(EMPTY, empty(lists))]
+        if self.unknown:
+            found.append((UNKNOWN, unknown(lists)))
         if self.cut:
             found.append((CUT, cut(lists)))
         if self.max_ratio is not None:
@@ -79,13 +87,22 @@ class Filters:
         """Which of these hypotheses are too far from their reference `[which]`; slow, so for likely choices alone."""
         if self.max_ter is None:
             return np.zeros(len(which), dtype=np.bool_)
-        return ter(lists, which) > self.max_ter
+        return ter(lists, which, blanks=self.blanks) > self.max_ter
 
 
 def empty(lists: Lists) -> Booleans:
     """No subwords, or no text but blanks."""
     blank: Booleans = pc.equal(pc.utf8_trim_whitespace(lists.texts), "").to_numpy(zero_copy_only=False)
     found: Booleans = np.logical_or(blank, lists.lengths == 0)
+    return found
+
+
+def unknown(lists: Lists) -> Booleans:
+    """Whether the unknown piece is among a hypothesis' ids."""
+    found = np.zeros(len(lists.owners), dtype=np.bool_)
+    ids = lists.token_ids
+    held = pc.list_parent_indices(ids).filter(pc.equal(pc.list_flatten(ids), UNK_ID))
+    found[held.to_numpy(zero_copy_only=False)] = True
     return found
 
 

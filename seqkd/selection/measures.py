@@ -12,6 +12,7 @@ from seqkd.selection.lists import Floats, Integers, Lists
 
 _CHRF = CHRF()
 _TER = TER()
+_TER_OF_CHARACTERS = TER(normalized=True, asian_support=True)
 
 
 def chrf(hypothesis: str, reference: str) -> float:
@@ -19,12 +20,18 @@ def chrf(hypothesis: str, reference: str) -> float:
     return float(_CHRF.sentence_score(hypothesis, [reference]).score)
 
 
-def ter(lists: Lists, which: Integers) -> Floats:
+def ter(lists: Lists, which: Integers, *, blanks: bool = True) -> Floats:
     """Translation edit rate (Snover et al. 2006) of hypotheses to their references `[which]`, 0 to 100 and more.
 
     Case is ignored: that is the default of sacrebleu's TER.
+
+    Args:
+        lists: The rows.
+        which: Places of hypotheses.
+        blanks: Whether the language puts blanks between words. If not, each Chinese or Japanese character is a word.
     """
-    return _measured(lists, which, lambda one, other: float(_TER.sentence_score(one, [other]).score))
+    metric = _TER if blanks else _TER_OF_CHARACTERS
+    return _measured(lists, which, lambda one, other: float(metric.sentence_score(one, [other]).score))
 
 
 def nearness(lists: Lists) -> Floats:

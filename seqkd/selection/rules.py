@@ -28,12 +28,14 @@ class Means:
     Attributes:
         bleu: Sentence BLEU as it is wanted.
         pieces: BLEU counts subwords, not words.
+        blanks: Whether the language puts blanks between words; TER counts characters if not.
         seed: Of draws.
         judge: Values by other models (`Reranker.values`); None where there are none.
     """
 
     bleu: SentenceBleu = field(default_factory=SentenceBleu)
     pieces: bool = False
+    blanks: bool = True
     seed: int = 1
     judge: Callable[[Lists], Floats] | None = None
 
@@ -59,9 +61,9 @@ def by_chrf(lists: Lists, means: Means) -> Floats:  # noqa: ARG001
     return nearness(lists)
 
 
-def by_ter(lists: Lists, means: Means) -> Floats:  # noqa: ARG001
+def by_ter(lists: Lists, means: Means) -> Floats:
     """Fewest edits to the reference."""
-    return -ter(lists, np.arange(len(lists.owners)))
+    return -ter(lists, np.arange(len(lists.owners)), blanks=means.blanks)
 
 
 def sample(lists: Lists, means: Means) -> Floats:

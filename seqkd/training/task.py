@@ -9,6 +9,7 @@ if TYPE_CHECKING:  # a task's own module imports those that take the task
     import pyarrow as pa
     from torch import nn
 
+    from seqkd.metrics.tokenizers import Tokenizer
     from seqkd.objectives.base import Batch
     from seqkd.text.vocabularies import Vocabularies
     from seqkd.training.data import CorpusData, SpecialIds
@@ -30,11 +31,13 @@ class HeldOut:
         data: Its rows that the model can be measured on.
         arch: The model's architecture.
         vocabularies: Of source and target.
+        tokenizer: The words that BLEU counts.
     """
 
     data: CorpusData
     arch: str
     vocabularies: Vocabularies
+    tokenizer: Tokenizer
 
 
 class Measure(Protocol):

@@ -89,6 +89,7 @@ def greedy_bleu(held_out: HeldOut) -> Score:
     def bleu(model: nn.Module) -> float:
         driven = LoadedModel(model=model, arch=held_out.arch, settings={}, vocabularies=vocabularies, digest="")
         found = {row: lists[0].ids for row, lists in quick_decoder(driven).decode(sources, batch_tokens=DECODE_TOKENS)}
-        return corpus_bleu(vocabularies.target.decode([found[row] for row, _ in sources]), references).value
+        texts = vocabularies.target.decode([found[row] for row, _ in sources])
+        return corpus_bleu(texts, references, tokenizer=held_out.tokenizer).value
 
     return bleu

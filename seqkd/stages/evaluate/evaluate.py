@@ -24,6 +24,7 @@ from seqkd.kernels.processors import model_name
 from seqkd.metrics.corpus import corpus_bleu, corpus_chrf, corpus_ter, share_valid
 from seqkd.metrics.results import RESULT, Baseline, DecodeResult, EvaluationResult
 from seqkd.metrics.speed import TOLERANCE, Speed, load_now, measure
+from seqkd.metrics.tokenizers import Tokenizer, choose_tokenizer
 from seqkd.progress import Progress, say
 from seqkd.search import Hypothesis, score_pairs
 from seqkd.search.loading import SearchTeam, resolve_device, team_precision
@@ -32,6 +33,7 @@ from seqkd.stages.evaluate.models import Models
 from seqkd.stages.evaluate.provenance import provenance
 from seqkd.stages.evaluate.ways import Way, baseline_of, quick_of, ways_of
 from seqkd.stages.slower import slower
+from seqkd.text.languages import has_blanks
 
 GPU_PASSES = 2  # a shape's first decode compiles, its second captures graphs
 BASELINE = ""  # no decode is called so: it stands beside their names
@@ -63,7 +65,7 @@ def run(config: EvaluateConfig, out: str | Path, *, overwrite: bool = False, dev
         CorpusError: The test corpus is missing or empty, is in another vocabulary than the model, or has no row that
             fits the models' positions.
         ModelError: A model folder is damaged.
-        InputError: A decode does not fit the model.
+        InputError: A decode does not fit the model, or the tokenizer of BLEU is not installed.
         ConflictError: `out` was made with other settings.
         WorkError: Logits are not finite, or the system refuses to write.
     """
@@ -84,6 +86,7 @@ def _threads(count: int) -> Iterator[None]:
 
 def _run(config: EvaluateConfig, out: Path, overwrite: bool, device: str) -> None:
     corpus = Corpus.open(config.corpus, "corpus")
+    tokenizer = choose_tokenizer(config.tokenizer, corpus.manifest.extra.get("target_language"))
     where = resolve_device(device)
     precision = team_precision([config.model, *config.ensemble], config.precision, where)
     accepted = config.corpus.parent / f"{config.corpus.name}.accepted.jsonl"
@@ -94,12 +97,12 @@ def _run(config: EvaluateConfig, out: Path, overwrite: bool, device: str) -> Non
     # What can be wrong is found before the folder is begun.
     models = Models.load(config, str(where))
     models.check(corpus, config)
-    test = _read(corpus, accepted if "accepted" in made_by.inputs else None)
-    timed = models.fitting(test.sources, corpus)
+    test = _read(corpus, accepted if "accepted" in made_by.inputs else None, tokenizer)
+    timed, ways = models.fitting(test.sources, corpus), ways_of(config, models.team, models.judge)
     with StageOutput.open(out, "evaluation", made_by, overwrite=overwrite) as output:
         if output.complete:
             return  # by another process, while this one has looked
-        result, counts = _evaluate(config, test, models, timed, out)
+        result, counts = _evaluate(config, test, models, timed, ways, out)
         atomic_write(out / RESULT, result.to_json().encode())
         extra = {"name": config.name, "role": config.role, **made_by.extra}
         extra |= slower(slow_path([config.model, *config.ensemble], precision, where))
@@ -152,6 +155,8 @@ class _Test:
     targets: list[list[int]]
     references: list[str]
     accepted: list[list[str]] | None
+    tokenizer: Tokenizer
+    blanks: bool  # whether its language puts blanks between words
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +169,7 @@ class _Decode:
     unjudged: int
 
 
-def _read(corpus: Corpus, accepted: Path | None) -> _Test:
+def _read(corpus: Corpus, accepted: Path | None, tokenizer: Tokenizer) -> _Test:
     if not corpus.rows:
         raise CorpusError("has no rows to evaluate on", where=str(corpus.path))
     ids: list[int] = []
@@ -176,7 +181,16 @@ def _read(corpus: Corpus, accepted: Path | None) -> _Test:
         sources += table.column("source_ids").to_pylist()
         targets += table.column("target_ids").to_pylist()
         references += table.column("target").to_pylist()
-    return _Test(ids, sources, targets, references, _read_accepted(accepted, ids) if accepted else None)
+    language = corpus.manifest.extra.get("target_language")
+    return _Test(
+        ids,
+        sources,
+        targets,
+        references,
+        _read_accepted(accepted, ids) if accepted else None,
+        tokenizer,
+        blanks=language is None or has_blanks(language),
+    )
 
 
 def _read_accepted(path: Path, ids: list[int]) -> list[list[str]]:
@@ -192,10 +206,9 @@ def _read_accepted(path: Path, ids: list[int]) -> list[list[str]]:
 
 
 def _evaluate(
-    config: EvaluateConfig, test: _Test, models: Models, timed: list[list[int]], out: Path
+    config: EvaluateConfig, test: _Test, models: Models, timed: list[list[int]], ways: list[Way], out: Path
 ) -> tuple[EvaluationResult, dict[str, int]]:
     team, loaded = models.team, models.team.loaded[0]
-    ways = ways_of(config, team, models.judge)
     over = None
     if models.over is not None:
         over = ways[-1] if models.over is team else baseline_of(config, models.over)
@@ -280,11 +293,14 @@ def _score(
     test: _Test, decode: _Decode, engine: str, speed: Speed, baseline: Baseline | None
 ) -> tuple[DecodeResult, dict[str, str]]:
     references = [[text] for text in test.references]
-    bleu, chrf, ter = (metric(decode.texts, references) for metric in (corpus_bleu, corpus_chrf, corpus_ter))
+    bleu = corpus_bleu(decode.texts, references, tokenizer=test.tokenizer)
+    chrf, ter = corpus_chrf(decode.texts, references), corpus_ter(decode.texts, references, blanks=test.blanks)
     signatures = {"bleu": bleu.signature, "chrf": chrf.signature, "ter": ter.signature}
     several = valid = None
     if test.accepted is not None:
-        several = corpus_bleu(decode.texts, [texts[:MOST_REFERENCES] for texts in test.accepted])
+        several = corpus_bleu(
+            decode.texts, [texts[:MOST_REFERENCES] for texts in test.accepted], tokenizer=test.tokenizer
+        )
         signatures["bleu_accepted"] = several.signature
         valid = share_valid(decode.texts, test.accepted)
     reference_tokens = sum(map(len, test.targets))

@@ -11,6 +11,8 @@ from seqkd.corpus.manifest import Provenance
 from seqkd.corpus.reader import Corpus
 from seqkd.corpus.revisions import of_scoring
 from seqkd.executors.work import Scale
+from seqkd.metrics.tokenizers import suited_tokenizer
+from seqkd.selection.rules import BY_BLEU
 from seqkd.stages.select.shards import RERANK_PRECISION
 from seqkd.stages.shards import stage_device
 
@@ -33,9 +35,13 @@ def provenance(config: SelectConfig, kbest: Corpus, gold: Corpus, device: str, s
         device: Where the models of rule "rerank" are.
         scale: Where the work is done.
     """
+    values = settings(config)
+    suited = suited_tokenizer(gold.manifest.extra.get("target_language")) if config.rule in BY_BLEU else "13a"
+    if config.tokenizer == suited == "13a":  # 13a was the default once: where auto means the same, it is written so
+        values["tokenizer"] = "auto"
     made_by = Provenance(
         stage="select",
-        settings=settings(config),
+        settings=values,
         inputs={"kbest": kbest.manifest.digest(), "gold": gold.manifest.digest()},
         neutral=neutral(config),
     )

@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from seqkd.config.stages import SelectConfig
 from seqkd.corpus.manifest import Manifest, Provenance, ShardInfo, StageOutput, atomic_path, read_manifest
 from seqkd.corpus.reader import Corpus
 from seqkd.corpus.row_ids import RANK_STEP, row_ids
+from seqkd.corpus.unknowns import UNKNOWN_ROWS, count_unknown
 from seqkd.corpus.writer import write_shard
 from seqkd.errors import CorpusError, InputError
 from seqkd.executors.local import cores
@@ -36,8 +36,10 @@ from seqkd.stages.select.shards import (
     ALL,
     DROP,
     ShardSelector,
+    blanks_in_targets,
     candidate_ids,
     rejects_path,
+    sentence_tokenizer,
     tag_id,
     weighted,
 )
@@ -128,6 +130,7 @@ class _Totals:
     equal: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
     replaced: dict[str, Counter[str]] = field(default_factory=dict)  # by what a row became
+    unknown: Counter[str] = field(default_factory=Counter)  # rows with the unknown piece, by side
     used: set[int] = field(default_factory=set)  # ids of the vocabulary in targets
     used_gold: set[int] = field(default_factory=set)
 
@@ -161,12 +164,13 @@ def _check(kbest: Corpus, gold: Corpus, config: SelectConfig) -> None:
             expected="k-best lists of this corpus, shard by shard",
             hint="distill this corpus again, or select from the corpus that was decoded",
         )
-    if config.tokenizer == "ja-mecab" and not (find_spec("MeCab") and find_spec("ipadic")):
-        raise InputError(
-            "the tokenizer ja-mecab needs MeCab and its dictionary, which are not installed",
-            where="tokenizer",
-            hint='pip install "seqkd[ja]"',
-        )
+    sentence_tokenizer(config, gold)
+    if config.rerank is not None:
+        from seqkd.search.loading import check_left_to_right  # torch is not loaded for rules that need no model
+
+        for judge in (config.rerank.forward, config.rerank.reverse):
+            if judge is not None:
+                check_left_to_right(judge)
     if config.filters.script is not None:
         try:
             pc.count_substring_regex(pa.array([""]), rf"\p{{{config.filters.script}}}")
@@ -191,9 +195,10 @@ def _check_ids(gold: Corpus) -> None:
             )
 
 
-def _filters(config: SelectConfig, kbest: Corpus) -> Filters:
+def _filters(config: SelectConfig, kbest: Corpus, gold: Corpus) -> Filters:
     """The settings' filters, with the percentile of scores as a number."""
     values = config.filters.model_dump(exclude={"worst_percent", "duplicates"})
+    values["blanks"] = blanks_in_targets(gold)
     if config.filters.worst_percent:
 
         def best() -> Iterator[npt.NDArray[np.float32]]:
@@ -224,7 +229,7 @@ def _written(
         # On a CPU models work in processes with one thread each, even if there is only one process: the number of
         # threads changes how sums are rounded.
         alone = scale.executor == "local" and where.type != "cpu"
-    start = partial(_start, config, _filters(config, kbest), device, output.path, None if alone else 1)
+    start = partial(_start, config, _filters(config, kbest, gold), device, output.path, None if alone else 1)
     job = ShardJob(
         label=f"select {config.rule}",
         unit="rows",
@@ -309,6 +314,7 @@ def _account(
     totals.source_tokens += _tokens(distilled, "source_ids")
     totals.target_tokens += _tokens(distilled, "target_ids")
     totals.equal += int(pc.sum(pc.equal(references, one_array(distilled.column("target")))).as_py() or 0)
+    totals.unknown.update(count_unknown([distilled]))
     for table, used in ((distilled, totals.used), (gold, totals.used_gold)):
         used.update(pc.unique(one_array(table.column("target_ids")).flatten()).to_pylist())
     listed: dict[int, tuple[str, str]] = {}
@@ -341,7 +347,10 @@ def _manifest(
 ) -> Manifest:
     known = gold.manifest.extra
     vocabulary, source_vocabulary = gold.manifest.vocabulary, known.get("source_vocabulary")
+    names = ["source_language", "target_language"]
+    languages = {name: known[name] for name in names if name in known}
     if config.reverse:
+        languages = {name: known[other] for name, other in zip(names, reversed(names), strict=True) if other in known}
         vocabulary, source_vocabulary = known["source_vocabulary"], vocabulary
         facts: dict[str, Any] = {"tag": config.tag, "monolingual_rows": gold.rows, "gold": known["gold"]}
     else:
@@ -365,6 +374,8 @@ def _manifest(
             **made_by.extra,
             **({"source_vocabulary": source_vocabulary} if source_vocabulary is not None else {}),
             "rule": config.rule,
+            **languages,
+            **({UNKNOWN_ROWS: dict(totals.unknown)} if totals.unknown else {}),
             **facts,
             **{
                 f"rejected_to_{became.replace(' ', '_')}": dict(sorted(reasons.items()))

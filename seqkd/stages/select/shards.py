@@ -16,11 +16,13 @@ from seqkd.corpus.row_ids import ranked_ids, row_ids
 from seqkd.corpus.schema import exchanged
 from seqkd.corpus.writer import write_shard
 from seqkd.errors import CorpusError, ModelError
+from seqkd.metrics.tokenizers import choose_tokenizer
 from seqkd.selection import DROPPED, GOLD, RULES, Choice, Filters, Lists, Means, choose, keep, weigh
 from seqkd.selection.filters import BARE, CODES, REASONS, Codes
 from seqkd.selection.lists import Floats, Integers, one_array, sizes
-from seqkd.selection.rules import PIECES
+from seqkd.selection.rules import BY_BLEU, PIECES
 from seqkd.selection.sentence_bleu import SentenceBleu
+from seqkd.text.languages import has_blanks
 from seqkd.text.vocabularies import Vocabularies
 
 # Rows are weighed in fixed pieces: memory grows neither with a shard nor with the workers' number, nor does it change
@@ -48,9 +50,9 @@ class ShardSelector:
         self._config = config
         self._tag = tag_id(config)
         self._filters = filters
-        tokenizer = "none" if config.tokenizer == PIECES else config.tokenizer
         self._means = Means(
-            bleu=SentenceBleu(tokenizer, config.smoothing),
+            bleu=SentenceBleu(sentence_tokenizer(config, self._gold), config.smoothing),
+            blanks=blanks_in_targets(self._gold),
             pieces=config.tokenizer == PIECES,
             seed=config.seed,
             judge=_judge(config, device),
@@ -115,6 +117,25 @@ def candidate_ids(gold: pa.Table, kbest: pa.Table) -> Integers:
     counts = counts[order[np.searchsorted(listed, ids, sorter=order)]]
     ranks = np.arange(int(counts.sum())) - np.repeat(np.cumsum(counts) - counts, counts)
     return ranked_ids(np.repeat(ids, counts), ranks)
+
+
+def sentence_tokenizer(config: SelectConfig, gold: Corpus) -> str:
+    """The tokenizer of sentence BLEU.
+
+    Raises:
+        InputError: It is not installed.
+    """
+    if config.tokenizer == "pieces":
+        return "none"
+    if config.tokenizer == "auto" and config.rule not in BY_BLEU:
+        return "13a"  # nobody asks for it: a rule without BLEU needs no further package
+    return choose_tokenizer(config.tokenizer, gold.manifest.extra.get("target_language"))
+
+
+def blanks_in_targets(gold: Corpus) -> bool:
+    """Whether targets put blanks between words, as far as their language is known."""
+    language = gold.manifest.extra.get("target_language")
+    return language is None or has_blanks(language)
 
 
 def tag_id(config: SelectConfig) -> int | None:

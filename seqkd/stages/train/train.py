@@ -23,6 +23,7 @@ from seqkd.corpus.revisions import of_training
 from seqkd.errors import ConfigError, CorpusError
 from seqkd.extensions import resolve
 from seqkd.kernels.build import missing
+from seqkd.metrics.tokenizers import Tokenizer, choose_tokenizer
 from seqkd.models.checkpoint import (
     model_files,
     save_model,
@@ -72,6 +73,7 @@ def run(config: TrainConfig, out: str | Path, *, overwrite: bool = False, device
 
     Raises:
         ConfigError: Settings that contradict each other.
+        InputError: The tokenizer of validation BLEU is not installed.
         CorpusError: A corpus is missing or damaged, was made with another vocabulary, or has no row that fits; soft
             targets are of another corpus, or a row's are missing.
         ModelError: The model cannot be built from its settings; `init_from` is no model, or another one than is
@@ -163,6 +165,7 @@ class _Work:
         parts: The corpora's rows that the model can be trained on.
         data: Their batches.
         held_out: Those of the validation text.
+        tokenizer: Of BLEU on it.
     """
 
     model: nn.Module
@@ -171,10 +174,13 @@ class _Work:
     parts: list[CorpusData]
     data: TrainingData
     held_out: CorpusData
+    tokenizer: Tokenizer
 
     @staticmethod
     def of(config: TrainConfig, inputs: Inputs, fabric: Fabric) -> _Work:
         training = config.training
+        language = inputs.prepared.extra.get("source_language" if config.reverse else "target_language")
+        tokenizer = choose_tokenizer(training.tokenizer, language) if training.valid_bleu else "13a"
         torch.manual_seed(training.seed)
         model: Any = build_model(config, inputs)
         team = inputs.teaching.team(fabric.device)
@@ -224,7 +230,15 @@ class _Work:
                 rank=fabric.global_rank,
                 world=fabric.world_size,
             )
-        return _Work(model=model, loss=loss, hooks=hooks, parts=parts, data=data, held_out=data_of(inputs.valid))
+        return _Work(
+            model=model,
+            loss=loss,
+            hooks=hooks,
+            parts=parts,
+            data=data,
+            held_out=data_of(inputs.valid),
+            tokenizer=tokenizer,
+        )
 
 
 def _train(config: TrainConfig, inputs: Inputs, work: _Work, fabric: Fabric, out: Path) -> TrainResult:
@@ -234,7 +248,12 @@ def _train(config: TrainConfig, inputs: Inputs, work: _Work, fabric: Fabric, out
             say(f"train: of {data.corpus.rows:,} rows of {data.corpus.path} some are left out: {left_out(data)}")
     bleu = None
     if training.valid_bleu:
-        held_out = HeldOut(data=work.held_out, arch=config.model.arch, vocabularies=inputs.vocabularies)
+        held_out = HeldOut(
+            data=work.held_out,
+            arch=config.model.arch,
+            vocabularies=inputs.vocabularies,
+            tokenizer=work.tokenizer,
+        )
         bleu = resolve(TRANSLATION.measure)(held_out)
 
     def validate(current: nn.Module) -> tuple[float, float | None]:
@@ -343,5 +362,6 @@ def _write(
             "averaged_updates": result.averaged,
             "files": model_files(out),
             **noted,
+            **({"valid_tokenizer": work.tokenizer} if work.tokenizer != "13a" else {}),
         },
     )

@@ -165,11 +165,19 @@ WORDS = st.lists(st.sampled_from("abcd"), max_size=8).map(" ".join)
 @given(reference=WORDS, text=WORDS)
 def test_compared_words_are_the_text(reference: str, text: str) -> None:
     runs = compare(reference, text)
-    assert " ".join(words for words, _ in runs) == text
+    assert "".join(words for words, _ in runs) == text
     if text and text == reference:
         assert runs == ((text, False),)
     for words, differs in runs:
-        assert differs or words in reference
+        assert differs or words.rstrip() in reference
+
+
+def test_texts_without_blanks_are_compared_character_by_character() -> None:
+    assert compare("\u6211\u7231\u5317\u4eac\u3002", "\u6211\u7231\u4e0a\u6d77\u3002") == (
+        ("\u6211\u7231", False),
+        ("\u4e0a\u6d77", True),
+        ("\u3002", False),
+    )
 
 
 NAMES = st.sampled_from(["a", "b", "c", "d", "e<f"])

@@ -36,6 +36,15 @@ def test_copies_of_the_source() -> None:
     assert reasons(Filters(), *found) == [""] * 4
 
 
+def test_unknown_pieces() -> None:
+    found = [hypothesis("a", ids=ids) for ids in ([5], [3], [7, 3, 9, 3], [8])]
+    assert reasons(Filters(unknown=True), *found) == ["", "unknown piece", "unknown piece", ""]
+    assert reasons(Filters(), *found) == [""] * 4
+    rows = lists_of([(found, "x"), (found[:1], "y"), (found[1:], "z")], source="eine Katze")
+    parts = [Filters(unknown=True).judge(part) for part in rows.pieces(1)]
+    assert np.concatenate(parts).tolist() == Filters(unknown=True).judge(rows).tolist()
+
+
 def test_what_the_longest_length_cut() -> None:
     found = (hypothesis("a", ended="max_length"), hypothesis("a"))
     assert reasons(Filters(cut=True), *found) == ["cut at the longest length", ""]

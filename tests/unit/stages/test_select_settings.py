@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import io
+import shutil
+import sys
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ from rich.console import Console
 
 from seqkd.cli.main import main
 from seqkd.config.stages import SelectConfig, validate
-from seqkd.corpus.manifest import read_manifest
+from seqkd.corpus.manifest import read_manifest, write_manifest
 from seqkd.corpus.writer import write_shard
 from seqkd.errors import ConfigError, InputError
 from seqkd.kernels import bleu
@@ -29,6 +31,7 @@ from seqkd.tools.inspect import inspect
 from tests.unit.stages.select_folders import (
     GOLD,
     KBEST,
+    Lists,
     contents,
     rows_of,
     write_gold,
@@ -227,11 +230,68 @@ def test_an_unknown_script_is_told_before_work_starts(folders: Path) -> None:
 def test_japanese_words_without_their_package_are_told_before_work_starts(
     folders: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(select, "find_spec", lambda name: None if name == "ipadic" else object())
+    monkeypatch.setitem(sys.modules, "ipadic", None)  # as if it were not installed
     with pytest.raises(InputError, match=r"(?s)ja-mecab needs MeCab.*seqkd\[ja\]"):
         selected(folders, rule="seqinter", tokenizer="ja-mecab")
     assert not (folders / "out").exists()
     selected(folders, rule="seqinter", tokenizer="13a")
+
+
+def in_language(folders: Path, language: str) -> None:
+    """Say that the gold targets are in a language."""
+    gold = folders / "prepared" / "train"
+    manifest = read_manifest(gold)
+    manifest.extra["target_language"] = language
+    write_manifest(gold, manifest)
+
+
+def test_sentence_bleu_and_ter_follow_the_language_of_the_targets(folders: Path) -> None:
+    rows = [(0, "eins", "\u4e00\u4e8c\u4e09\u56db\u4e94", [10], [20])]
+    near, far = "\u4e00\u4e8c\u4e09\u56db\u516d", "\u4e03\u516b\u4e5d\u56db\u5341"
+    lists: Lists = [(0, [(far, [30], -0.1), (near, [31], -0.2)])]
+    for folder in ("prepared/train", "kbest"):
+        shutil.rmtree(folders / folder)
+    write_gold(folders / "prepared" / "train", rows=rows)
+    write_kbest(folders / "kbest", lists=lists)
+    # Without a language each text is one word, wrong in both.
+    assert [row["target"] for row in selected(folders, "before", rule="seqinter")] == [far]
+    assert [row["target"] for row in selected(folders, "before-ter", rule="ter")] == [far]
+    in_language(folders, "zh")
+    assert [row["target"] for row in selected(folders, "after", rule="seqinter")] == [near]
+    assert [row["target"] for row in selected(folders, "after-ter", rule="ter")] == [near]
+    assert [row["target"] for row in selected(folders, "filtered", filters={"max_ter": 50.0}, rejected="next")] == [
+        near
+    ]
+    assert read_manifest(folders / "after").extra["target_language"] == "zh"
+    assert [row["target"] for row in selected(folders, "asked", rule="seqinter", tokenizer="13a")] == [far]
+    assert read_manifest(folders / "asked").fingerprint["config"]["tokenizer"] == "13a"
+
+
+def test_a_rule_without_bleu_needs_no_package(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    in_language(folders, "ja")
+    monkeypatch.setitem(sys.modules, "ipadic", None)
+    selected(folders, "one", rule="chrf")
+    with pytest.raises(InputError, match="target_language 'ja' asks for"):
+        selected(folders, "other", rule="mbr-bleu")
+    assert not (folders / "other").exists()
+
+
+def test_unknown_pieces_are_no_targets_unless_they_are_wanted(folders: Path) -> None:
+    lists: Lists = [
+        (0, [("won \u2047 ", [30, 3], -0.5), ("one", [20], -0.75)]),
+        *KBEST[1:],
+    ]
+    shutil.rmtree(folders / "kbest")
+    write_kbest(folders / "kbest", lists=lists)
+    assert 0 not in [row["id"] for row in selected(folders, "out")]
+    manifest = read_manifest(folders / "out")
+    assert manifest.counts["unknown piece"] == 1
+    assert "unknown_rows" not in manifest.extra
+    assert manifest.fingerprint["config"] == {"rule": "seqkd"}
+    assert selected(folders, "next", rejected="next")[0]["target"] == "one"
+    kept = selected(folders, "all", filters={"unknown": False})
+    assert kept[0]["target_ids"] == [30, 3]
+    assert read_manifest(folders / "all").extra["unknown_rows"] == {"target": 1}
 
 
 def test_settings_that_change_nothing_leave_the_fingerprint_as_it_was(folders: Path) -> None:

@@ -90,8 +90,10 @@ ROWS: list[tuple[str, dict[str, Any]]] = [
         {
             "vocabulary": {
                 "size": 30, "type": "bpe", "joint": False, "byte_fallback": False, "character_coverage": 0.9999,
-                "symbols": [TAG],
+                "symbols": [TAG], "tags": ["<2en>"], "normalization": "nfc", "max_sentence_length": 9000,
             },
+            "source_language": "de",
+            "target_language": "en",
             "cleaning": {"max_length": 7, "max_ratio": 2.0, "drop_identical": False, "drop_duplicates": False},
             "shard_rows": 50,
             "seed": 2,
@@ -113,7 +115,7 @@ ROWS: list[tuple[str, dict[str, Any]]] = [
                 "max_updates": 4, "batch_tokens": 200, "accumulate": 2, "optimizer": "adamw", "learning_rate": 0.01,
                 "betas": [0.9, 0.99], "weight_decay": 0.1, "schedule": "cosine", "warmup_updates": 2, "clip_norm": 2.0,
                 "precision": "float32", "validate_every": 2, "patience": 5, "average": 2, "window": 60, "seed": 2,
-                "best_by": "bleu",
+                "best_by": "bleu", "tokenizer": "intl",
             },
         },
     ),
@@ -157,7 +159,7 @@ ROWS: list[tuple[str, dict[str, Any]]] = [
         "select",
         {
             "rule": "seqkd",
-            "filters": {
+            "filters": {"unknown": False,
                 "max_ratio": 3.0, "copies": True, "cut": True, "max_repeats": 3, "min_score": -9.0,
                 "worst_percent": 5.0, "script": "Latin", "max_ter": 400.0, "duplicates": True,
             },
@@ -180,7 +182,7 @@ ROWS: list[tuple[str, dict[str, Any]]] = [
         "evaluate",
         {
             "ensemble": ["@teacher"], "trained_on": "x", "beams": [2, 4], "search": SEARCHES[0], "batch_tokens": 300,
-            "precision": "float32", "speed_against": "@teacher", "threads": 2,
+            "precision": "float32", "speed_against": "@teacher", "tokenizer": "char", "threads": 2,
         },
     ),
     ("evaluate", {"search": SEARCHES[1]}),

@@ -30,6 +30,7 @@ from seqkd.search.paths import engine_for, slow_path
 from seqkd.stages.distill.counting import RETRIED, note_counts, noted_counts
 from seqkd.stages.shards import ShardJob, make_shards, stage_device
 from seqkd.stages.slower import slower
+from seqkd.stages.train.teaching import check_teachers
 from seqkd.stages.train.vocabularies import teacher_vocabularies
 
 SPEED = "speed.json"
@@ -113,6 +114,7 @@ def run(
 
     Raises:
         CorpusError: The corpus is missing or damaged, or was made with another vocabulary than the teacher.
+        ModelError: A teacher is no model that goes left to right, or the teachers' vocabularies differ.
         ConflictError: `out` was made with other settings, or another process is at work in it.
         InputError: No such device or precision; there is no Ray.
         WorkError: Logits are not finite, memory or disk ran out, a worker died, the run was stopped.
@@ -120,6 +122,7 @@ def run(
     out = Path(out)
     corpus = Corpus.open(config.corpus, "corpus")
     vocabularies = teacher_vocabularies(config.models[0], corpus)
+    check_teachers(config.models, vocabularies)
     where = stage_device(device, scale)
     precision = team_precision(config.models, config.precision, where)
     made_by = _made_by(config, corpus, where, precision)

@@ -90,20 +90,22 @@ def import_checkpoint(
         dictionary: dict.txt of the target, or of both sides.
         source_dictionary: dict.txt of the source, where it is another one.
         sentencepiece: The model that segmented the training text. Without it the vocabulary is one of whole words, and
-            text must come segmented as it was for fairseq.
+            text must come segmented as it was for fairseq; subword-nmt's marks (`@@`) are joined in outputs. A
+            dictionary of SentencePiece's symbols needs it.
         source_sentencepiece: That of the source, where it is another one.
         overwrite: Replace a model folder that was made from something else.
 
     Raises:
-        ModelError: The checkpoint is no such Transformer, would have to be unpickled, or does not fit the dictionaries.
+        ModelError: The checkpoint is no such Transformer, would have to be unpickled, or does not fit the dictionaries;
+            a dictionary has SentencePiece's symbols, and no SentencePiece model is given.
         ConflictError: `out` was made from something else.
         WorkError: The system refuses: disk full, no permission.
     """
     checkpoint, out = Path(checkpoint), Path(out)
-    target = _vocabulary(read_dictionary(dictionary), sentencepiece)
+    target = _vocabulary(dictionary, sentencepiece)
     source: DictionaryVocabulary | None = None
     if source_dictionary is not None or source_sentencepiece is not None:
-        source = _vocabulary(read_dictionary(source_dictionary or dictionary), source_sentencepiece or sentencepiece)
+        source = _vocabulary(source_dictionary or dictionary, source_sentencepiece or sentencepiece)
         source = None if source.model == target.model else source
     inputs = {"checkpoint": _file_digest(checkpoint), "vocabulary": hashlib.sha256(target.model).hexdigest()}
     if source is not None:
@@ -316,8 +318,14 @@ def _unsafe(path: Path, error: pickle.UnpicklingError) -> ModelError:
     )
 
 
-def _vocabulary(symbols: list[str], sentencepiece: str | Path | None) -> DictionaryVocabulary:
-    return word_vocabulary(symbols) if sentencepiece is None else piece_vocabulary(symbols, sentencepiece)
+def _vocabulary(dictionary: str | Path, sentencepiece: str | Path | None) -> DictionaryVocabulary:
+    symbols = read_dictionary(dictionary)
+    if sentencepiece is not None:
+        return piece_vocabulary(symbols, sentencepiece)
+    try:
+        return word_vocabulary(symbols)
+    except ModelError as error:
+        raise ModelError(error.what, where=str(dictionary), expected=error.expected, hint=error.hint) from None
 
 
 def _size(vocabulary: DictionaryVocabulary) -> int:

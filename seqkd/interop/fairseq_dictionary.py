@@ -10,12 +10,14 @@ from typing import Any
 from sentencepiece import SentencePieceProcessor, sentencepiece_model_pb2
 
 from seqkd.errors import ModelError
+from seqkd.text.vocabulary import MARK
 
 schema: Any = sentencepiece_model_pb2  # made at import time from a protobuf description: no types to check
 
 SPECIALS = ("<s>", "<pad>", "</s>", "<unk>")
 _SPACE = "▁"
 _BYTES = 256
+_FEW_PIECES = 0.01  # of a dictionary of words; of a SentencePiece model at least a tenth begin a word
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +31,8 @@ class DictionaryVocabulary:
         left_out: Its pieces that the dictionary lacks; text is segmented without them.
         unreachable: Entries that a BPE model can no longer build, because the merges to them were left out.
         bytes_off: Whether byte fallback went, because the dictionary lacks some of the 256 bytes.
+        words: Whether there is no SentencePiece model, and text must come segmented.
+        marked: Entries that end with subword-nmt's mark for a word that goes on.
     """
 
     model: bytes
@@ -37,10 +41,19 @@ class DictionaryVocabulary:
     left_out: int = 0
     unreachable: int = 0
     bytes_off: bool = False
+    words: bool = False
+    marked: int = 0
 
     def notes(self, name: str) -> list[str]:
         """What a person should know about it, a line each."""
         lines = [f"{name}: {len(SPECIALS) + self.matched + self.unmatched:,} pieces, ids as in the dictionary"]
+        if self.marked:
+            lines.append(
+                f"{name}: {self.marked:,} entries end with {MARK}: text must come segmented by the subword-nmt codes "
+                f"of the training text; outputs and references have their {MARK} joined"
+            )
+        elif self.words:
+            lines.append(f"{name}: whole words: text must come tokenised as the training text was")
         if self.unmatched:
             lines.append(f"{name}: {self.unmatched:,} dictionary entries are no SentencePiece pieces: text has none")
         if self.left_out:
@@ -102,7 +115,19 @@ def dictionary_text(vocabulary: str | Path) -> str:
 
 
 def word_vocabulary(symbols: Sequence[str]) -> DictionaryVocabulary:
-    """A vocabulary of whole words, for text that comes segmented as the dictionary's symbols are."""
+    """A vocabulary of whole words, for text that comes segmented as the dictionary's symbols are.
+
+    Raises:
+        ModelError: The symbols are SentencePiece's: text would have to come with its marks for blanks, which
+            normalisation takes for blanks.
+    """
+    pieces = sum(symbol.startswith(_SPACE) for symbol in symbols)
+    if _SPACE in symbols or pieces > _FEW_PIECES * len(symbols):
+        raise ModelError(
+            f"{pieces:,} of {len(symbols):,} symbols of the dictionary begin with {_SPACE}: they are SentencePiece's",
+            expected="the SentencePiece model that segmented the training text",
+            hint="give it with --sentencepiece (and --source-sentencepiece, if the source has another one)",
+        )
     model = schema.ModelProto()
     _head(model, SPECIALS)
     for symbol in symbols:
@@ -113,7 +138,8 @@ def word_vocabulary(symbols: Sequence[str]) -> DictionaryVocabulary:
     model.normalizer_spec.add_dummy_prefix = True
     model.normalizer_spec.remove_extra_whitespaces = True
     model.normalizer_spec.escape_whitespaces = True
-    return DictionaryVocabulary(model=_tail(model), matched=len(symbols), unmatched=0)
+    marked = sum(symbol.endswith(MARK) for symbol in symbols)
+    return DictionaryVocabulary(model=_tail(model), matched=len(symbols), unmatched=0, words=True, marked=marked)
 
 
 def piece_vocabulary(symbols: Sequence[str], sentencepiece: str | Path) -> DictionaryVocabulary:

@@ -99,6 +99,14 @@ def test_the_model_folder_is_whole_and_importing_again_does_nothing(tmp_path: Pa
     assert {path.name: path.stat().st_mtime_ns for path in (tmp_path / "model2").iterdir()} == before
 
 
+def test_a_dictionary_of_sentencepiece_is_refused_before_anything_is_made(tmp_path: Path) -> None:
+    folder = exported(tmp_path)
+    (folder / "dict.tgt.txt").write_text("".join(f"\u2581p{number} 1\n" for number in range(len(SYMBOLS))))
+    with pytest.raises(ModelError, match=r"(?s)dict\.tgt\.txt: 20 of 20 symbols.*--sentencepiece"):
+        import_checkpoint(folder / "checkpoint.pt", tmp_path / "out", dictionary=folder / "dict.tgt.txt")
+    assert not (tmp_path / "out").exists()
+
+
 def test_another_checkpoint_does_not_replace_a_model_unasked(tmp_path: Path) -> None:
     folder = exported(tmp_path)
     words = folder / "dict.tgt.txt"

@@ -87,7 +87,7 @@ def test_words_keep_their_ids_and_their_text(tmp_path: Path) -> None:
     vocabulary = load(built, tmp_path)
     assert vocabulary.size == 8
     assert vocabulary.encode(["the do@@ gs  .", "the cat"]) == [[4, 5, 6, 7], [4, 3]]
-    assert vocabulary.decode([[4, 5, 6, 7]]) == ["the do@@ gs ."]
+    assert vocabulary.decode([[4, 5, 6, 7]]) == ["the dogs ."]
     assert dictionary_text(vocabulary.path) == "the 1\ndo@@ 1\ngs 1\n. 1\n"
 
 
@@ -169,3 +169,28 @@ def test_a_foreign_sentencepiece_model_is_refused(tmp_path: Path) -> None:
         piece_vocabulary(["xyzzy"], tmp_path / "text")
     with pytest.raises(ModelError, match="cannot be read"):
         piece_vocabulary(["xyzzy"], tmp_path / "none")
+
+
+@pytest.mark.parametrize(
+    "symbols", [["▁the", "▁a", "s", "ing"], ["▁", *(f"w{number}" for number in range(500))]], ids=["english", "chinese"]
+)
+def test_symbols_of_sentencepiece_need_its_model(symbols: list[str]) -> None:
+    with pytest.raises(ModelError, match=r"(?s)they are SentencePiece's.*--sentencepiece"):
+        word_vocabulary(symbols)
+
+
+def test_marks_of_subword_nmt_are_joined_in_outputs(tmp_path: Path) -> None:
+    built = word_vocabulary(["the", "do@@", "gs", "g", ".", "un@@"])
+    assert "3 entries" not in " ".join(built.notes("vocabulary"))
+    assert "2 entries end with @@" in " ".join(built.notes("vocabulary"))
+    vocabulary = load(built, tmp_path)
+    ids = vocabulary.encode(["the do@@ gs .", "the do@@"])
+    assert vocabulary.unk_id not in ids[0]
+    assert vocabulary.decode(ids) == ["the dogs .", "the do"]  # as fairseq's --remove-bpe has it
+    assert vocabulary.joined(["un@@ do@@ g s@@"]) == ["undog s"]
+
+
+def test_other_vocabularies_leave_such_text_alone(tmp_path: Path) -> None:
+    words = load(word_vocabulary(["the", "dog"]), tmp_path)
+    assert words.joined(["a@@ b", " c@@"]) == ["a@@ b", " c@@"]
+    assert "text must come tokenised" in " ".join(word_vocabulary(["the"]).notes("vocabulary"))

@@ -85,7 +85,12 @@ def _export(root: Path, out: Path) -> None:
 
 def _import(root: Path, out: Path) -> None:
     theirs = root / "exported"
-    import_checkpoint(theirs / "checkpoint.pt", out, dictionary=theirs / "dict.tgt.txt")
+    import_checkpoint(
+        theirs / "checkpoint.pt",
+        out,
+        dictionary=theirs / "dict.tgt.txt",
+        sentencepiece=root / "gold" / "vocab.model",
+    )
 
 
 # In the order of a pipeline: the folder that each makes, and how.

@@ -13,6 +13,7 @@ from __future__ import annotations
 import importlib
 import re
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass, is_dataclass
 from functools import cache, cached_property
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Generic, Protocol, TypeVar
@@ -45,6 +46,11 @@ class Record(Protocol):
 R = TypeVar("R", bound=Record)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NoSettings:
+    """The settings of a record that has none."""
+
+
 def installed(group: str) -> Iterable[EntryPoint]:
     """The entry points of a group in all installed packages."""
     return list(_everything().select(group=group))
@@ -66,6 +72,7 @@ class Registry(Generic[R]):
         record: The type of the records.
         group: The entry points' group.
         own: seqkd's own records by name.
+        check: Says what is wrong with the record of another package, or "" if nothing is.
         find: Gives the entry points of a group.
     """
 
@@ -76,10 +83,11 @@ class Registry(Generic[R]):
         *,
         group: str,
         own: dict[str, R],
+        check: Callable[[R], str] = lambda _: "",
         find: Callable[[str], Iterable[EntryPoint]] = installed,
     ) -> None:
         self.kind, self.group, self.own = kind, group, own
-        self._record, self._find = record, find
+        self._record, self._check, self._find = record, check, find
         self._loaded: dict[str, R | ExtensionError] = {}
 
     def names(self) -> list[str]:
@@ -164,7 +172,15 @@ class Registry(Generic[R]):
         if not isinstance(found, self._record) or found.name != point.name:
             expected = f"a {self._record.__name__} whose name is {point.name!r}"
             return ExtensionError(f"{point.value} is {found!r:.200}", where=where, expected=expected, hint=hint)
-        return found
+        try:
+            if hasattr(found, "settings"):
+                settings_class(found.settings)
+            wrong = self._check(found)
+        except ExtensionError as error:
+            return ExtensionError(
+                f"its settings {error.where}: {error.what}", where=where, expected=error.expected, hint=hint
+            )
+        return ExtensionError(f"{point.value} {wrong}", where=where, hint=hint) if wrong else found
 
 
 def shown(name: str) -> str:
@@ -187,6 +203,23 @@ def resolve(reference: str) -> Any:
             where=reference,
             hint="install what the module needs, or mend or uninstall the package whose record names it",
         ) from error
+
+
+def settings_class(reference: str) -> Any:
+    """Import the settings that a record names.
+
+    Raises:
+        ExtensionError: They cannot be imported, or are not a frozen dataclass.
+    """
+    kind = resolve(reference)
+    if isinstance(kind, type) and is_dataclass(kind) and kind.__dataclass_params__.frozen:  # type: ignore[attr-defined]
+        return kind
+    raise ExtensionError(
+        f"is {kind!r:.200}",
+        where=reference,
+        expected="the settings of a record: a frozen dataclass, with bounds in `Annotated`",
+        hint="decorate the class with @dataclass(frozen=True)",
+    )
 
 
 def _package(point: EntryPoint) -> str:

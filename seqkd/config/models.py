@@ -7,14 +7,13 @@ the architecture means a Transformer; one that does not name the objective means
 from __future__ import annotations
 
 from dataclasses import fields, replace
-from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
-from pydantic import ConfigDict, Field, SerializationInfo, TypeAdapter, model_serializer, model_validator
+from pydantic import Field, SerializationInfo, model_serializer, model_validator
 
 from seqkd.config.search import Strict
-from seqkd.extensions import Registry, resolve
+from seqkd.config.tables import read_table, written
 from seqkd.models.registry import ARCHITECTURES, DEFAULT, Architecture
 from seqkd.models.settings import StackSettings
 from seqkd.objectives.registry import OBJECTIVES, AskingSettings, Objective, TaughtSettings, suited
@@ -35,14 +34,14 @@ class ModelConfig(Strict):
     @model_validator(mode="before")
     @classmethod
     def _of_table(cls, values: Any) -> Any:
-        return values if isinstance(values, cls) else _read(ARCHITECTURES, "arch", DEFAULT, values)
+        return values if isinstance(values, cls) else read_table(ARCHITECTURES, "arch", DEFAULT, values)
 
     @model_serializer
     def _to_table(self, info: SerializationInfo) -> dict[str, Any]:
-        written = list(_written(self.record.settings, self.settings, info).items())
+        found = list(written(self.record.settings, self.settings, info).items())
         # The settings that stacks share have always stood before `arch`: a plan stays the same in every byte.
         shared = len(fields(StackSettings)) if isinstance(self.settings, StackSettings) else 0
-        return dict([*written[:shared], ("arch", self.arch), *written[shared:]])
+        return dict([*found[:shared], ("arch", self.arch), *found[shared:]])
 
 
 class TermConfig(Strict):
@@ -74,12 +73,14 @@ class TermConfig(Strict):
         if not isinstance(values, dict):
             return values
         own = {name: values[name] for name in ("weight",) if name in values}
-        return own | _read(OBJECTIVES, "type", "", {name: value for name, value in values.items() if name not in own})
+        return own | read_table(
+            OBJECTIVES, "type", "", {name: value for name, value in values.items() if name not in own}
+        )
 
     @model_serializer
     def _to_table(self, info: SerializationInfo) -> dict[str, Any]:
         weight = {} if self.weight == 1.0 else {"weight": self.weight}
-        return {"type": self.type, **weight, **_written(self.record.settings, self.settings, info)}
+        return {"type": self.type, **weight, **written(self.record.settings, self.settings, info)}
 
 
 class ObjectiveConfig(Strict):
@@ -140,7 +141,7 @@ class ObjectiveConfig(Strict):
         if isinstance(values, cls):
             return values
         if not isinstance(values, dict) or "terms" not in values:
-            alone = TermConfig.model_construct(weight=1.0, **_read(OBJECTIVES, "type", "nll", values))
+            alone = TermConfig.model_construct(weight=1.0, **read_table(OBJECTIVES, "type", "nll", values))
             return {"terms": (alone,), "listed": False}
         if len(values) > 1:
             others = ", ".join(name for name in values if name != "terms")
@@ -174,11 +175,11 @@ class HookConfig(Strict):
     @model_validator(mode="before")
     @classmethod
     def _of_table(cls, values: Any) -> Any:
-        return values if isinstance(values, cls) else _read(HOOKS, "type", "", values)
+        return values if isinstance(values, cls) else read_table(HOOKS, "type", "", values)
 
     @model_serializer
     def _to_table(self, info: SerializationInfo) -> dict[str, Any]:
-        return {"type": self.type, **_written(self.record.settings, self.settings, info)}
+        return {"type": self.type, **written(self.record.settings, self.settings, info)}
 
 
 def default_model() -> ModelConfig:
@@ -189,38 +190,6 @@ def default_model() -> ModelConfig:
 def default_objective() -> ObjectiveConfig:
     """The objective of a file that has no table for it, and no architecture that could name one."""
     return ObjectiveConfig.model_validate({})
-
-
-@cache
-def _adapter(settings: str) -> TypeAdapter[Any]:
-    """Reads and writes the settings that a record names as `module:attribute`."""
-    kind = resolve(settings)
-    kind.__pydantic_config__ = ConfigDict(extra="forbid", allow_inf_nan=False)
-    return TypeAdapter(kind)
-
-
-def _read(registry: Registry[Any], key: str, default: str, table: Any) -> dict[str, Any]:
-    """The name that stands in a table under `key`, and the settings that the table holds besides."""
-    if not isinstance(table, dict):
-        raise ValueError("Input should be a table")
-    name = str(table.get(key, default))
-    record = registry.find(name)
-    if record is None:
-        known = registry.known() or "(none is installed)"
-        raise ValueError(f"unknown {registry.kind} {name!r}, expected one of: {known}")
-    given = {setting: value for setting, value in table.items() if setting != key}
-    return {key: name, "settings": _adapter(record.settings).validate_python(given)}
-
-
-def _written(settings: str, values: Any, info: SerializationInfo) -> dict[str, Any]:
-    """Settings as plain values."""
-    written: dict[str, Any] = _adapter(settings).dump_python(
-        values,
-        mode="json" if info.mode_is_json() else "python",
-        exclude=cast(Any, info.exclude),
-        exclude_none=bool(info.exclude_none),
-    )
-    return written
 
 
 def with_objective(values: Any) -> Any:

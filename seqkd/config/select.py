@@ -2,74 +2,200 @@
 
 from __future__ import annotations
 
+from dataclasses import MISSING, fields
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, cast
 
-from pydantic import Field, model_validator
+from pydantic import (
+    Field,
+    ModelWrapValidatorHandler,
+    SerializationInfo,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
+from typing_extensions import Self
 
 from seqkd.config.search import Strict
+from seqkd.config.tables import adapter, read_table, record_of, together, written
+from seqkd.extensions import settings_class
 from seqkd.metrics.tokenizers import TokenizerChoice
-
-RuleName = Literal["seqkd", "seqinter", "oracle", "chrf", "ter", "sample", "mbr-bleu", "mbr-chrf", "rerank", "all"]
-WITH_REFERENCES = ("seqinter", "oracle", "chrf", "ter")  # rules that look at the gold targets
+from seqkd.selection.registry import DEFAULT_SCORER, FILTERS, RULES, SCORERS, Filter, Read, Rule, Scorer
 
 
 class FilterConfig(Strict):
-    """What is rejected besides empty hypotheses. Lengths are subwords."""
+    """What is rejected besides empty hypotheses. Lengths are subwords.
 
-    max_ratio: float | None = Field(
-        None, ge=1.0, description="longer side over the shorter side, ends of sentence counted"
-    )
-    unknown: bool = Field(True, description="a hypothesis that holds the unknown piece")
-    copies: bool = Field(False, description="a target that equals its source")
-    cut: bool = Field(False, description="a hypothesis that ended at the longest allowed length")
-    max_repeats: int | None = Field(None, ge=1, description="how often the same 1 to 8 subwords may come in a row")
-    min_score: float | None = Field(None, description="least score of the search")
-    worst_percent: float = Field(
-        0.0, ge=0.0, lt=100.0, description="a score below this percentile of the best hypotheses' scores"
-    )
-    script: str | None = Field(
-        None, pattern=r"^[A-Za-z_]+$", description="a Unicode script that more than half of the letters must have"
-    )
-    max_ter: float | None = Field(None, ge=0.0, description="translation edit rate to the reference, in per cent")
-    duplicates: bool = Field(False, description="a pair that an earlier row has; such rows are dropped")
+    In a file it is one table with a key for each filter; see `Filter.name`.
+    """
+
+    settings: dict[str, Any] = Field(default_factory=dict)
+
+    def __getitem__(self, name: str) -> Any:
+        """The value of a filter's key, or its settings if the key holds a table; None if the key is missing."""
+        settings = self.settings.get(name)
+        return getattr(settings, name) if settings is not None and _is_one(type(settings), name) else settings
+
+    def is_one(self, name: str) -> bool:
+        """Whether a filter's key holds one value and not a table."""
+        return _is_one(type(self.settings[name]), name)
+
+    @property
+    def active(self) -> list[Filter]:
+        """The filters whose key is neither missing nor false."""
+        return [record for record in FILTERS.all() if self[record.name] is not None and self[record.name] is not False]
+
+    def reads(self, what: Read) -> list[str]:
+        """The names of the filters that are on and look at this."""
+        return [record.name for record in self.active if what in record.reads]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_table(cls, values: Any) -> Any:
+        if isinstance(values, cls):
+            return values
+        if not isinstance(values, dict):
+            raise ValueError("Input should be a table")
+        found: dict[str, Any] = {}
+        errors: list[ValidationError | tuple[str, ValidationError]] = []
+        for name in [*FILTERS.own, *(name for name in values if name not in FILTERS.own)]:
+            record = FILTERS.find(name)
+            if record is None:
+                unknown = [{"type": "extra_forbidden", "loc": (name,), "input": values[name]}]
+                errors.append(ValidationError.from_exception_data(cls.__name__, cast(Any, unknown)))
+                continue
+            kind = settings_class(record.settings)
+            one = _is_one(kind, name)
+            if name not in values and not (one and fields(kind)[0].default is not MISSING):
+                continue
+            table = {key: values[key] for key in (name,) if key in values} if one else values[name]
+            try:
+                found[name] = adapter(record.settings).validate_python(table)
+            except ValidationError as error:
+                errors.append(error if one else (name, error))
+        if errors:
+            raise together(cls.__name__, errors)
+        return {"settings": found}
+
+    @model_serializer
+    def _to_table(self, info: SerializationInfo) -> dict[str, Any]:
+        table: dict[str, Any] = {}
+        for name, settings in self.settings.items():
+            values = written(cast(Filter, FILTERS.find(name)).settings, settings, info)
+            table |= values if _is_one(type(settings), name) else {name: values}
+        return table
 
 
-class RerankConfig(Strict):
-    """The models of rule "rerank"."""
+def _is_one(settings: Any, name: str) -> bool:
+    """Whether settings are one field that is called as the filter itself."""
+    return [field.name for field in fields(settings)] == [name]
 
-    forward: Path | None = Field(None, description="target given source; omitted: the teacher's own log-probabilities")
-    reverse: Path | None = Field(None, description="source given target")
-    channel_weight: float = Field(1.0, ge=0.0, description="of the reverse model")
-    batch_tokens: int = Field(4000, ge=1)
 
-    @model_validator(mode="after")
-    def _some(self) -> RerankConfig:
-        if self.forward is None and self.reverse is None:
-            raise ValueError("rerank needs `forward`, `reverse` or both")
-        return self
+class ScorerConfig(Strict):
+    """A scorer and its settings. In a file they are one table, with the name under `type`."""
+
+    type: str
+    settings: Any
+
+    @property
+    def record(self) -> Scorer:
+        """The scorer's record."""
+        return cast(Scorer, SCORERS.find(self.type))
+
+    @property
+    def models(self) -> dict[str, Path]:
+        """The model folders that it reads, by the names of their settings."""
+        found = {name: getattr(self.settings, name) for name in self.record.folders}
+        return {name: folder for name, folder in found.items() if folder is not None}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_table(cls, values: Any) -> Any:
+        return values if isinstance(values, cls) else read_table(SCORERS, "type", DEFAULT_SCORER, values)
+
+    @model_serializer
+    def _to_table(self, info: SerializationInfo) -> dict[str, Any]:
+        name = {} if self.type == DEFAULT_SCORER else {"type": self.type}
+        return {**name, **written(self.record.settings, self.settings, info)}
 
 
 class SelectSettings(Strict):
-    """Which hypothesis becomes the target."""
+    """Which hypothesis becomes the target. The rule's own settings stand in the same table of a file."""
 
-    rule: RuleName
+    rule: str
+    settings: Any = None
     tokenizer: TokenizerChoice | Literal["pieces"] = Field(
         "auto", description="of sentence BLEU; auto: by the target's language; pieces: the vocabulary's subwords"
     )
     smoothing: Literal["exp", "floor", "add-k", "none"] = Field("exp", description="of sentence BLEU")
     seed: int = Field(1, ge=0, description='of rule "sample"')
-    rerank: RerankConfig | None = None
+    rerank: ScorerConfig | None = Field(None, description='the scorer of rule "rerank"')
     filters: FilterConfig = FilterConfig()
     rejected: Literal["drop", "next", "gold"] = Field(
         "drop", description="what a row gets whose choice is rejected: nothing, the next best, or its gold target"
     )
     workers: int = Field(0, ge=0, description="processes; 0: one for each core")
 
+    @property
+    def record(self) -> Rule:
+        """The rule's record."""
+        return cast(Rule, RULES.find(self.rule))
+
+    @property
+    def keeps_all(self) -> bool:
+        """Whether every hypothesis is kept, with a weight."""
+        return self.record.values is None
+
+    @property
+    def reads_references(self) -> bool:
+        """Whether the choice or a filter depends on the references."""
+        return "references" in self.record.reads or bool(self.filters.reads("references"))
+
+    @field_validator("rule")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        record_of(RULES, name)
+        return name
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _of_table(cls, values: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        if not isinstance(values, dict):
+            return handler(values)
+        record = RULES.find(str(values.get("rule", "")))
+        if record is None:
+            return handler(values)
+        own = {name: value for name, value in values.items() if name not in cls.model_fields or name == "settings"}
+        others = {name: value for name, value in values.items() if name not in own}
+        errors: list[ValidationError | tuple[str, ValidationError]] = []
+        settings = None
+        try:
+            settings = adapter(record.settings).validate_python(own)
+        except ValidationError as error:
+            errors.append(error)
+        try:
+            made = handler({**others, "settings": settings})
+        except ValidationError as error:
+            errors.append(error)
+        if errors:
+            raise together(cls.__name__, errors)
+        return made
+
     @model_validator(mode="after")
     def _fits(self) -> SelectSettings:
-        if (self.rule == "rerank") != (self.rerank is not None):
-            raise ValueError('rule "rerank" and the table `rerank` go together')
-        if self.rule == "all" and self.rejected == "next":
-            raise ValueError('rule "all" keeps every hypothesis that no filter rejects: rejected is "drop" or "gold"')
+        if ("scorer" in self.record.reads) != (self.rerank is not None):
+            raise ValueError('a rule that reads a scorer, such as "rerank", and the table `rerank` go together')
+        if self.keeps_all and self.rejected == "next":
+            raise ValueError(
+                f'rule "{self.rule}" keeps every hypothesis that no filter rejects: rejected is "drop" or "gold"'
+            )
         return self
+
+    @model_serializer(mode="wrap")
+    def _to_table(self, handler: SerializerFunctionWrapHandler, info: SerializationInfo) -> dict[str, Any]:
+        table = handler(self)
+        table.pop("settings", None)
+        own = written(self.record.settings, self.settings, info)
+        return {**{name: value for name, value in table.items() if name == "rule"}, **own, **table}

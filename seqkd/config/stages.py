@@ -37,7 +37,7 @@ from seqkd.config.report import ReportConfig as ReportConfig
 from seqkd.config.search import Beams, Name, SearchPrecision, Strict, check_beams, check_decode
 from seqkd.config.search import ParallelConfig as ParallelConfig
 from seqkd.config.search import SearchConfig as SearchConfig
-from seqkd.config.select import WITH_REFERENCES, SelectSettings
+from seqkd.config.select import SelectSettings
 from seqkd.errors import ConfigError
 from seqkd.metrics.tokenizers import TokenizerChoice
 from seqkd.models.initialiser import Initialiser
@@ -238,8 +238,8 @@ class SelectConfig(SelectSettings):
     def _directed(self) -> SelectConfig:
         if self.tag and not self.reverse:
             raise ValueError("tag: is for sources that a model wrote: set `reverse = true`")
-        if self.reverse and (self.rule in WITH_REFERENCES or self.filters.max_ter is not None):
-            raise ValueError("reverse: monolingual text has no references, which rule or filters.max_ter look at")
+        if self.reverse and self.reads_references:
+            raise ValueError("reverse: monolingual text has no references, which the rule or a filter looks at")
         return self
 
 

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from seqkd.config.models import HookConfig, ModelConfig, ObjectiveConfig, TermConfig
+from seqkd.config.select import FilterConfig, ScorerConfig, SelectSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,10 +72,19 @@ def _neutral(settings: Any, prefix: str) -> Iterator[tuple[str, Any]]:
         for index, term in enumerate(settings.terms):
             yield from _neutral(term, f"{prefix}terms.{index}." if settings.listed else prefix)
         return
-    if isinstance(settings, (ModelConfig, TermConfig, HookConfig)):  # one table in a file: the name and its settings
+    # One table in a file: the name and its settings.
+    if isinstance(settings, (ModelConfig, TermConfig, HookConfig, ScorerConfig)):
         yield from _neutral(settings.settings, prefix)
         return
+    if isinstance(settings, FilterConfig):
+        for name, values in settings.settings.items():
+            yield from _neutral(values, prefix if settings.is_one(name) else f"{prefix}{name}.")
+        return
+    if isinstance(settings, SelectSettings):
+        yield from _neutral(settings.settings, prefix)
     for option in _options(settings):
+        if isinstance(settings, SelectSettings) and option.name == "settings":
+            continue
         if get_origin(option.type) is Literal and len(get_args(option.type)) == 1:
             continue
         key, value = f"{prefix}{option.name}", getattr(settings, option.name)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from seqkd.extensions import Registry, resolve
+from seqkd.extensions import Registry, resolve, settings_class
 from seqkd.models.registry import Architecture
 
 if TYPE_CHECKING:  # pipeline files are planned, and registries listed, without torch where they can be
@@ -117,10 +117,23 @@ class Objective:
         )
 
 
+_ASKING = ("teachers", "precision")  # the fields of `AskingSettings`, and those that `TaughtSettings` adds
+_TAUGHT = ("soft_targets", "temperature", "direction")
+
+
+def lacking(record: Objective) -> str:
+    """Say which settings for teachers an objective lacks that asks a teacher; "" if it has them all."""
+    wanted = (*(_ASKING if record.needs.teacher else ()), *(_TAUGHT if record.needs.soft_targets else ()))
+    there = {field.name for field in fields(settings_class(record.settings))}
+    missing = [name for name in wanted if name not in there]
+    return f"asks a teacher, and its settings lack {', '.join(missing)}" if missing else ""
+
+
 OBJECTIVES = Registry(
     "objective",
     Objective,
     group="seqkd.objectives",
+    check=lacking,
     own={
         "nll": Objective(
             name="nll",

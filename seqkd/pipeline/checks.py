@@ -12,6 +12,7 @@ from seqkd.models.registry import ARCHITECTURES
 from seqkd.pipeline.file import BackTranslationPart, PipelineConfig
 from seqkd.pipeline.graph import Graph, Node, unknown
 from seqkd.pipeline.parts import asks_teacher
+from seqkd.selection.registry import RULES
 from seqkd.text.vocabularies import SOURCE_VOCABULARY, VOCABULARY
 from seqkd.text.vocabulary import Vocabulary
 
@@ -35,8 +36,12 @@ def reference_problems(graph: Graph) -> Iterator[str]:
             )
     for node in graph.of("distill"):
         for corpus in graph.linked(node, "corpus"):
-            if corpus.settings.get("rule") == "all":
-                yield f'{node.place}.corpus: {corpus.name!r} is of rule "all", so that it has a source several times'
+            rule = RULES.find(str(corpus.settings.get("rule")))
+            if rule is not None and rule.values is None:
+                yield (
+                    f'{node.place}.corpus: {corpus.name!r} is of rule "{rule.name}", so that it has a source several '
+                    "times"
+                )
     for node in graph.of("backtranslation"):
         if not any(node.key in student.inputs for student in graph.of("students")):
             yield (f'backtranslation: none of [[students]] has the corpus "{node.name}", by itself or among others')

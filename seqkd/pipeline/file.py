@@ -252,8 +252,8 @@ class BackTranslationPart(ModelPart):
             raise ValueError(f"model.arch {self.model.arch!r} is not decoded by beam search: take another")
         if self.objective.asking:
             raise ValueError(f"objective.type {self.objective.type!r} asks the teacher, which translates the other way")
-        if self.filters.max_ter is not None:
-            raise ValueError("filters.max_ter: monolingual text has no references")
+        for name in self.filters.reads("references"):
+            raise ValueError(f"filters.{name}: monolingual text has no references")
         check_mix(self.objective, [(part.name, part.weight) for part in several(self.corpus)])
         return self
 
@@ -373,7 +373,7 @@ class PipelineConfig(Strict):
 
     @model_validator(mode="after")
     def _weights(self) -> PipelineConfig:
-        weighted = {part.name for part in self.select if part.rule == "all"}
+        weighted = {part.name for part in self.select if part.keeps_all}
         for where, models in (("teachers", self.teachers), ("students", self.students)):
             others = [
                 f"{part.name} ({part.objective.type})"

@@ -17,6 +17,7 @@ from seqkd.pipeline.checks import data_problems, model_problems, reference_probl
 from seqkd.pipeline.file import ModelPart, PipelineConfig, as_lists
 from seqkd.pipeline.graph import resolve
 from seqkd.pipeline.parts import PARTS
+from seqkd.selection.registry import DEFAULT_SCORER, SCORERS
 
 MAKE_SAFE = re.compile(r"^[A-Za-z0-9_./,+@=-]+$")  # what a Make target can hold without escaping
 
@@ -170,7 +171,8 @@ def _paths(values: Mapping[str, Any]) -> list[tuple[str, str]]:
     for table in _tables(values.get("select")):
         judges = table.get("rerank")
         if isinstance(judges, dict):
-            models = [(side, judges.get(side)) for side in ("forward", "reverse")]
+            scorer = SCORERS.find(str(judges.get("type", DEFAULT_SCORER)))
+            models = [(side, judges.get(side)) for side in (scorer.folders if scorer else ())]
             found += [(f"select.rerank.{side}", path) for side, path in models if isinstance(path, str)]
     texts = [(split, side) for split in ("train", "valid", "test") for side in ("source", "target", "accepted")]
     for kind, keys in (("data", [*texts, ("fetch", "script")]), ("teachers", [("path",)])):

@@ -238,8 +238,8 @@ def _select(node: Node, plan: Plan, settings: dict[str, object], judges: tuple[P
 
 def _judges(part: SelectSettings) -> tuple[Path, ...]:
     """What tells that a model which reranks has changed; `seqkd select` says it better than Make if it is missing."""
-    models = [] if part.rerank is None else [part.rerank.forward, part.rerank.reverse]
-    files = [folder / "model.safetensors" for folder in models if folder is not None]
+    models = [] if part.rerank is None else part.rerank.models.values()
+    files = [folder / "model.safetensors" for folder in models]
     return tuple(file for file in files if file.exists())
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from seqkd.config.select import WITH_REFERENCES
 from seqkd.pipeline.file import TEACHER
 from seqkd.pipeline.graph import Graph, Node
 
@@ -41,7 +40,7 @@ def edges(graph: Graph, parts: Sequence[Node]) -> Iterator[tuple[str, str]]:
         first = {reference.field for reference in node.part.references if not reference.follows}
         for field in sorted(node.links, key=lambda field: field in first):  # the weights that it starts from at last
             yield from ((_label(other), _label(node)) for other in graph.linked(node, field))
-        if node.kind == "select" and node.settings.rule in WITH_REFERENCES:
+        if node.kind == "select" and "references" in node.settings.record.reads:
             (lists,) = graph.linked(node, "kbest")
             yield from ((_label(other), _label(node)) for other in graph.linked(lists, "corpus"))
 

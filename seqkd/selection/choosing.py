@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from seqkd.selection.filters import BARE, CODES, FAR, UNJUDGED, Codes, Filters
+from seqkd.selection.filters import BARE, UNJUDGED, Codes, Filters
 from seqkd.selection.lists import Booleans, Floats, Integers, Lists
 
 Otherwise = Literal["drop", "next", "gold"]
@@ -20,7 +20,8 @@ class Choice:
 
     Attributes:
         picks: Place of the chosen hypothesis `[rows]`; DROPPED or GOLD where there is none.
-        reasons: Why the rule's own choice was rejected, as a place in `filters.REASONS`; 0 where it stands `[rows]`.
+        reasons: Code of the reason why the rule's own choice was rejected, 0 if it was not; see `Filters.reasons`
+            `[rows]`.
     """
 
     picks: Integers
@@ -40,13 +41,13 @@ def choose(lists: Lists, values: Floats, filters: Filters, otherwise: Otherwise)
     """
     order = np.lexsort((lists.ranks, -lists.scores, -values, lists.owners))
     codes = filters.judge(lists)
-    codes[(codes == 0) & np.isneginf(values)] = CODES[UNJUDGED]
+    codes[(codes == 0) & np.isneginf(values)] = UNJUDGED
     filled = np.flatnonzero(lists.counts)
     firsts = np.full(len(lists.counts), DROPPED, dtype=np.int64)
     firsts[filled] = order[lists.firsts[filled]]
     checked = np.zeros(len(codes), dtype=np.bool_)
-    _check_far(lists, firsts, filters, codes, checked)
-    reasons = np.full(len(firsts), CODES[BARE], dtype=np.uint8)
+    _check_slow(lists, firsts, filters, codes, checked)
+    reasons = np.full(len(firsts), BARE, dtype=np.uint8)
     reasons[filled] = codes[firsts[filled]]
     picks = np.where(reasons == 0, firsts, DROPPED)
     if otherwise == "gold":
@@ -56,19 +57,19 @@ def choose(lists: Lists, values: Floats, filters: Filters, otherwise: Otherwise)
         rows, first = np.unique(lists.owners[passing], return_index=True)
         picks = np.full(len(firsts), DROPPED, dtype=np.int64)
         picks[rows] = passing[first]
-        if not _check_far(lists, picks, filters, codes, checked):
+        if not _check_slow(lists, picks, filters, codes, checked):
             break
     return Choice(picks, reasons)
 
 
 def keep(lists: Lists, filters: Filters) -> Codes:
-    """Judge every hypothesis by itself: the first reason against each, as its place in `filters.REASONS`; 0: none.
+    """Judge every hypothesis by itself: the code of the first reason against each; see `Filters.reasons`.
 
     Returns:
         `[hypotheses]`.
     """
     codes = filters.judge(lists)
-    _check_far(lists, np.arange(len(codes)), filters, codes, np.zeros(len(codes), dtype=np.bool_))
+    _check_slow(lists, np.arange(len(codes)), filters, codes, np.zeros(len(codes), dtype=np.bool_))
     return codes
 
 
@@ -91,11 +92,10 @@ def weigh(rows: Integers, scores: Floats) -> Floats:
     return mass / np.bincount(owners, weights=mass)[owners]
 
 
-def _check_far(lists: Lists, picks: Integers, filters: Filters, codes: Codes, checked: Booleans) -> bool:
-    """Reject those of `picks` that are too far from the reference; each is looked at once. True if there were any."""
+def _check_slow(lists: Lists, picks: Integers, filters: Filters, codes: Codes, checked: Booleans) -> bool:
+    """Let slow filters judge those of `picks` that stand so far; each is judged once. True if any was rejected."""
     fresh = picks[picks >= 0]
     fresh = fresh[(codes[fresh] == 0) & ~checked[fresh]]
     checked[fresh] = True
-    far = fresh[filters.far(lists, fresh)]
-    codes[far] = CODES[FAR]
-    return len(far) > 0
+    codes[fresh] = filters.look(lists, fresh)
+    return bool(codes[fresh].any())

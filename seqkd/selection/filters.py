@@ -2,92 +2,200 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+from pydantic import Field
 
+from seqkd.extensions import resolve
 from seqkd.selection.lists import Booleans, Floats, Integers, Lists, sizes
 from seqkd.selection.measures import ter
+from seqkd.selection.registry import FILTERS, Filter
 from seqkd.text.vocabulary import UNK_ID
 
-BARE = "no hypothesis"  # of a row; its k-best folder's rejected.tsv says why
-EMPTY = "empty hypothesis"
-UNKNOWN = "unknown piece"
-CUT = "cut at the longest length"
-LENGTH_RATIO = "length ratio"
-COPY = "copy of the source"
-REPEATS = "repeats itself"
-LOW_SCORE = "low score"
-SCRIPT = "wrong script"
-FAR = "far from the reference"
-UNJUDGED = "longer than a reranking model's max_positions"
-DUPLICATE = "duplicate pair"
-
-# In the order in which a hypothesis is judged: the first reason counts. 0 is none.
-REASONS = ("", BARE, EMPTY, UNKNOWN, CUT, LENGTH_RATIO, COPY, REPEATS, LOW_SCORE, SCRIPT, FAR, UNJUDGED)
-CODES = {reason: code for code, reason in enumerate(REASONS)}
+# Codes of the reasons that do not come from a filter; those of filters follow. 0 is no reason.
+BARE, EMPTY, UNJUDGED = 1, 2, 3
+_REASONS = (
+    "",
+    "no hypothesis",  # of a row; its k-best folder's rejected.tsv says why
+    "empty hypothesis",
+    "longer than a reranking model's max_positions",
+)
 Codes = npt.NDArray[np.uint8]
 
 LONGEST_REPEATED = 8  # subwords; longer loops have not come twice before the longest output is reached
+_FIRST = ("unknown", "cut")  # are the reasons, whatever else is wrong with a hypothesis
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MaxRatio:
+    """See `by_ratio`."""
+
+    max_ratio: Annotated[
+        float, Field(ge=1.0, description="longer side over the shorter side, ends of sentence counted")
+    ]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unknown:
+    """See `by_unknown`."""
+
+    unknown: Annotated[bool, Field(description="a hypothesis that holds the unknown piece")] = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Copies:
+    """See `by_copying`."""
+
+    copies: Annotated[bool, Field(description="a target that equals its source")] = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cut:
+    """See `by_cut`."""
+
+    cut: Annotated[bool, Field(description="a hypothesis that ended at the longest allowed length")] = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MaxRepeats:
+    """See `by_repeats`."""
+
+    max_repeats: Annotated[int, Field(ge=1, description="how often the same 1 to 8 subwords may come in a row")]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MinScore:
+    """See `by_score`."""
+
+    min_score: Annotated[float, Field(description="least score of the search")]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorstPercent:
+    """Settings of a filter that becomes a `MinScore` once all scores are known."""
+
+    worst_percent: Annotated[
+        float, Field(ge=0.0, lt=100.0, description="a score below this percentile of the best hypotheses' scores")
+    ] = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Script:
+    """See `by_script`."""
+
+    script: Annotated[
+        str,
+        Field(pattern=r"^[A-Za-z_]+$", description="a Unicode script that more than half of the letters must have"),
+    ]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MaxTer:
+    """See `by_ter`."""
+
+    max_ter: Annotated[float, Field(ge=0.0, description="translation edit rate to the reference, in per cent")]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Duplicates:
+    """Settings of a filter that the stage applies to the whole corpus."""
+
+    duplicates: Annotated[bool, Field(description="a pair that an earlier row has; such rows are dropped")] = False
+
+
+@dataclass(frozen=True, slots=True)
 class Filters:
     """What is rejected besides empty hypotheses.
 
     Attributes:
-        max_ratio: Largest ratio of the longer side's subwords to the shorter side's, ends of sentence counted.
-        unknown: Reject what holds the unknown piece: no text stands for it.
-        copies: Reject what equals its source.
-        cut: Reject what the search ended at the longest allowed length.
-        max_repeats: How often the same one to eight subwords may come in a row.
-        min_score: Least score of the search.
-        script: Name of a Unicode script; rejected is what has half of its letters or fewer in it.
-        max_ter: Largest translation edit rate to the reference, in per cent.
-        blanks: Whether the language puts blanks between words; TER counts characters if not.
+        chosen: Filters that look at single hypotheses, with their settings, in the order of judgement: the first
+            reason counts.
     """
 
-    max_ratio: float | None = None
-    unknown: bool = False
-    copies: bool = False
-    cut: bool = False
-    max_repeats: int | None = None
-    min_score: float | None = None
-    script: str | None = None
-    max_ter: float | None = None
-    blanks: bool = True
+    chosen: tuple[tuple[Filter, Any], ...] = ()
+
+    @classmethod
+    def of(cls, settings: Sequence[Any]) -> Filters:
+        """The filters that have these settings, one of each kind, in the registry's order."""
+        found = []
+        records = {record.name: record for record in FILTERS.all()}
+        for record in [*(records.pop(name) for name in _FIRST), *records.values()]:
+            kind = None if record.rejects is None else resolve(record.settings)
+            found += [(record, values) for values in settings if kind is not None and type(values) is kind]
+        return cls(tuple(found))
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """The reasons by code."""
+        return (*_REASONS, *(record.reason for record, _ in self.chosen))
 
     def judge(self, lists: Lists) -> Codes:
-        """The first reason against each hypothesis, as its place in `REASONS` `[hypotheses]`; TER is left to `far`."""
-        found: list[tuple[str, Booleans]] = [(EMPTY, empty(lists))]
-        if self.unknown:
-            found.append((UNKNOWN, unknown(lists)))
-        if self.cut:
-            found.append((CUT, cut(lists)))
-        if self.max_ratio is not None:
-            found.append((LENGTH_RATIO, length_ratio(lists) > self.max_ratio))
-        if self.copies:
-            found.append((COPY, copies(lists)))
-        if self.max_repeats is not None:
-            found.append((REPEATS, repeats(lists) > self.max_repeats))
-        if self.min_score is not None:
-            found.append((LOW_SCORE, lists.scores < self.min_score))
-        if self.script is not None:
-            found.append((SCRIPT, share_in_script(lists, self.script) <= 0.5))
-        codes = np.zeros(len(lists.owners), dtype=np.uint8)
-        for reason, failed in reversed(found):
-            codes[failed] = CODES[reason]
+        """The code of the first reason against each hypothesis `[hypotheses]`; slow filters are left to `look`."""
+        everything = np.arange(len(lists.owners))
+        codes = self._coded(lists, everything, slow=False)
+        codes[empty(lists)] = EMPTY
         return codes
 
-    def far(self, lists: Lists, which: Integers) -> Booleans:
-        """Which of these hypotheses are too far from their reference `[which]`; slow, so for likely choices alone."""
-        if self.max_ter is None:
-            return np.zeros(len(which), dtype=np.bool_)
-        return ter(lists, which, blanks=self.blanks) > self.max_ter
+    def look(self, lists: Lists, which: Integers) -> Codes:
+        """The code of the first slow filter that rejects each of these hypotheses, 0 if none does `[which]`."""
+        return self._coded(lists, which, slow=True)
+
+    def _coded(self, lists: Lists, which: Integers, *, slow: bool) -> Codes:
+        codes = np.zeros(len(which), dtype=np.uint8)
+        for code, (record, settings) in reversed(list(enumerate(self.chosen, start=len(_REASONS)))):
+            if record.slow is slow and record.rejects is not None:
+                codes[resolve(record.rejects)(lists, which, settings)] = code
+        return codes
+
+
+def by_ratio(lists: Lists, which: Integers, settings: MaxRatio) -> Booleans:
+    """One side is too long for the other `[which]`; lengths are subwords."""
+    found: Booleans = length_ratio(lists)[which] > settings.max_ratio
+    return found
+
+
+def by_unknown(lists: Lists, which: Integers, settings: Unknown) -> Booleans:  # noqa: ARG001 (as all filters)
+    """The unknown piece is among the ids, and no text stands for it `[which]`."""
+    return unknown(lists)[which]
+
+
+def by_copying(lists: Lists, which: Integers, settings: Copies) -> Booleans:  # noqa: ARG001
+    """The text equals its source `[which]`."""
+    return copies(lists)[which]
+
+
+def by_cut(lists: Lists, which: Integers, settings: Cut) -> Booleans:  # noqa: ARG001
+    """The search ended the hypothesis at the longest allowed length `[which]`."""
+    return cut(lists)[which]
+
+
+def by_repeats(lists: Lists, which: Integers, settings: MaxRepeats) -> Booleans:
+    """The same one to eight subwords come too often in a row `[which]`."""
+    found: Booleans = repeats(lists)[which] > settings.max_repeats
+    return found
+
+
+def by_score(lists: Lists, which: Integers, settings: MinScore) -> Booleans:
+    """The search gave too low a score `[which]`."""
+    found: Booleans = lists.scores[which] < settings.min_score
+    return found
+
+
+def by_script(lists: Lists, which: Integers, settings: Script) -> Booleans:
+    """Half of the letters or fewer are of the script `[which]`."""
+    return share_in_script(lists, settings.script)[which] <= 0.5
+
+
+def by_ter(lists: Lists, which: Integers, settings: MaxTer) -> Booleans:
+    """Too many edits lie between the hypothesis and its reference `[which]`."""
+    found: Booleans = ter(lists, which, blanks=lists.blanks) > settings.max_ter
+    return found
 
 
 def empty(lists: Lists) -> Booleans:

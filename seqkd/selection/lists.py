@@ -29,6 +29,7 @@ class Lists:
         reference_ids: Arrow lists of int32 `[rows]`.
         hypotheses: Arrow structs `[hypotheses]`, as in a k-best file.
         counts: Hypotheses of each row `[rows]`.
+        blanks: Whether the targets' language puts blanks between words.
     """
 
     ids: Integers
@@ -38,9 +39,10 @@ class Lists:
     reference_ids: Any
     hypotheses: Any
     counts: Integers
+    blanks: bool = True
 
     @classmethod
-    def of_tables(cls, gold: pa.Table, kbest: pa.Table) -> Lists:
+    def of_tables(cls, gold: pa.Table, kbest: pa.Table, *, blanks: bool = True) -> Lists:
         """The rows of a gold table and those of a k-best table in the same order."""
         hypotheses = one_array(kbest.column("hypotheses"))
         return cls(
@@ -51,6 +53,7 @@ class Lists:
             reference_ids=one_array(gold.column("target_ids")),
             hypotheses=hypotheses.flatten(),
             counts=sizes(hypotheses),
+            blanks=blanks,
         )
 
     def pieces(self, rows: int) -> Iterator[Lists]:
@@ -67,6 +70,7 @@ class Lists:
                 reference_ids=self.reference_ids.slice(start, stop - start),
                 hypotheses=self.hypotheses.slice(first, int(ends[stop - 1]) - first),
                 counts=self.counts[start:stop],
+                blanks=self.blanks,
             )
 
     @cached_property

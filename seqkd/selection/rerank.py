@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from seqkd.search import score_pairs
-from seqkd.search.loading import SearchTeam
+from seqkd.search.loading import SearchTeam, load_team
 from seqkd.selection.lists import Floats, Lists
+from seqkd.selection.settings import PRECISION, ModelScorerSettings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,3 +60,21 @@ class Reranker:
         )
         values[fits] = [score.logprob / score.tokens for score in scored]
         return values
+
+
+def build(settings: ModelScorerSettings, device: str) -> Callable[[Lists], Floats]:
+    """Load the models; give the function that values hypotheses.
+
+    Raises:
+        ModelError: A model folder is damaged or missing.
+    """
+
+    def team(path: Path | None) -> SearchTeam | None:
+        return None if path is None else load_team([path], device=device, precision=PRECISION)
+
+    return Reranker(
+        forward=team(settings.forward),
+        reverse=team(settings.reverse),
+        channel_weight=settings.channel_weight,
+        batch_tokens=settings.batch_tokens,
+    ).values

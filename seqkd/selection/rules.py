@@ -1,14 +1,14 @@
 """Which of a teacher's k best translations becomes the student's target.
 
-A rule is one function that gives every hypothesis a value, entered in `RULES`; the highest value of a list is taken.
-Equal values go to the better score, equal scores to the better rank. Nothing else has to change for a new rule but the
-list of names in the configuration.
+A rule is one function that gives every hypothesis a value; its record in `seqkd.selection.registry` names it. The
+highest value of a list is taken. Equal values go to the better score, equal scores to the better rank.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -28,19 +28,16 @@ class Means:
     Attributes:
         bleu: Sentence BLEU as it is wanted.
         pieces: BLEU counts subwords, not words.
-        blanks: Whether the language puts blanks between words; TER counts characters if not.
         seed: Of draws.
-        judge: Values by other models (`Reranker.values`); None where there are none.
+        judge: Values by the scorer that the file describes; None without one.
+        settings: The rule's own settings.
     """
 
     bleu: SentenceBleu = field(default_factory=SentenceBleu)
     pieces: bool = False
-    blanks: bool = True
     seed: int = 1
     judge: Callable[[Lists], Floats] | None = None
-
-
-Rule = Callable[[Lists, Means], Floats]
+    settings: Any = None
 
 
 def seqkd(lists: Lists, means: Means) -> Floats:  # noqa: ARG001 (a rule has two arguments)
@@ -61,9 +58,9 @@ def by_chrf(lists: Lists, means: Means) -> Floats:  # noqa: ARG001
     return nearness(lists)
 
 
-def by_ter(lists: Lists, means: Means) -> Floats:
+def by_ter(lists: Lists, means: Means) -> Floats:  # noqa: ARG001
     """Fewest edits to the reference."""
-    return -ter(lists, np.arange(len(lists.owners)), blanks=means.blanks)
+    return -ter(lists, np.arange(len(lists.owners)), blanks=lists.blanks)
 
 
 def sample(lists: Lists, means: Means) -> Floats:
@@ -105,24 +102,10 @@ def mbr_chrf(lists: Lists, means: Means) -> Floats:  # noqa: ARG001
 
 
 def rerank(lists: Lists, means: Means) -> Floats:
-    """What other models think of it: see `Reranker`."""
+    """The scorer's values."""
     if means.judge is None:
-        raise ValueError("the rule rerank needs other models")
+        raise ValueError("the rule rerank needs a scorer")
     return means.judge(lists)
-
-
-RULES: dict[str, Rule] = {
-    "seqkd": seqkd,
-    "seqinter": seqinter,
-    "oracle": seqinter,
-    "chrf": by_chrf,
-    "ter": by_ter,
-    "sample": sample,
-    "mbr-bleu": mbr_bleu,
-    "mbr-chrf": mbr_chrf,
-    "rerank": rerank,
-}
-BY_BLEU = ("seqinter", "oracle", "mbr-bleu")  # the rules that compute sentence BLEU
 
 
 def _tokens(means: Means, texts: tuple[pa.Array, ...], ids: tuple[pa.Array, ...]) -> Tokens:

@@ -36,7 +36,8 @@ from seqkd.corpus.manifest import Manifest, ShardInfo, fingerprint, write_manife
 from seqkd.corpus.reader import Corpus  # noqa: E402
 from seqkd.corpus.schema import KBEST_SCHEMA  # noqa: E402
 from seqkd.corpus.writer import write_shard  # noqa: E402
-from seqkd.selection import RULES, Lists, Means  # noqa: E402
+from seqkd.selection.lists import Lists  # noqa: E402
+from seqkd.selection.rules import Means, seqinter  # noqa: E402
 from seqkd.selection.sentence_bleu import SentenceBleu  # noqa: E402
 from seqkd.stages.select import select  # noqa: E402
 from tests.bench.run import PIPELINE, machine, say  # noqa: E402
@@ -172,7 +173,7 @@ halves: list[tuple[str, list[Lists]]] = []  # what two processes, copies of this
 def score(tokenizer: str, parts: list[Lists]) -> list[Any]:
     """By seqkd, with an empty cache of lines, where sacrebleu cuts them."""
     means = Means(bleu=SentenceBleu(tokenizer))
-    return [RULES["seqinter"](part, means) for part in parts]
+    return [seqinter(part, means) for part in parts]
 
 
 def passes(work: tuple[int, int]) -> None:

@@ -14,12 +14,13 @@ from typing import Any
 import pytest
 
 from seqkd.errors import ExtensionError
-from seqkd.extensions import Registry, resolve
+from seqkd.extensions import Registry, resolve, settings_class
 from seqkd.models.registry import ARCHITECTURES, Architecture
-from seqkd.objectives.registry import OBJECTIVES, Objective, suited
+from seqkd.objectives.registry import OBJECTIVES, Needs, Objective, lacking, suited
+from seqkd.selection.registry import FILTERS, RULES, SCORERS
 
 GROUP = "seqkd.things"
-REGISTRIES: tuple[Registry[Any], ...] = (ARCHITECTURES, OBJECTIVES)
+REGISTRIES: tuple[Registry[Any], ...] = (ARCHITECTURES, OBJECTIVES, RULES, FILTERS, SCORERS)
 
 
 @dataclass(frozen=True)
@@ -155,9 +156,7 @@ def test_every_record_has_its_name_its_help_and_code_that_is_there(registry: Reg
         assert record.name == name
         assert record.help
         assert "\n" not in record.help
-        named = references(record)
-        assert {record.settings, record.build} <= set(named)
-        for reference in named:
+        for reference in references(record):
             if reference.startswith("seqkd.interop.fairseq") and importlib.util.find_spec("fairseq") is None:
                 assert importlib.util.find_spec(reference.partition(":")[0]) is not None
             else:
@@ -165,14 +164,10 @@ def test_every_record_has_its_name_its_help_and_code_that_is_there(registry: Reg
 
 
 @pytest.mark.parametrize("registry", REGISTRIES, ids=lambda registry: registry.kind)
-def test_settings_are_frozen_and_have_defaults(registry: Registry[Any]) -> None:
+def test_settings_are_frozen_and_given_by_name(registry: Registry[Any]) -> None:
     for record in registry.own.values():
-        kind = resolve(record.settings)
-        settings = kind()
-        assert is_dataclass(kind)
-        for field in fields(kind):
-            with pytest.raises(AttributeError):
-                setattr(settings, field.name, None)
+        kind = settings_class(record.settings)
+        assert all(field.kw_only for field in fields(kind))
 
 
 def test_objectives_suit_the_architectures_that_they_say() -> None:
@@ -197,9 +192,54 @@ def test_objectives_that_need_distributions_have_the_settings_for_teachers() -> 
         assert (settings.temperature, settings.direction, settings.precision) == (1.0, "forward", "auto")
 
 
+@dataclass
+class Melting:
+    x: int = 1
+
+
+@dataclass(frozen=True)
+class Set:
+    name: str
+    settings: str
+    help: str = "a thing with settings"
+
+
+MELTING = Set("melting", f"{HERE}:Melting")
+MISSING = Set("missing", f"{HERE}:Nothing")
+SOUND = Set("sound", f"{HERE}:Thing")
+
+
+def test_settings_that_are_no_frozen_dataclass_are_refused(tmp_path: Path) -> None:
+    install(tmp_path, "snow", melting=f"{HERE}:MELTING", missing=f"{HERE}:MISSING", sound=f"{HERE}:SOUND")
+    found = Registry("thing", Set, group=GROUP, own={}, find=finder(tmp_path))
+    assert found.find("sound") is SOUND
+    with pytest.raises(ExtensionError, match=r"(?s)'melting'.*its settings .*:Melting: is .*expected: .*frozen datac"):
+        found.find("melting")
+    with pytest.raises(ExtensionError, match=r"its settings .*:Nothing: cannot be imported"):
+        found.find("missing")
+    assert len(found.broken()) == 2
+
+
+TEACHABLE = Objective(
+    name="taught",
+    help="x",
+    settings="seqkd.objectives.nll:NllSettings",
+    build="seqkd.objectives.nll:build",
+    needs=Needs(teacher_distributions=True, soft_targets=True),
+)
+
+
+def test_an_objective_that_asks_a_teacher_takes_one(tmp_path: Path) -> None:
+    install(tmp_path, "school", taught=f"{HERE}:TEACHABLE")
+    found = Registry("objective", Objective, group=GROUP, own={}, check=lacking, find=finder(tmp_path))
+    with pytest.raises(ExtensionError, match="its settings lack teachers, precision, soft_targets, temperature, dir"):
+        found.find("taught")
+
+
 def test_registries_are_listed_without_torch() -> None:
     code = (
         "import sys; import seqkd.config.models; from seqkd.config.models import ARCHITECTURES, OBJECTIVES;"
+        "from seqkd.config.select import *; FILTERS.all(), RULES.all(), SCORERS.all();"
         "OBJECTIVES.all(), ARCHITECTURES.all(); assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -12,8 +12,7 @@ from seqkd.corpus.reader import Corpus
 from seqkd.corpus.revisions import of_scoring
 from seqkd.executors.work import Scale
 from seqkd.metrics.tokenizers import suited_tokenizer
-from seqkd.selection.rules import BY_BLEU
-from seqkd.stages.select.shards import RERANK_PRECISION
+from seqkd.selection.settings import PRECISION
 from seqkd.stages.shards import stage_device
 
 
@@ -21,7 +20,7 @@ def settings(config: SelectConfig) -> dict[str, Any]:
     """The settings that the output depends on, as the stage file gives them."""
     values = config.model_dump(mode="json", exclude={"kbest", "gold", "prepared", "workers", "rerank"})
     if config.rerank is not None:
-        values["rerank"] = config.rerank.model_dump(mode="json", include={"channel_weight", "batch_tokens"})
+        values["rerank"] = config.rerank.model_dump(mode="json", exclude=set(config.rerank.record.folders))
     return values
 
 
@@ -36,7 +35,7 @@ def provenance(config: SelectConfig, kbest: Corpus, gold: Corpus, device: str, s
         scale: Where the work is done.
     """
     values = settings(config)
-    suited = suited_tokenizer(gold.manifest.extra.get("target_language")) if config.rule in BY_BLEU else "13a"
+    suited = suited_tokenizer(gold.manifest.extra.get("target_language")) if "bleu" in config.record.reads else "13a"
     if config.tokenizer == suited == "13a":  # 13a was the default once: where auto means the same, it is written so
         values["tokenizer"] = "auto"
     made_by = Provenance(
@@ -45,19 +44,19 @@ def provenance(config: SelectConfig, kbest: Corpus, gold: Corpus, device: str, s
         inputs={"kbest": kbest.manifest.digest(), "gold": gold.manifest.digest()},
         neutral=neutral(config),
     )
-    if config.rerank is None:
+    if config.rerank is None or not config.rerank.models:
         return made_by
     from seqkd.models.checkpoint import model_digest  # torch is not loaded for rules that need no model
 
-    given = {"forward": config.rerank.forward, "reverse": config.rerank.reverse}
-    models = {name: path for name, path in given.items() if path is not None}
+    digests = {name: model_digest(path) for name, path in config.rerank.models.items()}
+    together = getattr(config.rerank.settings, "batch_tokens", None)
     return replace(
         made_by,
-        inputs={**made_by.inputs, **{name: model_digest(path) for name, path in models.items()}},
+        inputs={**made_by.inputs, **digests},
         worked={
             "device": stage_device(device, scale).type,
-            "precision": RERANK_PRECISION,
-            "batch_tokens": config.rerank.batch_tokens,
+            "precision": PRECISION,
+            **({} if together is None else {"batch_tokens": together}),
         },
-        revisions=of_scoring(RERANK_PRECISION),
+        revisions=of_scoring(PRECISION),
     )

@@ -27,16 +27,13 @@ from seqkd.executors.work import HERE, Scale, whole_shards
 from seqkd.kernels.bleu import kernels
 from seqkd.kernels.build import missing
 from seqkd.progress import say
-from seqkd.selection import Filters
-from seqkd.selection.filters import DUPLICATE, percentile
+from seqkd.selection.filters import Filters, MinScore, percentile
 from seqkd.selection.lists import Integers, one_array
-from seqkd.selection.rules import BY_BLEU
+from seqkd.selection.registry import FILTERS
 from seqkd.stages.select.provenance import provenance
 from seqkd.stages.select.shards import (
-    ALL,
     DROP,
     ShardSelector,
-    blanks_in_targets,
     candidate_ids,
     rejects_path,
     sentence_tokenizer,
@@ -48,6 +45,7 @@ from seqkd.stages.slower import slower
 from seqkd.text.duplicates import DuplicateFinder
 
 REJECTED = "rejected.tsv"
+DUPLICATE = FILTERS.own["duplicates"].reason
 FEW_ROWS = 50_000  # not worth the start of several processes, unless their number is given
 
 
@@ -77,7 +75,7 @@ def run(
     kbest, gold = Corpus.open(config.kbest, "kbest"), Corpus.open(config.gold, "corpus")
     _check(kbest, gold, config)
     made_by = provenance(config, kbest, gold, device, scale)
-    if config.rule == ALL and not StageOutput.up_to_date(out, "corpus", made_by, overwrite=overwrite):
+    if config.keeps_all and not StageOutput.up_to_date(out, "corpus", made_by, overwrite=overwrite):
         _check_ids(gold)
     with StageOutput.open(out, "corpus", made_by, overwrite=overwrite, part=scale.part) as output:
         if output.complete:
@@ -87,7 +85,7 @@ def run(
         written = _written(config, kbest, device, gold, output, scale)
         if written is None:
             return
-        if config.filters.duplicates:
+        if config.filters["duplicates"]:
             written = _without_duplicates(out, written)
         totals = _Totals()
         with atomic_path(out / REJECTED) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
@@ -95,7 +93,7 @@ def run(
             for index in range(len(written)):
                 rows = gold.read_shard(index)
                 ids = rows.column("id").to_numpy()
-                if config.rule == ALL:
+                if config.keeps_all:
                     ids = candidate_ids(rows, kbest.read_shard(index))
                 file.writelines(_account(totals, out, index, rows, ids, _table(out, written[index].name)))
         output.commit(_manifest(config, made_by, gold, written, totals, slower(_slow_path(config, device, scale))))
@@ -108,12 +106,11 @@ def run(
 
 def _slow_path(config: SelectConfig, device: str, scale: Scale) -> str | None:
     """The path that the rule took without the CPU kernels, with the reason; None if it has them or needs none."""
-    if config.rerank is not None:
+    if config.rerank is not None and config.rerank.models:
         from seqkd.search.paths import slow_path  # torch is not loaded for rules that need no model
 
-        models = [path for path in (config.rerank.forward, config.rerank.reverse) if path is not None]
-        return slow_path(models, "float32", stage_device(device, scale))
-    return missing()["bleu"] if config.rule in BY_BLEU and kernels() is None else None
+        return slow_path(list(config.rerank.models.values()), "float32", stage_device(device, scale))
+    return missing()["bleu"] if "bleu" in config.record.reads and kernels() is None else None
 
 
 def _discard_lists(out: Path, gold: Corpus) -> None:
@@ -168,15 +165,15 @@ def _check(kbest: Corpus, gold: Corpus, config: SelectConfig) -> None:
     if config.rerank is not None:
         from seqkd.search.loading import check_left_to_right  # torch is not loaded for rules that need no model
 
-        for judge in (config.rerank.forward, config.rerank.reverse):
-            if judge is not None:
-                check_left_to_right(judge)
-    if config.filters.script is not None:
+        for judge in config.rerank.models.values():
+            check_left_to_right(judge)
+    script = config.filters["script"]
+    if script is not None:
         try:
-            pc.count_substring_regex(pa.array([""]), rf"\p{{{config.filters.script}}}")
+            pc.count_substring_regex(pa.array([""]), rf"\p{{{script}}}")
         except pa.ArrowInvalid:
             raise InputError(
-                f"no script is named {config.filters.script!r}",
+                f"no script is named {script!r}",
                 where="filters.script",
                 expected="a Unicode script, e.g. Latin, Cyrillic, Greek, Arabic, Han",
             ) from None
@@ -195,11 +192,10 @@ def _check_ids(gold: Corpus) -> None:
             )
 
 
-def _filters(config: SelectConfig, kbest: Corpus, gold: Corpus) -> Filters:
+def _filters(config: SelectConfig, kbest: Corpus) -> Filters:
     """The settings' filters, with the percentile of scores as a number."""
-    values = config.filters.model_dump(exclude={"worst_percent", "duplicates"})
-    values["blanks"] = blanks_in_targets(gold)
-    if config.filters.worst_percent:
+    settings = {record.name: config.filters.settings[record.name] for record in config.filters.active}
+    if config.filters["worst_percent"]:
 
         def best() -> Iterator[npt.NDArray[np.float32]]:
             for table in kbest.tables(["hypotheses"]):
@@ -207,9 +203,9 @@ def _filters(config: SelectConfig, kbest: Corpus, gold: Corpus) -> Filters:
                 filled = lists.filter(pc.greater(pc.list_value_length(lists), 0))
                 yield pc.struct_field(pc.list_element(filled, 0), "score").to_numpy(zero_copy_only=False)
 
-        least = percentile(best, config.filters.worst_percent)
-        values["min_score"] = max(least, values["min_score"] if values["min_score"] is not None else least)
-    return Filters(**values)
+        least, given = percentile(best, config.filters["worst_percent"]), config.filters["min_score"]
+        settings["min_score"] = MinScore(min_score=least if given is None else max(least, given))
+    return Filters.of(list(settings.values()))
 
 
 def _written(
@@ -219,7 +215,7 @@ def _written(
     rows = [shard.rows for shard in gold.shards]
     total = len(rows) if scale.part is None else len(scale.part.shards(len(rows)))
     workers = min(config.workers or cores(), total)
-    slow = config.rule not in ("seqkd", "seqinter", "oracle", "sample", ALL) or config.filters.max_ter is not None
+    slow = config.record.slow or any(record.slow for record in config.filters.active)
     gpu = False
     if config.rerank is None:
         alone = workers == 1 or not (config.workers or slow or sum(rows) > FEW_ROWS)
@@ -229,7 +225,7 @@ def _written(
         # On a CPU models work in processes with one thread each, even if there is only one process: the number of
         # threads changes how sums are rounded.
         alone = scale.executor == "local" and where.type != "cpu"
-    start = partial(_start, config, _filters(config, kbest, gold), device, output.path, None if alone else 1)
+    start = partial(_start, config, _filters(config, kbest), device, output.path, None if alone else 1)
     job = ShardJob(
         label=f"select {config.rule}",
         unit="rows",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,11 +16,12 @@ from seqkd.corpus.row_ids import ranked_ids, row_ids
 from seqkd.corpus.schema import exchanged
 from seqkd.corpus.writer import write_shard
 from seqkd.errors import CorpusError, ModelError
+from seqkd.extensions import resolve
 from seqkd.metrics.tokenizers import choose_tokenizer
-from seqkd.selection import DROPPED, GOLD, RULES, Choice, Filters, Lists, Means, choose, keep, weigh
-from seqkd.selection.filters import BARE, CODES, REASONS, Codes
-from seqkd.selection.lists import Floats, Integers, one_array, sizes
-from seqkd.selection.rules import BY_BLEU, PIECES
+from seqkd.selection.choosing import DROPPED, GOLD, Choice, choose, keep, weigh
+from seqkd.selection.filters import BARE, Codes, Filters
+from seqkd.selection.lists import Floats, Integers, Lists, one_array, sizes
+from seqkd.selection.rules import PIECES, Means
 from seqkd.selection.sentence_bleu import SentenceBleu
 from seqkd.text.languages import has_blanks
 from seqkd.text.vocabularies import Vocabularies
@@ -28,9 +29,7 @@ from seqkd.text.vocabularies import Vocabularies
 # Rows are weighed in fixed pieces: memory grows neither with a shard nor with the workers' number, nor does it change
 # which pairs of texts a model scores together.
 PIECE_ROWS = 1024
-ALL = "all"  # the rule that is no choice
 NAMED_IDS = 10  # in an error message
-RERANK_PRECISION: Literal["float32"] = "float32"  # of the models that rule "rerank" asks
 
 BACK_TRANSLATION = "backtranslation"  # an origin
 DROP, NEXT, REPLACED = "dropped", "next hypothesis", "gold target"
@@ -50,12 +49,13 @@ class ShardSelector:
         self._config = config
         self._tag = tag_id(config)
         self._filters = filters
+        self._blanks = _blanks_in_targets(self._gold)
         self._means = Means(
             bleu=SentenceBleu(sentence_tokenizer(config, self._gold), config.smoothing),
-            blanks=blanks_in_targets(self._gold),
             pieces=config.tokenizer == PIECES,
             seed=config.seed,
             judge=_judge(config, device),
+            settings=config.settings,
         )
 
     def write(self, out: Path, index: int) -> ShardInfo:
@@ -67,8 +67,8 @@ class ShardSelector:
         """
         rows, lists = self._gold.read_shard(index), self._kbest.read_shard(index)
         lists = lists.take(pa.array(_join(rows, lists, self._kbest.path / self._kbest.shards[index].name)))
-        everything = Lists.of_tables(rows, lists)
-        table, rejected = self._all(rows, everything) if self._config.rule == ALL else self._best(rows, everything)
+        everything = Lists.of_tables(rows, lists, blanks=self._blanks)
+        table, rejected = self._all(rows, everything) if self._config.keeps_all else self._best(rows, everything)
         if self._config.reverse:
             table = _back_translated(table, self._config.tag, self._tag)
         atomic_write(rejects_path(out, index), rejected.encode())
@@ -76,12 +76,12 @@ class ShardSelector:
 
     def _best(self, rows: pa.Table, lists: Lists) -> tuple[pa.Table, str]:
         """One hypothesis a row: the distilled rows and the list of what was rejected."""
-        rule, parts = RULES[self._config.rule], []
+        values, parts = resolve(str(self._config.record.values)), []
         for piece in lists.pieces(PIECE_ROWS):
-            parts.append(choose(piece, rule(piece, self._means), self._filters, self._config.rejected))
+            parts.append(choose(piece, values(piece, self._means), self._filters, self._config.rejected))
         choice = _joined(parts, lists)
         kept = np.flatnonzero(choice.picks != DROPPED)
-        return _table(rows, lists, kept, choice.picks[kept], self._config.rule), _listed(lists, choice)
+        return _table(rows, lists, kept, choice.picks[kept], self._config.rule), _listed(lists, choice, self._filters)
 
     def _all(self, rows: pa.Table, lists: Lists) -> tuple[pa.Table, str]:
         """Every hypothesis that no filter rejects, a row each."""
@@ -95,10 +95,10 @@ class ShardSelector:
         picks = np.concatenate([picks, np.full(len(lost), GOLD)])
         order = np.argsort(kept, kind="stable")
         kept, picks = kept[order], picks[order]
-        table = _table(rows, lists, kept, picks, ALL)
+        table = _table(rows, lists, kept, picks, self._config.rule)
         ranks = np.where(picks == GOLD, 0, np.append(lists.ranks, 0)[picks])
         ids = pa.array(ranked_ids(lists.ids[kept], ranks))
-        return weighted(table.set_column(0, "id", ids)), _listed_all(lists, codes, lost)
+        return weighted(table.set_column(0, "id", ids)), _listed_all(lists, codes, lost, self._filters)
 
 
 def weighted(table: pa.Table) -> pa.Table:
@@ -127,12 +127,12 @@ def sentence_tokenizer(config: SelectConfig, gold: Corpus) -> str:
     """
     if config.tokenizer == "pieces":
         return "none"
-    if config.tokenizer == "auto" and config.rule not in BY_BLEU:
+    if config.tokenizer == "auto" and "bleu" not in config.record.reads:
         return "13a"  # nobody asks for it: a rule without BLEU needs no further package
     return choose_tokenizer(config.tokenizer, gold.manifest.extra.get("target_language"))
 
 
-def blanks_in_targets(gold: Corpus) -> bool:
+def _blanks_in_targets(gold: Corpus) -> bool:
     """Whether targets put blanks between words, as far as their language is known."""
     language = gold.manifest.extra.get("target_language")
     return language is None or has_blanks(language)
@@ -165,19 +165,9 @@ def rejects_path(out: Path, index: int) -> Path:
 def _judge(config: SelectConfig, device: str) -> Callable[[Lists], Floats] | None:
     if config.rerank is None:
         return None
-    from seqkd.search.loading import load_team  # torch is not loaded for rules that need no model
-    from seqkd.selection.rerank import Reranker
-
-    def team(path: Path | None) -> Any:
-        return None if path is None else load_team([path], device=device, precision=RERANK_PRECISION)
-
-    reranker = Reranker(
-        forward=team(config.rerank.forward),
-        reverse=team(config.rerank.reverse),
-        channel_weight=config.rerank.channel_weight,
-        batch_tokens=config.rerank.batch_tokens,
-    )
-    return reranker.values
+    build = resolve(config.rerank.record.build)  # torch is not loaded for rules that need no model
+    judge: Callable[[Lists], Floats] = build(config.rerank.settings, device)
+    return judge
 
 
 def _joined(parts: list[Choice], lists: Lists) -> Choice:
@@ -191,27 +181,27 @@ def _joined(parts: list[Choice], lists: Lists) -> Choice:
     return Choice(np.where(picks >= 0, picks + shifts, picks), np.concatenate([part.reasons for part in parts]))
 
 
-def _listed(lists: Lists, choice: Choice) -> str:
+def _listed(lists: Lists, choice: Choice, filters: Filters) -> str:
     lines = []
     for row in np.flatnonzero(choice.reasons).tolist():
         became = {DROPPED: DROP, GOLD: REPLACED}.get(int(choice.picks[row]), NEXT)
-        lines.append(f"{lists.ids[row]}\t{REASONS[choice.reasons[row]]}\t{became}\n")
+        lines.append(f"{lists.ids[row]}\t{filters.reasons[choice.reasons[row]]}\t{became}\n")
     return "".join(lines)
 
 
-def _listed_all(lists: Lists, codes: Codes, lost: Integers) -> str:
+def _listed_all(lists: Lists, codes: Codes, lost: Integers, filters: Filters) -> str:
     """The same of rule "all", hypothesis by hypothesis; where a row gets its gold target, the best one becomes it."""
     replaced = np.zeros(len(lists.counts), dtype=np.bool_)
     replaced[lost] = True
     bare = np.flatnonzero(lists.counts == 0)
     wrong = np.flatnonzero(codes)
     owners, ranks = np.append(lists.owners[wrong], bare), np.append(lists.ranks[wrong], np.zeros(len(bare), np.int64))
-    reasons = np.append(codes[wrong], np.full(len(bare), CODES[BARE], dtype=np.uint8))
+    reasons = np.append(codes[wrong], np.full(len(bare), BARE, dtype=np.uint8))
     ids = ranked_ids(lists.ids[owners], ranks)
     lines = []
     for n in np.argsort(owners, kind="stable").tolist():
         became = REPLACED if replaced[owners[n]] and not ranks[n] else DROP
-        lines.append(f"{ids[n]}\t{REASONS[reasons[n]]}\t{became}\n")
+        lines.append(f"{ids[n]}\t{filters.reasons[reasons[n]]}\t{became}\n")
     return "".join(lines)
 
 

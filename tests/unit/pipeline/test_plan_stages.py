@@ -34,9 +34,10 @@ def test_what_a_select_says_reaches_its_stage(pipeline: Path, tmp_path: Path) ->
     write_plan(pipeline, tmp_path)
     config = load_stage(SelectConfig, tmp_path / "small" / "config" / "select.kd.toml")
     assert (config.rule, config.rejected) == ("rerank", "next")
-    assert (config.filters.max_ratio, config.filters.cut, config.filters.copies) == (2.5, True, False)
+    assert [config.filters[name] for name in ("max_ratio", "cut", "copies", "max_ter")] == [2.5, True, False, None]
     assert config.rerank is not None
-    assert (config.rerank.forward, config.rerank.reverse, config.rerank.channel_weight) == (None, Path("m"), 0.5)
+    scorer = config.rerank.settings
+    assert (scorer.forward, scorer.reverse, scorer.channel_weight) == (None, Path("m"), 0.5)
 
 
 def test_make_watches_the_models_that_rerank(pipeline: Path) -> None:

@@ -10,7 +10,10 @@ import pyarrow as pa
 from hypothesis import strategies as st
 
 from seqkd.corpus.schema import KBEST_SCHEMA
-from seqkd.selection import Lists
+from seqkd.extensions import resolve
+from seqkd.selection.filters import Filters
+from seqkd.selection.lists import Lists
+from seqkd.selection.registry import FILTERS
 
 WORDS = st.lists(st.sampled_from(["the", "cat", "sat", "on", "a", "mat", ".", "it's", "3.5", "ü"]), max_size=12)
 SENTENCES = WORDS.map(" ".join)
@@ -21,6 +24,12 @@ def hypothesis(text: str, score: float = -1.0, **values: Any) -> dict[str, Any]:
     """One hypothesis; a word is a piece, the same word always the same."""
     ids = [sum(map(ord, word)) for word in text.split()]
     return {"ids": ids, "text": text, "score": score, "logprob": score, "ended": "eos", **values}
+
+
+def filters(**values: Any) -> Filters:
+    """Filters by the keys that they have in a file; None is a missing key."""
+    given = {name: value for name, value in values.items() if value is not None}
+    return Filters.of([resolve(FILTERS.own[name].settings)(**{name: value}) for name, value in given.items()])
 
 
 def lists_of(

@@ -6,44 +6,43 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seqkd.selection import DROPPED, GOLD, Filters, choose, keep, weigh
-from seqkd.selection.choosing import Otherwise
-from seqkd.selection.filters import REASONS
+from seqkd.selection.choosing import DROPPED, GOLD, Otherwise, choose, keep, weigh
+from seqkd.selection.filters import Filters
 from tests.properties import examples
-from tests.unit.selection.support import hypothesis, kbest, lists_of, rows
+from tests.unit.selection.support import filters, hypothesis, kbest, lists_of, rows
 
 Rows = list[tuple[list[dict[str, Any]], str]]
 
 
 def choice(rows: Rows, values: list[float], filters: Filters, otherwise: Otherwise) -> tuple[list[int], list[str]]:
     made = choose(lists_of(rows), np.array(values), filters, otherwise)
-    return made.picks.tolist(), [REASONS[code] for code in made.reasons]
+    return made.picks.tolist(), [filters.reasons[code] for code in made.reasons]
 
 
 def test_a_rejected_choice_becomes_what_is_wanted() -> None:
     found: Rows = [(kbest("far", "", "the cat"), "the cat"), ([], "x"), (kbest("one", "one two"), "x")]
     values = [1.0, 3.0, 2.0, 5.0, 4.0]
     reasons = ["empty hypothesis", "no hypothesis", ""]
-    assert choice(found, values, Filters(), "drop") == ([DROPPED, DROPPED, 3], reasons)
-    assert choice(found, values, Filters(), "gold") == ([GOLD, GOLD, 3], reasons)
-    assert choice(found, values, Filters(), "next") == ([2, DROPPED, 3], reasons)
+    assert choice(found, values, filters(), "drop") == ([DROPPED, DROPPED, 3], reasons)
+    assert choice(found, values, filters(), "gold") == ([GOLD, GOLD, 3], reasons)
+    assert choice(found, values, filters(), "next") == ([2, DROPPED, 3], reasons)
 
 
 def test_what_the_rule_cannot_judge_is_not_taken() -> None:
     found: Rows = [(kbest("a", "b"), "x"), (kbest("c", "d"), "y"), (kbest("", "e"), "z")]
     values = [-np.inf, -3.0, -np.inf, -np.inf, 1.0, -np.inf]
     reasons = ["", "longer than a reranking model's max_positions", "empty hypothesis"]
-    assert choice(found, values, Filters(), "drop") == ([1, DROPPED, DROPPED], reasons)
-    assert choice(found, values, Filters(), "gold") == ([1, GOLD, GOLD], reasons)
-    assert choice(found, values, Filters(), "next") == ([1, DROPPED, DROPPED], reasons)
+    assert choice(found, values, filters(), "drop") == ([1, DROPPED, DROPPED], reasons)
+    assert choice(found, values, filters(), "gold") == ([1, GOLD, GOLD], reasons)
+    assert choice(found, values, filters(), "next") == ([1, DROPPED, DROPPED], reasons)
 
 
 def test_ter_is_asked_of_each_next_hypothesis_in_turn() -> None:
     found: Rows = [(kbest("a b c", "b c d", "the cat", "the"), "the cat"), (kbest("q", "r"), "s")]
     values = [9.0, 8.0, 7.0, 6.0, 2.0, 1.0]
     far = ["far from the reference"] * 2
-    assert choice(found, values, Filters(max_ter=40.0), "next") == ([2, DROPPED], far)
-    assert choice(found, values, Filters(max_ter=40.0), "drop") == ([DROPPED, DROPPED], far)
+    assert choice(found, values, filters(max_ter=40.0), "next") == ([2, DROPPED], far)
+    assert choice(found, values, filters(max_ter=40.0), "drop") == ([DROPPED, DROPPED], far)
 
 
 @given(rows=rows(), most=st.sampled_from([None, 1.0, 50.0]), data=st.data())
@@ -53,8 +52,8 @@ def test_equals_a_plain_loop(rows: Rows, most: float | None, data: st.DataObject
     values = data.draw(
         st.lists(st.sampled_from([0.0, 1.0, 2.0]), min_size=len(lists.owners), max_size=len(lists.owners))
     )
-    filters = Filters(max_ratio=3.0, max_repeats=2, max_ter=most)
-    failed = (filters.judge(lists) > 0) | filters.far(lists, np.arange(len(lists.owners)))
+    chosen = filters(max_ratio=3.0, max_repeats=2, max_ter=most)
+    failed = (chosen.judge(lists) > 0) | (chosen.look(lists, np.arange(len(lists.owners))) > 0)
     for otherwise in ("drop", "next", "gold"):
         picks = []
         for first, count in zip(lists.firsts.tolist(), lists.counts.tolist(), strict=True):
@@ -65,7 +64,7 @@ def test_equals_a_plain_loop(rows: Rows, most: float | None, data: st.DataObject
                 picks.append(next((h for h in ranked if not failed[h]), DROPPED))
             else:
                 picks.append(GOLD if otherwise == "gold" else DROPPED)
-        made = choose(lists, np.array(values), filters, otherwise)
+        made = choose(lists, np.array(values), chosen, otherwise)
         assert made.picks.tolist() == picks
         assert (made.reasons > 0).tolist() == [
             not count or bool(failed[max(range(f, f + count), key=lambda h: (values[h], lists.scores[h], -h))])
@@ -74,16 +73,16 @@ def test_equals_a_plain_loop(rows: Rows, most: float | None, data: st.DataObject
 
 
 def test_nothing_to_choose_from() -> None:
-    assert choice([], [], Filters(max_ter=1.0), "next") == ([], [])
-    assert choice([([hypothesis("a")], "a")], [0.0], Filters(), "next") == ([0], [""])
+    assert choice([], [], filters(max_ter=1.0), "next") == ([], [])
+    assert choice([([hypothesis("a")], "a")], [0.0], filters(), "next") == ([0], [""])
 
 
 @given(rows=rows(), most=st.sampled_from([None, 50.0]))
 @examples(60)
 def test_keeping_all_judges_each_by_itself(rows: Rows, most: float | None) -> None:
-    lists, filters = lists_of(rows), Filters(max_repeats=2, max_ter=most)
-    failed = (filters.judge(lists) > 0) | filters.far(lists, np.arange(len(lists.owners)))
-    assert (keep(lists, filters) > 0).tolist() == failed.tolist()
+    lists, chosen = lists_of(rows), filters(max_repeats=2, max_ter=most)
+    failed = (chosen.judge(lists) > 0) | (chosen.look(lists, np.arange(len(lists.owners))) > 0)
+    assert (keep(lists, chosen) > 0).tolist() == failed.tolist()
 
 
 @given(st.lists(st.tuples(st.integers(0, 4), st.floats(-700.0, 0.0)), max_size=12))

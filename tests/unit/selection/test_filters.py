@@ -8,63 +8,63 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seqkd.selection.filters import LONGEST_REPEATED, REASONS, Filters, percentile, repeats, share_in_script
+from seqkd.selection.filters import LONGEST_REPEATED, Filters, percentile, repeats, share_in_script
 from tests.properties import examples
-from tests.unit.selection.support import hypothesis, lists_of
+from tests.unit.selection.support import filters, hypothesis, lists_of
 
 
 def reasons(
-    filters: Filters, *hypotheses: dict[str, Any], source: str = "eine Katze", reference: str = "x"
+    chosen: Filters, *hypotheses: dict[str, Any], source: str = "eine Katze", reference: str = "x"
 ) -> list[str]:
-    return [REASONS[code] for code in filters.judge(lists_of([(hypotheses, reference)], source=source))]
+    return [chosen.reasons[code] for code in chosen.judge(lists_of([(hypotheses, reference)], source=source))]
 
 
 def test_what_is_empty_is_always_rejected() -> None:
     blank, none = hypothesis("\u3000 ", ids=[5]), hypothesis("text", ids=[])
-    assert reasons(Filters(), hypothesis(""), blank, none, hypothesis("a")) == ["empty hypothesis"] * 3 + [""]
+    assert reasons(filters(), hypothesis(""), blank, none, hypothesis("a")) == ["empty hypothesis"] * 3 + [""]
 
 
 def test_length_ratio_counts_both_ways_and_ends_of_sentence() -> None:
     found = [hypothesis(" ".join(["a"] * count)) for count in (1, 2, 5, 6)]
-    assert reasons(Filters(max_ratio=2.0), *found) == ["", "", "", "length ratio"]  # 2 pieces in the source
-    assert reasons(Filters(max_ratio=1.4), *found) == ["length ratio", "", "length ratio", "length ratio"]
+    assert reasons(filters(max_ratio=2.0), *found) == ["", "", "", "length ratio"]  # 2 pieces in the source
+    assert reasons(filters(max_ratio=1.4), *found) == ["length ratio", "", "length ratio", "length ratio"]
 
 
 def test_copies_of_the_source() -> None:
     found = [hypothesis(text) for text in ("eine Katze", " eine Katze ", "eine katze", "eine")]
-    assert reasons(Filters(copies=True), *found) == ["copy of the source"] * 2 + ["", ""]
-    assert reasons(Filters(), *found) == [""] * 4
+    assert reasons(filters(copies=True), *found) == ["copy of the source"] * 2 + ["", ""]
+    assert reasons(filters(), *found) == [""] * 4
 
 
 def test_unknown_pieces() -> None:
     found = [hypothesis("a", ids=ids) for ids in ([5], [3], [7, 3, 9, 3], [8])]
-    assert reasons(Filters(unknown=True), *found) == ["", "unknown piece", "unknown piece", ""]
+    assert reasons(filters(unknown=True), *found) == ["", "unknown piece", "unknown piece", ""]
     assert reasons(Filters(), *found) == [""] * 4
     rows = lists_of([(found, "x"), (found[:1], "y"), (found[1:], "z")], source="eine Katze")
-    parts = [Filters(unknown=True).judge(part) for part in rows.pieces(1)]
-    assert np.concatenate(parts).tolist() == Filters(unknown=True).judge(rows).tolist()
+    parts = [filters(unknown=True).judge(part) for part in rows.pieces(1)]
+    assert np.concatenate(parts).tolist() == filters(unknown=True).judge(rows).tolist()
 
 
 def test_what_the_longest_length_cut() -> None:
     found = (hypothesis("a", ended="max_length"), hypothesis("a"))
-    assert reasons(Filters(cut=True), *found) == ["cut at the longest length", ""]
+    assert reasons(filters(cut=True), *found) == ["cut at the longest length", ""]
 
 
 def test_scores() -> None:
-    assert reasons(Filters(min_score=-2.0), hypothesis("a", -2.5), hypothesis("a", -2.0)) == ["low score", ""]
+    assert reasons(filters(min_score=-2.0), hypothesis("a", -2.5), hypothesis("a", -2.0)) == ["low score", ""]
 
 
 def test_scripts() -> None:
     found = [hypothesis(text) for text in ("кошка", "cat", "кот cat", "ко cat", "42!", "1 2 3 4 5 кот")]
     wrong = "wrong script"
-    assert reasons(Filters(script="Cyrillic"), *found) == ["", wrong, wrong, wrong, "", ""]
-    assert reasons(Filters(script="Latin"), *found) == [wrong, "", wrong, "", "", wrong]
+    assert reasons(filters(script="Cyrillic"), *found) == ["", wrong, wrong, wrong, "", ""]
+    assert reasons(filters(script="Latin"), *found) == [wrong, "", wrong, "", "", wrong]
 
 
 def test_the_first_reason_counts() -> None:
-    filters = Filters(cut=True, copies=True, min_score=0.0)
-    assert reasons(filters, hypothesis("eine Katze", ended="max_length")) == ["cut at the longest length"]
-    assert reasons(filters, hypothesis("eine Katze")) == ["copy of the source"]
+    chosen = filters(cut=True, copies=True, min_score=0.0)
+    assert reasons(chosen, hypothesis("eine Katze", ended="max_length")) == ["cut at the longest length"]
+    assert reasons(chosen, hypothesis("eine Katze")) == ["copy of the source"]
 
 
 def simple_repeats(ids: list[int]) -> int:
@@ -90,13 +90,15 @@ def test_repeats_are_counted_as_defined(rows: list[list[list[int]]]) -> None:
 
 def test_what_loops_is_rejected() -> None:
     found = [hypothesis(text) for text in ("a b a b a b a b", "a b a b a b", "no no no no", "no no no")]
-    assert reasons(Filters(max_repeats=3), *found) == ["repeats itself", "", "repeats itself", ""]
+    assert reasons(filters(max_repeats=3), *found) == ["repeats itself", "", "repeats itself", ""]
 
 
 def test_ter_is_looked_at_for_those_asked_for() -> None:
     lists = lists_of([([hypothesis("the cat sat"), hypothesis("no cat at all")], "the cat sat")])
-    assert Filters(max_ter=50.0).far(lists, np.array([1, 0])).tolist() == [True, False]
-    assert Filters().far(lists, np.array([1, 0])).tolist() == [False, False]
+    far = filters(max_ter=50.0)
+    assert [far.reasons[code] for code in far.look(lists, np.array([1, 0]))] == ["far from the reference", ""]
+    assert far.judge(lists).tolist() == [0, 0]
+    assert filters().look(lists, np.array([1, 0])).tolist() == [0, 0]
 
 
 @given(
@@ -119,8 +121,8 @@ def test_a_percentile_leaves_that_share_below() -> None:
 
 @pytest.mark.parametrize("empty", [[], [([], "x")]])
 def test_no_hypotheses_at_all(empty: list[tuple[list[dict[str, Any]], str]]) -> None:
-    filters = Filters(max_ratio=2.0, copies=True, cut=True, max_repeats=2, min_score=0.0, script="Latin", max_ter=1.0)
-    assert filters.judge(lists_of(empty)).tolist() == []
+    chosen = filters(max_ratio=2.0, copies=True, cut=True, max_repeats=2, min_score=0.0, script="Latin", max_ter=1.0)
+    assert chosen.judge(lists_of(empty)).tolist() == []
 
 
 LETTERS = st.sampled_from("aZéß Жя中文ーカعربي٣3.-\u0301\u0670😀𠀀")

@@ -1,14 +1,18 @@
 from __future__ import annotations
 
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import pytest
 import sacrebleu
 from hypothesis import given
 
-from seqkd.config.select import RuleName
-from seqkd.selection import RULES, Filters, Lists, Means, choose
+from seqkd.extensions import resolve
+from seqkd.selection.choosing import choose
+from seqkd.selection.filters import Filters
+from seqkd.selection.lists import Floats, Lists
+from seqkd.selection.registry import RULES
+from seqkd.selection.rules import Means
 from seqkd.selection.sentence_bleu import SentenceBleu
 from tests.properties import examples
 from tests.unit.selection.support import SENTENCES, hypothesis, kbest, lists_of, rows, split
@@ -17,15 +21,16 @@ Rows = list[tuple[list[dict[str, Any]], str]]
 MEANS = Means(judge=lambda lists: -lists.lengths.astype(np.float64))
 
 
+def values(rule: str, lists: Lists, means: Means) -> Floats:
+    found: Floats = resolve(str(RULES.own[rule].values))(lists, means)
+    return found
+
+
 def chosen(rule: str, rows: Rows, means: Means = MEANS) -> list[int]:
     """Rank of the chosen hypothesis in each row; -1 where there is none."""
     lists = lists_of(rows)
-    choice = choose(lists, RULES[rule](lists, means), Filters(), "drop")
+    choice = choose(lists, values(rule, lists, means), Filters(), "drop")
     return [int(lists.ranks[pick]) if pick >= 0 else -1 for pick in choice.picks]
-
-
-def test_the_configuration_knows_every_rule() -> None:
-    assert set(get_args(RuleName)) == {*RULES, "all"}
 
 
 @given(rows=rows())
@@ -57,7 +62,7 @@ def test_seqinter_is_the_highest_sacrebleu(rows: Rows) -> None:
         [sacrebleu.sentence_bleu(one["text"], [reference]).score for one in hypotheses]
         for hypotheses, reference in rows
     ]
-    assert split(RULES["seqinter"](lists, MEANS), lists) == expected
+    assert split(values("seqinter", lists, MEANS), lists) == expected
 
 
 @given(rows=rows())
@@ -66,20 +71,20 @@ def test_chrf_and_ter_are_sacrebleus(rows: Rows) -> None:
     lists = lists_of(rows)
     for rule, measure, sign in (("chrf", sacrebleu.sentence_chrf, 1.0), ("ter", sacrebleu.sentence_ter, -1.0)):
         expected = [[sign * measure(one["text"], [ref]).score for one in found] for found, ref in rows]
-        assert split(RULES[rule](lists, MEANS), lists) == expected
+        assert split(values(rule, lists, MEANS), lists) == expected
 
 
 def test_ter_ignores_case_and_the_other_measures_observe_it() -> None:
     lists = lists_of([([hypothesis("The Cat sat here")], "the cat sat here")])
-    assert RULES["ter"](lists, MEANS).tolist() == [0.0]
-    assert all(RULES[rule](lists, MEANS)[0] < 100.0 for rule in ("chrf", "seqinter"))
+    assert values("ter", lists, MEANS).tolist() == [0.0]
+    assert all(values(rule, lists, MEANS)[0] < 100.0 for rule in ("chrf", "seqinter"))
 
 
 def test_pieces_count_in_place_of_words() -> None:
     hypotheses = [hypothesis("one", ids=[1, 2, 3, 4]), hypothesis("gold", ids=[5])]
     lists = lists_of([(hypotheses, "gold")])
-    assert RULES["seqinter"](lists, Means()).tolist() == pytest.approx([0.0, 100.0])
-    pieces = RULES["seqinter"](lists, Means(bleu=SentenceBleu("none"), pieces=True))
+    assert values("seqinter", lists, Means()).tolist() == pytest.approx([0.0, 100.0])
+    pieces = values("seqinter", lists, Means(bleu=SentenceBleu("none"), pieces=True))
     assert pieces.tolist() == [0.0, 0.0]  # the reference's pieces are neither's
 
 
@@ -105,7 +110,7 @@ def test_mbr_is_the_expected_gain(rule: str, measure: Any, rows: Rows) -> None:
         ]
         for found, _ in rows
     ]
-    for ours, wanted in zip(split(RULES[rule](lists, MEANS), lists), expected, strict=True):
+    for ours, wanted in zip(split(values(rule, lists, MEANS), lists), expected, strict=True):
         assert ours == pytest.approx(wanted, abs=1e-9)
 
 
@@ -128,8 +133,8 @@ def test_a_sample_follows_the_teacher_and_the_seed() -> None:
 
 def test_a_draw_is_the_rows_own() -> None:
     found = [hypothesis(text) for text in ("a", "b", "c")]
-    together = RULES["sample"](lists_of([(found, "x")] * 5), MEANS).reshape(5, 3)
-    alone = RULES["sample"](lists_of([(found, "x")], first_id=3), MEANS)
+    together = values("sample", lists_of([(found, "x")] * 5), MEANS).reshape(5, 3)
+    alone = values("sample", lists_of([(found, "x")], first_id=3), MEANS)
     assert together[3].tolist() == alone.tolist()
 
 
@@ -140,19 +145,19 @@ def test_impossible_hypotheses_are_not_drawn() -> None:
 
 def test_rerank_takes_what_the_judge_likes() -> None:
     assert chosen("rerank", [(kbest("a b c", "a", "a b"), "x")]) == [1]
-    with pytest.raises(ValueError, match="needs other models"):
-        RULES["rerank"](lists_of([(kbest("a"), "x")]), Means())
+    with pytest.raises(ValueError, match="needs a scorer"):
+        values("rerank", lists_of([(kbest("a"), "x")]), Means())
 
 
-@pytest.mark.parametrize("rule", sorted(RULES))
+@pytest.mark.parametrize("rule", sorted(name for name, record in RULES.own.items() if record.values))
 @given(rows=rows(3), reference=SENTENCES)
 @examples(10)
 def test_every_rule_weighs_rows_on_their_own(rule: str, rows: Rows, reference: str) -> None:
     rows = [*rows, ([], reference), (kbest("only one"), reference)]
     lists = lists_of(rows)
-    together = RULES[rule](lists, MEANS)
+    together = values(rule, lists, MEANS)
     assert together.shape == lists.owners.shape
     piecewise: list[Lists] = list(lists.pieces(1))
-    apart = [RULES[rule](piece, MEANS) for piece in piecewise]
+    apart = [values(rule, piece, MEANS) for piece in piecewise]
     assert np.concatenate(apart) == pytest.approx(together)
     assert chosen(rule, rows)[-2:] == [-1, 0]

@@ -60,7 +60,7 @@ def selecting(folder: Path) -> SelectConfig:
         gold=folder / "gold" / "train",
         prepared=folder / "gold",
         rule="seqinter",
-        filters=FilterConfig(duplicates=True, worst_percent=20.0),
+        filters=FilterConfig.model_validate({"duplicates": True, "worst_percent": 20.0}),
     )
 
 

@@ -51,7 +51,7 @@ def _distill(root: Path, out: Path) -> None:
 def _select(root: Path, out: Path) -> None:
     config = SelectConfig(
         kbest=root / "kbest", gold=root / "gold" / "train", prepared=root / "gold", rule="seqkd",
-        filters=FilterConfig(duplicates=True),
+        filters=FilterConfig.model_validate({"duplicates": True}),
     )  # fmt: skip
     select.run(config, out)
 

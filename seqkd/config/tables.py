@@ -1,0 +1,66 @@
+"""Tables of a file that name a record of a registry, and hold the settings that the record declares."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any, cast
+
+from pydantic import ConfigDict, SerializationInfo, TypeAdapter, ValidationError
+
+from seqkd.extensions import Registry, settings_class
+
+
+@cache
+def adapter(settings: str) -> TypeAdapter[Any]:
+    """Reads and writes the settings that a record names as `module:attribute`."""
+    kind = settings_class(settings)
+    kind.__pydantic_config__ = ConfigDict(extra="forbid", allow_inf_nan=False)
+    return TypeAdapter(kind)
+
+
+def record_of(registry: Registry[Any], name: str) -> Any:
+    """The record of a name.
+
+    Raises:
+        ValueError: There is none.
+        ExtensionError: The entry point of this name cannot be used.
+    """
+    record = registry.find(name)
+    if record is None:
+        known = registry.known() or "(none is installed)"
+        raise ValueError(f"unknown {registry.kind} {name!r}, expected one of: {known}")
+    return record
+
+
+def read_table(registry: Registry[Any], key: str, default: str, table: Any) -> dict[str, Any]:
+    """The name that stands in a table under `key`, and the settings that the table holds besides."""
+    if not isinstance(table, dict):
+        raise ValueError("Input should be a table")
+    name = str(table.get(key, default))
+    record = record_of(registry, name)
+    given = {setting: value for setting, value in table.items() if setting != key}
+    return {key: name, "settings": adapter(record.settings).validate_python(given)}
+
+
+def written(settings: str, values: Any, info: SerializationInfo) -> dict[str, Any]:
+    """Settings as plain values."""
+    found: dict[str, Any] = adapter(settings).dump_python(
+        values,
+        mode="json" if info.mode_is_json() else "python",
+        include=cast(Any, info.include),
+        exclude=cast(Any, info.exclude),
+        exclude_none=bool(info.exclude_none),
+        exclude_defaults=bool(info.exclude_defaults),
+    )
+    return found
+
+
+def together(title: str, errors: list[ValidationError | tuple[str, ValidationError]]) -> ValidationError:
+    """One error for those of several tables; a name in front of an error is its place."""
+    lines: list[Any] = []
+    for entry in errors:
+        place, error = entry if isinstance(entry, tuple) else ("", entry)
+        for line in error.errors(include_url=False):
+            loc = (place, *line["loc"]) if place else line["loc"]
+            lines.append({"type": line["type"], "loc": loc, "input": line["input"], "ctx": line.get("ctx", {})})
+    return ValidationError.from_exception_data(title, lines)

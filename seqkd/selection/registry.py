@@ -1,0 +1,258 @@
+"""Rules, filters and scorers by name: how a target is chosen from a k-best list."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from seqkd.extensions import Registry
+
+Read = Literal["scores", "references", "bleu", "scorer"]
+
+NO_SETTINGS = "seqkd.extensions:NoSettings"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rule:
+    """A way to choose one hypothesis of each list.
+
+    Attributes:
+        name: The name that files use.
+        help: One line about it.
+        settings: `module:attribute` of the rule's own settings, a frozen dataclass. In a file they stand beside the
+            settings that all rules share.
+        values: `module:attribute` of a function that takes `Lists` and `Means` and gives each hypothesis a value
+            `[hypotheses]`; the highest value of a list is chosen. A list's values must depend on that list alone. None
+            for a rule that keeps every hypothesis, weighted by its score.
+        reads: What the values depend on besides the hypotheses' ids and texts: the teacher's scores, the references,
+            sentence BLEU as the file wants it, or a scorer, which the file then names.
+        slow: Whether a corpus is worth several processes however small it is.
+    """
+
+    name: str
+    help: str
+    settings: str = NO_SETTINGS
+    values: str | None
+    reads: frozenset[Read] = frozenset()
+    slow: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Filter:
+    """A reason not to take a hypothesis.
+
+    Attributes:
+        name: Its key in the table `filters`. If the settings are one field of the same name, the key holds that
+            field's value; otherwise it holds a table.
+        help: One line about it.
+        reason: The reason as `rejected.tsv` and manifests give it.
+        settings: `module:attribute` of its settings, a frozen dataclass. The filter is off if its key is missing or
+            false; a default is the value of a missing key.
+        rejects: `module:attribute` of a function that takes `Lists`, places of hypotheses `[which]` and the settings,
+            and gives True for each hypothesis to be rejected `[which]`. None for a filter that looks at the whole
+            corpus, which the stage itself applies.
+        reads: What it looks at besides the hypotheses and their sources.
+        slow: Whether only hypotheses that would be chosen are looked at.
+    """
+
+    name: str
+    help: str
+    reason: str
+    settings: str
+    rejects: str | None
+    reads: frozenset[Read] = frozenset()
+    slow: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scorer:
+    """What gives hypotheses values by other means than the teacher's scores and the references.
+
+    Attributes:
+        name: The name that files use.
+        help: One line about it.
+        settings: `module:attribute` of its settings, a frozen dataclass.
+        build: `module:attribute` of a callable that takes the settings and a device, and gives a function of `Lists`
+            to values `[hypotheses]`.
+        folders: Names of the settings that are model folders; a fingerprint holds their digests in place of them.
+    """
+
+    name: str
+    help: str
+    settings: str
+    build: str
+    folders: tuple[str, ...] = ()
+
+
+_SCORES: frozenset[Read] = frozenset({"scores"})
+_REFERENCES: frozenset[Read] = frozenset({"references"})
+
+RULES = Registry(
+    "rule",
+    Rule,
+    group="seqkd.rules",
+    own={
+        "seqkd": Rule(
+            name="seqkd",
+            help="The best hypothesis: sequence-level distillation (Kim and Rush 2016, section 3.2)",
+            values="seqkd.selection.rules:seqkd",
+        ),
+        "seqinter": Rule(
+            name="seqinter",
+            help="The highest sentence BLEU to the reference: sequence-level interpolation (Kim and Rush 2016, 3.3)",
+            values="seqkd.selection.rules:seqinter",
+            reads=frozenset({"references", "bleu"}),
+        ),
+        "oracle": Rule(
+            name="oracle",
+            help="The same as seqinter, for lists so long that the choice is an oracle",
+            values="seqkd.selection.rules:seqinter",
+            reads=frozenset({"references", "bleu"}),
+        ),
+        "chrf": Rule(
+            name="chrf",
+            help="The highest chrF to the reference",
+            values="seqkd.selection.rules:by_chrf",
+            reads=_REFERENCES,
+            slow=True,
+        ),
+        "ter": Rule(
+            name="ter",
+            help="The fewest edits to the reference",
+            values="seqkd.selection.rules:by_ter",
+            reads=_REFERENCES,
+            slow=True,
+        ),
+        "sample": Rule(
+            name="sample",
+            help="One hypothesis drawn from the teacher's distribution over the list",
+            values="seqkd.selection.rules:sample",
+            reads=_SCORES,
+        ),
+        "mbr-bleu": Rule(
+            name="mbr-bleu",
+            help="The highest expected sentence BLEU to the list: minimum Bayes risk (Kumar and Byrne 2004)",
+            values="seqkd.selection.rules:mbr_bleu",
+            reads=frozenset({"scores", "bleu"}),
+            slow=True,
+        ),
+        "mbr-chrf": Rule(
+            name="mbr-chrf",
+            help="The highest expected chrF to the list: minimum Bayes risk",
+            values="seqkd.selection.rules:mbr_chrf",
+            reads=_SCORES,
+            slow=True,
+        ),
+        "rerank": Rule(
+            name="rerank",
+            help="The highest value by the scorer that the table `rerank` describes",
+            values="seqkd.selection.rules:rerank",
+            reads=frozenset({"scorer"}),
+            slow=True,
+        ),
+        "all": Rule(
+            name="all",
+            help="Every hypothesis that no filter rejects, each row with the weight of its hypothesis",
+            values=None,
+            reads=_SCORES,
+        ),
+    },
+)
+
+FILTERS = Registry(
+    "filter",
+    Filter,
+    group="seqkd.filters",
+    own={
+        "max_ratio": Filter(
+            name="max_ratio",
+            help="The longer side has too many subwords for the shorter side",
+            reason="length ratio",
+            settings="seqkd.selection.filters:MaxRatio",
+            rejects="seqkd.selection.filters:by_ratio",
+        ),
+        "unknown": Filter(
+            name="unknown",
+            help="The hypothesis holds the unknown piece",
+            reason="unknown piece",
+            settings="seqkd.selection.filters:Unknown",
+            rejects="seqkd.selection.filters:by_unknown",
+        ),
+        "copies": Filter(
+            name="copies",
+            help="The target equals its source",
+            reason="copy of the source",
+            settings="seqkd.selection.filters:Copies",
+            rejects="seqkd.selection.filters:by_copying",
+        ),
+        "cut": Filter(
+            name="cut",
+            help="The hypothesis ended at the longest allowed length",
+            reason="cut at the longest length",
+            settings="seqkd.selection.filters:Cut",
+            rejects="seqkd.selection.filters:by_cut",
+        ),
+        "max_repeats": Filter(
+            name="max_repeats",
+            help="The same 1 to 8 subwords come too often in a row",
+            reason="repeats itself",
+            settings="seqkd.selection.filters:MaxRepeats",
+            rejects="seqkd.selection.filters:by_repeats",
+        ),
+        "min_score": Filter(
+            name="min_score",
+            help="The score of the search is too low",
+            reason="low score",
+            settings="seqkd.selection.filters:MinScore",
+            rejects="seqkd.selection.filters:by_score",
+            reads=_SCORES,
+        ),
+        "worst_percent": Filter(
+            name="worst_percent",
+            help="The score is below a percentile of the best hypotheses' scores",
+            reason="low score",
+            settings="seqkd.selection.filters:WorstPercent",
+            rejects=None,
+            reads=_SCORES,
+        ),
+        "script": Filter(
+            name="script",
+            help="Half of the letters or more are of another Unicode script",
+            reason="wrong script",
+            settings="seqkd.selection.filters:Script",
+            rejects="seqkd.selection.filters:by_script",
+        ),
+        "max_ter": Filter(
+            name="max_ter",
+            help="The translation edit rate to the reference is too high",
+            reason="far from the reference",
+            settings="seqkd.selection.filters:MaxTer",
+            rejects="seqkd.selection.filters:by_ter",
+            reads=_REFERENCES,
+            slow=True,
+        ),
+        "duplicates": Filter(
+            name="duplicates",
+            help="An earlier row has the same pair; such rows are dropped",
+            reason="duplicate pair",
+            settings="seqkd.selection.filters:Duplicates",
+            rejects=None,
+        ),
+    },
+)
+
+SCORERS = Registry(
+    "scorer",
+    Scorer,
+    group="seqkd.scorers",
+    own={
+        "models": Scorer(
+            name="models",
+            help="Forced decoding with one or two models: a noisy channel without a language model (Yee et al. 2019)",
+            settings="seqkd.selection.settings:ModelScorerSettings",
+            build="seqkd.selection.rerank:build",
+            folders=("forward", "reverse"),
+        ),
+    },
+)
+DEFAULT_SCORER = "models"

@@ -1,0 +1,27 @@
+"""Settings of scorers, apart from their code: reading a file does not import torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+PRECISION: Literal["float32"] = "float32"  # of the models of a scorer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelScorerSettings:
+    """Settings of the scorer "models"."""
+
+    forward: Annotated[
+        Path | None, Field(description="target given source; omitted: the teacher's own log-probabilities")
+    ] = None
+    reverse: Annotated[Path | None, Field(description="source given target")] = None
+    channel_weight: Annotated[float, Field(ge=0.0, description="of the reverse model")] = 1.0
+    batch_tokens: Annotated[int, Field(ge=1)] = 4000
+
+    def __post_init__(self) -> None:
+        if self.forward is None and self.reverse is None:
+            raise ValueError("rerank needs `forward`, `reverse` or both")

@@ -120,6 +120,22 @@ class Registry(Generic[R]):
             return found
         return self.own.get(name)
 
+    def named(self, name: str) -> R:
+        """The record of a name that is known to be there.
+
+        Raises:
+            ExtensionError: The package that registers it has gone, or cannot be used.
+        """
+        record = self.find(name)
+        if record is None:
+            raise ExtensionError(
+                f"no {self.kind} is called {name!r}",
+                where=f"entry points {self.group!r}",
+                expected=f"one of: {self.known()}",
+                hint="install the package that registers it",
+            )
+        return record
+
     def all(self) -> list[R]:
         """All records, in the order of `names`, without the entry points that cannot be used; see `broken`.
 

@@ -18,6 +18,7 @@ from pydantic import (
     model_validator,
 )
 
+from seqkd.config.metrics import FurtherMetrics, ValidatingMetric
 from seqkd.config.models import (
     HookConfig,
     ModelConfig,
@@ -72,7 +73,7 @@ class TrainingConfig(Strict):
     validate_every: int = Field(500, ge=1, description="updates between validations; each also saves a checkpoint")
     valid_bleu: bool = Field(True, description="greedy BLEU on the validation corpus beside its NLL")
     tokenizer: TokenizerChoice = Field("auto", description="of that BLEU; auto: by the target's language")
-    best_by: Literal["nll", "bleu"] = "nll"
+    best_by: ValidatingMetric = "nll"
     patience: int = Field(0, ge=0, description="validations without improvement before stopping; 0: never")
     average: int = Field(1, ge=1, description="how many of the latest checkpoints up to the best are averaged")
     window: int = Field(100_000, ge=1, description="rows shuffled and sorted together")
@@ -265,6 +266,7 @@ class EvaluateConfig(Strict):
     precision: SearchPrecision = "auto"
     threads: int = Field(1, ge=0, description="of torch and the kernels on a CPU; 0: as many as torch takes by itself")
     tokenizer: TokenizerChoice = Field("auto", description="of BLEU; auto: by the test corpus' target language")
+    metrics: FurtherMetrics = None
 
     @model_validator(mode="after")
     def _fits(self) -> EvaluateConfig:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from seqkd.errors import CorpusError
+from seqkd.metrics.registry import METRICS
 from seqkd.metrics.speed import Load, Speed
 
 RESULT = "result.json"
@@ -32,6 +33,7 @@ class DecodeResult:
         speedup_batch1: The same where sentences are decoded one at a time.
         engine: The search engine that drives the model: `cpu`, `gpu` or `plain` (torch); "" if an earlier version of
             seqkd wrote the result.
+        further: Values of the metrics that the stage file asks for, by name.
     """
 
     bleu: float
@@ -46,6 +48,11 @@ class DecodeResult:
     speedup: float | None
     speedup_batch1: float | None
     engine: str = ""
+    further: dict[str, float] = field(default_factory=dict)
+
+    def measured(self, metric: str) -> float | None:
+        """The value of a metric of outputs; None if it was not measured."""
+        return getattr(self, metric) if metric in METRICS.own else self.further.get(metric)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -50,6 +50,7 @@ def _evaluation(part: EvaluatePart, plan: Plan, name: str, models: list[Node]) -
         precision=part.precision,
         threads=part.threads,
         tokenizer=part.tokenizer,
+        metrics=part.metrics,
     )
     beside = [plan.made(other).file for other in (over, judge) if other is not None]
     needs = (*(other.file for other in made), *beside, prepared.file)

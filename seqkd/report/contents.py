@@ -247,7 +247,7 @@ def model_json(model: EvaluationResult) -> dict[str, Any]:
 
 
 def _decode_json(result: DecodeResult) -> dict[str, Any]:
-    entry = {
+    entry: dict[str, Any] = {
         "bleu": result.bleu,
         "chrf": result.chrf,
         "sentences_per_second": result.speed.sentences_per_second,
@@ -260,4 +260,6 @@ def _decode_json(result: DecodeResult) -> dict[str, Any]:
     }
     if result.valid is not None:
         entry["valid"] = result.valid
+    if result.further:
+        entry["metrics"] = result.further
     return entry

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from seqkd.metrics.registry import METRICS
 from seqkd.metrics.results import EvaluationResult
 from seqkd.report import plots, tables
 from seqkd.report.contents import Contents
@@ -170,10 +171,9 @@ def _curve_plots(contents: Contents, order: list[str]) -> list[tuple[str, object
 
 def _signatures(contents: Contents) -> list[tuple[str, list[str]]]:
     """Each metric's signatures; models evaluated with one version of sacrebleu share one."""
-    names = {"bleu": "BLEU", "bleu_accepted": "BLEU, all accepted", "chrf": "chrF", "ter": "TER"}
     found = []
-    for key, name in names.items():
-        texts = sorted({model.signatures[key] for model in contents.models if key in model.signatures})
+    for metric in METRICS.all():
+        texts = sorted({model.signatures[metric.name] for model in contents.models if metric.name in model.signatures})
         if texts:
-            found.append((name, texts))
+            found.append((metric.label, texts))
     return found

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from seqkd.metrics.results import EvaluationResult
+from seqkd.metrics.registry import METRICS
+from seqkd.metrics.results import DecodeResult, EvaluationResult
 from seqkd.report.contents import Contents, CorpusEntry, DistillEntry, RoundEntry, SyntheticEntry
 from seqkd.report.findings import MINUS
 from seqkd.report.plots import colour
@@ -66,25 +67,23 @@ def models_table(contents: Contents) -> Table:
         ),
         (Head(name="Trained on", number=False), [text(model.trained_on) for model, _, _ in rows]),
         (Head(name="Decode", number=False), [text(decode_label(model, name)) for model, name, _ in rows]),
-        (Head(name="BLEU"), highest([result.bleu for result in results], 2)),
+        _outputs_column("bleu", results),
         (
             Head(name="Gain", unit="BLEU, over a student of gold text"),
             [_gain(contents, m, name) for m, name, _ in rows],
         ),
-        (Head(name="Valid outputs", unit="%"), highest([percent(result.valid) for result in results], 1)),
+        _outputs_column("valid", results),
         (Head(name="Speed-up", unit=f"one sentence, {over}"), highest([r.speedup_batch1 for r in results], 1)),
         (Head(name="Speed-up", unit=f"in batches, {over}"), highest([result.speedup for result in results], 1)),
         (Head(name="Latency", unit="ms, one sentence"), [number(result.speed.latency_ms, 1) for result in results]),
         (Head(name="Speed", unit="sentences/s, in batches"), [number(rate, digits) for rate in rates]),
         (Head(name="Parameters", unit="millions"), [number(model.parameters / 1e6, 2) for model, _, _ in rows]),
-        (Head(name="chrF"), highest([result.chrf for result in results], 2)),
-        (Head(name="TER"), [number(result.ter, 2) for result in results]),
-        (Head(name="BLEU, all accepted"), highest([result.bleu_accepted for result in results], 2)),
-        (Head(name="Perplexity", unit="per token"), [number(model.perplexity, 2) for model, _, _ in rows]),
-        (
-            Head(name="Mode", unit="probability, %"),
-            [number(percent(m.mode_probability) if name == m.quality else None, 2) for m, name, _ in rows],
-        ),
+        _outputs_column("chrf", results),
+        _outputs_column("ter", results),
+        _outputs_column("bleu_accepted", results),
+        *(_outputs_column(name, results) for name in dict.fromkeys(name for r in results for name in r.further)),
+        metric_column("perplexity", [model.perplexity for model, _, _ in rows]),
+        metric_column("mode_probability", [m.mode_probability if name == m.quality else None for m, name, _ in rows]),
         (Head(name="Architecture", number=False), [text(model.arch) for model, _, _ in rows]),
         (Head(name="Objective", number=False), [text(model.objective) for model, _, _ in rows]),
     ]
@@ -137,24 +136,16 @@ def rounds_table(contents: Contents) -> Table:
             (Head(name="Round"), [number(0, 0), *(number(entry.number, 0) for entry in contents.rounds)]),
             (Head(name="Taught by", number=False), [text(""), *(text(entry.teacher) for entry in contents.rounds)]),
             (Head(name="Trained on", number=False), [text(model.trained_on) for model in all_models]),
-            (
-                Head(name="BLEU", unit="first decode"),
-                highest([model.decodes[model.quick].bleu for model in all_models], 2),
-            ),
-            (
-                Head(name="BLEU", unit="largest beam or last decode"),
-                highest([model.decodes[model.quality].bleu for model in all_models], 2),
+            metric_column("bleu", [model.decodes[model.quick].bleu for model in all_models], unit="first decode"),
+            metric_column(
+                "bleu",
+                [model.decodes[model.quality].bleu for model in all_models],
+                unit="largest beam or last decode",
             ),
             (Head(name="Gain", unit="BLEU, over round 1"), [number(None, 2), *map(gain, contents.rounds)]),
-            (
-                Head(name="Valid outputs", unit="%, first decode"),
-                highest([percent(model.decodes[model.quick].valid) for model in all_models], 1),
-            ),
-            (Head(name="Perplexity", unit="per token"), [number(model.perplexity, 2) for model in all_models]),
-            (
-                Head(name="Mode", unit="probability, %"),
-                [number(percent(model.mode_probability), 2) for model in all_models],
-            ),
+            metric_column("valid", [model.decodes[model.quick].valid for model in all_models], unit="%, first decode"),
+            metric_column("perplexity", [model.perplexity for model in all_models]),
+            metric_column("mode_probability", [model.mode_probability for model in all_models]),
         ]
     )
 
@@ -214,6 +205,28 @@ def distill_table(entries: Sequence[DistillEntry]) -> Table:
             (Head(name="Device", number=False), [text(entry.device) for entry in entries]),
         ]
     )
+
+
+def metric_column(name: str, values: Sequence[float | None], *, unit: str | None = None) -> tuple[Head, Sequence[Cell]]:
+    """A metric's column. The highest value stands out if higher is better.
+
+    Args:
+        name: The metric's; one whose package has been uninstalled since is shown by its name.
+        values: One for each row of the table.
+        unit: In place of the metric's own.
+    """
+    metric = METRICS.find(name)
+    if metric is None:
+        return Head(name=name, unit=unit or ""), [number(value, 2) for value in values]
+    shown = [percent(value) for value in values] if metric.percent else values
+    head = Head(name=metric.label, unit=metric.unit if unit is None else unit)
+    if metric.direction == "higher":
+        return head, highest(shown, metric.digits)
+    return head, [number(value, metric.digits) for value in shown]
+
+
+def _outputs_column(name: str, results: Sequence[DecodeResult]) -> tuple[Head, Sequence[Cell]]:
+    return metric_column(name, [result.measured(name) for result in results])
 
 
 def number(value: float | None, digits: int) -> Cell:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import reduce
 from operator import add, mul
 from pathlib import Path
-from typing import Any, Literal, Protocol, cast
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
@@ -61,7 +61,7 @@ class LoopSettings:
         validate_every: Updates between validations; each also saves the state.
         patience: Validations without a better one before training stops; 0 for never.
         average: How many validations' checkpoints, up to the best, the model is the mean of.
-        best_by: What the best is judged by.
+        best_by: The metric that the best is judged by.
         seed: Of dropout.
         optim: Optimiser and schedule.
     """
@@ -72,7 +72,7 @@ class LoopSettings:
     validate_every: int = 500
     patience: int = 0
     average: int = 1
-    best_by: Literal["nll", "bleu"] = "nll"
+    best_by: str = "nll"
     seed: int = 1
     optim: OptimSettings
 

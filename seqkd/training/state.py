@@ -6,13 +6,14 @@ import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from seqkd.corpus.files import atomic_path
 from seqkd.errors import ConflictError, WorkError
+from seqkd.metrics.registry import METRICS
 from seqkd.models.checkpoint import read_weights, write_weights
 
 LAST = "last.pt"
@@ -123,18 +124,18 @@ def load_state(folder: Path, *, world: int, precision: str) -> tuple[TrainState,
     return state, values
 
 
-def best_index(history: list[Validation], by: Literal["nll", "bleu"]) -> int:
+def best_index(history: list[Validation], by: str) -> int:
     """The first of the best validations."""
     return min(range(len(history)), key=lambda i: (_badness(history[i], by), i))
 
 
-def averaged_updates(history: list[Validation], by: Literal["nll", "bleu"], average: int) -> list[int]:
+def averaged_updates(history: list[Validation], by: str, average: int) -> list[int]:
     """Updates whose checkpoints make the model: the best and the `average - 1` validations before it."""
     best = best_index(history, by)
     return [line.update for line in history[max(0, best + 1 - average) : best + 1]]
 
 
-def needed_updates(history: list[Validation], by: Literal["nll", "bleu"], average: int) -> set[int]:
+def needed_updates(history: list[Validation], by: str, average: int) -> set[int]:
     """Updates whose checkpoints the model is, or may still be, made of."""
     latest = history[max(0, len(history) + 1 - average) :]
     return {*averaged_updates(history, by, average), *(line.update for line in latest)}
@@ -175,8 +176,7 @@ def average_checkpoints(paths: Iterable[Path]) -> dict[str, Tensor]:
     return {name: (value / count).to(kinds[name]) for name, value in total.items()}
 
 
-def _badness(line: Validation, by: Literal["nll", "bleu"]) -> float:
-    if by == "nll":
-        return line.valid_nll
-    assert line.valid_bleu is not None
-    return -line.valid_bleu
+def _badness(line: Validation, by: str) -> float:
+    value = {"nll": line.valid_nll, "bleu": line.valid_bleu}[by]
+    assert value is not None
+    return -value if METRICS.own[by].direction == "higher" else value

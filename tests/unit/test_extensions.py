@@ -15,12 +15,13 @@ import pytest
 
 from seqkd.errors import ExtensionError
 from seqkd.extensions import Registry, resolve, settings_class
+from seqkd.metrics.registry import METRICS
 from seqkd.models.registry import ARCHITECTURES, Architecture
 from seqkd.objectives.registry import OBJECTIVES, Needs, Objective, lacking, suited
 from seqkd.selection.registry import FILTERS, RULES, SCORERS
 
 GROUP = "seqkd.things"
-REGISTRIES: tuple[Registry[Any], ...] = (ARCHITECTURES, OBJECTIVES, RULES, FILTERS, SCORERS)
+REGISTRIES: tuple[Registry[Any], ...] = (ARCHITECTURES, OBJECTIVES, RULES, FILTERS, SCORERS, METRICS)
 
 
 @dataclass(frozen=True)
@@ -166,6 +167,8 @@ def test_every_record_has_its_name_its_help_and_code_that_is_there(registry: Reg
 @pytest.mark.parametrize("registry", REGISTRIES, ids=lambda registry: registry.kind)
 def test_settings_are_frozen_and_given_by_name(registry: Registry[Any]) -> None:
     for record in registry.own.values():
+        if not hasattr(record, "settings"):
+            continue
         kind = settings_class(record.settings)
         assert all(field.kw_only for field in fields(kind))
 

@@ -21,7 +21,7 @@ from seqkd.corpus.manifest import MANIFEST, Manifest, StageOutput, atomic_write,
 from seqkd.corpus.reader import Corpus
 from seqkd.errors import CorpusError
 from seqkd.kernels.processors import model_name
-from seqkd.metrics.corpus import corpus_bleu, corpus_chrf, corpus_ter, share_valid
+from seqkd.metrics.registry import METRICS, Metric, Outputs
 from seqkd.metrics.results import RESULT, Baseline, DecodeResult, EvaluationResult
 from seqkd.metrics.speed import TOLERANCE, Speed, load_now, measure
 from seqkd.metrics.tokenizers import Tokenizer, choose_tokenizer
@@ -37,7 +37,6 @@ from seqkd.text.languages import has_blanks
 
 GPU_PASSES = 2  # a shape's first decode compiles, its second captures graphs
 BASELINE = ""  # no decode is called so: it stands beside their names
-MOST_REFERENCES = 16  # accepted translations a row that multi-reference BLEU looks at
 TOO_LONG = "source longer than max_positions"
 TOO_LONG_TO_SCORE = "source or reference longer than max_positions"
 
@@ -139,9 +138,10 @@ def _say_load(result: EvaluationResult) -> None:
 
 def _summary(found: DecodeResult) -> str:
     valid = "" if found.valid is None else f", {found.valid:.1%} valid"
+    further = "".join(f", {METRICS.named(name).label} {value:.2f}" for name, value in found.further.items())
     faster = "" if found.speedup is None else f" ({found.speedup:.2f} times the baseline)"
     return (
-        f"BLEU {found.bleu:.2f}, chrF {found.chrf:.2f}, TER {found.ter:.2f}{valid}, "
+        f"BLEU {found.bleu:.2f}, chrF {found.chrf:.2f}, TER {found.ter:.2f}{valid}{further}, "
         f"{found.speed.sentences_per_second:,.1f} sentences/s{faster} by the {found.engine} engine"
     )
 
@@ -153,6 +153,7 @@ class _Test:
     ids: list[int]
     sources: list[list[int]]
     targets: list[list[int]]
+    texts: list[str]  # of the sources
     references: list[str]
     accepted: list[list[str]] | None
     tokenizer: Tokenizer
@@ -175,17 +176,20 @@ def _read(corpus: Corpus, accepted: Path | None, tokenizer: Tokenizer) -> _Test:
     ids: list[int] = []
     sources: list[list[int]] = []
     targets: list[list[int]] = []
+    texts: list[str] = []
     references: list[str] = []
-    for table in corpus.tables(["id", "source_ids", "target_ids", "target"]):
+    for table in corpus.tables(["id", "source", "source_ids", "target_ids", "target"]):
         ids += table.column("id").to_pylist()
         sources += table.column("source_ids").to_pylist()
         targets += table.column("target_ids").to_pylist()
+        texts += table.column("source").to_pylist()
         references += table.column("target").to_pylist()
     language = corpus.manifest.extra.get("target_language")
     return _Test(
         ids,
         sources,
         targets,
+        texts,
         references,
         _read_accepted(accepted, ids) if accepted else None,
         tokenizer,
@@ -222,8 +226,9 @@ def _evaluate(
     decodes: dict[str, DecodeResult] = {}
     signatures: dict[str, str] = {}
     engines = {way.name: way.engine for way in ways}
+    metrics = [*METRICS.own.values(), *(METRICS.named(name) for name in config.metrics or ())]
     for name, decode in decoded.items():
-        decodes[name], signatures = _score(test, decode, engines[name], speeds[name], baseline)
+        decodes[name], signatures = _score(test, metrics, decode, engines[name], speeds[name], baseline)
     perplexity, mode, unscored = None, None, 0
     retried = sum(decode.retried for decode in decoded.values())
     if not team.parallel:
@@ -290,28 +295,27 @@ def _decode(way: Way, test: _Test, team: SearchTeam, batch_tokens: int, progress
 
 
 def _score(
-    test: _Test, decode: _Decode, engine: str, speed: Speed, baseline: Baseline | None
+    test: _Test, metrics: Sequence[Metric], decode: _Decode, engine: str, speed: Speed, baseline: Baseline | None
 ) -> tuple[DecodeResult, dict[str, str]]:
-    references = [[text] for text in test.references]
-    bleu = corpus_bleu(decode.texts, references, tokenizer=test.tokenizer)
-    chrf, ter = corpus_chrf(decode.texts, references), corpus_ter(decode.texts, references, blanks=test.blanks)
-    signatures = {"bleu": bleu.signature, "chrf": chrf.signature, "ter": ter.signature}
-    several = valid = None
-    if test.accepted is not None:
-        several = corpus_bleu(
-            decode.texts, [texts[:MOST_REFERENCES] for texts in test.accepted], tokenizer=test.tokenizer
-        )
-        signatures["bleu_accepted"] = several.signature
-        valid = share_valid(decode.texts, test.accepted)
+    outputs = Outputs(
+        hypotheses=decode.texts,
+        references=test.references,
+        sources=test.texts,
+        accepted=test.accepted,
+        tokenizer=test.tokenizer,
+        blanks=test.blanks,
+    )
+    scores = {metric.name: metric.score(outputs) for metric in metrics if metric.fits(outputs)}
+    values = {name: score.value for name, score in scores.items()}
     reference_tokens = sum(map(len, test.targets))
     written = [hypothesis for hypothesis in decode.hypotheses if hypothesis is not None]
     over = None if baseline is None else baseline.speed
     result = DecodeResult(
-        bleu=bleu.value,
-        chrf=chrf.value,
-        ter=ter.value,
-        bleu_accepted=several.value if several else None,
-        valid=valid,
+        bleu=values["bleu"],
+        chrf=values["chrf"],
+        ter=values["ter"],
+        bleu_accepted=values.get("bleu_accepted"),
+        valid=values.get("valid"),
         length_ratio=sum(len(hypothesis.ids) for hypothesis in written) / max(reference_tokens, 1),
         cut=sum(hypothesis.ended == "max_length" for hypothesis in written),
         unjudged=decode.unjudged,
@@ -319,8 +323,9 @@ def _score(
         speedup=None if over is None else speed.sentences_per_second / over.sentences_per_second,
         speedup_batch1=None if over is None else speed.sentences_per_second_batch1 / over.sentences_per_second_batch1,
         engine=engine,
+        further={name: value for name, value in values.items() if name not in METRICS.own},
     )
-    return result, signatures
+    return result, {name: score.signature for name, score in scores.items() if score.signature}
 
 
 def _mode_probability(test: _Test, hypotheses: Sequence[Hypothesis | None]) -> float | None:

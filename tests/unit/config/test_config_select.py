@@ -50,6 +50,7 @@ def test_settings_of_a_rule_stand_in_its_table() -> None:
     assert list(written)[:4] == ["rule", "weight", "most", "tokenizer"]
     assert written["rerank"] == {"type": "mine", "weight": 1.0, "most": 4}
     assert written["filters"] == {
+        "unknown": True,
         "copies": False,
         "cut": True,
         "worst_percent": 0.0,

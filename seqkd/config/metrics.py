@@ -1,0 +1,32 @@
+"""Names of metrics in stage and pipeline files."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import AfterValidator, Field
+
+from seqkd.metrics.registry import METRICS, validating
+
+
+def _validating(name: str) -> str:
+    if name not in validating():
+        raise ValueError(
+            f"training does not measure {name!r} at validations, expected one of: {', '.join(validating())}"
+        )
+    return name
+
+
+def _further(name: str) -> str:
+    record = METRICS.find(name)
+    if record is None or record.measure is None:
+        known = ", ".join(record.name for record in METRICS.all() if record.measure is not None)
+        raise ValueError(f"no metric of outputs is called {name!r}, expected one of: {known}")
+    return name
+
+
+ValidatingMetric = Annotated[str, AfterValidator(_validating)]
+FurtherMetrics = Annotated[
+    tuple[Annotated[str, AfterValidator(_further)], ...] | None,
+    Field(min_length=1, description="metrics of outputs to measure besides seqkd's own, e.g. one of another package"),
+]

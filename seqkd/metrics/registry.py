@@ -1,0 +1,161 @@
+"""Metrics by name: the numbers that describe a model on a corpus."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from seqkd.extensions import Registry, resolve
+
+if TYPE_CHECKING:  # tables of metrics are read without sacrebleu
+    from seqkd.metrics.corpus import MetricScore
+    from seqkd.metrics.tokenizers import Tokenizer
+
+Direction = Literal["higher", "lower", "neither"]
+Need = Literal["references", "sources", "accepted", "probabilities"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outputs:
+    """A decode of a corpus, as metrics see it; all sequences have the corpus's rows in its order.
+
+    Attributes:
+        hypotheses: Detokenised outputs.
+        references: One reference for each row.
+        sources: The sources' text.
+        accepted: All accepted translations of each row; None if the corpus has none.
+        tokenizer: The tokenizer that BLEU counts words with.
+        blanks: Whether the language puts blanks between words.
+    """
+
+    hypotheses: Sequence[str]
+    references: Sequence[str]
+    sources: Sequence[str]
+    accepted: Sequence[Sequence[str]] | None = None
+    tokenizer: Tokenizer = "13a"
+    blanks: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Metric:
+    """A number that describes a model on a corpus.
+
+    Attributes:
+        name: The name that files and reports use.
+        help: One line about it.
+        label: The head of its column in tables.
+        unit: Stands below the label.
+        direction: Which values are better.
+        needs: What it is computed from besides outputs: references, sources, accepted translations of each row, or the
+            model's probabilities.
+        measure: `module:attribute` of a function that takes `Outputs` and gives a `MetricScore`. None if the stage
+            that has the probabilities computes it.
+        digits: How many a table shows.
+        percent: Whether its values are shares, 0 to 1, that tables show in per cent.
+        validates: Whether training measures it at each validation, so that `best_by` can name it.
+    """
+
+    name: str
+    help: str
+    label: str
+    unit: str = ""
+    direction: Direction
+    needs: frozenset[Need] = frozenset({"references"})
+    measure: str | None
+    digits: int = 2
+    percent: bool = False
+    validates: bool = False
+
+    def fits(self, outputs: Outputs) -> bool:
+        """Whether outputs hold all that it is computed from."""
+        return self.measure is not None and (outputs.accepted is not None or "accepted" not in self.needs)
+
+    def score(self, outputs: Outputs) -> MetricScore:
+        """Compute it; only if it fits."""
+        found: MetricScore = resolve(str(self.measure))(outputs)
+        return found
+
+
+METRICS = Registry(
+    "metric",
+    Metric,
+    group="seqkd.metrics",
+    own={
+        "bleu": Metric(
+            name="bleu",
+            help="BLEU of the corpus by sacrebleu (Papineni et al. 2002)",
+            label="BLEU",
+            direction="higher",
+            measure="seqkd.metrics.measures:bleu",
+            validates=True,
+        ),
+        "bleu_accepted": Metric(
+            name="bleu_accepted",
+            help="BLEU of the corpus against up to 16 accepted translations of each row",
+            label="BLEU, all accepted",
+            direction="higher",
+            needs=frozenset({"accepted"}),
+            measure="seqkd.metrics.measures:bleu_accepted",
+        ),
+        "chrf": Metric(
+            name="chrf",
+            help="Character n-gram F-score, chrF2, by sacrebleu (Popović 2015)",
+            label="chrF",
+            direction="higher",
+            measure="seqkd.metrics.measures:chrf",
+        ),
+        "ter": Metric(
+            name="ter",
+            help="Edits for each 100 words of the reference by sacrebleu (Snover et al. 2006)",
+            label="TER",
+            direction="lower",
+            measure="seqkd.metrics.measures:ter",
+        ),
+        "valid": Metric(
+            name="valid",
+            help="The share of outputs that are accepted translations",
+            label="Valid outputs",
+            unit="%",
+            direction="higher",
+            needs=frozenset({"accepted"}),
+            measure="seqkd.metrics.measures:valid",
+            digits=1,
+            percent=True,
+        ),
+        "perplexity": Metric(
+            name="perplexity",
+            help="Perplexity of the references for each target token, end of sentence counted",
+            label="Perplexity",
+            unit="per token",
+            direction="lower",
+            needs=frozenset({"references", "probabilities"}),
+            measure=None,
+        ),
+        "mode_probability": Metric(
+            name="mode_probability",
+            help="Mean probability of the best output of beam search (Kim and Rush 2016, section 5)",
+            label="Mode",
+            unit="probability, %",
+            direction="neither",
+            needs=frozenset({"probabilities"}),
+            measure=None,
+            percent=True,
+        ),
+        "nll": Metric(
+            name="nll",
+            help="Negative log-likelihood of the validation references in nats for each target token",
+            label="Validation loss",
+            unit="nats per token",
+            direction="lower",
+            needs=frozenset({"references", "probabilities"}),
+            measure=None,
+            validates=True,
+        ),
+    },
+)
+
+
+def validating() -> list[str]:
+    """Names of the metrics that training measures at each validation."""
+    return [record.name for record in METRICS.own.values() if record.validates]

@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import pytest
+
+from seqkd.config.stages import EvaluateConfig, TrainingConfig, validate
+from seqkd.errors import ConfigError
+from seqkd.metrics.corpus import corpus_bleu, corpus_ter
+from seqkd.metrics.measures import MOST_REFERENCES
+from seqkd.metrics.registry import METRICS, Outputs
+from seqkd.report.tables import metric_column
+
+TEXTS, REFERENCES = ["the cat sat", "a dog ran home"], ["the cat sat down", "a dog ran home now"]
+BARE = Outputs(hypotheses=TEXTS, references=REFERENCES, sources=["x", "y"])
+
+
+def test_metrics_of_outputs_are_computed_where_their_needs_are_there() -> None:
+    accepted = [["the cat sat", *["x y"] * MOST_REFERENCES, "the cat sat"], ["never this one"]]
+    full = Outputs(hypotheses=TEXTS, references=REFERENCES, sources=["x", "y"], accepted=accepted)
+    fitting = {name for name, metric in METRICS.own.items() if metric.fits(full)}
+    assert fitting == {"bleu", "bleu_accepted", "chrf", "ter", "valid"}
+    assert {name for name, metric in METRICS.own.items() if metric.fits(BARE)} == {"bleu", "chrf", "ter"}
+    single = [[text] for text in REFERENCES]
+    assert METRICS.own["bleu"].score(full) == corpus_bleu(TEXTS, single)
+    assert METRICS.own["ter"].score(full) == corpus_ter(TEXTS, single)
+    assert METRICS.own["valid"].score(full).value == 0.5
+    several = [texts[:MOST_REFERENCES] for texts in accepted]
+    assert METRICS.own["bleu_accepted"].score(full) == corpus_bleu(TEXTS, several)
+
+
+def test_the_best_value_stands_out_where_higher_is_better() -> None:
+    head, cells = metric_column("valid", [0.25, None, 0.5])
+    assert (head.name, head.unit) == ("Valid outputs", "%")
+    assert [(cell.text, cell.best) for cell in cells] == [("25.0", False), ("\N{EN DASH}", False), ("50.0", True)]
+    assert not any(cell.best for cell in metric_column("ter", [10.0, 20.0])[1])
+    assert metric_column("bleu", [1.0], unit="first decode")[0].unit == "first decode"
+
+
+def test_a_metric_whose_package_has_gone_is_shown_by_its_name() -> None:
+    head, cells = metric_column("comet", [0.5])
+    assert (head.name, cells[0].text) == ("comet", "0.50")
+
+
+def test_the_best_checkpoint_is_judged_by_what_training_measures() -> None:
+    for name in ("nll", "bleu"):
+        assert validate(TrainingConfig, {"max_updates": 1, "best_by": name}, "file").best_by == name
+    with pytest.raises(
+        ConfigError, match=r"best_by: training does not measure 'ter' at validations, expected .* bleu, nll"
+    ):
+        validate(TrainingConfig, {"max_updates": 1, "best_by": "ter"}, "file")
+
+
+def test_further_metrics_are_metrics_of_outputs() -> None:
+    plain = {"name": "m", "model": "m", "role": "student", "corpus": "c"}
+    assert validate(EvaluateConfig, plain, "file").metrics is None
+    for name in ("comet", "perplexity"):
+        with pytest.raises(ConfigError, match=f"metrics.0: no metric of outputs is called '{name}', .* bleu, "):
+            validate(EvaluateConfig, {**plain, "metrics": [name]}, "file")

@@ -44,8 +44,13 @@ class FilterConfig(Strict):
 
     @property
     def active(self) -> list[Filter]:
-        """The filters whose key is neither missing nor false."""
-        return [record for record in FILTERS.all() if self[record.name] is not None and self[record.name] is not False]
+        """The filters that reject something."""
+        found = []
+        for record in FILTERS.all():
+            value = self[record.name]
+            if value is not None and value is not False and (record.off is None or value != record.off):
+                found.append(record)
+        return found
 
     def reads(self, what: Read) -> list[str]:
         """The names of the filters that are on and look at this."""

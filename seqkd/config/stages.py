@@ -39,6 +39,7 @@ from seqkd.config.search import Beams, Name, SearchPrecision, Strict, check_beam
 from seqkd.config.search import ParallelConfig as ParallelConfig
 from seqkd.config.search import SearchConfig as SearchConfig
 from seqkd.config.select import SelectSettings
+from seqkd.config.sources import SourceConfig
 from seqkd.errors import ConfigError
 from seqkd.metrics.tokenizers import TokenizerChoice
 from seqkd.models.initialiser import Initialiser
@@ -180,14 +181,26 @@ def check_mix(objective: ObjectiveConfig, corpora: Sequence[tuple[str, float]]) 
 
 
 class DistillConfig(Strict):
-    """Teachers and a corpus to k-best lists. Several teachers decode as an ensemble."""
+    """Teachers, or another source, and a corpus to k-best lists. Several teachers decode as an ensemble."""
 
-    models: tuple[Path, ...] = Field(..., min_length=1)
+    models: tuple[Path, ...] = ()
     corpus: Path
     search: SearchConfig = SearchConfig(beam=5, nbest=5)
     batch_tokens: int = Field(4000, ge=1, description="source tokens, padding counted, that are decoded together")
     precision: SearchPrecision = "auto"
     workers: int = Field(0, ge=0, description="processes on CPU; 0: one for each core")
+    source: SourceConfig | None = Field(None, description="what writes the lists in place of models")
+    prepared: Path | None = Field(
+        None, description="output of `prepare`, for `source`: its vocabulary encodes the texts that the source writes"
+    )
+
+    @model_validator(mode="after")
+    def _either(self) -> DistillConfig:
+        if bool(self.models) == (self.source is not None):
+            raise ValueError("either `models` or `source`")
+        if (self.source is None) != (self.prepared is None):
+            raise ValueError("`prepared` goes with `source`: models have vocabularies of their own")
+        return self
 
 
 class SoftOptions(Strict):

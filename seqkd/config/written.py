@@ -12,6 +12,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from seqkd.config.models import HookConfig, ModelConfig, ObjectiveConfig, TermConfig
 from seqkd.config.select import FilterConfig, ScorerConfig, SelectSettings
+from seqkd.config.sources import SourceConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +74,7 @@ def _neutral(settings: Any, prefix: str) -> Iterator[tuple[str, Any]]:
             yield from _neutral(term, f"{prefix}terms.{index}." if settings.listed else prefix)
         return
     # One table in a file: the name and its settings.
-    if isinstance(settings, (ModelConfig, TermConfig, HookConfig, ScorerConfig)):
+    if isinstance(settings, (ModelConfig, TermConfig, HookConfig, ScorerConfig, SourceConfig)):
         yield from _neutral(settings.settings, prefix)
         return
     if isinstance(settings, FilterConfig):

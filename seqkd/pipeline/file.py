@@ -30,6 +30,7 @@ from seqkd.config.search import (
     check_decode,
 )
 from seqkd.config.select import FilterConfig, SelectSettings
+from seqkd.config.sources import SourceConfig
 from seqkd.config.stages import (
     BitextConfig,
     CleaningConfig,
@@ -203,15 +204,23 @@ class TeacherPart(Strict):
 
 
 class DistillPart(Strict):
-    """One decode of a corpus."""
+    """One decode of a corpus: by a teacher, or by another source."""
 
     name: Name
     teacher: Name | None = Field(None, description="a teacher or a student; left out: the only teacher")
+    source: SourceConfig | None = Field(None, description="what writes the lists in place of a teacher")
     corpus: Name | None = Field(None, description="what is decoded; left out: the only data set")
     search: SearchConfig = SearchConfig(beam=5, nbest=5)
     batch_tokens: int = Field(4000, ge=1)
     precision: SearchPrecision = "auto"
     workers: int = Field(0, ge=0)
+
+    @model_validator(mode="after")
+    def _searches(self) -> DistillPart:
+        others = self.model_fields_set & {"teacher", "search", "batch_tokens", "precision"}
+        if self.source is not None and others:
+            raise ValueError(f"{', '.join(sorted(others))}: is for a teacher, and `source` stands in place of one")
+        return self
 
 
 class SelectPart(SelectSettings):

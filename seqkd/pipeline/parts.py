@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from seqkd.models.registry import ARCHITECTURES, DEFAULT
@@ -81,7 +82,7 @@ PARTS: Mapping[str, Part] = {
         stages=decoded,
         makes=("k-best lists",),
         references=(
-            _TEACHER,
+            replace(_TEACHER, wanted=lambda table: "source" not in table),
             Reference(field="corpus", kinds=("data", "select", "backtranslation"), default="data"),
         ),
         folder="kbest",

@@ -20,7 +20,7 @@ from seqkd.config.stages import (
     VocabularyConfig,
     WeightedPath,
 )
-from seqkd.pipeline.file import BackTranslationPart, CorpusNames, DataPart, TeacherPart
+from seqkd.pipeline.file import BackTranslationPart, CorpusNames, DataPart, DistillPart, TeacherPart
 from seqkd.pipeline.folders import Plan, Stage, seed_of, seeded
 from seqkd.pipeline.graph import Node
 
@@ -198,6 +198,7 @@ def _taught(objective: ObjectiveConfig, node: Node, plan: Plan) -> ObjectiveConf
 def decoded(node: Node, plan: Plan) -> Iterator[Stage]:
     """K-best lists, of what a [[distill]] or [backtranslation] says about the search."""
     part = node.settings
+    source = part.source if isinstance(part, DistillPart) else None
     config = DistillConfig(
         models=tuple(model.folder for model in plan.linked(node, "teacher")),
         corpus=plan.linked(node, "corpus")[0].folder,
@@ -205,6 +206,8 @@ def decoded(node: Node, plan: Plan) -> Iterator[Stage]:
         batch_tokens=part.batch_tokens,
         precision=part.precision,
         workers=part.workers,
+        source=source,
+        prepared=None if source is None else plan.prepared(node).folder,
     )
     name, out = f"distill.{node.name}", plan.folder(node)
     yield Stage(name=name, command="distill", goal="distill", config=config, out=out, needs=plan.needs(node))

@@ -53,6 +53,7 @@ class Filter:
             corpus, which the stage itself applies.
         reads: What it looks at besides the hypotheses and their sources.
         slow: Whether only hypotheses that would be chosen are looked at.
+        off: A value of the key with which the filter rejects nothing.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Filter:
     rejects: str | None
     reads: frozenset[Read] = frozenset()
     slow: bool = False
+    off: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -214,6 +216,7 @@ FILTERS = Registry(
             settings="seqkd.selection.filters:WorstPercent",
             rejects=None,
             reads=_SCORES,
+            off=0.0,
         ),
         "script": Filter(
             name="script",

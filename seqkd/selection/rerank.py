@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from seqkd.errors import CorpusError
 from seqkd.search import score_pairs
 from seqkd.search.loading import SearchTeam, load_team
 from seqkd.selection.lists import Floats, Lists
@@ -40,6 +41,13 @@ class Reranker:
         texts = lists.texts.to_pylist()
         if self.forward is None:
             logprobs = lists.hypotheses.field("logprob").to_numpy(zero_copy_only=False).astype(np.float64)
+            if np.isnan(logprobs).any():
+                raise CorpusError(
+                    "hypotheses have no log-probability, which stands in for a model `forward`",
+                    where="rerank",
+                    expected="k-best lists of a source that gives log-probabilities",
+                    hint="name a model `forward`",
+                )
             found: Floats = logprobs / (lists.lengths + 1)
         else:
             found = self._scored(self.forward, sources, texts)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from seqkd.corpus.manifest import atomic_write
 
-RETRIED = "retried in float32"  # rows whose numbers overflowed in a lower precision
+UNSCORED = "hypotheses without a score or a log-probability"
 
 
 def note_counts(folder: Path, shard: int, counts: Mapping[str, int]) -> None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -13,29 +16,31 @@ import pyarrow.compute as pc
 import torch
 
 from seqkd.config.stages import DistillConfig
-from seqkd.config.written import neutral
 from seqkd.corpus.locks import Part
-from seqkd.corpus.manifest import Manifest, Provenance, ShardInfo, StageOutput, atomic_write
+from seqkd.corpus.manifest import Manifest, ShardInfo, StageOutput, atomic_write
 from seqkd.corpus.reader import Corpus
-from seqkd.corpus.revisions import of_search
 from seqkd.corpus.schema import KBEST_SCHEMA
 from seqkd.corpus.writer import write_shard
+from seqkd.errors import WorkError
 from seqkd.executors.local import cores
 from seqkd.executors.work import HERE, Scale, ShardWork
-from seqkd.models.checkpoint import model_digest
+from seqkd.extensions import resolve
+from seqkd.interop.seqkd_models import TOO_LONG
+from seqkd.interop.sources import Candidate, Place, Row, Translate
 from seqkd.progress import say
-from seqkd.search import BeamSearch, BeamSettings
-from seqkd.search.loading import Precision, SearchTeam, load_team, team_precision
-from seqkd.search.paths import engine_for, slow_path
-from seqkd.stages.distill.counting import RETRIED, note_counts, noted_counts
+from seqkd.search.loading import Precision, team_precision
+from seqkd.search.paths import slow_path
+from seqkd.stages.distill.counting import UNSCORED, note_counts, noted_counts
+from seqkd.stages.distill.provenance import provenance, source_of, source_settings
 from seqkd.stages.shards import ShardJob, make_shards, stage_device
 from seqkd.stages.slower import slower
 from seqkd.stages.train.teaching import check_teachers
 from seqkd.stages.train.vocabularies import teacher_vocabularies
+from seqkd.text.vocabularies import Vocabularies
 
 SPEED = "speed.json"
 REJECTED = "rejected.tsv"
-TOO_LONG = "source longer than max_positions"  # of the teacher: such a row has a list without hypotheses
+NOTHING = "no translation by the source"  # such a row has a list without hypotheses
 # Rows are decoded in fixed pieces, so that neither the number of processes nor a restart changes which sentences share
 # a batch, and with that not a bit of the result.
 CHUNK_ROWS = 2048
@@ -55,46 +60,58 @@ class _Decoded:
     """One piece, decoded."""
 
     rows: list[dict[str, Any]]
-    too_long: int
-    retried: int
+    counts: Mapping[str, int]
 
 
 class _Worker:
-    """Decodes pieces of a corpus; one in each process.
+    """Asks the source for pieces of a corpus; one in each process.
 
     Args:
         config: The stage's settings.
-        device: Where the models are.
-        precision: Of their weights.
-        threads: Of torch on the CPU; None for as many as it takes by itself.
+        settings: The source's settings.
+        place: Where the source works.
     """
 
-    def __init__(self, config: DistillConfig, device: str, precision: Precision, threads: int | None) -> None:
-        if threads is not None:
-            torch.set_num_threads(threads)
-        self.config = config
+    def __init__(self, config: DistillConfig, settings: Any, place: Place) -> None:
         self.corpus = Corpus.open(config.corpus, "corpus")
-        self.team: SearchTeam = load_team(config.models, device=device, precision=precision)
+        self.source: Translate = resolve(source_of(config).open)(settings, place)
+        # Models write pieces of their own vocabulary, which is the corpus's.
+        self.vocabulary = None if config.prepared is None else Vocabularies.load(config.prepared).target
 
     def __call__(self, piece: _Piece) -> _Decoded:
-        table = self.corpus.read_shard(piece.shard, ["id", "source_ids"]).slice(piece.start, piece.stop - piece.start)
-        sources: dict[int, list[int]] = dict(
-            zip(table.column("id").to_pylist(), table.column("source_ids").to_pylist(), strict=True)
+        columns = ["id", "source", "source_ids"]
+        table = self.corpus.read_shard(piece.shard, columns).slice(piece.start, piece.stop - piece.start)
+        values = (table.column(name).to_pylist() for name in columns)
+        rows = [Row(id=row, text=text, ids=ids) for row, text, ids in zip(*values, strict=True)]
+        answer = self.source(rows)
+        if len(answer.lists) != len(rows):
+            raise WorkError(
+                f"the source gave {len(answer.lists):,} lists for {len(rows):,} rows",
+                where=f"shard {piece.shard}, rows from id {rows[0].id}",
+                expected="a list for each row",
+            )
+        flat = [candidate for found in answer.lists for candidate in found]
+        ids = self._encoded([candidate for candidate in flat if candidate.ids is None])
+        hypotheses = iter(
+            {
+                "ids": next(ids) if candidate.ids is None else list(candidate.ids),
+                "text": candidate.text,
+                "score": candidate.score,
+                "logprob": candidate.logprob,
+                "ended": candidate.ended,
+            }
+            for candidate in flat
         )
-        settings = BeamSettings(**self.config.search.model_dump())
-        search = BeamSearch(self.team.engines, settings, fallback=self.team.fallback)
-        found = dict(search.decode(sources.items(), batch_tokens=self.config.batch_tokens))
-        vocabulary = self.team.loaded[0].vocabularies.target
-        # One call for all texts of the piece: a call costs as much as a short text.
-        texts = iter(vocabulary.decode([hypothesis.ids for row in sources for hypothesis in found[row]]))
-        rows = []
-        for row, source in sources.items():
-            hypotheses = [
-                {"ids": h.ids, "text": next(texts), "score": h.score, "logprob": h.logprob, "ended": h.ended}
-                for h in found[row]
-            ]
-            rows.append({"id": row, "source_ids": source, "hypotheses": hypotheses})
-        return _Decoded(rows, len(search.too_long), len(search.retried))
+        made = [
+            {"id": row.id, "source_ids": row.ids, "hypotheses": list(islice(hypotheses, len(found)))}
+            for row, found in zip(rows, answer.lists, strict=True)
+        ]
+        bare = sum(candidate.score is None or candidate.logprob is None for candidate in flat)
+        return _Decoded(made, {**answer.counts, UNSCORED: bare})
+
+    def _encoded(self, candidates: Sequence[Candidate]) -> Iterator[list[int]]:
+        """The pieces of texts whose source does not know the vocabulary."""
+        return iter(self.vocabulary.encode([one.text for one in candidates]) if self.vocabulary else ())
 
 
 def run(
@@ -121,11 +138,10 @@ def run(
     """
     out = Path(out)
     corpus = Corpus.open(config.corpus, "corpus")
-    vocabularies = teacher_vocabularies(config.models[0], corpus)
-    check_teachers(config.models, vocabularies)
+    vocabularies = _vocabularies(config, corpus)
     where = stage_device(device, scale)
-    precision = team_precision(config.models, config.precision, where)
-    made_by = _made_by(config, corpus, where, precision)
+    precision = team_precision(config.models, config.precision, where) if config.models else None
+    made_by = provenance(config, corpus, where, precision)
     if not StageOutput.up_to_date(out, "kbest", made_by, overwrite=overwrite):
         mine = None if scale.part is None else scale.part.shards(len(corpus.shards))
         corpus.check_ids("source_ids", vocabularies.source.size, mine)
@@ -134,14 +150,18 @@ def run(
             say(f"distill: {out} is up to date")
             return
         rows = [shard.rows for shard in corpus.shards]
-        processes = 0 if where.type != "cpu" or config.workers == 1 else config.workers or cores()
+        # A source from outside works in one process unless the file gives a number.
+        processes = config.workers or (cores() if config.models else 1)
+        processes = 0 if where.type != "cpu" or processes == 1 else processes
         threads = 1 if processes or scale.executor == "ray" else None
         job = ShardJob(
             label="distill",
             unit="sentences",
             rows=rows,
             work=ShardWork(
-                start=partial(_Worker, config, str(where), precision, threads),
+                start=partial(
+                    _Worker, config, source_settings(config, precision), Place(device=str(where), threads=threads)
+                ),
                 # A GPU decodes a whole shard at once: each piece ends with a batch that runs empty.
                 pieces=partial(_pieces, rows, CHUNK_ROWS if where.type == "cpu" else max(rows, default=1)),
                 finish=partial(_write, out),
@@ -150,13 +170,14 @@ def run(
             workers=config.workers,
             gpu=where.type == "cuda",
         )
-        note = partial(_note_speed, out, scale.part, str(where), precision)
+        note = partial(_note_speed, out, scale.part, str(where), precision or "")
         made = make_shards(output, job, scale=scale, note=note)
         if made is None:
             return
         speed = _join_speeds(out)
+        reason = TOO_LONG if config.models else NOTHING
         tokens, bare = _account(out, [shard.name for shard in made.shards])
-        atomic_write(out / REJECTED, "".join(["id\treason\n", *(f"{row}\t{TOO_LONG}\n" for row in bare)]).encode())
+        atomic_write(out / REJECTED, "".join(["id\treason\n", *(f"{row}\t{reason}\n" for row in bare)]).encode())
         output.commit(
             Manifest(
                 kind="kbest",
@@ -167,38 +188,38 @@ def run(
                 shards=made.shards,
                 vocabulary=corpus.manifest.vocabulary,
                 counts=noted_counts(out),
-                extra={
-                    **made_by.extra,
-                    "beam": config.search.beam,
-                    "nbest": config.search.nbest,
-                    **slower(slow_path(config.models, precision, where)),
-                },
+                extra={**made_by.extra, **_facts(config, where, precision)},
             )
         )
-    left = f"; without a hypothesis: {len(bare):,} {TOO_LONG} (see {out / REJECTED})" if bare else ""
+    left = f"; without a hypothesis: {len(bare):,} {reason} (see {out / REJECTED})" if bare else ""
     say(f"distill: {corpus.rows:,} k-best lists in {out}, {speed:,.0f} sentences/s{left}")
 
 
-def settings(config: DistillConfig) -> dict[str, Any]:
-    """The settings that the output depends on, as the stage file gives them."""
-    return config.model_dump(mode="json", include={"search", "batch_tokens", "precision"})
+def _facts(config: DistillConfig, where: torch.device, precision: Precision | None) -> dict[str, Any]:
+    """What the manifest says about how the lists were made."""
+    if precision is None:
+        return {"source": source_of(config).name}
+    return {
+        "beam": config.search.beam,
+        "nbest": config.search.nbest,
+        **slower(slow_path(config.models, precision, where)),
+    }
 
 
-def _made_by(config: DistillConfig, corpus: Corpus, where: torch.device, precision: Precision) -> Provenance:
-    models = {f"model{number}": model_digest(path) for number, path in enumerate(config.models, start=1)}
-    return Provenance(
-        stage="distill",
-        settings=settings(config),
-        inputs={"corpus": corpus.manifest.digest(), **models},
-        neutral=neutral(config),
-        worked={
-            "device": where.type,
-            "precision": precision,
-            "engine": engine_for(config.models, precision, where),
-            "batch_tokens": config.batch_tokens,
-        },
-        revisions=of_search(precision),
-    )
+def _vocabularies(config: DistillConfig, corpus: Corpus) -> Vocabularies:
+    """The vocabularies of the lists, which must be those of the corpus.
+
+    Raises:
+        ModelError: A vocabulary is missing or damaged.
+        CorpusError: The corpus was made with others.
+    """
+    if config.prepared is None:
+        vocabularies = teacher_vocabularies(config.models[0], corpus)
+        check_teachers(config.models, vocabularies)
+        return vocabularies
+    found = Vocabularies.load(config.prepared)
+    corpus.check_vocabularies(found, f"that of {config.prepared}", hint="name the folder that holds this corpus")
+    return found
 
 
 def _pieces(rows: list[int], size: int, shard: int) -> list[_Piece]:
@@ -206,18 +227,15 @@ def _pieces(rows: list[int], size: int, shard: int) -> list[_Piece]:
 
 
 def _write(out: Path, shard: int, decoded: list[_Decoded]) -> ShardInfo:
-    counts = {
-        TOO_LONG: sum(piece.too_long for piece in decoded),
-        RETRIED: sum(piece.retried for piece in decoded),
-    }
+    counts: Counter[str] = Counter()
+    for piece in decoded:
+        counts.update(piece.counts)
     note_counts(out, shard, counts)
     table = pa.Table.from_pylist([row for piece in decoded for row in piece.rows], schema=KBEST_SCHEMA)
     return write_shard(out, shard, table)
 
 
-def _note_speed(
-    out: Path, part: Part | None, device: str, precision: Precision, sentences: int, seconds: float
-) -> None:
+def _note_speed(out: Path, part: Part | None, device: str, precision: str, sentences: int, seconds: float) -> None:
     """Write down how fast this run was. Each worker of a shared folder has its own file; the last one adds them up."""
     values = {
         "sentences_per_second": sentences / seconds if sentences else None,

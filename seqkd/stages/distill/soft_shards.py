@@ -20,11 +20,12 @@ from seqkd.corpus.reader import Corpus
 from seqkd.corpus.schema import SOFT_SCHEMA
 from seqkd.corpus.writer import write_shard
 from seqkd.errors import WorkError
+from seqkd.interop.seqkd_models import RETRIED
 from seqkd.objectives.base import Batch
 from seqkd.objectives.divergence import top_k
 from seqkd.objectives.teacher import Teacher, chunk_rows
 from seqkd.search.scoring import length_batches
-from seqkd.stages.distill.counting import RETRIED, note_counts
+from seqkd.stages.distill.counting import note_counts
 from seqkd.stages.train.teaching import load_teachers
 from seqkd.training.runtime import Precision
 from seqkd.training.task import TRANSLATION

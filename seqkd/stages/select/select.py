@@ -30,6 +30,7 @@ from seqkd.progress import say
 from seqkd.selection.filters import Filters, MinScore, percentile
 from seqkd.selection.lists import Integers, one_array
 from seqkd.selection.registry import FILTERS
+from seqkd.stages.distill.counting import UNSCORED
 from seqkd.stages.select.provenance import provenance
 from seqkd.stages.select.shards import (
     DROP,
@@ -160,6 +161,15 @@ def _check(kbest: Corpus, gold: Corpus, config: SelectConfig) -> None:
             where=str(kbest.path),
             expected="k-best lists of this corpus, shard by shard",
             hint="distill this corpus again, or select from the corpus that was decoded",
+        )
+    reads = [f"rule {config.rule!r}"] if "scores" in config.record.reads else []
+    reads += [f"filters.{name}" for name in config.filters.reads("scores")]
+    if reads and kbest.manifest.counts.get(UNSCORED):
+        raise CorpusError(
+            f"{kbest.manifest.counts[UNSCORED]:,} {UNSCORED}, which {' and '.join(reads)} would read",
+            where=str(kbest.path),
+            expected="k-best lists of a source that scores its hypotheses",
+            hint="choose a rule that reads no scores, or distill with models",
         )
     sentence_tokenizer(config, gold)
     if config.rerank is not None:

@@ -45,7 +45,7 @@ def test_settings_of_a_rule_stand_in_its_table() -> None:
     assert config.rerank is not None
     assert (config.rerank.settings, config.rerank.models) == (Mine(most=4), {})
     assert config.filters["mine"] == Mine(most=9)
-    assert [record.name for record in config.filters.active] == ["unknown", "cut", "worst_percent", "mine"]
+    assert [record.name for record in config.filters.active] == ["unknown", "cut", "mine"]
     written = config.model_dump(mode="json", exclude_none=True)
     assert list(written)[:4] == ["rule", "weight", "most", "tokenizer"]
     assert written["rerank"] == {"type": "mine", "weight": 1.0, "most": 4}
@@ -103,7 +103,8 @@ def test_monolingual_text_has_no_references_to_look_at(values: dict[str, Any]) -
         read(reverse=True, **values)
 
 
-def test_filters_are_off_unless_a_file_names_them() -> None:
-    assert [record.name for record in FilterConfig().active] == ["unknown", "worst_percent"]
+def test_filters_are_off_unless_a_file_or_a_default_names_them() -> None:
+    assert [record.name for record in FilterConfig().active] == ["unknown"]
     assert SelectSettings(rule="seqkd").filters == FilterConfig.model_validate({"cut": False})
-    assert [record.name for record in FilterConfig.model_validate({"min_score": 0.0}).active][1:2] == ["min_score"]
+    given = FilterConfig.model_validate({"min_score": 0.0, "unknown": False})
+    assert [record.name for record in given.active] == ["min_score"]

@@ -28,7 +28,8 @@ from seqkd.pipeline.file import FetchConfig
 from seqkd.pipeline.reading import read_pipeline
 from seqkd.pipeline.stages import plan_stages
 from seqkd.report import stage as report
-from seqkd.stages.distill import distill, soft_targets
+from seqkd.stages.distill import provenance as distill_provenance
+from seqkd.stages.distill import soft_targets
 from seqkd.stages.evaluate import provenance as evaluate_provenance
 from seqkd.stages.prepare import monolingual, prepare
 from seqkd.stages.select import provenance as select_provenance
@@ -43,7 +44,7 @@ STAGES: dict[type, tuple[str, Any]] = {
     PrepareConfig: ("prepare", prepare.settings),
     MonolingualConfig: ("monolingual", monolingual.settings),
     TrainConfig: ("train", train.settings),
-    DistillConfig: ("distill", distill.settings),
+    DistillConfig: ("distill", distill_provenance.settings),
     SoftTargetsConfig: ("soft_targets", soft_targets.settings),
     SelectConfig: ("select", select_provenance.settings),
     EvaluateConfig: ("evaluate", evaluate_provenance.settings),
@@ -96,7 +97,7 @@ def test_every_option_of_a_stage_is_neutral_or_required() -> None:
     assert found["search.beam"] == 5
     assert found["search"] == {}
     assert found["precision"] == "auto"
-    assert "models" not in found
+    assert "corpus" not in found
 
 
 def test_kinds_always_leave_a_mark_and_have_their_own_defaults() -> None:

@@ -182,7 +182,7 @@ ROWS: list[tuple[str, dict[str, Any]]] = [
         "evaluate",
         {
             "ensemble": ["@teacher"], "trained_on": "x", "beams": [2, 4], "search": SEARCHES[0], "batch_tokens": 300,
-            "precision": "float32", "speed_against": "@teacher", "tokenizer": "char", "threads": 2,
+            "precision": "float32", "speed_against": "@teacher", "tokenizer": "char", "threads": 2, "metrics": ["ter"],
         },
     ),
     ("evaluate", {"search": SEARCHES[1]}),

@@ -1,0 +1,34 @@
+"""Sources of k-best lists as stage and pipeline files give them."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from pydantic import SerializationInfo, model_serializer, model_validator
+
+from seqkd.config.search import Strict
+from seqkd.config.tables import read_table, written
+from seqkd.interop.sources import MODELS, SOURCES, KBestSource
+
+
+class SourceConfig(Strict):
+    """A source of k-best lists and its settings. In a file they are one table, with the name under `type`."""
+
+    type: str
+    settings: Any
+
+    @property
+    def record(self) -> KBestSource:
+        """The source's record."""
+        return cast(KBestSource, SOURCES.find(self.type))
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_table(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("type") == MODELS:
+            raise ValueError(f"models of {MODELS} are no `source`: name them as the teacher, and leave `source` out")
+        return values if isinstance(values, cls) else read_table(SOURCES, "type", "", values)
+
+    @model_serializer
+    def _to_table(self, info: SerializationInfo) -> dict[str, Any]:
+        return {"type": self.type, **written(self.record.settings, self.settings, info)}

@@ -1,0 +1,71 @@
+"""Models of seqkd as a source of k-best lists."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from seqkd.interop.sources import Answer, Candidate, Place, Row
+from seqkd.models.checkpoint import model_digest
+from seqkd.search import BeamSearch, BeamSettings
+from seqkd.search.loading import Precision, load_team
+
+RETRIED = "retried in float32"  # rows whose numbers overflowed in a lower precision
+TOO_LONG = "source longer than max_positions"  # of the teacher: such a row has a list without hypotheses
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSettings:
+    """What decodes, and how. In files these settings stand in the table of the decode itself.
+
+    Attributes:
+        models: Model folders; several decode as an ensemble.
+        search: The search.
+        batch_tokens: Source tokens, padding counted, that are decoded together.
+        precision: Precision of the weights.
+    """
+
+    models: tuple[Path, ...]
+    search: BeamSettings
+    batch_tokens: int
+    precision: Precision
+
+
+class Search:
+    """Decodes rows by beam search; see `Translate`.
+
+    Args:
+        settings: What decodes, and how.
+        place: Where the models are.
+    """
+
+    def __init__(self, settings: ModelSettings, place: Place) -> None:
+        if place.threads is not None:
+            torch.set_num_threads(place.threads)
+        self._settings = settings
+        self._team = load_team(settings.models, device=place.device, precision=settings.precision)
+
+    def __call__(self, rows: Sequence[Row]) -> Answer:
+        """Decode rows together."""
+        search = BeamSearch(self._team.engines, self._settings.search, fallback=self._team.fallback)
+        sources = [(row.id, list(row.ids)) for row in rows]
+        found = dict(search.decode(sources, batch_tokens=self._settings.batch_tokens))
+        vocabulary = self._team.loaded[0].vocabularies.target
+        # One call for all texts of the group: a call costs as much as a short text.
+        texts = iter(vocabulary.decode([hypothesis.ids for row in rows for hypothesis in found[row.id]]))
+        lists = [
+            [
+                Candidate(text=next(texts), ids=h.ids, score=h.score, logprob=h.logprob, ended=h.ended)
+                for h in found[row.id]
+            ]
+            for row in rows
+        ]
+        return Answer(lists=lists, counts={TOO_LONG: len(search.too_long), RETRIED: len(search.retried)})
+
+
+def digests(settings: ModelSettings) -> dict[str, str]:
+    """The digest of each model folder: `model1`, `model2`, ..."""
+    return {f"model{number}": model_digest(path) for number, path in enumerate(settings.models, start=1)}

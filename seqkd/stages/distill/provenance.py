@@ -1,0 +1,71 @@
+"""What k-best lists are made from."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from seqkd.config.stages import DistillConfig
+from seqkd.config.written import neutral
+from seqkd.corpus.manifest import Provenance
+from seqkd.corpus.reader import Corpus
+from seqkd.corpus.revisions import of_search
+from seqkd.extensions import resolve
+from seqkd.interop.seqkd_models import ModelSettings
+from seqkd.interop.sources import MODELS, SOURCES, KBestSource
+from seqkd.search import BeamSettings
+from seqkd.search.loading import Precision
+from seqkd.search.paths import engine_for
+
+
+def source_of(config: DistillConfig) -> KBestSource:
+    """The record of what writes the lists."""
+    return SOURCES.own[MODELS] if config.source is None else config.source.record
+
+
+def source_settings(config: DistillConfig, precision: Precision | None) -> Any:
+    """Its settings; `precision` is that of models, and None for another source."""
+    if config.source is not None or precision is None:
+        return None if config.source is None else config.source.settings
+    search = BeamSettings(**config.search.model_dump())
+    return ModelSettings(models=config.models, search=search, batch_tokens=config.batch_tokens, precision=precision)
+
+
+def settings(config: DistillConfig) -> dict[str, Any]:
+    """The settings that the output depends on, as the stage file gives them."""
+    names = {"search", "batch_tokens", "precision"} if config.source is None else {"source"}
+    return config.model_dump(mode="json", include=names)
+
+
+def provenance(config: DistillConfig, corpus: Corpus, where: torch.device, precision: Precision | None) -> Provenance:
+    """What `distill` compares with the folder that is there.
+
+    Args:
+        config: The stage's settings.
+        corpus: What is decoded.
+        where: Where models are.
+        precision: Precision of their weights; None for another source.
+
+    Raises:
+        ModelError: A model folder is damaged.
+    """
+    made_from = resolve(source_of(config).inputs)(source_settings(config, precision))
+    if config.source is not None:
+        made_from = {f"source.{name}": digest for name, digest in made_from.items()}
+    inputs = {"corpus": corpus.manifest.digest(), **made_from}
+    if precision is None:
+        return Provenance(stage="distill", settings=settings(config), inputs=inputs, neutral=neutral(config))
+    return Provenance(
+        stage="distill",
+        settings=settings(config),
+        inputs=inputs,
+        neutral=neutral(config),
+        worked={
+            "device": where.type,
+            "precision": precision,
+            "engine": engine_for(config.models, precision, where),
+            "batch_tokens": config.batch_tokens,
+        },
+        revisions=of_search(precision),
+    )

@@ -46,6 +46,9 @@ class Record(Protocol):
 R = TypeVar("R", bound=Record)
 
 
+NO_SETTINGS = "seqkd.extensions:NoSettings"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NoSettings:
     """The settings of a record that has none."""

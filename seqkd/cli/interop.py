@@ -1,77 +1,121 @@
-"""`seqkd import` and `seqkd export`: models of other toolkits."""
+"""`seqkd import` and `seqkd export`: models of other toolkits, a command for each format that is registered."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import MISSING, fields
+from inspect import Parameter, Signature
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, get_args, get_type_hints
 
 import typer
+from typer.core import TyperGroup
 
 from seqkd.cli.options import Debug, Out, Overwrite, rereadable
+from seqkd.extensions import resolve, settings_class
+from seqkd.interop.formats import FORMATS, Format, check_format
 from seqkd.progress import say
 
-imports = typer.Typer(help="A model of another toolkit to a model folder.", no_args_is_help=True)
-exports = typer.Typer(help="A model folder to another toolkit's format.", no_args_is_help=True)
+Command = Callable[..., None]
+
+
+def _group(command_of: Callable[[Format], Command | None]) -> type[TyperGroup]:
+    """A group of commands that are looked up in the registry: only the extension that is asked for is imported.
+
+    Args:
+        command_of: Gives the function behind a format's command; None if the format has none.
+    """
+
+    class Formats(TyperGroup):
+        def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002
+            return FORMATS.names()
+
+        def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ARG002
+            record = FORMATS.find(cmd_name)
+            command = None if record is None else command_of(record)
+            if record is None or command is None:
+                return None
+            app = typer.Typer(add_completion=False, rich_markup_mode=None)
+            app.command(cmd_name, help=f"{record.help}.")(command)
+            return typer.main.get_command(app)
+
+    return Formats
+
+
+def _import(record: Format) -> Command | None:
+    if record.read is None:
+        return None
+
+    def command(path: Path, out: Path, overwrite: bool, debug: bool, **options: Any) -> None:  # noqa: ARG001
+        from seqkd.config.tables import from_options
+
+        settings = from_options(record.settings, options)
+        check_format(record, path)
+        report = resolve(str(record.read))(path, out, settings, overwrite=overwrite)
+        for note in report.notes:
+            say(f"import: {note}")
+        say(f"import: {report.parameters:,} parameters; {out}")
+
+    path = Annotated[Path, typer.Argument(help="file or folder of the model", callback=rereadable)]
+    return _with_parameters(command, {"path": path, **_options(record.settings), **_COMMON})
+
+
+def _export(record: Format) -> Command | None:
+    if record.write is None:
+        return None
+
+    def command(model: Path, out: Path, overwrite: bool, debug: bool) -> None:  # noqa: ARG001
+        resolve(str(record.write))(model, out, overwrite=overwrite)
+        say(f"export: {out}")
+
+    return _with_parameters(command, {"model": Annotated[Path, typer.Argument(help="model folder")], **_COMMON})
+
+
+_COMMON = {"out": Out, "overwrite": Overwrite, "debug": Debug}
+_DEFAULTS = {"overwrite": False, "debug": False}
+
+
+def _options(settings: str) -> dict[str, Any]:
+    """An option of the command line for each setting; a setting that may be left out is None by default."""
+    kind = settings_class(settings)
+    hints, found = get_type_hints(kind, include_extras=True), {}
+    for setting in fields(kind):
+        hint = hints[setting.name]
+        base, marks = (hint.__origin__, hint.__metadata__) if hasattr(hint, "__metadata__") else (hint, ())
+        text = next((mark.description for mark in marks if getattr(mark, "description", None)), "")
+        check = rereadable if Path in (base, *get_args(base)) else None
+        option = typer.Option(help=text, callback=check)
+        optional = setting.default is not MISSING and None not in (base, *get_args(base))
+        found[setting.name] = Annotated[base | None if optional else base, option]
+    return found
+
+
+def _with_parameters(command: Command, parameters: dict[str, Any]) -> Command:
+    """Give a function the parameters that typer makes the command line from."""
+
+    def default(name: str, hint: Any) -> Any:
+        optional = type(None) in get_args(hint.__origin__)
+        return _DEFAULTS.get(name, None if optional else Parameter.empty)
+
+    command.__signature__ = Signature(  # type: ignore[attr-defined]
+        [
+            Parameter(name, Parameter.KEYWORD_ONLY, annotation=hint, default=default(name, hint))
+            for name, hint in parameters.items()
+        ]
+    )
+    command.__annotations__ = dict(parameters)
+    return command
+
+
+imports = typer.Typer(help="A model of another toolkit to a model folder.", no_args_is_help=True, cls=_group(_import))
+exports = typer.Typer(help="A model folder to another toolkit's format.", no_args_is_help=True, cls=_group(_export))
 
 
 @imports.callback()
 def _imports() -> None:
-    """Keep the toolkit's name a word of its own while there is only one."""
+    """Make it a group, whose commands are the formats."""
 
 
 @exports.callback()
 def _exports() -> None:
-    """Likewise."""
-
-
-@imports.command("fairseq")
-def _import_fairseq(
-    checkpoint: Annotated[Path, typer.Argument(help="checkpoint_best.pt, say", callback=rereadable)],
-    dictionary: Annotated[Path, typer.Option(help="dict.txt of the target, or of both sides", callback=rereadable)],
-    out: Out,
-    source_dictionary: Annotated[
-        Path | None, typer.Option(help="that of the source, where it is another one", callback=rereadable)
-    ] = None,
-    sentencepiece: Annotated[
-        Path | None, typer.Option(help="the model that segmented the training text", callback=rereadable)
-    ] = None,
-    source_sentencepiece: Annotated[Path | None, typer.Option(help="that of the source", callback=rereadable)] = None,
-    max_len_a: Annotated[float | None, typer.Option(min=0.0, help="of fairseq-generate: say what it is here")] = None,
-    max_len_b: Annotated[int | None, typer.Option(min=0, help="likewise")] = None,
-    overwrite: Overwrite = False,
-    debug: Debug = False,  # noqa: ARG001
-) -> None:
-    """A Transformer of fairseq; nothing is unpickled that could run code."""
-    from seqkd.interop.fairseq import import_checkpoint
-    from seqkd.interop.fairseq_limits import MAX_LEN_A, MAX_LEN_B, limits_note
-
-    report = import_checkpoint(
-        checkpoint,
-        out,
-        dictionary=dictionary,
-        source_dictionary=source_dictionary,
-        sentencepiece=sentencepiece,
-        source_sentencepiece=source_sentencepiece,
-        overwrite=overwrite,
-    )
-    for note in report.notes:
-        say(f"import: {note}")
-    if max_len_a is not None or max_len_b is not None:
-        a = MAX_LEN_A if max_len_a is None else max_len_a
-        b = MAX_LEN_B if max_len_b is None else max_len_b
-        say(f"import: {limits_note(a, b)}")
-    say(f"import: {report.parameters:,} parameters; {out}")
-
-
-@exports.command("fairseq")
-def _export_fairseq(
-    model: Annotated[Path, typer.Argument(help="model folder")],
-    out: Out,
-    overwrite: Overwrite = False,
-    debug: Debug = False,  # noqa: ARG001
-) -> None:
-    """A checkpoint and dictionaries for fairseq, and for the converters that read its checkpoints."""
-    from seqkd.interop.fairseq import export_checkpoint
-
-    export_checkpoint(model, out, overwrite=overwrite)
-    say(f"export: {out}")
+    """Make it a group, whose commands are the formats."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cache
 from typing import Any, cast
 
 from pydantic import ConfigDict, SerializationInfo, TypeAdapter, ValidationError
 
+from seqkd.errors import ConfigError
 from seqkd.extensions import Registry, settings_class
 
 
@@ -40,6 +42,19 @@ def read_table(registry: Registry[Any], key: str, default: str, table: Any) -> d
     record = record_of(registry, name)
     given = {setting: value for setting, value in table.items() if setting != key}
     return {key: name, "settings": adapter(record.settings).validate_python(given)}
+
+
+def from_options(settings: str, options: Mapping[str, Any]) -> Any:
+    """Settings of options of the command line; an option that is None was not given.
+
+    Raises:
+        ConfigError: A value is out of its bounds; all of them in one message.
+    """
+    try:
+        return adapter(settings).validate_python({name: value for name, value in options.items() if value is not None})
+    except ValidationError as error:
+        lines = [f"--{'.'.join(map(str, line['loc'])).replace('_', '-')}: {line['msg']}" for line in error.errors()]
+        raise ConfigError("; ".join(lines), where="options", hint="see --help") from None
 
 
 def written(settings: str, values: Any, info: SerializationInfo) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 
 from seqkd.corpus.manifest import Manifest, ShardInfo, read_manifest
 from seqkd.corpus.records import shard_index
-from seqkd.corpus.schema import KINDS, PACKED, exchanged, fits, required
+from seqkd.corpus.schema import KINDS, NULLABLE, PACKED, exchanged, fits, required
 from seqkd.errors import CorpusError
 from seqkd.text.vocabularies import Vocabularies
 
@@ -357,13 +357,14 @@ def _other_columns(table: pa.Table, path: Path, kind: str) -> CorpusError:
 
 
 def _has_nulls(array: pa.Array) -> bool:
-    """Whether a null is anywhere in it, also within lists and structs."""
+    """Whether a null is anywhere in it, also within lists and structs, except for a number that may be missing."""
     if array.null_count:
         return True
     if pa.types.is_list(array.type):
         return _has_nulls(array.flatten())
     if pa.types.is_struct(array.type):
-        return any(map(_has_nulls, array.flatten()))
+        parts = zip(array.type, array.flatten(), strict=True)
+        return any(field.name not in NULLABLE and _has_nulls(values) for field, values in parts)
     return False
 
 

@@ -43,7 +43,9 @@ KBEST_SCHEMA = pa.schema(
         ),
     ]
 )
-"""K-best lists, best hypothesis first; `ids` hold no special ids, `ended` is "eos" or "max_length".
+"""K-best lists, best hypothesis first; `ids` hold no special ids, `ended` is "eos", "max_length" or "unknown".
+
+A hypothesis has no score and no log-probability if its source gives none.
 
 A row that could not be decoded has an empty list; the manifest counts such rows by reason, and rejected.tsv lists them.
 """
@@ -62,6 +64,7 @@ SOFT_SCHEMA = pa.schema(
 KINDS: dict[str, pa.Schema] = {"corpus": CORPUS_SCHEMA, "kbest": KBEST_SCHEMA, "soft": SOFT_SCHEMA}
 PACKED = frozenset({"soft"})  # kinds whose shards are compressed; the others are read as they lie in the file
 OPTIONAL = frozenset({"score", "rule", "origin", "weight"})
+NULLABLE = frozenset({"score", "logprob"})  # of a hypothesis
 
 _OTHER_SIDE = {"source": "target", "target": "source", "source_ids": "target_ids", "target_ids": "source_ids"}
 

@@ -12,7 +12,6 @@ import io
 import pickle
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +30,7 @@ from seqkd.interop.fairseq_dictionary import (
     word_vocabulary,
 )
 from seqkd.interop.fairseq_weights import layer_counts, to_fairseq, to_seqkd
+from seqkd.interop.formats import ImportReport
 from seqkd.interop.pickles import check_pickles
 from seqkd.models.checkpoint import load_model, model_files, save_model
 from seqkd.models.registry import build
@@ -57,19 +57,6 @@ _OTHER_MODEL = (
 
 # How torch's message names what it refuses to load.
 _GLOBAL = re.compile(r"GLOBAL ([\w.]+)")
-
-
-@dataclass(frozen=True, slots=True)
-class ImportReport:
-    """What an import made.
-
-    Attributes:
-        parameters: Of the model, shared ones counted once.
-        notes: What a person should know, a line each: pieces matched, added and left out.
-    """
-
-    parameters: int
-    notes: tuple[str, ...]
 
 
 def import_checkpoint(

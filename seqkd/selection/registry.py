@@ -5,11 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from seqkd.extensions import Registry
+from seqkd.extensions import NO_SETTINGS, Registry
 
 Read = Literal["scores", "references", "bleu", "scorer"]
-
-NO_SETTINGS = "seqkd.extensions:NoSettings"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,63 @@
+"""fairseq's files as a format of `seqkd import`; torch is not imported before a file is read."""
+
+from __future__ import annotations
+
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+
+from seqkd.interop.formats import ImportReport
+
+_PICKLE = b"\x80\x02"  # how torch.save began before it wrote zip files
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FairseqFiles:
+    """The files beside a checkpoint, and the limits that fairseq decoded with."""
+
+    dictionary: Annotated[Path, Field(description="dict.txt of the target, or of both sides")]
+    source_dictionary: Annotated[
+        Path | None, Field(description="dict.txt of the source, if the source has another one")
+    ] = None
+    sentencepiece: Annotated[Path | None, Field(description="the model that segmented the training text")] = None
+    source_sentencepiece: Annotated[Path | None, Field(description="the model that segmented the source")] = None
+    max_len_a: Annotated[
+        float | None, Field(ge=0.0, description="of fairseq-generate: the import says what it is here")
+    ] = None
+    max_len_b: Annotated[int | None, Field(ge=0, description="of fairseq-generate, likewise")] = None
+
+
+def sniff(path: Path) -> bool:
+    """Whether a file was written by `torch.save`, as fairseq's checkpoints are."""
+    try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                return any(name.endswith("data.pkl") for name in archive.namelist())
+        with path.open("rb") as file:
+            return file.read(len(_PICKLE)) == _PICKLE
+    except (OSError, zipfile.BadZipFile):
+        return False
+
+
+def read(path: Path, out: Path, settings: FairseqFiles, *, overwrite: bool) -> ImportReport:
+    """Turn a checkpoint into a model folder; see `import_checkpoint`."""
+    from seqkd.interop.fairseq import import_checkpoint
+    from seqkd.interop.fairseq_limits import MAX_LEN_A, MAX_LEN_B, limits_note
+
+    report = import_checkpoint(
+        path,
+        out,
+        dictionary=settings.dictionary,
+        source_dictionary=settings.source_dictionary,
+        sentencepiece=settings.sentencepiece,
+        source_sentencepiece=settings.source_sentencepiece,
+        overwrite=overwrite,
+    )
+    if settings.max_len_a is None and settings.max_len_b is None:
+        return report
+    a = MAX_LEN_A if settings.max_len_a is None else settings.max_len_a
+    b = MAX_LEN_B if settings.max_len_b is None else settings.max_len_b
+    return ImportReport(report.parameters, (*report.notes, limits_note(a, b)))

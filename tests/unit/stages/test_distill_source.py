@@ -30,7 +30,6 @@ class EchoSettings:
 
     version: str = "1"
     scores: bool = False
-    short: bool = False
     most: Annotated[int, Field(ge=1)] = 2
 
 
@@ -50,19 +49,19 @@ class Echo:
             for row in rows
         ]
         empty = sum(not found for found in lists)
-        return Answer(lists=lists[1:] if self.settings.short else lists, counts={"not answered": empty})
+        return Answer(lists=lists[1:] if self.settings.version == "short" else lists, counts={"not answered": empty})
 
 
 def inputs(settings: EchoSettings) -> dict[str, str]:
     return {"echo": settings.version}
 
 
+ECHO = KBestSource(name="echo", help="x", settings=f"{HERE}:EchoSettings", open=f"{HERE}:Echo", inputs=f"{HERE}:inputs")
+
+
 @pytest.fixture(autouse=True)
 def echo(monkeypatch: pytest.MonkeyPatch) -> None:
-    record = KBestSource(
-        name="echo", help="x", settings=f"{HERE}:EchoSettings", open=f"{HERE}:Echo", inputs=f"{HERE}:inputs"
-    )
-    monkeypatch.setitem(SOURCES.own, "echo", record)
+    monkeypatch.setitem(SOURCES.own, "echo", ECHO)
 
 
 @pytest.fixture
@@ -93,7 +92,7 @@ def test_texts_of_a_source_become_k_best_lists(gold: Path, tmp_path: Path) -> No
     missing = sum(row % 7 == 0 for row in range(200))
     assert manifest.counts == {"not answered": missing, "hypotheses without a score or a log-probability": 342}
     assert manifest.extra["source"] == "echo"
-    assert manifest.fingerprint["inputs"]["echo"] == "1"
+    assert manifest.fingerprint["inputs"]["source.echo"] == "1"
     assert (out / "rejected.tsv").read_text().splitlines()[:2] == ["id\treason", "0\tno translation by the source"]
 
 
@@ -123,7 +122,7 @@ def test_rules_that_read_scores_need_scores(gold: Path, tmp_path: Path) -> None:
 
 def test_an_answer_of_another_length_shifts_no_rows(gold: Path, tmp_path: Path) -> None:
     with pytest.raises(WorkError, match=r"(?s)the source gave 79 lists for 80 rows.*a list for each row"):
-        distill.run(config(gold, short=True), tmp_path / "kbest")
+        distill.run(config(gold, version="short"), tmp_path / "kbest")
     assert not list((tmp_path / "kbest").glob("*.arrow"))
 
 

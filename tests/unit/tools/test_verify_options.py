@@ -23,6 +23,7 @@ from seqkd.config.stages import (
     validate,
 )
 from seqkd.config.written import neutral
+from seqkd.interop.sources import SOURCES
 from seqkd.report import stage as report
 from seqkd.stages.distill import distill, soft_targets
 from seqkd.stages.evaluate import evaluate
@@ -32,6 +33,7 @@ from seqkd.stages.train import train
 from seqkd.tools.verify import verify
 from tests.unit.stages.support import WORDS, prepare_config
 from tests.unit.stages.teachers import MODEL, TRAINING
+from tests.unit.stages.test_distill_source import ECHO
 
 TAG = "<bt>"
 QUICK = {**TRAINING, "max_updates": 2, "validate_every": 2}
@@ -151,6 +153,14 @@ ROWS: list[tuple[str, dict[str, Any]]] = [
     ("distill", {"models": ["@teacher", "@teacher"], "search": SEARCHES[0], **KBEST}),
     ("distill", {"search": SEARCHES[1], **KBEST}),
     ("distill", {"search": SEARCHES[2], "corpus": "@distilled", **KBEST}),
+    (
+        "distill",
+        {
+            "models": [],
+            "source": {"type": "echo", "version": "2", "scores": True, "most": 3},
+            "prepared": "@gold",
+        },
+    ),
     ("soft_targets", {"top_k": 4, "temperature": 2.0, "batch_tokens": 300, "precision": "float32", "workers": 1}),
     ("soft_targets", {"samples": 3, "seed": 2, "models": ["@teacher", "@teacher"]}),
     *(("select", {"rule": rule}) for rule in ("seqinter", "oracle", "chrf", "ter", "mbr-bleu", "mbr-chrf")),
@@ -232,6 +242,12 @@ def config_of(stage: str, values: dict[str, Any], root: Path) -> Any:
     return validate(STAGES[stage][0], placed({**COMMON[stage], **values}, root), stage)
 
 
+@pytest.fixture(autouse=True)
+def echo(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A source of k-best lists besides models."""
+    monkeypatch.setitem(SOURCES.own, "echo", ECHO)
+
+
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("run")
@@ -264,7 +280,8 @@ def _inputs(value: Any) -> Iterator[str]:
     """The folders of stages among a row's values."""
     if isinstance(value, dict):
         for name, item in value.items():
-            if name != "vocabulary_from":  # the vocabulary is copied and known by its own digest
+            # The vocabulary is copied, or that of the corpus, and known by its own digest.
+            if name != "vocabulary_from" and not (name == "prepared" and "source" in value):
                 yield from _inputs(item)
     elif isinstance(value, list):
         for item in value:

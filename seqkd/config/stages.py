@@ -342,9 +342,18 @@ def validate(kind: type[T], values: dict[str, Any], where: str) -> T:
 
 
 def problems(error: ValidationError) -> list[tuple[tuple[str | int, ...], str]]:
-    """Each problem's place in the file and what is wrong there."""
+    """Each problem's place in the file and what is wrong there.
+
+    A list whose entries are all wrong counts as empty to pydantic. The entries' own problems say it better.
+    """
+    errors = error.errors()
     found = []
-    for problem in error.errors():
+    for problem in errors:
+        loc = problem["loc"]
+        if problem["type"] == "too_short" and any(
+            len(other["loc"]) > len(loc) and other["loc"][: len(loc)] == loc for other in errors
+        ):
+            continue
         if problem["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
             text = "unknown key"
         elif problem["type"] == "missing":
@@ -353,7 +362,7 @@ def problems(error: ValidationError) -> list[tuple[tuple[str | int, ...], str]]:
             text = problem["msg"].removeprefix("Value error, ")
         else:
             text = f"{problem['msg'].removeprefix('Value error, ')}, got {problem['input']!r}"
-        found.append((_untagged(problem["loc"]), text))
+        found.append((_untagged(loc), text))
     return found
 
 

@@ -186,6 +186,8 @@ def test_word_level_distillation_that_does_not_fit(pipeline: Path, old: str, new
     [
         ('[{ name = "gold" }, { name = "lead" }]', "students.tuned.corpus: no [[select]] is named 'lead'; there is go"),
         ('[{ name = "gold" }, { name = "kd", weight = 0 }]', "students.tuned.corpus.1.weight: Input should be greater"),
+        ('[{ name = "gold", weight = -1 }]', "students.tuned.corpus.0.weight: Input should be greater than 0, got -1"),
+        ('[{ name = "gold", wieght = 2 }]', "students.tuned.corpus.0.wieght: unknown key"),
         ('[{ name = "kd" }, { name = "kd" }]', "students.tuned: corpus: kd stands there twice"),
         ("[]", "students.tuned.corpus: Tuple should have at least 1 item"),
         ("3", "students.tuned.corpus: Input should be a valid string, got 3"),

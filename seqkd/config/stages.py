@@ -80,6 +80,12 @@ class TrainingConfig(Strict):
     window: int = Field(100_000, ge=1, description="rows shuffled and sorted together")
     seed: int = 1
 
+    @model_validator(mode="after")
+    def _judged(self) -> TrainingConfig:
+        if self.best_by == "bleu" and not self.valid_bleu:
+            raise ValueError("best_by is bleu, but valid_bleu is false")
+        return self
+
 
 Weight = Annotated[float, Field(gt=0.0, le=1000.0)]
 
@@ -112,13 +118,12 @@ def _to_name(value: Initialiser | None) -> Any:
     return {"model": value.model, **value.choices}
 
 
-def check_start(model: ModelConfig, init_from: Initialiser | None, first: ModelConfig | None = None) -> None:
-    """Raise ValueError if layers to start from do not fit a model, or the model that they are of if it is known."""
+def check_start(model: ModelConfig, init_from: Initialiser | None) -> None:
+    """Raise ValueError if the layers to start from do not fit a model."""
     stacks: tuple[Stack, ...] = ("encoder", "decoder")
     for stack in stacks if init_from is not None else ():
         own = getattr(model.settings, f"{stack}_layers", None)
-        there = getattr(first.settings, f"{stack}_layers", None) if first is not None else None
-        problem = None if own is None or init_from is None else init_from.problem(stack, own, there)
+        problem = None if own is None or init_from is None else init_from.problem(stack, own)
         if problem is not None:
             raise ValueError(problem)
 

@@ -41,7 +41,6 @@ from seqkd.config.stages import (
     VocabularyConfig,
     Weight,
     check_mix,
-    check_start,
     one_or_several,
 )
 from seqkd.extensions import shown
@@ -336,19 +335,6 @@ class PipelineConfig(Strict):
     def _some(self) -> PipelineConfig:
         if not self.data or not self.teachers:
             raise ValueError("data, teachers: a pipeline has at least one of each")
-        return self
-
-    @model_validator(mode="after")
-    def _starts(self) -> PipelineConfig:
-        models = {name: part.model for part in self.teachers if part.path is None for name in part.names}
-        models |= {student.name: student.model for student in self.students}
-        for student in self.students:
-            first = models.get("" if student.init_from is None else student.init_from.model)
-            if first is not None and first.arch == student.model.arch:
-                try:
-                    check_start(student.model, student.init_from, first)
-                except ValueError as error:
-                    raise ValueError(f"students.{student.name}.{error}") from None
         return self
 
     @model_validator(mode="after")

@@ -14,6 +14,7 @@ from seqkd.config.stages import dotted, listed, problems, read_toml
 from seqkd.models.registry import ARCHITECTURES, setting_names
 from seqkd.objectives.registry import OBJECTIVES
 from seqkd.pipeline.checks import data_problems, model_problems, reference_problems
+from seqkd.pipeline.contradictions import setting_problems
 from seqkd.pipeline.file import ModelPart, PipelineConfig, as_lists
 from seqkd.pipeline.graph import resolve
 from seqkd.pipeline.parts import PARTS
@@ -61,6 +62,7 @@ def read_pipeline(file: str | Path) -> PipelineConfig:
         lines += data_problems(graph, values)
     if pipeline is not None and not lines:
         lines += model_problems(pipeline, graph)
+        lines += setting_problems(pipeline, graph)
     if pipeline is None or lines:
         raise listed(lines, str(file))
     return pipeline

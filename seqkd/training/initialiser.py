@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
 from seqkd.errors import ModelError
-from seqkd.models.checkpoint import LoadedModel, load_weights, weights_of
+from seqkd.models.checkpoint import load_weights, weights_of
 from seqkd.models.initialiser import Initialiser
 from seqkd.models.registry import Stack
 
@@ -23,9 +24,22 @@ _GROUPS = {
 }
 
 
-def initialise(
-    model: nn.Module, arch: str, settings: Mapping[str, Any], first: LoadedModel, wanted: Initialiser
-) -> None:
+@dataclass(frozen=True, slots=True)
+class Original:
+    """A model that another one starts from.
+
+    Attributes:
+        model: The model.
+        arch: Its architecture.
+        settings: Its settings.
+    """
+
+    model: nn.Module
+    arch: str
+    settings: Mapping[str, Any]
+
+
+def initialise(model: nn.Module, arch: str, settings: Mapping[str, Any], first: Original, wanted: Initialiser) -> None:
     """Copy weights into a model, and freeze the parts that are to stay.
 
     Args:

@@ -17,7 +17,7 @@ from seqkd.objectives.registry import build_term
 from seqkd.objectives.teacher import Teacher
 from seqkd.objectives.terms import Models, Term
 from seqkd.stages.train.inputs import Inputs
-from seqkd.training.initialiser import initialise
+from seqkd.training.initialiser import Original, initialise
 
 
 def build_model(config: TrainConfig, inputs: Inputs) -> nn.Module:
@@ -57,7 +57,8 @@ def build_model(config: TrainConfig, inputs: Inputs) -> nn.Module:
             where=config.init_from.model,
             hint="start from a model that was trained on this `prepared` folder",
         )
-    initialise(model, config.model.arch, settings, first, config.init_from)
+    original = Original(first.model, first.arch, first.settings)
+    initialise(model, config.model.arch, settings, original, config.init_from)
     return model
 
 

@@ -113,7 +113,7 @@ class Teaching:
         vocabularies: Its own.
 
     Raises:
-        ConfigError: The objective's settings do not fit the soft targets.
+        ConfigError: The objective's settings do not fit the soft targets, or `top_k` is larger than the vocabulary.
         CorpusError: The soft targets are damaged, or were made for another corpus or vocabulary.
         ModelError: A teacher is no model, or has another vocabulary.
     """
@@ -124,6 +124,15 @@ class Teaching:
         self._precision: TeacherPrecision = live[0] if live else "auto"
         self._soft: Corpus | None = None
         check_teachers(self._teachers, vocabularies)
+        size = vocabularies.target.size
+        for term in objective.terms:
+            kept = 0 if term.asking is None else getattr(term.asking, "top_k", 0)
+            if kept > size:
+                raise ConfigError(
+                    f"is {kept:,}, but the vocabulary has {size:,} pieces",
+                    where="objective.top_k",
+                    expected=f"at most {size:,}, or 0 for the whole vocabulary",
+                )
         if objective.soft_targets is not None:
             self._soft = Corpus.open(objective.soft_targets, "soft")
             for settings in objective.taught:

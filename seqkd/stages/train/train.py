@@ -20,7 +20,7 @@ from seqkd.corpus.files import make_folder
 from seqkd.corpus.manifest import Manifest, Provenance, StageOutput, atomic_write
 from seqkd.corpus.reader import Corpus
 from seqkd.corpus.revisions import of_training
-from seqkd.errors import ConfigError, CorpusError
+from seqkd.errors import CorpusError
 from seqkd.extensions import resolve
 from seqkd.kernels.build import missing
 from seqkd.metrics.tokenizers import Tokenizer, choose_tokenizer
@@ -83,8 +83,6 @@ def run(config: TrainConfig, out: str | Path, *, overwrite: bool = False, device
             write.
     """
     out = Path(out)
-    if config.training.best_by == "bleu" and not config.training.valid_bleu:
-        raise ConfigError("best_by is bleu, but valid_bleu is false", where="training.best_by")
     keep_freed_memory()
     with lost_processes_told():
         _run(config, out, overwrite, device)

@@ -445,6 +445,7 @@ def test_a_new_teacher_remakes_what_it_taught_and_nothing_else(pipeline: Path) -
     evaluation = {"evaluate.gold"}
     always = evaluation | {"distill.beam5", "select.kd", "students.kd", "students.tuned"}
     assert _remade(pipeline) == always
+    edited(pipeline, "[teacher.training]", "[teacher.model]\ndim = 32\nheads = 2\n\n[teacher.training]")
     edited(pipeline, 'corpus = "gold"', 'corpus = "gold"\ninit_from = "teacher"')  # the first one, in all rounds
     assert _remade(pipeline) == always
     Path("mono.tgt").write_text("x\n")

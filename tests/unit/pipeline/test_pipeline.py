@@ -117,7 +117,8 @@ def test_names_that_only_resemble_them_are_free(pipeline: Path) -> None:
 
 
 def test_an_ensemble_of_teachers_takes_its_names(pipeline: Path) -> None:
-    edited(pipeline, "[teacher.training]", "[teacher]\nensemble = 2\n\n[teacher.training]")
+    model = "model = { dim = 32, heads = 2 }"
+    edited(pipeline, "[teacher.training]", f"[teacher]\nensemble = 2\n{model}\n\n[teacher.training]")
     edited(pipeline, 'init_from = "kd"', 'init_from = "teacher-2"')
     assert read_pipeline(pipeline).teachers[0].names == ("teacher", "teacher-2")
     edited(pipeline, 'name = "tuned"', 'name = "teacher-2"')
@@ -127,7 +128,7 @@ def test_an_ensemble_of_teachers_takes_its_names(pipeline: Path) -> None:
     ]
     edited(pipeline, 'name = "teacher-2"', 'name = "teacher-3"')
     assert read_pipeline(pipeline).students[-1].name == "teacher-3"
-    edited(pipeline, "ensemble = 2\n\n[teacher.training]\nmax_updates = 10", 'path = "m"\nensemble = 2')
+    edited(pipeline, f"ensemble = 2\n{model}\n\n[teacher.training]\nmax_updates = 10", 'path = "m"\nensemble = 2')
     assert problems(pipeline) == [
         "teacher: ensemble: is of teachers that are trained here; leave it out, or leave out `path`"
     ]

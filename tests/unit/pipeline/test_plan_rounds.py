@@ -260,8 +260,8 @@ def test_make_goes_round_by_round_and_more_rounds_remake_nothing(rounds: Path) -
         ('next_teacher = "kd"', "", "next_teacher: missing: the student that teaches the next of 3 rounds; there is g"),
         ('next_teacher = "kd"', 'next_teacher = "gold"', "next_teacher: 'gold' learns nothing from the teacher"),
         (
-            'corpus = "kd"\ntraining',
-            'corpus = "kd"\nmodel = { arch = "nat" }\ntraining',
+            'training = { learning_rate = 0.01 }\n\n[[students]]\nname = "tuned"\ncorpus = "kd"\ninit_from = "kd"',
+            'model = { arch = "nat" }',
             "next_teacher: 'kd' is of arch 'nat', which beam search does not decode",
         ),
         ('name = "tuned"', 'name = "x.round2"', "students.x.round2: names that end so are those of later rounds"),

@@ -31,6 +31,7 @@ def test_what_a_select_says_reaches_its_stage(pipeline: Path, tmp_path: Path) ->
         'rejected = "next"\nfilters = { max_ratio = 2.5, cut = true }\nrerank = { reverse = "m", channel_weight = 0.5 }'
     )
     edited(pipeline, 'rule = "seqkd"', f'rule = "rerank"\n{settings}')
+    Path("m").mkdir()
     write_plan(pipeline, tmp_path)
     config = load_stage(SelectConfig, tmp_path / "small" / "config" / "select.kd.toml")
     assert (config.rule, config.rejected) == ("rerank", "next")
@@ -41,12 +42,13 @@ def test_what_a_select_says_reaches_its_stage(pipeline: Path, tmp_path: Path) ->
 
 
 def test_make_watches_the_models_that_rerank(pipeline: Path) -> None:
-    edited(pipeline, 'rule = "seqkd"', 'rule = "rerank"\nrerank = { forward = "models/big", reverse = "models/gone" }')
+    edited(pipeline, 'rule = "seqkd"', 'rule = "rerank"\nrerank = { forward = "models/big", reverse = "models/empty" }')
     Path("models/big").mkdir(parents=True)
+    Path("models/empty").mkdir()
     Path("models/big/model.safetensors").touch()
     (select,) = [stage for stage in plan_stages(read_pipeline(pipeline), Path("runs")) if stage.command == "select"]
     assert Path("models/big/model.safetensors") in select.needs
-    assert not [path for path in select.needs if "gone" in path.parts]
+    assert not [path for path in select.needs if "empty" in path.parts]
 
 
 def test_a_model_that_reranks_cannot_be_a_make_target(pipeline: Path) -> None:
@@ -228,7 +230,7 @@ SUM = """
 name = "summed"
 corpus = "kd"
 init_from = { model = "teacher", encoder_layers = [0, 2], freeze = ["embeddings"] }
-model = { encoder_layers = 2 }
+model = { encoder_layers = 2, dim = 256, heads = 4 }
 
 [[students.objective.terms]]
 type = "word_kd"

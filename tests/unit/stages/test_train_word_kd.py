@@ -233,6 +233,7 @@ def test_what_does_not_fit_is_refused_before_the_folder_is_begun(
         ),
         ({"soft_targets": rewritten(soft, tmp_path / "cut", cut=True)}, CorpusError, "another number of positions"),
         ({"soft_targets": warm}, ConfigError, r"temperature: is 1\.0, but .*warm was written at temperature 2\.0"),
+        ({"teachers": [teacher], "top_k": PIECES + 1}, ConfigError, "top_k: is 41, but the vocabulary has 40 pieces"),
         ({"soft_targets": drawn, "direction": "reverse"}, ConfigError, "direction: is reverse, but .*sampled ids"),
     ]
     for objective, error, message in cases:

@@ -10,10 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from seqkd.errors import ModelError
-from seqkd.models.checkpoint import LoadedModel
 from seqkd.models.initialiser import Group, Initialiser
 from seqkd.models.registry import build
-from seqkd.training.initialiser import initialise
+from seqkd.training.initialiser import Original, initialise
 from tests.unit.training.support import settings, train
 
 VOCAB = 12
@@ -31,9 +30,7 @@ def started(
 ) -> tuple[nn.Module, nn.Module]:
     """The model that is started from, and the one that starts."""
     big, small = model_of(other or arch, first, 1), model_of(arch, {**first, **own}, 2)
-    vocabularies: Any = None
-    loaded = LoadedModel(model=big, arch=other or arch, settings=first, vocabularies=vocabularies, digest="")
-    initialise(small, arch, {**first, **own}, loaded, wanted)
+    initialise(small, arch, {**first, **own}, Original(big, other or arch, first), wanted)
     return big, small
 
 
@@ -115,10 +112,8 @@ def test_a_part_that_the_model_does_not_have_is_named() -> None:
             super().__init__()
             self.net = nn.Linear(2, 2)
 
-    vocabularies: Any = None
-    loaded = LoadedModel(model=Other(), arch="x", settings={}, vocabularies=vocabularies, digest="")
     with pytest.raises(ModelError, match="the model has no part 'encoder'"):
-        initialise(Other(), "x", {}, loaded, Initialiser(model="big", freeze=("encoder",)))
+        initialise(Other(), "x", {}, Original(Other(), "x", {}), Initialiser(model="big", freeze=("encoder",)))
 
 
 def test_a_frozen_part_is_not_trained(tmp_path: Path) -> None:

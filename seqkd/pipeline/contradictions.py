@@ -1,0 +1,227 @@
+"""Settings of a pipeline that contradict each other, found before a teacher is trained or a corpus decoded.
+
+Each problem is one line with its place in the file. The file is right otherwise: the schema and the references fit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from seqkd.config.models import ModelConfig, ObjectiveConfig
+from seqkd.errors import ModelError, SeqkdError
+from seqkd.models.registry import ARCHITECTURES
+from seqkd.pipeline.file import PipelineConfig, StudentPart
+from seqkd.pipeline.folders import data_of
+from seqkd.pipeline.graph import Graph, Node
+from seqkd.text.vocabularies import Vocabularies
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A model that is trained here, or one that is brought along and can be read.
+
+    Attributes:
+        arch: Its architecture.
+        settings: The architecture's settings, by name.
+    """
+
+    arch: str
+    settings: Mapping[str, Any]
+
+
+def setting_problems(pipeline: PipelineConfig, graph: Graph) -> Iterator[str]:
+    """The contradictions of a pipeline.
+
+    Args:
+        pipeline: A file without other problems.
+        graph: Its parts, with the file's plain values.
+    """
+    models = _models(pipeline)
+    sizes = dict(_vocabulary_sizes(pipeline, graph))
+    yield from _teacher_problems(pipeline, graph)
+    yield from _soft_size_problems(pipeline, graph, sizes)
+    for part in pipeline.select:
+        for side, path in () if part.rerank is None else part.rerank.models.items():
+            if not path.is_dir():
+                yield f"select.{part.name}.rerank.{side}: no such model folder in {Path.cwd()}: {path}"
+    for student in pipeline.students:
+        place = f"students.{student.name}"
+        yield from _taught_problems(pipeline, student)
+        yield from _top_k_problems(place, student.objective, sizes.get(("students", student.name)))
+        if student.init_from is not None and student.init_from.model in models:
+            yield from _start_problems(place, student, models[student.init_from.model])
+    yield from _embedding_problems(pipeline, graph)
+
+
+def _models(pipeline: PipelineConfig) -> dict[str, Model]:
+    """All models by name; without those that are brought along and cannot be read, which `prepare` refuses."""
+    found = {student.name: _described(student.model) for student in pipeline.students}
+    for part in pipeline.teachers:
+        if part.path is None:
+            found |= {name: _described(part.model) for name in part.names}
+        elif (config := _read(part.path)) is not None:
+            found[part.name] = Model(config["arch"], config["settings"])
+    return found
+
+
+def _described(model: ModelConfig) -> Model:
+    return Model(model.arch, {name: value for name, value in model.model_dump().items() if name != "arch"})
+
+
+def _read(folder: Path) -> dict[str, Any] | None:
+    """What a model folder says of its model; None if it cannot be read."""
+    from seqkd.models.checkpoint import read_config  # imports torch
+
+    if not (folder / "config.json").is_file():
+        return None
+    try:
+        return read_config(folder)
+    except ModelError:
+        return None
+
+
+# --- teachers -----------------------------------------------------------------------------------------------------
+
+
+def _teacher_problems(pipeline: PipelineConfig, graph: Graph) -> Iterator[str]:
+    """Teachers that are brought along and cannot teach, or that have another vocabulary than the first of them."""
+    first: dict[str, tuple[Path, tuple[str, str]]] = {}
+    asked = {key for node in graph for key in node.links.get("teacher", ())}
+    for node, part in zip(_first_members(graph), pipeline.teachers, strict=True):
+        config = None if part.path is None else _read(part.path)
+        if config is None or part.path is None:
+            continue
+        record = ARCHITECTURES.find(config["arch"])
+        if node.key in asked and (record is None or not record.left_to_right):
+            teaching = ", ".join(each.name for each in ARCHITECTURES.all() if each.left_to_right)
+            yield (
+                f"{node.place}.path: {part.path} is of arch {config['arch']!r}, which cannot teach; give one of: "
+                f"{teaching}"
+            )
+        own = (config["vocabulary"], config["source_vocabulary"] or config["vocabulary"])
+        path, shared = first.setdefault(data_of(graph, node).name, (part.path, own))
+        if own != shared:
+            yield (
+                f"{node.place}.path: the vocabulary of {part.path} is not that of {path}, which the data set has; "
+                "teachers of one data set share a vocabulary"
+            )
+
+
+def _first_members(graph: Graph) -> list[Node]:
+    """The teachers, each ensemble once."""
+    others = {key for node in graph.of("teachers") for key in node.whole[1:]}
+    return [node for node in graph.of("teachers") if node.key not in others]
+
+
+# --- vocabularies -------------------------------------------------------------------------------------------------
+
+
+def _vocabulary_sizes(pipeline: PipelineConfig, graph: Graph) -> Iterator[tuple[tuple[str, str], int]]:
+    """For each part that has a target vocabulary the most pieces that it can have, if that is known."""
+    brought: dict[str, int] = {}
+    for node, part in zip(_first_members(graph), pipeline.teachers, strict=True):
+        if part.path is not None and (name := data_of(graph, node).name) not in brought:
+            try:
+                brought[name] = Vocabularies.load(part.path).target.size
+            except ModelError:
+                brought[name] = 0
+    for node in graph.of("students", "soft_targets"):
+        name = data_of(graph, node).name
+        size = brought.get(name, pipeline.prepare.vocabulary.size)
+        if size:
+            yield node.key, size
+
+
+def _soft_size_problems(pipeline: PipelineConfig, graph: Graph, sizes: Mapping[tuple[str, str], int]) -> Iterator[str]:
+    for node, part in zip(graph.of("soft_targets"), pipeline.soft_targets, strict=True):
+        yield from _too_many(f"{node.place}.top_k", part.top_k, sizes.get(node.key))
+
+
+def _top_k_problems(place: str, objective: ObjectiveConfig, size: int | None) -> Iterator[str]:
+    for where, term in _terms(f"{place}.objective", objective):
+        yield from _too_many(f"{where}.top_k", getattr(term.asking, "top_k", None), size)
+
+
+def _too_many(place: str, top_k: int | None, size: int | None) -> Iterator[str]:
+    if top_k is not None and size is not None and top_k > size:
+        yield f"{place}: is {top_k:,}, but the vocabulary has {size:,} pieces; give at most as many"
+
+
+def _embedding_problems(pipeline: PipelineConfig, graph: Graph) -> Iterator[str]:
+    """Embeddings that source and target share although each side has a vocabulary of its own."""
+    if pipeline.prepare.vocabulary.joint:
+        return
+    brought = {data_of(graph, node).name for node in graph.of("teachers") if "path" in node.settings}
+    parts = [*zip(_first_members(graph), pipeline.teachers, strict=True)]
+    trained = [(node, part.model) for node, part in parts if part.path is None]
+    trained += [(node, part.model) for node, part in zip(graph.of("students"), pipeline.students, strict=True)]
+    for node, model in trained:
+        if getattr(model.settings, "embeddings", None) == "shared" and data_of(graph, node).name not in brought:
+            yield (
+                f'{node.place}.model.embeddings: is "shared", but prepare.vocabulary.joint is false; give "decoder" '
+                'or "separate"'
+            )
+
+
+# --- students -----------------------------------------------------------------------------------------------------
+
+
+def _terms(place: str, objective: ObjectiveConfig) -> Iterator[tuple[str, Any]]:
+    """The terms of an objective with their places."""
+    for index, term in enumerate(objective.terms):
+        yield (f"{place}.terms.{index}" if objective.listed else place), term
+
+
+def _taught_problems(pipeline: PipelineConfig, student: StudentPart) -> Iterator[str]:
+    """An objective that cannot learn from the soft targets that it names."""
+    written = {part.name: part for part in pipeline.soft_targets}
+    for place, term in _terms(f"students.{student.name}.objective", student.objective):
+        taught = term.taught
+        soft = None if taught is None else written.get(str(taught.soft_targets))
+        if soft is None:
+            continue
+        if taught.temperature != soft.temperature:
+            yield (
+                f"{place}.temperature: is {taught.temperature}, but the soft targets {soft.name!r} are written at "
+                f"temperature {soft.temperature}; give the same"
+            )
+        if soft.samples is not None and taught.direction == "reverse":
+            yield (
+                f'{place}.direction: is "reverse", but the soft targets {soft.name!r} are samples, which give every '
+                'other piece probability zero; give "forward", or top_k in place of samples'
+            )
+
+
+def _start_problems(place: str, student: StudentPart, first: Model) -> Iterator[str]:
+    """Reasons why a student cannot start from a model; found with both models built without memory."""
+    assert student.init_from is not None
+    own = _described(student.model)
+    if own == first and not student.init_from.choices:
+        return
+    import torch  # only for those that start from a model that differs
+
+    from seqkd.models.registry import build
+    from seqkd.training.initialiser import Original, initialise
+
+    def built(model: Model) -> torch.nn.Module:
+        with torch.device("meta"):
+            return build(model.arch, model.settings, source_vocab=16, target_vocab=16)
+
+    if own.arch == first.arch:
+        try:
+            models = built(own), built(first)
+        except (SeqkdError, RuntimeError):  # of a package that is missing, or that cannot build without memory
+            return
+    else:
+        models = torch.nn.Module(), torch.nn.Module()
+    try:
+        initialise(
+            models[0], own.arch, own.settings, Original(models[1], first.arch, first.settings), student.init_from
+        )
+    except ModelError as error:
+        what = " ".join(error.what.split())
+        expected = f"; expected: {error.expected}" if error.expected else ""
+        yield f"{place}.{what}" if what.startswith("init_from") else f"{place}.init_from: {what}{expected}"

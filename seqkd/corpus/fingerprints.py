@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -56,6 +56,9 @@ class Provenance:
         revisions: The revisions of the results that the folder holds, by name; see `seqkd.corpus.revisions`.
         resumes: Whether the stage continues an unfinished folder. A stage that does all its work again instead cannot
             mix what two machines made.
+        formerly: Inputs of which earlier versions recorded a larger whole: by the role of the whole, the role that
+            replaces it and the digest of the whole. A fingerprint that holds the whole is compared by it.
+        unused: Dotted names of settings that earlier versions recorded although the output does not depend on them.
     """
 
     stage: str
@@ -65,6 +68,8 @@ class Provenance:
     worked: Mapping[str, Any] = field(default_factory=dict)
     revisions: Mapping[str, int] = field(default_factory=dict)
     resumes: bool = True
+    formerly: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    unused: Collection[str] = ()
 
     @property
     def fingerprint(self) -> dict[str, Any]:
@@ -85,11 +90,12 @@ class Provenance:
             found: Its fingerprint, in whatever format it was written.
         """
         neutral = {f"config.{name}": text for name, text in _texts(self.neutral).items()}
-        own = fingerprint(self.stage, self.settings, self.inputs)
+        own = fingerprint(self.stage, self.settings, self._inputs_as_in(found))
+        unused = {f"config.{name}" for name in self.unused}
         before = {**_flat(self._as_written(found)), "kind": json.dumps(found_kind)}
         after = {**_flat(own), "kind": json.dumps(kind)}
         lines = []
-        for key in sorted(before.keys() | after.keys()):
+        for key in sorted((before.keys() | after.keys()) - unused):
             was, now = before.get(key, neutral.get(key, _ABSENT)), after.get(key, _ABSENT)
             if was != now:
                 lines.append(f"{key}: {_short(was)} -> {_short(now)}")
@@ -121,6 +127,15 @@ class Provenance:
     def outdated(self, extra: Mapping[str, Any]) -> str:
         """In words, which revisions a finished folder with this `extra` was made by if they are earlier ones; or ""."""
         return earlier(extra, self.revisions)
+
+    def _inputs_as_in(self, found: Mapping[str, Any]) -> Mapping[str, str]:
+        """The inputs, with the wholes that an earlier version recorded in place of their parts."""
+        held, inputs = found.get("inputs"), dict(self.inputs)
+        for whole, (part, digest) in self.formerly.items():
+            if isinstance(held, Mapping) and whole in held:
+                del inputs[part]
+                inputs[whole] = digest
+        return inputs
 
     def _resolved(self, found: Mapping[str, Any]) -> bool:
         config = found.get("config")

@@ -60,7 +60,8 @@ def run(config: MonolingualConfig, out: str | Path, *, overwrite: bool = False, 
     made_by = Provenance(
         stage="monolingual",
         settings=settings(config),
-        inputs={"prepared": prepared.digest()} | {f"text{index}": digest for index, digest in enumerate(digests, 1)},
+        inputs={"train": prepared.extra["train"]} | {f"text{index}": digest for index, digest in enumerate(digests, 1)},
+        formerly={"prepared": ("train", prepared.digest())},
         neutral=neutral(config),
     )
     with StageOutput.open(out, "corpus", made_by, overwrite=overwrite) as output:

@@ -91,7 +91,7 @@ def _languages(config: PrepareConfig) -> dict[str, Any]:
 
 def settings(config: PrepareConfig) -> dict[str, Any]:
     """The settings that the output depends on, as the stage file gives them."""
-    own = {"cleaning", "shard_rows", "seed"} | ({"vocabulary"} if config.vocabulary_from is None else set())
+    own = {"cleaning", "shard_rows"} | ({"vocabulary", "seed"} if config.vocabulary_from is None else set())
     values = config.model_dump(mode="json", include=own) | _languages(config)
     if "vocabulary" in values:
         # Tags were symbols in the first version: folders that it made are those of the same pipelines today.
@@ -110,7 +110,13 @@ def _made_by(config: PrepareConfig, facts: dict[str, BitextFacts], accepted_dige
     if config.vocabulary_from is not None:
         given = Vocabularies.load(config.vocabulary_from)
         inputs |= {name: vocabulary.digest for name, vocabulary in given.files().items()}
-    return Provenance(stage="prepare", settings=settings(config), inputs=inputs, neutral=neutral(config))
+    return Provenance(
+        stage="prepare",
+        settings=settings(config),
+        inputs=inputs,
+        neutral=neutral(config),
+        unused=() if config.vocabulary_from is None else ("seed",),  # it draws the sample of a vocabulary
+    )
 
 
 def read_prepared(folder: Path) -> Manifest:

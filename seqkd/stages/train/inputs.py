@@ -72,8 +72,8 @@ class Inputs:
                 corpus.check_ids(f"{side}_ids", vocabulary.size)
 
     def digests(self) -> dict[str, str]:
-        """What the model depends on."""
-        digests = {"prepared": self.prepared.digest()}
+        """What the model depends on. The validation corpus names the vocabularies."""
+        digests = {"valid": self.valid.manifest.digest()}
         for number, corpus in enumerate(self.corpora, start=1):
             digests[corpus_key(number, len(self.corpora))] = corpus.manifest.digest()
         if self.init_from is not None:

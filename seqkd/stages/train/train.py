@@ -146,6 +146,7 @@ def _made_by(config: TrainConfig, inputs: Inputs, where: torch.device, precision
         stage="train",
         settings=settings(config),
         inputs=inputs.digests(),
+        formerly={"prepared": ("valid", inputs.prepared.digest())},
         neutral=neutral(config),
         worked={"device": where.type, "precision": precision, "batch_tokens": config.training.batch_tokens},
         revisions=of_training(precision),

@@ -152,3 +152,24 @@ def test_revision_1_leaves_no_mark() -> None:
     assert second.outdated(first.extra) == "search of revision 1, now 2"
     assert second.at_work({}, first.extra) == ["revision of search: 1 -> 2"]
     assert first.at_work({}, second.extra) == ["revision of search: 2 -> 1"]
+
+
+def test_an_earlier_folder_is_compared_by_the_whole_that_it_recorded() -> None:
+    new = Provenance(
+        stage="s",
+        settings={},
+        inputs={"valid": "a" * 64, "corpus": "b" * 64},
+        formerly={"prepared": ("valid", "c" * 64)},
+    )
+    old = fingerprint("s", {}, {"prepared": "c" * 64, "corpus": "b" * 64})
+    assert new.fingerprint["inputs"].keys() == {"valid", "corpus"}
+    assert new.differences("k", "k", old) == []
+    changed = fingerprint("s", {}, {"prepared": "d" * 64, "corpus": "b" * 64})
+    assert new.differences("k", "k", changed) == ["inputs.prepared: dddddddddddd... -> cccccccccccc..."]
+    assert new.differences("k", "k", new.fingerprint) == []
+
+
+def test_a_setting_that_is_no_longer_used_is_not_compared() -> None:
+    new = Provenance(stage="s", settings={"size": 3}, inputs={}, unused=("seed",))
+    assert new.differences("k", "k", fingerprint("s", {"size": 3, "seed": 7}, {})) == []
+    assert new.differences("k", "k", fingerprint("s", {"size": 4, "seed": 7}, {})) == ["config.size: 4 -> 3"]

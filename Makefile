@@ -92,6 +92,11 @@ ifneq ($(filter prepare teacher distill students report $(RUNS)/%,$(MAKECMDGOALS
   $(PLAN): $(PIPELINE_FILE) $(wildcard $(patsubst %,seqkd/%/*.py,pipeline config models models/nat objectives)) | $(SETUP)
 	@$(SEQKD) plan $(PIPELINE_FILE) --runs $(RUNS) > /dev/null
 
+  # A plan that was made from another file of the same name is taken for old: `seqkd plan` refuses or replaces it.
+  ifneq ($(abspath $(shell sed -n '1s/^# Made from \(.*\) by .*/\1/p' $(PLAN) 2>/dev/null)),$(abspath $(PIPELINE_FILE)))
+    $(shell test ! -e $(PLAN) || touch -t 197001010000 $(PLAN))
+  endif
+
   include $(PLAN)
 endif
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -299,6 +300,8 @@ class EvaluateConfig(Strict):
 
 T = TypeVar("T", bound=BaseModel)
 
+RUN = "{run}/"  # what paths in the run folder begin with in stage files: the folder can be moved and copied
+
 MOST_CHARACTERS = 1_000_000
 MOST_DOTS = 1_000
 
@@ -330,12 +333,22 @@ def read_toml(path: str | Path) -> dict[str, Any]:
 
 
 def load_stage(kind: type[T], path: str | Path) -> T:
-    """Read a stage file.
+    """Read a stage file. A path that begins with `{run}/` lies in the run folder, which is above the file's own folder.
 
     Raises:
         ConfigError: Unreadable, or with unknown keys or wrong values; all of them in one message.
     """
-    return validate(kind, read_toml(path), str(path))
+    run = os.path.normpath(Path(path).parent / "..")
+    return validate(kind, replaced(read_toml(path), RUN, f"{run}/"), str(path))
+
+
+def replaced(value: Any, start: str, new: str) -> Any:
+    """Plain values in which every text that begins with `start` begins with `new` in its place."""
+    if isinstance(value, dict):
+        return {key: replaced(item, start, new) for key, item in value.items()}
+    if isinstance(value, list):
+        return [replaced(item, start, new) for item in value]
+    return new + value.removeprefix(start) if isinstance(value, str) and value.startswith(start) else value
 
 
 def validate(kind: type[T], values: dict[str, Any], where: str) -> T:

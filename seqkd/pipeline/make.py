@@ -22,17 +22,22 @@ from seqkd.progress import say
 
 GOALS = ("prepare", "teacher", "distill", "students", "report")
 
+_MADE_FROM = "# Made from "  # the Makefile reads the file behind it
+_RECORD = ".inputs"  # beside a stage file: what its inputs from outside the run are
+
 
 def write_plan(file: str | Path, runs: str | Path) -> Path:
     """Write `RUNS/NAME/plan.mk` and the stage files, `RUNS/NAME/config/*.toml`.
 
-    A stage file that would not change is left alone, so that Make sees what changed.
+    A stage file that would not change is left alone, so that Make sees what changed. Paths in the run folder are
+    written relative to it, so that the folder can be moved and copied.
 
     Returns:
         The path of plan.mk.
 
     Raises:
-        ConfigError: The pipeline file cannot be read or has problems, all of them in one message.
+        ConfigError: The pipeline file cannot be read or has problems, all of them in one message; or the run folder is
+            that of another file.
         WorkError: The files cannot be written.
     """
     file, runs = Path(file), Path(runs)
@@ -44,7 +49,8 @@ def write_plan(file: str | Path, runs: str | Path) -> Path:
             expected="letters, digits and _ . / , + @ = -",
         )
     root = runs / pipeline.name
-    folder = root / "config"
+    folder, plan = root / "config", root / "plan.mk"
+    _check_owner(plan, file)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -53,45 +59,90 @@ def write_plan(file: str | Path, runs: str | Path) -> Path:
     stages = plan_stages(pipeline, runs)
     _from_the_future(stages, folder)
     for stage in stages:
-        _write_if_new(folder / f"{stage.name}.toml", to_toml(stage.config))
-    plan = root / "plan.mk"
-    atomic_write(plan, make_rules(file, stages, folder).encode())
+        _write_if_new(folder / f"{stage.name}.toml", to_toml(stage.config, root))
+    atomic_write(plan, make_rules(file, stages, root).encode())
     return plan
 
 
-def make_rules(file: Path, stages: Sequence[Stage], folder: Path) -> str:
+def make_rules(file: Path, stages: Sequence[Stage], root: Path) -> str:
     """The text of plan.mk.
+
+    Make compares times, and a file that replaces an input may be older than what was made from it. Therefore a record
+    of size, time and inode number of a stage's inputs from outside the run is compared, too, when Make reads the plan.
 
     Args:
         file: The pipeline file, named in the first line.
         stages: What `plan_stages` gave.
-        folder: Where the stage files are.
+        root: The run folder.
     """
-    targets = " ".join(str(stage.target) for stage in stages)
+
+    def named(*paths: Path) -> str:
+        inside = [path.is_relative_to(root) for path in paths]
+        return " ".join(
+            f"$(RUN)/{path.relative_to(root)}" if own else str(path) for path, own in zip(paths, inside, strict=True)
+        )
+
+    outside = {stage.name: [path for path in stage.needs if not path.is_relative_to(root)] for stage in stages}
     lines = [
-        f"# Made from {file} by `seqkd plan`; changes here are lost.",
+        f"{_MADE_FROM}{file} by `seqkd plan`; changes here are lost.",
+        "RUN := $(patsubst %/,%,$(dir $(lastword $(MAKEFILE_LIST))))",
         "SEQKD_PYTHON ?= python3",
         "SEQKD ?= $(SEQKD_PYTHON) -m seqkd",
         "DEVICE ?= auto",
         "",
         f".PHONY: {' '.join(GOALS)}",
-        f".PRECIOUS: {targets}",  # an interrupted Make must not delete the manifest of a finished folder
+        # An interrupted Make must not delete the manifest of a finished folder.
+        f".PRECIOUS: {named(*(stage.target for stage in stages))}",
     ]
     for goal in GOALS:
-        wanted = " ".join(str(stage.target) for stage in stages if stage.goal == goal)
-        lines.append(f"{goal}: {wanted}".rstrip())
+        lines.append(f"{goal}: {named(*(stage.target for stage in stages if stage.goal == goal))}".rstrip())
+    lines += [
+        "",
+        "# Write the sizes, times and inode numbers of files, if they differ from those that were written last.",
+        "found = stat -Lc '%n %s %Y %i' $(1) 2>/dev/null",
+        "recorded = $(shell $(found) | cmp -s - $(2) || $(found) > $(2))",
+    ]
     for stage in stages:
-        config = folder / f"{stage.name}.toml"
-        lines += ["", f"{stage.target}: {' '.join(str(path) for path in (config, *stage.needs))}"]
+        config = root / "config" / f"{stage.name}.toml"
+        needs = [config, *stage.needs]
+        lines.append("")
+        if files := outside[stage.name]:
+            record = root / "config" / f"{stage.name}{_RECORD}"
+            needs.append(record)
+            lines.append(f"$(call recorded,{named(*files)},{named(record)})")
+        lines.append(f"{named(stage.target)}: {named(*needs)}")
         if isinstance(stage.config, FetchConfig):
-            words = (str(stage.config.script), "--out", str(stage.out), *stage.config.args)
-            lines.append(f"\t@mkdir -p {stage.out}")
-            lines.append(f"\t$(SEQKD_PYTHON) {' '.join(_quoted(word) for word in words)}")
+            words = " ".join(_quoted(word) for word in stage.config.args)
+            lines.append(f"\t@mkdir -p {named(stage.out)}")
+            script = _quoted(str(stage.config.script))
+            lines.append(f"\t$(SEQKD_PYTHON) {script} --out {named(stage.out)} {words}".rstrip())
             lines.append("\t@touch $@")
         else:
-            words = (stage.command, "--config", str(config), "--out", str(stage.out), *stage.options)
-            lines.append(f"\t$(SEQKD) {' '.join(words)} --device $(DEVICE) --overwrite-changed")
+            words = " ".join([stage.command, "--config", named(config), "--out", named(stage.out), *stage.options])
+            lines.append(f"\t$(SEQKD) {words} --device $(DEVICE) --overwrite-changed")
+    if files := [path for paths in outside.values() for path in paths]:
+        # A stage says better than Make that one of them is missing.
+        lines += ["", f"{named(*dict.fromkeys(files))}:"]
     return "\n".join(lines) + "\n"
+
+
+def _check_owner(plan: Path, file: Path) -> None:
+    """Refuse a run folder that another pipeline file of the same name has, if that is there and says something else."""
+    try:
+        line = plan.read_text().partition("\n")[0]
+    except (OSError, UnicodeDecodeError):
+        return
+    other = Path(line.removeprefix(_MADE_FROM).partition(" by ")[0])
+    if not line.startswith(_MADE_FROM) or not other.is_file() or other.samefile(file):
+        return
+    if other.read_bytes() != file.read_bytes():
+        raise ConfigError(
+            f"the run folder is that of {other}, another pipeline file of the same name",
+            where=str(plan.parent),
+            expected=f"the results of {file}, or no folder yet",
+            hint=f"rename one of the pipelines, or give another run folder (make RUNS=...); if {file} is to go on with "
+            f"these results, delete {plan}",
+        )
 
 
 def _tell_misfits(pipeline: PipelineConfig) -> None:
@@ -116,7 +167,8 @@ def _from_the_future(stages: Sequence[Stage], folder: Path) -> None:
     Make would take them for newer than everything that is made from now on.
     """
     now = time.time_ns()
-    for path in (path for stage in stages for path in (folder / f"{stage.name}.toml", stage.target)):
+    made = [(folder / f"{stage.name}.toml", folder / f"{stage.name}{_RECORD}", stage.target) for stage in stages]
+    for path in (path for paths in made for path in paths):
         try:
             if path.stat().st_mtime_ns > now:
                 os.utime(path)

@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from seqkd.config.stages import dotted, listed, problems, read_toml
+from seqkd.config.stages import RUN, dotted, listed, problems, read_toml, replaced
 from seqkd.models.registry import ARCHITECTURES, setting_names
 from seqkd.objectives.registry import OBJECTIVES
 from seqkd.pipeline.checks import data_problems, model_problems, reference_problems
@@ -68,9 +68,16 @@ def read_pipeline(file: str | Path) -> PipelineConfig:
     return pipeline
 
 
-def to_toml(config: BaseModel) -> str:
-    """Write a stage file's values as TOML; reading it back gives an equal `config`."""
+def to_toml(config: BaseModel, run: Path | None = None) -> str:
+    """Write a stage file's values as TOML; reading it back gives an equal `config`.
+
+    Args:
+        config: The values.
+        run: The run folder, relative to which paths in it are written; the file must then lie in a folder of it.
+    """
     values = config.model_dump(mode="json", exclude_none=True)
+    if run is not None:
+        values = replaced(values, f"{run}/", RUN)
     return "\n".join(_table(values, ())).lstrip("\n") + "\n"
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
+PARTS = ("train", "valid", "test")
 
 
 def make(*words: str) -> tuple[int, str]:
@@ -56,3 +57,21 @@ def test_a_mistake_in_a_pipeline_file_stops_make_with_its_message(tmp_path: Path
     assert code == 2
     assert f"error: {path}: 2 problems:" in shown
     assert "Traceback" not in shown
+
+
+def test_another_pipeline_file_of_the_same_name_is_refused(tmp_path: Path) -> None:
+    data = {part: f'{{ source = "{tmp_path}/{part}.src", target = "{tmp_path}/{part}.tgt" }}' for part in PARTS}
+    texts = "\n".join(f"{part} = {names}" for part, names in data.items())
+    text = f'name = "mine"\n[data]\n{texts}\n[teacher.training]\nmax_updates = 1\n'
+    files = [tmp_path / name / "mine.toml" for name in ("one", "two")]
+    for number, file in enumerate(files):
+        file.parent.mkdir()
+        file.write_text(f"seed = {number}\n{text}")
+    words = ["VENV=", f"PYTHON={sys.executable}", f"RUNS={tmp_path}/runs", "--dry-run", "prepare"]
+    for _ in range(2):
+        code, shown = make(*words, f"PIPELINE={files[0]}")
+        assert code == 0, shown
+        assert "seqkd prepare" in shown
+    code, shown = make(*words, f"PIPELINE={files[1]}")
+    assert code == 2
+    assert f"the run folder is that of {files[0]}, another pipeline file of the same name" in shown

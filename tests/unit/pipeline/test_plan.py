@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import time
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from seqkd.cli.main import main
+from seqkd.config.stages import TrainConfig, load_stage
 from seqkd.errors import ConfigError
 from seqkd.pipeline.make import GOALS, write_plan
 from seqkd.pipeline.reading import read_pipeline
@@ -38,7 +40,7 @@ def test_every_shipped_pipeline_is_planned_by_the_cli(
     stages = plan_stages(read_pipeline(path), tmp_path)
     assert {file.stem for file in (tmp_path / path.stem / "config").iterdir()} == {stage.name for stage in stages}
     for stage in stages:
-        assert f"\n{stage.target}: " in plan.read_text()
+        assert f"\n$(RUN)/{stage.target.relative_to(plan.parent)}: " in plan.read_text()
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
@@ -96,11 +98,11 @@ class FakeMake:
         script.chmod(0o755)
         self.script = script
 
-    def __call__(self, goal: str, *flags: str) -> list[str]:
-        plan = write_plan(self.pipeline, Path("runs"))
+    def __call__(self, goal: str, *flags: str, runs: str = "runs", plan: bool = True) -> list[str]:
+        file = write_plan(self.pipeline, Path(runs)) if plan else Path(runs) / "small/plan.mk"
         self.log.write_text("")
         environment = {key: value for key, value in os.environ.items() if not key.startswith(("MAKE", "MFLAGS"))}
-        command = ["make", "-f", str(plan), f"SEQKD={self.script}", goal, *flags]
+        command = ["make", "-f", str(file), f"SEQKD={self.script}", goal, *flags]
         subprocess.run(command, check=True, capture_output=True, env=environment)
         return self.log.read_text().splitlines()
 
@@ -170,6 +172,71 @@ def test_changed_text_makes_everything_again(make: FakeMake) -> None:
     make("report")
     make.pipeline.with_name("a.src").write_text("y\n")
     assert len(make("report")) == 12
+
+
+def test_a_text_that_is_replaced_by_an_older_one_is_seen(make: FakeMake) -> None:
+    """As by `cp -p`; also if it is of the same size, and another file of the same size and time is renamed to it."""
+    old = time.time() - 86_400
+    make("report")
+    text = make.pipeline.with_name("a.src")
+    text.write_text("y\n")
+    os.utime(text, (old, old))
+    assert len(make("report")) == 12
+    assert make("report") == []
+    other = make.pipeline.with_name("other")
+    other.write_text("z\n")
+    os.utime(other, (old, old))
+    other.rename(text)
+    assert make("report", plan=False)[0] == "prepare gold"
+    assert make("report", plan=False) == []
+
+
+def test_a_text_that_is_gone_is_told_by_its_stage(make: FakeMake) -> None:
+    make("report")
+    make.pipeline.with_name("a.src").unlink()
+    assert make("report", plan=False)[0] == "prepare gold"
+
+
+@pytest.mark.parametrize("absolute", [False, True])
+def test_a_run_that_was_moved_or_copied_is_finished_and_goes_on(make: FakeMake, absolute: bool) -> None:
+    old, new = ("runs", "new")
+    if absolute:
+        old, new = (str(Path(name).absolute()) for name in (old, new))
+    make("report", runs=old)
+    shutil.copytree(old, new, copy_function=shutil.copy2)
+    files = {path.name: path.read_bytes() for path in Path(new, "small/config").iterdir()}
+    assert make("report", runs=new, plan=False) == []
+    assert make("report", runs=new) == []
+    assert {path.name: path.read_bytes() for path in Path(new, "small/config").iterdir()} == files
+    shutil.rmtree(old)
+    edited(make.pipeline, 'corpus = "gold"', 'corpus = "gold"\ntraining = { learning_rate = 0.02 }')
+    assert make("report", runs=new) == ["train gold", "evaluate gold", "report report"]
+    student = load_stage(TrainConfig, Path(new, "small/config/student.gold.toml"))
+    assert student.prepared == Path(new, "small/gold")
+    assert not Path(old).exists()
+
+
+def test_a_stage_file_is_read_from_within_its_folder(pipeline: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = write_plan(pipeline, "runs")
+    monkeypatch.chdir(plan.parent / "config")
+    assert load_stage(TrainConfig, "teacher.toml").corpus == Path("../gold/train")
+
+
+def test_two_pipeline_files_of_one_name_do_not_share_a_run_folder(pipeline: Path) -> None:
+    write_plan(pipeline, "runs")
+    other = Path("other/small.toml")
+    other.parent.mkdir()
+    other.write_text(pipeline.read_text())
+    write_plan(other, "runs")  # the same pipeline
+    other.write_text(pipeline.read_text().replace("seed = 3", "seed = 4"))
+    plan = write_plan(other, "runs").read_text()  # the same file, changed
+    with pytest.raises(ConfigError, match=r"the run folder is that of other/small\.toml") as caught:
+        write_plan(pipeline, "runs")
+    assert "delete runs/small/plan.mk" in caught.value.hint
+    assert Path("runs/small/plan.mk").read_text() == plan
+    write_plan(pipeline, "elsewhere")
+    other.rename("moved.toml")
+    write_plan(pipeline, "runs")  # the other file is no more
 
 
 @pytest.mark.parametrize(

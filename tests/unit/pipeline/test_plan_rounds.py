@@ -242,7 +242,7 @@ def test_make_goes_round_by_round_and_more_rounds_remake_nothing(rounds: Path) -
     assert all(line.endswith(".round3") for line in more[:-1])
     assert more[-1] == "report report"
     rules = write_plan(rounds, Path("runs")).read_text()
-    assert f"prepare --config {RUN}/config/monolingual.toml --out {RUN}/monolingual --monolingual " in rules
+    assert "prepare --config $(RUN)/config/monolingual.toml --out $(RUN)/monolingual --monolingual " in rules
 
 
 # --- what cannot be ----------------------------------------------------------------------------------------------

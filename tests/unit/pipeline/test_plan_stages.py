@@ -129,7 +129,9 @@ def test_a_student_taught_word_by_word_needs_the_teacher_or_what_it_wrote(pipeli
         file.write_text(to_toml(stage.config))
         assert load_stage(type(stage.config), file) == stage.config
     rules = write_plan(pipeline, Path("runs")).read_text()
-    assert f"distill --config {run}/config/soft_targets.kd16.toml --out {soft.out} --soft-targets " in rules
+    assert (
+        "distill --config $(RUN)/config/soft_targets.kd16.toml --out $(RUN)/soft_targets/kd16 --soft-targets " in rules
+    )
 
 
 def test_an_ensemble_of_teachers_differs_in_seeds_and_teaches_together(pipeline: Path) -> None:

@@ -80,6 +80,16 @@ class TrainingConfig(Strict):
     average: int = Field(1, ge=1, description="how many of the latest checkpoints up to the best are averaged")
     window: int = Field(100_000, ge=1, description="rows shuffled and sorted together")
     seed: int = 1
+    keep: tuple[Annotated[int, Field(ge=0)], ...] = Field(
+        (), description="updates whose weights are kept; 0: the first ones"
+    )
+    keep_state: bool = Field(False, description="keep the optimiser and the checkpoints of a finished model")
+
+    @model_validator(mode="after")
+    def _reached(self) -> TrainingConfig:
+        if self.keep and max(self.keep) > self.max_updates:
+            raise ValueError(f"keep names update {max(self.keep):,}, but max_updates is {self.max_updates:,}")
+        return self
 
     @model_validator(mode="after")
     def _judged(self) -> TrainingConfig:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass
 from functools import reduce
@@ -62,6 +62,7 @@ class LoopSettings:
         patience: Validations without a better one before training stops; 0 for never.
         average: How many validations' checkpoints, up to the best, the model is the mean of.
         best_by: The metric that the best is judged by.
+        keep: Updates whose checkpoints stay, whatever the model is made of.
         seed: Of dropout.
         optim: Optimiser and schedule.
     """
@@ -73,6 +74,7 @@ class LoopSettings:
     patience: int = 0
     average: int = 1
     best_by: str = "nll"
+    keep: Collection[int] = ()
     seed: int = 1
     optim: OptimSettings
 
@@ -186,6 +188,7 @@ class _Run:
     def run(self) -> TrainResult:
         self._load()
         state, settings = self.state, self.settings
+        self._keep()
         trained, began = 0, time.monotonic()
         with StopRequest() as stop, self._progress() as progress:
             self.mark = time.monotonic()
@@ -199,6 +202,7 @@ class _Run:
                         hint="run the same command to go on",
                     )
                 self._update(batches, tokens, counts)
+                self._keep()
                 trained += tokens
                 if progress is not None:
                     speed = trained / max(time.monotonic() - began, 1e-9)
@@ -277,6 +281,11 @@ class _Run:
         state.update, state.step = update, state.step + len(batches)
         self.hooks.stepped(update)
 
+    def _keep(self) -> None:
+        """Write the weights of an update that is to be kept."""
+        if self.state.update in self.settings.keep and self.fabric.is_global_zero:
+            save_checkpoint(self.folder, self.state.update, weights_of(self.model))
+
     def _seed(self, update: int, index: int) -> int:
         """The seed of a batch's dropout, whoever computes it, so that a resumed run draws the same numbers."""
         return _mixed(self.settings.seed, update, index * self.fabric.world_size + self.fabric.global_rank)
@@ -335,7 +344,7 @@ class _Run:
         self._save()
         if self.fabric.is_global_zero:
             # After the state: until it is written, a killed run goes on from the one before and needs its checkpoints.
-            prune_checkpoints(self.folder, needed)
+            prune_checkpoints(self.folder, needed.union(settings.keep))
             self.observer.validated(state.history)
         self.mark = time.monotonic()
 

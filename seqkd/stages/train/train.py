@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from torch.utils.tensorboard.writer import SummaryWriter
 
 from seqkd.config.stages import TrainConfig
 from seqkd.config.written import neutral
-from seqkd.corpus.files import make_folder
+from seqkd.corpus.files import atomic_path, make_folder
 from seqkd.corpus.manifest import Manifest, Provenance, StageOutput, atomic_write
 from seqkd.corpus.reader import Corpus
 from seqkd.corpus.revisions import of_training
@@ -51,7 +52,7 @@ from seqkd.training.runtime import (
     multiplies_bf16,
 )
 from seqkd.training.soft import SoftTable
-from seqkd.training.state import Validation
+from seqkd.training.state import Validation, checkpoint_path
 from seqkd.training.task import TRANSLATION, HeldOut
 from seqkd.training.validation import held_out_nll
 
@@ -115,6 +116,8 @@ def _run(config: TrainConfig, out: Path, overwrite: bool, device: str) -> None:
             reasons = [unfit, *(why for name, why in missing().items() if name in TRAINING_KERNELS)]
             manifest = _write(config, inputs, work, result, out, made_by, slower(*reasons))
             output.commit(manifest)
+            if not config.training.keep_state:
+                shutil.rmtree(out / STATE)
             bleu = "" if result.best.valid_bleu is None else f", BLEU {result.best.valid_bleu:.2f}"
             say(
                 f"train: {manifest.extra['parameters']:,} parameters, {result.updates:,} updates; best at "
@@ -128,7 +131,7 @@ def _run(config: TrainConfig, out: Path, overwrite: bool, device: str) -> None:
 
 def settings(config: TrainConfig) -> dict[str, Any]:
     """The settings that the output depends on, as the stage file gives them."""
-    values = config.model_dump(mode="json", include={"role", "model", "training"})
+    values = config.model_dump(mode="json", include={"role", "model", "training"}, exclude={"training": {"keep_state"}})
     values["objective"] = config.objective.model_dump(mode="json", exclude={"teachers", "soft_targets"})
     if config.reverse:
         values["reverse"] = True
@@ -264,7 +267,8 @@ def _train(config: TrainConfig, inputs: Inputs, work: _Work, fabric: Fabric, out
     state = out / STATE
     make_folder(state)
     options = training.model_dump(
-        include={"max_updates", "accumulate", "clip_norm", "validate_every", "patience", "average", "best_by", "seed"}
+        include={"max_updates", "accumulate", "clip_norm", "validate_every", "patience", "average", "best_by", "keep"}
+        | {"seed"}
     )
     optim = training.model_dump(
         include={"optimizer", "learning_rate", "betas", "weight_decay", "schedule", "warmup_updates", "max_updates"}
@@ -334,6 +338,11 @@ def _write(
     vocabularies = inputs.vocabularies
     write_rejected(out / REJECTED, *work.parts)
     write_rejected(out / REJECTED_VALID, work.held_out)
+    kept = sorted({update for update in config.training.keep if update <= result.updates})  # patience may have ended it
+    for update in kept:
+        path = checkpoint_path(out, update)
+        with atomic_path(path) as temporary:
+            shutil.copyfile(out / STATE / path.name, temporary)
     save_model(
         out,
         work.model,
@@ -360,6 +369,7 @@ def _write(
             "best_update": result.best.update,
             "averaged_updates": result.averaged,
             "files": model_files(out),
+            **({"kept": kept} if kept else {}),
             **noted,
             **({"valid_tokenizer": work.tokenizer} if work.tokenizer != "13a" else {}),
         },

@@ -33,7 +33,7 @@ def config(prepared: Path, **more: Any) -> TrainConfig:
 
 def test_writes_a_model_folder(tmp_path: Path, prepared: Path, capfd: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "model"
-    train.run(config(prepared, training={"average": 2}), out, device="cpu")
+    train.run(config(prepared, training={"average": 2, "keep_state": True}), out, device="cpu")
     loaded = load_model(out)
     assert loaded.vocabularies.target.digest == read_manifest(prepared).vocabulary
     manifest = read_manifest(out)
@@ -67,6 +67,42 @@ def test_writes_a_model_folder(tmp_path: Path, prepared: Path, capfd: pytest.Cap
     assert model_digest(out) == digest
     with pytest.raises(ConflictError, match=r"config\.training\.max_updates: 12 -> 13"):
         train.run(config(prepared, training={"max_updates": 13, "average": 2}), out, device="cpu")
+
+
+def test_a_finished_model_keeps_the_weights_that_are_asked_for_and_no_state(
+    tmp_path: Path, prepared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    more = {"precision": "float32", "max_updates": 16, "validate_every": 8}
+    train.run(config(prepared, training=more), tmp_path / "plain", device="cpu")
+    assert not (tmp_path / "plain" / "state").exists()
+    assert not list((tmp_path / "plain").glob("update-*"))
+    kept = config(prepared, training={**more, "keep": [0, 3, 12, 16]})
+    with monkeypatch.context() as patch:
+        stop_at(patch, 10)
+        with pytest.raises(WorkError, match="stopped at update 10 of 16"):
+            train.run(kept, tmp_path / "kept", device="cpu")
+    assert (tmp_path / "kept" / "state" / "last.pt").exists()
+    train.run(kept, tmp_path / "kept", device="cpu")
+    assert not (tmp_path / "kept" / "state").exists()
+    assert read_manifest(tmp_path / "kept").extra["kept"] == [0, 3, 12, 16]
+    assert model_digest(tmp_path / "kept") == model_digest(tmp_path / "plain")
+    found = {path.name: read_weights(path) for path in (tmp_path / "kept").glob("update-*")}
+    assert found.keys() == {f"update-{update:08d}.safetensors" for update in (0, 3, 12, 16)}
+    # The schedule does not depend on the number of updates: the weights are those of a run that ends there.
+    short = config(prepared, training={**more, "max_updates": 3})
+    train.run(short, tmp_path / "short", device="cpu")
+    for name, weight in read_weights(tmp_path / "short" / "model.safetensors").items():
+        assert torch.equal(found["update-00000003.safetensors"][name], weight)
+        assert found["update-00000000.safetensors"][name].shape == weight.shape
+    assert not torch.equal(
+        found["update-00000000.safetensors"]["encoder.0.ffn.inner.weight"],
+        found["update-00000003.safetensors"]["encoder.0.ffn.inner.weight"],
+    )
+
+
+def test_an_update_to_keep_that_is_never_reached(prepared: Path) -> None:
+    with pytest.raises(ConfigError, match="keep names update 13, but max_updates is 12"):
+        config(prepared, training={"max_updates": 12, "keep": [13]})
 
 
 def test_an_interrupted_run_ends_with_the_same_model(

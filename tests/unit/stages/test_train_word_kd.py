@@ -93,7 +93,8 @@ def test_a_student_comes_near_a_live_teacher_of_another_architecture(
 
 
 def test_nothing_of_the_teacher_is_in_model_state_or_optimizer(prepared: Path, teacher: Path, tmp_path: Path) -> None:
-    train.run(student_config(prepared, {"teachers": [teacher]}), tmp_path / "student", device="cpu")
+    settings = student_config(prepared, {"teachers": [teacher]}, training={"keep_state": True})
+    train.run(settings, tmp_path / "student", device="cpu")
     student = load_model(tmp_path / "student").model
     parameters = list(student.parameters())
     assert sum(weight.numel() for weight in weights(tmp_path / "student").values()) == sum(

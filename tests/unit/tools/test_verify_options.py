@@ -117,7 +117,7 @@ ROWS: list[tuple[str, dict[str, Any]]] = [
                 "max_updates": 4, "batch_tokens": 200, "accumulate": 2, "optimizer": "adamw", "learning_rate": 0.01,
                 "betas": [0.9, 0.99], "weight_decay": 0.1, "schedule": "cosine", "warmup_updates": 2, "clip_norm": 2.0,
                 "precision": "float32", "validate_every": 2, "patience": 5, "average": 2, "window": 60, "seed": 2,
-                "best_by": "bleu", "tokenizer": "intl",
+                "best_by": "bleu", "tokenizer": "intl", "keep": [0, 3], "keep_state": True,
             },
         },
     ),

@@ -139,6 +139,14 @@ class Registry(Generic[R]):
             )
         return record
 
+    def package(self, name: str) -> str:
+        """The package that registers a name, one of `names`.
+
+        Raises:
+            ExtensionError: Two packages register one name.
+        """
+        return _package(self._added[name]) if name in self._added else OWN
+
     def all(self) -> list[R]:
         """All records, in the order of `names`, without the entry points that cannot be used; see `broken`.
 

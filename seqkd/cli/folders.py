@@ -1,4 +1,4 @@
-"""`seqkd inspect` and `seqkd verify`: what lies in a folder."""
+"""`seqkd inspect` and `seqkd verify`: what lies in a folder, and what can be named in files."""
 
 from __future__ import annotations
 
@@ -14,14 +14,26 @@ folders = typer.Typer()
 
 @folders.command("inspect")
 def _inspect(
-    path: Annotated[Path, typer.Argument(help="folder of a corpus, k-best lists, a model or another stage")],
+    path: Annotated[
+        Path | None, typer.Argument(help="folder of a corpus, k-best lists, a model or another stage")
+    ] = None,
     rows: Annotated[int, typer.Option(min=0, help="how many rows to show")] = 3,
+    kinds: Annotated[
+        bool, typer.Option("--kinds", help="list the architectures, objectives, rules ... of all installed packages")
+    ] = False,
     debug: Debug = False,  # noqa: ARG001
 ) -> None:
-    """Show what a folder holds."""
-    from seqkd.tools.inspect import inspect
+    """Show what a folder holds, or list what files can name."""
+    if kinds == (path is not None):
+        raise typer.BadParameter("expected either a folder or --kinds")
+    if path is None:
+        from seqkd.tools.kinds import show_kinds
 
-    inspect(path, rows=rows)
+        show_kinds()
+    else:
+        from seqkd.tools.inspect import inspect
+
+        inspect(path, rows=rows)
 
 
 @folders.command("verify")

@@ -25,9 +25,10 @@ class FairseqFiles:
     sentencepiece: Annotated[Path | None, Field(description="the model that segmented the training text")] = None
     source_sentencepiece: Annotated[Path | None, Field(description="the model that segmented the source")] = None
     max_len_a: Annotated[
-        float | None, Field(ge=0.0, description="of fairseq-generate: the import says what it is here")
+        float | None,
+        Field(ge=0.0, description="option of fairseq-generate; the import prints the limits of seqkd that equal it"),
     ] = None
-    max_len_b: Annotated[int | None, Field(ge=0, description="of fairseq-generate, likewise")] = None
+    max_len_b: Annotated[int | None, Field(ge=0, description="option of fairseq-generate, likewise")] = None
 
 
 def sniff(path: Path) -> bool:

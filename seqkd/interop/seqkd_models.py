@@ -23,7 +23,7 @@ class ModelSettings:
 
     Attributes:
         models: Model folders; several decode as an ensemble.
-        search: The search.
+        search: Settings of the search.
         batch_tokens: Source tokens, padding counted, that are decoded together.
         precision: Precision of the weights.
     """

@@ -183,7 +183,7 @@ class LstmSettings:
         dim: Width of embeddings and hidden states; even.
         encoder_layers: Encoder depth; each direction of a layer has half of `dim`.
         decoder_layers: Decoder depth.
-        dropout: On the embeddings, between layers, and on the features before the output layer.
+        dropout: Dropout rate on the embeddings, between layers, and on the features before the output layer.
         embeddings: shared: one table for source, target and output; decoder: one for target and output;
             separate: three.
         max_positions: Longest source or target in tokens, end of sentence counted.
@@ -192,8 +192,8 @@ class LstmSettings:
         ValueError: The width is odd.
     """
 
-    dim: Annotated[int, Field(ge=8, description="of embeddings and hidden states")] = 256
-    encoder_layers: Annotated[int, Field(ge=1, description="bidirectional, each direction dim / 2 wide")] = 2
+    dim: Annotated[int, Field(ge=8, description="width of embeddings and hidden states")] = 256
+    encoder_layers: Annotated[int, Field(ge=1, description="bidirectional layers; each direction is dim / 2 wide")] = 2
     decoder_layers: Layers = 2
     dropout: DropoutRate = 0.2
     embeddings: Embeddings = "shared"

@@ -28,10 +28,10 @@ class StackSettings:
         ffn_dim: Inner width of the feed-forward blocks.
         encoder_layers: Encoder depth.
         decoder_layers: Decoder depth.
-        dropout: After the embeddings and after each block.
-        norm: Layer norms before the blocks (and one at the end of each stack), or after them.
-        positions: Fixed sines, or a trained table; on both sides.
-        activation: Of the feed-forward blocks.
+        dropout: Dropout rate after the embeddings and after each block.
+        norm: pre: layer norms before the blocks, and one at the end of each stack; post: after the blocks.
+        positions: Position embeddings of source and target: fixed sines, or a trained table.
+        activation: Activation function of the feed-forward blocks.
         embeddings: shared: one table for source, target and output; decoder: one for target and output;
             separate: three.
         max_positions: Longest source or target in tokens, end of sentence counted.

@@ -42,7 +42,7 @@ class CmlmLossSettings:
 
     Attributes:
         label_smoothing: Share of the uniform distribution in the target, 0 for none.
-        length_weight: Of the length's loss.
+        length_weight: Weight of the length's loss.
     """
 
     label_smoothing: LabelSmoothing = 0.1
@@ -60,7 +60,7 @@ class CmlmLoss:
 
     Args:
         smoothing: Share of the uniform distribution in the target, 0 for none.
-        length_weight: Of the length's loss.
+        length_weight: Weight of the length's loss.
     """
 
     reads = NOTHING

@@ -46,7 +46,7 @@ class NatLossSettings:
 
     Attributes:
         label_smoothing: Share of the uniform distribution in the target, 0 for none.
-        length_weight: Of the length's loss.
+        length_weight: Weight of the length's loss.
         glancing: See `Glancing`.
     """
 
@@ -69,7 +69,7 @@ class NatLoss:
 
     Args:
         smoothing: Share of the uniform distribution in the target, 0 for none.
-        length_weight: Of the length's loss.
+        length_weight: Weight of the length's loss.
         glancing: Share of the wrong positions' number that is shown, at the start and the end of training; None for
             none.
     """

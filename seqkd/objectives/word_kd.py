@@ -31,7 +31,7 @@ class WordKdSettings:
     Attributes:
         teachers: Model folders that run beside the student.
         soft_targets: What teachers wrote down beforehand, in place of them.
-        temperature: Of both distributions.
+        temperature: Temperature of both distributions.
         alpha: Share of the teacher.
         top_k: How many of a live teacher's likeliest ids are compared, the others as one; 0 for all ids.
         direction: See `seqkd.objectives.divergence`.
@@ -44,7 +44,9 @@ class WordKdSettings:
 
     teachers: Annotated[
         tuple[Path, ...],
-        Field(description="model folders that run beside the student, several as an ensemble; a pipeline has its own"),
+        Field(
+            description="model folders that run beside the student, several as an ensemble; a pipeline fills them in"
+        ),
     ] = ()
     soft_targets: Annotated[
         Path | None,
@@ -54,7 +56,9 @@ class WordKdSettings:
         ),
     ] = None
     temperature: Annotated[float, Field(gt=0.0)] = 1.0
-    alpha: Annotated[float, Field(ge=0.0, le=1.0, description="alpha * KD + (1 - alpha) * NLL")] = 0.5
+    alpha: Annotated[
+        float, Field(ge=0.0, le=1.0, description="share of the teacher: alpha * KD + (1 - alpha) * NLL")
+    ] = 0.5
     top_k: Annotated[
         int, Field(ge=0, description="the teacher's likeliest ids, and all others as one; 0: the whole vocabulary")
     ] = 0
@@ -62,8 +66,10 @@ class WordKdSettings:
         Direction,
         Field(description="forward: cross-entropy under the teacher; reverse: KL(student || teacher)"),
     ] = "forward"
-    label_smoothing: Annotated[float, Field(ge=0.0, lt=1.0, description="of the NLL")] = 0.0
-    precision: Annotated[TeacherPrecision, Field(description="the teachers' products")] = "auto"
+    label_smoothing: Annotated[
+        float, Field(ge=0.0, lt=1.0, description="share of the uniform distribution in the NLL's target")
+    ] = 0.0
+    precision: Annotated[TeacherPrecision, Field(description="precision of the teachers' products")] = "auto"
 
     def __post_init__(self) -> None:
         live = {"teachers": self.teachers, "top_k": self.top_k, "precision": self.precision != "auto"}

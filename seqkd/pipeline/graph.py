@@ -56,6 +56,7 @@ class Part:
 
     Attributes:
         title: The kind as messages write it, e.g. `[[select]]`.
+        help: One line about it.
         stages: The stages that a part expands to.
         makes: The kinds of thing that its name stands for. No two parts may give one name to two things of a kind.
         references: By which its parts name others, in the order in which Make and the report have them.
@@ -70,6 +71,7 @@ class Part:
     """
 
     title: str
+    help: str
     stages: Callable[[Node, Plan], Iterable[Stage]]
     makes: tuple[str, ...] = ()
     references: tuple[Reference, ...] = ()

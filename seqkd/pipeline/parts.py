@@ -54,6 +54,7 @@ _TEACHER = Reference(field="teacher", kinds=("teachers", "students"), default="t
 PARTS: Mapping[str, Part] = {
     "data": Part(
         title="[[data]]",
+        help="A data set: training, validation and test text in two languages",
         stages=prepared,
         makes=("corpus",),
         name=GOLD,
@@ -65,6 +66,7 @@ PARTS: Mapping[str, Part] = {
     ),
     "teachers": Part(
         title="[[teachers]]",
+        help="A model that teaches: trained here, an ensemble of such models, or a model folder",
         stages=teacher,
         makes=("model",),
         references=(Reference(field="corpus", kinds=_TEXT, default="data"),),
@@ -79,6 +81,7 @@ PARTS: Mapping[str, Part] = {
     ),
     "distill": Part(
         title="[[distill]]",
+        help="K-best lists for the sources of a corpus, written by a teacher or another source",
         stages=decoded,
         makes=("k-best lists",),
         references=(
@@ -90,6 +93,7 @@ PARTS: Mapping[str, Part] = {
     ),
     "select": Part(
         title="[[select]]",
+        help="A distilled corpus: targets that a rule chooses from k-best lists",
         stages=selected,
         makes=("corpus",),
         references=(Reference(field="kbest", kinds=("distill",)),),
@@ -98,6 +102,7 @@ PARTS: Mapping[str, Part] = {
     ),
     "backtranslation": Part(
         title="[backtranslation]",
+        help="Training pairs from monolingual target text, whose sources a reverse model writes",
         stages=paired,
         makes=("corpus", "k-best lists"),
         references=(Reference(field="corpus", kinds=("select", "data"), default="data"),),
@@ -109,6 +114,7 @@ PARTS: Mapping[str, Part] = {
     ),
     "soft_targets": Part(
         title="[[soft_targets]]",
+        help="A teacher's distributions at the target positions of a training corpus",
         stages=softened,
         makes=("soft targets",),
         references=(_TEACHER, Reference(field="corpus", kinds=("select", "data"), default="data")),
@@ -117,6 +123,7 @@ PARTS: Mapping[str, Part] = {
     ),
     "students": Part(
         title="[[students]]",
+        help="A model that is trained on one or several corpora",
         stages=student,
         makes=("model",),
         references=(
@@ -138,13 +145,25 @@ PARTS: Mapping[str, Part] = {
     ),
     "vocabularies": Part(
         title="[[vocabularies]]",
+        help="A vocabulary besides that of the data set, for students",
         stages=lambda _node, _plan: (),
         makes=("vocabulary",),
         references=(Reference(field="corpus", kinds=("data",), default="data"),),
     ),
-    "evaluate": Part(title="[evaluate]", stages=evaluated, name="evaluate", alone="evaluate"),
+    "evaluate": Part(
+        title="[evaluate]",
+        help="The decodes and metrics by which every model is evaluated",
+        stages=evaluated,
+        name="evaluate",
+        alone="evaluate",
+    ),
 }
 
 # What no table of the file stands for: `expansion.py` adds these parts.
-MONOLINGUAL = Part(title="monolingual text", stages=monolingual, label="monolingual text")
-REVERSE = Part(title="reverse model", stages=reverse)
+MONOLINGUAL = Part(
+    title="monolingual text",
+    help="The target text of [backtranslation]",
+    stages=monolingual,
+    label="monolingual text",
+)
+REVERSE = Part(title="reverse model", help="The model that translates the text of [backtranslation]", stages=reverse)

@@ -37,7 +37,11 @@ class MaxRatio:
     """See `by_ratio`."""
 
     max_ratio: Annotated[
-        float, Field(ge=1.0, description="longer side over the shorter side, ends of sentence counted")
+        float,
+        Field(
+            ge=1.0,
+            description="most subwords of the longer side for each of the shorter side, ends of sentence counted",
+        ),
     ]
 
 
@@ -45,21 +49,21 @@ class MaxRatio:
 class Unknown:
     """See `by_unknown`."""
 
-    unknown: Annotated[bool, Field(description="a hypothesis that holds the unknown piece")] = True
+    unknown: Annotated[bool, Field(description="reject hypotheses that hold the unknown piece")] = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Copies:
     """See `by_copying`."""
 
-    copies: Annotated[bool, Field(description="a target that equals its source")] = False
+    copies: Annotated[bool, Field(description="reject targets that equal their source")] = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cut:
     """See `by_cut`."""
 
-    cut: Annotated[bool, Field(description="a hypothesis that ended at the longest allowed length")] = False
+    cut: Annotated[bool, Field(description="reject hypotheses that ended at the longest allowed length")] = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +85,7 @@ class WorstPercent:
     """Settings of a filter that becomes a `MinScore` once all scores are known."""
 
     worst_percent: Annotated[
-        float, Field(ge=0.0, lt=100.0, description="a score below this percentile of the best hypotheses' scores")
+        float, Field(ge=0.0, lt=100.0, description="reject scores below this percentile of the best hypotheses' scores")
     ] = 0.0
 
 
@@ -99,14 +103,14 @@ class Script:
 class MaxTer:
     """See `by_ter`."""
 
-    max_ter: Annotated[float, Field(ge=0.0, description="translation edit rate to the reference, in per cent")]
+    max_ter: Annotated[float, Field(ge=0.0, description="highest translation edit rate to the reference, in per cent")]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Duplicates:
     """Settings of a filter that the stage applies to the whole corpus."""
 
-    duplicates: Annotated[bool, Field(description="a pair that an earlier row has; such rows are dropped")] = False
+    duplicates: Annotated[bool, Field(description="drop rows whose pair an earlier row has")] = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,11 +16,12 @@ class ModelScorerSettings:
     """Settings of the scorer "models"."""
 
     forward: Annotated[
-        Path | None, Field(description="target given source; omitted: the teacher's own log-probabilities")
+        Path | None,
+        Field(description="model of the target given the source; left out: the teacher's own log-probabilities"),
     ] = None
-    reverse: Annotated[Path | None, Field(description="source given target")] = None
-    channel_weight: Annotated[float, Field(ge=0.0, description="of the reverse model")] = 1.0
-    batch_tokens: Annotated[int, Field(ge=1)] = 4000
+    reverse: Annotated[Path | None, Field(description="model of the source given the target")] = None
+    channel_weight: Annotated[float, Field(ge=0.0, description="weight of the reverse model")] = 1.0
+    batch_tokens: Annotated[int, Field(ge=1, description="tokens that are scored together, padding counted")] = 4000
 
     def __post_init__(self) -> None:
         if self.forward is None and self.reverse is None:

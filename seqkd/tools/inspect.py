@@ -59,7 +59,7 @@ def inspect(path: str | Path, *, rows: int = 3, console: Console | None = None) 
         ModelError: A model that cannot be read.
     """
     path = Path(path)
-    console = console or Console(highlight=False, width=None if sys.stdout.isatty() else FILE_WIDTH)
+    console = console or output()
     if (path / MANIFEST).exists() or not path.is_dir():
         _show(path, read_manifest(path), rows, console)
     elif (path / WEIGHTS).exists():
@@ -67,6 +67,11 @@ def inspect(path: str | Path, *, rows: int = 3, console: Console | None = None) 
         _model(path, None, console)
     else:
         _folders(path, console)
+
+
+def output() -> Console:
+    """The console that prints on stdout."""
+    return Console(highlight=False, width=None if sys.stdout.isatty() else FILE_WIDTH)
 
 
 def _show(path: Path, manifest: Manifest, rows: int, console: Console) -> None:

@@ -366,7 +366,7 @@ def test_rows_that_stand_several_times_are_not_decoded(several: Path) -> None:
 
 
 def _graph(links: list[list[int]]) -> Graph:
-    part = Part(title="[[parts]]", stages=lambda _node, _plan: ())
+    part = Part(title="[[parts]]", help="x", stages=lambda _node, _plan: ())
 
     def key(number: int) -> Key:
         return "parts", str(number)

@@ -1,0 +1,176 @@
+"""The kinds of record that files and commands can name, with what seqkd and the installed packages have of each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from seqkd.errors import ExtensionError
+from seqkd.extensions import NO_SETTINGS, OWN, Record, Registry, shown
+from seqkd.interop.formats import FORMATS
+from seqkd.interop.sources import SOURCES
+from seqkd.metrics.registry import METRICS, validating
+from seqkd.models.registry import ARCHITECTURES
+from seqkd.objectives.registry import OBJECTIVES
+from seqkd.pipeline.parts import PARTS
+from seqkd.selection.registry import DEFAULT_SCORER, FILTERS, RULES, SCORERS
+from seqkd.tools.inspect import output
+from seqkd.training.hooks import HOOKS
+from seqkd.training.task import TASKS
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """A record as lists show it.
+
+    Attributes:
+        name: Its name, as messages show it.
+        help: One line about it.
+        package: The package that registers it.
+        settings: `module:attribute` of its settings.
+    """
+
+    name: str
+    help: str
+    package: str = OWN
+    settings: str = NO_SETTINGS
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kind:
+    """A kind of record.
+
+    Attributes:
+        title: The heading of its list.
+        place: Sentences that say where its records are named.
+        own: seqkd's own records.
+        registry: The registry of the records; None if packages outside seqkd cannot add any.
+    """
+
+    title: str
+    place: str
+    own: tuple[Entry, ...]
+    registry: Registry[Any] | None = None
+
+    def added(self) -> tuple[list[Entry], list[ExtensionError]]:
+        """Import the records of other packages.
+
+        Returns:
+            The records, and an error for each entry point that cannot be used. If two packages register one name, there
+            is only the error that says so.
+        """
+        if self.registry is None:
+            return [], []
+        try:
+            others = [record for record in self.registry.all() if record.name not in self.registry.own]
+            return [_entry(record, self.registry.package(record.name)) for record in others], self.registry.broken()
+        except ExtensionError as error:
+            return [], [error]
+
+
+def registered(registry: Registry[Any], *, title: str, place: str) -> Kind:
+    """The kind of the records of a registry."""
+    own = tuple(_entry(record, OWN) for record in registry.own.values())
+    return Kind(title=title, place=place, own=own, registry=registry)
+
+
+def _entry(record: Record, package: str) -> Entry:
+    settings = getattr(record, "settings", NO_SETTINGS)  # metrics and tasks have none
+    return Entry(name=shown(record.name), help=record.help, package=package, settings=settings)
+
+
+def _fixed(helps: Mapping[str, str], *, title: str, place: str) -> Kind:
+    return Kind(title=title, place=place, own=tuple(Entry(name=name, help=text) for name, text in helps.items()))
+
+
+KINDS: tuple[Kind, ...] = (
+    _fixed(
+        {part.title: part.help for part in PARTS.values()},
+        title="Parts of a pipeline",
+        place="A part is a table of the pipeline file.",
+    ),
+    registered(
+        ARCHITECTURES,
+        title="Architectures",
+        place="The table `model` of a teacher or a student names an architecture by `arch`, and holds its settings.",
+    ),
+    registered(
+        OBJECTIVES,
+        title="Objectives",
+        place="The table `objective` of a teacher or a student, or each table of its list `terms`, names an objective "
+        "by `type`, and holds its settings.",
+    ),
+    registered(
+        HOOKS,
+        title="Hooks",
+        place="Each `[[students.hooks]]` names a hook of the training loop by `type`, and holds its settings.",
+    ),
+    registered(
+        SOURCES,
+        title="Sources of k-best lists",
+        place="The table `source` of a `[[distill]]` names a source by `type`, and holds its settings. Models of seqkd "
+        "are named by `teacher` instead; the `[[distill]]` itself then holds `search`, `batch_tokens` and `precision`, "
+        "each with a default.",
+    ),
+    registered(
+        RULES,
+        title="Rules",
+        place="A `[[select]]` names a rule by `rule`. The settings of the rule stand beside it.",
+    ),
+    registered(
+        FILTERS,
+        title="Filters",
+        place="The table `filters` of a `[[select]]` has a key for each filter. If the only setting of a filter has "
+        "its name, the key holds the value of the setting; otherwise the key holds a table. A filter whose setting is "
+        "required is off if its key is missing.",
+    ),
+    registered(
+        SCORERS,
+        title="Scorers",
+        place=f"The table `rerank` of a `[[select]]` names a scorer by `type`, by default `{DEFAULT_SCORER}`, and "
+        "holds its settings. The rule `rerank` chooses by the scorer.",
+    ),
+    registered(
+        METRICS,
+        title="Metrics",
+        place="`seqkd evaluate` computes seqkd's own metrics; `metrics` of `[evaluate]` lists metrics of other "
+        "packages. `best_by` of the table `training` names the metric that chooses a checkpoint: "
+        f"{' or '.join(f'`{name}`' for name in validating())}.",
+    ),
+    registered(
+        FORMATS,
+        title="Formats of models",
+        place="The commands `seqkd import` and `seqkd export` name a format. Its settings are options of the import.",
+    ),
+    _fixed(
+        {task.name: task.help for task in TASKS.values()},
+        title="Tasks",
+        place="A task says what a row of a corpus is, and how a model is measured.",
+    ),
+)
+
+
+def show_kinds(kinds: Iterable[Kind] = KINDS, *, console: Console | None = None) -> None:
+    """Print all records of each kind, and what is wrong with entry points that cannot be used.
+
+    Args:
+        kinds: The kinds.
+        console: Where to print; stdout if None.
+    """
+    console = console or output()
+    for kind in kinds:
+        added, broken = kind.added()
+        table = Table("name", "description", "package", title=kind.title, title_justify="left")
+        for entry in (*kind.own, *added):
+            table.add_row(Text(entry.name), Text(entry.help), Text(entry.package))
+        if table.row_count:
+            console.print(table)
+        elif not broken:
+            console.print(Text.assemble((kind.title, "italic"), ": none is installed"))
+        for error in broken:
+            console.print(Text.assemble((f"{kind.title}: ", "italic"), str(error)))

@@ -111,14 +111,15 @@ test-plain: $(SETUP) $(FAIRSEQ) ## every test without the CPU kernels, as on a m
 
 torture: $(SETUP) ## every fault of docs/reliability.md, whose table it writes: bounded to 20 minutes
 	OMP_NUM_THREADS=1 timeout 1200 $(SEQKD_PYTHON) -m pytest --torture --numprocesses 2 --dist worksteal \
-	  tests/torture tests/fuzz tests/unit/engines tests/unit/stages
+	  tests/torture tests/fuzz tests/unit/executors tests/unit/stages
 
 check: $(SETUP) ## format, lint, types, import contract, unit tests
 	$(SEQKD_PYTHON) -m ruff format --check .
 	$(SEQKD_PYTHON) -m ruff check .
 	$(SEQKD_PYTHON) -m mypy
 	$(BIN)lint-imports
-	OMP_NUM_THREADS=1 $(SEQKD_PYTHON) -m pytest -m 'not slow' tests/unit
+	OMP_NUM_THREADS=1 $(SEQKD_PYTHON) -m pytest -m 'not slow' tests/unit \
+	  --numprocesses auto --maxprocesses 8 --dist loadfile
 
 bench: $(SETUP) $(FAIRSEQ) $(PEERS) ## speed beside other systems; MODEL=folder: a teacher of multi30k-en-de
 	$(SEQKD_PYTHON) tests/bench/run.py --model $(MODEL) --data $(MODEL)/../raw

@@ -16,7 +16,7 @@ import pytest
 
 from seqkd.corpus.records import ShardInfo, shard_name
 from seqkd.errors import ModelError, WorkError
-from seqkd.executors.local import cores, run_shards
+from seqkd.executors.local import run_shards
 from seqkd.executors.work import ShardWork
 from seqkd.stopping import StopRequest
 
@@ -151,5 +151,13 @@ def test_workers_do_not_outlive_a_killed_parent(tmp_path: Path, delay: float) ->
     assert not family()
 
 
+def cores_when_allowed(processors: set[int]) -> int:
+    """What `cores` says in a process that may use only these processors."""
+    code = f"import os; os.sched_setaffinity(0, {processors}); from seqkd.executors.local import cores; print(cores())"
+    return int(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout)
+
+
 def test_cores_are_those_that_this_process_may_use() -> None:
-    assert cores() == len(os.sched_getaffinity(0)) >= 1
+    allowed = sorted(os.sched_getaffinity(0))
+    assert cores_when_allowed({allowed[-1]}) == 1  # however many the machine has
+    assert cores_when_allowed(set(allowed[:2])) == len(allowed[:2])

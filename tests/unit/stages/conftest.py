@@ -7,7 +7,7 @@ import pytest
 from seqkd.models.registry import ARCHITECTURES, Architecture
 from seqkd.stages.prepare import prepare
 from tests.unit.stages.select_folders import write_gold, write_kbest, write_prepared
-from tests.unit.stages.support import prepare_config
+from tests.unit.stages.support import few_config, prepare_config
 
 
 @pytest.fixture(scope="module")
@@ -15,6 +15,14 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What `prepare` makes of a small text."""
     folder = tmp_path_factory.mktemp("text")
     prepare.run(prepare_config(folder), folder / "prepared")
+    return folder / "prepared"
+
+
+@pytest.fixture(scope="module")
+def few(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Sentences that a small model learns by heart, prepared; see `few_config`."""
+    folder = tmp_path_factory.mktemp("few")
+    prepare.run(few_config(folder), folder / "prepared")
     return folder / "prepared"
 
 

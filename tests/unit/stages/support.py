@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 import random
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +44,33 @@ def prepare_config(folder: Path, *, size: int = 40, joint: bool = True) -> Prepa
     return PrepareConfig(
         train=parts["train"], valid=parts["valid"], test=parts["test"], vocabulary=vocabulary, shard_rows=80
     )
+
+
+def few_config(folder: Path) -> PrepareConfig:
+    """Write 20 sentence pairs into `folder`, the same for training, validation and test, and say how to prepare them.
+
+    All sources have five pieces, no two are the same, and no word comes twice in one: the length says nothing.
+    """
+    generator = random.Random(1)
+    letters = dict(zip("abcdefgh", "ijklmnop", strict=True))
+    sentences = [generator.sample(list(letters), k=5) for _ in range(20)]
+    assert len({tuple(words) for words in sentences}) == len(sentences)
+    (folder / "few.source").write_text("".join(" ".join(words) + "\n" for words in sentences))
+    lines = (" ".join(letters[word] for word in words) + "\n" for words in sentences)
+    (folder / "few.target").write_text("".join(lines))
+    few = BitextConfig(source=folder / "few.source", target=folder / "few.target")
+    vocabulary = VocabularyConfig(size=37, byte_fallback=False)
+    return PrepareConfig(train=few, valid=few, test=few, vocabulary=vocabulary)
+
+
+def knows_by_heart(history: Path) -> bool:
+    """Whether a model has learnt the sentences of `few_config`, by the history of its training.
+
+    A model that does not read its source can at best say that each of the 20 sentences is as likely as the others. That
+    is log(20) nats for each, or log(20) / 6 for each token, end of sentence counted.
+    """
+    last = json.loads(history.read_text())[-1]
+    return bool(last["valid_nll"] < 0.5 * math.log(20) / 6 and last["valid_bleu"] > 90)
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import os
 import sys
 import time
 from collections import deque
+from collections.abc import Callable
 from types import TracebackType
 from typing import TextIO
 
@@ -53,16 +54,20 @@ class Progress:
         total: How many units there are; None where that is not known.
         unit: What is counted, in the plural.
         done: Units that an earlier run did; they count as done, but not towards the rate.
+        now: The clock, in seconds from any moment.
     """
 
-    def __init__(self, label: str, total: int | None, unit: str, *, done: int = 0) -> None:
+    def __init__(
+        self, label: str, total: int | None, unit: str, *, done: int = 0, now: Callable[[], float] = time.monotonic
+    ) -> None:
         self.label = label
         self.total = total
         self.unit = unit
         self.done = done
         self._before = done
         self._note = ""
-        self._started = time.monotonic()
+        self._now = now
+        self._started = now()
         self._last_line = self._started
         self._samples = deque([(self._started, done)])  # when so many were done; the first is where "recent" begins
         self._bar: RichProgress | None = None
@@ -70,7 +75,7 @@ class Progress:
 
     def __enter__(self) -> Progress:
         global _bar_on_screen
-        self._started = self._last_line = time.monotonic()
+        self._started = self._last_line = self._now()
         self._samples = deque([(self._started, self.done)])
         console = Console(stderr=True)
         if sys.stderr.isatty() and not console.is_dumb_terminal and not _bar_on_screen:
@@ -101,7 +106,7 @@ class Progress:
     def advance(self, n: int = 1) -> None:
         """Count `n` more units as done."""
         self.done += n
-        now = time.monotonic()
+        now = self._now()
         if now - self._samples[-1][0] >= _SAMPLE_SECONDS:
             self._samples.append((now, self.done))
         self._show()
@@ -119,14 +124,14 @@ class Progress:
         if self._bar is not None:
             self._bar.update(self._task, completed=self.done, status=self._status())
             return
-        now = time.monotonic()
+        now = self._now()
         finished = self.total is not None and self.done >= self.total  # the last line comes at the end
         if now - self._last_line >= LINE_SECONDS and not finished:
             self._last_line = now
             say(self.line())
 
     def _status(self) -> str:
-        now = time.monotonic()
+        now = self._now()
         new = self.done - self._before
         rate = self._rate(now)
         if self.total is None:

@@ -16,7 +16,7 @@ import os
 import sys
 import urllib.request
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 HOME = "https://raw.githubusercontent.com/multi30k/dataset/master/data/task1/raw"
@@ -46,7 +46,19 @@ class FetchError(Exception):
     """The corpus cannot be had; the message says why and what to do."""
 
 
-def fetch(out: Path, pair: str, *, mirror: Path | None, checksums: Mapping[str, str] = CHECKSUMS) -> None:
+def downloaded(url: str) -> bytes:
+    with urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS) as answer:
+        return bytes(answer.read())
+
+
+def fetch(
+    out: Path,
+    pair: str,
+    *,
+    mirror: Path | None,
+    checksums: Mapping[str, str] = CHECKSUMS,
+    download: Callable[[str], bytes] = downloaded,
+) -> None:
     """Write the six files of a language pair to `out`; all of them, or none.
 
     Args:
@@ -54,13 +66,14 @@ def fetch(out: Path, pair: str, *, mirror: Path | None, checksums: Mapping[str, 
         pair: Two languages, e.g. "en-de".
         mirror: A folder whose `multi30k/*.gz` are taken; None downloads.
         checksums: SHA-256 (hex) of each file's text.
+        download: Gives the contents of a URL.
 
     Raises:
         FetchError: An unknown pair, a file that cannot be had or written, or one with another text than expected.
     """
     names = [f"{part}.{language}" for language in _languages(pair) for part in PARTS]
     missing = [name for name in names if not _is_there(out / name, checksums[name])]
-    texts = {name: _text(name, mirror, checksums[name]) for name in missing}
+    texts = {name: _text(name, mirror, checksums[name], download) for name in missing}
     try:
         _write(out, texts)
     except OSError as error:
@@ -78,10 +91,10 @@ def _is_there(path: Path, checksum: str) -> bool:
     return path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == checksum
 
 
-def _text(name: str, mirror: Path | None, checksum: str) -> bytes:
+def _text(name: str, mirror: Path | None, checksum: str, download: Callable[[str], bytes]) -> bytes:
     where = f"{HOME}/{name}.gz" if mirror is None else str(mirror / "multi30k" / f"{name}.gz")
     try:
-        packed = _download(where) if mirror is None else Path(where).read_bytes()
+        packed = download(where) if mirror is None else Path(where).read_bytes()
     except (OSError, http.client.HTTPException) as error:  # urllib's errors and time-outs are OSErrors
         hint = f"check the network, or put the files into DIR/multi30k and set {MIRROR}=DIR"
         raise FetchError(f"{where} cannot be read: {error}\n  to do: {hint}") from None
@@ -98,11 +111,6 @@ def _text(name: str, mirror: Path | None, checksum: str) -> bytes:
     return text
 
 
-def _download(url: str) -> bytes:
-    with urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS) as answer:
-        return bytes(answer.read())
-
-
 def _write(out: Path, texts: Mapping[str, bytes]) -> None:
     out.mkdir(parents=True, exist_ok=True)
     parts = {name: out / f".{name}.part" for name in texts}
@@ -116,14 +124,14 @@ def _write(out: Path, texts: Mapping[str, bytes]) -> None:
             part.unlink(missing_ok=True)
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: list[str] | None = None, *, download: Callable[[str], bytes] = downloaded) -> int:
     parser = argparse.ArgumentParser(description="Fetch Multi30k task 1, raw text.")
     parser.add_argument("--out", type=Path, required=True, help="folder for the files")
     parser.add_argument("--pair", required=True, help="two languages of en, de, fr, cs, such as en-de")
     options = parser.parse_args(arguments)
     named = os.environ.get(MIRROR)
     try:
-        fetch(options.out, options.pair, mirror=Path(named) if named else None)
+        fetch(options.out, options.pair, mirror=Path(named) if named else None, download=download)
     except FetchError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -51,22 +51,38 @@ class Corpus:
         schema: The columns that its shards have.
     """
 
-    def __init__(self, path: Path, manifest: Manifest, schema: pa.Schema) -> None:
+    def __init__(
+        self, path: Path, manifest: Manifest, schema: pa.Schema, *, mapped_shards: int, held_bytes: int
+    ) -> None:
         self.path = path
         self.manifest = manifest
         self.schema = schema
         self._exchanged = False
-        self._held = manifest.kind not in PACKED or sum(shard.bytes for shard in manifest.shards) <= HELD_BYTES
+        self._limits = {"mapped_shards": mapped_shards, "held_bytes": held_bytes}
+        self._held = manifest.kind not in PACKED or sum(shard.bytes for shard in manifest.shards) <= held_bytes
         self._mapped: OrderedDict[int, pa.Table] = OrderedDict()
         self._checked: set[int] = set()  # shards whose contents have been compared with the manifest
         # Positions of shard i: starts[i] to starts[i + 1] - 1.
         self._starts = np.cumsum([0, *(shard.rows for shard in manifest.shards)], dtype=np.int64)
 
     @classmethod
-    def open(cls, path: str | Path, kind: str | None = None) -> Corpus:
+    def open(
+        cls,
+        path: str | Path,
+        kind: str | None = None,
+        *,
+        mapped_shards: int = MAPPED_SHARDS,
+        held_bytes: int = HELD_BYTES,
+    ) -> Corpus:
         """Open a folder after checking its manifest and that each shard is there in its full size.
 
         A shard's contents are compared with its SHA-256 when it is first read, not here.
+
+        Args:
+            path: The folder.
+            kind: The kind that it must hold; None for any.
+            mapped_shards: The most shards that are kept open at once.
+            held_bytes: The size on disk up to which all shards of a packed kind are unpacked and held.
 
         Raises:
             CorpusError: Not a finished folder, of another kind than `kind`, or a shard is missing, truncated,
@@ -85,7 +101,7 @@ class Corpus:
                 raise CorpusError("not in the manifest", where=str(entry), hint=_AGAIN)
         for shard in manifest.shards:
             _check_size(path / shard.name, shard)
-        corpus = cls(path, manifest, KINDS[manifest.kind])
+        corpus = cls(path, manifest, KINDS[manifest.kind], mapped_shards=mapped_shards, held_bytes=held_bytes)
         if manifest.shards:
             corpus.schema = corpus._map(0).schema
         return corpus
@@ -100,7 +116,7 @@ class Corpus:
         """
         if self.manifest.kind != "corpus":
             raise ValueError(f"kind {self.manifest.kind!r} cannot be reversed")
-        corpus = Corpus(self.path, turned(self.manifest, not self._exchanged), self.schema)
+        corpus = Corpus(self.path, turned(self.manifest, not self._exchanged), self.schema, **self._limits)
         corpus._exchanged = not self._exchanged
         return corpus
 
@@ -278,7 +294,7 @@ class Corpus:
         if self._held:
             # One chunk in place of a packed shard's batches: rows are found faster. Of others there is one anyway.
             self._mapped[i] = table = table.combine_chunks() if self.manifest.kind in PACKED else table
-        if len(self._mapped) > MAPPED_SHARDS:
+        if len(self._mapped) > self._limits["mapped_shards"]:
             self._mapped.popitem(last=False)
         return table
 

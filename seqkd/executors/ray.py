@@ -24,8 +24,8 @@ from seqkd.executors.work import Done, Piece, ShardWork
 from seqkd.progress import say
 from seqkd.stopping import StopRequest
 
-MOST_DEATHS = 5  # of workers in a row with the same shard in hand, or before they had one
-LOOK_SECONDS = 2.0  # how often the cluster is asked whether it has grown
+MOST_DEATHS = 5
+LOOK_SECONDS = 2.0
 _WAIT_SECONDS = 60.0  # without any worker before a word is said
 
 
@@ -74,7 +74,15 @@ def cluster_device(device: str) -> str:
 
 
 def run_shards(
-    work: ShardWork[Piece, Done], shards: Sequence[int], *, workers: int, gpu: bool, folder: Path, stop: StopRequest
+    work: ShardWork[Piece, Done],
+    shards: Sequence[int],
+    *,
+    workers: int,
+    gpu: bool,
+    folder: Path,
+    stop: StopRequest,
+    look_seconds: float = LOOK_SECONDS,
+    most_deaths: int = MOST_DEATHS,
 ) -> Iterator[tuple[int, ShardInfo]]:
     """Do the work and yield the shards as they are finished, in any order.
 
@@ -85,6 +93,8 @@ def run_shards(
         gpu: Each worker has a GPU; else a CPU core.
         folder: Where the shards are written: a stage's output under way.
         stop: Once it is made, no other shard is begun.
+        look_seconds: How often the cluster is asked whether it has grown.
+        most_deaths: Workers that may die in a row with the same shard in hand, or before they had one.
 
     Raises:
         InputError: The cluster has no GPU; a node does not see the folder or has another seqkd; see also `connect`.
@@ -94,7 +104,7 @@ def run_shards(
     connect()
     if gpu and not workers and not _slots(gpu=True):
         raise InputError("no node of the Ray cluster has a GPU", expected="--device cpu, or nodes with a GPU")
-    crew = _Crew(work, shards, workers, gpu, (folder / PARTIAL).resolve())
+    crew = _Crew(work, shards, workers, gpu, (folder / PARTIAL).resolve(), look_seconds, most_deaths)
     try:
         yield from crew.work(stop)
     finally:
@@ -152,11 +162,21 @@ class _Worker:
 class _Crew:
     """The workers: hired as there is room, given one shard at a time, replaced when they die."""
 
-    def __init__(self, work: ShardWork[Any, Any], shards: Sequence[int], workers: int, gpu: bool, note: Path) -> None:
+    def __init__(
+        self,
+        work: ShardWork[Any, Any],
+        shards: Sequence[int],
+        workers: int,
+        gpu: bool,
+        note: Path,
+        look_seconds: float,
+        most_deaths: int,
+    ) -> None:
         import ray
 
         self.waiting = deque(shards)
         self.wanted, self.gpu = workers, gpu
+        self.look_seconds, self.most_deaths = look_seconds, most_deaths
         actor: Any = ray.remote(_Worker)
         self.actor = actor.options(num_cpus=0 if gpu else 1, num_gpus=1 if gpu else 0, max_restarts=0)
         self.arguments = (ray.put(work), str(Path.cwd()), str(note), note.read_bytes())
@@ -181,7 +201,7 @@ class _Crew:
             answers = [*self.busy, *(self.starting if self.waiting else ())]
             if not answers:
                 continue
-            for answer in ray.wait(answers, timeout=LOOK_SECONDS)[0]:
+            for answer in ray.wait(answers, timeout=self.look_seconds)[0]:
                 yield from self._take(answer)
             self._grumble()
 
@@ -194,7 +214,7 @@ class _Crew:
 
     def _hire(self) -> None:
         now = time.monotonic()
-        if now - self.looked > LOOK_SECONDS:
+        if now - self.looked > self.look_seconds:
             self.looked, self.room = now, _slots(gpu=self.gpu)
         crew = len(self.starting) + len(self.idle) + len(self.busy)
         for _ in range(min(self.wanted or self.room, len(self.waiting) + len(self.busy)) - crew):
@@ -229,9 +249,9 @@ class _Crew:
         ray.kill(actor)  # it may be out of reach only, and come back
         self.deaths[shard] += 1
         task = "as it started" if shard is None else f"at shard {shard}"
-        if self.deaths[shard] >= MOST_DEATHS:
+        if self.deaths[shard] >= self.most_deaths:
             raise WorkError(
-                f"{MOST_DEATHS} workers in a row have died {task}: {str(error).splitlines()[0]}",
+                f"{self.most_deaths} workers in a row have died {task}: {str(error).splitlines()[0]}",
                 hint="run the same command again: it goes on after the finished shards; if memory ran out, a smaller "
                 "`batch_tokens` needs less",
             )

@@ -14,7 +14,10 @@ VARIABLE = "SEQKD_CACHE"
 
 
 def cache_folder(
-    environ: Mapping[str, str] = os.environ, home: Callable[[], Path] = Path.home, user: int | None = None
+    environ: Mapping[str, str] = os.environ,
+    home: Callable[[], Path] = Path.home,
+    user: int | None = None,
+    temporary: Callable[[], str] = tempfile.gettempdir,
 ) -> Path:
     """The folder of compiled kernels, made if it does not exist.
 
@@ -25,6 +28,7 @@ def cache_folder(
         environ: The environment.
         home: Gives the user's home; raises RuntimeError if there is none.
         user: The user's id; that of this process if None.
+        temporary: Gives the system's folder for temporary files.
 
     Raises:
         InputError: The folder belongs to another user (other than root), other users can write to it, or the system
@@ -37,7 +41,7 @@ def cache_folder(
     default = _default(environ, home)
     if default is not None:
         return _private(default, user)
-    return _private(Path(tempfile.gettempdir()) / f"seqkd-{user}", user)
+    return _private(Path(temporary()) / f"seqkd-{user}", user)
 
 
 def _default(environ: Mapping[str, str], home: Callable[[], Path]) -> Path | None:

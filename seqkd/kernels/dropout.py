@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -26,9 +27,9 @@ def kernels() -> ctypes.CDLL | None:
     return load(LIBRARY)
 
 
-def serves(x: Tensor) -> bool:
-    """Whether the kernel can have this: float32 on a CPU."""
-    return x.device.type == "cpu" and x.dtype == torch.float32 and kernels() is not None
+def serves(x: Tensor, *, library: Callable[[], ctypes.CDLL | None] = kernels) -> bool:
+    """Whether the kernel serves a tensor: float32 on a CPU, if `library` gives the compiled kernel."""
+    return x.device.type == "cpu" and x.dtype == torch.float32 and library() is not None
 
 
 def drop(x: Tensor, onto: Tensor | None, steps: int, seed: int) -> Tensor:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:  # a report reads results, and need not wait for torch
     from seqkd.search.parallel import Decoder
 
 Open: TypeAlias = "Callable[[], Decoder]"
+Clock: TypeAlias = Callable[[], float]
 
 SECONDS = 0.3  # about how long one decode in batches takes
 TURNS = 3  # decodes in batches of which a median is taken
@@ -91,7 +92,12 @@ class _Sample:
 
 
 def measure(
-    ways: Mapping[str, Open], sources: Sequence[list[int]], *, batch_tokens: int, passes: int = 0
+    ways: Mapping[str, Open],
+    sources: Sequence[list[int]],
+    *,
+    batch_tokens: int,
+    passes: int = 0,
+    now: Clock = time.perf_counter,
 ) -> dict[str, Speed]:
     """Time several ways to decode in one process, in turn, so that their ratios are of one run.
 
@@ -105,23 +111,24 @@ def measure(
         batch_tokens: The batch budget around which the best one is looked for.
         passes: Decodes of the same sentences before each one that is timed: kernels are compiled and graphs captured
             there.
+        now: The clock, in seconds from any moment.
 
     Returns:
         For each of `ways` how fast it is.
     """
-    samples = {name: _sample(way, sources, batch_tokens, passes) for name, way in ways.items()}
+    samples = {name: _sample(way, sources, batch_tokens, passes, now) for name, way in ways.items()}
 
     def together() -> dict[str, list[float]]:
         times: dict[str, list[float]] = {name: [] for name in ways}
         for _ in range(TURNS):
             for name, way in ways.items():
-                times[name].append(_timed(way, samples[name], passes))
+                times[name].append(_timed(way, samples[name], passes, now))
         return times
 
     rows = _spread(sources, LATENCY_SENTENCES)
 
     def alone() -> dict[str, list[float]]:
-        times = _alone(ways, rows, passes)
+        times = _alone(ways, rows, passes, now)
         del rows[len(next(iter(times.values()))) :]  # the next median is of the same sentences
         return times
 
@@ -167,20 +174,20 @@ def _deviation(one: Sequence[float], other: Sequence[float]) -> float:
     return most / least - 1.0
 
 
-def _sample(way: Open, sources: Sequence[list[int]], batch_tokens: int, passes: int) -> _Sample:
+def _sample(way: Open, sources: Sequence[list[int]], batch_tokens: int, passes: int, now: Clock) -> _Sample:
     """As many sentences as take about `SECONDS`, and the budget at which they take least."""
     count = 1
-    _timed(way, _Sample(_spread(sources, count), batch_tokens), passes)  # the first decode loads and allocates
+    _timed(way, _Sample(_spread(sources, count), batch_tokens), passes, now)  # the first decode loads and allocates
     while True:
         rows = _spread(sources, count)
-        seconds = _timed(way, _Sample(rows, batch_tokens), passes)
+        seconds = _timed(way, _Sample(rows, batch_tokens), passes, now)
         if count == len(sources) or seconds >= SECONDS / 2:
             break
         wanted = int(count * SECONDS / max(seconds, 1e-9))
         count = min(len(sources), max(2 * count, min(wanted, GROWTH * count)))
     best, least = batch_tokens, float("inf")
     for budget in _budgets(rows, batch_tokens):
-        seconds = _timed(way, _Sample(rows, budget), passes)
+        seconds = _timed(way, _Sample(rows, budget), passes, now)
         if seconds < least:
             best, least = budget, seconds
     return _Sample(rows, best)
@@ -194,25 +201,27 @@ def _budgets(rows: Sequence[tuple[int, list[int]]], batch_tokens: int) -> list[i
     return [budget for budget in budgets if budget < whole] + enough
 
 
-def _alone(ways: Mapping[str, Open], rows: Sequence[tuple[int, list[int]]], passes: int) -> dict[str, list[float]]:
+def _alone(
+    ways: Mapping[str, Open], rows: Sequence[tuple[int, list[int]]], passes: int, now: Clock
+) -> dict[str, list[float]]:
     """Seconds of the first of these sentences, each decoded alone, the ways in turn."""
     times: dict[str, list[float]] = {name: [] for name in ways}
-    end = time.perf_counter() + LATENCY_SECONDS * len(ways)
+    end = now() + LATENCY_SECONDS * len(ways)
     for number, row in enumerate(rows):
-        if number >= FEWEST and time.perf_counter() >= end:
+        if number >= FEWEST and now() >= end:
             break
         for name, way in ways.items():
-            times[name].append(_timed(way, _Sample([row], len(row[1]) + 1), passes))
+            times[name].append(_timed(way, _Sample([row], len(row[1]) + 1), passes, now))
     return times
 
 
-def _timed(way: Open, sample: _Sample, passes: int) -> float:
+def _timed(way: Open, sample: _Sample, passes: int, now: Clock) -> float:
     for _ in range(passes + 1):
         decoder = way()
-        started = time.perf_counter()
+        started = now()
         for _ in decoder.decode(sample.rows, batch_tokens=sample.batch_tokens):
             pass
-        seconds = time.perf_counter() - started
+        seconds = now() - started
     return seconds
 
 

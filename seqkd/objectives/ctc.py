@@ -13,7 +13,7 @@ from seqkd.models.nat.ctc_lattice import best_alignment, log_likelihood
 from seqkd.models.nat.output import best_pieces
 from seqkd.models.nat.stack import ParallelStack
 from seqkd.objectives.base import Batch, LabelSmoothing
-from seqkd.objectives.glancing import Glancing, shown
+from seqkd.objectives.glancing import Glancing, Show, shown
 from seqkd.objectives.projection import nll_by_token, projected_nll
 from seqkd.objectives.terms import NOTHING, Forward, Models, TermOutput
 
@@ -64,12 +64,14 @@ class CtcLoss:
         smoothing: Share of the uniform distribution at each frame, as in label smoothing; 0 for none.
         glancing: Share of wrong frames that are shown, at the start and the end of training (GLAT, Qian et al. 2021,
             section 3.1; with CTC: Gu and Kong 2021, section 3.4); linear in between.
+        show: Draws the frames that are shown.
     """
 
     reads = NOTHING
 
     smoothing: float
     glancing: tuple[float, float] | None
+    show: Show = shown
 
     def count(self, batch: Batch) -> float:
         """Target tokens, or the sum of their weights."""
@@ -89,7 +91,7 @@ class CtcLoss:
             ratio = start + (end - start) * batch.progress
             with torch.no_grad():
                 features = stack.decode(inputs, real, memory, batch.source)
-                aligned, visible = _glance(frame_model, features, real, targets, ratio)
+                aligned, visible = _glance(frame_model, features, real, targets, ratio, self.show)
             inputs = torch.where(visible[..., None], stack.embed_target(aligned), inputs)
         features = stack.decode(inputs, real, memory, batch.source)
         counted = (real & targets.counted[:, None]).flatten().nonzero()[:, 0]
@@ -142,7 +144,7 @@ def _ratios(model: FrameModel, features: Tensor, targets: _Targets) -> Tensor:
 
 
 def _glance(
-    model: FrameModel, features: Tensor, real: Tensor, targets: _Targets, ratio: float
+    model: FrameModel, features: Tensor, real: Tensor, targets: _Targets, ratio: float, show: Show
 ) -> tuple[Tensor, Tensor]:
     """The symbol that the best alignment has at each frame, and which frames are shown; both `[batch, frames]`."""
     ratios = _ratios(model, features, targets)
@@ -150,7 +152,7 @@ def _glance(
     counted = real & targets.counted[:, None]
     wrong = torch.zeros_like(counted)
     wrong[counted] = best_pieces(features[counted], model.stack.output_weight).ne(aligned[counted])
-    return aligned, shown(counted, wrong.sum(1), ratio)
+    return aligned, show(counted, wrong.sum(1), ratio)
 
 
 def build(settings: CtcLossSettings, _: Models) -> CtcLoss:

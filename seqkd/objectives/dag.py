@@ -12,7 +12,7 @@ from torch.nn import functional
 from seqkd.models.nat.output import best_pieces
 from seqkd.models.nat.stack import ParallelStack
 from seqkd.objectives.base import Batch
-from seqkd.objectives.glancing import Glancing, shown
+from seqkd.objectives.glancing import Glancing, Show, shown
 from seqkd.objectives.projection import projected_log_sum_exp
 from seqkd.objectives.terms import NOTHING, Forward, Models, TermOutput
 
@@ -59,11 +59,13 @@ class DagLoss:
     Args:
         glancing: Share of wrong target tokens that are shown at their vertices on the best path, at the start and the
             end of training; linear in between.
+        show: Draws the tokens that are shown.
     """
 
     reads = NOTHING
 
     glancing: tuple[float, float] | None
+    show: Show = shown
 
     def count(self, batch: Batch) -> float:
         """Target tokens, or the sum of their weights."""
@@ -82,7 +84,7 @@ class DagLoss:
             ratio = start + (end - start) * batch.progress
             with torch.no_grad():
                 features = stack.decode(inputs, real, memory, batch.source)
-                pieces, visible = _glance(graph, features, real, batch, ratio)
+                pieces, visible = _glance(graph, features, real, batch, ratio, self.show)
             inputs = torch.where(visible[..., None], stack.embed_target(pieces), inputs)
         features = stack.decode(inputs, real, memory, batch.source)
         emissions = _emissions(graph, features, real, batch)
@@ -213,7 +215,9 @@ def _emissions(model: GraphModel, features: Tensor, real: Tensor, batch: Batch) 
     return emissions.masked_fill(~_allowed(real, lengths, target.size(1)), -torch.inf)
 
 
-def _glance(model: GraphModel, features: Tensor, real: Tensor, batch: Batch, ratio: float) -> tuple[Tensor, Tensor]:
+def _glance(
+    model: GraphModel, features: Tensor, real: Tensor, batch: Batch, ratio: float, show: Show
+) -> tuple[Tensor, Tensor]:
     """Target tokens at their vertices on the best path, and which of those are shown; both `[batch, vertices]`."""
     target = batch.target_out
     lengths = target.ne(model.pad_id).sum(1)
@@ -223,7 +227,7 @@ def _glance(model: GraphModel, features: Tensor, real: Tensor, batch: Batch, rat
     on_path = features.gather(1, path[..., None].expand(-1, -1, features.size(-1)))
     wrong = torch.zeros_like(written)
     wrong[written] = best_pieces(on_path[written], model.stack.output_weight).ne(target[written])
-    visible = shown(written, wrong.sum(1), ratio)
+    visible = show(written, wrong.sum(1), ratio)
     # Tokens after a row's last would write to a vertex, so they go to a column of their own.
     place = torch.where(written, path, real.size(1))
     pieces = torch.zeros(len(real), real.size(1) + 1, dtype=torch.long, device=real.device)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Callable
+from typing import Annotated, TypeAlias
 
 from pydantic import Field
 from torch import Tensor
@@ -13,6 +14,9 @@ Glancing = Annotated[
     tuple[Annotated[float, Field(ge=0.0, le=1.0)], Annotated[float, Field(ge=0.0, le=1.0)]] | None,
     Field(description="GLAT (Qian et al. 2021): share of wrong positions shown, at the start and the end of training"),
 ]
+
+Show: TypeAlias = Callable[[Tensor, Tensor, float], Tensor]
+"""What draws the positions that are shown, as `shown` does."""
 
 
 def shown(real: Tensor, distance: Tensor, ratio: float) -> Tensor:

@@ -32,7 +32,13 @@ def filled_to(step: int) -> int:
 
 
 def projected_nll(
-    features: Tensor, weight: Tensor, targets: Tensor, smoothing: float, scales: Tensor | None = None
+    features: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    smoothing: float,
+    scales: Tensor | None = None,
+    *,
+    elements: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Label-smoothed cross-entropy of `softmax(features @ weight.T)` (Szegedy et al. 2016, section 7), summed.
 
@@ -46,6 +52,7 @@ def projected_nll(
         targets: `[tokens]` int64.
         smoothing: Share of the uniform distribution, 0 for none.
         scales: `[tokens]` float32, what each token's loss is multiplied by; None for 1.
+        elements: Logits that exist at a time; None for a number that suits type and device.
 
     Returns:
         The loss, and the unsmoothed negative log-likelihood without gradient; scalars in float32.
@@ -58,7 +65,7 @@ def projected_nll(
             return _NativeNll.apply(features, weight, targets, smoothing, scales, torch.is_grad_enabled())  # type: ignore
         low = weight.detach().to(dtype)
         return _ProjectedNll.apply(  # type: ignore
-            features, weight, low, targets, smoothing, scales, torch.is_grad_enabled()
+            features, weight, low, targets, smoothing, scales, torch.is_grad_enabled(), _step(low, elements)
         )
 
 
@@ -75,9 +82,9 @@ class _ProjectedNll(torch.autograd.Function):
         smoothing: float,
         scales: Tensor | None,
         train: bool,
+        step: int,
     ) -> tuple[Tensor, Tensor]:
         tokens, vocab = len(features), len(weight)
-        step = _step(low)
         rows = rounded_rows(features.detach(), low.dtype, filled_to(step))
         step = min(step, max(len(rows), 1))
         narrow = torch.empty(step, vocab, dtype=low.dtype, device=low.device)
@@ -138,7 +145,7 @@ class _ProjectedNll(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         rows, weight = ctx.saved_tensors
-        return rows * grads[0], weight * grads[0], None, None, None, None, None
+        return rows * grads[0], weight * grads[0], None, None, None, None, None, None
 
 
 def _times(values: Tensor, counts: Tensor | None) -> Tensor:
@@ -219,12 +226,13 @@ class _NativeNll(torch.autograd.Function):
         return rows * grads[0], weight * grads[0], None, None, None, None
 
 
-def projected_log_sum_exp(features: Tensor, weight: Tensor) -> Tensor:
+def projected_log_sum_exp(features: Tensor, weight: Tensor, *, elements: int | None = None) -> Tensor:
     """Log-sum-exp of `features @ weight.T` for each row, in chunks; their logits are computed again for gradients.
 
     Args:
         features: `[rows, dim]`, float32 or lower.
         weight: `[vocab, dim]`.
+        elements: See `projected_nll`.
 
     Returns:
         `[rows]` float32. Under autocast the products run in its type.
@@ -235,7 +243,8 @@ def projected_log_sum_exp(features: Tensor, weight: Tensor) -> Tensor:
     with torch.autocast(kind, enabled=False):
         if by_kernel:
             return _NativeLogSumExp.apply(features, weight)  # type: ignore
-        return _ProjectedLogSumExp.apply(features, weight, weight.detach().to(dtype))  # type: ignore
+        low = weight.detach().to(dtype)
+        return _ProjectedLogSumExp.apply(features, weight, low, _step(low, elements))  # type: ignore
 
 
 def nll_by_token(features: Tensor, weight: Tensor, targets: Tensor, smoothing: float) -> Tensor:
@@ -249,14 +258,13 @@ def nll_by_token(features: Tensor, weight: Tensor, targets: Tensor, smoothing: f
         return sums - (1 - smoothing) * picked - smoothing * mean
 
 
-def _step(low: Tensor) -> int:
+def _step(low: Tensor, elements: int | None) -> int:
     """Rows that are multiplied with the weight at a time."""
     limit = CHUNK_ELEMENTS if low.dtype == torch.float32 else CHUNK_ELEMENTS_LOW
-    return rows_within(limit if low.device.type == "cpu" else CHUNK_ELEMENTS_CUDA, len(low))
+    return rows_within(elements or (limit if low.device.type == "cpu" else CHUNK_ELEMENTS_CUDA), len(low))
 
 
-def _row_chunks(rows: int, low: Tensor) -> Iterator[slice]:
-    step = _step(low)
+def _row_chunks(rows: int, step: int) -> Iterator[slice]:
     for start in range(0, rows, step):
         yield slice(start, start + step)
 
@@ -265,14 +273,15 @@ class _ProjectedLogSumExp(torch.autograd.Function):
     """`low` is the weight in the type of the products."""
 
     @staticmethod
-    def forward(ctx: Any, features: Tensor, weight: Tensor, low: Tensor) -> Tensor:
+    def forward(ctx: Any, features: Tensor, weight: Tensor, low: Tensor, step: int) -> Tensor:
         rows = rounded_rows(features.detach(), low.dtype, ROUND_ROWS)
         sums = torch.empty(len(rows), dtype=torch.promote_types(low.dtype, torch.float32), device=rows.device)
-        for chunk in _row_chunks(len(rows), low):
+        for chunk in _row_chunks(len(rows), step):
             logits = torch.mm(rows[chunk], low.t()).to(sums.dtype)
             peak = logits.amax(-1, keepdim=True)
             sums[chunk] = logits.sub_(peak).exp_().sum(-1).log_() + peak[:, 0]
         ctx.save_for_backward(rows, low, sums)
+        ctx.step = step
         ctx.types = features.dtype, weight.dtype
         return sums[: len(features)].clone()
 
@@ -284,7 +293,7 @@ class _ProjectedLogSumExp(torch.autograd.Function):
         scale[: len(grad)] = grad
         grad_rows = torch.empty_like(rows)
         grad_weight = torch.zeros(low.shape, dtype=sums.dtype, device=low.device)
-        for chunk in _row_chunks(len(rows), low):
+        for chunk in _row_chunks(len(rows), ctx.step):
             logits = torch.mm(rows[chunk], low.t())
             soft = logits.to(sums.dtype).sub_(sums[chunk, None]).exp_()
             soft = soft.mul_(scale[chunk, None]).to(low.dtype)
@@ -294,7 +303,7 @@ class _ProjectedLogSumExp(torch.autograd.Function):
             else:
                 grad_weight += torch.mm(soft.t(), rows[chunk]).to(sums.dtype)
         features_type, weight_type = ctx.types
-        return grad_rows[: len(grad)].to(features_type), grad_weight.to(weight_type), None
+        return grad_rows[: len(grad)].to(features_type), grad_weight.to(weight_type), None, None
 
 
 class _NativeLogSumExp(torch.autograd.Function):

@@ -22,9 +22,15 @@ CHUNK_ELEMENTS = 1 << 21
 CHUNK_ELEMENTS_CUDA = 1 << 24
 
 
-def chunk_rows(vocab: int, device: torch.device) -> int:
-    """Rows of the student's and the teacher's logits that are computed together."""
-    return rows_within(CHUNK_ELEMENTS if device.type == "cpu" else CHUNK_ELEMENTS_CUDA, vocab)
+def chunk_rows(vocab: int, device: torch.device, elements: int | None = None) -> int:
+    """Rows of the student's and the teacher's logits that are computed together.
+
+    Args:
+        vocab: Logits of a row.
+        device: Where they are computed.
+        elements: Logits that exist at a time; None for a number that suits the device.
+    """
+    return rows_within(elements or (CHUNK_ELEMENTS if device.type == "cpu" else CHUNK_ELEMENTS_CUDA), vocab)
 
 
 class Projection:
@@ -34,6 +40,7 @@ class Projection:
         features: `[rows, dim]`.
         weight: `[vocab, dim]`.
         dtype: Of the products.
+        elements: See `chunk_rows`.
 
     Attributes:
         rows: The features, zeros below them.
@@ -41,8 +48,8 @@ class Projection:
         multiple: Rows of a product.
     """
 
-    def __init__(self, features: Tensor, weight: Tensor, dtype: torch.dtype) -> None:
-        self.multiple = filled_to(chunk_rows(len(weight), features.device))
+    def __init__(self, features: Tensor, weight: Tensor, dtype: torch.dtype, elements: int | None = None) -> None:
+        self.multiple = filled_to(chunk_rows(len(weight), features.device, elements))
         self.rows = rounded_rows(features.detach(), dtype, self.multiple)
         self.weight = weight.detach().to(dtype)
 
@@ -61,14 +68,21 @@ class Teacher:
     Args:
         models: Models in evaluation mode, with the student's target vocabulary, on the student's device.
         autocast: What the models run in under autocast; None for the type of their weights.
+        elements: See `chunk_rows`.
 
     Attributes:
         models: As given.
     """
 
-    def __init__(self, models: Sequence[TeacherForced], *, autocast: torch.dtype | None = None) -> None:
+    def __init__(
+        self,
+        models: Sequence[TeacherForced],
+        *,
+        autocast: torch.dtype | None = None,
+        elements: int | None = None,
+    ) -> None:
         self.models = tuple(models)
-        self._autocast = autocast
+        self._autocast, self._elements = autocast, elements
 
     def __call__(self, batch: Batch, wanted: Traces = NO_TRACES) -> Answer:
         """The teacher's answer at the batch's kept positions, with the states and attention that are wanted."""
@@ -79,7 +93,7 @@ class Teacher:
                 with traced(cast(nn.Module, model), wanted) if wanted else nullcontext() as trace:
                     members.append((kept_features(model, batch), model.output_weight))
                 traces.append(trace or Trace())
-        return Answer(members, self._autocast, traces)
+        return Answer(members, self._autocast, traces, self._elements)
 
 
 def _autocast(kind: str, dtype: torch.dtype | None) -> AbstractContextManager[object]:
@@ -95,6 +109,7 @@ class Answer:
         members: For each model the input of its output layer `[rows, dim]`, and that layer's weight `[vocab, dim]`.
         autocast: The type of the products; None for that of the weights.
         traces: For each model the states and attention that were asked for, without gradients.
+        elements: See `chunk_rows`.
     """
 
     def __init__(
@@ -102,12 +117,13 @@ class Answer:
         members: Sequence[tuple[Tensor, Tensor]],
         autocast: torch.dtype | None = None,
         traces: Sequence[Trace] = (),
+        elements: int | None = None,
     ) -> None:
-        self.members, self.autocast, self.traces = members, autocast, traces
+        self.members, self.autocast, self.traces, self.elements = members, autocast, traces, elements
 
     @cached_property
     def _projections(self) -> list[Projection]:
-        return [Projection(rows, weight, self.autocast or weight.dtype) for rows, weight in self.members]
+        return [Projection(rows, weight, self.autocast or weight.dtype, self.elements) for rows, weight in self.members]
 
     def logprobs(self, start: int, stop: int, temperature: float = 1.0) -> Tensor:
         """`[stop - start, vocab]` log-probabilities, float32 at least, of logits divided by `temperature`."""

@@ -161,6 +161,8 @@ def projected_kd(
     divergence: Divergence,
     mixture: Mixture,
     scales: Tensor | None = None,
+    *,
+    elements: int | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The output layer and `WordKd` in one; as in `projected_nll` logits of all tokens never exist at the same time.
 
@@ -171,6 +173,7 @@ def projected_kd(
         divergence: Called once for each chunk of rows.
         mixture: See `WordKd`.
         scales: `[tokens]` float32, what each token's loss is multiplied by; None for 1.
+        elements: Logits that exist at a time; None for a number that suits the device.
 
     Returns:
         The loss; the unsmoothed negative log-likelihood at temperature 1, without gradient; and the loss by token
@@ -181,7 +184,7 @@ def projected_kd(
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
     with torch.autocast(kind, enabled=False):
         return _ProjectedKd.apply(  # type: ignore
-            features, weight, targets, divergence, dtype, mixture, scales, torch.is_grad_enabled()
+            features, weight, targets, divergence, dtype, mixture, scales, torch.is_grad_enabled(), elements
         )
 
 
@@ -199,15 +202,16 @@ class _ProjectedKd(torch.autograd.Function):
         mixture: Mixture,
         scales: Tensor | None,
         train: bool,
+        elements: int | None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         temperature, alpha, smoothing = mixture
-        student = Projection(features, weight, dtype)
+        student = Projection(features, weight, dtype, elements)
         wide = torch.promote_types(dtype, torch.float32)
         loss, nll = (torch.zeros((), dtype=wide, device=features.device) for _ in range(2))
         by_token = torch.empty(len(features), dtype=wide, device=features.device)
         grad_rows = torch.empty_like(student.rows) if train else None
         grad_weight = torch.zeros(weight.shape, dtype=wide, device=weight.device) if train else None
-        step = chunk_rows(len(weight), features.device)
+        step = chunk_rows(len(weight), features.device, elements)
         for start in range(0, len(features), step):
             stop = min(start + step, len(features))
             logits = student.logits(start, stop)
@@ -242,7 +246,7 @@ class _ProjectedKd(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         rows, weight = ctx.saved_tensors
-        return rows * grads[0], weight * grads[0], None, None, None, None, None, None
+        return rows * grads[0], weight * grads[0], None, None, None, None, None, None, None
 
 
 def build(settings: WordKdSettings, _: Models) -> WordKd:

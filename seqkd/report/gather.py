@@ -75,8 +75,12 @@ class _Texts:
         return found
 
 
-def gather(config: ReportConfig) -> Contents:
+def gather(config: ReportConfig, *, aligned_cells: int = ALIGNED_CELLS) -> Contents:
     """Read the folders.
+
+    Args:
+        config: The stage's settings.
+        aligned_cells: The most word combinations that are held to align a corpus.
 
     Raises:
         CorpusError: One of them is missing, unfinished or damaged.
@@ -84,7 +88,7 @@ def gather(config: ReportConfig) -> Contents:
     gold = _texts(GOLD, config.prepared / "train")
     distilled = [_texts(named.name, named.path) for named in config.corpora]
     shared = _shared_ids(gold, distilled)
-    corpora, aligned_rows = _corpora(gold, distilled, shared)
+    corpora, aligned_rows = _corpora(gold, distilled, shared, aligned_cells)
     curves = {named.name: _history(named.path) for named in config.models}
     models = tuple(read_result(named.path) for named in config.evaluations)
     return Contents(
@@ -143,14 +147,16 @@ def _spread(ids: Ints, count: int) -> Ints:
     return ids if len(ids) <= count else ids[np.arange(count) * len(ids) // count]
 
 
-def _corpora(gold: _Texts, distilled: Sequence[_Texts], shared: Ints) -> tuple[tuple[CorpusEntry, ...], int]:
+def _corpora(
+    gold: _Texts, distilled: Sequence[_Texts], shared: Ints, aligned_cells: int
+) -> tuple[tuple[CorpusEntry, ...], int]:
     everything = [gold, *distilled]
     sample = _spread(shared, ALIGNED_ROWS)
     places = [texts.every_position(sample) for texts in everything]
     weights = [cells(t.source_lengths[at], t.target_lengths[at]) for t, at in zip(everything, places, strict=True)]
     most = max((int(weight.sum()) for weight in weights), default=0)
-    if most > ALIGNED_CELLS:
-        sample = _spread(sample, max(1, len(sample) * ALIGNED_CELLS // most))
+    if most > aligned_cells:
+        sample = _spread(sample, max(1, len(sample) * aligned_cells // most))
     longest = max((int(np.quantile(t.target_lengths, 0.99)) for t in everything if len(t.ids)), default=0)
     width = bin_width(longest, bins=BINS)
     real = _align(gold, sample)

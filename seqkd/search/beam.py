@@ -21,7 +21,7 @@ from seqkd.search.ensemble import Ensemble
 from seqkd.search.frontier import Frontier
 from seqkd.search.frontier_state import FrontierState
 from seqkd.search.intake import Intake, Sentence
-from seqkd.search.pace import PACES, Fetched, sent
+from seqkd.search.pace import PACES, Fetched, Pace, sent
 from seqkd.search.protocol import FusedSearchModel, SearchModel, SteppingModel
 from seqkd.search.sampling import Sampler
 from seqkd.search.scoring import pad_rows
@@ -57,6 +57,7 @@ class BeamSearch:
         settings: Beam, k-best, length penalty, limits and options.
         fallback: Gives the same models in float32. Sentences whose logits come out NaN or infinite are decoded again
             with them; without it they are an error.
+        pace: When the host asks which sentences are done; None for the pace of the models' device.
 
     Attributes:
         too_long: See `Decoder`.
@@ -70,12 +71,14 @@ class BeamSearch:
         settings: BeamSettings,
         *,
         fallback: Callable[[], Sequence[SearchModel]] | None = None,
+        pace: Pace | None = None,
     ) -> None:
         self.settings = settings
         # What a run applies to the logits that it gets: an ensemble has tempered its members' already.
         self._applied = settings if len(models) == 1 else replace(settings, temperature=1.0)
         self.model: SearchModel = models[0] if len(models) == 1 else Ensemble(models, temperature=settings.temperature)
         self.fallback = fallback
+        self.pace = pace or PACES.get(self.model.device.type, PACES["cuda"])
         self.too_long: list[int] = []
         self.unjudged: list[int] = []
         self.retried: list[int] = []
@@ -120,7 +123,7 @@ class BeamSearch:
             yield row, []
         broken: list[Sentence] = []
         while intake.queue:
-            run = _Run(model, self._applied, intake)
+            run = _Run(model, self._applied, intake, self.pace)
             try:
                 yield from run.results()
             except (RuntimeError, MemoryError) as error:
@@ -156,7 +159,7 @@ class BeamSearch:
                 hint="check the checkpoint; if it was decoded in fp16, use bf16 or float32",
             )
         self.retried.extend(rows)
-        again = BeamSearch(self.fallback(), self.settings)
+        again = BeamSearch(self.fallback(), self.settings, pace=self.pace)
         yield from again.decode(
             ((s.row, s.source) for s in broken),
             batch_tokens=batch_tokens,
@@ -167,7 +170,7 @@ class BeamSearch:
 class _Run:
     """One set of caches, from its first sentence until its slots are empty."""
 
-    def __init__(self, model: SearchModel, settings: BeamSettings, intake: Intake) -> None:
+    def __init__(self, model: SearchModel, settings: BeamSettings, intake: Intake, pace: Pace) -> None:
         self.model, self.settings, self.queue = model, settings, intake.queue
         self.width, self.slots = intake.width, intake.count
         self.broken: list[Sentence] = []
@@ -175,7 +178,7 @@ class _Run:
         self.leaving: deque[_Leaving] = deque()
         self.fused = model if isinstance(model, FusedSearchModel) else None
         self.stepping = model if isinstance(model, SteppingModel) else None
-        self.pace = PACES.get(model.device.type, PACES["cuda"])
+        self.pace = pace
         self.longest_prefix = max(len(sentence.prefix) for sentence in self.queue)
         # What shapes whole distributions, if any step needs that; what does without them, if any step can.
         self.shaper: Shaper | None = None

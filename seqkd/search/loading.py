@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from torch import nn
 
 from seqkd.errors import InputError, ModelError
 from seqkd.extensions import resolve
@@ -24,6 +25,7 @@ from seqkd.search.parallel import Decoder, ParallelSearch
 from seqkd.search.protocol import SearchModel
 from seqkd.search.settings import BeamSettings
 
+Available = Callable[[Arithmetic], bool]
 Precision = Literal["float32", "bf16x3", "bf16", "int8", "fp16"]
 # Of modules; int8 is the kernels' alone.
 DTYPES = {"float32": torch.float32, "bf16x3": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -104,8 +106,15 @@ def resolve_device(device: str) -> torch.device:
     return found
 
 
-def resolve_precision(precision: Literal["auto"] | Precision, device: torch.device) -> Precision:
+def resolve_precision(
+    precision: Literal["auto"] | Precision, device: torch.device, *, available: Available = available
+) -> Precision:
     """`auto` is bf16 on CUDA; on the CPU bf16x3 where it has a matrix unit, float32 where it has none.
+
+    Args:
+        precision: As it was asked for.
+        device: Where models are decoded.
+        available: Whether this machine's CPU has the products of an arithmetic.
 
     Raises:
         InputError: bf16x3 or int8 where the hardware has none.
@@ -126,15 +135,25 @@ def resolve_precision(precision: Literal["auto"] | Precision, device: torch.devi
 
 
 def team_precision(
-    paths: Sequence[str | Path], precision: Literal["auto"] | Precision, device: torch.device
+    paths: Sequence[str | Path],
+    precision: Literal["auto"] | Precision,
+    device: torch.device,
+    *,
+    available: Available = available,
 ) -> Precision:
     """What these models are decoded in: `resolve_precision`, or float32 where bf16x3 has no kernels for one of them.
+
+    Args:
+        paths: Model folders.
+        precision: As it was asked for.
+        device: Where the models are decoded.
+        available: See `resolve_precision`.
 
     Raises:
         ModelError: A folder is no model.
         InputError: As `resolve_precision`; or int8 has no kernels for one of the models.
     """
-    chosen = resolve_precision(precision, device)
+    chosen = resolve_precision(precision, device, available=available)
     without = [path for path in paths if not _has_kernels(path)] if chosen in HARDWARE else []
     if without and chosen == "int8":
         known = ", ".join(record.name for record in ARCHITECTURES.all() if record.cpu is not None)
@@ -235,8 +254,15 @@ def _written_at_once(folder: str | Path) -> ModelError:
     )
 
 
-def engine(loaded: LoadedModel, precision: Precision) -> SearchModel:
+def engine(
+    loaded: LoadedModel, precision: Precision, *, on_gpu: Callable[[nn.Module], bool] = runs_here
+) -> SearchModel:
     """The fastest way to drive this model one step at a time.
+
+    Args:
+        loaded: The model.
+        precision: Of its weights.
+        on_gpu: Whether the GPU engine's kernels run where a model is.
 
     Raises:
         ModelError: The architecture does not decode left to right.
@@ -247,7 +273,7 @@ def engine(loaded: LoadedModel, precision: Precision) -> SearchModel:
     if precision != "fp16" and record.cpu is not None and usable(model) and available(precision):
         return resolve(record.cpu.engine)(model, precision)  # type: ignore[no-any-return]
     model = model.to(DTYPES[precision])
-    driver = record.gpu if record.gpu is not None and runs_here(model) else record.plain
+    driver = record.gpu if record.gpu is not None and on_gpu(model) else record.plain
     return resolve(driver)(model)  # type: ignore[no-any-return]
 
 

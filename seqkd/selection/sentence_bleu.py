@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -62,6 +63,7 @@ class SentenceBleu:
         smoothing: What becomes of orders without a match.
         smooth_value: Of "floor" (0.1 if None) and "add-k" (1 if None).
         effective_order: Leave out the orders that the hypothesis is too short for.
+        kernels: Gives the compiled kernels, or None to do all in NumPy.
     """
 
     def __init__(
@@ -70,7 +72,10 @@ class SentenceBleu:
         smoothing: Smoothing = "exp",
         smooth_value: float | None = None,
         effective_order: bool = True,
+        *,
+        kernels: Callable[[], ctypes.CDLL | None] = kernels,
     ) -> None:
+        self._kernels = kernels
         self._tokenizer = tokenizer
         self._bleu = BLEU(
             tokenize=tokenizer,
@@ -93,7 +98,7 @@ class SentenceBleu:
         Args:
             texts: Arrow array of strings, without nulls.
         """
-        library = kernels()
+        library = self._kernels()
         if library is None:
             return _numbered([text.split() for text in self._cut(texts).to_pylist()])
         if self._tokenizer not in _KERNEL_TOKENIZERS:
@@ -134,7 +139,7 @@ class SentenceBleu:
             or max(references.max(initial=-1) + 1, (firsts + counts).max()) > len(tokens)
         ):
             raise IndexError(f"references or hypotheses outside 0 to {len(tokens) - 1}")
-        library = kernels()
+        library = self._kernels()
         if library is None:
             return self._plain(tokens, references, firsts, counts)
         scores = np.empty(int(counts.sum()), dtype=np.float64)

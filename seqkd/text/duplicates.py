@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 _RECORD = np.dtype([("high", "<u8"), ("low", "<u8"), ("row", "<i8")])
-_BUCKET_ROWS = 250_000  # 6 MB a bucket
+BUCKET_ROWS = 250_000  # 6 MB a bucket
 _MOST_BUCKETS = 4096  # enough for a billion rows; files are opened one at a time
-_BUFFER_ROWS = 65_536
+BUFFER_ROWS = 65_536
 
 
 class DuplicateFinder:
@@ -25,11 +25,16 @@ class DuplicateFinder:
     Args:
         folder: Empty folder for the files; they are left there.
         rows: About how many pairs will come.
+        bucket_rows: Pairs in a file, on average.
+        buffer_rows: Pairs that are held before they are written.
     """
 
-    def __init__(self, folder: Path, rows: int) -> None:
+    def __init__(
+        self, folder: Path, rows: int, *, bucket_rows: int = BUCKET_ROWS, buffer_rows: int = BUFFER_ROWS
+    ) -> None:
         self._folder = folder
-        self._buckets = min(_MOST_BUCKETS, 1 + rows // _BUCKET_ROWS)
+        self._buffer_rows = buffer_rows
+        self._buckets = min(_MOST_BUCKETS, 1 + rows // bucket_rows)
         self._hashes: list[bytes] = []
         self._rows: list[int] = []
 
@@ -40,7 +45,7 @@ class DuplicateFinder:
         key = b"%d:" % len(left) + left + right
         self._hashes.append(hashlib.blake2b(key, digest_size=16).digest())
         self._rows.append(row)
-        if len(self._rows) >= _BUFFER_ROWS:
+        if len(self._rows) >= self._buffer_rows:
             self._flush()
 
     def repeated(self) -> Iterator[npt.NDArray[np.int64]]:

@@ -90,16 +90,21 @@ def read_lines(paths: Sequence[str | Path]) -> Iterator[RawPair]:
             yield _checked(RawPair(number, text, text, None))
 
 
-def check_bitext(source: str | Path, target: str | Path | None) -> BitextFacts:
+def check_bitext(source: str | Path, target: str | Path | None, *, block: int = BLOCK) -> BitextFacts:
     """Read a bitext's bytes once: count its lines and see that it is text at all.
+
+    Args:
+        source: Source file, or a TSV file with both columns when `target` is None.
+        target: Target file.
+        block: Bytes that are read at a time.
 
     Raises:
         TextError: A file is missing, empty, binary or cannot be decompressed, or the line counts differ.
     """
-    lines, digest = _scan(source)
+    lines, digest = _scan(source, block)
     if target is None:
         return BitextFacts(rows=lines, digests=(digest,))
-    target_lines, target_digest = _scan(target)
+    target_lines, target_digest = _scan(target, block)
     if lines != target_lines:
         raise _unequal(source, lines, target, target_lines)
     return BitextFacts(rows=lines, digests=(digest, target_digest))
@@ -163,11 +168,11 @@ def _checked(row: RawPair) -> RawPair:
     return row
 
 
-def _scan(path: str | Path) -> tuple[int, str]:
+def _scan(path: str | Path, size: int) -> tuple[int, str]:
     lines, digest, last = 0, hashlib.sha256(), b""
     with_nul, first_nul, last_nul = 0, 0, 0  # how many lines hold a NUL byte, and the numbers of two of them
     with opened(path) as file:
-        while block := file.read(BLOCK):
+        while block := file.read(size):
             if b"\0" in block:
                 for number, part in enumerate(block.split(b"\n"), lines + 1):
                     if b"\0" in part and number != last_nul:  # a line may lie in two blocks

@@ -22,7 +22,7 @@ _LATER = (NUL_BYTE,)  # counted only if there are such rows: manifests without t
 
 _KEPT = 0
 _CODES = {reason: code for code, reason in enumerate(REASONS, 1)}
-_BATCH_ROWS = 4096
+BATCH_ROWS = 4096
 _BLOCK = 1 << 20
 
 
@@ -34,6 +34,7 @@ def screen(
     cleaner: Cleaner,
     duplicates: DuplicateFinder | None,
     advance: Callable[[int], None],
+    batch_rows: int = BATCH_ROWS,
 ) -> None:
     """Judge all rows and write the verdicts.
 
@@ -44,6 +45,7 @@ def screen(
         cleaner: Judges normalised pairs one by one.
         duplicates: Finds pairs that an earlier row had, among those that the cleaner keeps; None lets them stay.
         advance: Told how many more rows are judged.
+        batch_rows: Rows that are normalised and judged together.
 
     Raises:
         TextError: While reading the rows.
@@ -51,7 +53,7 @@ def screen(
     """
     rows = iter(pairs)
     with verdicts.open("wb") as file:
-        while batch := list(islice(rows, _BATCH_ROWS)):
+        while batch := list(islice(rows, batch_rows)):
             codes = bytearray()
             sources = normalizers[0].many([pair.source or "" for pair in batch])
             targets = normalizers[1].many([pair.target or "" for pair in batch])

@@ -114,26 +114,37 @@ class Translator:
         return found
 
 
-def arriving(descriptor: int) -> Iterator[list[bytes]]:
+def arriving(
+    descriptor: int,
+    *,
+    lines_at_most: int = CHUNK_LINES,
+    pause: float = PAUSE,
+    longest_wait: float = LONGEST_WAIT,
+    block_bytes: int = BLOCK,
+) -> Iterator[list[bytes]]:
     """Yield a stream's lines in chunks: full chunks while lines keep coming, the lines that are there when they pause.
 
     A program that writes a line and waits for its translation gets it, and a stream without pauses comes in chunks of
-    `CHUNK_LINES`. A stream that is slower than that, but never pauses for `PAUSE` seconds, comes in chunks of
-    `LONGEST_WAIT` seconds.
+    `lines_at_most`. A stream that is slower than that, but never pauses for `pause` seconds, comes in chunks of
+    `longest_wait` seconds.
 
     Args:
         descriptor: The file descriptor to read from. Nothing else may read from it.
+        lines_at_most: The size of a full chunk.
+        pause: Seconds without input after which the lines that are there are given.
+        longest_wait: Seconds that a line is held while more of them come.
+        block_bytes: Bytes that are read at a time.
 
     Yields:
-        One to `CHUNK_LINES` lines without their line feeds.
+        One to `lines_at_most` lines without their line feeds.
     """
     lines: list[bytes] = []
     start: list[bytes] = []  # parts of a line whose end has not come yet
     due = 0.0  # when the lines that are held must go
     while True:
-        patience = max(0.0, min(PAUSE, due - time.monotonic())) if lines else None
+        patience = max(0.0, min(pause, due - time.monotonic())) if lines else None
         if select.select([descriptor], [], [], patience)[0]:
-            block = os.read(descriptor, BLOCK)
+            block = os.read(descriptor, block_bytes)
             if not block:
                 break
             if b"\n" not in block:
@@ -141,13 +152,13 @@ def arriving(descriptor: int) -> Iterator[list[bytes]]:
                 continue
             *whole, rest = b"".join([*start, block]).split(b"\n")
             if not lines:
-                due = time.monotonic() + LONGEST_WAIT
+                due = time.monotonic() + longest_wait
             lines += whole
             start = [rest]
-            while len(lines) >= CHUNK_LINES:
-                yield lines[:CHUNK_LINES]
-                del lines[:CHUNK_LINES]
-                due = time.monotonic() + LONGEST_WAIT
+            while len(lines) >= lines_at_most:
+                yield lines[:lines_at_most]
+                del lines[:lines_at_most]
+                due = time.monotonic() + longest_wait
         else:
             yield lines
             lines = []

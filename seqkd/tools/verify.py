@@ -43,7 +43,7 @@ class Verified:
     notes: list[str]
 
 
-def verify(path: str | Path, inputs: Sequence[str | Path] = ()) -> Verified:
+def verify(path: str | Path, inputs: Sequence[str | Path] = (), *, bucket_ids: int = BUCKET_IDS) -> Verified:
     """Check a folder and the folders that it was made from, back to the gold corpus and the checkpoints.
 
     Of shards: that they are there, of their size, rows and SHA-256, readable, and each id comes once. Of models: the
@@ -53,6 +53,7 @@ def verify(path: str | Path, inputs: Sequence[str | Path] = ()) -> Verified:
     Args:
         path: Output folder of a stage, a model folder, or a folder with such folders in it.
         inputs: Where the folders are that it was made from, beside the run that it lies in.
+        bucket_ids: Ids that are compared with each other at a time, if they are not in rising order.
 
     Raises:
         CorpusError: There is nothing that seqkd made.
@@ -65,7 +66,7 @@ def verify(path: str | Path, inputs: Sequence[str | Path] = ()) -> Verified:
     with Progress("verify", size, "bytes") as progress:
         for link in links:
             progress.note(str(link.path))
-            found = _shards(link, shelf, progress) if link.kind in KINDS else list(_files(link, progress))
+            found = _shards(link, shelf, progress, bucket_ids) if link.kind in KINDS else list(_files(link, progress))
             problems += found
             folders.append((link.path, f"{_holds(link)}{', damaged' if found else ''}"))
     return Verified(folders, problems, notes)
@@ -116,7 +117,7 @@ class _Ids:
             self.last = int(ids[-1])
 
 
-def _shards(link: Link, shelf: Shelf, progress: Progress) -> list[str]:
+def _shards(link: Link, shelf: Shelf, progress: Progress, bucket_ids: int) -> list[str]:
     manifest = link.manifest
     assert manifest is not None
     listed = {shard.name for shard in manifest.shards}
@@ -137,7 +138,7 @@ def _shards(link: Link, shelf: Shelf, progress: Progress) -> list[str]:
             problems += _joined(link, shard, table)
         progress.advance(shard.bytes)
     if not ids.ascending:
-        problems += _repeated(link, sound)
+        problems += _repeated(link, sound, bucket_ids)
     return problems
 
 
@@ -172,13 +173,13 @@ def _id_column(table: pa.Table) -> Ids:
     return ids
 
 
-def _repeated(link: Link, shards: Sequence[ShardInfo]) -> list[str]:
+def _repeated(link: Link, shards: Sequence[ShardInfo], bucket_ids: int) -> list[str]:
     """Name the ids that come more than once.
 
     Ids are looked at by their hash, a part of them at a time, so that memory does not grow with the corpus.
     """
     assert link.manifest is not None
-    parts = -(-sum(shard.rows for shard in shards) // BUCKET_IDS)
+    parts = -(-sum(shard.rows for shard in shards) // bucket_ids)
     problems: list[str] = []
     for part in range(parts):
         found: list[Ids] = []

@@ -30,7 +30,7 @@ from seqkd.stopping import StopRequest
 from seqkd.training.data import TrainingData, read_ahead
 from seqkd.training.hooked import Hooks
 from seqkd.training.hooks import Hook
-from seqkd.training.optim import OptimSettings, build_optimizer, learning_rate
+from seqkd.training.optim import MakeOptimizer, OptimSettings, build_optimizer, learning_rate
 from seqkd.training.pending import Counts, Pending, not_finite
 from seqkd.training.runtime import Precision
 from seqkd.training.state import (
@@ -132,6 +132,7 @@ def fit(
     folder: Path,
     observer: Observer,
     hooks: Sequence[Hook] = (),
+    make_optimizer: MakeOptimizer = build_optimizer,
 ) -> TrainResult:
     """Train `model`, going on from `folder` if there is a state in it; the model ends with its final weights.
 
@@ -146,12 +147,14 @@ def fit(
         folder: Where the state goes.
         observer: Hears of progress.
         hooks: Called in this order.
+        make_optimizer: Makes the optimiser, as `build_optimizer` does.
 
     Raises:
         WorkError: The loss is not finite; the run was asked to stop; the system refuses to write.
         ConflictError: The state was written by another number of processes or in another precision.
     """
-    return _Run(fabric, model, loss, data, validate, settings, precision, folder, observer, hooks).run()
+    run = _Run(fabric, model, loss, data, validate, settings, precision, folder, observer, hooks, make_optimizer)
+    return run.run()
 
 
 class _Run:
@@ -167,13 +170,14 @@ class _Run:
         folder: Path,
         observer: Observer,
         hooks: Sequence[Hook],
+        make_optimizer: MakeOptimizer,
     ) -> None:
         self.fabric, self.model, self.loss, self.data, self.validate = fabric, model, loss, data, validate
         self.settings, self.folder, self.observer = settings, folder, observer
         scaled = precision == "fp16"
         step = _Step(model, loss)
         trained = (weight for weight in step.parameters() if weight.requires_grad)
-        optimizer = build_optimizer(trained, settings.optim, fused=not scaled)
+        optimizer = make_optimizer(trained, settings.optim, fused=not scaled)
         self.module: Any
         self.optimizer: Any
         self.module, self.optimizer = fabric.setup(step, optimizer)

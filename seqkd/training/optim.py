@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 import torch
 from torch import nn
@@ -43,6 +43,16 @@ def learning_rate(settings: OptimSettings, update: int) -> float:
         return peak * math.sqrt(warmup / update)
     done = (update - warmup) / max(1, settings.max_updates - warmup)
     return peak * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+
+
+class MakeOptimizer(Protocol):
+    """Makes an optimiser; `build_optimizer` is the usual one."""
+
+    def __call__(
+        self, parameters: Iterable[nn.Parameter], settings: OptimSettings, *, fused: bool
+    ) -> torch.optim.Optimizer:
+        """See `build_optimizer`."""
+        ...
 
 
 def build_optimizer(

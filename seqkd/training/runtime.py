@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, Literal
@@ -49,6 +49,21 @@ def multiplies_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return bool(torch.cpu._is_avx512_bf16_supported())
+
+
+def slow_precision(
+    precision: Precision, device: torch.device, *, has_products: Callable[[torch.device], bool] = multiplies_bf16
+) -> str | None:
+    """Why training in this precision is slow on this device; None if it is not.
+
+    Args:
+        precision: As it was chosen.
+        device: Where the model is trained.
+        has_products: Whether a device has products of bf16.
+    """
+    if precision != "bf16" or has_products(device):
+        return None
+    return "this device has no products of bf16, and training in it is slow; precision auto takes float32 here"
 
 
 def make_fabric(device: torch.device, precision: Precision) -> Fabric:

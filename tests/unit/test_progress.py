@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from seqkd import progress
 from seqkd.progress import Progress, say
 
 
@@ -16,19 +15,17 @@ class Clock:
     def __init__(self) -> None:
         self.now = 100.0
 
-    def monotonic(self) -> float:
+    def __call__(self) -> float:
         return self.now
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    clock = Clock()
-    monkeypatch.setattr(progress, "time", clock)
-    return clock
+def clock() -> Clock:
+    return Clock()
 
 
 def test_plain_lines_come_every_ten_seconds_and_at_the_end(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
-    with Progress("distill", 29_000, "sentences") as bar:
+    with Progress("distill", 29_000, "sentences", now=clock) as bar:
         for _ in range(29):
             clock.now += 2
             bar.advance(1000)
@@ -41,21 +38,21 @@ def test_plain_lines_come_every_ten_seconds_and_at_the_end(clock: Clock, capsys:
 
 
 def test_the_last_line_comes_once(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
-    with Progress("select", 100, "rows") as bar:
+    with Progress("select", 100, "rows", now=clock) as bar:
         clock.now += 20
         bar.advance(100)
     assert capsys.readouterr().err.splitlines() == ["select: 100/100 rows (100%), 5.00 rows/s, took 0:20"]
 
 
 def test_what_an_earlier_run_did_does_not_count_towards_the_rate(clock: Clock) -> None:
-    with Progress("distill", 2000, "sentences", done=1000) as bar:
+    with Progress("distill", 2000, "sentences", done=1000, now=clock) as bar:
         clock.now += 10
         bar.advance(100)
         assert bar.line() == "distill: 1,100/2,000 sentences (55%), 10 sentences/s, ETA 1:30"
 
 
 def test_what_is_left_is_told_from_the_last_minutes(clock: Clock) -> None:
-    with Progress("train", 10_000, "updates") as bar:
+    with Progress("train", 10_000, "updates", now=clock) as bar:
         clock.now += 600  # the first update waits for a compiler
         bar.advance(100)
         for _ in range(60):
@@ -68,7 +65,7 @@ def test_what_is_left_is_told_from_the_last_minutes(clock: Clock) -> None:
 
 
 def test_without_a_total_there_is_no_share_and_no_eta(clock: Clock) -> None:
-    with Progress("prepare", None, "lines") as bar:
+    with Progress("prepare", None, "lines", now=clock) as bar:
         clock.now += 4
         bar.advance(2)
         bar.note("shard 3")
@@ -76,10 +73,10 @@ def test_without_a_total_there_is_no_share_and_no_eta(clock: Clock) -> None:
 
 
 def test_hours_and_nothing_to_do(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
-    with Progress("train", 0, "updates"):
+    with Progress("train", 0, "updates", now=clock):
         pass
     assert capsys.readouterr().err == ""
-    with Progress("train", 3600, "updates") as bar:
+    with Progress("train", 3600, "updates", now=clock) as bar:
         clock.now += 100
         bar.advance(36)
         assert bar.line().endswith("0.36 updates/s, ETA 2:45:00")

@@ -51,11 +51,12 @@ class FertilityPredictor(nn.Module):
 
     Args:
         dim: Width of encoder states and embeddings.
+        classes: Fertilities are 0 to one less.
     """
 
-    def __init__(self, dim: int) -> None:
+    def __init__(self, dim: int, classes: int = CLASSES) -> None:
         super().__init__()
-        self.classes = nn.Linear(dim, CLASSES)
+        self.classes = nn.Linear(dim, classes)
         self.lexicon = nn.Linear(dim, dim)
         for layer in (self.classes, self.lexicon):
             nn.init.xavier_uniform_(layer.weight)
@@ -91,7 +92,7 @@ class FertilityPredictor(nn.Module):
             real: `[batch, source]`, True at tokens.
             fertilities: `[batch, source]` int64; those beyond the last class count as that.
         """
-        wanted = fertilities.clamp(max=CLASSES - 1).masked_fill(~real, -100)
+        wanted = fertilities.clamp(max=self.classes.out_features - 1).masked_fill(~real, -100)
         logits = self.classes(memory).float()
         return functional.cross_entropy(logits.flatten(0, 1), wanted.flatten(), ignore_index=-100)
 
@@ -113,7 +114,7 @@ class FertilityPredictor(nn.Module):
         ends = places == real.sum(1, keepdim=True) - 1
         logprobs[..., 0] = logprobs[..., 0].masked_fill(ends, float("-inf"))
         # Padding has no fertility, for sure.
-        silent = torch.full((CLASSES,), float("-inf"), device=real.device)
+        silent = torch.full((self.classes.out_features,), float("-inf"), device=real.device)
         silent[0] = 0.0
         logprobs = torch.where(real[..., None], logprobs, silent)
         best, classes = logprobs.sort(dim=-1, descending=True, stable=True)

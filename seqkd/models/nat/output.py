@@ -16,7 +16,7 @@ CHUNK_ELEMENTS_CUDA = 1 << 27
 
 
 def top_pieces(
-    features: Tensor, weight: Tensor, count: int, banned: Sequence[int] = ()
+    features: Tensor, weight: Tensor, count: int, banned: Sequence[int] = (), *, elements: int | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The likeliest pieces of `softmax(features @ weight.T)`.
 
@@ -25,13 +25,14 @@ def top_pieces(
         weight: `[vocab, dim]`.
         count: Pieces for each row; fewer where the vocabulary has no more.
         banned: Ids that are never among them. They keep their probability.
+        elements: Logits that exist at a time; None for a number that suits the device.
 
     Returns:
         Logits `[rows, count]` float32, descending; their ids `[rows, count]`; the log-sum-exp `[rows]` float32.
     """
     count = min(count, len(weight) - len(banned))
     logits, ids, sums = [], [], []
-    for chunk in _logits(features, weight):
+    for chunk in _logits(features, weight, elements):
         sums.append(chunk.logsumexp(-1))
         chunk[:, list(banned)] = -torch.inf
         best = chunk.max(-1, keepdim=True) if count == 1 else chunk.topk(count)
@@ -40,14 +41,14 @@ def top_pieces(
     return torch.cat(logits), torch.cat(ids), torch.cat(sums)
 
 
-def best_pieces(features: Tensor, weight: Tensor) -> Tensor:
-    """The likeliest piece for each of `[rows, dim]`, `[rows]`."""
+def best_pieces(features: Tensor, weight: Tensor, *, elements: int | None = None) -> Tensor:
+    """The likeliest piece for each of `[rows, dim]`, `[rows]`; `elements` as in `top_pieces`."""
     if native.serves(features, weight):
         return native.best(features.detach().float().contiguous(), weight.detach())
-    return torch.cat([chunk.argmax(-1) for chunk in _logits(features, weight)])
+    return torch.cat([chunk.argmax(-1) for chunk in _logits(features, weight, elements)])
 
 
-def _logits(features: Tensor, weight: Tensor) -> Iterator[Tensor]:
-    limit = CHUNK_ELEMENTS if features.device.type == "cpu" else CHUNK_ELEMENTS_CUDA
+def _logits(features: Tensor, weight: Tensor, elements: int | None) -> Iterator[Tensor]:
+    limit = elements or (CHUNK_ELEMENTS if features.device.type == "cpu" else CHUNK_ELEMENTS_CUDA)
     for part in torch.split(features, max(1, limit // len(weight))):
         yield functional.linear(part, weight).float()

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import importlib.util
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -41,9 +41,14 @@ def runs_here(model: nn.Module) -> bool:
 
 def kernels_on(device: torch.device) -> bool:
     """Whether the kernels run on this device."""
-    if device.type != "cuda" or importlib.util.find_spec("triton") is None:
+    if device.type != "cuda":
         return False
-    return torch.cuda.get_device_capability(device) >= CAPABILITY
+    return supports(torch.cuda.get_device_capability(device), triton=importlib.util.find_spec("triton") is not None)
+
+
+def supports(capability: tuple[int, int], *, triton: bool) -> bool:
+    """Whether the kernels run on devices of this compute capability, if Triton is installed or is not."""
+    return triton and capability >= CAPABILITY
 
 
 def rung(size: int, parts: int) -> int:
@@ -86,7 +91,7 @@ class Buffers:
         holder: The state that uses these buffers.
     """
 
-    def __init__(self, shape: Shape, model: Transformer, *, graphs: bool) -> None:
+    def __init__(self, shape: Shape, model: Transformer, graphs: bool) -> None:
         device, dtype = model.output_weight.device, model.output_weight.dtype
         places = shape.slots + 1
 
@@ -159,9 +164,17 @@ class GraphTransformer:
         model: A Transformer, in the type to decode in; on the CPU it runs without graphs, which serves tests.
         operations: The parts of a step; the Triton kernels if None.
         graphs: Capture steps as CUDA graphs.
+        buffers: Allocates a set of buffers.
     """
 
-    def __init__(self, model: Transformer, *, operations: Operations | None = None, graphs: bool = True) -> None:
+    def __init__(
+        self,
+        model: Transformer,
+        *,
+        operations: Operations | None = None,
+        graphs: bool = True,
+        buffers: Callable[[Shape, Transformer, bool], Buffers] = Buffers,
+    ) -> None:
         if operations is None:
             from seqkd.search.gpu.kernels import TRITON
 
@@ -169,6 +182,7 @@ class GraphTransformer:
         self.model = model.eval()
         self.operations = operations
         self.graphs = graphs
+        self._new_buffers = buffers
         self.target_vocab = model.target_vocab
         self.pad_id, self.eos_id, self.unk_id = model.pad_id, model.eos_id, model.unk_id
         self.start_id, self.max_positions = model.start_id, model.max_positions
@@ -200,12 +214,12 @@ class GraphTransformer:
 
     def _allocate(self, shape: Shape) -> Buffers:
         try:
-            return Buffers(shape, self.model, graphs=self.graphs)
+            return self._new_buffers(shape, self.model, self.graphs)
         except torch.OutOfMemoryError:
             if not self._buffers:
                 raise
             self._buffers.clear()
-        return Buffers(shape, self.model, graphs=self.graphs)
+        return self._new_buffers(shape, self.model, self.graphs)
 
     @contextmanager
     def _giving_way(self) -> Iterator[None]:

@@ -21,12 +21,14 @@ class Recorder:
     Args:
         device: Where the buffers are.
         enabled: Without it, or without CUDA, every run is an ordinary one.
+        cuda: What makes, captures and replays graphs: `torch.cuda`.
     """
 
-    def __init__(self, device: torch.device, *, enabled: bool) -> None:
+    def __init__(self, device: torch.device, *, enabled: bool, cuda: Any = torch.cuda) -> None:
         self.device = device
+        self._cuda = cuda
         self.enabled = enabled and device.type == "cuda"
-        self._pool = torch.cuda.graph_pool_handle() if self.enabled else None
+        self._pool = cuda.graph_pool_handle() if self.enabled else None
         self._met: set[Hashable] = set()
         self._recorded: dict[Hashable, tuple[torch.cuda.CUDAGraph, Any]] = {}
 
@@ -35,7 +37,7 @@ class Recorder:
         if self.device.type != "cuda":
             return function()
         # Triton launches on the current device, which need not be that of the tensors.
-        with torch.cuda.device(self.device):
+        with self._cuda.device(self.device):
             return self._run(key, function) if self.enabled else function()
 
     def _run(self, key: Hashable, function: Callable[[], Result]) -> Result:
@@ -49,8 +51,8 @@ class Recorder:
         return result  # type: ignore[no-any-return]
 
     def _capture(self, function: Callable[[], Any]) -> tuple[torch.cuda.CUDAGraph, Any]:
-        graph = torch.cuda.CUDAGraph()
+        graph = self._cuda.CUDAGraph()
         # Other threads may go on using the device: only this one must keep to what can be captured.
-        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+        with self._cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
             result = function()
         return graph, result

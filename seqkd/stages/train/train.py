@@ -49,7 +49,7 @@ from seqkd.training.runtime import (
     keep_freed_memory,
     lost_processes_told,
     make_fabric,
-    multiplies_bf16,
+    slow_precision,
 )
 from seqkd.training.soft import SoftTable
 from seqkd.training.state import Validation, checkpoint_path
@@ -101,8 +101,8 @@ def _run(config: TrainConfig, out: Path, overwrite: bool, device: str) -> None:
         if first:
             say(f"train: {out} is up to date")
         return
-    if first and precision == "bf16" and not multiplies_bf16(where):
-        say("train: this device has no products of bf16, and training in it is slow; precision auto takes float32 here")
+    if first and (slow := slow_precision(precision, where)) is not None:
+        say(f"train: {slow}")
     if first and unfit is not None:
         say(f"train: {unfit}; it trains and decodes in plain torch, slower")
     inputs.check_ids()

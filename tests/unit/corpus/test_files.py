@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from seqkd.corpus.files import atomic_path, atomic_write, is_kept, is_temporary, kept_as
 from seqkd.errors import WorkError
+from tests.events import before
 from tests.unit.stages.whole_run import STAGES
 
 
@@ -23,7 +24,7 @@ def refuse(code: int) -> OSError:
     return OSError(code, os.strerror(code))
 
 
-@pytest.mark.parametrize("step", ["fsync", "replace"])
+@pytest.mark.parametrize("step", ["fsync", "rename"])
 def test_a_full_disk_is_a_work_error_and_leaves_the_old_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
@@ -33,8 +34,9 @@ def test_a_full_disk_is_a_work_error_and_leaves_the_old_file(
     def full(*_: object, **__: object) -> None:
         raise refuse(errno.ENOSPC)
 
-    monkeypatch.setattr(os if step == "fsync" else Path, step, full)
-    with pytest.raises(WorkError, match="No space left on device") as caught:
+    if step == "fsync":
+        monkeypatch.setattr(os, "fsync", full)  # no event tells of it
+    with before("os.rename", full), pytest.raises(WorkError, match="No space left on device") as caught:
         atomic_write(path, b"new")
     assert caught.value.where == str(path)
     assert "free some space" in caught.value.hint

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import multiprocessing
 import os
 import signal
@@ -18,6 +17,7 @@ from seqkd.corpus.locks import FolderLock, Part
 from seqkd.corpus.manifest import Manifest, Provenance, StageOutput, read_manifest
 from seqkd.corpus.writer import finished_shards, write_shard
 from seqkd.errors import ConflictError, InputError, WorkError
+from tests.events import before
 from tests.unit.corpus.corpora import rows
 
 MADE_BY = Provenance(stage="distill", settings={"beam": 5}, inputs={})
@@ -87,12 +87,11 @@ def test_a_worker_of_other_settings_is_refused(tmp_path: Path) -> None:
         StageOutput.open(tmp_path, "corpus", changed, overwrite=False, part=Part.parse("2/2"))
 
 
-def test_file_systems_without_locks_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_file_systems_without_locks_are_told(tmp_path: Path) -> None:
     def refused(*_: object) -> None:
         raise OSError(37, "No locks available")
 
-    monkeypatch.setattr(fcntl, "flock", refused)
-    with pytest.raises(WorkError, match="cannot be locked: No locks available"):
+    with before("fcntl.flock", refused), pytest.raises(WorkError, match="cannot be locked: No locks available"):
         FolderLock(tmp_path, None)
 
 

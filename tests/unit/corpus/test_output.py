@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import shutil
 import signal
@@ -19,6 +18,7 @@ from seqkd.corpus.manifest import Manifest, Provenance, StageOutput, read_manife
 from seqkd.corpus.reader import Corpus
 from seqkd.corpus.writer import finished_shards, write_shard
 from seqkd.errors import ConflictError, CorpusError, WorkError
+from tests.events import before, largest_file
 from tests.unit.corpus.corpora import rows
 
 
@@ -130,7 +130,7 @@ def test_overwrite_follows_no_links_out_of_the_folder(tmp_path: Path) -> None:
     assert names(out) == {"partial.json"}
 
 
-def test_a_crash_while_emptying_does_not_mix_old_and_new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_crash_while_emptying_does_not_mix_old_and_new(tmp_path: Path) -> None:
     out = tmp_path / "out"
     begin(out)
     (out / "sub").mkdir()
@@ -138,10 +138,8 @@ def test_a_crash_while_emptying_does_not_mix_old_and_new(tmp_path: Path, monkeyp
     def crash(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(shutil, "rmtree", crash)
-    with pytest.raises(KeyboardInterrupt):
+    with before("shutil.rmtree", crash), pytest.raises(KeyboardInterrupt):
         open_output(out, overwrite=True, seed=2)
-    monkeypatch.undo()
     assert "manifest.json" not in names(out)
     with open_output(out, seed=2) as output:
         assert not output.complete
@@ -171,20 +169,18 @@ def test_a_folder_held_in_this_process_is_in_use(tmp_path: Path) -> None:
     open_output(tmp_path / "out").close()
 
 
-def test_a_lock_whose_file_its_last_holder_removed_guards_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_lock_whose_file_its_last_holder_removed_guards_nothing(tmp_path: Path) -> None:
     """Between our opening the lock's file and locking it, another process may finish and remove that file."""
-    real, calls = fcntl.flock, []
+    calls = []
 
-    def slow(descriptor: int, operation: int) -> None:
+    def remove(descriptor: int, _: int) -> None:
         calls.append(descriptor)
         if len(calls) == 1:
             (tmp_path / ".lock").unlink()
-        real(descriptor, operation)
 
-    monkeypatch.setattr(fcntl, "flock", slow)
-    with open_output(tmp_path):
+    with before("fcntl.flock", remove):
+        output = open_output(tmp_path)
+    with output:
         assert len(calls) == 2
         with pytest.raises(ConflictError, match="in use"):
             open_output(tmp_path)
@@ -279,28 +275,23 @@ def test_a_kill_right_after_the_manifest_is_complete(tmp_path: Path) -> None:
     assert open_output(tmp_path / "a").complete
 
 
-def test_a_full_disk_at_commit_leaves_a_partial_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_at_commit_leaves_a_partial_folder(tmp_path: Path) -> None:
     out = tmp_path / "out"
     with open_output(out) as output:
         info = write_shard(out, 0, rows(0, 3))
 
-        def full(*_: object) -> None:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-        monkeypatch.setattr(os, "fsync", full)
-        with pytest.raises(WorkError, match="No space left"):
-            output.commit(Manifest(kind="corpus", fingerprint=made_by().fingerprint, rows=3, shards=[info]))
-        monkeypatch.undo()
+        manifest = Manifest(kind="corpus", fingerprint=made_by().fingerprint, rows=3, shards=[info])
+        with largest_file(100), pytest.raises(WorkError, match="File too large"):
+            output.commit(manifest)
         assert not output.complete
     assert names(out) == {"shard-00000.arrow", "partial.json"}
 
 
-def test_no_permission_is_a_work_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refused(*_: object, **__: object) -> None:
+def test_no_permission_is_a_work_error(tmp_path: Path) -> None:
+    def refused(*_: object) -> None:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
-    monkeypatch.setattr(Path, "mkdir", refused)
-    with pytest.raises(WorkError, match="Permission denied") as caught:
+    with before("os.mkdir", refused), pytest.raises(WorkError, match="Permission denied") as caught:
         open_output(tmp_path / "out")
     assert "permissions" in caught.value.hint
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -10,6 +11,7 @@ from seqkd.corpus.manifest import StageOutput, read_manifest
 from seqkd.corpus.records import FORMAT
 from seqkd.corpus.writer import finished_shards
 from seqkd.errors import ConflictError, CorpusError, UnfinishedError
+from tests.events import before
 from tests.unit.corpus.test_output import begin, finish, made_by, names, open_output
 
 
@@ -65,20 +67,16 @@ def test_many_reasons_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "and 3 more)" in line
 
 
-def test_a_crash_while_a_folder_is_moved_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_crash_after_a_folder_is_moved_loses_nothing(tmp_path: Path) -> None:
     out = tmp_path / "out"
     finish(out)
 
-    rename = Path.rename
+    def crash(path: Any, *_: object) -> None:
+        if Path(path) == out and not out.exists():
+            raise KeyboardInterrupt
 
-    def crash(self: Path, target: Path) -> None:
-        rename(self, target)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(Path, "rename", crash)
-    with pytest.raises(KeyboardInterrupt):
+    with before("os.mkdir", crash), pytest.raises(KeyboardInterrupt):  # the folder is made again once it is moved
         open_output(out, overwrite=True, seed=2)
-    monkeypatch.undo()
     assert names(tmp_path) == {"out.old"}
     assert read_manifest(tmp_path / "out.old").rows == 3
     finish(out, seed=2)

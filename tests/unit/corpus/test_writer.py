@@ -1,9 +1,7 @@
 from __future__ import annotations
 
-import errno
 import hashlib
 import itertools
-import os
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +13,7 @@ from hypothesis import strategies as st
 from seqkd.corpus.manifest import ShardInfo
 from seqkd.corpus.writer import finished_shards, write_shard
 from seqkd.errors import WorkError
+from tests.events import largest_file
 from tests.properties import examples
 from tests.unit.corpus.corpora import kbest_rows, rows
 
@@ -56,13 +55,10 @@ def test_what_lies_under_a_null_does_not_show(tmp_path: Path) -> None:
     assert write_shard(tmp_path, 0, one).sha256 == write_shard(tmp_path, 1, two).sha256
 
 
-def test_a_full_disk_leaves_no_half_shard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: object) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(WorkError, match="No space left"):
-        write_shard(tmp_path, 0, rows(0, 3))
+@pytest.mark.parametrize("size", [0, 200, 1000])
+def test_a_disk_that_takes_no_more_leaves_no_half_shard(tmp_path: Path, size: int) -> None:
+    with largest_file(size), pytest.raises(WorkError, match="File too large"):
+        write_shard(tmp_path, 0, rows(0, 30))
     assert list(tmp_path.iterdir()) == []
 
 

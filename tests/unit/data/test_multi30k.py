@@ -39,17 +39,14 @@ def test_the_files_of_a_pair_from_a_mirror(fetching: ModuleType, mirror: Path, t
     assert {name.split(".")[1] for name in contents(tmp_path / "other")} == {"cs", "fr"}
 
 
-def test_downloads_from_the_public_home(
-    fetching: ModuleType, mirror: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_downloads_from_the_public_home(fetching: ModuleType, mirror: Path, tmp_path: Path) -> None:
     asked: list[str] = []
 
     def download(url: str) -> bytes:
         asked.append(url)
         return (mirror / "multi30k" / url.rsplit("/", 1)[1]).read_bytes()
 
-    monkeypatch.setattr(fetching, "_download", download)
-    fetching.fetch(tmp_path / "out", "en-de", mirror=None, checksums=CHECKSUMS)
+    fetching.fetch(tmp_path / "out", "en-de", mirror=None, checksums=CHECKSUMS, download=download)
     assert contents(tmp_path / "out") == EN_DE
     assert asked[0] == "https://raw.githubusercontent.com/multi30k/dataset/master/data/task1/raw/train.en.gz"
 
@@ -101,8 +98,7 @@ def test_a_network_failure_is_one_clear_error(
         raise error
 
     monkeypatch.delenv("SEQKD_DATA_MIRROR", raising=False)
-    monkeypatch.setattr(fetching, "_download", fail)
-    assert fetching.main(["--out", str(tmp_path / "out"), "--pair", "en-de"]) == 1
+    assert fetching.main(["--out", str(tmp_path / "out"), "--pair", "en-de"], download=fail) == 1
     message = capsys.readouterr().err
     assert message.startswith("error: https://")
     assert message.count("error:") == 1

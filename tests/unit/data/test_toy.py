@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from tests.events import largest_file
 from tests.unit.data.conftest import DATA
 
 Toy = dict[str, ModuleType]
@@ -204,12 +205,10 @@ def test_bad_arguments(tmp_path: Path, toy: Toy, capsys: pytest.CaptureFixture[s
     assert "cannot be written" in capsys.readouterr().err
 
 
-def test_nothing_half_written_stays(tmp_path: Path, toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(*_: object) -> str:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(toy["generate"], "sample_translation", broken)
-    assert toy["generate"].main(["--out", str(tmp_path), "--rows", "5"]) == 1
+@pytest.mark.parametrize("size", [10_000, 20_000])
+def test_nothing_half_written_stays(tmp_path: Path, toy: Toy, size: int) -> None:
+    with largest_file(size):
+        assert toy["generate"].main(["--out", str(tmp_path), "--rows", "1000"]) == 1
     assert list(tmp_path.iterdir()) == []
 
 

@@ -181,20 +181,29 @@ def begun(folder: Path) -> Path:
     return folder
 
 
-def run(folder: Path, begin: Any, shards: int, stop: StopRequest, *, workers: int = 0) -> Iterator[int]:
-    work = ShardWork(start=begin, pieces=pieces, finish=finish)
-    made = executor.run_shards(work, range(shards), workers=workers, gpu=False, folder=begun(folder), stop=stop)
+def run(
+    folder: Path, begin: Any, shards: int, stop: StopRequest, *, workers: int = 0, look_seconds: float = 2.0
+) -> Iterator[int]:
+    made = executor.run_shards(
+        ShardWork(start=begin, pieces=pieces, finish=finish),
+        range(shards),
+        workers=workers,
+        gpu=False,
+        folder=begun(folder),
+        stop=stop,
+        look_seconds=look_seconds,
+        most_deaths=2,
+    )
     return (shard for shard, info in made if info.name == shard_name(shard))
 
 
 @pytest.mark.slow
-def test_a_node_that_joins_gets_work(cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(executor, "LOOK_SECONDS", 0.2)
+def test_a_node_that_joins_gets_work(cluster: Any, tmp_path: Path) -> None:
     for node in list(cluster.worker_nodes):
         cluster.remove_node(node, allow_graceful=False)
     found = []
     with StopRequest() as stop:
-        for shard in run(tmp_path, partial(start, tmp_path, 0.1), 60, stop):
+        for shard in run(tmp_path, partial(start, tmp_path, 0.1), 60, stop, look_seconds=0.2):
             found.append(shard)
             second_node(cluster)
     assert sorted(found) == list(range(60))
@@ -202,11 +211,8 @@ def test_a_node_that_joins_gets_work(cluster: Any, tmp_path: Path, monkeypatch: 
 
 
 @pytest.mark.slow
-def test_errors_deaths_and_stops(
-    cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_errors_deaths_and_stops(cluster: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     second_node(cluster)
-    monkeypatch.setattr(executor, "MOST_DEATHS", 2)
     with StopRequest() as stop:
         with pytest.raises(ModelError, match="damaged"):
             list(run(tmp_path, partial(unloadable, tmp_path), 3, stop))

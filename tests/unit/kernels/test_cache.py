@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from pathlib import Path
 
 import pytest
@@ -25,14 +24,18 @@ def test_the_folder_is_in_the_users_cache_unless_it_is_moved(tmp_path: Path) -> 
     assert named.stat().st_mode & 0o777 == 0o700
 
 
-def test_without_a_home_it_is_a_private_folder_of_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    found = cache_folder({}, nowhere)
+def test_without_a_home_it_is_a_private_folder_of_the_user(tmp_path: Path) -> None:
+    def temporary() -> str:
+        return str(tmp_path)
+
+    found = cache_folder({}, nowhere, temporary=temporary)
     assert found == tmp_path / f"seqkd-{os.geteuid()}"
     assert found.stat().st_mode & 0o777 == 0o700
     (tmp_path / "file").write_text("")
-    assert cache_folder({}, lambda: tmp_path / "file") == found  # a home where no folder can be made
-    assert cache_folder({"XDG_CACHE_HOME": str(tmp_path / "file")}, nowhere) == found
+    assert (
+        cache_folder({}, lambda: tmp_path / "file", temporary=temporary) == found
+    )  # a home where no folder can be made
+    assert cache_folder({"XDG_CACHE_HOME": str(tmp_path / "file")}, nowhere, temporary=temporary) == found
 
 
 @pytest.mark.parametrize("mode", [0o777, 0o775, 0o757, 0o1777])

@@ -99,11 +99,11 @@ def test_every_processor_drops_the_same(target: Target, tmp_path: Path) -> None:
     torch.testing.assert_close(out, dropout.drop(x, onto, 30_000, 1 << 40 | 7), rtol=1e-6, atol=1e-6)
 
 
-def test_other_types_and_no_compiler_go_on_in_torch(monkeypatch: pytest.MonkeyPatch) -> None:
-    half = torch.ones(1000, dtype=torch.float64)
-    assert Dropout(0.5)(half).dtype == torch.float64
-    monkeypatch.setattr(dropout, "kernels", lambda: None)
-    x = torch.ones(10_000)
+def test_what_the_kernel_does_not_serve_goes_on_in_torch() -> None:
+    x = torch.ones(10_000, dtype=torch.float64)
+    assert not dropout.serves(x)
+    assert not dropout.serves(x.float(), library=lambda: None)
     out = Dropout(0.25)(x, onto=x)
+    assert out.dtype == torch.float64
     assert out.unique().tolist() == pytest.approx([1.0, 1 + 4 / 3])
     assert 0.2 < float((out == 1.0).double().mean()) < 0.3

@@ -24,6 +24,9 @@ class Clock:
     def __post_init__(self) -> None:
         self.calls: list[tuple[str, int, int]] = []
 
+    def read(self) -> float:
+        return self.now
+
 
 class Fake:
     """Takes time for each batch and for each sentence."""
@@ -47,10 +50,8 @@ class Fake:
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    made = Clock()
-    monkeypatch.setattr("seqkd.metrics.speed.time.perf_counter", lambda: made.now)
-    return made
+def clock() -> Clock:
+    return Clock()
 
 
 def fake(clock: Clock, name: str, each: float, batch: Callable[[int], float] = lambda _: 0.0) -> dict[str, Open]:
@@ -58,7 +59,9 @@ def fake(clock: Clock, name: str, each: float, batch: Callable[[int], float] = l
 
 
 def test_ratios_are_those_of_the_times(clock: Clock) -> None:
-    found = measure({**fake(clock, "slow", 0.01), **fake(clock, "fast", 0.002)}, SOURCES, batch_tokens=40)
+    found = measure(
+        {**fake(clock, "slow", 0.01), **fake(clock, "fast", 0.002)}, SOURCES, batch_tokens=40, now=clock.read
+    )
     assert found["slow"].sentences_per_second == pytest.approx(100)
     assert found["fast"].sentences_per_second == pytest.approx(500)
     assert found["slow"].latency_ms == pytest.approx(10)
@@ -67,7 +70,7 @@ def test_ratios_are_those_of_the_times(clock: Clock) -> None:
 
 
 def test_a_slow_decode_takes_few_sentences_and_a_fast_one_all(clock: Clock) -> None:
-    found = measure({**fake(clock, "slow", 2.0), **fake(clock, "fast", 1e-6)}, SOURCES, batch_tokens=40)
+    found = measure({**fake(clock, "slow", 2.0), **fake(clock, "fast", 1e-6)}, SOURCES, batch_tokens=40, now=clock.read)
     assert found["fast"].sentences == len(SOURCES)
     assert found["slow"].sentences == 1
     assert found["slow"].latency_sentences == speed.FEWEST
@@ -76,19 +79,21 @@ def test_a_slow_decode_takes_few_sentences_and_a_fast_one_all(clock: Clock) -> N
 
 
 def test_the_best_of_the_budgets_is_taken_and_named(clock: Clock) -> None:
-    large = measure(fake(clock, "a", 1e-4, lambda _: 0.001), SOURCES, batch_tokens=40)["a"]
-    small = measure(fake(clock, "a", 1e-4, lambda budget: budget**2 * 1e-5), SOURCES, batch_tokens=40)["a"]
+    large = measure(fake(clock, "a", 1e-4, lambda _: 0.001), SOURCES, batch_tokens=40, now=clock.read)["a"]
+    small = measure(fake(clock, "a", 1e-4, lambda budget: budget**2 * 1e-5), SOURCES, batch_tokens=40, now=clock.read)[
+        "a"
+    ]
     assert (large.batch_tokens, small.batch_tokens) == (160, 10)
 
 
 def test_budgets_beyond_the_sample_are_not_tried_twice(clock: Clock) -> None:
-    measure(fake(clock, "a", 1e-4), SOURCES[:4], batch_tokens=400)
+    measure(fake(clock, "a", 1e-4), SOURCES[:4], batch_tokens=400, now=clock.read)
     assert {budget for _, count, budget in clock.calls if count == 4} == {100, 400}  # 400 while the sample grows
 
 
 def test_ways_take_turns_and_warm_up_first(clock: Clock) -> None:
     ways = {**fake(clock, "a", 0.5), **fake(clock, "b", 0.5)}
-    found = measure(ways, SOURCES[:2], batch_tokens=40, passes=2)
+    found = measure(ways, SOURCES[:2], batch_tokens=40, passes=2, now=clock.read)
     alone = "".join(name for name, _, _ in clock.calls[-24:])
     assert alone == "aaabbb" * 2 * 2  # two medians of two sentences, each twice to warm up and once to be timed
     turns = "".join(name for name, _, _ in clock.calls[-24 - 36 : -24])
@@ -123,7 +128,7 @@ def shaken(clock: Clock, slow: list[float]) -> dict[str, Open]:
 def test_timings_are_repeated_until_two_medians_agree(clock: Clock) -> None:
     # One decode while the sample grows and three for the budgets come first.
     before = [1.0] * 4
-    found = measure(shaken(clock, [*before, 2.0, 2.0, 2.0]), SOURCES, batch_tokens=40)["a"]
+    found = measure(shaken(clock, [*before, 2.0, 2.0, 2.0]), SOURCES, batch_tokens=40, now=clock.read)["a"]
     assert found.agreed
     assert found.deviation == pytest.approx(0.0)
     assert found.sentences_per_second == pytest.approx(1000.0)
@@ -131,7 +136,7 @@ def test_timings_are_repeated_until_two_medians_agree(clock: Clock) -> None:
 
 def test_timings_that_never_agree_are_marked(clock: Clock) -> None:
     busy = ([1.0] * speed.TURNS + [1.5] * speed.TURNS) * speed.MOST_MEDIANS
-    found = measure(shaken(clock, [*[1.0] * 4, *busy]), SOURCES, batch_tokens=40)["a"]
+    found = measure(shaken(clock, [*[1.0] * 4, *busy]), SOURCES, batch_tokens=40, now=clock.read)["a"]
     assert not found.agreed
     assert found.deviation == pytest.approx(0.5)
     assert len([count for _, count, _ in clock.calls if count == len(SOURCES)]) == 4 + speed.MOST_MEDIANS * speed.TURNS

@@ -12,7 +12,6 @@ from torch.nn import functional
 
 from seqkd.models.nat.ctc import Ctc
 from seqkd.models.protocol import ParallelSettings
-from seqkd.objectives import ctc as module
 from seqkd.objectives.base import Batch
 from seqkd.objectives.ctc import CtcLoss
 from seqkd.objectives.glancing import shown
@@ -91,20 +90,18 @@ def test_a_batch_without_tokens_has_no_loss_and_no_gradient(glancing: tuple[floa
     assert all(weight.grad is None or not weight.grad.any() for weight in model.parameters())
 
 
-def test_glancing_shows_the_aligned_symbols_of_wrong_frames(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_glancing_shows_the_aligned_symbols_of_wrong_frames() -> None:
     model = ctc_model().train()
     batch = batch_of([[5, 6, 7], [7]], [[8, 9, 9, 10], [11, 4]], progress=0.5)
     asked: list[tuple[Tensor, Tensor, float]] = []
     answered: list[Tensor] = []
-    own = shown
 
     def noted(real: Tensor, distance: Tensor, ratio: float) -> Tensor:
         asked.append((real, distance, ratio))
-        answered.append(own(real, distance, ratio))
+        answered.append(shown(real, distance, ratio))
         return answered[-1]
 
-    monkeypatch.setattr(module, "shown", noted)
-    output = loss_of(CtcLoss(smoothing=0.0, glancing=(1.0, 0.5)), model, batch)
+    output = loss_of(CtcLoss(smoothing=0.0, glancing=(1.0, 0.5), show=noted), model, batch)
     ((real, distance, ratio),) = asked
     assert ratio == 0.75
     assert torch.equal(real, model.frames(batch.source))

@@ -175,18 +175,16 @@ def test_a_batch_without_tokens_has_no_loss_and_no_gradient(glancing: tuple[floa
     assert all(weight.grad is None or not weight.grad.any() for weight in model.parameters())
 
 
-def test_glancing_shows_wrong_tokens_on_the_best_path(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_glancing_shows_wrong_tokens_on_the_best_path() -> None:
     model = dag_model().train()
     batch = batch_of([[5, 6, 7], [7]], [[8, 9, 9, 10], [11, 4]], progress=0.5)
     asked: list[tuple[Tensor, Tensor, float]] = []
-    own = shown
 
     def noted(real: Tensor, distance: Tensor, ratio: float) -> Tensor:
         asked.append((real, distance, ratio))
-        return own(real, distance, ratio)
+        return shown(real, distance, ratio)
 
-    monkeypatch.setattr(module, "shown", noted)
-    output = loss_of(DagLoss(glancing=(1.0, 0.5)), model, batch)
+    output = loss_of(DagLoss(glancing=(1.0, 0.5), show=noted), model, batch)
     ((real, distance, ratio),) = asked
     assert ratio == 0.75
     assert real.sum(1).tolist() == [4, 2]
@@ -195,14 +193,13 @@ def test_glancing_shows_wrong_tokens_on_the_best_path(monkeypatch: pytest.Monkey
     assert output.loss.item() != pytest.approx(loss_of(PLAIN, model, batch).loss.item(), abs=1e-3)
 
 
-def test_what_is_shown_stands_at_increasing_vertices(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "best_pieces", lambda features, _: features.new_zeros(len(features)))  # all wrong
+def test_what_is_shown_stands_at_increasing_vertices() -> None:
     model = dag_model().train()
     batch = batch_of([[5, 6, 7], [7]], [[8, 9, 9, 10], [11, 4]])
     real = model.vertices(batch.source)
     memory = model.stack.encode(batch.source)
     features = model.stack.decode(model.inputs(memory), real, memory, batch.source)
-    pieces, visible = module._glance(model, features, real, batch, 1.0)
+    pieces, visible = module._glance(model, features, real, batch, 1.0, lambda written, *_: written)
     assert [pieces[row][visible[row]].tolist() for row in range(2)] == [[8, 9, 9, 10], [11, 4]]
     assert not visible[:, 0].any()
     assert not (visible & ~real).any()

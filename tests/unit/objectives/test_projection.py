@@ -7,13 +7,13 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
 
-from seqkd.objectives import projection
 from seqkd.objectives.projection import projected_log_sum_exp, projected_nll
 from tests.properties import examples
 
 
-def plain(features: Tensor, weight: Tensor, targets: Tensor, smoothing: float) -> Tensor:
-    return functional.cross_entropy(features @ weight.t(), targets, label_smoothing=smoothing, reduction="sum")
+def plain(features: Tensor, weight: Tensor, targets: Tensor, smoothing: float, scales: Tensor | None = None) -> Tensor:
+    each = functional.cross_entropy(features @ weight.t(), targets, label_smoothing=smoothing, reduction="none")
+    return each.sum() if scales is None else each @ scales
 
 
 def leaves(tokens: int, vocab: int, seed: int, scale: float = 1.0) -> tuple[Tensor, Tensor, Tensor]:
@@ -27,23 +27,22 @@ def leaves(tokens: int, vocab: int, seed: int, scale: float = 1.0) -> tuple[Tens
     tokens=st.integers(1, 40),
     vocab=st.integers(2, 60),
     smoothing=st.sampled_from([0.0, 0.1, 0.7]),
-    chunk=st.sampled_from([1, 100, 1 << 21]),
+    chunk=st.sampled_from([1, 100, None]),
+    scaled=st.booleans(),
     seed=st.integers(0, 99),
 )
 @examples(60)
-def test_equals_cross_entropy(tokens: int, vocab: int, smoothing: float, chunk: int, seed: int) -> None:
+def test_equals_cross_entropy(
+    tokens: int, vocab: int, smoothing: float, chunk: int | None, scaled: bool, seed: int
+) -> None:
     features, weight, targets = leaves(tokens, vocab, seed)
-    expected = plain(features, weight, targets, smoothing)
+    scales = torch.rand(tokens, generator=torch.Generator().manual_seed(seed)).round(decimals=1) if scaled else None
+    expected = plain(features, weight, targets, smoothing, scales)
     expected_grads = torch.autograd.grad(expected * 0.37, (features, weight))
-    before = projection.CHUNK_ELEMENTS
-    projection.CHUNK_ELEMENTS = chunk
-    try:
-        loss, nll = projected_nll(features, weight, targets, smoothing)
-    finally:
-        projection.CHUNK_ELEMENTS = before
+    loss, nll = projected_nll(features, weight, targets, smoothing, scales, elements=chunk)
     grads = torch.autograd.grad(loss * 0.37, (features, weight))
     torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-4)
-    torch.testing.assert_close(nll, plain(features, weight, targets, 0.0), rtol=1e-5, atol=1e-4)
+    torch.testing.assert_close(nll, plain(features, weight, targets, 0.0, scales), rtol=1e-5, atol=1e-4)
     assert not nll.requires_grad
     for got, want in zip(grads, expected_grads, strict=True):
         torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
@@ -91,23 +90,18 @@ def test_nan_features_give_nan(smoothing: float) -> None:
 @given(
     tokens=st.integers(1, 40),
     vocab=st.integers(2, 60),
-    chunk=st.sampled_from([1, 100, 1 << 21]),
+    chunk=st.sampled_from([1, 100, None]),
     scale=st.sampled_from([1.0, 100.0]),
     seed=st.integers(0, 99),
 )
 @examples(40)
-def test_log_sum_exp_of_each_row(tokens: int, vocab: int, chunk: int, scale: float, seed: int) -> None:
+def test_log_sum_exp_of_each_row(tokens: int, vocab: int, chunk: int | None, scale: float, seed: int) -> None:
     features, weight, _ = leaves(tokens, vocab, seed, scale)
     shares = torch.randn(tokens, generator=torch.Generator().manual_seed(seed))
     expected = (features @ weight.t()).logsumexp(-1)
     expected_grads = torch.autograd.grad(expected @ shares, (features, weight))
-    before = projection.CHUNK_ELEMENTS
-    projection.CHUNK_ELEMENTS = chunk
-    try:
-        sums = projected_log_sum_exp(features, weight)
-        grads = torch.autograd.grad(sums @ shares, (features, weight))
-    finally:
-        projection.CHUNK_ELEMENTS = before
+    sums = projected_log_sum_exp(features, weight, elements=chunk)
+    grads = torch.autograd.grad(sums @ shares, (features, weight))
     torch.testing.assert_close(sums, expected, rtol=1e-5, atol=1e-4)
     for got, want in zip(grads, expected_grads, strict=True):
         # Terms as large as `scale` cancel out.

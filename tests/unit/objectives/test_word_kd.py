@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -17,7 +15,6 @@ from torch.nn import functional
 from seqkd.models.registry import build
 from seqkd.models.settings import StackSettings
 from seqkd.models.transformer import Transformer
-from seqkd.objectives import teacher as teacher_module
 from seqkd.objectives.base import SoftTargets
 from seqkd.objectives.divergence import Direction, Mixture, full_divergence, sparse_divergence, top_k
 from seqkd.objectives.nll import LabelSmoothedNll
@@ -46,16 +43,6 @@ def transformer(seed: int, *, dim: int = 16, dropout: float = 0.0, vocab: int = 
     )
 
 
-@contextmanager
-def chunks_of(elements: int) -> Iterator[None]:
-    before = teacher_module.CHUNK_ELEMENTS
-    teacher_module.CHUNK_ELEMENTS = elements
-    try:
-        yield
-    finally:
-        teacher_module.CHUNK_ELEMENTS = before
-
-
 def coarse(probabilities: Tensor, ids: Tensor) -> Tensor:
     """Probabilities of the ids and of all others together."""
     rest = probabilities.scatter(1, ids, 0.0).sum(-1, keepdim=True)
@@ -63,12 +50,12 @@ def coarse(probabilities: Tensor, ids: Tensor) -> Tensor:
 
 
 def plain_kd(logits: Tensor, teacher: Tensor, *, temperature: float, top: int, direction: Direction) -> Tensor:
-    """T^2 times the divergence, from logits; the tail's event is left out where it is empty."""
+    """T^2 times the divergence of each row, from logits; the tail's event is left out where it is empty."""
     p, q = (logits / temperature).softmax(-1), (teacher / temperature).softmax(-1)
     if 0 < top < logits.size(1):
         ids = q.topk(top).indices
         p, q = coarse(p, ids), coarse(q, ids)
-    value = -(q * p.log()).sum() if direction == "forward" else (p * (p.log() - q.log())).sum()
+    value = -(q * p.log()).sum(-1) if direction == "forward" else (p * (p.log() - q.log())).sum(-1)
     return temperature**2 * value
 
 
@@ -99,7 +86,8 @@ def from_logits(teacher: Tensor, temperature: float, top: int, direction: Direct
     alpha=st.sampled_from([0.0, 0.3, 1.0]),
     smoothing=st.sampled_from([0.0, 0.2]),
     direction=st.sampled_from(["forward", "reverse"]),
-    chunk=st.sampled_from([1, 100, 1 << 21]),
+    chunk=st.sampled_from([1, 100, None]),
+    scaled=st.booleans(),
     seed=st.integers(0, 99),
 )
 @examples(150)
@@ -111,25 +99,31 @@ def test_equals_the_plain_formula(
     alpha: float,
     smoothing: float,
     direction: Direction,
-    chunk: int,
+    chunk: int | None,
+    scaled: bool,
     seed: int,
 ) -> None:
     top = round(share * vocab)
     features, weight, teacher, targets = leaves(tokens, vocab, seed)
     logits = features @ weight.t()
-    hard = functional.cross_entropy(logits, targets, label_smoothing=smoothing, reduction="sum")
+    draw = torch.Generator().manual_seed(seed)
+    scales = torch.rand(tokens, generator=draw, dtype=torch.float64).round(decimals=1) if scaled else None
+    each = torch.ones(tokens, dtype=torch.float64) if scales is None else scales
+    hard = functional.cross_entropy(logits, targets, label_smoothing=smoothing, reduction="none")
     soft = plain_kd(logits, teacher, temperature=temperature, top=top, direction=direction)
-    expected = alpha * soft + (1 - alpha) * hard
-    with chunks_of(chunk):
-        loss, nll, _ = projected_kd(
-            features,
-            weight,
-            targets,
-            from_logits(teacher, temperature, top, direction),
-            Mixture(temperature, alpha, smoothing),
-        )
+    expected = each @ (alpha * soft + (1 - alpha) * hard)
+    loss, nll, _ = projected_kd(
+        features,
+        weight,
+        targets,
+        from_logits(teacher, temperature, top, direction),
+        Mixture(temperature, alpha, smoothing),
+        scales,
+        elements=chunk,
+    )
     torch.testing.assert_close(loss, expected)
-    torch.testing.assert_close(nll, functional.cross_entropy(logits, targets, reduction="sum").detach())
+    plain = functional.cross_entropy(logits, targets, reduction="none").detach()
+    torch.testing.assert_close(nll, each @ plain)
     assert not nll.requires_grad
     wanted = torch.autograd.grad(0.37 * expected, (features, weight))
     for got, want in zip(torch.autograd.grad(0.37 * loss, (features, weight)), wanted, strict=True):

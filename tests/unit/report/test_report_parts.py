@@ -237,9 +237,8 @@ def test_many_models_still_render(root: Path) -> None:
     assert all(f"m{index}" in html for index in range(20))
 
 
-def test_alignment_is_bounded(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gather, "ALIGNED_CELLS", 300)
-    contents = gather.gather(full(root))
+def test_alignment_is_bounded(root: Path) -> None:
+    contents = gather.gather(full(root), aligned_cells=300)
     assert 0 < contents.aligned_rows < ROWS
 
 

@@ -15,6 +15,7 @@ from seqkd.models.settings import Activation, Norm, StackSettings
 from seqkd.models.sru import Cell, Sru, SruSettings
 from seqkd.models.transformer import Transformer
 from seqkd.search import BeamSearch, BeamSettings, Hypothesis, PairScore, SearchModel, score_pairs
+from seqkd.search.pace import Pace
 from seqkd.search.plain.transformer import IncrementalTransformer
 
 BOS, PAD, EOS, UNK = 0, 1, 2, 3
@@ -143,8 +144,9 @@ def decode(
     rows: list[tuple[int, list[int]]],
     budget: int = 60,
     prefix: Sequence[int] | Mapping[int, Sequence[int]] = (),
+    pace: Pace | None = None,
 ) -> dict[int, list[Hypothesis]]:
-    results = list(BeamSearch([model], chosen).decode(rows, batch_tokens=budget, prefix=prefix))
+    results = list(BeamSearch([model], chosen, pace=pace).decode(rows, batch_tokens=budget, prefix=prefix))
     assert len(results) == len({row for row, _ in results})
     return dict(results)
 

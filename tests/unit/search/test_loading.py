@@ -12,7 +12,6 @@ from seqkd.errors import InputError, ModelError
 from seqkd.kernels.decoding import kernels
 from seqkd.models.checkpoint import CONFIG, LoadedModel, load_model, save_model
 from seqkd.models.registry import build
-from seqkd.search import loading
 from seqkd.search.cpu.engine import NativeModel
 from seqkd.search.cpu.scoring import NativeScorer
 from seqkd.search.cpu.stack import NativeParallel
@@ -65,9 +64,8 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {name: top / name for name in SETTINGS}
 
 
-@pytest.fixture
-def _every_arithmetic(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loading, "available", lambda _: True)
+def every_arithmetic(_: str) -> bool:
+    return True
 
 
 @pytest.mark.parametrize("arch", ["lstm", "sru"])
@@ -79,10 +77,9 @@ def test_a_recurrent_model_comes_back_from_its_folder(folders: dict[str, Path], 
         assert torch.equal(model(*PAIR), expected(*PAIR))
 
 
-@pytest.mark.usefixtures("_every_arithmetic")
 def test_the_precision_is_the_kernels_only_where_they_fit(folders: dict[str, Path]) -> None:
     def chosen(*names: str, asked: Any = "auto") -> str:
-        return team_precision([folders[name] for name in names], asked, CPU)
+        return team_precision([folders[name] for name in names], asked, CPU, available=every_arithmetic)
 
     assert chosen("transformer") == chosen("transformer", "transformer") == "bf16x3"
     assert chosen("nat") == chosen("cmlm") == chosen("ctc") == chosen("dag") == "bf16x3"
@@ -101,23 +98,22 @@ def test_pairs_are_scored_by_the_kernels_where_they_can(folders: dict[str, Path]
     assert others == [loaded.model for loaded in team.loaded[1:]]
 
 
-@pytest.mark.usefixtures("_every_arithmetic")
 def test_int8_is_for_models_that_have_kernels(folders: dict[str, Path]) -> None:
     for name in ("transformer", "ctc", "lstm", "sru"):
-        assert team_precision([folders[name]], "int8", CPU) == "int8"
+        assert team_precision([folders[name]], "int8", CPU, available=every_arithmetic) == "int8"
     for others in (["lstm narrow"], ["sru narrow"], ["narrow"], ["transformer", "lstm narrow"]):
         with pytest.raises(InputError, match="no int8 kernels") as caught:
-            team_precision([folders[name] for name in others], "int8", CPU)
+            team_precision([folders[name] for name in others], "int8", CPU, available=every_arithmetic)
         assert caught.value.where == str(folders[others[-1]])
 
 
 @pytest.mark.parametrize(("precision", "needed"), [("int8", "int8 products"), ("bf16x3", "a bf16 matrix unit")])
-def test_precisions_of_the_kernels_need_the_hardware(
-    folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch, precision: Any, needed: str
-) -> None:
-    monkeypatch.setattr(loading, "available", lambda asked: asked != precision)
+def test_precisions_of_the_kernels_need_the_hardware(folders: dict[str, Path], precision: Any, needed: str) -> None:
+    def available(asked: str) -> bool:
+        return bool(asked != precision)
+
     with pytest.raises(InputError, match=f"precision {precision} needs a CPU with {needed}") as caught:
-        load_team([folders["transformer"]], device="cpu", precision=precision)
+        team_precision([folders["transformer"]], precision, CPU, available=available)
     other = {"int8": "bf16x3", "bf16x3": "int8"}[precision]
     assert caught.value.expected == f"auto, float32, {other} or bf16 on this machine"
     with pytest.raises(InputError, match=f"precision {precision} is for CPUs"):
@@ -134,7 +130,6 @@ def test_an_int8_team_falls_back_to_float32(folders: dict[str, Path]) -> None:
     assert team.fallback()[0].arithmetic == "float32"  # type: ignore[attr-defined]
 
 
-@pytest.mark.usefixtures("_every_arithmetic")
 @pytest.mark.parametrize("settings", ['{"heads": 2}', '{"dim": "x", "heads": 2, "ffn_dim": 32}'])
 def test_settings_that_fit_no_model_are_the_loaders_to_tell(
     folders: dict[str, Path], tmp_path: Path, settings: str

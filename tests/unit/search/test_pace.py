@@ -6,9 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
-from seqkd.search import BeamSearch, BeamSettings, Hypothesis, SearchModel, beam
+from seqkd.search import BeamSearch, BeamSettings, Hypothesis, SearchModel
 from seqkd.search.cpu.engine import NativeModel
 from seqkd.search.cpu.weights import usable
 from seqkd.search.gpu.engine import GraphTransformer
@@ -19,10 +18,6 @@ from tests.unit.search.gpu.support import DEVICE
 from tests.unit.search.support import Broken, Small, decode, engine, engine_model, sentences, tiny_lstm, tiny_model
 
 LATE = [Pace(1, 1), Pace(4, 1), Pace(2, 3)]
-
-
-def keep(monkeypatch: pytest.MonkeyPatch, chosen: Pace) -> None:
-    monkeypatch.setitem(PACES, "cpu", chosen)
 
 
 def same(found: dict[int, list[Hypothesis]], expected: dict[int, list[Hypothesis]]) -> None:
@@ -44,10 +39,8 @@ def same(found: dict[int, list[Hypothesis]], expected: dict[int, list[Hypothesis
     ],
     ids=str,
 )
-def test_results_are_those_of_a_host_that_looks_at_once(
-    monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], late: Pace
-) -> None:
-    rows = sentences(50)
+def test_results_are_those_of_a_host_that_looks_at_once(options: dict[str, Any], late: Pace) -> None:
+    rows = sentences(30)
     prefix = {row: [9, 8, 7][: row % 4] for row, _ in rows[::3]}
     chosen = BeamSettings(**options)
     models: list[SearchModel] = [
@@ -57,15 +50,13 @@ def test_results_are_those_of_a_host_that_looks_at_once(
     for opening in ({}, prefix):
         # A small budget brings refills; one for all sentences, smaller batches.
         expected = decode(models[0], chosen, rows, 60, opening)
-        with monkeypatch.context() as patch:
-            keep(patch, late)
-            for model in models:
-                for budget in (60, 400):
-                    same(decode(model, chosen, rows, budget, opening), expected)
+        for model in models:
+            for budget in (60, 400):
+                same(decode(model, chosen, rows, budget, opening, late), expected)
 
 
 @pytest.mark.parametrize("kind", ["lstm", "native"])
-def test_every_engine_idles_safely(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+def test_every_engine_idles_safely(kind: str) -> None:
     plain = engine_model(dim=32, ffn_dim=64, encoder_layers=1)
     if kind == "native" and not usable(plain):
         pytest.skip("no C++ compiler here")
@@ -79,19 +70,17 @@ def test_every_engine_idles_safely(monkeypatch: pytest.MonkeyPatch, kind: str) -
         return NativeModel(plain, "float32")
 
     expected = decode(made(), chosen, rows, 300)
-    keep(monkeypatch, Pace(4, 2))
-    same(decode(made(), chosen, rows, 300), expected)
+    same(decode(made(), chosen, rows, 300, pace=Pace(4, 2)), expected)
 
 
 @pytest.mark.parametrize("late", LATE, ids=str)
-def test_broken_rows_are_retried_once(monkeypatch: pytest.MonkeyPatch, late: Pace) -> None:
+def test_broken_rows_are_retried_once(late: Pace) -> None:
     rows = [(row, source) for row, source in sentences(20) if 39 not in source]
     rows += [(1001, [5, 39]), (1002, [39, 6, 7])]
     chosen = BeamSettings(beam=3, nbest=3)
     sound = engine(tiny_model(end_bias=0.1))
     expected = decode(sound, chosen, rows)
-    keep(monkeypatch, late)
-    search = BeamSearch([Broken(float("nan"))], chosen, fallback=lambda: [sound])
+    search = BeamSearch([Broken(float("nan"))], chosen, fallback=lambda: [sound], pace=late)
     found = list(search.decode(rows, batch_tokens=60))
     assert search.retried == [1001, 1002]
     assert len(found) == len(rows)
@@ -100,48 +89,34 @@ def test_broken_rows_are_retried_once(monkeypatch: pytest.MonkeyPatch, late: Pac
 
 @pytest.mark.parametrize("late", LATE, ids=str)
 @pytest.mark.parametrize("steps", [3, 9, 10, 14, 17])
-def test_nothing_is_lost_when_memory_runs_out(monkeypatch: pytest.MonkeyPatch, late: Pace, steps: int) -> None:
+def test_nothing_is_lost_when_memory_runs_out(late: Pace, steps: int) -> None:
     rows = sentences(40)
     chosen = BeamSettings(beam=3, nbest=3)
     expected = decode(engine(tiny_model(end_bias=0.1)), chosen, rows)
-    keep(monkeypatch, late)
     small = Small(4, late=True)
     small.steps = 3 - steps
-    found = list(BeamSearch([small], chosen).decode(rows, batch_tokens=100))
+    found = list(BeamSearch([small], chosen, pace=late).decode(rows, batch_tokens=100))
     assert small.refused
     assert len(found) == len(rows)
     same(dict(found), expected)
 
 
-def test_an_answer_is_read_when_the_next_group_is_queued(monkeypatch: pytest.MonkeyPatch) -> None:
-    gaps: list[int] = []
-    steps = 0
-    whole = Fetched.wait
+@pytest.mark.parametrize("late", [Pace(4, 1), Pace(2, 3), Pace(1, 5)], ids=str)
+def test_an_answer_is_read_when_the_next_groups_are_queued(late: Pace) -> None:
+    def steps_of(source: list[int], pace: Pace) -> tuple[int, int]:
+        """The steps that the search takes for a sentence alone, and the length of its longest hypothesis."""
+        model = Small(1, late=True)
+        ((_, found),) = BeamSearch([model], BeamSettings(beam=3, nbest=3), pace=pace).decode(
+            [(0, source)], batch_tokens=60
+        )
+        return model.steps, max(len(hypothesis.ids) for hypothesis in found) + 1
 
-    class Watched(Fetched):
-        def __init__(self, tensors: list[Tensor]) -> None:
-            super().__init__(tensors)
-            self.at = steps
-
-        def wait(self) -> list[Tensor]:
-            gaps.append(steps - self.at)
-            return whole(self)
-
-    model = engine(tiny_model(end_bias=0.1))
-    plain = model.step
-
-    def counted(state: Any, tokens: Tensor) -> Tensor:
-        nonlocal steps
-        steps += 1
-        return plain(state, tokens)
-
-    monkeypatch.setattr(model, "step", counted)
-    monkeypatch.setattr(beam, "Fetched", Watched)
-    keep(monkeypatch, Pace(4, 1))
-    decode(model, BeamSettings(beam=3), sentences(60))
-    # The last sentences have no next group.
-    assert set(gaps) <= {0, 4}
-    assert gaps.count(4) > 2 * gaps.count(0)
+    for _, source in sentences(10):
+        needed, longest = steps_of(source, Pace(1, 0))
+        assert needed >= longest
+        groups = -(-needed // late.steps)
+        # The sentence is done in the last of these groups; the answer about it is read `lag` groups later.
+        assert steps_of(source, late)[0] == (groups + late.lag) * late.steps
 
 
 def test_only_a_host_that_is_the_device_looks_at_once() -> None:

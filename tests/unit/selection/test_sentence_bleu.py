@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import HealthCheck, example, given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from sacrebleu.metrics.bleu import BLEU
 
 from seqkd.kernels import bleu
-from seqkd.selection import sentence_bleu
 from seqkd.selection.sentence_bleu import SentenceBleu, Smoothing, Tokens
 from tests.properties import examples
 
@@ -72,13 +73,13 @@ JAPANESE = pytest.param(
 TOKENIZERS = ("13a", "none", "char", "intl", "zh", JAPANESE)
 
 
-@pytest.fixture(params=["kernels", "numpy"], autouse=True)
-def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    if request.param == "numpy":
-        monkeypatch.setattr(sentence_bleu, "kernels", lambda: None)
-    elif bleu.kernels() is None:
-        pytest.skip("needs a C++ compiler")
-    return str(request.param)
+WITHOUT = pytest.param(lambda: None, id="numpy")
+WITH = pytest.param(
+    bleu.kernels, id="kernels", marks=pytest.mark.skipif(bleu.kernels() is None, reason="needs a C++ compiler")
+)
+ways = pytest.mark.parametrize("way", [WITH, WITHOUT])
+
+Way = Callable[[], Any]
 
 
 def scores_of(bleu: SentenceBleu, lists: list[tuple[list[str], str]]) -> list[list[float]]:
@@ -90,35 +91,38 @@ def scores_of(bleu: SentenceBleu, lists: list[tuple[list[str], str]]) -> list[li
     return [part.tolist() for part in np.split(found, np.cumsum(counts))[:-1]] if len(lists) else []
 
 
+@ways
 @pytest.mark.parametrize("tokenizer", TOKENIZERS)
 @given(lists=LISTS)
 @example(lists=[(["", "a"], "")])
 @example(lists=[(["a", "a a a a a a"], "a")])
 @example(lists=[(["...", "1.,2", "x-\ny", "x-\n", "5-5-5"], "... . 1 . , 2")])
-@examples(60, suppress=[HealthCheck.function_scoped_fixture])
-def test_equals_sacrebleu(tokenizer: str, lists: list[tuple[list[str], str]]) -> None:
+@examples(60)
+def test_equals_sacrebleu(way: Way, tokenizer: str, lists: list[tuple[list[str], str]]) -> None:
     reference = BLEU(tokenize=tokenizer, effective_order=True)
     wanted = [[reference.sentence_score(text, [one]).score for text in texts] for texts, one in lists]
-    assert scores_of(SentenceBleu(tokenizer), lists) == wanted
+    assert scores_of(SentenceBleu(tokenizer, kernels=way), lists) == wanted
 
 
+@ways
 @pytest.mark.parametrize("smoothing", ["none", "exp", "floor", "add-k"])
 @pytest.mark.parametrize("effective", [True, False])
 @given(lists=LISTS, value=st.sampled_from([None, 0.01, 0.5, 2.0]))
-@examples(40, suppress=[HealthCheck.function_scoped_fixture])
+@examples(40)
 def test_equals_sacrebleu_with_every_smoothing(
-    smoothing: Smoothing, effective: bool, lists: list[tuple[list[str], str]], value: float | None
+    way: Way, smoothing: Smoothing, effective: bool, lists: list[tuple[list[str], str]], value: float | None
 ) -> None:
     reference = BLEU(smooth_method=smoothing, smooth_value=value, effective_order=effective)
     wanted = [[reference.sentence_score(text, [one]).score for text in texts] for texts, one in lists]
-    assert scores_of(SentenceBleu("13a", smoothing, value, effective), lists) == wanted
+    assert scores_of(SentenceBleu("13a", smoothing, value, effective, kernels=way), lists) == wanted
 
 
+@ways
 @pytest.mark.parametrize("tokenizer", TOKENIZERS)
 @given(texts=st.lists(TEXTS, max_size=6))
-@examples(100, suppress=[HealthCheck.function_scoped_fixture])
-def test_words_are_sacrebleus(tokenizer: str, texts: list[str]) -> None:
-    tokens = SentenceBleu(tokenizer).tokens(pa.array(texts, pa.string()))
+@examples(100)
+def test_words_are_sacrebleus(way: Way, tokenizer: str, texts: list[str]) -> None:
+    tokens = SentenceBleu(tokenizer, kernels=way).tokens(pa.array(texts, pa.string()))
     cut = BLEU(tokenize=tokenizer).tokenizer
     words = [word for text in texts for word in cut(text.rstrip()).split()]
     assert np.diff(tokens.starts).tolist() == [len(cut(text.rstrip()).split()) for text in texts]
@@ -126,6 +130,7 @@ def test_words_are_sacrebleus(tokenizer: str, texts: list[str]) -> None:
     assert len(set(words)) == len(set(tokens.ids.tolist())) == len(set(zip(words, tokens.ids.tolist(), strict=True)))
 
 
+@ways
 @given(
     lists=st.lists(
         st.tuples(
@@ -134,12 +139,12 @@ def test_words_are_sacrebleus(tokenizer: str, texts: list[str]) -> None:
         max_size=4,
     )
 )
-@examples(60, suppress=[HealthCheck.function_scoped_fixture])
-def test_ids_count_as_words(lists: list[tuple[list[list[int]], list[int]]]) -> None:
+@examples(60)
+def test_ids_count_as_words(way: Way, lists: list[tuple[list[list[int]], list[int]]]) -> None:
     rows = [ids for hypotheses, _ in lists for ids in hypotheses]
     counts = np.array([len(hypotheses) for hypotheses, _ in lists], dtype=np.int64)
     array = pa.array([[9], *rows, *(reference for _, reference in lists)], pa.list_(pa.int32())).slice(1)
-    found = SentenceBleu("none").scores(
+    found = SentenceBleu("none", kernels=way).scores(
         Tokens.of_lists(array), len(rows) + np.arange(len(lists)), np.cumsum(counts) - counts, counts
     )
     plain = BLEU(tokenize="none", effective_order=True)
@@ -151,25 +156,28 @@ def test_ids_count_as_words(lists: list[tuple[list[list[int]], list[int]]]) -> N
     assert found.tolist() == wanted
 
 
-def test_many_words_and_a_slice_of_an_array() -> None:
+@ways
+def test_many_words_and_a_slice_of_an_array(way: Way) -> None:
     texts = [" ".join(f"w{(7 * row + i * i) % 9001}" for i in range(60)) for row in range(400)]
-    bleu = SentenceBleu("none")
+    bleu = SentenceBleu("none", kernels=way)
     tokens = bleu.tokens(pa.array(["not this", *texts], pa.string()).slice(1))
     everything = bleu.scores(tokens, np.array([3]), np.array([0]), np.array([400]))
     plain = BLEU(tokenize="none", effective_order=True)
     assert everything.tolist() == [plain.sentence_score(text, [texts[3]]).score for text in texts]
 
 
-def test_texts_outside_are_refused() -> None:
-    bleu = SentenceBleu()
+@ways
+def test_texts_outside_are_refused(way: Way) -> None:
+    bleu = SentenceBleu(kernels=way)
     tokens = bleu.tokens(pa.array(["a", "b"]))
     for reference, first, count in ((2, 0, 1), (0, 1, 2), (-1, 0, 1), (0, 0, -1)):
         with pytest.raises(IndexError, match="outside 0 to 1"):
             bleu.scores(tokens, np.array([reference]), np.array([first]), np.array([count]))
 
 
-def test_threads_do_not_disturb_each_other() -> None:
-    bleu = SentenceBleu()
+@ways
+def test_threads_do_not_disturb_each_other(way: Way) -> None:
+    bleu = SentenceBleu(kernels=way)
 
     def work(seed: int) -> list[list[float]]:
         words = [f"{seed}-{i % 7}." for i in range(40)]
@@ -180,12 +188,11 @@ def test_threads_do_not_disturb_each_other() -> None:
         assert list(pool.map(work, range(4))) == alone
 
 
+@pytest.mark.parametrize("way", [WITH])  # without kernels Python itself adds up
 @given(lists=LISTS)
-@examples(60, suppress=[HealthCheck.function_scoped_fixture])
-def test_adds_up_as_newer_pythons_do(way: str, lists: list[tuple[list[str], str]]) -> None:
-    if way == "numpy":
-        return  # Python itself adds up there
-    bleu = SentenceBleu()
+@examples(60)
+def test_adds_up_as_newer_pythons_do(way: Way, lists: list[tuple[list[str], str]]) -> None:
+    bleu = SentenceBleu(kernels=way)
     bleu._settings = (*bleu._settings[:-1], 1)
     plain = BLEU(effective_order=True)
     with pytest.MonkeyPatch.context() as patch:

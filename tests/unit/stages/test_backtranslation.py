@@ -11,15 +11,14 @@ from seqkd.cli.main import main
 from seqkd.config.stages import DistillConfig, MonolingualConfig, SelectConfig, TrainConfig, validate
 from seqkd.corpus.manifest import read_manifest
 from seqkd.corpus.reader import Corpus
-from seqkd.corpus.writer import write_shard
 from seqkd.errors import ConfigError, CorpusError, InputError, ModelError, TextError
 from seqkd.models.checkpoint import load_model
 from seqkd.stages.distill import distill
-from seqkd.stages.prepare import encoding as preparing
 from seqkd.stages.prepare import monolingual, prepare
 from seqkd.stages.select import select
 from seqkd.stages.train import train
 from seqkd.text.vocabulary import Vocabulary
+from tests.events import interrupted_before
 from tests.unit.stages.support import WORDS, prepare_config
 from tests.unit.stages.teachers import MODEL, TRAINING
 
@@ -95,20 +94,10 @@ def test_all_text_is_taken_where_all_is_asked_for(prepared: Path, tmp_path: Path
     assert [row["source"] for row in rows_of(tmp_path / "mono")] == LINES
 
 
-def test_an_interrupted_run_ends_with_the_same_bytes(
-    prepared: Path, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_interrupted_run_ends_with_the_same_bytes(prepared: Path, made: Path, tmp_path: Path) -> None:
     out = tmp_path / "mono"
-
-    def dying(folder: Path, index: int, table: Any) -> Any:
-        if index == 2:
-            raise KeyboardInterrupt
-        return write_shard(folder, index, table)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(preparing, "write_shard", dying)
-        with pytest.raises(KeyboardInterrupt):
-            monolingual.run(mono_config(prepared, ratio=0.5), out)
+    with interrupted_before("shard-00002.arrow"), pytest.raises(KeyboardInterrupt):
+        monolingual.run(mono_config(prepared, ratio=0.5), out)
     assert len(list(out.glob("*.arrow"))) == 2
     monolingual.run(mono_config(prepared, ratio=0.5), out)
     for path in (made / "mono").iterdir():

@@ -9,6 +9,7 @@ import tracemalloc
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 import torch
@@ -22,7 +23,7 @@ from seqkd.config.stages import (
     SelectConfig,
     VocabularyConfig,
 )
-from seqkd.corpus.manifest import ShardInfo, read_manifest, write_manifest
+from seqkd.corpus.manifest import read_manifest, write_manifest
 from seqkd.corpus.reader import Corpus
 from seqkd.corpus.writer import write_shard
 from seqkd.errors import ConflictError, CorpusError, WorkError
@@ -33,6 +34,7 @@ from seqkd.stages.distill import distill
 from seqkd.stages.prepare import prepare
 from seqkd.stages.select import select
 from seqkd.text.vocabulary import Vocabulary
+from tests.events import interrupted_before, placed
 
 ROWS = 90
 
@@ -159,39 +161,32 @@ def test_every_row_gets_its_list(prepared: Path, teacher: Path, tmp_path: Path) 
 
 
 @pytest.mark.slow
-def test_more_processes_give_the_same_bytes(
-    prepared: Path, teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(distill, "CHUNK_ROWS", 17)
-    distill.run(settings(prepared, teacher), tmp_path / "one", device="cpu")
-    distill.run(settings(prepared, teacher, workers=2), tmp_path / "two", device="cpu")
+def test_more_processes_give_the_same_bytes(prepared: Path, teacher: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "several pieces"
+    folder.mkdir()
+    rows = Corpus.open(prepared / "train").read_shard(0)
+    count = distill.CHUNK_ROWS + 100
+    table = rows.take(pa.array(np.arange(count) % rows.num_rows)).set_column(0, "id", pa.array(range(count)))
+    shards = [
+        write_shard(folder, 0, table),
+        write_shard(folder, 1, table.slice(0, 50).set_column(0, "id", pa.array(range(count, count + 50)))),
+    ]
+    write_manifest(folder, dataclasses.replace(read_manifest(prepared / "train"), rows=count + 50, shards=shards))
+    short = SearchConfig(beam=2, nbest=2, max_length_ratio=0.0, max_length_extra=4)
+    config = settings(prepared, teacher).model_copy(update={"corpus": folder, "search": short, "batch_tokens": 2000})
+    distill.run(config, tmp_path / "one", device="cpu")
+    distill.run(config.model_copy(update={"workers": 2}), tmp_path / "two", device="cpu")
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
 
 
-def test_an_interrupted_run_goes_on_and_ends_with_the_same_bytes(
-    prepared: Path, teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_interrupted_run_goes_on_and_ends_with_the_same_bytes(prepared: Path, teacher: Path, tmp_path: Path) -> None:
     distill.run(settings(prepared, teacher), tmp_path / "whole", device="cpu")
-    write = write_shard
-
-    def dies(folder: Path, index: int, table: pa.Table) -> ShardInfo:
-        if index == 1:
-            raise KeyboardInterrupt
-        return write(folder, index, table)
-
-    monkeypatch.setattr(distill, "write_shard", dies)
-    with pytest.raises(KeyboardInterrupt):
+    with interrupted_before("shard-00001.arrow"), pytest.raises(KeyboardInterrupt):
         distill.run(settings(prepared, teacher), tmp_path / "out", device="cpu")
     assert not (tmp_path / "out" / "manifest.json").exists()
-    made = []
-
-    def counts(folder: Path, index: int, table: pa.Table) -> ShardInfo:
-        made.append(index)
-        return write(folder, index, table)
-
-    monkeypatch.setattr(distill, "write_shard", counts)
-    distill.run(settings(prepared, teacher), tmp_path / "out", device="cpu")
-    assert made == [1, 2]
+    with placed(".arrow") as made:
+        distill.run(settings(prepared, teacher), tmp_path / "out", device="cpu")
+    assert made == ["shard-00001.arrow", "shard-00002.arrow"]
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
 
 

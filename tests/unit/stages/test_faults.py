@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import random
 import re
-import resource
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from seqkd.errors import InputError, SeqkdError, WorkError
 from seqkd.metrics import speed
 from seqkd.models.checkpoint import read_config
 from seqkd.stages.train import train
+from tests.events import before, largest_file
 from tests.torture.disk import before_each_event
 from tests.torture.table import Record
 from tests.unit.stages.teachers import student_config
@@ -40,7 +40,9 @@ def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     """Short measurements of speed, and shards that are opened again whenever another one was wanted."""
     monkeypatch.setattr(speed, "SECONDS", 0.005)
     monkeypatch.setattr(speed, "LATENCY_SECONDS", 0.005)
-    monkeypatch.setattr(reader, "MAPPED_SHARDS", 1)
+    defaults = reader.Corpus.open.__kwdefaults__
+    assert defaults is not None
+    monkeypatch.setitem(defaults, "mapped_shards", 1)
 
 
 def train_after_a_teacher(root: Path, out: Path) -> None:
@@ -57,17 +59,6 @@ def train_after_a_teacher(root: Path, out: Path) -> None:
 
 
 # --- disks --------------------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def largest_file(size: int) -> Iterator[None]:
-    """The system refuses to let a file grow beyond `size` bytes, as it does when the disk is full."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.mark.slow
@@ -101,20 +92,14 @@ def test_a_full_disk(made: Path, tmp_path: Path, full: bool, record: Record, sta
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_a_read_only_file_system(
-    made: Path, tmp_path: Path, stage: str, record: Record, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    make = Path.mkdir
-
-    def refuse(path: Path, *arguments: Any, **options: Any) -> None:
-        if path == tmp_path / "out":
+def test_a_read_only_file_system(made: Path, tmp_path: Path, stage: str, record: Record) -> None:
+    def refuse(path: Any, *_: object) -> None:
+        if Path(path) == tmp_path / "out":
             raise OSError(errno.EROFS, "Read-only file system", str(path))
-        make(path, *arguments, **options)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(Path, "mkdir", refuse)
-        with pytest.raises(WorkError, match=r"out: cannot be .*Read-only(.|\n)*choose another --out"):
-            STAGES[stage][1](made, tmp_path / "out")
+    refused = pytest.raises(WorkError, match=r"out: cannot be .*Read-only(.|\n)*choose another --out")
+    with before("os.mkdir", refuse), refused:
+        STAGES[stage][1](made, tmp_path / "out")
     assert not (tmp_path / "out").exists()
     record(
         "the output folder's file system is read-only",

@@ -14,11 +14,12 @@ from seqkd.corpus.reader import Corpus
 from seqkd.search import BeamSettings
 from seqkd.search.cpu.weights import available
 from seqkd.search.loading import HARDWARE, Precision, load_team
-from seqkd.stages.distill import distill, soft_shards, soft_targets
+from seqkd.stages.distill import distill, soft_targets
 from seqkd.stages.evaluate import evaluate
 from seqkd.stages.prepare import prepare
 from seqkd.tools.score import score_files
 from seqkd.tools.translate import Translator, translate_lines
+from tests.events import interrupted_before
 from tests.torture.table import Record
 from tests.unit.stages.support import prepare_config
 from tests.unit.stages.teachers import make_teacher, soft_config
@@ -61,7 +62,7 @@ def test_distill(root: Path, tmp_path: Path, record: Record, precision: Precisio
     told(record, "distill", precision, ROWS)
 
 
-def test_soft_targets(root: Path, tmp_path: Path, record: Record, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_soft_targets(root: Path, tmp_path: Path, record: Record) -> None:
     exact = soft_config(root / "gold", root / "teacher", top_k=4)
     low = SoftTargetsConfig(**{**exact.model_dump(), "precision": "bf16"})
     soft_targets.run(exact, tmp_path / "exact", device="cpu")
@@ -77,24 +78,15 @@ def test_soft_targets(root: Path, tmp_path: Path, record: Record, monkeypatch: p
     shutil.copytree(tmp_path / "low", tmp_path / "resumed")
     for name in ("manifest.json", "shard-00001.arrow"):
         (tmp_path / "resumed" / name).unlink()
-    (tmp_path / "resumed" / "partial.json").write_bytes(_partial(low, tmp_path, monkeypatch))
+    (tmp_path / "resumed" / "partial.json").write_bytes(_partial(low, tmp_path))
     soft_targets.run(low, tmp_path / "resumed", device="cpu")
     assert read_manifest(tmp_path / "resumed") == read_manifest(tmp_path / "low")
 
 
-def _partial(config: SoftTargetsConfig, folder: Path, monkeypatch: pytest.MonkeyPatch) -> bytes:
+def _partial(config: SoftTargetsConfig, folder: Path) -> bytes:
     """What a run that was stopped at its first shard leaves."""
-
-    class StoppedError(Exception):
-        pass
-
-    def stop(*_: object) -> None:
-        raise StoppedError
-
-    with monkeypatch.context() as patch:
-        patch.setattr(soft_shards, "write_shard", stop)
-        with pytest.raises(StoppedError):
-            soft_targets.run(config, folder / "stopped", device="cpu")
+    with interrupted_before("shard-00000.arrow"), pytest.raises(KeyboardInterrupt):
+        soft_targets.run(config, folder / "stopped", device="cpu")
     return (folder / "stopped" / "partial.json").read_bytes()
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gzip
+import itertools
 import json
 import lzma
 import multiprocessing
@@ -8,22 +9,20 @@ import os
 import random
 import signal
 from pathlib import Path
-from pkgutil import resolve_name
 from typing import Any
 
 import numpy as np
 import pytest
 
 from seqkd.config.stages import PrepareConfig, validate
-from seqkd.corpus.manifest import Manifest, read_manifest
+from seqkd.corpus.manifest import read_manifest
 from seqkd.corpus.reader import Corpus
-from seqkd.corpus.writer import write_shard
 from seqkd.errors import ConflictError, InputError, TextError, WorkError
 from seqkd.interop.fairseq_dictionary import word_vocabulary
-from seqkd.stages.prepare import encoding as preparing
 from seqkd.stages.prepare import prepare
 from seqkd.text.normalize import Normalization, Normalizer
 from seqkd.text.vocabulary import Vocabulary
+from tests.events import before, interrupted_before, largest_file, placed
 
 _RANDOM = random.Random(0)
 WORDS = ["".join(_RANDOM.choice("abcdeghiklmnorstu") for _ in range(_RANDOM.randint(1, 7))) for _ in range(120)]
@@ -187,97 +186,62 @@ class Killed(BaseException):
     """Stands for a process that ends at once."""
 
 
-STEPS = (
-    "encoding.screen",
-    "prepare.Vocabulary.train",
-    "encoding.write_shard",
-    "prepare.list_rejected",
-    "prepare._copy_accepted",
-    "prepare.StageOutput.commit",
-)
-
-
-@pytest.mark.parametrize("step", STEPS)
-@pytest.mark.parametrize("after", [False, True])
-def test_resuming_gives_the_same_bytes(
-    raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, after: bool
-) -> None:
+@pytest.mark.parametrize("event", ["os.rename", "os.mkdir", "os.remove", "shutil.rmtree"])
+def test_resuming_gives_the_same_bytes(raw: Path, tmp_path: Path, event: str) -> None:
+    """A run is ended before each such change of the file system in turn."""
     (raw / "accepted").write_text('["x"]\n' * 12)
     settings = config(raw, test={"source": raw / "test.src", "target": raw / "test.tgt", "accepted": raw / "accepted"})
     prepare.run(settings, tmp_path / "whole")
-    place, calls = f"seqkd.stages.prepare.{step}", 0
-    while True:
-        real = resolve_name(place)
-        calls += 1
-        left = calls
+    for moment in itertools.count(1):
+        left = moment
 
-        def dying(*arguments: Any, real: Any = real, **options: Any) -> Any:
+        def die(path: Any, *_: object) -> None:
             nonlocal left
-            left -= 1
-            if left:
-                return real(*arguments, **options)
-            if after:
-                real(*arguments, **options)
-            raise Killed
+            if not Path(path).name.startswith(".lock"):  # a process that ends drops its locks
+                left -= 1
+                if not left:
+                    raise Killed
 
-        out = tmp_path / f"out{calls}"
-        with monkeypatch.context() as patch:
-            patch.setattr(place, dying)
-            try:
+        out = tmp_path / f"out{moment}"
+        try:
+            with before(event, die):
                 prepare.run(settings, out)
-            except Killed:
-                pass
-            else:
-                break  # the step is not run that often
-        prepare.run(settings, out)
-        assert contents(out) == contents(tmp_path / "whole")
-    assert calls > 1
+        except Killed:
+            prepare.run(settings, out)
+            assert contents(out) == contents(tmp_path / "whole")
+        else:
+            break  # there are not that many
+    assert moment > 1
 
 
 def _run_and_die(settings: PrepareConfig, out: Path) -> None:
-    real = write_shard
-
-    def dying(folder: Path, index: int, table: Any) -> Any:
-        info = real(folder, index, table)
-        if index == 1:
+    def die(_: object, target: Any, *__: object) -> None:
+        if Path(target).name == "shard-00002.arrow":
             os.kill(os.getpid(), signal.SIGKILL)
-        return info
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(preparing, "write_shard", dying)
+    with before("os.rename", die):
         prepare.run(settings, out)
 
 
-def test_resuming_after_sigkill_writes_only_what_is_missing(
-    raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_resuming_after_sigkill_writes_only_what_is_missing(raw: Path, tmp_path: Path) -> None:
     settings, out = config(raw), tmp_path / "gold"
-    prepare.run(settings, tmp_path / "whole")
+    with placed(".arrow") as everything:
+        prepare.run(settings, tmp_path / "whole")
     process = multiprocessing.get_context("fork").Process(target=_run_and_die, args=(settings, out))
     process.start()
     process.join(60)
     assert process.exitcode == -signal.SIGKILL
-    written: list[int] = []
-    real = write_shard
-
-    def noting(folder: Path, index: int, table: Any) -> Any:
-        if folder.name == "train":
-            written.append(index)
-        return real(folder, index, table)
-
-    monkeypatch.setattr(preparing, "write_shard", noting)
-    prepare.run(settings, out)
-    assert written == [2, 3]
+    with placed(".arrow") as written:
+        prepare.run(settings, out)
+    assert written == everything[2:]
     assert contents(out) == contents(tmp_path / "whole")
 
 
 def test_a_damaged_shard_of_an_interrupted_run_is_written_again(raw: Path, tmp_path: Path) -> None:
     settings, out = config(raw), tmp_path / "gold"
     prepare.run(settings, tmp_path / "whole")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(prepare, "corpus_manifest", lambda *_, **__: (_ for _ in ()).throw(Killed()))
-        with pytest.raises(Killed):
-            prepare.run(settings, out)
+    with interrupted_before("manifest.json"), pytest.raises(KeyboardInterrupt):
+        prepare.run(settings, out)
     shard = out / "train" / "shard-00001.arrow"
     shard.write_bytes(shard.read_bytes()[:500])
     prepare.run(settings, out)
@@ -508,10 +472,7 @@ def test_a_vocabulary_too_large_is_told_and_can_be_corrected(raw: Path, tmp_path
     prepare.run(config(raw), tmp_path / "gold")
 
 
-def test_a_full_disk_is_an_error_of_work(raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: object, **__: object) -> Manifest:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(prepare, "_prepare", full)
-    with pytest.raises(WorkError, match="No space left"):
+@pytest.mark.parametrize("size", [3_000, 20_000])
+def test_a_full_disk_is_an_error_of_work(raw: Path, tmp_path: Path, size: int) -> None:
+    with largest_file(size), pytest.raises(WorkError, match="File too large"):
         prepare.run(config(raw), tmp_path / "gold")

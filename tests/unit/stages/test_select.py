@@ -2,17 +2,14 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Any
 
-import pyarrow as pa
 import pytest
 
 from seqkd.config.stages import SelectConfig
 from seqkd.corpus.manifest import read_manifest
-from seqkd.corpus.writer import write_shard
 from seqkd.errors import ConflictError, CorpusError
 from seqkd.stages.select import select
-from seqkd.stages.select import shards as selecting
+from tests.events import interrupted_before, placed
 from tests.unit.stages.select_folders import (
     KBEST,
     SOURCE_IDS,
@@ -113,37 +110,21 @@ def test_another_vocabulary_is_refused(folders: Path) -> None:
 
 
 @pytest.mark.parametrize("lost", ["shard-00000.arrow", "shard-00001.arrow", "rejected.tsv"])
-def test_an_interrupted_run_goes_on_to_the_same_bytes(
-    folders: Path, lost: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_interrupted_run_goes_on_to_the_same_bytes(folders: Path, lost: str) -> None:
     select.run(config(folders), folders / "whole")
-
-    def stop(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr("seqkd.corpus.manifest.StageOutput.commit", stop)
-        with pytest.raises(KeyboardInterrupt):
-            select.run(config(folders), folders / "out")
+    with interrupted_before("manifest.json"), pytest.raises(KeyboardInterrupt):
+        select.run(config(folders), folders / "out")
     (folders / "out" / lost).unlink()
     select.run(config(folders), folders / "out")
     assert contents(folders / "out") == contents(folders / "whole")
 
 
-def test_finished_shards_are_not_written_again(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    written: list[int] = []
-
-    def counting(folder: Path, index: int, table: pa.Table) -> Any:
-        written.append(index)
-        if index == 1 and len(written) == 2:
-            raise KeyboardInterrupt
-        return write_shard(folder, index, table)
-
-    monkeypatch.setattr(selecting, "write_shard", counting)
-    with pytest.raises(KeyboardInterrupt):
+def test_finished_shards_are_not_written_again(folders: Path) -> None:
+    with interrupted_before("shard-00001.arrow"), pytest.raises(KeyboardInterrupt):
         select.run(config(folders), folders / "out")
-    select.run(config(folders), folders / "out")
-    assert written == [0, 1, 1]
+    with placed(".arrow") as written:
+        select.run(config(folders), folders / "out")
+    assert written == ["shard-00001.arrow"]
 
 
 def test_a_second_run_does_nothing_and_another_rule_is_refused(folders: Path) -> None:

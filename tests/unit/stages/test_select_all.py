@@ -17,8 +17,10 @@ from seqkd.corpus.reader import Corpus
 from seqkd.corpus.row_ids import RANK_STEP
 from seqkd.errors import ConfigError, CorpusError
 from seqkd.stages.select import select
+from seqkd.stages.select.shards import PIECE_ROWS
 from seqkd.stages.train import train
 from seqkd.tools.inspect import inspect
+from tests.events import interrupted_before
 from tests.unit.stages.select_folders import GOLD, KBEST, contents, write_gold, write_kbest
 from tests.unit.stages.test_select_settings import config, rejected, selected, write_rows
 
@@ -112,9 +114,7 @@ def test_rows_of_k_best_lists_in_another_order_are_found_by_id(folders: Path) ->
     assert rejected(folders, "shuffled-out") == rejected(folders, "straight-out")
 
 
-def test_without_duplicates_the_weights_of_what_is_left_sum_to_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_duplicates_the_weights_of_what_is_left_sum_to_one(tmp_path: Path) -> None:
     write_rows(tmp_path, 40, size=7, best=8, kinds=30)  # eight hypotheses, some of them alike
     values: dict[str, Any] = {"rule": "all", "filters": {"duplicates": True, "min_score": -0.75}}
     rows = selected(tmp_path, "whole", **values)
@@ -126,26 +126,25 @@ def test_without_duplicates_the_weights_of_what_is_left_sum_to_one(
     assert manifest.rows + sum(manifest.counts.values()) == 40 * 8
     assert len(rejected(tmp_path, "whole")) == sum(manifest.counts.values())
 
-    def stop(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr("seqkd.corpus.manifest.StageOutput.commit", stop)
-        with pytest.raises(KeyboardInterrupt):
-            selected(tmp_path, **values)
+    with interrupted_before("manifest.json"), pytest.raises(KeyboardInterrupt):
+        selected(tmp_path, **values)
     (tmp_path / "out" / "shard-00002.arrow").unlink()
     selected(tmp_path, **values)
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
 
 
-def test_pieces_and_processes_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pieces_and_processes_change_nothing(tmp_path: Path) -> None:
     write_rows(tmp_path, 60, size=13)
     values: dict[str, Any] = {"rule": "all", "rejected": "gold", "filters": {"max_ter": 60.0, "min_score": -0.4}}
     selected(tmp_path, "alone", workers=1, **values)
     selected(tmp_path, "together", workers=2, **values)
-    monkeypatch.setattr("seqkd.stages.select.shards.PIECE_ROWS", 4)
-    selected(tmp_path, "pieces", workers=1, **values)
-    assert contents(tmp_path / "alone") == contents(tmp_path / "together") == contents(tmp_path / "pieces")
+    assert contents(tmp_path / "alone") == contents(tmp_path / "together")
+    found = []
+    for name, size in (("pieces", PIECE_ROWS + 100), ("whole", 500)):
+        (tmp_path / name).mkdir()
+        write_rows(tmp_path / name, PIECE_ROWS + 100, size=size)
+        found.append(selected(tmp_path / name, workers=1, **values))
+    assert found[0] == found[1]
 
 
 def test_next_is_refused() -> None:

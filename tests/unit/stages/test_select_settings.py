@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import gc
 import io
+import itertools
 import shutil
 import sys
 import tracemalloc
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +21,17 @@ from rich.console import Console
 from seqkd.cli.main import main
 from seqkd.config.stages import SelectConfig, validate
 from seqkd.corpus.manifest import read_manifest, write_manifest
-from seqkd.corpus.writer import write_shard
 from seqkd.errors import ConfigError, InputError
 from seqkd.kernels import bleu
 from seqkd.models.checkpoint import load_model, save_model
 from seqkd.models.registry import build
 from seqkd.search import score_pairs
 from seqkd.stages.select import select
+from seqkd.stages.select.shards import PIECE_ROWS
+from seqkd.text.duplicates import DuplicateFinder
 from seqkd.text.vocabulary import Vocabulary
 from seqkd.tools.inspect import inspect
+from tests.events import before, interrupted_before, placed
 from tests.unit.stages.select_folders import (
     GOLD,
     KBEST,
@@ -132,40 +136,32 @@ def test_duplicates_go_whatever_shard_they_are_in(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("stop_after", ["chosen", "first rewritten"])
-def test_dropping_duplicates_goes_on_after_an_interruption(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop_after: str
-) -> None:
+def test_dropping_duplicates_goes_on_after_an_interruption(tmp_path: Path, stop_after: str) -> None:
     write_rows(tmp_path, 60, size=7)
     values: dict[str, Any] = {"rule": "sample", "filters": {"duplicates": True, "min_score": -0.45}, "rejected": "gold"}
     selected(tmp_path, "whole", **values)
-    calls: list[int] = []
-    with monkeypatch.context() as patch:
+    with placed(".arrow") as whole:
+        selected(tmp_path, "again", **values)
+    # Each shard is written once, and those with duplicates once more.
+    shards = len(set(whole))
+    assert len(whole) > shards + 1
+    times = itertools.count(1)
 
-        def stopping(folder: Path, index: int, table: pa.Table) -> Any:
-            calls.append(index)
-            if len(calls) > (stop_after == "first rewritten"):
-                raise KeyboardInterrupt
-            return write_shard(folder, index, table)
+    def stop(_: object, target: Any, *__: object) -> None:
+        if Path(target).suffix == ".arrow" and next(times) > shards + (stop_after == "first rewritten"):
+            raise KeyboardInterrupt
 
-        patch.setattr(select, "write_shard", stopping)
-        with pytest.raises(KeyboardInterrupt):
-            selected(tmp_path, **values)
+    with before("os.rename", stop), pytest.raises(KeyboardInterrupt):
+        selected(tmp_path, **values)
     selected(tmp_path, **values)
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
     counts = read_manifest(tmp_path / "out").counts
     assert counts["duplicate pair"] == 60 - read_manifest(tmp_path / "out").rows > 0
 
 
-def test_a_shard_without_its_list_of_rejected_rows_is_made_again(
-    folders: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def stop(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr("seqkd.corpus.manifest.StageOutput.commit", stop)
-        with pytest.raises(KeyboardInterrupt):
-            selected(folders)
+def test_a_shard_without_its_list_of_rejected_rows_is_made_again(folders: Path) -> None:
+    with interrupted_before("manifest.json"), pytest.raises(KeyboardInterrupt):
+        selected(folders)
     (folders / "out" / "rejected-00001.tsv").unlink()
     selected(folders)
     assert rejected(folders) == ["4\tempty hypothesis\tdropped"]
@@ -180,18 +176,20 @@ def test_more_processes_give_the_same_bytes(tmp_path: Path, rule: str) -> None:
     assert contents(tmp_path / "alone") == contents(tmp_path / "together")
 
 
-def test_pieces_of_a_shard_do_not_change_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_rows(tmp_path, 60, size=25)
+def test_pieces_of_a_shard_do_not_change_it(tmp_path: Path) -> None:
     values: dict[str, Any] = {"rule": "sample", "rejected": "gold", "filters": {"min_score": -0.3}}
-    selected(tmp_path, "whole", **values)
-    monkeypatch.setattr("seqkd.stages.select.shards.PIECE_ROWS", 4)
-    selected(tmp_path, "pieces", **values)
-    assert contents(tmp_path / "pieces") == contents(tmp_path / "whole")
+    found = []
+    for name, size in (("pieces", 2 * PIECE_ROWS + 100), ("whole", 500)):
+        (tmp_path / name).mkdir()
+        write_rows(tmp_path / name, 2 * PIECE_ROWS + 100, size=size)
+        rows = selected(tmp_path / name, **values)
+        found.append((rows, rejected(tmp_path / name)))
+    assert found[0] == found[1]
 
 
 def test_memory_does_not_grow_with_the_corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("seqkd.text.duplicates._BUFFER_ROWS", 100)
-    monkeypatch.setattr("seqkd.text.duplicates._BUCKET_ROWS", 100)
+    # The finder holds rows up to a number that would take minutes to reach.
+    monkeypatch.setattr(select, "DuplicateFinder", partial(DuplicateFinder, bucket_rows=100, buffer_rows=100))
     # Without kernels sacrebleu cuts texts into words, and its tokenizers remember up to 65,536 of them.
     tokenizer = "none" if bleu.kernels() is None else "13a"
     size, peaks, arrow = 400, [], []

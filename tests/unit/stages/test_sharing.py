@@ -5,21 +5,21 @@ from __future__ import annotations
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
-import pyarrow as pa
 import pytest
 
 from seqkd.config.select import FilterConfig
 from seqkd.config.stages import DistillConfig, PrepareConfig, SearchConfig, SelectConfig, SoftTargetsConfig
 from seqkd.corpus.locks import Part
-from seqkd.corpus.manifest import ShardInfo, read_manifest
+from seqkd.corpus.manifest import read_manifest
 from seqkd.corpus.reader import Corpus
-from seqkd.corpus.writer import write_shard
 from seqkd.errors import ConflictError, WorkError
 from seqkd.executors.work import Scale
 from seqkd.stages.distill import distill, soft_targets
 from seqkd.stages.prepare import prepare
 from seqkd.stages.select import select
+from tests.events import before, interrupted_before, placed
 from tests.unit.stages import teachers
 from tests.unit.stages.support import prepare_config
 from tests.unit.stages.test_distill import make_teacher
@@ -125,61 +125,44 @@ def test_a_run_without_a_part_finishes_what_workers_left(made: Path, tmp_path: P
     assert contents(tmp_path / "out") == contents(made / "kbest")
 
 
-def test_a_crashed_worker_is_run_again(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_crashed_worker_is_run_again(made: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    written: list[int] = []
-    lost = 2
-
-    def dies(folder: Path, index: int, table: pa.Table) -> ShardInfo:
-        if index == lost:
-            raise KeyboardInterrupt
-        written.append(index)
-        return write_shard(folder, index, table)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(distill, "write_shard", dies)
-        with pytest.raises(KeyboardInterrupt):
-            distill.run(distilling(made), out, device="cpu", scale=part("1/2"))
+    with interrupted_before("shard-00002.arrow"), pytest.raises(KeyboardInterrupt):
+        distill.run(distilling(made), out, device="cpu", scale=part("1/2"))
     distill.run(distilling(made), out, device="cpu", scale=part("2/2"))
     assert not (out / "manifest.json").exists()
-    lost = 9
-
-    monkeypatch.setattr(distill, "write_shard", dies)
-    distill.run(distilling(made), out, device="cpu", scale=part("1/2"))
-    assert written == [0, 2, 4]
+    with placed(".arrow") as written:
+        distill.run(distilling(made), out, device="cpu", scale=part("1/2"))
+    assert written == ["shard-00002.arrow", "shard-00004.arrow"]
     assert contents(out) == contents(made / "kbest")
 
 
-def test_one_part_for_two_processes(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_part_for_two_processes(made: Path, tmp_path: Path) -> None:
     """The second one is refused while the first is at work, which it does not disturb."""
     out = tmp_path / "out"
-    refused: list[int] = []
+    refused: list[Path] = []
 
-    def writes(folder: Path, index: int, table: pa.Table) -> ShardInfo:
-        if not refused:
-            refused.append(index)
+    def try_as_well(_: object, target: Any, *__: object) -> None:
+        if not refused and Path(target).suffix == ".arrow":
+            refused.append(Path(target))
             with pytest.raises(ConflictError, match="another process is at work as worker 1/1"):
                 distill.run(distilling(made), out, device="cpu", scale=part("1/1"))
-        return write_shard(folder, index, table)
 
-    monkeypatch.setattr(distill, "write_shard", writes)
-    distill.run(distilling(made), out, device="cpu", scale=part("1/1"))
+    with before("os.rename", try_as_well):
+        distill.run(distilling(made), out, device="cpu", scale=part("1/1"))
     assert refused
     assert contents(out) == contents(made / "kbest")
 
 
-def test_a_stop_ends_after_the_shard_in_hand(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stop_ends_after_the_shard_in_hand(made: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
 
-    def stops(folder: Path, index: int, table: pa.Table) -> ShardInfo:
-        if index == 2:
+    def stop(_: object, target: Any, *__: object) -> None:
+        if Path(target).name == "shard-00002.arrow":
             os.kill(os.getpid(), signal.SIGTERM)
-        return write_shard(folder, index, table)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(distill, "write_shard", stops)
-        with pytest.raises(WorkError, match="stopped after 3 of 5 shards") as raised:
-            distill.run(distilling(made), out, device="cpu")
+    with before("os.rename", stop), pytest.raises(WorkError, match="stopped after 3 of 5 shards") as raised:
+        distill.run(distilling(made), out, device="cpu")
     assert raised.value.exit_code == 1
     assert len(list(out.glob("shard-*"))) == 3
     distill.run(distilling(made), out, device="cpu")

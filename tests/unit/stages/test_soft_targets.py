@@ -6,20 +6,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pytest
 import torch
 from torch import Tensor
 
-from seqkd.corpus.manifest import ShardInfo, read_manifest
+from seqkd.corpus.manifest import read_manifest
 from seqkd.corpus.reader import Corpus
-from seqkd.corpus.writer import write_shard
 from seqkd.errors import ConfigError, ConflictError, CorpusError, ModelError, WorkError
 from seqkd.models.checkpoint import load_model
 from seqkd.search.scoring import pad_rows
-from seqkd.stages.distill import soft_shards, soft_targets
+from seqkd.stages.distill import soft_targets
 from seqkd.stages.prepare import prepare
 from seqkd.training.soft import SoftTable
+from tests.events import interrupted_before, placed
 from tests.unit.stages.support import prepare_config
 from tests.unit.stages.teachers import make_teacher, soft_config
 
@@ -91,30 +90,16 @@ def test_the_manifest_says_what_was_made_and_what_a_token_costs(prepared: Path, 
 
 @pytest.mark.parametrize("kind", [{"top_k": 4}, {"samples": 12}])
 def test_an_interrupted_run_goes_on_and_ends_with_the_same_bytes(
-    prepared: Path, teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: dict[str, Any]
+    prepared: Path, teacher: Path, tmp_path: Path, kind: dict[str, Any]
 ) -> None:
     config = soft_config(prepared, teacher, **kind)
     soft_targets.run(config, tmp_path / "whole", device="cpu")
-
-    def dies(folder: Path, index: int, table: pa.Table) -> ShardInfo:
-        if index == 1:
-            raise KeyboardInterrupt
-        return write_shard(folder, index, table)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(soft_shards, "write_shard", dies)
-        with pytest.raises(KeyboardInterrupt):
-            soft_targets.run(config, tmp_path / "out", device="cpu")
+    with interrupted_before("shard-00001.arrow"), pytest.raises(KeyboardInterrupt):
+        soft_targets.run(config, tmp_path / "out", device="cpu")
     assert not (tmp_path / "out" / "manifest.json").exists()
-    made = []
-
-    def counts(folder: Path, index: int, table: pa.Table) -> ShardInfo:
-        made.append(index)
-        return write_shard(folder, index, table)
-
-    monkeypatch.setattr(soft_shards, "write_shard", counts)
-    soft_targets.run(config, tmp_path / "out", device="cpu")
-    assert made == [1, 2]
+    with placed(".arrow") as made:
+        soft_targets.run(config, tmp_path / "out", device="cpu")
+    assert made == ["shard-00001.arrow", "shard-00002.arrow"]
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
 
 

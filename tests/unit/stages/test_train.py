@@ -14,6 +14,7 @@ from seqkd.errors import ConfigError, ConflictError, CorpusError, ModelError, Wo
 from seqkd.models.checkpoint import load_model, model_digest, read_weights
 from seqkd.stages.prepare import prepare
 from seqkd.stages.train import train
+from seqkd.training.runtime import slow_precision
 from tests.unit.stages.interrupted import stop_at
 from tests.unit.stages.support import prepare_config
 
@@ -178,15 +179,10 @@ def test_best_by_bleu_without_bleu(prepared: Path) -> None:
         config(prepared, training={"best_by": "bleu", "valid_bleu": False})
 
 
-@pytest.mark.parametrize("has_products", [True, False])
-def test_says_where_bf16_is_emulated(
-    tmp_path: Path,
-    prepared: Path,
-    capfd: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-    has_products: bool,
-) -> None:
-    monkeypatch.setattr(train, "multiplies_bf16", lambda _: has_products)
+def test_says_where_bf16_is_emulated(tmp_path: Path, prepared: Path, capfd: pytest.CaptureFixture[str]) -> None:
     settings = {"precision": "bf16", "max_updates": 1, "validate_every": 1}
     train.run(config(prepared, training=settings), tmp_path / "model", device="cpu")
-    assert ("no products of bf16" in capfd.readouterr().err) == (not has_products)
+    slow = slow_precision("bf16", torch.device("cpu"))
+    said = capfd.readouterr().err
+    assert (f"train: {slow}\n" in said) == (slow is not None)
+    assert ("no products of bf16" in said) == (slow is not None)

@@ -5,11 +5,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seqkd.text import duplicates
 from seqkd.text.duplicates import DuplicateFinder
 
 SIDE = st.sampled_from(["", "a", "b", "ab", "a b", "ä", "\t"])
@@ -21,10 +19,8 @@ def repeated(finder: DuplicateFinder) -> list[int]:
 
 @given(pairs=st.lists(st.tuples(SIDE, SIDE), max_size=60), bucket_rows=st.integers(1, 20), buffer=st.integers(1, 20))
 def test_all_but_the_first_of_equal_pairs(pairs: list[tuple[str, str]], bucket_rows: int, buffer: int) -> None:
-    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder:
-        patch.setattr(duplicates, "_BUCKET_ROWS", bucket_rows)
-        patch.setattr(duplicates, "_BUFFER_ROWS", buffer)
-        finder = DuplicateFinder(Path(folder), len(pairs))
+    with tempfile.TemporaryDirectory() as folder:
+        finder = DuplicateFinder(Path(folder), len(pairs), bucket_rows=bucket_rows, buffer_rows=buffer)
         for row, (source, target) in enumerate(pairs):
             finder.add(row, source, target)
         assert repeated(finder) == [row for row, pair in enumerate(pairs) if pair in pairs[:row]]
@@ -41,12 +37,11 @@ def test_sides_do_not_run_together(tmp_path: Path) -> None:
 MEASURE = """
 import sys, tracemalloc
 from pathlib import Path
-from seqkd.text import duplicates
+from seqkd.text.duplicates import DuplicateFinder
 
-duplicates._BUCKET_ROWS = duplicates._BUFFER_ROWS = 500
 rows = int(sys.argv[2])
 tracemalloc.start()
-finder = duplicates.DuplicateFinder(Path(sys.argv[1]), rows)
+finder = DuplicateFinder(Path(sys.argv[1]), rows, bucket_rows=500, buffer_rows=500)
 for row in range(rows):
     finder.add(row, str(row % (rows - 10)), "x")
 found = sum(len(part) for part in finder.repeated())

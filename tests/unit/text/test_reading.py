@@ -273,16 +273,15 @@ def test_gzip_without_its_name_is_told(tmp_path: Path) -> None:
         check_bitext(path, None)
 
 
-def test_line_numbers_go_on_over_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("seqkd.text.reading.BLOCK", 4)
+def test_line_numbers_go_on_over_blocks(tmp_path: Path) -> None:
     path = tmp_path / "text"
     path.write_bytes(b"abc\nde\nfg\0hij\0kl\n\0\n\0")
     with pytest.raises(TextError, match="line 3:"):
-        check_bitext(path, None)
+        check_bitext(path, None, block=4)
     path.write_bytes(b"abc\nde\nfg\0hij\0kl\n\0\n")  # two of four lines
-    assert check_bitext(path, None).rows == 4
+    assert check_bitext(path, None, block=4).rows == 4
     path.write_bytes(b"abc\nde\nfghijkl\n")
-    assert check_bitext(path, None).rows == 3
+    assert check_bitext(path, None, block=4).rows == 3
 
 
 @pytest.mark.parametrize("name", ["empty", "empty.gz"])

@@ -26,8 +26,7 @@ ROWS = [
 
 
 @pytest.fixture(params=[1, 3, 4096])
-def verdicts(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(screening, "_BATCH_ROWS", request.param)
+def verdicts(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     advanced: list[int] = []
     (tmp_path / "buckets").mkdir()
     screening.screen(
@@ -37,6 +36,7 @@ def verdicts(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest
         cleaner=Cleaner(max_length=6, max_ratio=3.0, drop_identical=True, units=Units()),
         duplicates=DuplicateFinder(tmp_path / "buckets", len(ROWS)),
         advance=advanced.append,
+        batch_rows=request.param,
     )
     assert sum(advanced) == len(ROWS)
     return tmp_path / "verdicts"

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, TextIO, cast
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given
+from hypothesis import given
 from hypothesis import strategies as st
 
 from seqkd.cli.main import main
@@ -27,7 +27,7 @@ from seqkd.search.cpu.weights import available
 from seqkd.search.loading import load_team
 from seqkd.text.vocabulary import Vocabulary
 from seqkd.tools.score import score_files
-from seqkd.tools.translate import Translation, Translator, arriving, translate_lines
+from seqkd.tools.translate import CHUNK_LINES, Translation, Translator, arriving, translate_lines
 from tests.properties import examples
 from tests.unit.stages.support import write_echo
 
@@ -80,10 +80,11 @@ def load(model: Path, prefix: Sequence[str] = (), **options: Any) -> Translator:
     return Translator(team, BeamSettings(**{"beam": 3, **options}), prefix=prefix, batch_tokens=200)
 
 
-def translated(translator: Translator, text: bytes, *, as_json: bool = False) -> str:
+def translated(translator: Translator, text: bytes, *, as_json: bool = False, lines_at_most: int = CHUNK_LINES) -> str:
     out = io.BytesIO()
     with stdin(text) as file:
-        translate_lines(translator, arriving(file.fileno()), out, as_json=as_json)
+        chunks = arriving(file.fileno(), lines_at_most=lines_at_most)
+        translate_lines(translator, chunks, out, as_json=as_json)
     return out.getvalue().decode()
 
 
@@ -108,15 +109,13 @@ def score(model: Path, tmp_path: Path) -> Score:
     return run
 
 
-def test_lines_come_out_in_the_order_they_went_in(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("seqkd.tools.translate.CHUNK_LINES", 16)
+def test_lines_come_out_in_the_order_they_went_in(model: Path) -> None:
     translator = load(model)
     lines = [SENTENCES[(7 * row) % len(SENTENCES)] for row in range(50)]
     alone = {line: translated(translator, f"{line}\n".encode()) for line in SENTENCES}
     assert len(set(alone.values())) > 3
-    assert translated(translator, "".join(f"{line}\n" for line in lines).encode()) == "".join(
-        alone[line] for line in lines
-    )
+    text = "".join(f"{line}\n" for line in lines).encode()
+    assert translated(translator, text, lines_at_most=16) == "".join(alone[line] for line in lines)
 
 
 def test_empty_lines_stay_empty(model: Path) -> None:
@@ -170,10 +169,7 @@ def test_a_program_gets_each_answer_before_its_next_question(model: Path) -> Non
     assert last == expected[3]
 
 
-def test_lines_without_a_pause_come_in_full_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("seqkd.tools.translate.CHUNK_LINES", 1000)
-    for name in ("PAUSE", "LONGEST_WAIT"):  # however loaded the machine is
-        monkeypatch.setattr(f"seqkd.tools.translate.{name}", 600.0)
+def test_lines_without_a_pause_come_in_full_chunks() -> None:
     lines = [b"line %d" % number for number in range(5500)]
     reader, writer = os.pipe()
 
@@ -183,17 +179,16 @@ def test_lines_without_a_pause_come_in_full_chunks(monkeypatch: pytest.MonkeyPat
 
     thread = Thread(target=write, daemon=True)
     thread.start()
-    chunks = list(arriving(reader))
+    # The waits are long because the writer may be slow on a loaded machine.
+    chunks = list(arriving(reader, lines_at_most=1000, pause=600.0, longest_wait=600.0))
     thread.join()
     assert [line for chunk in chunks for line in chunk] == lines
     assert [len(chunk) for chunk in chunks] == [1000] * 5 + [500]
 
 
-def test_a_stream_that_never_pauses_is_not_held_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("seqkd.tools.translate.PAUSE", 600.0)
-    monkeypatch.setattr("seqkd.tools.translate.LONGEST_WAIT", 0.1)
+def test_a_stream_that_never_pauses_is_not_held_for_ever() -> None:
     reader, writer = os.pipe()
-    chunks = arriving(reader)
+    chunks = arriving(reader, pause=600.0, longest_wait=0.1)
     os.write(writer, b"one\ntwo\nthr")
     assert next(chunks) == [b"one", b"two"]
     os.write(writer, b"ee\n")
@@ -204,14 +199,10 @@ def test_a_stream_that_never_pauses_is_not_held_for_ever(monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize("block", [1, 2, 7, 65536])
 @given(text=st.binary(max_size=60), size=st.integers(1, 4))
-@examples(50, suppress=[HealthCheck.function_scoped_fixture])
-def test_lines_arrive_whole_whatever_is_read_at_a_time(
-    monkeypatch: pytest.MonkeyPatch, block: int, text: bytes, size: int
-) -> None:
-    monkeypatch.setattr("seqkd.tools.translate.BLOCK", block)
-    monkeypatch.setattr("seqkd.tools.translate.CHUNK_LINES", size)
+@examples(50)
+def test_lines_arrive_whole_whatever_is_read_at_a_time(block: int, text: bytes, size: int) -> None:
     with stdin(text) as file:
-        chunks = list(arriving(file.fileno()))
+        chunks = list(arriving(file.fileno(), lines_at_most=size, block_bytes=block))
     expected = text.split(b"\n")
     assert [line for chunk in chunks for line in chunk] == (expected if expected[-1] else expected[:-1])
     assert all(1 <= len(chunk) <= size for chunk in chunks)
@@ -282,12 +273,11 @@ def test_every_translation_opens_with_the_prefix(model: Path) -> None:
         load(model, ["<2de>"])
 
 
-def test_a_line_has_its_own_samples_wherever_its_chunk_starts(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_line_has_its_own_samples_wherever_its_chunk_starts(model: Path) -> None:
     translator = load(model, sampling=True)
     whole = translated(translator, b"a dog\n" * 9)
     assert len(set(whole.splitlines())) > 1
-    monkeypatch.setattr("seqkd.tools.translate.CHUNK_LINES", 4)
-    assert translated(translator, b"a dog\n" * 9) == whole
+    assert translated(translator, b"a dog\n" * 9, lines_at_most=4) == whole
     assert translated(load(model, sampling=True, seed=2), b"a dog\n" * 9) != whole
 
 

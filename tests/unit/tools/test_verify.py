@@ -40,8 +40,8 @@ def run(made: Path, tmp_path: Path) -> Path:
     return tmp_path / "run"
 
 
-def problems(folder: Path, *inputs: Path) -> list[str]:
-    return verify.verify(folder, inputs).problems
+def problems(folder: Path, *inputs: Path, bucket_ids: int = verify.BUCKET_IDS) -> list[str]:
+    return verify.verify(folder, inputs, bucket_ids=bucket_ids).problems
 
 
 def flip(path: Path, place: float = 0.5, bit: int = 2) -> None:
@@ -297,10 +297,10 @@ def corpus(folder: Path, *shards: list[int]) -> Path:
 
 
 @pytest.mark.parametrize("bucket", [1, 3, 4_000_000])
-def test_an_id_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bucket: int) -> None:
-    monkeypatch.setattr(verify, "BUCKET_IDS", bucket)
-    assert problems(corpus(tmp_path / "sound", [5, -3, 9], [], [2**63 - 1, -(2**63), 0])) == []
-    found = problems(corpus(tmp_path / "twice", [5, 6, 9, 9], [], [7, 5, 1], [9]))
+def test_an_id_twice(tmp_path: Path, bucket: int) -> None:
+    sound = corpus(tmp_path / "sound", [5, -3, 9], [], [2**63 - 1, -(2**63), 0])
+    assert problems(sound, bucket_ids=bucket) == []
+    found = problems(corpus(tmp_path / "twice", [5, 6, 9, 9], [], [7, 5, 1], [9]), bucket_ids=bucket)
     assert len(found) == 1
     assert "ids that come more than once: " in found[0]
     assert set(found[0].split(": ")[2].split(", ")) == {"5 (2 times)", "9 (3 times)"}

@@ -22,7 +22,7 @@ from seqkd.objectives.nll import LabelSmoothedNll
 from seqkd.objectives.teacher import Teacher
 from seqkd.objectives.terms import Term
 from seqkd.objectives.word_kd import WordKd
-from seqkd.training import loop
+from seqkd.training.loop import LoopSettings, fit
 from seqkd.training.optim import OptimSettings
 from seqkd.training.runtime import make_fabric
 from seqkd.training.validation import held_out_nll
@@ -109,13 +109,13 @@ def train(
     rank, world = fabric.global_rank, fabric.world_size
     held_out = TableData(copy_rows(5, seed=9), batch_tokens=12, rank=rank, world=world)
     with tempfile.TemporaryDirectory() as own:
-        result = loop.fit(
+        result = fit(
             fabric=fabric,
             model=model,
             loss=loss,
             data=TableData(copy_rows(rows), batch_tokens=batch_tokens, rank=rank, world=world),
             validate=validate,
-            settings=loop.LoopSettings(
+            settings=LoopSettings(
                 max_updates=6,
                 accumulate=2 // world,
                 clip_norm=0.0,
@@ -126,6 +126,7 @@ def train(
             folder=Path(fabric.broadcast(own)) if folder is None else folder,
             observer=Recorder(),
             hooks=[Swaps(model, 3), Swaps(model, 2)] if hooked else [],
+            make_optimizer=plain_descent,
         )
         fabric.barrier()
     moved = {name: weight.detach() - first[name] for name, weight in both.named_parameters()}
@@ -151,7 +152,6 @@ def resumed(fabric: Any) -> tuple[Run, Run, bool]:
 
 def main(out: Path) -> None:
     """Train all kinds on this process and its peers; the first one writes what came out."""
-    loop.build_optimizer = plain_descent  # type: ignore[attr-defined]
     fabric = make_fabric(torch.device("cpu"), "float32")
     runs = {(kind, name): train(fabric, kind, *sizes) for kind in KINDS for name, sizes in DATA.items()}
     whole, again, agree = resumed(fabric)

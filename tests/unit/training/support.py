@@ -23,7 +23,7 @@ from seqkd.objectives.terms import Term
 from seqkd.training.data import SpecialIds
 from seqkd.training.hooks import Hook
 from seqkd.training.loop import LoopSettings, TrainResult, fit
-from seqkd.training.optim import OptimSettings
+from seqkd.training.optim import MakeOptimizer, OptimSettings, build_optimizer
 from seqkd.training.runtime import make_fabric
 from seqkd.training.state import Validation
 from seqkd.training.translation import collate
@@ -120,6 +120,7 @@ def train(
     held_out: pa.Table | None = None,
     smoothing: float = 0.1,
     hooks: Sequence[Hook] = (),
+    make_optimizer: MakeOptimizer = build_optimizer,
 ) -> tuple[nn.Module, TrainResult, Recorder]:
     """Run the loop on the copy task."""
     folder.mkdir(exist_ok=True, parents=True)
@@ -139,6 +140,7 @@ def train(
         folder=folder,
         observer=observer,
         hooks=hooks,
+        make_optimizer=make_optimizer,
     )
     return model, result, observer
 

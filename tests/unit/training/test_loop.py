@@ -20,7 +20,6 @@ from seqkd.models.checkpoint import read_weights
 from seqkd.objectives.base import Batch
 from seqkd.objectives.nll import LabelSmoothedNll
 from seqkd.objectives.terms import NOTHING, Forward, TermOutput
-from seqkd.training import loop as loop_module
 from seqkd.training.state import checkpoint_path, load_state
 from tests.unit.training.support import (
     Recorder,
@@ -129,28 +128,34 @@ class Joined(TableData):
         return [np.concatenate(parts[start : start + 3]) for start in range(0, len(parts), 3)]
 
 
-def test_accumulated_batches_equal_one_of_all_their_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop_module, "build_optimizer", plain_descent)
+def test_accumulated_batches_equal_one_of_all_their_rows(tmp_path: Path) -> None:
     table, loop = copy_rows(60), settings(12, validate_every=12, clip_norm=0.5)
     first = tiny_model(dropout=0.0)
     apart, _, _ = train(
-        tmp_path / "a", replace(loop, accumulate=3), model=tiny_model(dropout=0.0), data=TableData(table)
+        tmp_path / "a",
+        replace(loop, accumulate=3),
+        model=tiny_model(dropout=0.0),
+        data=TableData(table),
+        make_optimizer=plain_descent,
     )
-    together, _, _ = train(tmp_path / "b", loop, model=tiny_model(dropout=0.0), data=Joined(table))
+    together, _, _ = train(
+        tmp_path / "b", loop, model=tiny_model(dropout=0.0), data=Joined(table), make_optimizer=plain_descent
+    )
     for a, b, before in zip(apart.parameters(), together.parameters(), first.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
         assert not torch.equal(a, before)
 
 
-def test_the_gradient_is_that_of_the_mean_over_tokens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop_module, "build_optimizer", plain_descent)
+def test_the_gradient_is_that_of_the_mean_over_tokens(tmp_path: Path) -> None:
     data = TableData(copy_rows(60))
     objective = LabelSmoothedNll(smoothing=0.1)
     expected = tiny_model(dropout=0.0)
     batch = data.load(data.plan(0)[0])
     (objective(Forward(expected, batch)).loss / batch.tokens).backward()  # type: ignore[no-untyped-call]
     loop = settings(1, clip_norm=0.0)
-    got, _, _ = train(tmp_path, loop, model=tiny_model(dropout=0.0), data=data, objective=objective)
+    got, _, _ = train(
+        tmp_path, loop, model=tiny_model(dropout=0.0), data=data, objective=objective, make_optimizer=plain_descent
+    )
     rate = 5e-3 / 10
     for moved, weight in zip(got.parameters(), expected.parameters(), strict=True):
         assert weight.grad is not None
@@ -162,8 +167,7 @@ def weighted_rows(weights: list[float]) -> pa.Table:
     return table.append_column("weight", pa.array(weights, pa.float32()))
 
 
-def test_two_updates_with_weights_are_those_computed_by_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop_module, "build_optimizer", plain_descent)
+def test_two_updates_with_weights_are_those_computed_by_hand(tmp_path: Path) -> None:
     weights = [0.5, 0.25, 1.0, 0.0, 2.0, 0.125, 0.375, 1.0]
     data = TableData(weighted_rows(weights), batch_tokens=14)
     plan = data.plan(0)
@@ -183,7 +187,9 @@ def test_two_updates_with_weights_are_those_computed_by_hand(tmp_path: Path, mon
                 weight.sub_(gradient, alpha=5e-3 * update / 10)
         losses.append((float(mean.detach()), int(counts.sum())))
     loop = settings(2, validate_every=2, clip_norm=0.0)
-    got, result, _ = train(tmp_path, loop, model=tiny_model(dropout=0.0), data=data, smoothing=0.0)
+    got, result, _ = train(
+        tmp_path, loop, model=tiny_model(dropout=0.0), data=data, smoothing=0.0, make_optimizer=plain_descent
+    )
     assert not same_weights(got, tiny_model(dropout=0.0))
     for moved, weight in zip(got.parameters(), model.parameters(), strict=True):
         torch.testing.assert_close(moved, weight, rtol=1e-5, atol=1e-6)
@@ -191,16 +197,15 @@ def test_two_updates_with_weights_are_those_computed_by_hand(tmp_path: Path, mon
     assert result.history[0].train_loss == pytest.approx(sum(mean * n for mean, n in losses) / tokens, rel=1e-5)
 
 
-def test_copies_of_a_row_that_share_its_weight_count_as_the_row(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(loop_module, "build_optimizer", plain_descent)
+def test_copies_of_a_row_that_share_its_weight_count_as_the_row(tmp_path: Path) -> None:
     table, loop = copy_rows(6, seed=4), settings(3, validate_every=3)
     once = TableData(table, batch_tokens=1000)
     copies = pa.concat_tables([table] * 4).append_column("weight", pa.array([0.25] * 24, pa.float32()))
-    one, first, _ = train(tmp_path / "a", loop, model=tiny_model(dropout=0.0), data=once)
+    one, first, _ = train(tmp_path / "a", loop, model=tiny_model(dropout=0.0), data=once, make_optimizer=plain_descent)
     four = TableData(copies, batch_tokens=1000)
-    other, second, _ = train(tmp_path / "b", loop, model=tiny_model(dropout=0.0), data=four)
+    other, second, _ = train(
+        tmp_path / "b", loop, model=tiny_model(dropout=0.0), data=four, make_optimizer=plain_descent
+    )
     for a, b in zip(one.parameters(), other.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
     assert second.history[0].train_loss == pytest.approx(first.history[0].train_loss, rel=1e-5)

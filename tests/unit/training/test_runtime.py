@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from seqkd.errors import InputError, WorkError
-from seqkd.training.runtime import choose_precision, keep_freed_memory, lost_processes_told
+from seqkd.training.runtime import choose_precision, keep_freed_memory, lost_processes_told, slow_precision
 
 
 def test_precision() -> None:
@@ -41,3 +41,10 @@ def test_other_errors_stay_as_they_are() -> None:
 def test_keep_freed_memory_does_no_harm() -> None:
     keep_freed_memory()
     assert torch.ones(1 << 20).sum() == 1 << 20
+
+
+@pytest.mark.parametrize("has_products", [True, False])
+def test_bf16_is_slow_on_devices_without_its_products(has_products: bool) -> None:
+    for precision in ("float32", "bf16"):
+        slow = slow_precision(precision, torch.device("cpu"), has_products=lambda _: has_products)
+        assert (slow is not None) == (precision == "bf16" and not has_products)

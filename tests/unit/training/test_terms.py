@@ -19,7 +19,6 @@ from seqkd.objectives.nll import LabelSmoothedNll
 from seqkd.objectives.teacher import Teacher
 from seqkd.objectives.terms import NOTHING, Forward, TermOutput
 from seqkd.objectives.word_kd import WordKd
-from seqkd.training import loop as loop_module
 from seqkd.training.loop import LoopSettings
 from seqkd.training.state import load_state
 from tests.unit.training.support import (
@@ -109,10 +108,7 @@ class Rows:
         return TermOutput((sums / positions.clamp(min=1.0)).sum())
 
 
-def test_each_term_is_divided_by_its_own_denominator_over_accumulated_batches(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(loop_module, "build_optimizer", plain_descent)
+def test_each_term_is_divided_by_its_own_denominator_over_accumulated_batches(tmp_path: Path) -> None:
     data = TableData(copy_rows(60))
     batches = [data.load(rows) for rows in data.plan(0)[:3]]
     assert len({len(batch.ids) / batch.tokens for batch in batches}) > 1  # so that one denominator would not do
@@ -134,7 +130,9 @@ def test_each_term_is_divided_by_its_own_denominator_over_accumulated_batches(
         ]
     )
     loop = settings(1, accumulate=3, clip_norm=0.0)
-    got, result, _ = train(tmp_path, loop, model=tiny_model(dropout=0.0), data=data, objective=loss)
+    got, result, _ = train(
+        tmp_path, loop, model=tiny_model(dropout=0.0), data=data, objective=loss, make_optimizer=plain_descent
+    )
     rate = 5e-3 / 10
     for moved, weight, gradient in zip(got.parameters(), model.parameters(), gradients, strict=True):
         torch.testing.assert_close(moved, weight.detach() - rate * gradient, rtol=1e-5, atol=1e-7)

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from seqkd.models.nat import fertility
 from seqkd.models.nat.fertility import CLASSES, Alignment, FertilityPredictor
 from tests.unit.models.nat.support import EOS, PAD, padded
 
@@ -19,9 +18,9 @@ def align(model: FertilityPredictor, table: Tensor, source: Tensor, target: Tens
     return model.align(functional.embedding(source, table), source.ne(PAD), target, target.ne(PAD), table)
 
 
-def predictor() -> tuple[FertilityPredictor, Tensor]:
+def predictor(classes: int = CLASSES) -> tuple[FertilityPredictor, Tensor]:
     torch.manual_seed(0)
-    return FertilityPredictor(DIM), torch.randn(20, DIM)
+    return FertilityPredictor(DIM, classes), torch.randn(20, DIM)
 
 
 def test_every_target_token_has_a_source_token_and_the_ends_meet() -> None:
@@ -85,9 +84,8 @@ def test_the_loss_counts_real_tokens_and_no_class_beyond_the_last() -> None:
 
 
 @pytest.mark.parametrize("count", [1, 3, 500])
-def test_candidates_equal_a_search_by_exhaustion(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
-    monkeypatch.setattr(fertility, "CLASSES", 4)
-    model, _ = predictor()
+def test_candidates_equal_a_search_by_exhaustion(count: int) -> None:
+    model, _ = predictor(classes=4)
     with torch.no_grad():
         model.classes.bias[0] += 2.0  # all zeros would be the best
     memory, real = torch.randn(2, 4, DIM), torch.tensor([[True, True, True, True], [True, True, False, False]])

@@ -19,7 +19,7 @@ from seqkd.errors import WorkError
 from seqkd.models.settings import Activation, Norm
 from seqkd.models.transformer import Transformer
 from seqkd.search import BeamSearch, BeamSettings, FusedSearchModel, SteppingModel
-from seqkd.search.gpu import engine as engine_module
+from seqkd.search.candidates import RowCandidates
 from seqkd.search.gpu.engine import KEPT, Buffers, GraphTransformer, Shape, rung, runs_here
 from seqkd.search.gpu.graphs import Recorder
 from seqkd.search.gpu.operations import PLAIN, Operations
@@ -152,21 +152,31 @@ def test_k_best_lists_equal_those_of_torch_with_the_kernel_of_the_searchs_step(o
 
 
 @pytest.mark.parametrize("prefix", [[], [9, 8]])
-def test_the_whole_step_is_one_run_at_fixed_addresses(monkeypatch: pytest.MonkeyPatch, prefix: list[int]) -> None:
-    graph = GraphTransformer(model(), operations=PLAIN)
+def test_the_whole_step_is_one_run_at_fixed_addresses(prefix: list[int]) -> None:
     addresses: set[tuple[Shape, tuple[int, ...]]] = set()
     ways: list[str] = []
-    run = Recorder.run
 
-    def watched(recorder: Recorder, key: Hashable, function: Callable[[], Any]) -> Any:
-        (buffers,) = (held for held in graph._buffers if not held.idle())
-        tensors = [*buffers.hypotheses.fields(), buffers.tokens, buffers.parents]
-        addresses.add((buffers.shape, tuple(tensor.data_ptr() for tensor in tensors)))
-        assert isinstance(key, tuple)
-        ways.append(key[0])
-        return run(recorder, key, function)
+    class Watched(Recorder):
+        """Remembers what it ran, and where the buffers were."""
 
-    monkeypatch.setattr(Recorder, "run", watched)
+        buffers: Buffers
+
+        def run(self, key: Hashable, function: Callable[[], Any]) -> Any:
+            buffers = self.buffers
+            tensors = [*buffers.hypotheses.fields(), buffers.tokens, buffers.parents]
+            addresses.add((buffers.shape, tuple(tensor.data_ptr() for tensor in tensors)))
+            assert isinstance(key, tuple)
+            ways.append(key[0])
+            return super().run(key, function)
+
+    def allocate(shape: Shape, plain: Transformer, graphs: bool) -> Buffers:
+        buffers = Buffers(shape, plain, graphs)
+        watched = Watched(DEVICE, enabled=graphs)
+        watched.buffers = buffers
+        buffers.recorder = watched
+        return buffers
+
+    graph = GraphTransformer(model(), operations=PLAIN, buffers=allocate)
     rows = sentences(50, vocab=VOCAB, longest=9)
     search = BeamSearch([graph], BeamSettings(beam=3))
     # Refills, and smaller batches at the end; and again in the same buffers.
@@ -232,32 +242,29 @@ def test_a_state_starts_anew_in_used_buffers() -> None:
     assert torch.equal(*results)
 
 
-def test_kept_buffers_give_way_when_memory_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
-    graph = GraphTransformer(model(), operations=PLAIN)
-    graph.new_state(3, 2, 9, 12)
+def test_kept_buffers_give_way_when_memory_is_short() -> None:
     tried: list[Shape] = []
 
-    def allocate(shape: Shape, plain: Transformer, *, graphs: bool) -> Buffers:
+    def allocate(shape: Shape, plain: Transformer, graphs: bool) -> Buffers:
         tried.append(shape)
         if graph._buffers:
             raise torch.OutOfMemoryError("no room beside those")
-        return Buffers(shape, plain, graphs=graphs)
+        return Buffers(shape, plain, graphs)
 
-    monkeypatch.setattr(engine_module, "Buffers", allocate)
+    graph = GraphTransformer(model(), operations=PLAIN, buffers=allocate)
+    graph.new_state(3, 2, 9, 12)
     state = graph.new_state(5, 2, 9, 12)
-    assert len(tried) == 2
+    assert len(tried) == 3
     assert graph._buffers == [state.buffers]
 
 
-def test_memory_that_runs_out_in_a_step_frees_what_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: object) -> Tensor:
+def test_memory_that_runs_out_in_a_step_frees_what_is_kept() -> None:
+    def fail(*_: object) -> RowCandidates:
         raise torch.OutOfMemoryError("no room for the logits")
 
-    plain = model()
-    graph = GraphTransformer(plain, operations=PLAIN)
+    graph = GraphTransformer(model(), operations=dataclasses.replace(PLAIN, output=fail))
     graph.new_state(3, 2, 9, 12)
     state = graph.new_state(5, 2, 9, 12)
-    monkeypatch.setattr(graph, "_features", fail)
     with pytest.raises(torch.OutOfMemoryError):
         graph.step_candidates(state, torch.full((5, 2), EOS, device=DEVICE), 6)
     assert graph._buffers == []
@@ -265,20 +272,18 @@ def test_memory_that_runs_out_in_a_step_frees_what_is_kept(monkeypatch: pytest.M
         graph.advance(state, graph.frontier(state, BeamSettings(beam=2)))
 
 
-def test_the_search_goes_on_with_smaller_batches_when_memory_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_search_goes_on_with_smaller_batches_when_memory_is_short() -> None:
     plain = model()
     rows = sentences(8, vocab=VOCAB, longest=5)
     chosen = BeamSettings(beam=2, max_length_ratio=1.0, max_length_extra=1)
     expected = dict(BeamSearch([IncrementalTransformer(plain)], chosen).decode(rows, batch_tokens=60))
-    graph = GraphTransformer(plain, operations=PLAIN)
-    features = graph._features
 
-    def small_only(buffers: Buffers, groups: int) -> Tensor:
-        if groups > 2:
+    def small_only(ancestors: Tensor, parents: Tensor, positions: Tensor, places: Tensor) -> None:
+        if len(places) > 2:
             raise torch.OutOfMemoryError("too many rows")
-        return features(buffers, groups)
+        PLAIN.follow(ancestors, parents, positions, places)
 
-    monkeypatch.setattr(graph, "_features", small_only)
+    graph = GraphTransformer(plain, operations=dataclasses.replace(PLAIN, follow=small_only))
     found = dict(BeamSearch([graph], chosen).decode(rows, batch_tokens=60))
     assert {r: [h.ids for h in k] for r, k in found.items()} == {r: [h.ids for h in k] for r, k in expected.items()}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import pytest
@@ -22,19 +22,27 @@ class FakeGraph:
         self.replays += 1
 
 
-def test_first_run_is_ordinary_the_second_captured_the_others_replayed(monkeypatch: pytest.MonkeyPatch) -> None:
-    graphs: list[FakeGraph] = []
+class FakeCuda:
+    """Stands for `torch.cuda`, and remembers which graphs were captured."""
+
+    CUDAGraph = FakeGraph
+    graph_pool_handle = object
+
+    def __init__(self) -> None:
+        self.graphs: list[FakeGraph] = []
 
     @contextmanager
-    def capture(graph: FakeGraph, **_: Any) -> Iterator[None]:
-        graphs.append(graph)
+    def graph(self, graph: FakeGraph, **_: Any) -> Iterator[None]:
+        self.graphs.append(graph)
         yield
 
-    monkeypatch.setattr(torch.cuda, "graph_pool_handle", object)
-    monkeypatch.setattr(torch.cuda, "CUDAGraph", FakeGraph)
-    monkeypatch.setattr(torch.cuda, "graph", capture)
-    monkeypatch.setattr(torch.cuda, "device", lambda _: nullcontext())
-    recorder = Recorder(torch.device("cuda"), enabled=True)
+    def device(self, _: torch.device) -> AbstractContextManager[None]:
+        return nullcontext()
+
+
+def test_first_run_is_ordinary_the_second_captured_the_others_replayed() -> None:
+    cuda = FakeCuda()
+    recorder = Recorder(torch.device("cuda"), enabled=True, cuda=cuda)
     calls: list[str] = []
 
     def work() -> str:
@@ -46,13 +54,12 @@ def test_first_run_is_ordinary_the_second_captured_the_others_replayed(monkeypat
     assert recorder.run("one", work) == "result 3"
     assert recorder.run("one", work) == "result 3"
     assert len(calls) == 3
-    assert graphs[-1].replays == 2
+    assert [graph.replays for graph in cuda.graphs] == [2]
 
 
 @pytest.mark.parametrize(("device", "enabled"), [("cpu", True), ("cuda", False)])
-def test_without_graphs_every_run_is_ordinary(monkeypatch: pytest.MonkeyPatch, device: str, enabled: bool) -> None:
-    monkeypatch.setattr(torch.cuda, "device", lambda _: nullcontext())
-    recorder = Recorder(torch.device(device), enabled=enabled)
+def test_without_graphs_every_run_is_ordinary(device: str, enabled: bool) -> None:
+    recorder = Recorder(torch.device(device), enabled=enabled, cuda=FakeCuda())
     calls: list[int] = []
     for _ in range(3):
         recorder.run("one", lambda: calls.append(1))

@@ -39,7 +39,7 @@ help: ## this list
 setup: $(SETUP) ## a virtual environment with seqkd and its tools, in .venv
 
 ifneq ($(VENV),)
-$(SETUP): pyproject.toml constraints.txt
+$(SETUP): pyproject.toml constraints.txt tests/plugins/pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
 	  echo "error: seqkd needs Python 3.10 or newer; PYTHON=$(PYTHON) is $$($(PYTHON) --version 2>&1)" >&2; \
 	  echo "  to do: make PYTHON=/path/to/python3.12 ..." >&2; exit 1; }
@@ -49,6 +49,7 @@ $(SETUP): pyproject.toml constraints.txt
 	   $(SEQKD_PYTHON) -c 'from importlib.metadata import version; print("torch==" + version("torch"))'; \
 	 } > $(VENV)/constraints.txt
 	$(PIP) install --quiet -c $(VENV)/constraints.txt -e '.[dev]'
+	$(PIP) install --quiet --no-deps -e tests/plugins
 	@touch $@
 
 # With pip's build isolation fairseq would be compiled against a second torch.

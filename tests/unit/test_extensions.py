@@ -242,7 +242,7 @@ def test_an_objective_that_asks_a_teacher_takes_one(tmp_path: Path) -> None:
 def test_registries_are_listed_without_torch() -> None:
     code = (
         "import sys; import seqkd.config.models; from seqkd.config.models import ARCHITECTURES, OBJECTIVES;"
-        "from seqkd.config.select import *; FILTERS.all(), RULES.all(), SCORERS.all();"
-        "OBJECTIVES.all(), ARCHITECTURES.all(); assert 'torch' not in sys.modules"
+        "from seqkd.config.select import *; FILTERS.names(), RULES.names(), SCORERS.names();"
+        "OBJECTIVES.names(), ARCHITECTURES.names(); assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -248,10 +248,10 @@ def test_weights_are_for_objectives_that_count_them(pipeline: Path) -> None:
     edited(pipeline, 'rule = "seqkd"', 'rule = "all"')
     assert read_pipeline(pipeline).select[0].rule == "all"
     edited(pipeline, 'init_from = "kd"', 'model = { arch = "nat" }')
-    assert problems(pipeline) == [
-        '(file): students: rule "all" gives weights to rows, which objectives nll, word_kd, ctc, dag count, '
-        "not those of tuned (nat)"
-    ]
+    (line,) = problems(pipeline)
+    said = '(file): students: rule "all" gives weights to rows, which objectives nll, word_kd, ctc, dag'
+    assert line.startswith(said)  # installed packages may add further ones
+    assert line.endswith("count, not those of tuned (nat)")
     edited(pipeline, 'rule = "all"', 'rule = "all"\nrejected = "next"')
     assert any("keeps every hypothesis" in line for line in problems(pipeline))
 

@@ -40,7 +40,9 @@ def _prepare(root: Path, out: Path) -> None:
 
 
 def _train(root: Path, out: Path) -> None:
-    config = student_config(root / "gold", {"type": "nll"}, training={"max_updates": 2, "validate_every": 2})
+    config = student_config(
+        root / "gold", {"type": "nll"}, training={"max_updates": 2, "validate_every": 2, "keep_state": True}
+    )
     train.run(config, out, device="cpu")
 
 

@@ -1,4 +1,4 @@
-"""`seqkd inspect` and `seqkd verify`: what lies in a folder, and what can be named in files."""
+"""`seqkd inspect`, `seqkd verify` and `seqkd forget`: what lies in a folder, and what can be named in files."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from seqkd.cli.options import Debug
+from seqkd.progress import say
 
 folders = typer.Typer()
 
@@ -48,3 +49,15 @@ def _verify(
     from seqkd.tools.verify import show, verify
 
     print(show(verify(path, inputs or ())))
+
+
+@folders.command("forget")
+def _forget(
+    paths: Annotated[list[Path], typer.Argument(help="folders of k-best lists or soft targets")],
+    debug: Debug = False,  # noqa: ARG001
+) -> None:
+    """Delete the rows of intermediate folders; what was made from them stays finished."""
+    from seqkd.tools.forget import forget
+
+    for path in paths:
+        say(f"{path}: {forget(path) / 1e6:,.1f} MB freed; the manifest stays")

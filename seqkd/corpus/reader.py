@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from seqkd.corpus.manifest import Manifest, ShardInfo, read_manifest
-from seqkd.corpus.records import shard_index
+from seqkd.corpus.records import FORGOTTEN, shard_index
 from seqkd.corpus.schema import KINDS, NULLABLE, PACKED, exchanged, fits, required
 from seqkd.errors import CorpusError
 from seqkd.text.vocabularies import Vocabularies
@@ -76,7 +76,8 @@ class Corpus:
     ) -> Corpus:
         """Open a folder after checking its manifest and that each shard is there in its full size.
 
-        A shard's contents are compared with its SHA-256 when it is first read, not here.
+        A shard's contents are compared with its SHA-256 when it is first read, not here. Of a folder whose shards were
+        deleted by `seqkd forget` only the manifest is of use.
 
         Args:
             path: The folder.
@@ -99,9 +100,11 @@ class Corpus:
         for entry in sorted(path.iterdir()):
             if shard_index(entry.name) is not None and entry.name not in listed:
                 raise CorpusError("not in the manifest", where=str(entry), hint=_AGAIN)
+        corpus = cls(path, manifest, KINDS[manifest.kind], mapped_shards=mapped_shards, held_bytes=held_bytes)
+        if manifest.extra.get(FORGOTTEN):
+            return corpus
         for shard in manifest.shards:
             _check_size(path / shard.name, shard)
-        corpus = cls(path, manifest, KINDS[manifest.kind], mapped_shards=mapped_shards, held_bytes=held_bytes)
         if manifest.shards:
             corpus.schema = corpus._map(0).schema
         return corpus
@@ -119,6 +122,21 @@ class Corpus:
         corpus = Corpus(self.path, turned(self.manifest, not self._exchanged), self.schema, **self._limits)
         corpus._exchanged = not self._exchanged
         return corpus
+
+    def check_rows(self) -> None:
+        """See that the rows can be read.
+
+        Raises:
+            CorpusError: They were deleted on purpose.
+        """
+        if self.manifest.extra.get(FORGOTTEN):
+            raise CorpusError(
+                "its rows were deleted on purpose, by `seqkd forget`",
+                where=str(self.path),
+                expected="a folder with its shards",
+                hint="delete the folder and run its stage, or Make, to make it again; or leave its manifest alone as "
+                "long as nothing new is made from it",
+            )
 
     @property
     def rows(self) -> int:
@@ -299,6 +317,7 @@ class Corpus:
         return table
 
     def _read(self, i: int) -> pa.Table:
+        self.check_rows()
         path = self.path / self.shards[i].name
         table = read_table(path, self.shards[i], self.manifest.kind, checked=i in self._checked)
         if i and not table.schema.equals(self.schema):

@@ -41,6 +41,8 @@ def shard_index(name: str) -> int | None:
 
 # In a manifest's `extra`, why the machine took a slower path, if it did; it is no part of the contents.
 SLOW_PATH = "slow_path"
+# Likewise, that the shards have been deleted on purpose.
+FORGOTTEN = "forgotten"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,9 +82,9 @@ class Manifest:
     extra: dict[str, Any] = field(default_factory=dict)
 
     def digest(self) -> str:
-        """SHA-256 (hex) of everything but the seqkd version and `SLOW_PATH`: equal digests mean equal contents."""
+        """SHA-256 (hex) of everything but the seqkd version and notes: equal digests mean equal contents."""
         values = self._values()
-        values["extra"] = {name: value for name, value in self.extra.items() if name != SLOW_PATH}
+        values["extra"] = {name: value for name, value in self.extra.items() if name not in (SLOW_PATH, FORGOTTEN)}
         return hashlib.sha256(canonical(values)).hexdigest()
 
     def to_json(self) -> str:

@@ -23,6 +23,7 @@ from seqkd.config.written import in_full
 from seqkd.corpus.files import is_kept
 from seqkd.corpus.manifest import MANIFEST, Manifest, read_manifest
 from seqkd.corpus.reader import Corpus
+from seqkd.corpus.records import FORGOTTEN
 from seqkd.corpus.schema import KINDS
 from seqkd.errors import CorpusError, ModelError
 from seqkd.models.registry import misfit
@@ -89,7 +90,9 @@ def _show(path: Path, manifest: Manifest, rows: int, console: Console) -> None:
     if manifest.vocabulary:
         facts["vocabulary"] = manifest.vocabulary
     console.print(_pairs({**facts, **_flat(manifest.extra)}))
-    if manifest.kind in KINDS:
+    if manifest.extra.get(FORGOTTEN):
+        console.print("rows: deleted on purpose, by seqkd forget")
+    elif manifest.kind in KINDS:
         _rows(Corpus.open(path), rows, console)
     elif manifest.kind in RESULTS:
         console.print(_pairs(_flat(_read_json(path / RESULTS[manifest.kind])), "result"))

@@ -66,6 +66,10 @@ def verify(path: str | Path, inputs: Sequence[str | Path] = (), *, bucket_ids: i
     with Progress("verify", size, "bytes") as progress:
         for link in links:
             progress.note(str(link.path))
+            if link.forgotten:
+                notes.append(f"{link.path}: its rows were deleted on purpose, by `seqkd forget`")
+                folders.append((link.path, f"{_holds(link)}, forgotten"))
+                continue
             found = _shards(link, shelf, progress, bucket_ids) if link.kind in KINDS else list(_files(link, progress))
             problems += found
             folders.append((link.path, f"{_holds(link)}{', damaged' if found else ''}"))
@@ -208,6 +212,8 @@ def _joined(link: Link, shard: ShardInfo, table: pa.Table) -> Iterator[str]:
     ids = _id_column(table)
     for role, origin in link.rows_from.items():
         assert origin.manifest is not None
+        if origin.forgotten:
+            continue
         theirs = {other.name: other for other in origin.manifest.shards}.get(shard.name)
         there = origin.path / shard.name
         if theirs is None:

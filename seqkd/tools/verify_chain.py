@@ -13,6 +13,7 @@ from seqkd.config.stages import read_toml
 from seqkd.corpus.files import is_kept
 from seqkd.corpus.manifest import MANIFEST, Manifest, read_manifest
 from seqkd.corpus.reader import turned
+from seqkd.corpus.records import FORGOTTEN
 from seqkd.errors import ConfigError, CorpusError, SeqkdError
 
 WEIGHTS = "model.safetensors"
@@ -55,8 +56,15 @@ class Link:
         return "model" if self.manifest is None else self.manifest.kind
 
     @property
+    def forgotten(self) -> bool:
+        """Whether its shards were deleted on purpose."""
+        return self.manifest is not None and bool(self.manifest.extra.get(FORGOTTEN))
+
+    @property
     def bytes(self) -> int:
         """What is read to look at it."""
+        if self.forgotten:
+            return 0
         if self.kind != "model":
             return sum(shard.bytes for shard in self.manifest.shards) if self.manifest else 0
         return sum(file.stat().st_size for file in self.path.glob("*.*") if file.is_file())

@@ -76,8 +76,10 @@ def run(
     kbest, gold = Corpus.open(config.kbest, "kbest"), Corpus.open(config.gold, "corpus")
     _check(kbest, gold, config)
     made_by = provenance(config, kbest, gold, device, scale)
-    if config.keeps_all and not StageOutput.up_to_date(out, "corpus", made_by, overwrite=overwrite):
-        _check_ids(gold)
+    if not StageOutput.up_to_date(out, "corpus", made_by, overwrite=overwrite):
+        kbest.check_rows()
+        if config.keeps_all:
+            _check_ids(gold)
     with StageOutput.open(out, "corpus", made_by, overwrite=overwrite, part=scale.part) as output:
         if output.complete:
             _discard_lists(out, gold)  # left by a process that was killed right after the manifest

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from seqkd.errors import CorpusError
-from seqkd.metrics.registry import METRICS
 from seqkd.metrics.speed import Load, Speed
 
 RESULT = "result.json"
+FIELDS = ("bleu", "chrf", "ter", "bleu_accepted", "valid")  # metrics that have a field of their own in results
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +33,7 @@ class DecodeResult:
         speedup_batch1: The same where sentences are decoded one at a time.
         engine: The search engine that drives the model: `cpu`, `gpu` or `plain` (torch); "" if an earlier version of
             seqkd wrote the result.
-        further: Values of the metrics that the stage file asks for, by name.
+        further: Values of the other metrics of outputs, by name.
     """
 
     bleu: float
@@ -52,7 +52,7 @@ class DecodeResult:
 
     def measured(self, metric: str) -> float | None:
         """The value of a metric of outputs; None if it was not measured."""
-        return getattr(self, metric) if metric in METRICS.own else self.further.get(metric)
+        return getattr(self, metric) if metric in FIELDS else self.further.get(metric)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,7 +22,7 @@ from seqkd.corpus.reader import Corpus
 from seqkd.errors import CorpusError
 from seqkd.kernels.processors import model_name
 from seqkd.metrics.registry import METRICS, Metric, Outputs
-from seqkd.metrics.results import RESULT, Baseline, DecodeResult, EvaluationResult
+from seqkd.metrics.results import FIELDS, RESULT, Baseline, DecodeResult, EvaluationResult
 from seqkd.metrics.speed import TOLERANCE, Speed, load_now, measure
 from seqkd.metrics.tokenizers import Tokenizer, choose_tokenizer
 from seqkd.progress import Progress, say
@@ -226,7 +226,8 @@ def _evaluate(
     decodes: dict[str, DecodeResult] = {}
     signatures: dict[str, str] = {}
     engines = {way.name: way.engine for way in ways}
-    metrics = [*METRICS.own.values(), *(METRICS.named(name) for name in config.metrics or ())]
+    further = [METRICS.named(name) for name in config.metrics or () if name not in METRICS.own]
+    metrics = [*METRICS.own.values(), *further]
     for name, decode in decoded.items():
         decodes[name], signatures = _score(test, metrics, decode, engines[name], speeds[name], baseline)
     perplexity, mode, unscored = None, None, 0
@@ -323,7 +324,7 @@ def _score(
         speedup=None if over is None else speed.sentences_per_second / over.sentences_per_second,
         speedup_batch1=None if over is None else speed.sentences_per_second_batch1 / over.sentences_per_second_batch1,
         engine=engine,
-        further={name: value for name, value in values.items() if name not in METRICS.own},
+        further={name: value for name, value in values.items() if name not in FIELDS},
     )
     return result, {name: score.signature for name, score in scores.items() if score.signature}
 

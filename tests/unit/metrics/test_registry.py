@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from seqkd.config.stages import EvaluateConfig, TrainingConfig, validate
@@ -7,6 +9,8 @@ from seqkd.errors import ConfigError
 from seqkd.metrics.corpus import corpus_bleu, corpus_ter
 from seqkd.metrics.measures import MOST_REFERENCES
 from seqkd.metrics.registry import METRICS, Outputs
+from seqkd.metrics.results import DecodeResult
+from seqkd.metrics.speed import Speed
 from seqkd.report.tables import metric_column
 
 TEXTS, REFERENCES = ["the cat sat", "a dog ran home"], ["the cat sat down", "a dog ran home now"]
@@ -55,3 +59,23 @@ def test_further_metrics_are_metrics_of_outputs() -> None:
     for name in ("comet", "perplexity"):
         with pytest.raises(ConfigError, match=f"metrics.0: no metric of outputs is called '{name}', .* bleu, "):
             validate(EvaluateConfig, {**plain, "metrics": [name]}, "file")
+
+
+def test_a_new_metric_has_a_place_in_results(monkeypatch: pytest.MonkeyPatch) -> None:
+    metric = replace(METRICS.own["chrf"], name="nearness", label="Nearness", digits=1)
+    monkeypatch.setitem(METRICS.own, "nearness", metric)
+    speed = Speed(
+        sentences_per_second=1.0,
+        batch_tokens=1,
+        sentences=1,
+        latency_ms=1.0,
+        sentences_per_second_batch1=1.0,
+        latency_sentences=1,
+    )
+    result = DecodeResult(
+        bleu=1.0, chrf=2.0, ter=3.0, bleu_accepted=None, valid=None, length_ratio=1.0, cut=0, speed=speed, speedup=None,
+        speedup_batch1=None, further={"nearness": 4.0},
+    )  # fmt: skip
+    assert [result.measured(name) for name in ("chrf", "nearness", "valid", "comet")] == [2.0, 4.0, None, None]
+    head, (cell,) = metric_column("nearness", [result.measured("nearness")])
+    assert (head.name, cell.text) == ("Nearness", "4.0")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -17,13 +18,21 @@ from seqkd.config.stages import (
     TrainConfig,
     VocabularyConfig,
     load_stage,
+    validate,
 )
 from seqkd.errors import ConfigError
+from seqkd.interop.sources import SOURCES
 from seqkd.models.initialiser import Initialiser
 from seqkd.pipeline.make import write_plan
 from seqkd.pipeline.reading import read_pipeline, to_toml
 from seqkd.pipeline.stages import plan_stages
 from tests.unit.pipeline.pipeline_files import WORD_KD, edited
+from tests.unit.stages.test_distill_source import ECHO
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 
 def test_what_a_select_says_reaches_its_stage(pipeline: Path, tmp_path: Path) -> None:
@@ -284,3 +293,21 @@ def test_mistakes_in_a_sum_or_a_start_are_named(pipeline: Path, old: str, new: s
     with pytest.raises(ConfigError) as caught:
         read_pipeline(pipeline)
     assert message in str(caught.value)
+
+
+def test_a_source_stands_in_place_of_the_teacher(pipeline: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(SOURCES.own, "echo", ECHO)
+    text = pipeline.read_text()
+    at = text.index('name = "beam5"') + len('name = "beam5"')
+    rest = text[at:].split("[[", 1)[1]
+    pipeline.write_text(f'{text[:at]}\nsource = {{ type = "echo", most = 3 }}\n\n[[{rest}')
+    (distill,) = [stage for stage in plan_stages(read_pipeline(pipeline), Path("runs")) if stage.command == "distill"]
+    assert isinstance(distill.config, DistillConfig)
+    assert distill.config.models == ()
+    assert distill.config.source is not None
+    assert distill.config.source.settings.most == 3
+    assert not [path for path in distill.needs if "teacher" in path.parts]
+    assert validate(DistillConfig, tomllib.loads(to_toml(distill.config)), "stage file") == distill.config
+    pipeline.write_text(f'{text[:at]}\nsource = {{ type = "echo" }}\nprecision = "bf16"\n\n[[{rest}')
+    with pytest.raises(ConfigError, match="precision: is for a teacher, and `source` stands in place of one"):
+        read_pipeline(pipeline)

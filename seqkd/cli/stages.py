@@ -1,8 +1,7 @@
-"""`seqkd prepare`, `train`, `distill`, `select`, `evaluate` and `report`: a stage file to an output folder."""
+"""The commands of the stages: each takes a stage file and makes an output folder."""
 
 from __future__ import annotations
 
-import importlib
 import os
 from collections.abc import Callable
 from enum import Enum
@@ -14,7 +13,9 @@ import typer
 
 from seqkd.cli.options import Debug, Device, Out, Overwrite, importing
 from seqkd.errors import ConflictError, InputError, UnfinishedError
+from seqkd.extensions import resolve
 from seqkd.progress import say
+from seqkd.stages.registry import STAGES, Stage
 
 if TYPE_CHECKING:
     from seqkd.executors.work import Scale
@@ -51,8 +52,7 @@ Worker = Annotated[
 
 
 def _run_stage(
-    module: str,
-    kind: str,
+    stage: Stage,
     config: Path,
     out: Path,
     *,
@@ -61,17 +61,14 @@ def _run_stage(
     device: str,
     scale: Scale | None = None,
 ) -> None:
-    """Run the stage of the module `module`, with settings of `seqkd.config.stages`'s class `kind`.
-
-    `scale` is for the stages that share their shards among workers.
-    """
+    """Run a stage; `scale` is for the stages whose shards are shared."""
     with importing():
         from seqkd.config.stages import load_stage
         from seqkd.kernels.build import check
 
         check()
-        settings = load_stage(getattr(importlib.import_module("seqkd.config.stages"), kind), config)
-        run = importlib.import_module(module).run
+        settings = load_stage(resolve(stage.settings), config)
+        run = resolve(stage.run)
     if scale is not None:
         run = partial(run, scale=scale)
     try:
@@ -105,8 +102,8 @@ def _scale(executor: Executor, old: Executor | None, worker: str | None, *, over
     return Scale(executor.value, None if worker is None else Part.parse(worker))
 
 
-def _stage_command(module: str, kind: str) -> Callable[[Path, Path, bool, bool, str, bool], None]:
-    """The command of the stage of the module `module`; see `_run_stage`."""
+def _alone(stage: Stage) -> Callable[[Path, Path, bool, bool, str, bool], None]:
+    """The command of a stage that one process runs."""
 
     def command(
         config: Config,
@@ -116,17 +113,31 @@ def _stage_command(module: str, kind: str) -> Callable[[Path, Path, bool, bool, 
         device: Device = "auto",
         debug: Debug = False,  # noqa: ARG001
     ) -> None:
-        _run_stage(module, kind, config, out, overwrite=overwrite, overwrite_changed=overwrite_changed, device=device)
+        _run_stage(stage, config, out, overwrite=overwrite, overwrite_changed=overwrite_changed, device=device)
 
     return command
 
 
-for _name, _module, _kind, _help in (
-    ("train", "seqkd.stages.train.train", "TrainConfig", "A corpus to a model."),
-    ("evaluate", "seqkd.stages.evaluate.evaluate", "EvaluateConfig", "Quality and speed of a model on a test corpus."),
-    ("report", "seqkd.report.stage", "ReportConfig", "Everything a pipeline made, on one page."),
-):
-    stages.command(_name, help=_help)(_stage_command(_module, _kind))
+def _shared(stage: Stage) -> Callable[[Path, Path, Executor, Executor | None, str | None, bool, bool, str, bool], None]:
+    """The command of a stage whose shards are shared."""
+
+    def command(
+        config: Config,
+        out: Out,
+        executor: Executors = Executor.local,
+        engine: OldExecutors = None,
+        worker: Worker = None,
+        overwrite: Overwrite = False,
+        overwrite_changed: OverwriteChanged = False,
+        device: Device = "auto",
+        debug: Debug = False,  # noqa: ARG001
+    ) -> None:
+        scale = _scale(executor, engine, worker, overwrite=overwrite or overwrite_changed)
+        _run_stage(
+            stage, config, out, overwrite=overwrite, overwrite_changed=overwrite_changed, device=device, scale=scale
+        )
+
+    return command
 
 
 @stages.command("prepare")
@@ -139,38 +150,11 @@ def _prepare(
     overwrite: Overwrite = False,
     overwrite_changed: OverwriteChanged = False,
     device: Device = "auto",
-    debug: Debug = False,  # noqa: ARG001
+    debug: Debug = False,
 ) -> None:
     """Text files to gold corpora and a vocabulary, or monolingual text to sources of the other direction."""
-    name, kind = ("monolingual", "MonolingualConfig") if monolingual else ("prepare", "PrepareConfig")
-    module = f"seqkd.stages.prepare.{name}"
-    _run_stage(module, kind, config, out, overwrite=overwrite, overwrite_changed=overwrite_changed, device=device)
-
-
-@stages.command("select")
-def _select(
-    config: Config,
-    out: Out,
-    executor: Executors = Executor.local,
-    engine: OldExecutors = None,
-    worker: Worker = None,
-    overwrite: Overwrite = False,
-    overwrite_changed: OverwriteChanged = False,
-    device: Device = "auto",
-    debug: Debug = False,  # noqa: ARG001
-) -> None:
-    """K-best lists to a distilled corpus."""
-    scale = _scale(executor, engine, worker, overwrite=overwrite or overwrite_changed)
-    _run_stage(
-        "seqkd.stages.select.select",
-        "SelectConfig",
-        config,
-        out,
-        overwrite=overwrite,
-        overwrite_changed=overwrite_changed,
-        device=device,
-        scale=scale,
-    )
+    stage = STAGES["monolingual" if monolingual else "prepare"]
+    _alone(stage)(config, out, overwrite, overwrite_changed, device, debug)
 
 
 @stages.command("distill")
@@ -186,17 +170,14 @@ def _distill(
     overwrite: Overwrite = False,
     overwrite_changed: OverwriteChanged = False,
     device: Device = "auto",
-    debug: Debug = False,  # noqa: ARG001
+    debug: Debug = False,
 ) -> None:
     """Teachers and a corpus to k-best lists, or to soft targets."""
-    scale = _scale(executor, engine, worker, overwrite=overwrite or overwrite_changed)
-    _run_stage(
-        f"seqkd.stages.distill.{'soft_targets' if soft_targets else 'distill'}",
-        "SoftTargetsConfig" if soft_targets else "DistillConfig",
-        config,
-        out,
-        overwrite=overwrite,
-        overwrite_changed=overwrite_changed,
-        device=device,
-        scale=scale,
-    )
+    stage = STAGES["soft_targets" if soft_targets else "distill"]
+    _shared(stage)(config, out, executor, engine, worker, overwrite, overwrite_changed, device, debug)
+
+
+_WRITTEN_OUT = {command.name for command in stages.registered_commands}  # commands that run several stages
+for _stage in STAGES.values():
+    if _stage.command not in _WRITTEN_OUT:
+        stages.command(_stage.command, help=f"{_stage.help}.")((_shared if _stage.shared else _alone)(_stage))

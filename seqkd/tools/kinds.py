@@ -19,6 +19,7 @@ from seqkd.models.registry import ARCHITECTURES
 from seqkd.objectives.registry import OBJECTIVES
 from seqkd.pipeline.parts import PARTS
 from seqkd.selection.registry import DEFAULT_SCORER, FILTERS, RULES, SCORERS
+from seqkd.stages.registry import STAGES
 from seqkd.tools.inspect import output
 from seqkd.training.hooks import HOOKS
 from seqkd.training.task import TASKS
@@ -146,6 +147,11 @@ KINDS: tuple[Kind, ...] = (
         FORMATS,
         title="Formats of models",
         place="The commands `seqkd import` and `seqkd export` name a format. Its settings are options of the import.",
+    ),
+    _fixed(
+        {stage.name: stage.help for stage in STAGES.values()},
+        title="Stages",
+        place="A stage makes one output folder from one stage file: `seqkd COMMAND --config STAGE.toml --out DIR`.",
     ),
     _fixed(
         {task.name: task.help for task in TASKS.values()},

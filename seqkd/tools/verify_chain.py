@@ -15,6 +15,7 @@ from seqkd.corpus.manifest import MANIFEST, Manifest, read_manifest
 from seqkd.corpus.reader import turned
 from seqkd.corpus.records import FORGOTTEN
 from seqkd.errors import ConfigError, CorpusError, SeqkdError
+from seqkd.stages.registry import STAGES
 
 WEIGHTS = "model.safetensors"
 PLAN = "plan.mk"  # lies in a pipeline's run folder
@@ -31,9 +32,7 @@ _FOLDERS = re.compile(
 )
 _MODELS = re.compile(r"^(model\d*|teacher\d*|forward|reverse|init_from|rescore_with|speed_against)$")
 _ROWS = {"kbest": ("corpus",), "soft": ("corpus",), "corpus": ("kbest", "gold")}  # by kind: whose rows these are
-_STAGES = {
-    "prepare", "monolingual", "train", "distill", "soft_targets", "select", "evaluate", "report", "import", "export",
-}  # fmt: skip
+_STAGES = {*STAGES, "import", "export"}
 
 
 @dataclass(slots=True)

@@ -179,6 +179,6 @@ def test_a_brought_teacher_that_cannot_teach_and_one_of_another_vocabulary(pipel
         "set share a vocabulary"
     ]
     pipeline.write_text(pipeline.read_text().replace('"foreign"', '"big"').replace('"big"', '"parallel"', 1))
-    assert problems(pipeline) == [
-        "teachers.a.path: parallel is of arch 'nat', which cannot teach; give one of: transformer, lstm, sru"
-    ]
+    (line,) = problems(pipeline)  # installed packages may add further architectures
+    wanted = "teachers.a.path: parallel is of arch 'nat', which cannot teach; give one of: transformer, lstm, sru"
+    assert line.startswith(wanted)

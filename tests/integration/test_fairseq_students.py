@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 
+from seqkd import interop
 from seqkd.config.stages import TrainConfig, validate
 from seqkd.corpus.manifest import read_manifest
 from seqkd.corpus.reader import Corpus
@@ -40,7 +41,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning"),  # fairseq's, of torch
 ]
 
-PLUGIN = Path(train.__file__).parents[1] / "interop" / "fairseq_plugin"
+PLUGIN = Path(interop.__file__).parent / "fairseq_plugin"  # not imported: it changes what torch may load
 TRAINING = {"max_updates": 8, "batch_tokens": 200, "learning_rate": 0.01, "warmup_updates": 4, "validate_every": 4}
 
 

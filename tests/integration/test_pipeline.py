@@ -174,8 +174,8 @@ def test_a_folder_with_other_settings_is_refused_without_overwrite(
     toy: Toy, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = toy.root / "config" / "select.seqkd.toml"
-    other = tmp_path / "select.toml"
-    other.write_text(config.read_text().replace('"seqkd"', '"seqinter"'))
+    other = tmp_path / "select.toml"  # outside the run, whose folders it names by `{run}`
+    other.write_text(config.read_text().replace('"seqkd"', '"seqinter"').replace("{run}", str(toy.root)))
     out = toy.root / "corpora" / "seqkd"
     before = read_manifest(out).digest()
     assert main(["select", "--config", str(other), "--out", str(out)]) == 2

@@ -175,7 +175,9 @@ def test_a_stage_file_may_come_from_a_process(config: Path, tmp_path: Path) -> N
 def test_waiting_for_a_pipe_can_be_ended(tmp_path: Path, number: signal.Signals) -> None:
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "text").write_text("a\n")
-    code = "import sys; from seqkd.tools.score import score_files; print('here', flush=True)\n"
+    # A process that a shell started in the background ignores SIGINT, and so do its children, until they say otherwise.
+    code = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    code += "from seqkd.tools.score import score_files; print('here', flush=True)\n"
     code += "from seqkd.cli.main import main; sys.exit(main(sys.argv[1:]))"
     words = ["score", "--model", "m", "--source", "pipe", "--target", "text"]
     command = [sys.executable, "-c", code, *words]
@@ -185,7 +187,10 @@ def test_waiting_for_a_pipe_can_be_ended(tmp_path: Path, number: signal.Signals)
         time.sleep(0.5)
         assert process.poll() is None
         process.send_signal(number)
-        assert process.wait(timeout=60) == (130 if number == signal.SIGINT else -signal.SIGTERM)
+        try:
+            assert process.wait(timeout=60) == (130 if number == signal.SIGINT else -signal.SIGTERM)
+        finally:
+            process.kill()  # leaving the block waits for it
 
 
 # --- arguments ----------------------------------------------------------------------------------------------------

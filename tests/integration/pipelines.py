@@ -67,6 +67,7 @@ def shrunk(file: Path, data: dict[str, Any] | None = None) -> dict[str, Any]:
         part["search"] = search | {name: min(search[name], 5) for name in ("beam", "nbest") if name in search}
         # A teacher of few updates repeats itself, and `ctc` has no room for the blanks between equal pieces.
         part["search"]["no_repeat_ngram_size"] = 1
+        part["search"]["unk_penalty"] = 100.0  # nor does it know better than unknown pieces, which are no targets
     values["evaluate"] = values.get("evaluate", {}) | {"beams": [1, 2]}
     return values
 

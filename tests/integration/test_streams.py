@@ -58,6 +58,7 @@ def test_every_command_works(tmp_path: Path) -> None:
     assert alone(tmp_path, "verify", root) == 0
     assert alone(tmp_path, "export", "fairseq", model, "--out", tmp_path / "out") == 0
     words = [tmp_path / "out" / "checkpoint.pt", "--dictionary", next((tmp_path / "out").glob("dict.*.txt"))]
+    words += ["--sentencepiece", model / "vocab.model"]
     assert alone(tmp_path, "import", "fairseq", *words, "--out", tmp_path / "back") == 0
     lines, result = text / "test.src", tmp_path / "result"
     streams = f"< {lines} > {result} 2>&-"

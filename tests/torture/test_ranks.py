@@ -21,7 +21,7 @@ NOTICED = 150.0  # seconds in which the end of a process must be noticed, on a b
 TRAIN = """
 import sys
 from datetime import timedelta
-from seqkd.cli import main
+from seqkd.cli.main import main
 from seqkd.training import runtime
 runtime.PATIENCE = timedelta(seconds=float(sys.argv[1]))
 sys.exit(main(sys.argv[2:]))

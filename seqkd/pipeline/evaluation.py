@@ -56,7 +56,7 @@ def _evaluation(part: EvaluatePart, plan: Plan, name: str, models: list[Node]) -
     needs = (*(other.file for other in made), *beside, prepared.file)
     return Stage(
         name=f"evaluate.{name}",
-        command="evaluate",
+        kind="evaluate",
         goal="report",
         config=config,
         out=plan.evaluation(name),
@@ -116,9 +116,9 @@ def _report(node: Node, plan: Plan, names: list[str]) -> Stage:
         edges=tuple(edges(plan.graph, parts)),
     )
     out = plan.root / "report" if plan.only(data) else plan.root / "report" / data.name
-    needs = tuple(target for target, stage in plan.done[data.name].items() if stage.command)
+    needs = tuple(target for target, stage in plan.done[data.name].items() if stage.kind is not None)
     return Stage(
-        name=plan.stage_name(data, "report"), command="report", goal="report", config=config, out=out, needs=needs
+        name=plan.stage_name(data, "report"), kind="report", goal="report", config=config, out=out, needs=needs
     )
 
 

@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from seqkd.config.stages import TrainingConfig
 from seqkd.pipeline.file import PipelineConfig
 from seqkd.pipeline.graph import Graph, Node
+from seqkd.stages.registry import STAGES
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,26 +28,32 @@ class Stage:
 
     Attributes:
         name: The name of its stage file, e.g. `student.seqkd`.
-        command: The seqkd command; "" for the fetch step, which runs a script.
+        kind: The name in `STAGES` of the stage that it runs; None for the fetch step, which runs a script.
         goal: The Make goal that asks for it.
         config: The resolved stage file.
         out: Its output folder.
         needs: Files that it is made from, beside its stage file.
-        options: Options of the command, beside those that every stage has.
     """
 
     name: str
-    command: str
+    kind: str | None
     goal: str
     config: BaseModel
     out: Path
     needs: tuple[Path, ...]
-    options: tuple[str, ...] = ()
 
     @property
     def target(self) -> Path:
         """The file that is written last."""
-        return self.out / ("manifest.json" if self.command else ".done")
+        return self.out / (".done" if self.kind is None else "manifest.json")
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """The seqkd command that runs the stage, with the option that chooses it; none for the fetch step."""
+        if self.kind is None:
+            return ()
+        stage = STAGES[self.kind]
+        return (stage.command, stage.option) if stage.option else (stage.command,)
 
 
 @dataclass(frozen=True, slots=True)

@@ -118,7 +118,8 @@ def make_rules(file: Path, stages: Sequence[Stage], root: Path) -> str:
             lines.append(f"\t$(SEQKD_PYTHON) {script} --out {named(stage.out)} {words}".rstrip())
             lines.append("\t@touch $@")
         else:
-            words = " ".join([stage.command, "--config", named(config), "--out", named(stage.out), *stage.options])
+            command, *options = stage.words
+            words = " ".join([command, "--config", named(config), "--out", named(stage.out), *options])
             lines.append(f"\t$(SEQKD) {words} --device $(DEVICE) --overwrite-changed")
     if files := [path for paths in outside.values() for path in paths]:
         # A stage says better than Make that one of them is missing.

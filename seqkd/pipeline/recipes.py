@@ -34,7 +34,7 @@ def prepared(node: Node, plan: Plan) -> Iterator[Stage]:
     if part.fetch is not None:
         needs = tuple(sorted(part.fetch.script.parent.glob("*.py")))  # the script and what it may import
         name, out = plan.stage_name(node, "fetch"), plan.raw(node)
-        fetch = Stage(name=name, command="", goal="prepare", config=part.fetch, out=out, needs=needs)
+        fetch = Stage(name=name, kind=None, goal="prepare", config=part.fetch, out=out, needs=needs)
         yield fetch
     base = plan.text(node)
 
@@ -65,7 +65,7 @@ def prepared(node: Node, plan: Plan) -> Iterator[Stage]:
     if brought is not None:
         needs = (*needs, plan.made(brought).file)
     name, out = plan.stage_name(node, "prepare"), plan.folder(node)
-    yield Stage(name=name, command="prepare", goal="prepare", config=config, out=out, needs=needs)
+    yield Stage(name=name, kind="prepare", goal="prepare", config=config, out=out, needs=needs)
 
 
 def _brought(data: Node, plan: Plan) -> Node | None:
@@ -104,12 +104,11 @@ def monolingual(node: Node, plan: Plan) -> Iterator[Stage]:
     files = [] if data.settings.fetch is not None else [path for path in config.text if path.exists()]
     yield Stage(
         name="monolingual",
-        command="prepare",
+        kind="monolingual",
         goal="prepare",
         config=config,
         out=plan.folder(node),
         needs=(gold.file, *dict.fromkeys(files)),
-        options=("--monolingual",),
     )
 
 
@@ -135,7 +134,7 @@ def teacher(node: Node, plan: Plan) -> Iterator[Stage]:
     out = plan.folder(node)
     name = out.name if plan.only(node) else f"teacher.{node.name}"
     needs = plan.needs(node, plan.prepared(node).file)
-    yield Stage(name=name, command="train", goal="teacher", config=config, out=out, needs=needs)
+    yield Stage(name=name, kind="train", goal="teacher", config=config, out=out, needs=needs)
 
 
 def student(node: Node, plan: Plan) -> Iterator[Stage]:
@@ -153,7 +152,7 @@ def student(node: Node, plan: Plan) -> Iterator[Stage]:
         hooks=part.hooks,
     )
     name, out, needs = f"student.{node.name}", plan.folder(node), plan.needs(node, plan.prepared(node).file)
-    yield Stage(name=name, command="train", goal="students", config=config, out=out, needs=needs)
+    yield Stage(name=name, kind="train", goal="students", config=config, out=out, needs=needs)
 
 
 def reverse(node: Node, plan: Plan) -> Iterator[Stage]:
@@ -169,7 +168,7 @@ def reverse(node: Node, plan: Plan) -> Iterator[Stage]:
         reverse=True,
     )
     needs = plan.needs(node, plan.prepared(node).file)
-    yield Stage(name=node.name, command="train", goal="distill", config=config, out=plan.folder(node), needs=needs)
+    yield Stage(name=node.name, kind="train", goal="distill", config=config, out=plan.folder(node), needs=needs)
 
 
 def _corpora(named: CorpusNames | None, node: Node, plan: Plan) -> CorpusPaths:
@@ -210,7 +209,7 @@ def decoded(node: Node, plan: Plan) -> Iterator[Stage]:
         prepared=None if source is None else plan.prepared(node).folder,
     )
     name, out = f"distill.{node.name}", plan.folder(node)
-    yield Stage(name=name, command="distill", goal="distill", config=config, out=out, needs=plan.needs(node))
+    yield Stage(name=name, kind="distill", goal="distill", config=config, out=out, needs=plan.needs(node))
 
 
 def selected(node: Node, plan: Plan) -> Iterator[Stage]:
@@ -231,7 +230,7 @@ def _select(node: Node, plan: Plan, settings: dict[str, object], judges: tuple[P
     fixed = {"kbest": kbest.folder, "gold": text.folder, "prepared": plan.prepared(node).folder}
     return Stage(
         name=f"select.{node.name}",
-        command="select",
+        kind="select",
         goal="distill",
         config=SelectConfig.model_validate(fixed | settings),
         out=plan.folder(node),
@@ -262,10 +261,9 @@ def softened(node: Node, plan: Plan) -> Iterator[Stage]:
     )
     yield Stage(
         name=f"soft_targets.{node.name}",
-        command="distill",
+        kind="soft_targets",
         goal="distill",
         config=config,
         out=plan.folder(node),
         needs=plan.needs(node),
-        options=("--soft-targets",),
     )

@@ -18,12 +18,12 @@ def plan_stages(pipeline: PipelineConfig, runs: Path) -> list[Stage]:
         ConfigError: Names of the pipeline fit nothing.
     """
     plan = Plan(pipeline, graph_of(pipeline), runs / pipeline.name)
-    stages: dict[tuple[str, ...], Stage] = {}
+    stages: dict[tuple[str | None, str], Stage] = {}
     for node in plan.graph.order():
         done = plan.done.setdefault(plan.data(node).name, {})
         for stage in node.part.stages(node, plan):  # made one by one: a stage may name the folder of the one before
             settings = stage.config.model_dump_json()
-            twin = stages.setdefault((stage.command, *stage.options, settings), stage)
+            twin = stages.setdefault((stage.kind, settings), stage)
             if twin is not stage:
                 plan.same[stage.out] = twin.out
             done[twin.target] = twin

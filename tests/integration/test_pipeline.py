@@ -343,7 +343,7 @@ def run_stages(file: Path, runs: Path) -> None:
     for stage in plan_stages(read_pipeline(file), runs):
         config = plan.parent / "config" / f"{stage.name}.toml"
         words = ["--config", str(config), "--out", str(stage.out), "--device", "cpu"]
-        assert main([stage.command, *stage.options, *words]) == 0, stage.name
+        assert main([*stage.words, *words]) == 0, stage.name
 
 
 def wait_for(condition: Callable[[], bool], process: subprocess.Popen[bytes], seconds: float = 120) -> None:

@@ -48,10 +48,10 @@ def test_every_command_works(tmp_path: Path) -> None:
     commands = set()
     for stage in plan_stages(read_pipeline(file), runs):
         config = root / "config" / f"{stage.name}.toml"
-        words = [stage.command, "--config", config, "--out", stage.out, *stage.options, "--device", "cpu"]
+        words = [*stage.words, "--config", config, "--out", stage.out, "--device", "cpu"]
         assert alone(tmp_path, *words) == 0, stage.name
         assert (stage.out / MANIFEST).exists()
-        commands.add(stage.command)
+        commands.add(stage.words[0])
     assert commands == {"prepare", "train", "distill", "select", "evaluate", "report"}
     model, text = root / "teacher", tmp_path / "text"
     assert alone(tmp_path, "inspect", root) == 0

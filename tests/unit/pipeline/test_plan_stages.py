@@ -55,7 +55,7 @@ def test_make_watches_the_models_that_rerank(pipeline: Path) -> None:
     Path("models/big").mkdir(parents=True)
     Path("models/empty").mkdir()
     Path("models/big/model.safetensors").touch()
-    (select,) = [stage for stage in plan_stages(read_pipeline(pipeline), Path("runs")) if stage.command == "select"]
+    (select,) = [stage for stage in plan_stages(read_pipeline(pipeline), Path("runs")) if stage.kind == "select"]
     assert Path("models/big/model.safetensors") in select.needs
     assert not [path for path in select.needs if "empty" in path.parts]
 
@@ -301,7 +301,7 @@ def test_a_source_stands_in_place_of_the_teacher(pipeline: Path, monkeypatch: py
     at = text.index('name = "beam5"') + len('name = "beam5"')
     rest = text[at:].split("[[", 1)[1]
     pipeline.write_text(f'{text[:at]}\nsource = {{ type = "echo", most = 3 }}\n\n[[{rest}')
-    (distill,) = [stage for stage in plan_stages(read_pipeline(pipeline), Path("runs")) if stage.command == "distill"]
+    (distill,) = [stage for stage in plan_stages(read_pipeline(pipeline), Path("runs")) if stage.kind == "distill"]
     assert isinstance(distill.config, DistillConfig)
     assert distill.config.models == ()
     assert distill.config.source is not None

@@ -75,7 +75,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if isinstance(config, ReportConfig):
             evaluations = tuple(named for named in config.evaluations if named.name == "seqinter")
             config = config.model_copy(update={"evaluations": evaluations})
-        RUN[stage.command](config, stage.out, device="cpu")
+        RUN[stage.words[0]](config, stage.out, device="cpu")
     return folder / "toy-zh"
 
 

@@ -109,7 +109,7 @@ def run(file: Path) -> set[str]:
     for stage in plan_stages(read_pipeline(file), Path("runs")):
         config = root / "config" / f"{stage.name}.toml"
         words = ["--config", str(config), "--out", str(stage.out), "--device", "cpu", "--overwrite-changed"]
-        assert main([stage.command, *stage.options, *words]) == 0, stage.name
+        assert main([*stage.words, *words]) == 0, stage.name
     kept = [Path(folder) / name for folder, names, _ in os.walk(root) for name in names if is_kept(name)]
     return {str(path.relative_to(root)).removesuffix(".old") for path in kept}
 

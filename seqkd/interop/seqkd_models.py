@@ -10,11 +10,11 @@ import torch
 
 from seqkd.interop.sources import Answer, Candidate, Place, Row
 from seqkd.models.checkpoint import model_digest
+from seqkd.models.protocol import SOURCE_TOO_LONG
 from seqkd.search import BeamSearch, BeamSettings
 from seqkd.search.loading import Precision, load_team
 
 RETRIED = "retried in float32"  # rows whose numbers overflowed in a lower precision
-TOO_LONG = "source longer than max_positions"  # of the teacher: such a row has a list without hypotheses
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +63,7 @@ class Search:
             ]
             for row in rows
         ]
-        return Answer(lists=lists, counts={TOO_LONG: len(search.too_long), RETRIED: len(search.retried)})
+        return Answer(lists=lists, counts={SOURCE_TOO_LONG: len(search.too_long), RETRIED: len(search.retried)})
 
 
 def digests(settings: ModelSettings) -> dict[str, str]:

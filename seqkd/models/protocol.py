@@ -14,6 +14,7 @@ Lengths = npt.NDArray[np.int32]
 Marks = npt.NDArray[np.bool_]
 
 TOO_LONG = "longer than max_positions"
+SOURCE_TOO_LONG = "source longer than max_positions"  # such a row is not decoded
 
 
 class PairLengths(NamedTuple):

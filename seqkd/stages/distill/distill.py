@@ -25,13 +25,14 @@ from seqkd.errors import WorkError
 from seqkd.executors.local import cores
 from seqkd.executors.work import HERE, Scale, ShardWork
 from seqkd.extensions import resolve
-from seqkd.interop.seqkd_models import TOO_LONG
 from seqkd.interop.sources import Candidate, Place, Row, Translate
+from seqkd.models.protocol import SOURCE_TOO_LONG
 from seqkd.progress import say
 from seqkd.search.loading import Precision, team_precision
 from seqkd.search.paths import slow_path
 from seqkd.stages.distill.counting import UNSCORED, note_counts, noted_counts
 from seqkd.stages.distill.provenance import provenance, source_of, source_settings
+from seqkd.stages.rejected import REJECTED, list_rows
 from seqkd.stages.shards import ShardJob, make_shards, stage_device
 from seqkd.stages.slower import slower
 from seqkd.stages.train.teaching import check_teachers
@@ -39,7 +40,6 @@ from seqkd.stages.train.vocabularies import teacher_vocabularies
 from seqkd.text.vocabularies import Vocabularies
 
 SPEED = "speed.json"
-REJECTED = "rejected.tsv"
 NOTHING = "no translation by the source"  # such a row has a list without hypotheses
 # Rows are decoded in fixed pieces, so that neither the number of processes nor a restart changes which sentences share
 # a batch, and with that not a bit of the result.
@@ -175,9 +175,9 @@ def run(
         if made is None:
             return
         speed = _join_speeds(out)
-        reason = TOO_LONG if config.models else NOTHING
+        reason = SOURCE_TOO_LONG if config.models else NOTHING
         tokens, bare = _account(out, [shard.name for shard in made.shards])
-        atomic_write(out / REJECTED, "".join(["id\treason\n", *(f"{row}\t{reason}\n" for row in bare)]).encode())
+        list_rows(out / REJECTED, ((row, reason) for row in bare))
         output.commit(
             Manifest(
                 kind="kbest",

@@ -13,7 +13,7 @@ import torch
 
 from seqkd.config.stages import SoftTargetsConfig
 from seqkd.config.written import neutral
-from seqkd.corpus.manifest import Manifest, Provenance, ShardInfo, StageOutput, atomic_write
+from seqkd.corpus.manifest import Manifest, Provenance, ShardInfo, StageOutput
 from seqkd.corpus.reader import Corpus
 from seqkd.corpus.revisions import of_scoring
 from seqkd.corpus.schema import SOFT_SCHEMA
@@ -26,9 +26,9 @@ from seqkd.models.checkpoint import model_digest
 from seqkd.progress import say
 from seqkd.stages.distill.counting import noted_counts
 from seqkd.stages.distill.soft_shards import pair_lengths, start
+from seqkd.stages.rejected import REJECTED, list_rows
 from seqkd.stages.shards import ShardJob, make_shards, stage_device
 from seqkd.stages.slower import slower
-from seqkd.stages.train.rejecting import REJECTED
 from seqkd.stages.train.teaching import TOO_LONG, check_teachers
 from seqkd.stages.train.vocabularies import teacher_vocabularies
 from seqkd.text.vocabularies import Vocabularies
@@ -170,8 +170,7 @@ def _account(corpus: Corpus, out: Path, shards: list[ShardInfo]) -> _Totals:
         totals.source_tokens += int(sources[kept].sum(dtype=np.int64))
         totals.target_tokens += int(targets[kept].sum(dtype=np.int64))
         totals.left_out += ids[~kept].tolist()
-    lines = [f"{row}\t{TOO_LONG}\n" for row in sorted(totals.left_out)]
-    atomic_write(out / REJECTED, "".join(["id\treason\n", *lines]).encode())
+    list_rows(out / REJECTED, ((row, TOO_LONG) for row in sorted(totals.left_out)))
     return totals
 
 

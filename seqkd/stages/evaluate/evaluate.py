@@ -25,6 +25,7 @@ from seqkd.metrics.registry import METRICS, Metric, Outputs
 from seqkd.metrics.results import FIELDS, RESULT, Baseline, DecodeResult, EvaluationResult
 from seqkd.metrics.speed import TOLERANCE, Speed, load_now, measure
 from seqkd.metrics.tokenizers import Tokenizer, choose_tokenizer
+from seqkd.models.protocol import SOURCE_TOO_LONG
 from seqkd.progress import Progress, say
 from seqkd.search import Hypothesis, score_pairs
 from seqkd.search.loading import SearchTeam, resolve_device, team_precision
@@ -37,7 +38,6 @@ from seqkd.text.languages import has_blanks
 
 GPU_PASSES = 2  # a shape's first decode compiles, its second captures graphs
 BASELINE = ""  # no decode is called so: it stands beside their names
-TOO_LONG = "source longer than max_positions"
 TOO_LONG_TO_SCORE = "source or reference longer than max_positions"
 
 
@@ -119,7 +119,7 @@ def _run(config: EvaluateConfig, out: Path, overwrite: bool, device: str) -> Non
         say(f"evaluate: {config.name}, {'beam ' * (not result.parallel)}{name}: {_summary(found)} on {result.device}")
     _say_load(result)
     if result.too_long:
-        say(f"evaluate: {config.name} left {result.too_long:,} of {result.rows:,} outputs empty: {TOO_LONG}")
+        say(f"evaluate: {config.name} left {result.too_long:,} of {result.rows:,} outputs empty: {SOURCE_TOO_LONG}")
 
 
 def _say_load(result: EvaluationResult) -> None:
@@ -261,7 +261,7 @@ def _evaluate(
         precision=team.precision,
     )
     counts = {
-        TOO_LONG: too_long,
+        SOURCE_TOO_LONG: too_long,
         TOO_LONG_TO_SCORE: unscored,
         "candidates longer than the rescoring model's max_positions": sum(one.unjudged for one in decoded.values()),
         "retried in float32": retried,

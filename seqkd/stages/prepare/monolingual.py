@@ -25,7 +25,8 @@ from seqkd.stages.prepare.encoding import (
     units_of,
     units_record,
 )
-from seqkd.stages.prepare.prepare import REJECTED, read_prepared
+from seqkd.stages.prepare.prepare import read_prepared
+from seqkd.stages.rejected import REJECTED
 from seqkd.text.cleaning import Cleaner
 from seqkd.text.normalize import Normalizer
 from seqkd.text.reading import check_bitext, read_lines

@@ -34,6 +34,7 @@ from seqkd.stages.prepare.encoding import (
     units_of,
     units_record,
 )
+from seqkd.stages.rejected import REJECTED
 from seqkd.stopping import StopRequest
 from seqkd.text.cleaning import Cleaner
 from seqkd.text.normalize import Normalizer
@@ -44,7 +45,6 @@ from seqkd.text.vocabularies import SOURCE_VOCABULARY, VOCABULARY, Vocabularies
 from seqkd.text.vocabulary import Vocabulary
 
 ACCEPTED = "test.accepted.jsonl"
-REJECTED = "rejected.tsv"
 
 _WORK = "work"  # files of the run under way
 _MOST_ROWS_NAMED = 5

@@ -31,6 +31,7 @@ from seqkd.selection.filters import Filters, MinScore, percentile
 from seqkd.selection.lists import Integers, one_array
 from seqkd.selection.registry import FILTERS
 from seqkd.stages.distill.counting import UNSCORED
+from seqkd.stages.rejected import REJECTED
 from seqkd.stages.select.provenance import provenance
 from seqkd.stages.select.shards import (
     DROP,
@@ -45,7 +46,6 @@ from seqkd.stages.shards import ShardJob, make_shards, stage_device
 from seqkd.stages.slower import slower
 from seqkd.text.duplicates import DuplicateFinder
 
-REJECTED = "rejected.tsv"
 DUPLICATE = FILTERS.own["duplicates"].reason
 FEW_ROWS = 50_000  # not worth the start of several processes, unless their number is given
 

@@ -6,10 +6,8 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from seqkd.corpus.manifest import atomic_write
+from seqkd.stages.rejected import list_rows
 from seqkd.training.data import CorpusData
-
-REJECTED = "rejected.tsv"
 
 
 def corpus_key(number: int, count: int) -> str:
@@ -19,12 +17,14 @@ def corpus_key(number: int, count: int) -> str:
 
 def write_rejected(path: Path, *parts: CorpusData) -> None:
     """List the rows that a model cannot be trained on, with their reasons; of several corpora each row with its own."""
-    lines = ["id\treason\n" if len(parts) == 1 else "corpus\tid\treason\n"]
+    several = len(parts) > 1
+    lines: list[tuple[object, ...]] = []
     for number, data in enumerate(parts, start=1):
-        first = "" if len(parts) == 1 else f"{corpus_key(number, len(parts))}\t"
-        skipped = sorted((row, reason) for reason, rows in data.skipped.items() for row in rows)
-        lines += [f"{first}{row}\t{reason}\n" for row, reason in skipped]
-    atomic_write(path, "".join(lines).encode())
+        first = (corpus_key(number, len(parts)),) if several else ()
+        lines += [
+            (*first, *row) for row in sorted((row, reason) for reason, rows in data.skipped.items() for row in rows)
+        ]
+    list_rows(path, lines, corpora=several)
 
 
 def count_rejected(parts: Sequence[CorpusData]) -> dict[str, int]:

@@ -34,10 +34,11 @@ from seqkd.models.registry import misfit
 from seqkd.objectives.loss import Loss
 from seqkd.progress import say
 from seqkd.search.loading import resolve_device
+from seqkd.stages.rejected import REJECTED
 from seqkd.stages.slower import slower
 from seqkd.stages.train.building import build_loss, build_model
 from seqkd.stages.train.inputs import Inputs, is_mixed
-from seqkd.stages.train.rejecting import REJECTED, count_rejected, left_out, write_rejected
+from seqkd.stages.train.rejecting import count_rejected, left_out, write_rejected
 from seqkd.training.data import CorpusData, SpecialIds, TrainingData
 from seqkd.training.hooks import Hook, Training, build_hook
 from seqkd.training.loop import LoopSettings, TrainResult, fit

@@ -63,7 +63,7 @@ def _run_stage(
 ) -> None:
     """Run a stage; `scale` is for the stages whose shards are shared."""
     with importing():
-        from seqkd.config.stages import load_stage
+        from seqkd.config.toml import load_stage
         from seqkd.kernels.build import check
 
         check()

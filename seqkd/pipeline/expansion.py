@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from seqkd.config.stages import listed
+from seqkd.config.toml import listed
 from seqkd.pipeline.file import PipelineConfig
 from seqkd.pipeline.folders import data_of
 from seqkd.pipeline.graph import Graph, Key, Node, Part, resolve

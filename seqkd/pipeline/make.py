@@ -11,12 +11,13 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from seqkd.config.toml import to_toml
 from seqkd.corpus.files import atomic_write
 from seqkd.errors import ConfigError, WorkError
 from seqkd.models.registry import misfit
 from seqkd.pipeline.file import TEACHER, FetchConfig, PipelineConfig
 from seqkd.pipeline.folders import Stage
-from seqkd.pipeline.reading import MAKE_SAFE, read_pipeline, to_toml
+from seqkd.pipeline.reading import MAKE_SAFE, read_pipeline
 from seqkd.pipeline.stages import plan_stages
 from seqkd.progress import say
 

@@ -1,16 +1,15 @@
-"""Pipeline files read, with all that is wrong in one message, and stage files written."""
+"""Pipeline files read, with all problems of a file in one message."""
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
-from seqkd.config.stages import RUN, dotted, listed, problems, read_toml, replaced
+from seqkd.config.toml import dotted, listed, problems, read_toml
 from seqkd.models.registry import ARCHITECTURES, setting_names
 from seqkd.objectives.registry import OBJECTIVES
 from seqkd.pipeline.checks import data_problems, model_problems, reference_problems
@@ -66,19 +65,6 @@ def read_pipeline(file: str | Path) -> PipelineConfig:
     if pipeline is None or lines:
         raise listed(lines, str(file))
     return pipeline
-
-
-def to_toml(config: BaseModel, run: Path | None = None) -> str:
-    """Write a stage file's values as TOML; reading it back gives an equal `config`.
-
-    Args:
-        config: The values.
-        run: The run folder, relative to which paths in it are written; the file must then lie in a folder of it.
-    """
-    values = config.model_dump(mode="json", exclude_none=True)
-    if run is not None:
-        values = replaced(values, f"{run}/", RUN)
-    return "\n".join(_table(values, ())).lstrip("\n") + "\n"
 
 
 def _student(shared: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
@@ -193,26 +179,3 @@ def _paths(values: Mapping[str, Any]) -> list[tuple[str, str]]:
                 if isinstance(value, str):
                     found.append((_in_list(kind, index, table, key), value))
     return found
-
-
-def _table(values: Mapping[str, Any], path: tuple[str, ...]) -> list[str]:
-    """Lines of a table: its plain values first, since what follows a header belongs to that header."""
-    lines = [f"{key} = {_value(value)}" for key, value in values.items() if not isinstance(value, dict)]
-    if path:
-        lines = ["", f"[{'.'.join(path)}]", *lines]
-    for key, value in values.items():
-        if isinstance(value, dict):
-            lines += _table(value, (*path, key))
-    return lines
-
-
-def _value(value: Any) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, (int, float)):
-        return repr(value)
-    if isinstance(value, str):
-        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
-    if isinstance(value, list):
-        return f"[{', '.join(_value(item) for item in value)}]"
-    return f"{{ {', '.join(f'{key} = {_value(item)}' for key, item in value.items())} }}"

@@ -15,8 +15,8 @@ from seqkd.config.stages import (
     SelectConfig,
     SoftTargetsConfig,
     TrainConfig,
-    load_stage,
 )
+from seqkd.config.toml import load_stage
 from seqkd.interop.fairseq_dictionary import dictionary_text, schema, word_vocabulary
 from seqkd.pipeline.make import write_plan
 from seqkd.pipeline.reading import read_pipeline

@@ -8,9 +8,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from seqkd.config.toml import to_toml
 from seqkd.models.registry import ARCHITECTURES, DEFAULT, setting_names
 from seqkd.pipeline.file import PipelineConfig
-from seqkd.pipeline.reading import read_pipeline, to_toml
+from seqkd.pipeline.reading import read_pipeline
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = sorted(ROOT.glob("pipelines/**/*.toml"))

@@ -16,7 +16,8 @@ import pytest
 import torch
 
 from seqkd import interop
-from seqkd.config.stages import TrainConfig, validate
+from seqkd.config.stages import TrainConfig
+from seqkd.config.toml import validate
 from seqkd.corpus.manifest import read_manifest
 from seqkd.corpus.reader import Corpus
 from seqkd.errors import ConfigError, ModelError, WorkError

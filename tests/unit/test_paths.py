@@ -9,7 +9,8 @@ from typing import cast
 import pytest
 from rich.console import Console
 
-from seqkd.config.stages import PrepareConfig, load_stage, read_toml
+from seqkd.config.stages import PrepareConfig
+from seqkd.config.toml import load_stage, read_toml, to_toml
 from seqkd.corpus.manifest import read_manifest
 from seqkd.corpus.reader import Corpus
 from seqkd.interop.fairseq import import_checkpoint
@@ -17,7 +18,7 @@ from seqkd.interop.fairseq_dictionary import dictionary_text, piece_vocabulary, 
 from seqkd.metrics.results import read_result
 from seqkd.models.checkpoint import check_model, load_model, model_digest, read_config
 from seqkd.pipeline.make import write_plan
-from seqkd.pipeline.reading import read_pipeline, to_toml
+from seqkd.pipeline.reading import read_pipeline
 from seqkd.search.loading import load_team
 from seqkd.text.reading import check_bitext, read_bitext, read_lines
 from seqkd.text.vocabularies import Vocabularies

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from seqkd.cli.main import main
+from seqkd.config.toml import to_toml
 from seqkd.corpus.manifest import MANIFEST
-from seqkd.pipeline.reading import to_toml
 from tests.unit.stages.select_folders import write_gold, write_kbest, write_prepared
 from tests.unit.stages.support import prepare_config
 

@@ -12,16 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from seqkd.config.models import default_model
-from seqkd.config.stages import (
-    DistillConfig,
-    EvaluateConfig,
-    SearchConfig,
-    TrainConfig,
-    VocabularyConfig,
-    load_stage,
-    read_toml,
-    validate,
-)
+from seqkd.config.stages import DistillConfig, EvaluateConfig, SearchConfig, TrainConfig, VocabularyConfig
+from seqkd.config.toml import load_stage, read_toml, validate
 from seqkd.errors import ConfigError
 from seqkd.extensions import resolve
 from seqkd.models.registry import ARCHITECTURES

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from seqkd.config.stages import EvaluateConfig, ParallelConfig, SearchConfig, validate
+from seqkd.config.stages import EvaluateConfig, ParallelConfig, SearchConfig
+from seqkd.config.toml import validate
 from seqkd.errors import ConfigError
 from seqkd.models.protocol import ParallelSettings
 from seqkd.pipeline.file import EvaluatePart

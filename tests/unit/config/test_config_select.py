@@ -7,7 +7,8 @@ import pytest
 from pydantic import Field
 
 from seqkd.config.select import FilterConfig, SelectSettings
-from seqkd.config.stages import SelectConfig, validate
+from seqkd.config.stages import SelectConfig
+from seqkd.config.toml import validate
 from seqkd.errors import ConfigError
 from seqkd.selection.registry import FILTERS, RULES, SCORERS, Filter, Rule, Scorer
 

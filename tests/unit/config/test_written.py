@@ -20,8 +20,8 @@ from seqkd.config.stages import (
     SelectConfig,
     SoftTargetsConfig,
     TrainConfig,
-    validate,
 )
+from seqkd.config.toml import validate
 from seqkd.config.written import Introduced, in_full, neutral
 from seqkd.corpus.fingerprints import Provenance
 from seqkd.pipeline.file import FetchConfig

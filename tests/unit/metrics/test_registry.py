@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from seqkd.config.stages import EvaluateConfig, TrainingConfig, validate
+from seqkd.config.stages import EvaluateConfig, TrainingConfig
+from seqkd.config.toml import validate
 from seqkd.errors import ConfigError
 from seqkd.metrics.corpus import corpus_bleu, corpus_ter
 from seqkd.metrics.measures import MOST_REFERENCES

@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 
 from seqkd.config.models import ModelConfig, ObjectiveConfig
 from seqkd.config.report import NamedPath
-from seqkd.config.stages import ReportConfig, TrainConfig, load_stage
+from seqkd.config.stages import ReportConfig, TrainConfig
+from seqkd.config.toml import load_stage, to_toml
 from seqkd.errors import ConfigError
 from seqkd.models.initialiser import Initialiser
-from seqkd.pipeline.reading import read_pipeline, to_toml
+from seqkd.pipeline.reading import read_pipeline
 from tests.unit.pipeline.pipeline_files import edited
 
 texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=20)

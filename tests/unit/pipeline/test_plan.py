@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from seqkd.cli.main import main
-from seqkd.config.stages import TrainConfig, load_stage
+from seqkd.config.stages import TrainConfig
+from seqkd.config.toml import load_stage
 from seqkd.errors import ConfigError
 from seqkd.pipeline.make import GOALS, write_plan
 from seqkd.pipeline.reading import read_pipeline

@@ -16,15 +16,15 @@ from seqkd.config.stages import (
     SelectConfig,
     SoftTargetsConfig,
     TrainConfig,
-    load_stage,
 )
+from seqkd.config.toml import load_stage, to_toml
 from seqkd.errors import ConfigError
 from seqkd.models.checkpoint import save_model
 from seqkd.models.initialiser import Initialiser
 from seqkd.models.registry import build
 from seqkd.pipeline.folders import Stage
 from seqkd.pipeline.make import write_plan
-from seqkd.pipeline.reading import read_pipeline, to_toml
+from seqkd.pipeline.reading import read_pipeline
 from seqkd.pipeline.stages import plan_stages
 from seqkd.text.vocabulary import Vocabulary
 from tests.unit.pipeline.pipeline_files import edited

@@ -17,14 +17,13 @@ from seqkd.config.stages import (
     SoftTargetsConfig,
     TrainConfig,
     VocabularyConfig,
-    load_stage,
-    validate,
 )
+from seqkd.config.toml import load_stage, to_toml, validate
 from seqkd.errors import ConfigError
 from seqkd.interop.sources import SOURCES
 from seqkd.models.initialiser import Initialiser
 from seqkd.pipeline.make import write_plan
-from seqkd.pipeline.reading import read_pipeline, to_toml
+from seqkd.pipeline.reading import read_pipeline
 from seqkd.pipeline.stages import plan_stages
 from tests.unit.pipeline.pipeline_files import WORD_KD, edited
 from tests.unit.stages.test_distill_source import ECHO

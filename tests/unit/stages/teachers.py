@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from seqkd.config.stages import SoftTargetsConfig, TrainConfig, validate
+from seqkd.config.stages import SoftTargetsConfig, TrainConfig
+from seqkd.config.toml import validate
 from seqkd.models.checkpoint import save_model
 from seqkd.models.registry import build
 from seqkd.text.vocabulary import Vocabulary

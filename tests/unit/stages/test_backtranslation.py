@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from seqkd.cli.main import main
-from seqkd.config.stages import DistillConfig, MonolingualConfig, SelectConfig, TrainConfig, validate
+from seqkd.config.stages import DistillConfig, MonolingualConfig, SelectConfig, TrainConfig
+from seqkd.config.toml import validate
 from seqkd.corpus.manifest import read_manifest
 from seqkd.corpus.reader import Corpus
 from seqkd.errors import ConfigError, CorpusError, InputError, ModelError, TextError

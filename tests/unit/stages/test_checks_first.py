@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from seqkd.config.stages import DistillConfig, EvaluateConfig, SelectConfig, validate
+from seqkd.config.stages import DistillConfig, EvaluateConfig, SelectConfig
+from seqkd.config.toml import validate
 from seqkd.errors import InputError
 from seqkd.stages.distill import distill, soft_targets
 from seqkd.stages.evaluate import evaluate

@@ -10,7 +10,8 @@ from typing import Annotated, Any
 import pytest
 from pydantic import Field
 
-from seqkd.config.stages import DistillConfig, SelectConfig, validate
+from seqkd.config.stages import DistillConfig, SelectConfig
+from seqkd.config.toml import validate
 from seqkd.corpus.manifest import read_manifest
 from seqkd.corpus.reader import Corpus
 from seqkd.errors import ConfigError, ConflictError, CorpusError, WorkError

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 import sacrebleu
 
-from seqkd.config.stages import EvaluateConfig, ReportConfig, validate
+from seqkd.config.stages import EvaluateConfig, ReportConfig
+from seqkd.config.toml import validate
 from seqkd.corpus.manifest import read_manifest
 from seqkd.corpus.reader import Corpus
 from seqkd.metrics.results import read_result

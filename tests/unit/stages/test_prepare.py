@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from seqkd.config.stages import PrepareConfig, validate
+from seqkd.config.stages import PrepareConfig
+from seqkd.config.toml import validate
 from seqkd.corpus.manifest import read_manifest
 from seqkd.corpus.reader import Corpus
 from seqkd.errors import ConflictError, InputError, TextError, WorkError

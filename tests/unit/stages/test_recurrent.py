@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from seqkd.config.stages import EvaluateConfig, TrainConfig, validate
+from seqkd.config.stages import EvaluateConfig, TrainConfig
+from seqkd.config.toml import validate
 from seqkd.corpus.manifest import read_manifest
 from seqkd.errors import WorkError
 from seqkd.models.checkpoint import model_digest

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from seqkd.config.stages import SelectConfig, TrainConfig, validate
+from seqkd.config.stages import SelectConfig, TrainConfig
+from seqkd.config.toml import validate
 from seqkd.corpus.manifest import read_manifest
 from seqkd.corpus.reader import Corpus
 from seqkd.corpus.row_ids import RANK_STEP

@@ -19,7 +19,8 @@ import torch
 from rich.console import Console
 
 from seqkd.cli.main import main
-from seqkd.config.stages import SelectConfig, validate
+from seqkd.config.stages import SelectConfig
+from seqkd.config.toml import validate
 from seqkd.corpus.manifest import read_manifest, write_manifest
 from seqkd.errors import ConfigError, InputError
 from seqkd.kernels import bleu

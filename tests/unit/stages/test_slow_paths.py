@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from seqkd.config.stages import DistillConfig, EvaluateConfig, SelectConfig, validate
+from seqkd.config.stages import DistillConfig, EvaluateConfig, SelectConfig
+from seqkd.config.toml import to_toml, validate
 from seqkd.corpus.manifest import read_manifest
 from seqkd.kernels import bleu, decoding
 from seqkd.metrics.results import read_result
-from seqkd.pipeline.reading import to_toml
 from seqkd.stages.distill import distill
 from seqkd.stages.evaluate import evaluate
 from seqkd.stages.select import select

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from seqkd.config.stages import TrainConfig, validate
+from seqkd.config.stages import TrainConfig
+from seqkd.config.toml import validate
 from seqkd.corpus.manifest import read_manifest
 from seqkd.corpus.reader import Corpus
 from seqkd.errors import ConfigError, ConflictError, CorpusError, ModelError, WorkError

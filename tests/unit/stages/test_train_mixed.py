@@ -10,13 +10,13 @@ import pyarrow as pa
 import pytest
 
 from seqkd.cli.main import main
-from seqkd.config.stages import TrainConfig, load_stage, validate
+from seqkd.config.stages import TrainConfig
+from seqkd.config.toml import load_stage, to_toml, validate
 from seqkd.corpus.manifest import Manifest, fingerprint, read_manifest, write_manifest
 from seqkd.corpus.reader import Corpus
 from seqkd.corpus.writer import write_shard
 from seqkd.errors import ConfigError, ConflictError, CorpusError, WorkError
 from seqkd.models.checkpoint import model_digest
-from seqkd.pipeline.reading import to_toml
 from seqkd.stages.prepare import prepare
 from seqkd.stages.train import train
 from tests.unit.stages.interrupted import stop_at

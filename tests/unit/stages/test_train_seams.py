@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 import torch
 
-from seqkd.config.stages import TrainConfig, validate
+from seqkd.config.stages import TrainConfig
+from seqkd.config.toml import to_toml, validate
 from seqkd.corpus.manifest import read_manifest
 from seqkd.errors import ConfigError, ConflictError, ModelError
 from seqkd.models.checkpoint import load_model, model_digest, read_weights
-from seqkd.pipeline.reading import to_toml
 from seqkd.stages.train import train
 from tests.unit.stages import plugin
 from tests.unit.stages.teachers import make_teacher

@@ -16,6 +16,7 @@ import torch
 
 from seqkd.cli.main import main
 from seqkd.config.stages import TrainConfig
+from seqkd.config.toml import to_toml
 from seqkd.corpus.manifest import Manifest, read_manifest, write_manifest
 from seqkd.corpus.reader import Corpus
 from seqkd.corpus.writer import write_shard
@@ -24,7 +25,6 @@ from seqkd.models.checkpoint import load_model, model_digest, read_weights
 from seqkd.objectives.divergence import Direction
 from seqkd.objectives.teacher import Teacher
 from seqkd.objectives.word_kd import WordKd
-from seqkd.pipeline.reading import to_toml
 from seqkd.stages.distill import soft_targets
 from seqkd.stages.prepare import prepare
 from seqkd.stages.train import train

@@ -13,7 +13,8 @@ import pytest
 from rich.console import Console
 from safetensors.numpy import save_file
 
-from seqkd.config.stages import TrainConfig, validate
+from seqkd.config.stages import TrainConfig
+from seqkd.config.toml import validate
 from seqkd.corpus.manifest import Manifest, write_manifest
 from seqkd.corpus.reader import Corpus
 from seqkd.corpus.schema import KBEST_SCHEMA

@@ -20,8 +20,8 @@ from seqkd.config.stages import (
     SelectConfig,
     SoftTargetsConfig,
     TrainConfig,
-    validate,
 )
+from seqkd.config.toml import validate
 from seqkd.config.written import neutral
 from seqkd.interop.sources import SOURCES
 from seqkd.report import stage as report

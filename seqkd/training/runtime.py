@@ -88,6 +88,18 @@ def make_fabric(device: torch.device, precision: Precision) -> Fabric:
 
 
 @contextmanager
+def group_left() -> Iterator[None]:
+    """Leave the process group, if the work has joined one, when the work is done.
+
+    The C++ runtime may abort a process that ends while gloo's threads still run, and a finished run would be called
+    failed. After an error the process just ends: leaving might wait for a process that does not answer.
+    """
+    yield
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+@contextmanager
 def lost_processes_told() -> Iterator[None]:
     """Tell what a process sees of another one's death as what it is.
 

@@ -47,6 +47,7 @@ from seqkd.training.optim import OptimSettings
 from seqkd.training.runtime import (
     Precision,
     choose_precision,
+    group_left,
     keep_freed_memory,
     lost_processes_told,
     make_fabric,
@@ -86,7 +87,7 @@ def run(config: TrainConfig, out: str | Path, *, overwrite: bool = False, device
     """
     out = Path(out)
     keep_freed_memory()
-    with lost_processes_told():
+    with lost_processes_told(), group_left():
         _run(config, out, overwrite, device)
 
 

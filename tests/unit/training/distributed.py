@@ -24,7 +24,7 @@ from seqkd.objectives.terms import Term
 from seqkd.objectives.word_kd import WordKd
 from seqkd.training.loop import LoopSettings, fit
 from seqkd.training.optim import OptimSettings
-from seqkd.training.runtime import make_fabric
+from seqkd.training.runtime import group_left, make_fabric
 from seqkd.training.validation import held_out_nll
 from tests.unit.training.support import VOCAB, Recorder, TableData, copy_rows, plain_descent
 from tests.unit.training.terms import Projected, Swaps
@@ -162,4 +162,5 @@ def main(out: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    with group_left():
+        main(Path(sys.argv[1]))

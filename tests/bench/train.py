@@ -171,6 +171,7 @@ def main() -> None:
     parser.add_argument("--batch-tokens", type=int, default=2560)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--precisions", default="float32,bf16", help="seqkd's (default: %(default)s)")
+    parser.add_argument("--peers", default="seqkd,fairseq")
     parser.add_argument("--repeats", type=int, default=1, help="turns of each (default: %(default)s)")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--out", type=Path, default=Path("build/bench"))
@@ -181,12 +182,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         prepared = options.prepared or _prepare(folder, options)
-        data = fairseq_data(prepared, folder / "fairseq")
+        peers = options.peers.split(",")
+        data = fairseq_data(prepared, folder / "fairseq") if "fairseq" in peers else folder
+        mallocs = ("raised", "default") if options.device == "cpu" else ("default",)
         for _ in range(options.repeats):
-            for precision in options.precisions.split(","):
+            for precision in options.precisions.split(",") if "seqkd" in peers else ():
                 say(f"seqkd, {precision}")
                 runs.append(seqkd(folder, prepared.resolve(), precision, options))
-            for malloc in ("raised", "default") if options.device == "cpu" else ("default",):
+            for malloc in mallocs if "fairseq" in peers else ():
                 say(f"fairseq, malloc {malloc}")
                 runs.append(fairseq(data, malloc, options))
     host = machine() | {"device": options.device, "threads": options.threads}

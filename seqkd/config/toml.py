@@ -99,7 +99,9 @@ def problems(error: ValidationError) -> list[tuple[tuple[str | int, ...], str]]:
         elif isinstance(problem["input"], (dict, BaseModel)):  # about several keys at once; the message names them
             text = problem["msg"].removeprefix("Value error, ")
         else:
-            text = f"{problem['msg'].removeprefix('Value error, ')}, got {problem['input']!r}"
+            text, given = problem["msg"].removeprefix("Value error, "), repr(problem["input"])
+            named = isinstance(problem["input"], str) and given in text  # by a check of seqkd's own
+            text += "" if named else f", got {given}"
         found.append((_untagged(loc), text))
     return found
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from seqkd.errors import ModelError
 from seqkd.text.vocabulary import Vocabulary
 
 VOCABULARY = "vocab.model"  # of the target, and of the source too unless the other file is there
@@ -25,15 +27,22 @@ class Vocabularies:
 
     @classmethod
     def load(cls, folder: str | Path) -> Vocabularies:
-        """Read those of a folder.
+        """Read the vocabularies of a folder; the files in it tell their kind.
 
         Raises:
-            ModelError: A file is missing or no vocabulary.
+            ModelError: A file is missing or does not contain a vocabulary.
         """
         folder = Path(folder)
-        target = Vocabulary.load(folder / VOCABULARY)
-        other = folder / SOURCE_VOCABULARY
-        return cls(Vocabulary.load(other) if other.exists() else target, target)
+        for kind in VOCABULARIES.values():
+            if (folder / kind.file).exists():
+                return kind.load(folder)
+        kinds = ", ".join(f"{kind.file} ({name})" for name, kind in VOCABULARIES.items())
+        raise ModelError(
+            "holds no vocabulary",
+            where=str(folder),
+            expected=kinds,
+            hint="make the folder again with the stage that wrote it, or check the path",
+        )
 
     @property
     def joint(self) -> bool:
@@ -51,3 +60,33 @@ class Vocabularies:
     def reversed(self) -> Vocabularies:
         """Those of the other direction."""
         return Vocabularies(self.target, self.source)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VocabularyKind:
+    """A way to store vocabularies in a prepared folder or a model.
+
+    Attributes:
+        help: One line about it.
+        file: The file or folder whose presence tells the kind.
+        load: Reads the vocabularies of a folder.
+    """
+
+    help: str
+    file: str
+    load: Callable[[Path], Vocabularies]
+
+
+def _load_sentencepiece(folder: Path) -> Vocabularies:
+    target = Vocabulary.load(folder / VOCABULARY)
+    other = folder / SOURCE_VOCABULARY
+    return Vocabularies(Vocabulary.load(other) if other.exists() else target, target)
+
+
+VOCABULARIES: Mapping[str, VocabularyKind] = {
+    "sentencepiece": VocabularyKind(
+        help="A SentencePiece model for both sides, or one for each (Kudo and Richardson 2018)",
+        file=VOCABULARY,
+        load=_load_sentencepiece,
+    ),
+}

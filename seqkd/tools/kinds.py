@@ -20,6 +20,7 @@ from seqkd.objectives.registry import OBJECTIVES
 from seqkd.pipeline.parts import PARTS
 from seqkd.selection.registry import DEFAULT_SCORER, FILTERS, RULES, SCORERS
 from seqkd.stages.registry import STAGES
+from seqkd.text.vocabularies import VOCABULARIES
 from seqkd.tools.inspect import output
 from seqkd.training.hooks import HOOKS
 from seqkd.training.task import TASKS
@@ -152,6 +153,11 @@ KINDS: tuple[Kind, ...] = (
         {stage.name: stage.help for stage in STAGES.values()},
         title="Stages",
         place="A stage makes one output folder from one stage file: `seqkd COMMAND --config STAGE.toml --out DIR`.",
+    ),
+    _fixed(
+        {name: kind.help for name, kind in VOCABULARIES.items()},
+        title="Vocabularies",
+        place="The files in the folder of a prepared corpus or a model tell the kind of its vocabulary.",
     ),
     _fixed(
         {task.name: task.help for task in TASKS.values()},

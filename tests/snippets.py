@@ -1,4 +1,4 @@
-"""The indented blocks of the README and of docs/*.md, by what they are written in."""
+"""The indented blocks and the links of the README, of CONTRIBUTING and of docs/*.md."""
 
 from __future__ import annotations
 
@@ -9,8 +9,11 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+LINKING = (*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs" / "decisions").glob("*.md")))
 
 _COMMAND = re.compile(r"\bseqkd (?=[a-z])([^|;&`]*)")
+_LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+_EXCERPT = re.compile(r"From\s`([\w./]+)`:$")
 
 
 @dataclass(frozen=True)
@@ -69,3 +72,30 @@ def makes() -> Iterator[tuple[str, str]]:
         for line in block.text.split("\n"):
             if match := re.match(r"make (.*)", re.sub(r"\s#.*", "", line)):
                 yield block.place, match.group(1)
+
+
+def links() -> Iterator[tuple[Path, str]]:
+    """Page and target of each link that leads to a file of the repository, or to a heading."""
+    for page in LINKING:
+        for line in page.read_text(encoding="utf-8").split("\n"):
+            for target in () if line.startswith("    ") else _LINK.findall(line):
+                if not re.match(r"[a-z]+:", target):
+                    yield page, target
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors of a page's headings, as GitHub makes them."""
+    lines = page.read_text(encoding="utf-8").split("\n")
+    titles = [re.sub(r"^#+ ", "", line) for line in lines if re.match(r"#+ ", line)]
+    return {re.sub(r"[^\w\- ]", "", title.lower()).strip().replace(" ", "-") for title in titles}
+
+
+def excerpts() -> Iterator[tuple[str, str, str]]:
+    """Place, file and text of each part of a block that its page says is an excerpt of a file."""
+    for block in blocks():
+        name, number = block.place.split(":")
+        page = next(page for page in PAGES if page.name == name)
+        before = "\n".join(page.read_text(encoding="utf-8").split("\n")[: int(number)]).rstrip()
+        if match := _EXCERPT.search(before):
+            for part in block.text.split("\n...\n"):
+                yield block.place, match.group(1), part

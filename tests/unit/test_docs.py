@@ -1,15 +1,16 @@
-"""Commands in the README and docs/*.md are those that there are; a slow test of pipelines runs the Python there."""
+"""Commands, links and excerpts in the README and the docs are right; a slow test of pipelines runs the Python there."""
 
 from __future__ import annotations
 
 import re
 import shlex
+import textwrap
 from pathlib import Path
 
 import pytest
 
 from seqkd.cli.main import main
-from tests.snippets import ROOT, blocks, commands, makes, mentions
+from tests.snippets import ROOT, anchors, blocks, commands, excerpts, links, makes, mentions
 
 Capture = pytest.CaptureFixture[str]
 
@@ -65,3 +66,25 @@ def test_there_are_commands_and_programs_to_look_at() -> None:
     assert len([*mentions()]) > 5
     assert len([*makes()]) > 4
     assert any(block.is_python for block in blocks())
+    assert len([*links()]) > 100
+    assert len([*excerpts()]) > 15
+
+
+def test_links_lead_to_files_and_headings() -> None:
+    broken = []
+    for page, target in links():
+        name, _, heading = target.partition("#")
+        file = (page.parent / name).resolve() if name else page
+        if not file.exists() or (heading and heading not in anchors(file)):
+            broken.append(f"{page.relative_to(ROOT)}: {target}")
+    assert not broken
+
+
+def test_excerpts_are_in_the_files_that_they_name() -> None:
+    """The page may indent them less than the file does."""
+    changed = []
+    for place, file, text in excerpts():
+        source = (ROOT / file).read_text(encoding="utf-8")
+        if not any(textwrap.indent(text, " " * indent) in source for indent in (0, 4, 8)):
+            changed.append(f"{place}: {file} does not have: {text}")
+    assert not changed

@@ -128,8 +128,8 @@ def exemptions() -> Iterator[tuple[str, str]]:
     """Place and reason of each exemption, whether a snippet follows it or not."""
     for page in PAGES:
         for number, line in enumerate(page.read_text(encoding="utf-8").split("\n"), 1):
-            for reason in _EXEMPTION.findall(line):
-                yield f"{page.relative_to(ROOT).as_posix()}:{number}", reason
+            if reason := _EXEMPTION.fullmatch(line.strip()):
+                yield f"{page.relative_to(ROOT).as_posix()}:{number}", reason[1]
 
 
 def commands() -> Iterator[tuple[str, str]]:

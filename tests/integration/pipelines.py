@@ -8,10 +8,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from seqkd.cli.main import main
 from seqkd.config.toml import to_toml
 from seqkd.models.registry import ARCHITECTURES, DEFAULT, setting_names
 from seqkd.pipeline.file import PipelineConfig
+from seqkd.pipeline.make import write_plan
 from seqkd.pipeline.reading import read_pipeline
+from seqkd.pipeline.stages import plan_stages
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = sorted(ROOT.glob("pipelines/**/*.toml"))
@@ -103,3 +106,12 @@ def make(file: Path, runs: Path, *words: str) -> str:
     )
     assert done.returncode == 0, done.stdout
     return done.stdout
+
+
+def run_stages(file: Path, runs: Path) -> None:
+    """Call each stage of a pipeline, in order, through the command line."""
+    plan = write_plan(file, runs)
+    for stage in plan_stages(read_pipeline(file), runs):
+        config = plan.parent / "config" / f"{stage.name}.toml"
+        words = ["--config", str(config), "--out", str(stage.out), "--device", "cpu"]
+        assert main([*stage.words, *words]) == 0, stage.name

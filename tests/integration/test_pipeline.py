@@ -20,7 +20,6 @@ from seqkd.corpus.manifest import MANIFEST, read_manifest
 from seqkd.corpus.reader import Corpus
 from seqkd.models.checkpoint import load_model, model_digest
 from seqkd.pipeline.expansion import graph_of
-from seqkd.pipeline.make import write_plan
 from seqkd.pipeline.reading import read_pipeline
 from seqkd.pipeline.stages import plan_stages
 from tests.integration.pipelines import (
@@ -29,11 +28,11 @@ from tests.integration.pipelines import (
     environment,
     make,
     make_command,
+    run_stages,
     shrunk,
     toy_text,
     write_pipeline,
 )
-from tests.snippets import Block, blocks
 
 pytestmark = pytest.mark.slow
 
@@ -202,12 +201,6 @@ def test_a_model_of_the_pipeline_translates_scores_and_is_shown(
         assert capfdbinary.readouterr().out
 
 
-@pytest.mark.parametrize("block", [block for block in blocks() if block.is_python], ids=lambda block: block.place)
-def test_the_python_of_the_docs_runs(block: Block, toy: Toy, tmp_path: Path) -> None:
-    cache = {"HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
-    subprocess.run([sys.executable, "-c", block.text], cwd=toy.folder, env=environment() | cache, check=True)
-
-
 @pytest.mark.parametrize("file", SHIPPED, ids=lambda file: file.stem)
 def test_every_shipped_pipeline_runs_through_the_command_line(
     file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -335,15 +328,6 @@ def test_an_ensemble_teaches_and_students_mix_corpora_and_are_tuned(
     ours, base = (load_model(root / "students" / name).model for name in ("tuned", "gold"))
     steps = [float((a - b).detach().abs().max()) for a, b in zip(ours.parameters(), base.parameters(), strict=True)]
     assert 0.0 < max(steps) < 1e-5  # it begins at the other's weights and hardly moves
-
-
-def run_stages(file: Path, runs: Path) -> None:
-    """Call each stage of a pipeline, in order, through the command line."""
-    plan = write_plan(file, runs)
-    for stage in plan_stages(read_pipeline(file), runs):
-        config = plan.parent / "config" / f"{stage.name}.toml"
-        words = ["--config", str(config), "--out", str(stage.out), "--device", "cpu"]
-        assert main([*stage.words, *words]) == 0, stage.name
 
 
 def wait_for(condition: Callable[[], bool], process: subprocess.Popen[bytes], seconds: float = 120) -> None:

@@ -1,4 +1,7 @@
-"""Commands, links and excerpts in the README and the docs are right; a slow test of pipelines runs the Python there."""
+"""Commands, TOML, links and excerpts in the README and the docs are right.
+
+The slow tests in tests/integration/test_snippets.py run the snippets.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +11,28 @@ import textwrap
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from seqkd.cli.main import main
-from tests.snippets import ROOT, anchors, blocks, commands, excerpts, links, makes, mentions
+from seqkd.config import stages
+from seqkd.config.search import Strict
+from seqkd.config.toml import dotted, problems
+from seqkd.pipeline import file as pipeline_file
+from tests.snippets import (
+    ROOT,
+    Block,
+    anchors,
+    blocks,
+    blocks_of,
+    commands,
+    excerpts,
+    exemptions,
+    language_of,
+    links,
+    makes,
+    mentions,
+    read_toml,
+)
 
 Capture = pytest.CaptureFixture[str]
 
@@ -65,9 +87,115 @@ def test_there_are_commands_and_programs_to_look_at() -> None:
     assert len([*commands()]) > 8
     assert len([*mentions()]) > 5
     assert len([*makes()]) > 4
-    assert any(block.is_python for block in blocks())
     assert len([*links()]) > 100
     assert len([*excerpts()]) > 15
+    assert {"python", "shell", "toml"} <= {block.language for block in blocks()}
+
+
+KINDS = [
+    kind
+    for module in (pipeline_file, stages)
+    for kind in vars(module).values()
+    if isinstance(kind, type) and issubclass(kind, Strict) and kind is not Strict
+]
+
+
+def misfits(text: str) -> list[str]:
+    """What is wrong with a part of a pipeline or stage file, by the schema that has its keys; a part may lack some."""
+    values = pipeline_file.as_lists(read_toml(text))
+    if isinstance(values.get("students"), dict):  # a part of one of [[students]]
+        values["students"] = [values["students"]]
+    shared = values.pop("student", {})
+    for student in values.get("students", ()):
+        student |= shared | student
+    found = []
+    for kind in KINDS:
+        if not values.keys() <= kind.model_fields.keys():
+            continue
+        try:
+            kind.model_validate(values)
+        except ValidationError as error:
+            wrong = [f"{dotted(loc)}: {said}" for loc, said in problems(error) if said != "missing"]
+            if wrong:
+                found.append(wrong)
+                continue
+        return []
+    return found[0] if found else [f"no table of a pipeline or stage file has the keys {', '.join(values)}"]
+
+
+@pytest.mark.parametrize(
+    "block",
+    [block for block in blocks() if block.language == "toml" and block.exemption is None],
+    ids=lambda block: block.place,
+)
+def test_toml_fits_a_pipeline_or_stage_file(block: Block) -> None:
+    assert misfits(block.text) == [], block.place
+
+
+@pytest.mark.parametrize(
+    "text",
+    ['[[students]]\nname = "a"\ncorpora = "gold"', "[teacher]\nensemble = 0", "beams = 2\ncorpus = 3", "speed = 3"],
+)
+def test_toml_that_does_not_fit_would_be_found(text: str) -> None:
+    assert misfits(text)
+
+
+def test_every_exemption_stands_above_a_snippet_and_gives_a_reason() -> None:
+    assert all(len(reason.split()) > 1 for _, reason in exemptions())
+    above = sorted(block.exemption for block in blocks() if block.exemption is not None)
+    assert above == sorted(reason for _, reason in exemptions())
+
+
+def test_snippets_are_found_by_their_indentation_or_fence_and_exempted_by_the_comment_above() -> None:
+    page = "\n".join(
+        [
+            "Prose",
+            "    that goes on, and a list:",
+            "",
+            "    make demo",
+            "",
+            "    make test",
+            "",
+            "<!-- not run: takes hours -->",
+            "",
+            "    make PIPELINE=big report",
+            "",
+            "```python",
+            "x = [1]",
+            "```",
+            "<!-- not run: a part of a class -->",
+            "```python",
+            "def f(self): ...",
+            "```",
+            "",
+            "    a drawing -> of boxes",
+        ]
+    )
+    assert blocks_of(page, "page.md") == [
+        Block("page.md:4", "make demo\n\nmake test", "shell"),
+        Block("page.md:10", "make PIPELINE=big report", "shell", "takes hours"),
+        Block("page.md:13", "x = [1]", "python"),
+        Block("page.md:17", "def f(self): ...", "python", "a part of a class"),
+        Block("page.md:20", "a drawing -> of boxes", "text"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "language"),
+    [
+        (".venv/bin/seqkd inspect runs/toy  # what is there", "shell"),
+        ("PLUGIN=$(python -c 'print(1)')", "shell"),
+        ("zstdcat text.zst | seqkd translate --model m", "shell"),
+        ("for i in 1 2; do\n    seqkd train; done", "shell"),
+        ('[[students]]\nname = "a"', "toml"),
+        ("rounds = 3", "toml"),
+        ("row = id % 1_000", "python"),
+        ("from seqkd.corpus.reader import Corpus", "python"),
+        ("runs/toy/\n  plan.mk     Make's rules", "text"),
+    ],
+)
+def test_the_language_of_a_snippet_is_recognised(text: str, language: str) -> None:
+    assert language_of(text) == language
 
 
 def test_links_lead_to_files_and_headings() -> None:

@@ -19,11 +19,7 @@ STEPS = 5  # examples that continue each other; each later one continues the las
 
 
 def examples(page: str) -> list[str]:
-    return [
-        block.text
-        for block in blocks()
-        if block.place.startswith(f"{page}:") and "=" in block.text and not block.text.startswith("make ")
-    ]
+    return [block.text for block in blocks() if block.place.startswith(f"{page}:") and block.language == "toml"]
 
 
 def values(text: str, folder: Path) -> dict[str, Any]:
@@ -60,7 +56,7 @@ def read(file: Mapping[str, Any], folder: Path) -> PipelineConfig:
 def files(folder: Path) -> Iterator[dict[str, Any]]:
     """The file of each example of docs/pipeline-file.md."""
     grown: dict[str, Any] = {}
-    for number, text in enumerate(examples("pipeline-file.md")):
+    for number, text in enumerate(examples("docs/pipeline-file.md")):
         found = values(text, folder)
         file = found if "name" in found else continued(grown, found)
         if number < STEPS:

@@ -85,7 +85,9 @@ def test_all_problems_are_told_at_once() -> None:
 
 
 def test_an_unknown_rule_or_scorer_is_told_with_those_that_there_are() -> None:
-    with pytest.raises(ConfigError, match=r"rule: unknown rule 'best', expected one of: seqkd, .*, all, mine") as caught:
+    with pytest.raises(
+        ConfigError, match=r"rule: unknown rule 'best', expected one of: seqkd, .*, all, mine"
+    ) as caught:
         read(rule="best")
     assert str(caught.value).count("'best'") == 1
     with pytest.raises(ConfigError, match="rerank: unknown scorer 'judge', expected one of: models, mine"):

@@ -19,8 +19,8 @@ def _validating(name: str) -> str:
 
 def _further(name: str) -> str:
     record = METRICS.find(name)
-    if record is None or record.measure is None:
-        known = ", ".join(record.name for record in METRICS.all() if record.measure is not None)
+    if record is None or not record.of_outputs:
+        known = ", ".join(record.name for record in METRICS.all() if record.of_outputs)
         raise ValueError(f"no metric of outputs is called {name!r}, expected one of: {known}")
     return name
 

@@ -1,30 +1,29 @@
-"""Quality of outputs: sacrebleu's corpus metrics with their signatures, and the share of valid translations."""
+"""Quality of outputs: sacrebleu's corpus metrics with their signatures, and the share of valid translations.
+
+Each has two functions: one gives the score, the other the statistics of each row that the score is computed from.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
+import numpy as np
 from sacrebleu.metrics.bleu import BLEU
 from sacrebleu.metrics.chrf import CHRF
 from sacrebleu.metrics.ter import TER
 
 from seqkd.errors import InputError
+from seqkd.metrics.sentence_statistics import (
+    Floats,
+    Statistics,
+    bleu_scores,
+    chrf_scores,
+    mean_of,
+    ter_scores,
+)
+from seqkd.metrics.sentence_statistics import MetricScore as MetricScore  # other packages read it from here
 from seqkd.metrics.tokenizers import Tokenizer
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MetricScore:
-    """A corpus score.
-
-    Attributes:
-        value: 0 to 100; for TER edits per 100 reference words, which can exceed 100.
-        signature: sacrebleu's, with its version: what makes the number comparable.
-    """
-
-    value: float
-    signature: str
 
 
 def corpus_bleu(
@@ -40,13 +39,25 @@ def corpus_bleu(
     Raises:
         InputError: No rows, not as many references as hypotheses, or a row without a reference.
     """
+    return bleu_statistics(hypotheses, references, tokenizer=tokenizer).score
+
+
+def bleu_statistics(
+    hypotheses: Sequence[str], references: Sequence[Sequence[str]], *, tokenizer: Tokenizer = "13a"
+) -> Statistics:
+    """See `corpus_bleu`."""
     # force: no advice about detokenising on stderr
-    return _score(BLEU(force=True, tokenize=tokenizer), hypotheses, references)
+    return _statistics(BLEU(force=True, tokenize=tokenizer), bleu_scores, hypotheses, references)
 
 
 def corpus_chrf(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> MetricScore:
     """chrF2 (Popović 2015), higher is better; arguments and errors as in `corpus_bleu`."""
-    return _score(CHRF(), hypotheses, references)
+    return chrf_statistics(hypotheses, references).score
+
+
+def chrf_statistics(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> Statistics:
+    """See `corpus_chrf`."""
+    return _statistics(CHRF(), chrf_scores, hypotheses, references)
 
 
 def corpus_ter(hypotheses: Sequence[str], references: Sequence[Sequence[str]], *, blanks: bool = True) -> MetricScore:
@@ -58,13 +69,29 @@ def corpus_ter(hypotheses: Sequence[str], references: Sequence[Sequence[str]], *
         blanks: Whether the language puts blanks between words. If not, each Chinese or Japanese character is a word,
             as sacrebleu's `asian_support` has it, and the signature says so.
     """
-    return _score(TER(normalized=not blanks, asian_support=not blanks), hypotheses, references)
+    return ter_statistics(hypotheses, references, blanks=blanks).score
 
 
-def _score(metric: Any, hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> MetricScore:
+def ter_statistics(
+    hypotheses: Sequence[str], references: Sequence[Sequence[str]], *, blanks: bool = True
+) -> Statistics:
+    """See `corpus_ter`."""
+    metric = TER(normalized=not blanks, asian_support=not blanks)
+    return _statistics(metric, ter_scores, hypotheses, references)
+
+
+def _statistics(
+    metric: Any,
+    scores: Callable[[Floats], Floats],
+    hypotheses: Sequence[str],
+    references: Sequence[Sequence[str]],
+) -> Statistics:
+    """Statistics of a metric of sacrebleu, and the score as its `corpus_score` computes it from them."""
     _check(hypotheses, references)
-    score = metric.corpus_score(list(hypotheses), _streams(references))
-    return MetricScore(value=float(score.score), signature=str(metric.get_signature()))
+    rows = metric._extract_corpus_statistics(list(hypotheses), _streams(references))
+    value = float(metric._aggregate_and_compute(rows).score)
+    score = MetricScore(value=value, signature=str(metric.get_signature()))
+    return Statistics(rows=np.array(rows, dtype=np.float64), scores=scores, score=score)
 
 
 def _check(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> None:
@@ -89,9 +116,14 @@ def share_valid(hypotheses: Sequence[str], accepted: Sequence[Collection[str]]) 
     Raises:
         InputError: No rows, not as many rows accepted as hypotheses, or a row that accepts nothing.
     """
+    return valid_statistics(hypotheses, accepted).score.value
+
+
+def valid_statistics(hypotheses: Sequence[str], accepted: Sequence[Collection[str]]) -> Statistics:
+    """See `share_valid`; it has no signature."""
     _check(hypotheses, [list(texts) for texts in accepted])
-    right = sum(
+    right = [
         " ".join(text.split()) in {" ".join(other.split()) for other in texts}
         for text, texts in zip(hypotheses, accepted, strict=True)
-    )
-    return right / len(hypotheses)
+    ]
+    return mean_of(right)

@@ -1,40 +1,35 @@
-"""seqkd's own metrics of outputs, as their records name them."""
+"""The statistics of seqkd's own metrics of outputs, as their records name them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from seqkd.metrics.corpus import MetricScore, corpus_bleu, corpus_chrf, corpus_ter, share_valid
+from seqkd.metrics import corpus
 from seqkd.metrics.registry import Outputs
+from seqkd.metrics.sentence_statistics import Statistics
 
 MOST_REFERENCES = 16  # accepted translations a row that multi-reference BLEU looks at
 
 
-def bleu(outputs: Outputs) -> MetricScore:
+def bleu(outputs: Outputs) -> Statistics:
     """See `corpus_bleu`."""
-    return corpus_bleu(outputs.hypotheses, _single(outputs), tokenizer=outputs.tokenizer)
+    return corpus.bleu_statistics(outputs.hypotheses, outputs.all_references, tokenizer=outputs.tokenizer)
 
 
-def chrf(outputs: Outputs) -> MetricScore:
+def chrf(outputs: Outputs) -> Statistics:
     """See `corpus_chrf`."""
-    return corpus_chrf(outputs.hypotheses, _single(outputs))
+    return corpus.chrf_statistics(outputs.hypotheses, outputs.all_references)
 
 
-def ter(outputs: Outputs) -> MetricScore:
+def ter(outputs: Outputs) -> Statistics:
     """See `corpus_ter`."""
-    return corpus_ter(outputs.hypotheses, _single(outputs), blanks=outputs.blanks)
+    return corpus.ter_statistics(outputs.hypotheses, outputs.all_references, blanks=outputs.blanks)
 
 
-def bleu_accepted(outputs: Outputs) -> MetricScore:
+def bleu_accepted(outputs: Outputs) -> Statistics:
     """BLEU against the first accepted translations of each row."""
     several = [texts[:MOST_REFERENCES] for texts in outputs.accepted or ()]
-    return corpus_bleu(outputs.hypotheses, several, tokenizer=outputs.tokenizer)
+    return corpus.bleu_statistics(outputs.hypotheses, several, tokenizer=outputs.tokenizer)
 
 
-def valid(outputs: Outputs) -> MetricScore:
-    """See `share_valid`; it has no signature."""
-    return MetricScore(value=share_valid(outputs.hypotheses, outputs.accepted or ()), signature="")
-
-
-def _single(outputs: Outputs) -> Sequence[Sequence[str]]:
-    return [[text] for text in outputs.references]
+def valid(outputs: Outputs) -> Statistics:
+    """See `share_valid`."""
+    return corpus.valid_statistics(outputs.hypotheses, outputs.accepted or ())

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from seqkd.extensions import Registry, resolve
 
 if TYPE_CHECKING:  # tables of metrics are read without sacrebleu
-    from seqkd.metrics.corpus import MetricScore
+    from seqkd.metrics.sentence_statistics import MetricScore, Statistics
     from seqkd.metrics.tokenizers import Tokenizer
 
 Direction = Literal["higher", "lower", "neither"]
@@ -22,7 +22,8 @@ class Outputs:
 
     Attributes:
         hypotheses: Detokenised outputs.
-        references: One reference for each row.
+        references: The first reference of each row.
+        further_references: All references of each row but the first; () if there are none.
         sources: The sources' text.
         accepted: All accepted translations of each row; None if the corpus has none.
         tokenizer: The tokenizer that BLEU counts words with.
@@ -35,6 +36,13 @@ class Outputs:
     accepted: Sequence[Sequence[str]] | None = None
     tokenizer: Tokenizer = "13a"
     blanks: bool = True
+    further_references: Sequence[Sequence[str]] = ()
+
+    @property
+    def all_references(self) -> list[list[str]]:
+        """All references of each row, the first one first."""
+        further = self.further_references or [()] * len(self.references)
+        return [[first, *others] for first, others in zip(self.references, further, strict=True)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,8 +57,10 @@ class Metric:
         direction: Which values are better.
         needs: What it is computed from besides outputs: references, sources, accepted translations of each row, or the
             model's probabilities.
-        measure: `module:attribute` of a function that takes `Outputs` and gives a `MetricScore`. None if the stage
-            that has the probabilities computes it.
+        measure: `module:attribute` of a function that takes `Outputs` and gives a `MetricScore`.
+        statistics: In place of `measure`, `module:attribute` of a function that takes `Outputs` and gives the
+            `Statistics` of their rows. The score of any selection of rows follows from them, so that differences can
+            be tested for significance. A metric with neither is computed by the stage that has the probabilities.
         digits: How many a table shows.
         percent: Whether its values are shares, 0 to 1, that tables show in per cent.
         validates: Whether training measures it at each validation, so that `best_by` can name it.
@@ -62,18 +72,31 @@ class Metric:
     unit: str = ""
     direction: Direction
     needs: frozenset[Need] = frozenset({"references"})
-    measure: str | None
+    measure: str | None = None
+    statistics: str | None = None
     digits: int = 2
     percent: bool = False
     validates: bool = False
 
+    @property
+    def of_outputs(self) -> bool:
+        """Whether it is computed from outputs."""
+        return self.measure is not None or self.statistics is not None
+
     def fits(self, outputs: Outputs) -> bool:
         """Whether outputs hold all that it is computed from."""
-        return self.measure is not None and (outputs.accepted is not None or "accepted" not in self.needs)
+        return self.of_outputs and (outputs.accepted is not None or "accepted" not in self.needs)
 
     def score(self, outputs: Outputs) -> MetricScore:
         """Compute it; only if it fits."""
+        if self.statistics is not None:
+            return self.statistics_of(outputs).score
         found: MetricScore = resolve(str(self.measure))(outputs)
+        return found
+
+    def statistics_of(self, outputs: Outputs) -> Statistics:
+        """The statistics of the rows; only if it fits and has any."""
+        found: Statistics = resolve(str(self.statistics))(outputs)
         return found
 
 
@@ -87,7 +110,7 @@ METRICS = Registry(
             help="BLEU of the corpus by sacrebleu (Papineni et al. 2002)",
             label="BLEU",
             direction="higher",
-            measure="seqkd.metrics.measures:bleu",
+            statistics="seqkd.metrics.measures:bleu",
             validates=True,
         ),
         "bleu_accepted": Metric(
@@ -96,21 +119,21 @@ METRICS = Registry(
             label="BLEU, all accepted",
             direction="higher",
             needs=frozenset({"accepted"}),
-            measure="seqkd.metrics.measures:bleu_accepted",
+            statistics="seqkd.metrics.measures:bleu_accepted",
         ),
         "chrf": Metric(
             name="chrf",
             help="Character n-gram F-score, chrF2, by sacrebleu (Popović 2015)",
             label="chrF",
             direction="higher",
-            measure="seqkd.metrics.measures:chrf",
+            statistics="seqkd.metrics.measures:chrf",
         ),
         "ter": Metric(
             name="ter",
             help="Edits for each 100 words of the reference by sacrebleu (Snover et al. 2006)",
             label="TER",
             direction="lower",
-            measure="seqkd.metrics.measures:ter",
+            statistics="seqkd.metrics.measures:ter",
         ),
         "valid": Metric(
             name="valid",
@@ -119,7 +142,7 @@ METRICS = Registry(
             unit="%",
             direction="higher",
             needs=frozenset({"accepted"}),
-            measure="seqkd.metrics.measures:valid",
+            statistics="seqkd.metrics.measures:valid",
             digits=1,
             percent=True,
         ),
@@ -130,7 +153,6 @@ METRICS = Registry(
             unit="per token",
             direction="lower",
             needs=frozenset({"references", "probabilities"}),
-            measure=None,
         ),
         "mode_probability": Metric(
             name="mode_probability",
@@ -139,7 +161,6 @@ METRICS = Registry(
             unit="probability, %",
             direction="neither",
             needs=frozenset({"probabilities"}),
-            measure=None,
             percent=True,
         ),
         "nll": Metric(
@@ -149,7 +170,6 @@ METRICS = Registry(
             unit="nats per token",
             direction="lower",
             needs=frozenset({"references", "probabilities"}),
-            measure=None,
             validates=True,
         ),
     },

@@ -37,6 +37,7 @@ class ReportConfig(Strict):
     prepared: Path
     corpora: tuple[NamedPath, ...] = Field((), description="distilled corpora")
     distill: tuple[NamedPath, ...] = Field((), description="k-best lists")
+    soft_targets: tuple[NamedPath, ...] = Field((), description="soft targets, for what they cost")
     models: tuple[NamedPath, ...] = Field((), description="model folders, for training curves")
     evaluations: tuple[NamedPath, ...] = Field((), description="output folders of `evaluate`, same names as models")
     teachers: tuple[Name, ...] = Field((), description="who teaches in each round, by evaluation; () for one round")

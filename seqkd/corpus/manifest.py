@@ -1,6 +1,7 @@
 """A stage's output folder and its manifest, which is written last: a folder that has one is whole.
 
-Manifests hold no time, host or path: the same inputs and settings give the same bytes anywhere.
+Manifests hold no date, host or path: the same inputs and settings give the same bytes anywhere, but for the note of
+what the folder has cost (`seqkd.corpus.cost`).
 """
 
 from __future__ import annotations
@@ -9,13 +10,15 @@ import contextlib
 import json
 import os
 import shutil
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
 from seqkd import __version__
+from seqkd.corpus.cost import COST, Meter, is_note
 from seqkd.corpus.files import atomic_path, atomic_write, is_temporary, kept_as, make_folder, sync, work_error
 from seqkd.corpus.fingerprints import Provenance, fingerprint
 from seqkd.corpus.locks import FolderLock, Part, is_lock
@@ -30,6 +33,7 @@ from seqkd.corpus.records import (
     shard_index,
     shard_name,
 )
+from seqkd.corpus.sensors import Sensors, sensors
 from seqkd.errors import ConflictError, CorpusError, SeqkdError, UnfinishedError
 from seqkd.progress import say
 
@@ -121,6 +125,7 @@ class StageOutput:
         self._made_by = made_by
         self.manifest: Manifest | None = None
         self._lock: FolderLock | None = None
+        self._meter: Meter | None = None
 
     @property
     def complete(self) -> bool:
@@ -146,7 +151,15 @@ class StageOutput:
 
     @classmethod
     def open(
-        cls, out: Path, kind: str, made_by: Provenance, *, overwrite: bool, part: Part | None = None
+        cls,
+        out: Path,
+        kind: str,
+        made_by: Provenance,
+        *,
+        overwrite: bool,
+        part: Part | None = None,
+        device: str = "cpu",
+        measure: Callable[[str], Sensors] = sensors,
     ) -> StageOutput:
         """Look at `out`, make it ours if there is work to do, and hold it until `close`.
 
@@ -157,6 +170,8 @@ class StageOutput:
             overwrite: Start anew, whatever seqkd wrote there: a finished folder is moved to NAME.old, or the next such
                 name that is free, and an unfinished one is emptied; either is said. Not with a part.
             part: Share the folder with other workers, as the one who does this part.
+            device: Where this process works, such as "cuda:1"; its energy is measured.
+            measure: Gives the sensors by which the cost is measured, for a device.
 
         Raises:
             ConflictError: It was made or begun with another fingerprint (each differing key is named), it is not
@@ -177,6 +192,9 @@ class StageOutput:
                     if output._lock.alone:  # or another worker did it
                         output._start(start)
                     output._lock.share()
+                if not output.complete:
+                    name = "" if part is None else f"{part.index}-of-{part.count}"
+                    output._meter = Meter(out, measure(device), name=name)
         except OSError as error:
             output.close()
             raise work_error(error, out, "cannot be used as output folder") from error
@@ -193,7 +211,14 @@ class StageOutput:
         On False the folder is closed: a worker that is still there will be asked the same.
         """
         assert self._lock is not None
+        if self._meter is not None:
+            self._meter.close()  # before somebody else may finish the folder, who reads the note
         return self._lock.hold_alone()
+
+    def leave_out_cost(self, workers: str) -> None:
+        """Say that other processes work for this one and that their cost is not measured."""
+        if self._meter is not None:
+            self._meter.leave_out(workers)
 
     def commit(self, manifest: Manifest) -> None:
         """Make the folder whole: fsync all that is in it, then write the manifest.
@@ -206,6 +231,9 @@ class StageOutput:
             raise ValueError("the manifest's kind and fingerprint must be those that the folder was opened with")
         if self._lock is None or not self._lock.alone:
             raise ValueError("the folder is closed, shared, or was complete from the start")
+        assert self._meter is not None
+        self._meter.close()
+        manifest = replace(manifest, extra={**manifest.extra, COST: self._meter.all_spent().to_json()})
         try:
             for folder, _, files in os.walk(self.path):
                 for name in files:
@@ -215,7 +243,7 @@ class StageOutput:
             write_manifest(self.path, manifest)
             (self.path / PARTIAL).unlink(missing_ok=True)
             for entry in self.path.iterdir():
-                if is_lock(entry.name):  # those of workers that were killed, too
+                if _is_aside(entry.name):  # those of workers that were killed, too
                     entry.unlink()
         except OSError as error:
             raise work_error(error, self.path, "cannot be finished") from error
@@ -223,6 +251,8 @@ class StageOutput:
 
     def close(self) -> None:
         """Let go of the folder; other processes may take it."""
+        if self._meter is not None:
+            self._meter.close()
         if self._lock is not None:
             self._lock.release()
             self._lock = None
@@ -242,7 +272,7 @@ class StageOutput:
         if self.path.exists() and not self.path.is_dir():
             raise ConflictError("is a file", where=str(self.path), expected="a folder, or nothing yet")
         names = {entry.name for entry in self.path.iterdir()} if self.path.is_dir() else set()
-        if all(is_lock(name) or is_temporary(name) for name in names):
+        if all(_is_aside(name) or is_temporary(name) for name in names):
             return _Start()
         try:
             begun = self._begun() if PARTIAL in names else None
@@ -303,7 +333,7 @@ class StageOutput:
 
     def _tidy(self) -> None:
         """Delete what a process left that was killed right after the manifest, if nobody holds the folder."""
-        left = [entry for entry in self.path.iterdir() if entry.name == PARTIAL or is_lock(entry.name)]
+        left = [entry for entry in self.path.iterdir() if entry.name == PARTIAL or _is_aside(entry.name)]
         with contextlib.suppress(OSError, SeqkdError):
             if left:
                 lock = FolderLock(self.path, None)
@@ -387,6 +417,11 @@ class _Start:
 
     do: Literal["keep", "empty", "move"] = "keep"
     why: str = ""
+
+
+def _is_aside(name: str) -> bool:
+    """Whether a file of this name lies in a folder only while processes work there."""
+    return is_lock(name) or is_note(name)
 
 
 @cache

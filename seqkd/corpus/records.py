@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from seqkd import __version__
+from seqkd.corpus.cost import COST
 from seqkd.corpus.fingerprints import canonical
 from seqkd.errors import CorpusError
 
@@ -43,6 +44,7 @@ def shard_index(name: str) -> int | None:
 SLOW_PATH = "slow_path"
 # Likewise, that the shards have been deleted on purpose.
 FORGOTTEN = "forgotten"
+_NOTES = (SLOW_PATH, FORGOTTEN, COST)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +86,7 @@ class Manifest:
     def digest(self) -> str:
         """SHA-256 (hex) of everything but the seqkd version and notes: equal digests mean equal contents."""
         values = self._values()
-        values["extra"] = {name: value for name, value in self.extra.items() if name not in (SLOW_PATH, FORGOTTEN)}
+        values["extra"] = {name: value for name, value in self.extra.items() if name not in _NOTES}
         return hashlib.sha256(canonical(values)).hexdigest()
 
     def to_json(self) -> str:

@@ -97,6 +97,7 @@ def _report(node: Node, plan: Plan, names: list[str]) -> Stage:
         prepared=plan.prepared(node).folder,
         corpora=tuple(_named(plan, part) for part in parts if part.kind == "select"),
         distill=tuple(_named(plan, part) for part in parts if isinstance(part.settings, DistillPart)),
+        soft_targets=tuple(_named(plan, part) for part in parts if part.kind == "soft_targets"),
         models=tuple(_named(plan, part) for part in plan.graph.linked(node, "models")),
         evaluations=tuple(NamedPath(name=name, path=plan.evaluation(name)) for name in names),
         teachers=_round_teachers(plan) if again else (),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from seqkd.corpus.cost import Cost, total
 from seqkd.metrics.lengths import LengthHistogram
 from seqkd.metrics.results import DecodeResult, EvaluationResult
 
@@ -129,6 +130,21 @@ class SyntheticEntry:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CostEntry:
+    """What a folder cost.
+
+    Attributes:
+        stage: The stage that made it.
+        name: Its name in the pipeline.
+        cost: Over all attempts and workers.
+    """
+
+    stage: str
+    name: str
+    cost: Cost
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Contents:
     """The report.
 
@@ -148,6 +164,7 @@ class Contents:
         aligned_rows: Rows that complexity and faithfulness were computed on.
         splits: Rows of train, valid and test.
         seeds: Seeds of the training runs, as far as they are known.
+        costs: What the folders cost, as far as it was recorded, in the pipeline's order.
     """
 
     pipeline: str
@@ -165,6 +182,7 @@ class Contents:
     aligned_rows: int
     splits: dict[str, int]
     seeds: tuple[int, ...]
+    costs: tuple[CostEntry, ...]
 
     def to_json(self) -> dict[str, Any]:
         """report.json: these keys stay; others may be added."""
@@ -193,6 +211,13 @@ class Contents:
                 for model in self.models
             ],
             **({"backtranslation": synthetic} if synthetic else {}),
+            **({"cost": self._cost_json()} if self.costs else {}),
+        }
+
+    def _cost_json(self) -> dict[str, Any]:
+        return {
+            "stages": [{"stage": entry.stage, "name": entry.name, **entry.cost.to_json()} for entry in self.costs],
+            "total": total(entry.cost for entry in self.costs).to_json(),
         }
 
     def gains(self, model: EvaluationResult) -> dict[str, float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,8 @@ import pyarrow.compute as pc
 from seqkd.config.report import SyntheticPath
 from seqkd.config.stages import ReportConfig, TrainingConfig
 from seqkd.config.written import in_full
-from seqkd.corpus.manifest import read_manifest
+from seqkd.corpus.cost import COST, Cost
+from seqkd.corpus.manifest import MANIFEST, read_manifest
 from seqkd.corpus.reader import Corpus
 from seqkd.corpus.row_ids import row_ids
 from seqkd.corpus.unknowns import UNKNOWN_ROWS
@@ -28,6 +29,7 @@ from seqkd.metrics.results import read_result
 from seqkd.report.contents import (
     Contents,
     CorpusEntry,
+    CostEntry,
     CurvePoint,
     DistillEntry,
     RoundEntry,
@@ -111,7 +113,23 @@ def gather(config: ReportConfig, *, aligned_cells: int = ALIGNED_CELLS) -> Conte
         aligned_rows=aligned_rows,
         splits=_splits(config.prepared),
         seeds=_seeds([named.path for named in config.models]),
+        costs=tuple(_costs(config)),
     )
+
+
+def _costs(config: ReportConfig) -> Iterator[CostEntry]:
+    """What each folder cost. A folder that was made before costs were recorded, or brought along, has no entry."""
+    folders = [(GOLD, config.prepared)]
+    for part in config.backtranslation:
+        folders += [(part.name, path) for path in (part.model, part.path)]
+    for named in (*config.models, *config.distill, *config.soft_targets, *config.corpora, *config.evaluations):
+        folders.append((named.name, named.path))
+    for name, path in dict.fromkeys(folders):
+        if (path / MANIFEST).is_file():
+            manifest = read_manifest(path)
+            cost = Cost.from_json(manifest.extra.get(COST))
+            if cost is not None:
+                yield CostEntry(stage=str(manifest.fingerprint.get("stage", manifest.kind)), name=name, cost=cost)
 
 
 def _kinds(config: ReportConfig) -> dict[str, str]:

@@ -41,6 +41,7 @@ def render(contents: Contents) -> str:
         rounds=_rounds(contents),
         synthetic=tables.synthetic_table(contents.synthetic) if contents.synthetic else None,
         distill=tables.distill_table(contents.distill) if contents.distill else None,
+        cost=tables.cost_table(contents.costs) if contents.costs else None,
         model_legend=[(name, plots.colour(index)) for index, name in enumerate(order)],
         corpus_legend=[(corpus.name, plots.colour(index)) for index, corpus in enumerate(corpora)],
         opening_plots=[gains, *quality_plots[:1]] if gains else [],

@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from seqkd.corpus.cost import total
+from seqkd.corpus.sensors import GPU, PACKAGES
 from seqkd.metrics.registry import METRICS
 from seqkd.metrics.results import DecodeResult, EvaluationResult
-from seqkd.report.contents import Contents, CorpusEntry, DistillEntry, RoundEntry, SyntheticEntry
+from seqkd.report.contents import Contents, CorpusEntry, CostEntry, DistillEntry, RoundEntry, SyntheticEntry
 from seqkd.report.findings import MINUS
 from seqkd.report.plots import colour
 from seqkd.report.twins import decode_label
 
 NOTHING = "\N{EN DASH}"
+SOURCES = {PACKAGES: "CPU packages", GPU: "GPU"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -203,6 +206,35 @@ def distill_table(entries: Sequence[DistillEntry]) -> Table:
             (Head(name="Speed", unit="sentences/s"), [number(entry.sentences_per_second, 1) for entry in entries]),
             (Head(name="Precision", number=False), [text(entry.precision) for entry in entries]),
             (Head(name="Device", number=False), [text(entry.device) for entry in entries]),
+        ]
+    )
+
+
+def cost_table(entries: Sequence[CostEntry]) -> Table:
+    """What each stage cost, and at the end all together."""
+    everything = total(entry.cost for entry in entries)
+    costs = [*(entry.cost for entry in entries), everything]
+    names = [Cell(text=entry.stage, sort=entry.stage, note=entry.name) for entry in entries]
+    joules = [
+        (
+            Head(name="Energy", unit=f"joules, {SOURCES.get(source, source)}"),
+            [number(cost.joules.get(source), 0) for cost in costs],
+        )
+        for source in dict.fromkeys(source for cost in costs for source in cost.joules)
+    ]
+    return _table(
+        [
+            (Head(name="Stage", number=False), [*names, Cell(text="all", sort="", best=True)]),
+            (Head(name="Wall-clock", unit="seconds"), [number(cost.seconds, 1) for cost in costs]),
+            (Head(name="CPU", unit="seconds"), [number(cost.cpu_seconds, 1) for cost in costs]),
+            (
+                Head(name="Peak memory", unit="MB, one process"),
+                [number(cost.peak_memory_bytes / 1e6 or None, 0) for cost in costs],
+            ),
+            *joules,
+            (Head(name="Attempts"), [number(cost.begun, 0) for cost in costs]),
+            (Head(name="Killed", unit="attempts"), [number(cost.cut or None, 0) for cost in costs]),
+            (Head(name="Not counted", number=False), [text(cost.uncounted) for cost in costs]),
         ]
     )
 

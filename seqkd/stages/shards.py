@@ -117,6 +117,8 @@ def make_shards(
         SeqkdError: What the work raises.
     """
     rows = job.rows
+    if scale.executor == "ray":
+        output.leave_out_cost("workers of the Ray cluster")
     mine = list(range(len(rows))) if scale.part is None else scale.part.shards(len(rows))
     started, shards = time.monotonic(), job.finished(output.path, set(mine))
     todo = [shard for shard in mine if shard not in shards]
@@ -150,6 +152,11 @@ def make_shards(
 def _name_missing(output: StageOutput, label: str, part: Part, missing: list[int]) -> None:
     named = ", ".join(map(str, missing[:_NAMED])) + (", ..." if len(missing) > _NAMED else "")
     say(f"{label}: part {part} is done, but not yet shard {named} of other parts; then {output.path} is finished")
+
+
+def own_device(device: torch.device, scale: Scale) -> str:
+    """Return the device that this process itself works on; on a Ray cluster the workers have the GPUs."""
+    return "cpu" if scale.executor == "ray" else str(device)
 
 
 def stage_device(device: str, scale: Scale) -> torch.device:

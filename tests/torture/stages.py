@@ -12,6 +12,7 @@ from seqkd.cli.main import main
 from seqkd.models.checkpoint import save_model
 from seqkd.models.registry import build
 from seqkd.text.vocabulary import Vocabulary
+from tests.manifests import comparable
 
 STAGES = ("prepare", "distill", "select", "train")
 SHARDS = 12
@@ -104,7 +105,7 @@ def run(stage: str, folder: Path, out: Path, *more: str) -> int:
 
 def contents(out: Path) -> dict[str, bytes]:
     """By relative path, the bytes that must not depend on what happened on the way: all but speeds and times."""
-    found = {str(path.relative_to(out)): path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    found = {str(path.relative_to(out)): comparable(path) for path in out.rglob("*") if path.is_file()}
     return {name: data for name, data in sorted(found.items()) if not _OWN.match(name)}
 
 

@@ -33,7 +33,7 @@ from seqkd.search.paths import slow_path
 from seqkd.stages.distill.counting import UNSCORED, note_counts, noted_counts
 from seqkd.stages.distill.provenance import provenance, source_of, source_settings
 from seqkd.stages.rejected import REJECTED, list_rows
-from seqkd.stages.shards import ShardJob, make_shards, stage_device
+from seqkd.stages.shards import ShardJob, make_shards, own_device, stage_device
 from seqkd.stages.slower import slower
 from seqkd.stages.train.teaching import check_teachers
 from seqkd.stages.train.vocabularies import teacher_vocabularies
@@ -145,7 +145,9 @@ def run(
     if not StageOutput.up_to_date(out, "kbest", made_by, overwrite=overwrite):
         mine = None if scale.part is None else scale.part.shards(len(corpus.shards))
         corpus.check_ids("source_ids", vocabularies.source.size, mine)
-    with StageOutput.open(out, "kbest", made_by, overwrite=overwrite, part=scale.part) as output:
+    with StageOutput.open(
+        out, "kbest", made_by, overwrite=overwrite, part=scale.part, device=own_device(where, scale)
+    ) as output:
         if output.complete:
             say(f"distill: {out} is up to date")
             return

@@ -27,7 +27,7 @@ from seqkd.progress import say
 from seqkd.stages.distill.counting import noted_counts
 from seqkd.stages.distill.soft_shards import pair_lengths, start
 from seqkd.stages.rejected import REJECTED, list_rows
-from seqkd.stages.shards import ShardJob, make_shards, stage_device
+from seqkd.stages.shards import ShardJob, make_shards, own_device, stage_device
 from seqkd.stages.slower import slower
 from seqkd.stages.train.teaching import TOO_LONG, check_teachers
 from seqkd.stages.train.vocabularies import teacher_vocabularies
@@ -68,7 +68,9 @@ def run(
     if not StageOutput.up_to_date(out, "soft", made_by, overwrite=overwrite):
         corpus.check_ids("source_ids", vocabularies.source.size, mine)
         corpus.check_ids("target_ids", vocabularies.target.size, mine)
-    with StageOutput.open(out, "soft", made_by, overwrite=overwrite, part=scale.part) as output:
+    with StageOutput.open(
+        out, "soft", made_by, overwrite=overwrite, part=scale.part, device=own_device(where, scale)
+    ) as output:
         if output.complete:
             say(f"distill: {out} is up to date")
             return

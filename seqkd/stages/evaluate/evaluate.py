@@ -98,7 +98,7 @@ def _run(config: EvaluateConfig, out: Path, overwrite: bool, device: str) -> Non
     models.check(corpus, config)
     test = _read(corpus, accepted if "accepted" in made_by.inputs else None, tokenizer)
     timed, ways = models.fitting(test.sources, corpus), ways_of(config, models.team, models.judge)
-    with StageOutput.open(out, "evaluation", made_by, overwrite=overwrite) as output:
+    with StageOutput.open(out, "evaluation", made_by, overwrite=overwrite, device=str(where)) as output:
         if output.complete:
             return  # by another process, while this one has looked
         result, counts = _evaluate(config, test, models, timed, ways, out)

@@ -42,7 +42,7 @@ from seqkd.stages.select.shards import (
     tag_id,
     weighted,
 )
-from seqkd.stages.shards import ShardJob, make_shards, stage_device
+from seqkd.stages.shards import ShardJob, make_shards, own_device, stage_device
 from seqkd.stages.slower import slower
 from seqkd.text.duplicates import DuplicateFinder
 
@@ -80,7 +80,8 @@ def run(
         kbest.check_rows()
         if config.keeps_all:
             _check_ids(gold)
-    with StageOutput.open(out, "corpus", made_by, overwrite=overwrite, part=scale.part) as output:
+    measured = "cpu" if config.rerank is None else own_device(stage_device(device, scale), scale)
+    with StageOutput.open(out, "corpus", made_by, overwrite=overwrite, part=scale.part, device=measured) as output:
         if output.complete:
             _discard_lists(out, gold)  # left by a process that was killed right after the manifest
             say(f"select: {out} is up to date")

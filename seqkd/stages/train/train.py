@@ -17,10 +17,12 @@ from torch.utils.tensorboard.writer import SummaryWriter
 
 from seqkd.config.stages import TrainConfig
 from seqkd.config.written import neutral
+from seqkd.corpus.cost import Meter
 from seqkd.corpus.files import atomic_path, make_folder
 from seqkd.corpus.manifest import Manifest, Provenance, StageOutput, atomic_write
 from seqkd.corpus.reader import Corpus
 from seqkd.corpus.revisions import of_training
+from seqkd.corpus.sensors import sensors
 from seqkd.errors import CorpusError
 from seqkd.extensions import resolve
 from seqkd.kernels.build import missing
@@ -109,11 +111,16 @@ def _run(config: TrainConfig, out: Path, overwrite: bool, device: str) -> None:
         say(f"train: {unfit}; it trains and decodes in plain torch, slower")
     inputs.check_ids()
     work = _Work.of(config, inputs, fabric)  # what can be wrong is found before the folder is begun
-    output = StageOutput.open(out, "model", made_by, overwrite=overwrite) if first else None
+    gpu = str(fabric.device)
+    output = StageOutput.open(out, "model", made_by, overwrite=overwrite, device=gpu) if first else None
     if fabric.broadcast(output is not None and output.complete):
         return  # by another process, while this one has looked
+    meter = None if first else _helping_meter(out, fabric)
     try:
         result = _train(config, inputs, work, fabric, out)
+        if meter is not None:
+            meter.close()
+        fabric.barrier()  # from here on the first process adds up what the others have spent
         if output is not None:
             reasons = [unfit, *(why for name, why in missing().items() if name in TRAINING_KERNELS)]
             manifest = _write(config, inputs, work, result, out, made_by, slower(*reasons))
@@ -127,8 +134,17 @@ def _run(config: TrainConfig, out: Path, overwrite: bool, device: str) -> None:
             )
         fabric.barrier()
     finally:
+        if meter is not None:
+            meter.close()
         if output is not None:
             output.close()
+
+
+def _helping_meter(out: Path, fabric: Fabric) -> Meter:
+    """Measures a process that trains together with the one that has opened the folder."""
+    # The first process of a machine measures what all processes there share: the energy of its CPU packages.
+    read = sensors(str(fabric.device), packages=fabric.local_rank == 0)
+    return Meter(out, read, name=f"rank-{fabric.global_rank}-of-{fabric.world_size}", attempts=False)
 
 
 def settings(config: TrainConfig) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from seqkd.stages.distill import distill, soft_targets
 from seqkd.stages.prepare import prepare
 from seqkd.stages.select import select
 from seqkd.stopping import StopRequest
+from tests.manifests import comparable
 from tests.torture.table import Record
 from tests.unit.executors.ray_work import deadly, finish, pieces, start, unloadable
 from tests.unit.stages.support import prepare_config
@@ -118,7 +119,7 @@ def selecting(folder: Path) -> SelectConfig:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "speed.json"}
+    return {path.name: comparable(path) for path in folder.iterdir() if path.name != "speed.json"}
 
 
 def when(condition: Callable[[], bool], then: Callable[[], Any]) -> threading.Thread:

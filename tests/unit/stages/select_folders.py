@@ -11,6 +11,7 @@ from seqkd.corpus.manifest import Manifest, fingerprint, write_manifest
 from seqkd.corpus.reader import Corpus
 from seqkd.corpus.schema import KBEST_SCHEMA
 from seqkd.corpus.writer import write_shard
+from tests.manifests import comparable
 
 VOCABULARY = "ab" * 32
 Hypotheses = list[tuple[str, list[int], float]]
@@ -86,4 +87,4 @@ def rows_of(folder: Path) -> list[dict[str, Any]]:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+    return {path.name: comparable(path) for path in sorted(folder.iterdir())}

@@ -35,6 +35,7 @@ from seqkd.stages.prepare import prepare
 from seqkd.stages.select import select
 from seqkd.text.vocabulary import Vocabulary
 from tests.events import interrupted_before, placed
+from tests.manifests import comparable
 
 ROWS = 90
 
@@ -138,7 +139,7 @@ def settings(prepared: Path, teacher: Path, *, workers: int = 1, beam: int = 3) 
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {p.name: p.read_bytes() for p in folder.iterdir() if p.suffix == ".arrow" or p.name == "manifest.json"}
+    return {p.name: comparable(p) for p in folder.iterdir() if p.suffix == ".arrow" or p.name == "manifest.json"}
 
 
 def test_every_row_gets_its_list(prepared: Path, teacher: Path, tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from seqkd.stages.prepare import prepare
 from seqkd.text.normalize import Normalization, Normalizer
 from seqkd.text.vocabulary import Vocabulary
 from tests.events import before, interrupted_before, largest_file, placed
+from tests.manifests import comparable
 
 _RANDOM = random.Random(0)
 WORDS = ["".join(_RANDOM.choice("abcdeghiklmnorstu") for _ in range(_RANDOM.randint(1, 7))) for _ in range(120)]
@@ -71,7 +72,7 @@ def config(raw: Path, **changes: Any) -> PrepareConfig:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return {str(path.relative_to(folder)): comparable(path) for path in folder.rglob("*") if path.is_file()}
 
 
 def test_the_output_is_as_promised(raw: Path, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from seqkd.stages.distill import distill, soft_targets
 from seqkd.stages.prepare import prepare
 from seqkd.stages.select import select
 from tests.events import before, interrupted_before, placed
+from tests.manifests import comparable
 from tests.unit.stages import teachers
 from tests.unit.stages.support import prepare_config
 from tests.unit.stages.test_distill import make_teacher
@@ -69,7 +70,7 @@ def softening(folder: Path) -> SoftTargetsConfig:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "speed.json"}
+    return {path.name: comparable(path) for path in folder.iterdir() if path.name != "speed.json"}
 
 
 def part(text: str) -> Scale:

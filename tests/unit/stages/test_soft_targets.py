@@ -19,6 +19,7 @@ from seqkd.stages.distill import soft_targets
 from seqkd.stages.prepare import prepare
 from seqkd.training.soft import SoftTable
 from tests.events import interrupted_before, placed
+from tests.manifests import comparable
 from tests.unit.stages.support import prepare_config
 from tests.unit.stages.teachers import make_teacher, soft_config
 
@@ -29,7 +30,7 @@ def teacher(prepared: Path) -> Path:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {p.name: p.read_bytes() for p in folder.iterdir() if p.suffix in (".arrow", ".json", ".tsv")}
+    return {p.name: comparable(p) for p in folder.iterdir() if p.suffix in (".arrow", ".json", ".tsv")}
 
 
 def probabilities(models: list[Path], row: dict[str, Any], temperature: float = 1.0) -> Tensor:

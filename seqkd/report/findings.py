@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from seqkd.metrics.results import EvaluationResult
-from seqkd.report.twins import GOLD, Measure, Twins, find_twins, measure_of, quick
+from seqkd.report.twins import GOLD, Measure, Twins, find_twins, measure_of, quick, shown_gap
 
 MINUS = "\N{MINUS SIGN}"
 TIMES = "\N{MULTIPLICATION SIGN}"
@@ -50,7 +50,7 @@ def find(models: Sequence[EvaluationResult]) -> Findings:
     name = best.name if "student" in best.name.lower() else f"Student {best.name}"
     headline = f"{name}, trained on {best.trained_on}, reaches {quick(best).bleu:.1f} BLEU {_at(best, best.quick)}"
     if twin is not None:
-        gap = _gap(quick(best).bleu, quick(twin).bleu)
+        gap = shown_gap(quick(best).bleu, quick(twin).bleu)
         headline += f": {_versus(gap)} the same model trained on gold text"
         headline += f" ({quick(twin).bleu:.1f})" if gap else ""
     return Findings(
@@ -75,7 +75,7 @@ def _several(
 ) -> Findings:
     measure = measure_of(groups)
     pairs = [(group, max(group.distilled, key=measure)) for group in groups]
-    gaps = {group.label: _gap(measure(student), measure(group.gold)) for group, student in pairs}
+    gaps = {group.label: shown_gap(measure(student), measure(group.gold)) for group, student in pairs}
     helped = sum(gap > 0 for gap in gaps.values())
     most, student = max(pairs, key=lambda pair: gaps[pair[0].label])
     gap = gaps[most.label]
@@ -108,7 +108,7 @@ def _context(best: EvaluationResult, teacher: EvaluationResult | None) -> str:
         return ""
     name = _best_decode(teacher)
     bleu = teacher.decodes[name].bleu
-    distance = _distance(_gap(quick(best).bleu, bleu))
+    distance = _distance(shown_gap(quick(best).bleu, bleu))
     return f"The teacher's best is {bleu:.1f} BLEU {_at(teacher, name)}: the student is {distance} it."
 
 
@@ -116,10 +116,10 @@ def _figures(
     best: EvaluationResult, twin: EvaluationResult | None, teacher: EvaluationResult | None
 ) -> Iterator[Figure]:
     if twin is not None:
-        yield Figure(value=_signed(_gap(quick(best).bleu, quick(twin).bleu)), unit="BLEU", label="over gold text")
+        yield Figure(value=_signed(shown_gap(quick(best).bleu, quick(twin).bleu)), unit="BLEU", label="over gold text")
         ours, theirs = quick(best).valid, quick(twin).valid
         if ours is not None and theirs is not None:
-            points = _signed(_gap(100 * ours, 100 * theirs))
+            points = _signed(shown_gap(100 * ours, 100 * theirs))
             yield Figure(value=points, unit="points", label="valid outputs, over gold text")
     if quick(best).speedup is not None:
         label = f"sentences/s: student {_at(best, best.quick)}, teacher{_over(best)}"
@@ -157,10 +157,6 @@ def _at(model: EvaluationResult, name: str) -> str:
     if model.parallel:
         return f"decoded as {name}"
     return "greedy" if name == "1" else f"at beam {name}"
-
-
-def _gap(one: float, other: float) -> float:
-    return round(round(one, 1) - round(other, 1), 1) + 0.0  # no -0.0
 
 
 def _signed(gap: float) -> str:

@@ -11,6 +11,7 @@ from seqkd.metrics.registry import METRICS
 from seqkd.metrics.results import EvaluationResult
 from seqkd.report import plots, tables
 from seqkd.report.contents import Contents
+from seqkd.report.explanation import explain
 from seqkd.report.findings import find
 from seqkd.report.graph import draw_graph
 from seqkd.report.twins import decode_label, find_twins, measure_of
@@ -35,6 +36,7 @@ def render(contents: Contents) -> str:
     return environment.get_template("page.html").render(
         contents=contents,
         findings=find(models),
+        explanation=explain(models, corpora),
         graph=draw_graph(contents.edges, contents.kinds),
         models=tables.models_table(contents) if models else None,
         corpora=tables.corpora_table(corpora),

@@ -87,6 +87,11 @@ def measure_of(twins: Sequence[Twins]) -> Measure:
     return Measure(False, "BLEU", " BLEU", "BLEU")
 
 
+def shown_gap(one: float, other: float) -> float:
+    """The difference of two numbers as they are shown, with one decimal."""
+    return round(round(one, 1) - round(other, 1), 1) + 0.0  # no -0.0
+
+
 def _label(group: Sequence[EvaluationResult]) -> str:
     """Their names without the corpora's, if these agree: `ctc-gold` and `ctc-seqkd` are `ctc`."""
     stems = {model.name.replace(model.trained_on, "").strip("-_.") for model in group}

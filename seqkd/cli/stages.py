@@ -147,13 +147,18 @@ def _prepare(
     monolingual: Annotated[
         bool, typer.Option("--monolingual", help="text of the target language alone, for back-translation")
     ] = False,
+    test: Annotated[
+        bool, typer.Option("--test", help="a further test set, encoded with the vocabulary of a data set")
+    ] = False,
     overwrite: Overwrite = False,
     overwrite_changed: OverwriteChanged = False,
     device: Device = "auto",
     debug: Debug = False,
 ) -> None:
-    """Text files to gold corpora and a vocabulary, or monolingual text to sources of the other direction."""
-    stage = STAGES["monolingual" if monolingual else "prepare"]
+    """Text files to gold corpora and a vocabulary, to sources of the other direction, or to a further test set."""
+    if monolingual and test:
+        raise typer.BadParameter("expected --monolingual or --test, not both")
+    stage = STAGES["monolingual" if monolingual else "test" if test else "prepare"]
     _alone(stage)(config, out, overwrite, overwrite_changed, device, debug)
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 
 from seqkd.config.search import Strict
+from seqkd.metrics.sacrebleu_sets import sacrebleu_files
 from seqkd.text.languages import LANGUAGE, mistaken
 from seqkd.text.normalize import Normalization
 from seqkd.text.vocabulary import (
@@ -19,6 +20,8 @@ from seqkd.text.vocabulary import (
     symbol_problems,
 )
 
+OWN_TEST = "test"  # the name of a data set's own test text among its test sets
+
 
 def _language(code: str) -> str:
     if right := mistaken(code):
@@ -29,14 +32,85 @@ def _language(code: str) -> str:
 Language = Annotated[str, Field(pattern=LANGUAGE, description="a code, e.g. zh or pt-BR"), AfterValidator(_language)]
 
 
+def one_or_several(value: Any) -> str:
+    """Which of the two ways a path, or a name, is given in: alone, or in a list."""
+    return "several" if isinstance(value, (list, tuple)) else "one"
+
+
+References = Annotated[
+    Annotated[Path, Tag("one")] | Annotated[tuple[Path, ...], Field(min_length=1), Tag("several")],
+    Discriminator(one_or_several),
+]
+
+
 class BitextConfig(Strict):
     """One side-by-side text: two line-aligned files, or one TSV with source and target columns."""
 
     source: Path
-    target: Path | None = Field(None, description="omitted: `source` is a TSV file with two columns")
+    target: References | None = Field(
+        None,
+        description="omitted: `source` is a TSV file with two columns; of test text also a list of references, each "
+        "line-aligned with `source`",
+    )
     accepted: Path | None = Field(
         None, description="JSON lines: for each row the list of all its valid translations (toy corpora)"
     )
+
+    @property
+    def references(self) -> tuple[Path, ...]:
+        """The files of the target side; none if `source` has both sides."""
+        if self.target is None:
+            return ()
+        return (self.target,) if isinstance(self.target, Path) else self.target
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """All files, the source first."""
+        return (self.source, *self.references, *(() if self.accepted is None else (self.accepted,)))
+
+    def within(self, folder: Path) -> BitextConfig:
+        """The same text with its relative paths looked up in a folder."""
+        target = None if self.target is None else tuple(folder / path for path in self.references)
+        return BitextConfig(
+            source=folder / self.source,
+            target=target[0] if target is not None and isinstance(self.target, Path) else target,
+            accepted=None if self.accepted is None else folder / self.accepted,
+        )
+
+
+class FurtherText(Strict):
+    """A further test set: files as in `BitextConfig`, or one of the sets that sacrebleu knows by name."""
+
+    source: Path | None = None
+    target: References | None = Field(None, description="one reference, or a list of them")
+    accepted: Path | None = Field(None, description="JSON lines: for each row the list of all its valid translations")
+    sacrebleu: str | None = Field(None, description="a test set of sacrebleu, e.g. wmt14; it is never downloaded")
+    langpair: str | None = Field(None, description="the language pair of that set, e.g. en-de")
+
+    @model_validator(mode="after")
+    def _either(self) -> FurtherText:
+        if (self.source is None) == (self.sacrebleu is None):
+            raise ValueError("give either `source` and `target`, or `sacrebleu` and `langpair`")
+        if (self.sacrebleu is None) != (self.langpair is None):
+            raise ValueError('`sacrebleu` and `langpair` go together, e.g. sacrebleu = "wmt14", langpair = "en-de"')
+        if self.sacrebleu is not None and not (self.target is None and self.accepted is None):
+            raise ValueError("`target` and `accepted` are for files; sacrebleu has its own references")
+        return self
+
+    def found(self) -> BitextConfig:
+        """The files; those of a set of sacrebleu lie in its folder on this machine.
+
+        Raises:
+            InputError: sacrebleu has no such set, or it is not on this machine.
+        """
+        if self.source is not None:
+            return BitextConfig(source=self.source, target=self.target, accepted=self.accepted)
+        source, *references = sacrebleu_files(str(self.sacrebleu), str(self.langpair))
+        return BitextConfig(source=source, target=tuple(references))
+
+    def within(self, folder: Path) -> FurtherText:
+        """The same text with its relative paths looked up in a folder."""
+        return self if self.source is None else FurtherText(**self.found().within(folder).model_dump())
 
 
 class VocabularyConfig(Strict):
@@ -93,6 +167,14 @@ class PrepareConfig(Strict):
     cleaning: CleaningConfig = CleaningConfig()
     shard_rows: int = Field(10_000, ge=1)
     seed: int = 1
+
+
+class FurtherTestConfig(Strict):
+    """A further test set, encoded with the vocabulary of a data set."""
+
+    text: FurtherText
+    prepared: Path = Field(..., description="output of `prepare`: the vocabulary and the languages")
+    shard_rows: int = Field(10_000, ge=1)
 
 
 class MonolingualConfig(Strict):

@@ -16,6 +16,12 @@ class NamedPath(Strict):
     path: Path
 
 
+class NamedEvaluations(NamedPath):
+    """A further test set, and the evaluations on it."""
+
+    evaluations: tuple[NamedPath, ...]
+
+
 class StudentRounds(Strict):
     """A student that is made again in each round."""
 
@@ -40,6 +46,7 @@ class ReportConfig(Strict):
     soft_targets: tuple[NamedPath, ...] = Field((), description="soft targets, for what they cost")
     models: tuple[NamedPath, ...] = Field((), description="model folders, for training curves")
     evaluations: tuple[NamedPath, ...] = Field((), description="output folders of `evaluate`, same names as models")
+    tests: tuple[NamedEvaluations, ...] = Field((), description="evaluations on further test sets")
     teachers: tuple[Name, ...] = Field((), description="who teaches in each round, by evaluation; () for one round")
     rounds: tuple[StudentRounds, ...] = Field((), description="students that are made again in each round")
     backtranslation: tuple[SyntheticPath, ...] = ()

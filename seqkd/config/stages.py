@@ -27,10 +27,13 @@ from seqkd.config.models import (
 )
 from seqkd.config.prepare import BitextConfig as BitextConfig  # these are read from here by everybody else
 from seqkd.config.prepare import CleaningConfig as CleaningConfig
+from seqkd.config.prepare import FurtherTestConfig as FurtherTestConfig
+from seqkd.config.prepare import FurtherText as FurtherText
 from seqkd.config.prepare import Language as Language
 from seqkd.config.prepare import MonolingualConfig as MonolingualConfig
 from seqkd.config.prepare import PrepareConfig as PrepareConfig
 from seqkd.config.prepare import VocabularyConfig as VocabularyConfig
+from seqkd.config.prepare import one_or_several as one_or_several
 from seqkd.config.report import ReportConfig as ReportConfig
 from seqkd.config.search import Beams, Name, SearchPrecision, Strict, check_beams, check_decode
 from seqkd.config.search import ParallelConfig as ParallelConfig
@@ -96,11 +99,6 @@ class WeightedPath(Strict):
 
     path: Path
     weight: Weight = Field(1.0, description="how often an epoch has each row, in the mean")
-
-
-def one_or_several(value: Any) -> str:
-    """Which of the two ways a corpus is given in."""
-    return "several" if isinstance(value, (list, tuple)) else "one"
 
 
 CorpusPaths = Annotated[
@@ -286,6 +284,7 @@ class EvaluateConfig(Strict):
     threads: int = Field(1, ge=0, description="of torch and the kernels on a CPU; 0: as many as torch takes by itself")
     tokenizer: TokenizerChoice = Field("auto", description="of BLEU; auto: by the test corpus' target language")
     metrics: FurtherMetrics = None
+    timed: bool = Field(True, description="whether speed is measured")
 
     @model_validator(mode="after")
     def _fits(self) -> EvaluateConfig:

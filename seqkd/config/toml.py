@@ -111,7 +111,7 @@ def _untagged(loc: tuple[str | int, ...]) -> tuple[str | int, ...]:
     return tuple(
         part
         for before, part in zip((None, *loc), loc, strict=False)
-        if not (before == "corpus" and part in ("one", "several"))
+        if not (before in ("corpus", "target") and part in ("one", "several"))
     )
 
 

@@ -16,11 +16,13 @@ CORPUS_SCHEMA = pa.schema(
         ("rule", pa.string()),
         ("origin", pa.string()),
         ("weight", pa.float32()),
+        ("further_references", pa.list_(pa.string())),
     ]
 )
-"""A corpus, gold or distilled. The last four columns are optional.
+"""A corpus, gold or distilled. The last five columns are optional.
 
 Where rows have weights, several may be hypotheses of one row: see `seqkd.corpus.row_ids` for what their ids say.
+A test set with several references has the first one as `target` and the others as `further_references`.
 """
 
 KBEST_SCHEMA = pa.schema(
@@ -63,7 +65,7 @@ SOFT_SCHEMA = pa.schema(
 
 KINDS: dict[str, pa.Schema] = {"corpus": CORPUS_SCHEMA, "kbest": KBEST_SCHEMA, "soft": SOFT_SCHEMA}
 PACKED = frozenset({"soft"})  # kinds whose shards are compressed; the others are read as they lie in the file
-OPTIONAL = frozenset({"score", "rule", "origin", "weight"})
+OPTIONAL = frozenset({"score", "rule", "origin", "weight", "further_references"})
 NULLABLE = frozenset({"score", "logprob"})  # of a hypothesis
 
 _OTHER_SIDE = {"source": "target", "target": "source", "source_ids": "target_ids", "target_ids": "source_ids"}

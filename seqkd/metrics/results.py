@@ -20,15 +20,15 @@ class DecodeResult:
     """One decode of the test corpus.
 
     Attributes:
-        bleu: BLEU against the reference, 0 to 100.
-        chrf: chrF2 against the reference, 0 to 100.
-        ter: TER against the reference, edits per 100 reference words.
+        bleu: BLEU against the references, 0 to 100.
+        chrf: chrF2 against the references, 0 to 100.
+        ter: TER against the references, edits per 100 reference words.
         bleu_accepted: BLEU against several accepted translations a row, where the test corpus has them.
         valid: Share of outputs, 0 to 1, that are accepted translations, where the test corpus has them.
-        length_ratio: Tokens of the outputs over tokens of the references.
+        length_ratio: Tokens of the outputs over tokens of the first references.
         cut: Outputs that reached the length limit.
         unjudged: Candidates that were longer than the positions of the model that rescores, and lost.
-        speed: How fast it is.
+        speed: How fast it is; None if it was not timed.
         speedup: How many times the baseline's sentences per second, each in its best batches; None without baseline.
         speedup_batch1: The same where sentences are decoded one at a time.
         engine: The search engine that drives the model: `cpu`, `gpu` or `plain` (torch); "" if an earlier version of
@@ -44,7 +44,7 @@ class DecodeResult:
     length_ratio: float
     cut: int
     unjudged: int = 0  # results of earlier versions do not have it
-    speed: Speed
+    speed: Speed | None
     speedup: float | None
     speedup_batch1: float | None
     engine: str = ""
@@ -94,7 +94,8 @@ class EvaluationResult:
             were decoded and whose source has tokens; likewise.
         too_long: Rows whose source is longer than the model's positions: their outputs are empty.
         baseline: What speed-ups are over.
-        load: What the machine was doing when the decodes were timed; None in results of earlier versions.
+        load: What the machine was doing when the decodes were timed; None if they were not, or in results of earlier
+            versions.
         signatures: sacrebleu's signature of bleu, chrf, ter, and bleu_accepted where there is one.
         device: What it ran on, in words.
         precision: The weights' number format.
@@ -151,4 +152,5 @@ def read_result(folder: str | Path) -> EvaluationResult:
 
 
 def _with_speed(values: dict[str, Any]) -> dict[str, Any]:
-    return {**values, "speed": Speed(**values["speed"])}
+    speed = values["speed"]
+    return {**values, "speed": None if speed is None else Speed(**speed)}

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from seqkd.config.report import NamedPath, StudentRounds, SyntheticPath
+from seqkd.config.prepare import OWN_TEST
+from seqkd.config.report import NamedEvaluations, NamedPath, StudentRounds, SyntheticPath
 from seqkd.config.stages import EvaluateConfig, ReportConfig
 from seqkd.pipeline.file import DistillPart, EvaluatePart, StudentPart
-from seqkd.pipeline.folders import Plan, Stage
+from seqkd.pipeline.folders import Plan, Stage, bare, evaluation_name
 from seqkd.pipeline.graph import Node
 from seqkd.pipeline.relations import baselines, edges, trained_on
 
@@ -15,31 +16,39 @@ from seqkd.pipeline.relations import baselines, edges, trained_on
 def evaluated(node: Node, plan: Plan) -> Iterator[Stage]:
     """The evaluations of a data set's models, each ensemble as a whole among them, and the report."""
     models = plan.graph.linked(node, "models")
-    names: list[str] = []
+    evaluations: dict[str, list[Node]] = {}
     for model in models:
-        names.append(model.name)
-        yield _evaluation(node.settings, plan, model.name, [model])
+        evaluations[model.name] = [model]
         # Behind the last member of an ensemble.
         for first in (other for other in models if other.whole and other.whole[-1] == model.key):
-            names.append(first.settings.whole)
-            yield _evaluation(node.settings, plan, names[-1], [plan.graph[key] for key in first.whole])
-    yield _report(node, plan, names)
+            evaluations[first.settings.whole] = [plan.graph[key] for key in first.whole]
+    for name, members in evaluations.items():
+        yield _evaluation(node.settings, plan, name, members)
+    tests = plan.graph.linked(node, "tests")
+    for test in tests:
+        for name, members in evaluations.items():
+            yield _evaluation(node.settings, plan, name, members, test)
+    yield _report(node, plan, list(evaluations), tests)
 
 
-def _evaluation(part: EvaluatePart, plan: Plan, name: str, models: list[Node]) -> Stage:
-    """Speed-ups are over the first round's teacher in all rounds; the model that rescores is the round's own."""
+def _evaluation(part: EvaluatePart, plan: Plan, name: str, models: list[Node], test: Node | None = None) -> Stage:
+    """The evaluation on a further test set, or on the data set's own one, where speed is measured, too.
+
+    Speed-ups are over the first round's teacher in all rounds; the model that rescores is the round's own.
+    """
     model = models[0]
     made, prepared = [plan.made(other) for other in models], plan.prepared(model)
     decode = model.settings.decode if isinstance(model.settings, StudentPart) else ()
     timed = _teacher(plan, plan.graph[model.origin])
     judge = (_asked(plan, model) or timed) if any(way.rescore for way in decode) else None
-    over = None if model.kind == "teachers" and len(models) == 1 else timed
+    over = None if test is not None or (model.kind == "teachers" and len(models) == 1) else timed
+    text = prepared if test is None else plan.made(test)
     config = EvaluateConfig(
         name=name,
         model=made[0].folder,
         ensemble=tuple(other.folder for other in made[1:]),
         role="student" if model.kind == "students" else "teacher",
-        corpus=prepared.folder / "test",
+        corpus=prepared.folder / OWN_TEST if test is None else text.folder,
         trained_on=trained_on(plan.graph, model),
         beams=part.beams,
         search=part.search,
@@ -51,15 +60,16 @@ def _evaluation(part: EvaluatePart, plan: Plan, name: str, models: list[Node]) -
         threads=part.threads,
         tokenizer=part.tokenizer,
         metrics=part.metrics,
+        timed=test is None,
     )
     beside = [plan.made(other).file for other in (over, judge) if other is not None]
-    needs = (*(other.file for other in made), *beside, prepared.file)
+    needs = (*(other.file for other in made), *beside, text.file)
     return Stage(
-        name=f"evaluate.{name}",
+        name=f"evaluate.{evaluation_name(name, test)}",
         kind="evaluate",
         goal="report",
         config=config,
-        out=plan.evaluation(name),
+        out=plan.evaluation(name, test),
         needs=tuple(dict.fromkeys(needs)),
     )
 
@@ -81,7 +91,7 @@ def _asked(plan: Plan, model: Node) -> Node | None:
     return None
 
 
-def _report(node: Node, plan: Plan, names: list[str]) -> Stage:
+def _report(node: Node, plan: Plan, names: list[str], tests: list[Node]) -> Stage:
     pipeline, data = plan.pipeline, plan.data(node)
     parts = [part for part in plan.graph if plan.data(part) is data]
     students = [part for part in parts if part.kind == "students"]
@@ -100,6 +110,14 @@ def _report(node: Node, plan: Plan, names: list[str]) -> Stage:
         soft_targets=tuple(_named(plan, part) for part in parts if part.kind == "soft_targets"),
         models=tuple(_named(plan, part) for part in plan.graph.linked(node, "models")),
         evaluations=tuple(NamedPath(name=name, path=plan.evaluation(name)) for name in names),
+        tests=tuple(
+            NamedEvaluations(
+                name=bare(test),
+                path=plan.made(test).folder,
+                evaluations=tuple(NamedPath(name=name, path=plan.evaluation(name, test)) for name in names),
+            )
+            for test in tests
+        ),
         teachers=_round_teachers(plan) if again else (),
         rounds=tuple(
             StudentRounds(name=name, evaluations=tuple(part.name for part in made)) for (_, name), made in again.items()

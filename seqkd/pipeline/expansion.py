@@ -12,9 +12,9 @@ from dataclasses import replace
 
 from seqkd.config.toml import listed
 from seqkd.pipeline.file import PipelineConfig
-from seqkd.pipeline.folders import data_of
+from seqkd.pipeline.folders import OF, data_of
 from seqkd.pipeline.graph import Graph, Key, Node, Part, resolve
-from seqkd.pipeline.parts import MONOLINGUAL, PARTS, REVERSE
+from seqkd.pipeline.parts import MONOLINGUAL, PARTS, REVERSE, TESTS
 
 
 def graph_of(pipeline: PipelineConfig) -> Graph:
@@ -35,12 +35,27 @@ def graph_of(pipeline: PipelineConfig) -> Graph:
             {id(table): part for table, part in zip(tables, parts, strict=True)} if several else {id(tables): parts}
         )
     graph = Graph(replace(node, settings=settings[id(node.settings)]) for node in graph)
-    return _with_evaluation(_with_rounds(_with_back_translation(graph), pipeline))
+    return _with_evaluation(_with_rounds(_with_back_translation(_with_test_sets(graph)), pipeline))
 
 
 def later(name: str, number: int) -> str:
     """The name that a part which is made again has in a round."""
     return name if number == 1 else f"{name}.round{number}"
+
+
+def _with_test_sets(graph: Graph) -> Graph:
+    """Add the further test sets of each data set. With several data sets its name stands before theirs."""
+    data = graph.of("data")
+    found = []
+    for node in data:
+        for name, text in node.settings.tests.items():
+            key = ("tests", name if len(data) == 1 else f"{node.name}{OF}{name}")
+            found.append(
+                Node(key=key, part=TESTS, settings=text, place=node.place, links={"data": (node.key,)}, origin=key)
+            )
+    nodes = list(graph)
+    nodes[len(data) : len(data)] = found
+    return Graph(nodes)
 
 
 def _with_back_translation(graph: Graph) -> Graph:
@@ -97,7 +112,9 @@ def _with_evaluation(graph: Graph) -> Graph:
     models = {node.key: data_of(graph, node).key for node in graph.of("teachers", "students")}
     for node in graph.of("evaluate"):
         for data in graph.of("data"):
+            tests = tuple(test.key for test in graph.of("tests") if data_of(graph, test) is data)
             links = {"data": (data.key,), "models": tuple(key for key, of in models.items() if of == data.key)}
+            links |= {"tests": tests}
             key = ("evaluate", data.name)
             nodes.append(replace(node, key=key, origin=key, links=links))
     return Graph(nodes)

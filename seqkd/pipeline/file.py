@@ -19,6 +19,7 @@ from seqkd.config.models import (
     weighing,
     with_objective,
 )
+from seqkd.config.prepare import OWN_TEST
 from seqkd.config.search import (
     Beams,
     Name,
@@ -34,6 +35,7 @@ from seqkd.config.sources import SourceConfig
 from seqkd.config.stages import (
     BitextConfig,
     CleaningConfig,
+    FurtherText,
     InitFrom,
     Language,
     SoftOptions,
@@ -68,9 +70,16 @@ class DataPart(Strict):
     fetch: FetchConfig | None = None
     train: BitextConfig
     valid: BitextConfig
-    test: BitextConfig
+    test: BitextConfig = Field(..., description='the test set that is called "test"')
+    tests: dict[Name, FurtherText] = Field({}, description="further test sets by name")
     source_language: Language | None = None
     target_language: Language | None = Field(None, description="cleaning, BLEU and select follow it")
+
+    @model_validator(mode="after")
+    def _test_names(self) -> DataPart:
+        if OWN_TEST in self.tests:
+            raise ValueError(f"tests.{OWN_TEST}: the name is that of the data set's own test text; choose another name")
+        return self
 
 
 class PreparePart(Strict):

@@ -13,6 +13,8 @@ from seqkd.pipeline.file import PipelineConfig
 from seqkd.pipeline.graph import Graph, Node
 from seqkd.stages.registry import STAGES
 
+OF = "@"  # stands in names that seqkd makes of two; the name of a part cannot hold it
+
 
 @dataclass(frozen=True, slots=True)
 class Made:
@@ -130,9 +132,19 @@ class Plan:
         """Where relative paths of text begin: in the fetch step's output, or in the working folder without one."""
         return Path() if data.settings.fetch is None else self.raw(data)
 
-    def evaluation(self, name: str) -> Path:
-        """The evaluation of a model."""
-        return self.root / "evaluations" / name
+    def evaluation(self, name: str, test: Node | None = None) -> Path:
+        """The evaluation of a model, on a further test set or on its data set's own one."""
+        return self.shared(self.root / "evaluations" / evaluation_name(name, test))
+
+
+def bare(test: Node) -> str:
+    """The name of a further test set in its data set."""
+    return test.name.rpartition(OF)[2]
+
+
+def evaluation_name(model: str, test: Node | None) -> str:
+    """The name of an evaluation. That on a further test set is none that a model can have."""
+    return model if test is None else f"{model}{OF}{bare(test)}"
 
 
 def data_of(graph: Graph, node: Node) -> Node:

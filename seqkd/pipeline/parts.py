@@ -11,7 +11,18 @@ from seqkd.objectives.registry import OBJECTIVES
 from seqkd.pipeline.evaluation import evaluated
 from seqkd.pipeline.file import BACK_TRANSLATION, ENSEMBLE, GOLD, TEACHER, teacher_names
 from seqkd.pipeline.graph import Part, Reference, Table
-from seqkd.pipeline.recipes import decoded, monolingual, paired, prepared, reverse, selected, softened, student, teacher
+from seqkd.pipeline.recipes import (
+    decoded,
+    monolingual,
+    paired,
+    prepared,
+    reverse,
+    selected,
+    softened,
+    student,
+    teacher,
+    tested,
+)
 
 
 def asks_teacher(table: Table) -> bool:
@@ -160,6 +171,12 @@ PARTS: Mapping[str, Part] = {
 }
 
 # What no table of the file stands for: `expansion.py` adds these parts.
+TESTS = Part(
+    title="[data.tests]",
+    help="A further test set of a data set",
+    stages=tested,
+    folder="tests",
+)
 MONOLINGUAL = Part(
     title="monolingual text",
     help="The target text of [backtranslation]",

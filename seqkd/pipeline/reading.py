@@ -10,6 +10,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from seqkd.config.toml import dotted, listed, problems, read_toml
+from seqkd.errors import InputError
+from seqkd.metrics.sacrebleu_sets import sacrebleu_files
 from seqkd.models.registry import ARCHITECTURES, setting_names
 from seqkd.objectives.registry import OBJECTIVES
 from seqkd.pipeline.checks import data_problems, model_problems, reference_problems
@@ -142,6 +144,7 @@ def _file_problems(values: Mapping[str, Any], file: Path) -> Iterator[str]:
             yield f"{path}: {value!r} cannot be a Make target; use letters, digits and _ . / , + @ = -"
         if path.endswith(".fetch.script") and not Path(value).is_file():
             yield f"{path}: no such file in {Path.cwd()}: {value}"
+    yield from _sacrebleu_problems(values)
     if not any("fetch" in table for table in _tables(values.get("data"))):
         texts = [value for path, value in _paths(values) if path == "backtranslation.text"]
         yield from (
@@ -169,13 +172,37 @@ def _paths(values: Mapping[str, Any]) -> list[tuple[str, str]]:
             scorer = SCORERS.find(str(judges.get("type", DEFAULT_SCORER)))
             models = [(side, judges.get(side)) for side in (scorer.folders if scorer else ())]
             found += [(f"select.rerank.{side}", path) for side, path in models if isinstance(path, str)]
-    texts = [(split, side) for split in ("train", "valid", "test") for side in ("source", "target", "accepted")]
+    sides = ("source", "target", "accepted")
+    texts = [(split, side) for split in ("train", "valid", "test") for side in sides]
     for kind, keys in (("data", [*texts, ("fetch", "script")]), ("teachers", [("path",)])):
         for index, table in enumerate(_tables(values.get(kind))):
-            for key in keys:
+            named = [("tests", name, side) for name in _test_sets(table) for side in sides] if kind == "data" else []
+            for key in (*keys, *named):
                 value: Any = table
                 for part in key:
                     value = value.get(part) if isinstance(value, dict) else None
-                if isinstance(value, str):
-                    found.append((_in_list(kind, index, table, key), value))
+                several = value if isinstance(value, list) else [value]  # references
+                place = _in_list(kind, index, table, key)
+                found += [(place, path) for path in several if isinstance(path, str)]
     return found
+
+
+def _test_sets(data: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The further test sets of a data set by name."""
+    tests = data.get("tests")
+    return tests if isinstance(tests, dict) else {}
+
+
+def _sacrebleu_problems(values: Mapping[str, Any]) -> Iterator[str]:
+    """Test sets that sacrebleu does not know, or that are not on this machine."""
+    for index, table in enumerate(_tables(values.get("data"))):
+        for name, text in _test_sets(table).items():
+            known = text if isinstance(text, dict) else {}
+            test, langpair = known.get("sacrebleu"), known.get("langpair")
+            if isinstance(test, str) and isinstance(langpair, str):
+                try:
+                    sacrebleu_files(test, langpair)
+                except InputError as error:
+                    place = _in_list("data", index, table, ("tests", name))
+                    hint = f"; {error.hint}" if error.hint else ""
+                    yield f"{place}: {error.what}; expected: {error.expected}{hint}"

@@ -9,9 +9,10 @@ from pathlib import Path
 from seqkd.config.models import ObjectiveConfig
 from seqkd.config.select import SelectSettings
 from seqkd.config.stages import (
-    BitextConfig,
     CorpusPaths,
     DistillConfig,
+    FurtherTestConfig,
+    FurtherText,
     MonolingualConfig,
     PrepareConfig,
     SelectConfig,
@@ -38,11 +39,7 @@ def prepared(node: Node, plan: Plan) -> Iterator[Stage]:
         yield fetch
     base = plan.text(node)
 
-    def found(text: BitextConfig) -> BitextConfig:
-        sides = {side: getattr(text, side) for side in ("source", "target", "accepted")}
-        return BitextConfig(**{side: None if path is None else base / path for side, path in sides.items()})
-
-    texts = [found(text) for text in (part.train, part.valid, part.test)]
+    texts = [text.within(base) for text in (part.train, part.valid, part.test)]
     brought = _brought(node, plan)
     prepare = plan.pipeline.prepare
     config = PrepareConfig(
@@ -60,7 +57,7 @@ def prepared(node: Node, plan: Plan) -> Iterator[Stage]:
     if part.fetch is not None:
         needs = (base / ".done",)
     else:  # a text that is missing is not named to Make: `seqkd prepare` says it better
-        files = [path for text in texts for path in (text.source, text.target, text.accepted) if path is not None]
+        files = [path for text in texts for path in text.files]
         needs = tuple(dict.fromkeys(path for path in files if path.exists()))
     if brought is not None:
         needs = (*needs, plan.made(brought).file)
@@ -110,6 +107,19 @@ def monolingual(node: Node, plan: Plan) -> Iterator[Stage]:
         out=plan.folder(node),
         needs=(gold.file, *dict.fromkeys(files)),
     )
+
+
+def tested(node: Node, plan: Plan) -> Iterator[Stage]:
+    """A further test set, encoded with the vocabulary of its data set."""
+    data, gold = plan.data(node), plan.prepared(node)
+    text: FurtherText = node.settings.within(plan.text(data))
+    config = FurtherTestConfig(text=text, prepared=gold.folder, shard_rows=plan.pipeline.prepare.shard_rows)
+    # With a fetch step the text is made with the gold one; a text that is missing is not named to Make.
+    fetched = text.source is not None and data.settings.fetch is not None
+    files = [] if fetched else [path for path in text.found().files if path.exists()]
+    needs = (gold.file, *dict.fromkeys(files))
+    name, out = f"test.{node.name}", plan.folder(node)
+    yield Stage(name=name, kind="test", goal="prepare", config=config, out=out, needs=needs)
 
 
 # --- models -------------------------------------------------------------------------------------------------------

@@ -35,7 +35,7 @@ def baselines(graph: Graph, students: Sequence[Node]) -> Iterator[tuple[str, str
 def edges(graph: Graph, parts: Sequence[Node]) -> Iterator[tuple[str, str]]:
     """What is made from what, for the report's drawing."""
     for node in parts:
-        if node.kind in ("data", "monolingual", "evaluate", "vocabularies") or _brought(node):
+        if node.kind in ("data", "monolingual", "evaluate", "tests", "vocabularies") or _brought(node):
             continue
         first = {reference.field for reference in node.part.references if not reference.follows}
         for field in sorted(node.links, key=lambda field: field in first):  # the weights that it starts from at last

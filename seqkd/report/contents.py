@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from seqkd.config.prepare import OWN_TEST
 from seqkd.corpus.cost import Cost, total
 from seqkd.metrics.lengths import LengthHistogram
 from seqkd.metrics.results import DecodeResult, EvaluationResult
@@ -156,6 +157,7 @@ class Contents:
         models: Evaluated models, as in the pipeline.
         rounds: Students that were made again in each round, each with all its rounds; empty for one round.
         synthetic: Back-translations.
+        tests: Evaluations on further test sets, by the name of the set and that of the model.
         baselines: The student that a student's gain is over, by name.
         curves: Validations of each model that was trained here.
         samples: Training rows.
@@ -174,6 +176,7 @@ class Contents:
     models: tuple[EvaluationResult, ...]
     rounds: tuple[RoundEntry, ...]
     synthetic: tuple[SyntheticEntry, ...]
+    tests: dict[str, dict[str, EvaluationResult]]
     baselines: dict[str, str]
     curves: dict[str, tuple[CurvePoint, ...]]
     samples: tuple[Sample, ...]
@@ -208,6 +211,7 @@ class Contents:
                 model_json(model)
                 | {"baseline": self.baselines.get(model.name), "gain": self.gains(model)}
                 | {"round": next((entry.number for entry in self.rounds if entry.model == model.name), None)}
+                | {"tests": {name: evaluation_json(result) for name, result in self.results(model).items()}}
                 for model in self.models
             ],
             **({"backtranslation": synthetic} if synthetic else {}),
@@ -219,6 +223,11 @@ class Contents:
             "stages": [{"stage": entry.stage, "name": entry.name, **entry.cost.to_json()} for entry in self.costs],
             "total": total(entry.cost for entry in self.costs).to_json(),
         }
+
+    def results(self, model: EvaluationResult) -> dict[str, EvaluationResult]:
+        """The evaluations of a model by test set, the data set's own one first."""
+        further = {name: found[model.name] for name, found in self.tests.items() if model.name in found}
+        return {OWN_TEST: model, **further}
 
     def gains(self, model: EvaluationResult) -> dict[str, float]:
         """BLEU over the model's baseline, by decode; of decodes that both have."""
@@ -238,29 +247,36 @@ def _corpus_json(corpus: CorpusEntry) -> dict[str, Any]:
 
 
 def model_json(model: EvaluationResult) -> dict[str, Any]:
-    """One entry of `models`.
-
-    Single numbers are those of the largest beam or the last decode, but where sentences are decoded one at a time
-    (`latency_ms` and what ends in `batch1`): there they are those of the first. `decodes` has them all.
-    """
-    best, first = model.decodes[model.quality], model.decodes[model.quick]
-    entry = {
+    """One entry of `models`, without gains: the model, and its evaluation on the data set's own test text."""
+    return {
         "name": model.name,
         "role": model.role,
         "arch": model.arch,
         "corpus": model.trained_on,
         "objective": model.objective,
         "parameters": model.parameters,
+        **evaluation_json(model),
+    }
+
+
+def evaluation_json(model: EvaluationResult) -> dict[str, Any]:
+    """The numbers of an evaluation.
+
+    Single numbers are those of the largest beam or the last decode, but where sentences are decoded one at a time
+    (`latency_ms` and what ends in `batch1`): there they are those of the first. `decodes` has them all.
+    """
+    best, first = model.decodes[model.quality], model.decodes[model.quick]
+    entry = {
         "bleu": {name: result.bleu for name, result in model.decodes.items()},
         "chrf": best.chrf,
         "signature": model.signatures["bleu"],
         "perplexity": model.perplexity,
         "mode_probability": model.mode_probability,
         "too_long": model.too_long,
-        "sentences_per_second": best.speed.sentences_per_second,
+        "sentences_per_second": best.speed and best.speed.sentences_per_second,
         "speedup": best.speedup,
-        "latency_ms": first.speed.latency_ms,
-        "sentences_per_second_batch1": first.speed.sentences_per_second_batch1,
+        "latency_ms": first.speed and first.speed.latency_ms,
+        "sentences_per_second_batch1": first.speed and first.speed.sentences_per_second_batch1,
         "speedup_batch1": first.speedup_batch1,
         "decodes": {name: _decode_json(result) for name, result in model.decodes.items()},
         "device": model.device,
@@ -272,16 +288,17 @@ def model_json(model: EvaluationResult) -> dict[str, Any]:
 
 
 def _decode_json(result: DecodeResult) -> dict[str, Any]:
+    speed = result.speed
     entry: dict[str, Any] = {
         "bleu": result.bleu,
         "chrf": result.chrf,
-        "sentences_per_second": result.speed.sentences_per_second,
-        "batch_tokens": result.speed.batch_tokens,
+        "sentences_per_second": speed and speed.sentences_per_second,
+        "batch_tokens": speed and speed.batch_tokens,
         "speedup": result.speedup,
-        "latency_ms": result.speed.latency_ms,
-        "sentences_per_second_batch1": result.speed.sentences_per_second_batch1,
+        "latency_ms": speed and speed.latency_ms,
+        "sentences_per_second_batch1": speed and speed.sentences_per_second_batch1,
         "speedup_batch1": result.speedup_batch1,
-        "timings_agreed": result.speed.agreed,
+        "timings_agreed": speed and speed.agreed,
     }
     if result.valid is not None:
         entry["valid"] = result.valid

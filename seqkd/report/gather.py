@@ -105,6 +105,7 @@ def gather(config: ReportConfig, *, aligned_cells: int = ALIGNED_CELLS) -> Conte
             for number, (model, teacher) in enumerate(zip(student.evaluations, config.teachers, strict=True), start=1)
         ),
         synthetic=tuple(_synthetic(part, gold.corpus.rows) for part in config.backtranslation),
+        tests={part.name: {named.name: read_result(named.path) for named in part.evaluations} for part in config.tests},
         baselines=dict(config.baselines),
         curves={name: points for name, points in curves.items() if points},
         samples=_samples(gold, distilled, shared, config.samples),
@@ -124,6 +125,9 @@ def _costs(config: ReportConfig) -> Iterator[CostEntry]:
         folders += [(part.name, path) for path in (part.model, part.path)]
     for named in (*config.models, *config.distill, *config.soft_targets, *config.corpora, *config.evaluations):
         folders.append((named.name, named.path))
+    for test in config.tests:
+        folders.append((test.name, test.path))
+        folders += [(f"{named.name}@{test.name}", named.path) for named in test.evaluations]
     for name, path in dict.fromkeys(folders):
         if (path / MANIFEST).is_file():
             manifest = read_manifest(path)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from seqkd.config.prepare import OWN_TEST
 from seqkd.metrics.registry import METRICS
 from seqkd.metrics.results import EvaluationResult
 from seqkd.report import plots, tables
@@ -14,6 +15,7 @@ from seqkd.report.contents import Contents
 from seqkd.report.explanation import explain
 from seqkd.report.findings import find
 from seqkd.report.graph import draw_graph
+from seqkd.report.test_sets import tests_table
 from seqkd.report.twins import decode_label, find_twins, measure_of
 
 LENGTH_LEGEND = "triangles mark the means"
@@ -40,6 +42,8 @@ def render(contents: Contents) -> str:
         graph=draw_graph(contents.edges, contents.kinds),
         models=tables.models_table(contents) if models else None,
         corpora=tables.corpora_table(corpora),
+        tests=tests_table(contents) if contents.tests else None,
+        tests_rows=", ".join(f"{name} ({rows:,} rows)" for name, rows in _test_rows(contents).items()),
         rounds=_rounds(contents),
         synthetic=tables.synthetic_table(contents.synthetic) if contents.synthetic else None,
         distill=tables.distill_table(contents.distill) if contents.distill else None,
@@ -70,7 +74,7 @@ def render(contents: Contents) -> str:
             (model.name, decode_label(model, name), f"{100.0 * result.speed.deviation:,.0f}", model.load)
             for model in models
             for name, result in model.decodes.items()
-            if result.speed.deviation is not None and not result.speed.agreed
+            if result.speed is not None and result.speed.deviation is not None and not result.speed.agreed
         ],
         unjudged=[
             (model.name, decode_label(model, name), f"{result.unjudged:,}")
@@ -79,6 +83,12 @@ def render(contents: Contents) -> str:
             if result.unjudged
         ],
     )
+
+
+def _test_rows(contents: Contents) -> dict[str, int]:
+    """Rows by test set."""
+    sets = {OWN_TEST: {model.name: model for model in contents.models}, **contents.tests}
+    return {name: next(iter(found.values())).rows for name, found in sets.items() if found}
 
 
 def _quality_plots(contents: Contents) -> list[tuple[str, object, str]]:
@@ -142,7 +152,8 @@ def _gains(contents: Contents) -> tuple[str, object, str] | None:
 
 def _timed(models: Sequence[EvaluationResult]) -> dict[str, str]:
     """How many sentences were timed, in words."""
-    speeds = [result.speed for model in models for result in model.decodes.values()]
+    decodes = [result for model in models for result in model.decodes.values()]
+    speeds = [result.speed for result in decodes if result.speed is not None]
     return {
         "alone": _range([speed.latency_sentences for speed in speeds]),
         "together": _range([speed.sentences for speed in speeds]),
@@ -175,8 +186,9 @@ def _curve_plots(contents: Contents, order: list[str]) -> list[tuple[str, object
 def _signatures(contents: Contents) -> list[tuple[str, list[str]]]:
     """Each metric's signatures; models evaluated with one version of sacrebleu share one."""
     found = []
+    results = [*contents.models, *(result for found in contents.tests.values() for result in found.values())]
     for metric in METRICS.all():
-        texts = sorted({model.signatures[metric.name] for model in contents.models if metric.name in model.signatures})
+        texts = sorted({result.signatures[metric.name] for result in results if metric.name in result.signatures})
         if texts:
             found.append((metric.label, texts))
     return found

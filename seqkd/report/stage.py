@@ -75,6 +75,11 @@ def _inputs(config: ReportConfig) -> Iterator[tuple[str, str]]:
             yield f"{kind}.{named.name}", read_manifest(named.path).digest()
             if measured is not None:
                 yield from _file(f"{kind}.{named.name}.{measured}", named.path / measured)
+    for test in config.tests:
+        for named in test.evaluations:
+            name = f"evaluations.{named.name}@{test.name}"
+            yield name, read_manifest(named.path).digest()
+            yield from _file(f"{name}.{RESULT}", named.path / RESULT)
     for named in config.models:
         yield from _file(f"models.{named.name}.{HISTORY}", named.path / HISTORY)
     for part in config.backtranslation:

@@ -60,8 +60,8 @@ def models_table(contents: Contents) -> Table:
     rows = [(model, name, result) for model in models for name, result in model.decodes.items()]
     colours = {model.name: colour(index) for index, model in enumerate(models)}
     results = [result for _, _, result in rows]
-    rates = [result.speed.sentences_per_second for result in results]
-    digits = 1 if min(rates, default=0.0) < 100 else 0
+    rates = [None if result.speed is None else result.speed.sentences_per_second for result in results]
+    digits = 1 if min((rate for rate in rates if rate is not None), default=0.0) < 100 else 0
     over = _over(models)
     columns: list[tuple[Head, Sequence[Cell]]] = [
         (
@@ -78,7 +78,10 @@ def models_table(contents: Contents) -> Table:
         _outputs_column("valid", results),
         (Head(name="Speed-up", unit=f"one sentence, {over}"), highest([r.speedup_batch1 for r in results], 1)),
         (Head(name="Speed-up", unit=f"in batches, {over}"), highest([result.speedup for result in results], 1)),
-        (Head(name="Latency", unit="ms, one sentence"), [number(result.speed.latency_ms, 1) for result in results]),
+        (
+            Head(name="Latency", unit="ms, one sentence"),
+            [number(None if result.speed is None else result.speed.latency_ms, 1) for result in results],
+        ),
         (Head(name="Speed", unit="sentences/s, in batches"), [number(rate, digits) for rate in rates]),
         (Head(name="Parameters", unit="millions"), [number(model.parameters / 1e6, 2) for model, _, _ in rows]),
         _outputs_column("chrf", results),

@@ -48,6 +48,14 @@ STAGES = {
             option="--monolingual",
         ),
         Stage(
+            name="test",
+            help="A further test set, encoded with the vocabulary of a data set",
+            settings="seqkd.config.stages:FurtherTestConfig",
+            run="seqkd.stages.prepare.further_test:run",
+            command="prepare",
+            option="--test",
+        ),
+        Stage(
             name="train",
             help="Corpora and an architecture to a model",
             settings="seqkd.config.stages:TrainConfig",

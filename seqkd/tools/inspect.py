@@ -193,6 +193,10 @@ def _samples(corpus: Corpus, number: int, console: Console) -> None:
             sides += [
                 (name, str(row[name])) for name in ("score", "rule", "origin", "weight") if row.get(name) is not None
             ]
+            sides += [
+                (f"reference {number}", text)
+                for number, text in enumerate(row.get("further_references") or (), start=2)
+            ]
         else:
             sides = [(f"{best['score']:.3f}", best["text"]) for best in row["hypotheses"]]
         table.add_row(str(row["id"]), "\n".join(name for name, _ in sides), Text("\n".join(text for _, text in sides)))

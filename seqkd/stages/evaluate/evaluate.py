@@ -32,6 +32,7 @@ from seqkd.search.loading import SearchTeam, resolve_device, team_precision
 from seqkd.search.paths import slow_path
 from seqkd.stages.evaluate.models import Models
 from seqkd.stages.evaluate.provenance import provenance
+from seqkd.stages.evaluate.references import accepted_file, further_references, shown
 from seqkd.stages.evaluate.ways import Way, baseline_of, quick_of, ways_of
 from seqkd.stages.slower import slower
 from seqkd.text.languages import has_blanks
@@ -48,7 +49,8 @@ def run(config: EvaluateConfig, out: str | Path, *, overwrite: bool = False, dev
 
     Where the prepared folder has accepted translations, the share of valid outputs and multi-reference BLEU are
     measured too. `config.speed_against` is timed in turn with the model; a teacher's speed-ups are over itself.
-    All of it is done by `config.threads` threads on a CPU, and the result records the machine's load.
+    Without `config.timed` no speed is measured. All of it is done by `config.threads` threads on a CPU, and the result
+    records the machine's load.
 
     A row whose source, with its end of sentence, is longer than the model's positions is not decoded: its output is
     empty and counts as such in every score, so that scores of models with different positions are of the same rows.
@@ -88,7 +90,7 @@ def _run(config: EvaluateConfig, out: Path, overwrite: bool, device: str) -> Non
     tokenizer = choose_tokenizer(config.tokenizer, corpus.manifest.extra.get("target_language"))
     where = resolve_device(device)
     precision = team_precision([config.model, *config.ensemble], config.precision, where)
-    accepted = config.corpus.parent / f"{config.corpus.name}.accepted.jsonl"
+    accepted = accepted_file(config.corpus)
     made_by = provenance(config, corpus, accepted, where, precision)
     if StageOutput.up_to_date(out, "evaluation", made_by, overwrite=overwrite):
         say(f"evaluate: {out} is up to date")
@@ -116,15 +118,15 @@ def _run(config: EvaluateConfig, out: Path, overwrite: bool, device: str) -> Non
             )
         )
     for name, found in result.decodes.items():
-        say(f"evaluate: {config.name}, {'beam ' * (not result.parallel)}{name}: {_summary(found)} on {result.device}")
+        say(f"evaluate: {shown(config)}, {'beam ' * (not result.parallel)}{name}: {_summary(found)} on {result.device}")
     _say_load(result)
     if result.too_long:
-        say(f"evaluate: {config.name} left {result.too_long:,} of {result.rows:,} outputs empty: {SOURCE_TOO_LONG}")
+        say(f"evaluate: {shown(config)} left {result.too_long:,} of {result.rows:,} outputs empty: {SOURCE_TOO_LONG}")
 
 
 def _say_load(result: EvaluationResult) -> None:
     """Say which decodes have no reliable speed, and what the machine's load was."""
-    speeds = {name: found.speed for name, found in result.decodes.items()}
+    speeds = {name: found.speed for name, found in result.decodes.items() if found.speed is not None}
     if result.baseline is not None:
         speeds["the baseline"] = result.baseline.speed
     unsettled = [name for name, speed in speeds.items() if not speed.agreed]
@@ -140,9 +142,10 @@ def _summary(found: DecodeResult) -> str:
     valid = "" if found.valid is None else f", {found.valid:.1%} valid"
     further = "".join(f", {METRICS.named(name).label} {value:.2f}" for name, value in found.further.items())
     faster = "" if found.speedup is None else f" ({found.speedup:.2f} times the baseline)"
+    speed = "" if found.speed is None else f", {found.speed.sentences_per_second:,.1f} sentences/s{faster}"
     return (
-        f"BLEU {found.bleu:.2f}, chrF {found.chrf:.2f}, TER {found.ter:.2f}{valid}{further}, "
-        f"{found.speed.sentences_per_second:,.1f} sentences/s{faster} by the {found.engine} engine"
+        f"BLEU {found.bleu:.2f}, chrF {found.chrf:.2f}, TER {found.ter:.2f}{valid}{further}{speed} "
+        f"by the {found.engine} engine"
     )
 
 
@@ -155,6 +158,7 @@ class _Test:
     targets: list[list[int]]
     texts: list[str]  # of the sources
     references: list[str]
+    further: list[list[str]]  # of each row; empty if each row has one reference
     accepted: list[list[str]] | None
     tokenizer: Tokenizer
     blanks: bool  # whether its language puts blanks between words
@@ -191,6 +195,7 @@ def _read(corpus: Corpus, accepted: Path | None, tokenizer: Tokenizer) -> _Test:
         targets,
         texts,
         references,
+        further_references(corpus),
         _read_accepted(accepted, ids) if accepted else None,
         tokenizer,
         blanks=language is None or has_blanks(language),
@@ -214,22 +219,24 @@ def _evaluate(
 ) -> tuple[EvaluationResult, dict[str, int]]:
     team, loaded = models.team, models.team.loaded[0]
     over = None
-    if models.over is not None:
+    if models.over is not None and config.timed:
         over = ways[-1] if models.over is team else baseline_of(config, models.over)
     decoded: dict[str, _Decode] = {}
     with Progress(f"evaluate {config.name}", len(ways) * len(test.ids), "sentences") as progress:
         for way in ways:
             decoded[way.name] = _decode(way, test, team, config.batch_tokens, progress)
             _write_texts(out / way.file, decoded[way.name].texts)
-    load = load_now(torch.get_num_threads())
-    speeds, baseline = _speeds(ways, over, timed, config, team.device)
+    load, speeds, baseline = None, dict[str, Speed](), None
+    if config.timed:
+        load = load_now(torch.get_num_threads())
+        speeds, baseline = _speeds(ways, over, timed, config, team.device)
     decodes: dict[str, DecodeResult] = {}
     signatures: dict[str, str] = {}
     engines = {way.name: way.engine for way in ways}
     further = [METRICS.named(name) for name in config.metrics or () if name not in METRICS.own]
     metrics = [*METRICS.own.values(), *further]
     for name, decode in decoded.items():
-        decodes[name], signatures = _score(test, metrics, decode, engines[name], speeds[name], baseline)
+        decodes[name], signatures = _score(test, metrics, decode, engines[name], speeds.get(name), baseline)
     perplexity, mode, unscored = None, None, 0
     retried = sum(decode.retried for decode in decoded.values())
     if not team.parallel:
@@ -296,11 +303,12 @@ def _decode(way: Way, test: _Test, team: SearchTeam, batch_tokens: int, progress
 
 
 def _score(
-    test: _Test, metrics: Sequence[Metric], decode: _Decode, engine: str, speed: Speed, baseline: Baseline | None
+    test: _Test, metrics: Sequence[Metric], decode: _Decode, engine: str, speed: Speed | None, baseline: Baseline | None
 ) -> tuple[DecodeResult, dict[str, str]]:
     outputs = Outputs(
         hypotheses=decode.texts,
         references=test.references,
+        further_references=test.further,
         sources=test.texts,
         accepted=test.accepted,
         tokenizer=test.tokenizer,
@@ -310,7 +318,7 @@ def _score(
     values = {name: score.value for name, score in scores.items()}
     reference_tokens = sum(map(len, test.targets))
     written = [hypothesis for hypothesis in decode.hypotheses if hypothesis is not None]
-    over = None if baseline is None else baseline.speed
+    speedup, speedup_batch1 = _speedups(speed, baseline)
     result = DecodeResult(
         bleu=values["bleu"],
         chrf=values["chrf"],
@@ -321,12 +329,23 @@ def _score(
         cut=sum(hypothesis.ended == "max_length" for hypothesis in written),
         unjudged=decode.unjudged,
         speed=speed,
-        speedup=None if over is None else speed.sentences_per_second / over.sentences_per_second,
-        speedup_batch1=None if over is None else speed.sentences_per_second_batch1 / over.sentences_per_second_batch1,
+        speedup=speedup,
+        speedup_batch1=speedup_batch1,
         engine=engine,
         further={name: value for name, value in values.items() if name not in FIELDS},
     )
     return result, {name: score.signature for name, score in scores.items() if score.signature}
+
+
+def _speedups(speed: Speed | None, baseline: Baseline | None) -> tuple[float | None, float | None]:
+    """Times the baseline's speed, in batches and one sentence at a time."""
+    if speed is None or baseline is None:
+        return None, None
+    ours, theirs = speed, baseline.speed
+    return (
+        ours.sentences_per_second / theirs.sentences_per_second,
+        ours.sentences_per_second_batch1 / theirs.sentences_per_second_batch1,
+    )
 
 
 def _mode_probability(test: _Test, hypotheses: Sequence[Hypothesis | None]) -> float | None:

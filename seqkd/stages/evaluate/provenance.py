@@ -21,7 +21,7 @@ from seqkd.search.paths import engine_for
 def settings(config: EvaluateConfig) -> dict[str, Any]:
     """The settings that the output depends on, as the stage file gives them."""
     names = {"name", "role", "trained_on", "beams", "decode", "batch_tokens", "precision", "threads"}
-    names |= {"tokenizer", "metrics"}
+    names |= {"tokenizer", "metrics", "timed"}
     search = config.search.model_dump(mode="json", exclude={"beam", "nbest"})
     return {**config.model_dump(mode="json", include=names), "search": search}
 

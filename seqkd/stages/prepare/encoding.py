@@ -124,7 +124,7 @@ def units_record(units: Units) -> dict[str, Any]:
 
 
 def encode_shards(
-    texts: Iterator[tuple[str, str]],
+    texts: Iterator[tuple[str, ...]],
     output: StageOutput,
     rows: int,
     shard_rows: int,
@@ -137,7 +137,7 @@ def encode_shards(
     """Normalise, encode and write shard by shard. Shards that an earlier run finished stay.
 
     Args:
-        texts: Sources and targets.
+        texts: For each row its source, its target, and its further references if there are any.
         output: The folder.
         rows: Number of texts.
         shard_rows: Rows of a shard.
@@ -168,7 +168,7 @@ class _Encoder:
     """Encodes and writes shards in rising order, from texts that can be read once.
 
     Args:
-        texts: Sources and targets.
+        texts: As for `encode_shards`.
         folder: Where the shards are written.
         sizes: Rows of each shard.
         first_id: Id of the first row.
@@ -178,7 +178,7 @@ class _Encoder:
 
     def __init__(
         self,
-        texts: Iterator[tuple[str, str]],
+        texts: Iterator[tuple[str, ...]],
         folder: Path,
         sizes: list[int],
         first_id: int,
@@ -198,18 +198,20 @@ class _Encoder:
         return write_shard(self._folder, shard, table)
 
 
-def _table(texts: Iterable[tuple[str, str]], first: int, vocabularies: Vocabularies, as_given: bool) -> pa.Table:
-    sources, targets = (list(side) for side in zip(*texts, strict=True))
+def _table(texts: Iterable[tuple[str, ...]], first: int, vocabularies: Vocabularies, as_given: bool) -> pa.Table:
+    sources, targets, *further = (list(side) for side in zip(*texts, strict=True))
     source, target = vocabularies.source.normalize(sources), vocabularies.target.normalize(targets)
-    return pa.table(
-        {
-            "id": pa.array(range(first, first + len(source)), pa.int64()),
-            "source": pa.array(vocabularies.source.joined(sources if as_given else source), pa.string()),
-            "target": pa.array(vocabularies.target.joined(targets if as_given else target), pa.string()),
-            "source_ids": pa.array(vocabularies.source.encode(source), pa.list_(pa.int32())),
-            "target_ids": pa.array(vocabularies.target.encode(target), pa.list_(pa.int32())),
-        }
-    )
+    columns = {
+        "id": pa.array(range(first, first + len(source)), pa.int64()),
+        "source": pa.array(vocabularies.source.joined(sources if as_given else source), pa.string()),
+        "target": pa.array(vocabularies.target.joined(targets if as_given else target), pa.string()),
+        "source_ids": pa.array(vocabularies.source.encode(source), pa.list_(pa.int32())),
+        "target_ids": pa.array(vocabularies.target.encode(target), pa.list_(pa.int32())),
+    }
+    if further:
+        others = zip(*map(vocabularies.target.joined, further), strict=True)
+        columns["further_references"] = pa.array([list(row) for row in others], pa.list_(pa.string()))
+    return pa.table(columns)
 
 
 def corpus_manifest(

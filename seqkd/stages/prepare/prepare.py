@@ -6,22 +6,18 @@ pass holds more than a shard of it.
 
 from __future__ import annotations
 
-import hashlib
-import json
-import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from seqkd.config.stages import BitextConfig, PrepareConfig
 from seqkd.config.written import neutral
-from seqkd.corpus.files import atomic_path, atomic_write
+from seqkd.corpus.files import atomic_write
 from seqkd.corpus.manifest import PARTIAL, Manifest, Provenance, StageOutput, read_manifest
 from seqkd.corpus.unknowns import UNKNOWN_ROWS
-from seqkd.errors import CorpusError, InputError, SeqkdError, TextError
+from seqkd.errors import CorpusError, InputError, SeqkdError
 from seqkd.progress import say
 from seqkd.stages.prepare.encoding import (
     LENGTHS,
@@ -34,12 +30,12 @@ from seqkd.stages.prepare.encoding import (
     units_of,
     units_record,
 )
+from seqkd.stages.prepare.references import by_side, check_text, copy_accepted, read_text
 from seqkd.stages.rejected import REJECTED
 from seqkd.stopping import StopRequest
 from seqkd.text.cleaning import Cleaner
 from seqkd.text.normalize import Normalizer
-from seqkd.text.opening import opened
-from seqkd.text.reading import BitextFacts, check_bitext, read_bitext
+from seqkd.text.reading import BitextFacts, RawPair, check_bitext, read_bitext
 from seqkd.text.screening import count, kept
 from seqkd.text.vocabularies import SOURCE_VOCABULARY, VOCABULARY, Vocabularies
 from seqkd.text.vocabulary import Vocabulary
@@ -47,8 +43,6 @@ from seqkd.text.vocabulary import Vocabulary
 ACCEPTED = "test.accepted.jsonl"
 
 _WORK = "work"  # files of the run under way
-_MOST_ROWS_NAMED = 5
-_SURROGATE = re.compile("[\ud800-\udfff]")  # JSON can spell one without its other half; UTF-8 cannot
 
 
 def run(config: PrepareConfig, out: str | Path, *, overwrite: bool = False, device: str = "auto") -> None:  # noqa: ARG001
@@ -101,9 +95,7 @@ def settings(config: PrepareConfig) -> dict[str, Any]:
 
 def _made_by(config: PrepareConfig, facts: dict[str, BitextFacts], accepted_digest: str) -> Provenance:
     inputs = {
-        f"{part}.{side}": digest
-        for part, fact in facts.items()
-        for side, digest in zip(("source", "target"), fact.digests, strict=False)
+        f"{part}.{side}": digest for part, fact in facts.items() for side, digest in by_side(fact.digests).items()
     }
     if accepted_digest:
         inputs["test.accepted"] = accepted_digest
@@ -137,13 +129,12 @@ def _prepare(
     work = out / _WORK
     work.mkdir(exist_ok=True)
     rules, normalizers = config.cleaning, _normalizers(config)
-    train_text = read_bitext(config.train.source, config.train.target)
-    units = units_of(train_text, normalizers, config.source_language, config.target_language)
+    units = units_of(_training_text(config), normalizers, config.source_language, config.target_language)
     cleaner = Cleaner(
         max_length=rules.max_length, max_ratio=rules.max_ratio, drop_identical=rules.drop_identical, units=units
     )
     verdicts = screened(
-        read_bitext(config.train.source, config.train.target),
+        _training_text(config),
         work,
         facts["train"].rows,
         normalizers=normalizers,
@@ -167,12 +158,11 @@ def _prepare(
     manifests = {}
     for part in ("train", "valid", "test"):
         bitext: BitextConfig = getattr(config, part)
-        digests = dict(zip(("source", "target"), facts[part].digests, strict=False))
+        digests = by_side(facts[part].digests)
         digests |= {"vocabulary": vocabularies.target.digest, "source_vocabulary": vocabularies.source.digest}
         # Valid and test are not cleaned: what cleans the training text does not make them.
         own = made_by.settings if part == "train" else {"shard_rows": config.shard_rows, **languages}
-        pairs = read_bitext(bitext.source, bitext.target)
-        texts = kept(pairs, verdicts) if part == "train" else ((row.source or "", row.target or "") for row in pairs)
+        texts = kept(_training_text(config), verdicts) if part == "train" else read_text(bitext)
         part_made_by = replace(made_by, settings={**own, "part": part}, inputs=digests)
         with StageOutput.open(out / part, "corpus", part_made_by, overwrite=False) as output:
             if not output.complete:
@@ -188,7 +178,7 @@ def _prepare(
             manifests[part] = output.manifest
     list_rejected(out / REJECTED, verdicts)
     if config.test.accepted:
-        _copy_accepted(config.test.accepted, out / ACCEPTED)
+        copy_accepted(config.test.accepted, out / ACCEPTED)
     shutil.rmtree(work)
     train = manifests["train"]
     return Manifest(
@@ -237,60 +227,29 @@ def _check_inputs(config: PrepareConfig) -> tuple[dict[str, BitextFacts], str]:
     accepted_digest = ""
     for part in ("train", "valid", "test"):
         bitext: BitextConfig = getattr(config, part)
-        try:
-            if bitext.accepted and part != "test":
-                raise InputError("accepted translations are for the test text only", where=f"{part}.accepted")
-            facts[part] = check_bitext(bitext.source, bitext.target)
-            if part != "train":
-                _check_every_row(bitext)
-            if bitext.accepted:
-                accepted_digest = _check_accepted(bitext.accepted, facts[part].rows)
-        except InputError as error:
-            problems.append(error)
+        if bitext.accepted and part != "test":
+            what = "accepted translations are for the test text only"
+            problems.append(InputError(what, where=f"{part}.accepted"))
+        elif len(bitext.references) > 1 and part != "test":
+            what = "several references are for the test text only"
+            problems.append(InputError(what, where=f"{part}.target", expected="one file"))
+        elif part == "train":
+            try:
+                facts[part] = check_bitext(bitext.source, *(bitext.references or (None,)))
+            except InputError as error:
+                problems.append(error)
+        else:
+            found, digest = check_text(bitext, problems)
+            accepted_digest = digest or accepted_digest
+            if found is not None:
+                facts[part] = found
     tell_all(problems)
     return facts, accepted_digest
 
 
-def _check_every_row(bitext: BitextConfig) -> None:
-    """Refuse validation and test text with rows that cannot be read: no row may leave it."""
-    bad = (row for row in read_bitext(bitext.source, bitext.target) if row.problem)
-    named = [f"line {row.line} ({row.problem})" for row in islice(bad, _MOST_ROWS_NAMED)]
-    if named:
-        more = sum(1 for _ in bad)
-        raise TextError(
-            f"rows that cannot be read: {', '.join(named)}{f' and {more:,} more' if more else ''}",
-            where=str(bitext.source if bitext.target is None else f"{bitext.source}, {bitext.target}"),
-            hint="mend them: only training text is cleaned, validation and test rows all stay",
-        )
-
-
-def _check_accepted(path: Path, rows: int) -> str:
-    digest, number = hashlib.sha256(), 0
-    with opened(path) as file:
-        for number, line in enumerate(file, 1):
-            digest.update(line)
-            _accepted_row(line, path, number)
-    if number != rows:
-        raise TextError(f"{number:,} rows for {rows:,} rows of test text", where=str(path), expected="a row for each")
-    return digest.hexdigest()
-
-
-def _accepted_row(line: bytes, path: Path, number: int) -> list[str]:
-    try:
-        texts = json.loads(line)
-    except ValueError:
-        texts = None
-    if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
-        raise TextError(
-            "no list of translations", where=f"{path}, line {number}", expected='JSON such as ["one", "another"]'
-        )
-    if any(_SURROGATE.search(text) for text in texts):
-        raise TextError(
-            "holds half of a surrogate pair (\\ud800 to \\udfff), which is no character",
-            where=f"{path}, line {number}",
-            expected="both halves of the pair, or the character itself in UTF-8",
-        )
-    return texts
+def _training_text(config: PrepareConfig) -> Iterator[RawPair]:
+    """The rows of the training text as they stand in the files."""
+    return read_bitext(config.train.source, *(config.train.references or (None,)))
 
 
 def _normalizers(config: PrepareConfig) -> tuple[Normalizer, Normalizer]:
@@ -324,7 +283,7 @@ def _vocabulary(config: PrepareConfig, path: Path, verdicts: Path, sides: tuple[
         return Vocabulary.load(path)
     settings = config.vocabulary
     say(f"prepare: training a vocabulary of {settings.size:,} pieces")
-    pairs = kept(read_bitext(config.train.source, config.train.target), verdicts)
+    pairs = kept(_training_text(config), verdicts)
     return Vocabulary.train(
         (pair[side] for pair in pairs for side in sides),
         path,
@@ -338,13 +297,6 @@ def _vocabulary(config: PrepareConfig, path: Path, verdicts: Path, sides: tuple[
         normalization=settings.normalization,
         max_sentence_length=settings.max_sentence_length,
     )
-
-
-def _copy_accepted(path: Path, out: Path) -> None:
-    """Copy the accepted translations as they are given, like the references, in JSON's shortest spelling."""
-    with opened(path) as file, atomic_path(out) as temporary, temporary.open("w", encoding="utf-8") as copy:
-        for number, line in enumerate(file, 1):
-            copy.write(json.dumps(_accepted_row(line, path, number), ensure_ascii=False) + "\n")
 
 
 def _summary(manifest: Manifest, out: Path) -> str:

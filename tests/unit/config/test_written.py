@@ -14,6 +14,7 @@ from seqkd.config.models import ModelConfig, ObjectiveConfig
 from seqkd.config.stages import (
     DistillConfig,
     EvaluateConfig,
+    FurtherTestConfig,
     MonolingualConfig,
     PrepareConfig,
     ReportConfig,
@@ -31,7 +32,7 @@ from seqkd.report import stage as report
 from seqkd.stages.distill import provenance as distill_provenance
 from seqkd.stages.distill import soft_targets
 from seqkd.stages.evaluate import provenance as evaluate_provenance
-from seqkd.stages.prepare import monolingual, prepare
+from seqkd.stages.prepare import further_test, monolingual, prepare
 from seqkd.stages.select import provenance as select_provenance
 from seqkd.stages.train import train
 from tests.unit.earlier_runs import FIXTURES
@@ -43,6 +44,7 @@ PIPELINES = sorted((ROOT / "pipelines").rglob("*.toml"))
 STAGES: dict[type, tuple[str, Any]] = {
     PrepareConfig: ("prepare", prepare.settings),
     MonolingualConfig: ("monolingual", monolingual.settings),
+    FurtherTestConfig: ("test", further_test.settings),
     TrainConfig: ("train", train.settings),
     DistillConfig: ("distill", distill_provenance.settings),
     SoftTargetsConfig: ("soft_targets", soft_targets.settings),

@@ -209,6 +209,7 @@ def test_speeds_that_did_not_settle_are_told_with_the_load(root: Path) -> None:
     contents = gather.gather(full(root))
     assert "not reliable" not in render(contents)
     one = decode(10.0, 60.0)
+    assert one.speed is not None
     shaken = dataclasses.replace(one, speed=dataclasses.replace(one.speed, deviation=0.4, agreed=False))
     load = Load(average=3.25, cores=2, threads=1)
     busy = evaluation("busy", decodes={"1": shaken, "5": one}, load=load)

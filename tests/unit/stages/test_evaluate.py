@@ -15,7 +15,8 @@ from seqkd.config.stages import EvaluateConfig
 from seqkd.corpus.manifest import Manifest, fingerprint, read_manifest, write_manifest
 from seqkd.corpus.writer import write_shard
 from seqkd.errors import ConflictError, CorpusError, InputError
-from seqkd.metrics.results import EvaluationResult, read_result
+from seqkd.metrics.results import DecodeResult, EvaluationResult, read_result
+from seqkd.metrics.speed import Speed
 from seqkd.models.checkpoint import load_model, save_model
 from seqkd.models.registry import build
 from seqkd.search import score_pairs
@@ -108,6 +109,11 @@ def texts(folders: Path, beam: int) -> list[str]:
     return (folders / "out" / f"hypotheses.beam{beam}.txt").read_text().splitlines()
 
 
+def timed(found: DecodeResult) -> Speed:
+    assert found.speed is not None
+    return found.speed
+
+
 def second_model(folders: Path, vocabulary: Path, seed: int = 2) -> Path:
     torch.manual_seed(seed)
     size = Vocabulary.load(vocabulary).size
@@ -177,9 +183,9 @@ def test_the_rest_of_the_result(folders: Path, result: EvaluationResult) -> None
     assert 0.0 < result.mode_probability <= 1.0
     assert "thread" in result.device
     for found in result.decodes.values():
-        assert found.speed.latency_ms > 0.0
-        assert found.speed.latency_sentences == 16
-        assert found.speed.sentences_per_second > 0.0
+        assert timed(found).latency_ms > 0.0
+        assert timed(found).latency_sentences == 16
+        assert timed(found).sentences_per_second > 0.0
         assert found.speedup is None
     assert result.baseline is None
 
@@ -191,7 +197,7 @@ def test_one_thread_works_unless_another_number_is_asked_for(
     assert result.device.endswith(", 1 thread")
     assert result.load is not None
     assert (result.load.threads, result.load.cores) == (1, os.cpu_count())
-    assert all(found.speed.agreed is not None for found in result.decodes.values())
+    assert all(timed(found).agreed is not None for found in result.decodes.values())
     evaluate.run(config(folders, threads=2), tmp_path / "two", device="cpu")
     assert read_result(tmp_path / "two").device.endswith(", 2 threads")
     assert torch.get_num_threads() == before
@@ -270,7 +276,7 @@ def test_rows_longer_than_the_model_have_empty_outputs_and_are_counted(
         assert [bool(output) for output in outputs] == [True, False, True, True]
         references = [target for _, target in rows]
         assert found.decodes[str(beam)].bleu == sacrebleu.corpus_bleu(outputs, [references]).score
-        assert found.decodes[str(beam)].speed.latency_sentences == 3
+        assert timed(found.decodes[str(beam)]).latency_sentences == 3
 
 
 def test_a_test_corpus_that_the_model_has_no_positions_for_is_refused_first(folders: Path, tmp_path: Path) -> None:
@@ -315,7 +321,7 @@ def test_a_parallel_model_is_decoded_its_own_way_beside_the_teacher(folders: Pat
     assert found.decodes["nat"].bleu == sacrebleu.corpus_bleu(SOURCES, [TARGETS]).score
     assert found.baseline is not None
     assert found.baseline.decode == "3"
-    ratio = found.decodes["nat"].speed.sentences_per_second / found.baseline.speed.sentences_per_second
+    ratio = timed(found.decodes["nat"]).sentences_per_second / found.baseline.speed.sentences_per_second
     assert found.decodes["nat"].speedup == pytest.approx(ratio)
     assert ratio > 1.0  # it does next to nothing
 

@@ -31,6 +31,10 @@ train = {{ source = "train.de", target = "train.en" }}
 valid = {{ source = "valid.de", target = "valid.en" }}
 test = {{ source = "test.de", target = "test.en" }}
 
+[data.tests.more]
+source = "more.de"
+target = ["more.en", "second.en"]
+
 [prepare]
 shard_rows = 80
 vocabulary = {{ size = 40, byte_fallback = false }}
@@ -96,10 +100,18 @@ path = "brought"
 [[distill]]"""
 
 MODELS = {"teacher", "reverse", "students/kd", "students/tuned", "students/written", "students/bt"}
-EVALUATIONS = {f"evaluations/{name}" for name in ("teacher", "kd", "tuned", "written", "bt")}
-BACKTRANSLATED = {"kbest/backtranslation", "corpora/backtranslation", "students/bt", "evaluations/bt"}
-TAUGHT = {"students/kd", "students/tuned", "evaluations/kd", "evaluations/tuned"}
-WRITTEN = {"soft_targets/soft", "students/written", "evaluations/written"}
+
+
+def evaluations(*names: str) -> set[str]:
+    """Those of models, on both test sets."""
+    return {f"evaluations/{name}{of}" for name in names for of in ("", "@more")}
+
+
+EVALUATIONS = evaluations("teacher", "kd", "tuned", "written", "bt")
+FURTHER = {name for name in EVALUATIONS if name.endswith("@more")}
+BACKTRANSLATED = {"kbest/backtranslation", "corpora/backtranslation", "students/bt"} | evaluations("bt")
+TAUGHT = {"students/kd", "students/tuned"} | evaluations("kd", "tuned")
+WRITTEN = {"soft_targets/soft", "students/written"} | evaluations("written")
 
 
 def run(file: Path) -> set[str]:
@@ -128,6 +140,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     prepare_config(folder)
     lines = (folder / "train.en").read_text().splitlines()
     (folder / "mono.en").write_text("".join(f"{a} {b}\n" for a, b in zip(lines, reversed(lines), strict=True)))
+    for name, other in (("more.de", "test.de"), ("more.en", "test.en"), ("second.en", "valid.en")):
+        (folder / name).write_text("".join((folder / other).read_text().splitlines(keepends=True)[:6]))
     (folder / "remade.toml").write_text(PIPELINE)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -174,7 +188,20 @@ class Change:
 
 CHANGES = {
     "title": Change('title = "first"', 'title = "second"', {"report"}, set()),
-    "test set": Change("", "der hund", {"gold", "report"} | EVALUATIONS, {"gold"}, file="test.de"),
+    "test set": Change("", "der hund", {"gold", "report"} | (EVALUATIONS - FURTHER), {"gold"}, file="test.de"),
+    "further test set": Change("", "der hund", {"tests/more", "report"} | FURTHER, {"tests/more"}, file="more.de"),
+    "reference of a further test set": Change(
+        "", "the dog", {"tests/more", "report"} | FURTHER, {"tests/more"}, file="second.en"
+    ),
+    "another test set": Change(
+        "\n[data.tests.more]",
+        "\n[data.tests.new]\nsource = 'more.de'\ntarget = 'more.en'\n\n[data.tests.more]",
+        {"report"},
+        set(),
+    ),
+    "no further test set": Change(
+        '\n[data.tests.more]\nsource = "more.de"\ntarget = ["more.en", "second.en"]\n', "", {"report"}, set()
+    ),
     # With one validation the same checkpoint is the best one on any text.
     "validation set": Change("", "der hund", {"gold", "report"} | MODELS, {"gold"}, file="valid.de"),
     "evaluation": Change("beams = [1]", "beams = [2]", {"report"} | EVALUATIONS, set()),
@@ -200,7 +227,7 @@ CHANGES = {
     "start": Change(
         'init_from = "kd"',
         'init_from = { model = "kd", freeze = ["embeddings"] }',
-        {"students/tuned", "evaluations/tuned", "report"},
+        {"students/tuned", "report"} | evaluations("tuned"),
         {"students/tuned"},
     ),
     "monolingual text": Change(
@@ -252,6 +279,6 @@ def test_another_seed_with_a_teacher_that_is_brought_along(
     """Gold text, lists, selected corpora and soft targets hold nothing that is drawn."""
     monkeypatch.chdir(tmp_path)
     drawn = {"monolingual", "reverse"} | BACKTRANSLATED
-    remade = {"report", *TAUGHT, *drawn, "students/written", "evaluations/written"}
+    remade = {"report", *TAUGHT, *drawn, "students/written", *evaluations("written")}
     other = {name for name in remade if not name.startswith("evaluations/")} - {"report"}
     check(taught, tmp_path, Change("seed = 3", "seed = 4", remade, other))

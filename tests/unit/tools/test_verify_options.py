@@ -14,6 +14,7 @@ from pydantic import TypeAdapter
 from seqkd.config.stages import (
     DistillConfig,
     EvaluateConfig,
+    FurtherTestConfig,
     MonolingualConfig,
     PrepareConfig,
     ReportConfig,
@@ -27,7 +28,7 @@ from seqkd.interop.sources import SOURCES
 from seqkd.report import stage as report
 from seqkd.stages.distill import distill, soft_targets
 from seqkd.stages.evaluate import evaluate
-from seqkd.stages.prepare import monolingual, prepare
+from seqkd.stages.prepare import further_test, monolingual, prepare
 from seqkd.stages.select import select
 from seqkd.stages.train import train
 from seqkd.tools.verify import verify
@@ -40,6 +41,7 @@ QUICK = {**TRAINING, "max_updates": 2, "validate_every": 2}
 STAGES: dict[str, tuple[type[Any], Callable[..., None]]] = {
     "prepare": (PrepareConfig, prepare.run),
     "monolingual": (MonolingualConfig, monolingual.run),
+    "test": (FurtherTestConfig, further_test.run),
     "train": (TrainConfig, train.run),
     "distill": (DistillConfig, distill.run),
     "soft_targets": (SoftTargetsConfig, soft_targets.run),
@@ -63,6 +65,7 @@ COMMON: dict[str, dict[str, Any]] = {
         part: {"source": f"@text/{part}.de", "target": f"@text/{part}.en"} for part in ("train", "valid", "test")
     },
     "monolingual": {"text": ["@text/mono.en"], "prepared": "@gold"},
+    "test": {"prepared": "@gold", "text": {"source": "@text/test.de", "target": "@text/test.en"}},
     "train": {"prepared": "@gold", "corpus": "@gold/train", "model": MODEL, "training": QUICK},
     "distill": {"models": ["@teacher"], "corpus": "@gold/train", "search": SEARCHES[2]},
     "soft_targets": {"models": ["@teacher"], "corpus": "@gold/train"},
@@ -83,6 +86,8 @@ BASE: dict[str, tuple[str, dict[str, Any]]] = {
     "mono-kbest": ("distill", {"models": ["@reverse"], "corpus": "@mono"}),
     "back": ("select", {"rule": "seqkd", "kbest": "@mono-kbest", "gold": "@mono", "reverse": True, "tag": TAG}),
     "evaluation": ("evaluate", {"name": "teacher", "role": "teacher"}),
+    "more": ("test", {}),
+    "evaluation-more": ("evaluate", {"name": "teacher", "role": "teacher", "corpus": "@more", "timed": False}),
 }
 KBEST = {"precision": "float32", "batch_tokens": 300, "workers": 1}
 BACK = {"kbest": "@mono-kbest", "gold": "@mono", "reverse": True}
@@ -103,6 +108,15 @@ ROWS: list[tuple[str, dict[str, Any]]] = [
     ),
     ("prepare", {"vocabulary_from": "@teacher", "test": {**COMMON["prepare"]["test"], "accepted": "@text/accepted"}}),
     ("monolingual", {"ratio": 0.3, "max_length": 50, "drop_duplicates": False, "shard_rows": 20, "seed": 2}),
+    (
+        "test",
+        {
+            "text": {
+                "source": "@text/test.de", "target": ["@text/test.en", "@text/test.de"], "accepted": "@text/accepted",
+            },
+            "shard_rows": 4,
+        },
+    ),
     (
         "train",
         {
@@ -197,6 +211,7 @@ ROWS: list[tuple[str, dict[str, Any]]] = [
     ),
     ("evaluate", {"search": SEARCHES[1]}),
     ("evaluate", {"search": SEARCHES[2]}),
+    ("evaluate", {"corpus": "@more", "timed": False}),
     (
         "evaluate",
         {
@@ -218,6 +233,9 @@ ROWS: list[tuple[str, dict[str, Any]]] = [
             "distill": [{"name": "kbest", "path": "@kbest"}],
             "models": [{"name": "teacher", "path": "@teacher"}],
             "evaluations": [{"name": "teacher", "path": "@evaluation"}],
+            "tests": [
+                {"name": "more", "path": "@more", "evaluations": [{"name": "teacher", "path": "@evaluation-more"}]}
+            ],
             "backtranslation": [{"name": "back", "path": "@back", "model": "@reverse"}],
             "teachers": ["teacher"],
             "rounds": [{"name": "teacher", "evaluations": ["teacher"]}],
@@ -283,7 +301,8 @@ def _inputs(value: Any) -> Iterator[str]:
     if isinstance(value, dict):
         for name, item in value.items():
             # The vocabulary is copied, or that of the corpus, and known by its own digest.
-            if name != "vocabulary_from" and not (name == "prepared" and "source" in value):
+            further = isinstance(value.get("text"), dict)
+            if name != "vocabulary_from" and not (name == "prepared" and ("source" in value or further)):
                 yield from _inputs(item)
     elif isinstance(value, list):
         for item in value:
@@ -307,6 +326,7 @@ def test_the_table_has_every_option_of_every_stage(tmp_path: Path) -> None:
             if _at(plain, name) != default:
                 tried.add(key)
     refused = {"prepare.train.accepted", "prepare.valid.accepted", "train.hooks"}  # seqkd itself has no hooks
+    refused |= {"test.text.sacrebleu", "test.text.langpair"}  # not on every machine
     tables = {key for key in known if any(other.startswith(f"{key}.") for other in tried)}
     assert known - tried - refused - tables == set()
     assert {key.split(".")[0] for key in known} == set(STAGES)

@@ -1,0 +1,112 @@
+"""Validation and test text, of which every row stays, and which may have several references."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+from seqkd.config.stages import BitextConfig
+from seqkd.corpus.files import atomic_path
+from seqkd.errors import SeqkdError, TextError
+from seqkd.text.opening import opened
+from seqkd.text.reading import BitextFacts, check_bitext, read_bitext
+
+_MOST_ROWS_NAMED = 5
+_SURROGATE = re.compile("[\ud800-\udfff]")  # JSON can spell one without its other half; UTF-8 cannot
+
+
+def by_side(digests: tuple[str, ...]) -> dict[str, str]:
+    """The digests of a text's files by their roles: `source`, `target`, and further references from `target2` on."""
+    names = ["source", "target", *(f"target{number}" for number in range(2, len(digests)))]
+    return dict(zip(names, digests, strict=False))
+
+
+def check_text(bitext: BitextConfig, problems: list[SeqkdError]) -> tuple[BitextFacts | None, str]:
+    """Look at the files of a text of which every row stays.
+
+    Args:
+        bitext: The text.
+        problems: What is wrong is added here.
+
+    Returns:
+        Rows and the digests of the source and of each reference, or None if a file cannot be used; and the digest of
+        the accepted translations, or "".
+    """
+    found: BitextFacts | None = None
+    accepted = ""
+    for target in bitext.references or (None,):
+        try:
+            facts = check_bitext(bitext.source, target)
+            _check_every_row(bitext.source, target)
+        except TextError as error:
+            if str(error) not in map(str, problems):  # one source that is missing is one problem
+                problems.append(error)
+        else:
+            further = () if found is None else (*found.digests, facts.digests[1])
+            found = BitextFacts(rows=facts.rows, digests=further or facts.digests)
+    if found is not None and bitext.accepted is not None:
+        try:
+            accepted = _check_accepted(bitext.accepted, found.rows)
+        except TextError as error:
+            problems.append(error)
+    return found, accepted
+
+
+def read_text(bitext: BitextConfig) -> Iterator[tuple[str, ...]]:
+    """Yield the source and all references of each row of a text that has been checked."""
+    streams = [read_bitext(bitext.source, target) for target in bitext.references or (None,)]
+    for row, *others in zip(*streams, strict=True):
+        yield (row.source or "", row.target or "", *(other.target or "" for other in others))
+
+
+def copy_accepted(path: Path, out: Path) -> None:
+    """Copy the accepted translations as they are given, like the references, in JSON's shortest spelling."""
+    with opened(path) as file, atomic_path(out) as temporary, temporary.open("w", encoding="utf-8") as copy:
+        for number, line in enumerate(file, 1):
+            copy.write(json.dumps(_accepted_row(line, path, number), ensure_ascii=False) + "\n")
+
+
+def _check_every_row(source: Path, target: Path | None) -> None:
+    """Refuse validation and test text with rows that cannot be read: no row may leave it."""
+    bad = (row for row in read_bitext(source, target) if row.problem)
+    named = [f"line {row.line} ({row.problem})" for row in islice(bad, _MOST_ROWS_NAMED)]
+    if named:
+        more = sum(1 for _ in bad)
+        raise TextError(
+            f"rows that cannot be read: {', '.join(named)}{f' and {more:,} more' if more else ''}",
+            where=str(source if target is None else f"{source}, {target}"),
+            hint="mend them: only training text is cleaned, validation and test rows all stay",
+        )
+
+
+def _check_accepted(path: Path, rows: int) -> str:
+    digest, number = hashlib.sha256(), 0
+    with opened(path) as file:
+        for number, line in enumerate(file, 1):
+            digest.update(line)
+            _accepted_row(line, path, number)
+    if number != rows:
+        raise TextError(f"{number:,} rows for {rows:,} rows of test text", where=str(path), expected="a row for each")
+    return digest.hexdigest()
+
+
+def _accepted_row(line: bytes, path: Path, number: int) -> list[str]:
+    try:
+        texts = json.loads(line)
+    except ValueError:
+        texts = None
+    if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
+        raise TextError(
+            "no list of translations", where=f"{path}, line {number}", expected='JSON such as ["one", "another"]'
+        )
+    if any(_SURROGATE.search(text) for text in texts):
+        raise TextError(
+            "holds half of a surrogate pair (\\ud800 to \\udfff), which is no character",
+            where=f"{path}, line {number}",
+            expected="both halves of the pair, or the character itself in UTF-8",
+        )
+    return texts

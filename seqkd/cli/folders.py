@@ -1,4 +1,4 @@
-"""`seqkd inspect`, `seqkd verify` and `seqkd forget`: what lies in a folder, and what can be named in files."""
+"""`seqkd inspect`, `verify`, `compare` and `forget`: what lies in folders, and what can be named in files."""
 
 from __future__ import annotations
 
@@ -49,6 +49,35 @@ def _verify(
     from seqkd.tools.verify import show, verify
 
     print(show(verify(path, inputs or ())))
+
+
+@folders.command("compare")
+def _compare(
+    first: Annotated[Path, typer.Argument(metavar="RUN_A", help="run folder of a pipeline")],
+    second: Annotated[
+        Path | None, typer.Argument(metavar="[RUN_B]", help="another one; left out: two models of RUN_A")
+    ] = None,
+    models: Annotated[
+        tuple[str, str] | None,
+        typer.Option("--models", metavar="A B", help="a model of RUN_A and one of RUN_B; left out: all that both have"),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+    page: Annotated[Path | None, typer.Option(help="write an HTML page to this file, too")] = None,
+    debug: Debug = False,  # noqa: ARG001
+) -> None:
+    """Show two runs, or two models, side by side, with the significance of differences."""
+    from seqkd.corpus.files import atomic_write
+    from seqkd.tools.compare import compare
+    from seqkd.tools.comparison_page import render, show
+    from seqkd.tools.inspect import output
+
+    compared = compare(first, second, models)
+    if page is not None:
+        atomic_write(page, render(compared).encode())
+    if as_json:
+        print(compared.to_json(), end="")
+    else:
+        show(compared, output())
 
 
 @folders.command("forget")

@@ -166,12 +166,21 @@ class Meter:
         others = [path for path in self._folder.iterdir() if is_note(path.name) and path != self._path]
         return total([self.spent(), *map(_read_note, sorted(others))])
 
-    def close(self) -> None:
-        """Leave a last note behind, and write no further one. What is spent can still be read."""
-        if not self._stopped.is_set():
-            self._stopped.set()
-            self._thread.join()
+    def close(self, *, keep: bool = True) -> None:
+        """Write no further note. What is spent can still be read.
+
+        Args:
+            keep: Whether to leave a last note behind for the next attempt; otherwise there is none any more.
+        """
+        if self._stopped.is_set():
+            return
+        self._stopped.set()
+        self._thread.join()
+        if keep:
             self._note(running=False)
+        else:
+            with contextlib.suppress(OSError):
+                self._path.unlink(missing_ok=True)
 
     def _keep_noting(self, seconds: float) -> None:
         while not self._stopped.wait(seconds):

@@ -252,7 +252,7 @@ class StageOutput:
     def close(self) -> None:
         """Let go of the folder; other processes may take it."""
         if self._meter is not None:
-            self._meter.close()
+            self._meter.close(keep=(self.path / PARTIAL).exists())  # a stage may have emptied the folder
         if self._lock is not None:
             self._lock.release()
             self._lock = None

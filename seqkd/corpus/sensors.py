@@ -164,13 +164,18 @@ def _microjoules(zone: Path, name: str) -> int:
 def _children(proc: Path) -> list[tuple[Path, list[str]]]:
     """Processes that this one has started and that are running: their folders, and `stat` from the state on."""
     parent, found = str(os.getpid()), []
-    for folder in proc.glob("[0-9]*"):
+    try:
+        numbers = [entry.name for entry in proc.iterdir() if entry.name.isdecimal()]
+    except OSError:
+        return []
+    for number in numbers:
         try:
-            fields = (folder / "stat").read_text().rpartition(")")[2].split()
+            with open(f"{proc}/{number}/stat") as file:  # noqa: PTH123  (there may be many thousands)
+                fields = file.read().rpartition(")")[2].split()
         except OSError:  # it has ended meanwhile
             continue
         if len(fields) > 15 and fields[1] == parent:
-            found.append((folder, fields))
+            found.append((proc / number, fields))
     return found
 
 

@@ -91,7 +91,7 @@ def gather(config: ReportConfig, *, aligned_cells: int = ALIGNED_CELLS) -> Conte
     distilled = [_texts(named.name, named.path) for named in config.corpora]
     shared = _shared_ids(gold, distilled)
     corpora, aligned_rows = _corpora(gold, distilled, shared, aligned_cells)
-    curves = {named.name: _history(named.path) for named in config.models}
+    curves = {named.name: history(named.path) for named in config.models}
     models = tuple(read_result(named.path) for named in config.evaluations)
     return Contents(
         pipeline=config.pipeline,
@@ -264,7 +264,7 @@ def compare(reference: str, text: str) -> tuple[tuple[str, bool], ...]:
 
 def _synthetic(part: SyntheticPath, gold: int) -> SyntheticEntry:
     """Its rows are none of the gold text's, so that it stands apart from distilled corpora."""
-    manifest, points = read_manifest(part.path), _history(part.model)
+    manifest, points = read_manifest(part.path), history(part.model)
     best = read_manifest(part.model).extra.get("best_update")
     rows = max(manifest.rows, 1)
     return SyntheticEntry(
@@ -294,7 +294,7 @@ def _distill(name: str, path: Path) -> DistillEntry:
     )
 
 
-def _history(path: Path) -> tuple[CurvePoint, ...]:
+def history(path: Path) -> tuple[CurvePoint, ...]:
     """Validations of a training run; none for a model that was brought along."""
     entries: list[dict[str, Any]] = _json(path / HISTORY, list) or []
     return tuple(

@@ -1,0 +1,402 @@
+"""Two runs, or two models, side by side: what `seqkd compare` finds."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from seqkd.corpus.manifest import MANIFEST, read_manifest
+from seqkd.errors import InputError, ModelError
+from seqkd.metrics.registry import METRICS, Metric, Outputs
+from seqkd.metrics.results import DecodeResult
+from seqkd.metrics.significance import Significance, by_both_tests
+from seqkd.progress import Progress
+from seqkd.report.contents import CurvePoint
+from seqkd.report.gather import history
+from seqkd.report.twins import decode_label
+from seqkd.tools.evaluations import Evaluation, Run, TestText, choose, listed, shared_text
+
+ROWS = 20  # gains, and as many losses, that are shown
+ROW_METRIC = "chrf"  # rows are ordered by it: BLEU of a short sentence is mostly 0
+
+SPEEDS = ("sentences_per_second", "latency_ms", "speedup", "speedup_batch1")
+FACTS = ("parameters", "perplexity", "mode_probability")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """A setting that differs; None if the manifest leaves it out: it has its default value, or the model lacks it."""
+
+    name: str
+    a: Any
+    b: Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """A number of both models.
+
+    Attributes:
+        test: The test set.
+        decode: Of the outputs, in words; "" for numbers of the model.
+        metric: Name of a metric, or of a speed.
+        seed: "" for models without further seeds; the number of the seed; or `mean` of all seeds that both have.
+        a: Of the first model.
+        b: Of the second.
+        difference: The second minus the first; of `mean` the mean of the differences by seed.
+        deviation: Standard deviation of the differences by seed; None except for `mean`.
+        significance: Tests of the difference; None for `mean`, and for a metric that cannot be tested.
+    """
+
+    test: str
+    decode: str
+    metric: str
+    seed: str
+    a: float | None
+    b: float | None
+    difference: float | None
+    deviation: float | None = None
+    significance: Significance | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Changed:
+    """A row of the test text, and both outputs for it.
+
+    Attributes:
+        id: Of the row.
+        source: Its text.
+        reference: Its text.
+        a: The first output.
+        b: The second output.
+        score_a: chrF of the first, 0 to 100.
+        score_b: chrF of the second.
+        difference: The second score minus the first.
+    """
+
+    id: int
+    source: str
+    reference: str
+    a: str
+    b: str
+    score_a: float
+    score_b: float
+    difference: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pair:
+    """Two models.
+
+    Attributes:
+        a: Name of the first.
+        b: Name of the second.
+        seeds: Numbers of the seeds that were compared, 1 for the model itself.
+        settings: Those that differ.
+        measured: In the order of test sets and decodes.
+        curves: Validations of the first and the second one.
+        decode: In words, the decode that `gains` and `losses` are of.
+        gains: Rows that the second one translates better, the largest difference first.
+        losses: Rows that the first one translates better.
+    """
+
+    a: str
+    b: str
+    seeds: tuple[int, ...]
+    settings: tuple[Setting, ...]
+    measured: tuple[Measured, ...]
+    curves: tuple[tuple[CurvePoint, ...], tuple[CurvePoint, ...]]
+    decode: str
+    gains: tuple[Changed, ...]
+    losses: tuple[Changed, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compared:
+    """Two runs, or two models.
+
+    Attributes:
+        a: The first run's folder.
+        b: The second one's.
+        chosen: Whether two models were named; otherwise the pairs are the models that both runs have.
+        pairs: What was compared.
+        left: Models that one run alone has, by run.
+    """
+
+    a: str
+    b: str
+    chosen: bool
+    pairs: tuple[Pair, ...]
+    left: dict[str, list[str]]
+
+    def to_json(self) -> str:
+        """All of it as a JSON text."""
+        values = {"runs": [self.a, self.b], **asdict(self)}
+        for key in ("a", "b", "chosen"):
+            del values[key]
+        return json.dumps(values, indent=2, ensure_ascii=False) + "\n"
+
+
+def compare(first: str | Path, second: str | Path | None = None, models: tuple[str, str] | None = None) -> Compared:
+    """Compare two runs, or two models.
+
+    Args:
+        first: A run folder.
+        second: Another one; None for the same.
+        models: A model of the first run and one of the second; None for all models that both have.
+
+    Raises:
+        InputError: A model is not there or was not evaluated, the test texts differ or have one row only, one model
+            has test sets that the other lacks, or there is nothing to compare.
+        CorpusError: A folder is no run, or a file in it is missing or damaged.
+    """
+    if second is None and models is None:
+        raise InputError(
+            "one run and no models",
+            where=str(first),
+            expected="a second run folder, or two models of this run: --models A B",
+        )
+    a = Run(Path(first))
+    b = a if second is None else Run(Path(second))
+    if models is not None:
+        choose((a, b), models)
+        names = [models]
+    else:
+        names = [(name, name) for name in a.models if b.has(name)]
+        if not names:
+            raise InputError(
+                "the runs have no model of the same name",
+                where=f"{a.path} and {b.path}",
+                expected=f"a name that both have: {listed(a, b)}",
+                hint="--models A B compares models of other names",
+            )
+    found = [_evaluations(a, b, *pair) for pair in names]
+    tests = sum(len(pair) for pairs in found for pair in pairs.values())
+    with Progress("compare", tests, "evaluations") as progress:
+        pairs = [
+            _pair(*pair, evaluations, progress, rows=models is not None)
+            for pair, evaluations in zip(names, found, strict=True)
+        ]
+    left = {} if models else {str(a.path): a.models_beside(b), str(b.path): b.models_beside(a)}
+    return Compared(a=str(a.path), b=str(b.path), chosen=models is not None, pairs=tuple(pairs), left=left)
+
+
+@dataclass(frozen=True, slots=True)
+class _Both:
+    """Evaluations of two models on one test text."""
+
+    a: Evaluation
+    b: Evaluation
+    text: TestText
+
+
+def _evaluations(a: Run, b: Run, first: str, second: str) -> dict[int, list[_Both]]:
+    """By seed the evaluations of both models, on all test sets."""
+    seeds, others = a.seeds(first), b.seeds(second)
+    found: dict[int, list[_Both]] = {}
+    for seed in (seed for seed in seeds if seed in others):
+        tests = [run.tests(name) for run, name in ((a, seeds[seed]), (b, others[seed]))]
+        _check_tests(a, b, (seeds[seed], others[seed]), tests)
+        found[seed] = []
+        for test in tests[0]:
+            one, other = a.evaluation(seeds[seed], test), b.evaluation(others[seed], test)
+            found[seed].append(_Both(one, other, shared_text(one, other)))
+    return found
+
+
+def _check_tests(a: Run, b: Run, models: tuple[str, str], tests: Sequence[list[str]]) -> None:
+    for run, model, more in (
+        (a, models[0], [test for test in tests[0] if test not in tests[1]]),
+        (b, models[1], [test for test in tests[1] if test not in tests[0]]),
+    ):
+        if more:
+            raise InputError(
+                f"{model!r} was evaluated on test sets that the other model lacks: {', '.join(more)}",
+                where=str(run.path),
+                expected="the same test sets for both models",
+                hint="evaluate the other model on them, or give both runs the same [data.tests]",
+            )
+
+
+def _pair(first: str, second: str, found: dict[int, list[_Both]], progress: Progress, *, rows: bool) -> Pair:
+    lines: dict[tuple[str, str, str], list[Measured]] = {}
+    changed: tuple[str, list[Changed]] = ("", [])
+    for seed, tests in found.items():
+        for number, both in enumerate(tests):
+            shown = str(seed) if len(found) > 1 else ""
+            want = rows and not number and seed == min(found)
+            for line in _model_facts(both, shown) if not number else ():
+                lines.setdefault((line.test, line.decode, line.metric), []).append(line)
+            for names in _decodes(both):
+                outputs = both.a.outputs(names[0], both.text), both.b.outputs(names[1], both.text)
+                for line in _decode_lines(both, names, outputs, shown):
+                    lines.setdefault((line.test, line.decode, line.metric), []).append(line)
+                if want:
+                    changed = _label(both, names), _rows(both.text, *outputs)
+            progress.advance()
+    one = found[min(found)][0]
+    gains = sorted((row for row in changed[1] if row.difference > 0), key=lambda row: (-row.difference, row.id))
+    losses = sorted((row for row in changed[1] if row.difference < 0), key=lambda row: (row.difference, row.id))
+    return Pair(
+        a=first,
+        b=second,
+        seeds=tuple(found),
+        settings=tuple(_settings(one.a, one.b)),
+        measured=tuple(line for same in lines.values() for line in _pooled(same)),
+        curves=(history(one.a.config.model), history(one.b.config.model)),
+        decode=changed[0],
+        gains=tuple(gains[:ROWS]),
+        losses=tuple(losses[:ROWS]),
+    )
+
+
+# --- numbers ------------------------------------------------------------------------------------------------------
+
+
+def _decodes(both: _Both) -> list[tuple[str, str]]:
+    """Decodes to compare: those that both models have, or else the one that each is meant to be used with."""
+    a, b = both.a.result, both.b.result
+    same = [(name, name) for name in a.decodes if name in b.decodes and a.parallel == b.parallel]
+    return same or [(a.quick, b.quick)]
+
+
+def _label(both: _Both, names: tuple[str, str]) -> str:
+    a, b = (decode_label(side.result, name) for side, name in zip((both.a, both.b), names, strict=True))
+    return a if a == b else f"{a} / {b}"
+
+
+def _decode_lines(
+    both: _Both, names: tuple[str, str], outputs: tuple[Outputs, Outputs], seed: str
+) -> Iterator[Measured]:
+    a, b = both.a.result.decodes[names[0]], both.b.result.decodes[names[1]]
+    for metric in METRICS.all():
+        values = a.measured(metric.name), b.measured(metric.name)
+        if values == (None, None):
+            continue
+        significance = None
+        if metric.statistics is not None and all(map(metric.fits, outputs)):
+            sides = [metric.statistics_of(one) for one in outputs]
+            values = sides[0].score.value, sides[1].score.value
+            significance = by_both_tests(*sides)
+        yield _line(both, _label(both, names), metric.name, seed, values, significance)
+    for name in SPEEDS:
+        speeds = _speed(a, name), _speed(b, name)
+        if speeds != (None, None):
+            yield _line(both, _label(both, names), name, seed, speeds)
+
+
+def _speed(result: DecodeResult, name: str) -> float | None:
+    found: float | None = getattr(result if name.startswith("speedup") else result.speed, name, None)
+    return found
+
+
+def _model_facts(both: _Both, seed: str) -> Iterator[Measured]:
+    for name in FACTS:
+        values = getattr(both.a.result, name), getattr(both.b.result, name)
+        if values != (None, None):
+            yield _line(both, "", name, seed, values)
+
+
+def _line(
+    both: _Both,
+    decode: str,
+    metric: str,
+    seed: str,
+    values: tuple[float | None, float | None],
+    significance: Significance | None = None,
+) -> Measured:
+    a, b = values
+    return Measured(
+        test=both.a.test,
+        decode=decode,
+        metric=metric,
+        seed=seed,
+        a=a,
+        b=b,
+        difference=None if a is None or b is None else b - a,
+        significance=significance,
+    )
+
+
+def _pooled(lines: Sequence[Measured]) -> Iterator[Measured]:
+    """Of models with several seeds the mean over them, and then each seed."""
+    whole = [line for line in lines if line.difference is not None]
+    if len(lines) > 1 and len(whole) == len(lines):
+        first = lines[0]
+        differences = [line.difference for line in lines if line.difference is not None]
+        yield Measured(
+            test=first.test,
+            decode=first.decode,
+            metric=first.metric,
+            seed="mean",
+            a=statistics.fmean(line.a for line in lines if line.a is not None),
+            b=statistics.fmean(line.b for line in lines if line.b is not None),
+            difference=statistics.fmean(differences),
+            deviation=statistics.stdev(differences),
+        )
+    yield from lines
+
+
+def _rows(text: TestText, a: Outputs, b: Outputs) -> list[Changed]:
+    """Every row with the scores of both outputs."""
+    metric: Metric = METRICS.named(ROW_METRIC)
+    scores = []
+    for outputs in (a, b):
+        found = metric.statistics_of(outputs)
+        scores.append(found.scores(found.rows).tolist())
+    columns = zip(text.ids, text.sources, text.references, a.hypotheses, b.hypotheses, *scores, strict=True)
+    return [
+        Changed(
+            id=row,
+            source=source,
+            reference=reference,
+            a=one,
+            b=other,
+            score_a=score,
+            score_b=against,
+            difference=against - score,
+        )
+        for row, source, reference, one, other, score, against in columns
+    ]
+
+
+# --- settings -----------------------------------------------------------------------------------------------------
+
+
+def _settings(a: Evaluation, b: Evaluation) -> Iterator[Setting]:
+    first, second = settings_of(a), settings_of(b)
+    for name in dict.fromkeys((*first, *second)):
+        if first.get(name) != second.get(name):
+            yield Setting(name=name, a=first.get(name), b=second.get(name))
+
+
+def settings_of(evaluation: Evaluation) -> dict[str, Any]:
+    """How a model was made and evaluated, by dotted name; settings with their default values are left out.
+
+    Raises:
+        ModelError: Its folder is damaged.
+    """
+    folder, result = evaluation.config.model, evaluation.result
+    found: dict[str, Any] = {"role": result.role, "trained on": result.trained_on}
+    try:
+        model = json.loads((folder / "config.json").read_bytes())
+        found |= _flat("model", {"arch": model["arch"], **model["settings"]})
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise ModelError(f"cannot be read: {error}", where=str(folder / "config.json")) from None
+    if (folder / MANIFEST).is_file():
+        made_with = read_manifest(folder).fingerprint.get("config", {})
+        found |= _flat("", {name: value for name, value in made_with.items() if name not in ("model", "role")})
+    told = ("name", "role", "trained_on")
+    config = evaluation.made_with.get("config", {})
+    return found | _flat("evaluate", {name: value for name, value in config.items() if name not in told})
+
+
+def _flat(prefix: str, value: Any) -> dict[str, Any]:
+    if isinstance(value, Mapping):
+        parts = [_flat(f"{prefix}.{name}" if prefix else str(name), item) for name, item in value.items()]
+        return {name: item for part in parts for name, item in part.items()}
+    return {prefix: value}

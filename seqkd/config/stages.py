@@ -279,6 +279,9 @@ class EvaluateConfig(Strict):
     speed_against: Path | None = Field(
         None, description="a model that is timed in turn with this one, at the largest beam; a teacher is its own"
     )
+    baseline: Path | None = Field(
+        None, description="finished evaluation on the same test corpus; differences from it are tested for significance"
+    )
     batch_tokens: int = Field(4000, ge=1)
     precision: SearchPrecision = "auto"
     threads: int = Field(1, ge=0, description="of torch and the kernels on a CPU; 0: as many as torch takes by itself")

@@ -58,6 +58,7 @@ class Provenance:
             mix what two machines made.
         formerly: Inputs of which earlier versions recorded a larger whole: by the role of the whole, the role that
             replaces it and the digest of the whole. A fingerprint that holds the whole is compared by it.
+        optional: Inputs that a fingerprint need not hold to be equal; one that it holds is compared.
         unused: Dotted names of settings that earlier versions recorded although the output does not depend on them.
     """
 
@@ -69,6 +70,7 @@ class Provenance:
     revisions: Mapping[str, int] = field(default_factory=dict)
     resumes: bool = True
     formerly: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    optional: Collection[str] = ()
     unused: Collection[str] = ()
 
     @property
@@ -129,8 +131,11 @@ class Provenance:
         return earlier(extra, self.revisions)
 
     def _inputs_as_in(self, found: Mapping[str, Any]) -> Mapping[str, str]:
-        """The inputs, with the wholes that an earlier version recorded in place of their parts."""
+        """The inputs as far as a fingerprint must hold them, with the wholes that an earlier version recorded."""
         held, inputs = found.get("inputs"), dict(self.inputs)
+        for role in self.optional:
+            if not isinstance(held, Mapping) or role not in held:
+                inputs.pop(role, None)
         for whole, (part, digest) in self.formerly.items():
             if isinstance(held, Mapping) and whole in held:
                 del inputs[part]

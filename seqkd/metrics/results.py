@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from seqkd.errors import CorpusError
+from seqkd.metrics.significance import Significance
 from seqkd.metrics.speed import Load, Speed
 
 RESULT = "result.json"
@@ -34,6 +35,7 @@ class DecodeResult:
         engine: The search engine that drives the model: `cpu`, `gpu` or `plain` (torch); "" if an earlier version of
             seqkd wrote the result.
         further: Values of the other metrics of outputs, by name.
+        significance: How metrics differ from the baseline's, by name; empty if they were not compared.
     """
 
     bleu: float
@@ -49,6 +51,7 @@ class DecodeResult:
     speedup_batch1: float | None
     engine: str = ""
     further: dict[str, float] = field(default_factory=dict)
+    significance: dict[str, Significance] = field(default_factory=dict)
 
     def measured(self, metric: str) -> float | None:
         """The value of a metric of outputs; None if it was not measured."""
@@ -94,6 +97,7 @@ class EvaluationResult:
             were decoded and whose source has tokens; likewise.
         too_long: Rows whose source is longer than the model's positions: their outputs are empty.
         baseline: What speed-ups are over.
+        compared_with: The baseline that `significance` of the decodes is over; "" if they were not compared.
         load: What the machine was doing when the decodes were timed; None if they were not, or in results of earlier
             versions.
         signatures: sacrebleu's signature of bleu, chrf, ter, and bleu_accepted where there is one.
@@ -117,6 +121,7 @@ class EvaluationResult:
     mode_probability: float | None
     too_long: int = 0  # results of earlier versions do not have it
     baseline: Baseline | None
+    compared_with: str = ""
     load: Load | None = None
     signatures: dict[str, str]
     device: str
@@ -138,7 +143,7 @@ def read_result(folder: str | Path) -> EvaluationResult:
     try:
         values: dict[str, Any] = json.loads(path.read_bytes())
         decodes, baseline = values["decodes"], values["baseline"]
-        values["decodes"] = {name: DecodeResult(**_with_speed(result)) for name, result in decodes.items()}
+        values["decodes"] = {name: DecodeResult(**_of_decode(result)) for name, result in decodes.items()}
         values["baseline"] = None if baseline is None else Baseline(**_with_speed(baseline))
         load = values.get("load")
         values["load"] = None if load is None else Load(**load)
@@ -149,6 +154,11 @@ def read_result(folder: str | Path) -> EvaluationResult:
         raise CorpusError(
             f"cannot be read: {error}", where=str(path), hint="evaluate the model again with --overwrite"
         ) from None
+
+
+def _of_decode(values: dict[str, Any]) -> dict[str, Any]:
+    tested = {name: Significance(**found) for name, found in values.get("significance", {}).items()}
+    return {**_with_speed(values), "significance": tested}
 
 
 def _with_speed(values: dict[str, Any]) -> dict[str, Any]:

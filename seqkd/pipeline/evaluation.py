@@ -14,24 +14,35 @@ from seqkd.pipeline.relations import baselines, edges, trained_on
 
 
 def evaluated(node: Node, plan: Plan) -> Iterator[Stage]:
-    """The evaluations of a data set's models, each ensemble as a whole among them, and the report."""
+    """The evaluations of a data set's models, each ensemble as a whole among them, and the report.
+
+    A model that is compared with a baseline is evaluated behind it.
+    """
     models = plan.graph.linked(node, "models")
+    over = dict(baselines(plan.graph, _students(node, plan)))
     evaluations: dict[str, list[Node]] = {}
     for model in models:
         evaluations[model.name] = [model]
         # Behind the last member of an ensemble.
         for first in (other for other in models if other.whole and other.whole[-1] == model.key):
             evaluations[first.settings.whole] = [plan.graph[key] for key in first.whole]
-    for name, members in evaluations.items():
-        yield _evaluation(node.settings, plan, name, members)
     tests = plan.graph.linked(node, "tests")
-    for test in tests:
-        for name, members in evaluations.items():
-            yield _evaluation(node.settings, plan, name, members, test)
+    ordered = sorted(evaluations, key=lambda name: name in over)
+    for test in (None, *tests):
+        for name in ordered:
+            yield _evaluation(node.settings, plan, name, evaluations[name], over.get(name), test)
     yield _report(node, plan, list(evaluations), tests)
 
 
-def _evaluation(part: EvaluatePart, plan: Plan, name: str, models: list[Node], test: Node | None = None) -> Stage:
+def _students(node: Node, plan: Plan) -> list[Node]:
+    """The students of a data set."""
+    data = plan.data(node)
+    return [part for part in plan.graph.of("students") if plan.data(part) is data]
+
+
+def _evaluation(
+    part: EvaluatePart, plan: Plan, name: str, models: list[Node], baseline: str | None, test: Node | None
+) -> Stage:
     """The evaluation on a further test set, or on the data set's own one, where speed is measured, too.
 
     Speed-ups are over the first round's teacher in all rounds; the model that rescores is the round's own.
@@ -43,6 +54,7 @@ def _evaluation(part: EvaluatePart, plan: Plan, name: str, models: list[Node], t
     judge = (_asked(plan, model) or timed) if any(way.rescore for way in decode) else None
     over = None if test is not None or (model.kind == "teachers" and len(models) == 1) else timed
     text = prepared if test is None else plan.made(test)
+    rival = None if baseline is None else plan.evaluation(baseline, test)
     config = EvaluateConfig(
         name=name,
         model=made[0].folder,
@@ -55,6 +67,7 @@ def _evaluation(part: EvaluatePart, plan: Plan, name: str, models: list[Node], t
         decode=decode,
         rescore_with=None if judge is None else plan.made(judge).folder,
         speed_against=None if over is None else plan.made(over).folder,
+        baseline=rival,
         batch_tokens=part.batch_tokens,
         precision=part.precision,
         threads=part.threads,
@@ -63,6 +76,8 @@ def _evaluation(part: EvaluatePart, plan: Plan, name: str, models: list[Node], t
         timed=test is None,
     )
     beside = [plan.made(other).file for other in (over, judge) if other is not None]
+    if rival is not None:
+        beside.append(rival / "manifest.json")
     needs = (*(other.file for other in made), *beside, text.file)
     return Stage(
         name=f"evaluate.{evaluation_name(name, test)}",
@@ -94,7 +109,7 @@ def _asked(plan: Plan, model: Node) -> Node | None:
 def _report(node: Node, plan: Plan, names: list[str], tests: list[Node]) -> Stage:
     pipeline, data = plan.pipeline, plan.data(node)
     parts = [part for part in plan.graph if plan.data(part) is data]
-    students = [part for part in parts if part.kind == "students"]
+    students = _students(node, plan)
     later = {part.origin for part in students if part.round > 1}
     again = {
         key: [part for part in students if part.origin == key]

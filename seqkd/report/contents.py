@@ -210,6 +210,7 @@ class Contents:
             "models": [
                 model_json(model)
                 | {"baseline": self.baselines.get(model.name), "gain": self.gains(model)}
+                | {"significance": self.significance(model)}
                 | {"round": next((entry.number for entry in self.rounds if entry.model == model.name), None)}
                 | {"tests": {name: evaluation_json(result) for name, result in self.results(model).items()}}
                 for model in self.models
@@ -234,6 +235,16 @@ class Contents:
         baseline = next((other for other in self.models if other.name == self.baselines.get(model.name)), None)
         theirs = {} if baseline is None else baseline.decodes
         return {name: found.bleu - theirs[name].bleu for name, found in model.decodes.items() if name in theirs}
+
+    def significance(self, model: EvaluationResult) -> dict[str, dict[str, Any]]:
+        """What tests say about the gains, by decode and metric; without decodes that were not compared."""
+        if not model.compared_with or model.compared_with != self.baselines.get(model.name):
+            return {}
+        return {
+            name: {metric: asdict(tested) for metric, tested in found.significance.items()}
+            for name, found in model.decodes.items()
+            if found.significance
+        }
 
 
 def _corpus_json(corpus: CorpusEntry) -> dict[str, Any]:

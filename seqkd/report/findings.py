@@ -53,6 +53,8 @@ def find(models: Sequence[EvaluationResult]) -> Findings:
         gap = shown_gap(quick(best).bleu, quick(twin).bleu)
         headline += f": {_versus(gap)} the same model trained on gold text"
         headline += f" ({quick(twin).bleu:.1f})" if gap else ""
+        p_value = _by_chance(best, twin, "bleu")
+        headline += f", which may be chance (p = {p_value:.3f})" if gap and p_value is not None else ""
     return Findings(
         headline=f"{headline}.", context=_context(best, teacher), figures=tuple(_figures(best, twin, teacher))
     )
@@ -76,8 +78,10 @@ def _several(
     measure = measure_of(groups)
     pairs = [(group, max(group.distilled, key=measure)) for group in groups]
     gaps = {group.label: shown_gap(measure(student), measure(group.gold)) for group, student in pairs}
-    helped = sum(gap > 0 for gap in gaps.values())
-    most, student = max(pairs, key=lambda pair: gaps[pair[0].label])
+    chance = {group.label: _by_chance(student, group.gold, measure.metric) for group, student in pairs}
+    uncertain = {label: p_value for label, p_value in chance.items() if p_value is not None and gaps[label] > 0}
+    helped = sum(gap > 0 and label not in uncertain for label, gap in gaps.items())
+    most, student = max(pairs, key=lambda pair: (pair[0].label not in uncertain, gaps[pair[0].label]))
     gap = gaps[most.label]
     if helped:
         count = f"All {len(groups)}" if helped == len(groups) else f"{helped} of {len(groups)}"
@@ -91,6 +95,9 @@ def _several(
     if teacher is not None:
         name = _best_decode(teacher)
         context += f" The teacher's best is {teacher.decodes[name].bleu:.1f} {_at(teacher, name)}."
+    if uncertain:
+        listed = ", ".join(f"{label} (p = {p_value:.3f})" for label, p_value in uncertain.items())
+        context += f" Gains that may be chance are not counted: {listed}."
     figures = [
         Figure(value=_signed(gap), unit=measure.unit_of_gaps, label=f"{_noun(measure)}over gold text: {most.label}")
     ]
@@ -129,6 +136,12 @@ def _figures(
         what = "fewer" if share >= 1 else "more"
         label = f"{what} parameters than the teacher"
         yield Figure(value=f"{max(share, 1 / share):.1f}", unit=TIMES, label=label)
+
+
+def _by_chance(student: EvaluationResult, twin: EvaluationResult, metric: str) -> float | None:
+    """The p-value of the difference between twins if it is not significant; None if it is, or was not tested."""
+    tested = quick(student).significance.get(metric) if student.compared_with == twin.name else None
+    return None if tested is None or tested.significant else tested.p_value
 
 
 def _best_decode(model: EvaluationResult) -> str:

@@ -57,6 +57,7 @@ def render(contents: Contents) -> str:
         devices=sorted({f"{model.device}, {model.precision}" for model in models}),
         signatures=_signatures(contents),
         timed=_timed(models),
+        tested=any(contents.significance(model) for model in models),
         aligned_rows=f"{contents.aligned_rows:,}",
         test_rows=", ".join(f"{rows:,}" for rows in sorted({model.rows for model in models})),
         splits=", ".join(f"{rows:,} {name}" for name, rows in contents.splits.items()),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from seqkd.corpus.cost import total
 from seqkd.corpus.sensors import GPU, PACKAGES
@@ -75,6 +75,7 @@ def models_table(contents: Contents) -> Table:
             Head(name="Gain", unit="BLEU, over a student of gold text"),
             [_gain(contents, m, name) for m, name, _ in rows],
         ),
+        (Head(name="p", unit="of the gain"), [_p_value(contents, m, name) for m, name, _ in rows]),
         _outputs_column("valid", results),
         (Head(name="Speed-up", unit=f"one sentence, {over}"), highest([r.speedup_batch1 for r in results], 1)),
         (Head(name="Speed-up", unit=f"in batches, {over}"), highest([result.speedup for result in results], 1)),
@@ -102,6 +103,15 @@ def _gain(contents: Contents, model: EvaluationResult, decode: str) -> Cell:
     if gain is None:
         return number(None, 2)
     return _signed(gain, note=contents.baselines[model.name])
+
+
+def _p_value(contents: Contents, model: EvaluationResult, decode: str) -> Cell:
+    """How probable the gain is by chance."""
+    tested = model.decodes[decode].significance.get("bleu")
+    if tested is None or decode not in contents.significance(model):
+        return number(None, 3)
+    cell = number(tested.p_value, 3)
+    return cell if tested.p_value >= 0.001 else replace(cell, text="<0.001")
 
 
 def _signed(value: float, *, note: str = "") -> Cell:

@@ -35,16 +35,21 @@ class Measure:
     """What twins are compared by: the share of valid outputs where all have one, BLEU otherwise.
 
     Attributes:
-        valid: Whether it is the first.
+        metric: Of the numbers: valid or bleu.
         name: Of the numbers.
         unit: After a number.
         unit_of_gaps: After the difference of two.
     """
 
-    valid: bool
+    metric: str
     name: str
     unit: str
     unit_of_gaps: str
+
+    @property
+    def valid(self) -> bool:
+        """Whether it is the first."""
+        return self.metric == "valid"
 
     def __call__(self, model: EvaluationResult) -> float:
         """A model's number, 0 to 100, at the decode that it is meant to be used with."""
@@ -83,8 +88,8 @@ def find_twins(models: Sequence[EvaluationResult]) -> list[Twins]:
 def measure_of(twins: Sequence[Twins]) -> Measure:
     """What all of them can be compared by."""
     if all(quick(model).valid is not None for group in twins for model in group.members):
-        return Measure(True, "valid outputs (%)", " % valid outputs", "points")
-    return Measure(False, "BLEU", " BLEU", "BLEU")
+        return Measure("valid", "valid outputs (%)", " % valid outputs", "points")
+    return Measure("bleu", "BLEU", " BLEU", "BLEU")
 
 
 def shown_gap(one: float, other: float) -> float:

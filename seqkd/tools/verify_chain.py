@@ -22,9 +22,10 @@ PLAN = "plan.mk"  # lies in a pipeline's run folder
 DEPTH = 3  # folders below a run folder: RUN/gold/train is two
 
 # Roles in fingerprints: folders with a manifest, models, which are known by their files, and files outside any folder
-# of a stage: text, vocabularies, foreign checkpoints, curves, measured speeds and what sources of other packages name.
+# of a stage: text, vocabularies, foreign checkpoints, curves, measured speeds, outputs, and what sources of
+# other packages name.
 _FILES = re.compile(
-    r"^((train|valid|test)\.(source|target\d*|accepted)|source|target\d*|text\d+|accepted|checkpoint"
+    r"^((train|valid|test)\.(source|target\d*|accepted)|source|target\d*|text\d+|accepted|checkpoint|baseline\.outputs"
     r"|(source_)?vocabulary|vocab(\.source)?\.model|.+\.(speed|history|result)\.json|source\..+)$"
 )
 _FOLDERS = re.compile(

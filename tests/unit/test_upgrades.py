@@ -54,6 +54,17 @@ def test_a_finished_stage_is_up_to_date(name: str, run: Path, capsys: pytest.Cap
     assert contents(run) == before
 
 
+def test_an_evaluation_of_before_there_were_baselines_is_used_as_it_is(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = contents(run / "evaluations")
+    edit("evaluate.soft", 'role = "student"', f'role = "student"\nbaseline = "{RUN}/evaluations/teacher"')
+    assert call("evaluate.soft", *FINISHED["evaluate.soft"], "--overwrite-changed") == 0
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith("is up to date, without a comparison with teacher; --overwrite makes one")
+    assert contents(run / "evaluations") == before
+
+
 def test_folders_are_read(run: Path) -> None:
     kinds = {"kbest/beam2": "kbest", "corpora/seqkd": "corpus", "soft_targets/top4": "soft", "gold/train": "corpus"}
     for folder, kind in kinds.items():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import statistics
@@ -10,18 +9,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from seqkd.config.models import ModelConfig, ObjectiveConfig
 from seqkd.config.stages import EvaluateConfig
-from seqkd.config.written import in_full
-from seqkd.corpus.manifest import MANIFEST, Manifest, StageOutput, atomic_write, read_manifest
+from seqkd.corpus.manifest import Manifest, StageOutput, atomic_write, read_manifest
 from seqkd.corpus.reader import Corpus
 from seqkd.errors import CorpusError
 from seqkd.kernels.processors import model_name
-from seqkd.metrics.registry import METRICS, Metric, Outputs
+from seqkd.metrics.registry import METRICS, Outputs
 from seqkd.metrics.results import FIELDS, RESULT, Baseline, DecodeResult, EvaluationResult
 from seqkd.metrics.speed import TOLERANCE, Speed, load_now, measure
 from seqkd.metrics.tokenizers import Tokenizer, choose_tokenizer
@@ -30,9 +26,11 @@ from seqkd.progress import Progress, say
 from seqkd.search import Hypothesis, score_pairs
 from seqkd.search.loading import SearchTeam, resolve_device, team_precision
 from seqkd.search.paths import slow_path
-from seqkd.stages.evaluate.models import Models
-from seqkd.stages.evaluate.provenance import provenance
+from seqkd.stages.evaluate.comparing import Rival
+from seqkd.stages.evaluate.models import Models, recipe_of
+from seqkd.stages.evaluate.provenance import OUTPUTS, provenance
 from seqkd.stages.evaluate.references import accepted_file, further_references, shown
+from seqkd.stages.evaluate.scoring import Quality, measured
 from seqkd.stages.evaluate.ways import Way, baseline_of, quick_of, ways_of
 from seqkd.stages.slower import slower
 from seqkd.text.languages import has_blanks
@@ -46,6 +44,9 @@ def run(config: EvaluateConfig, out: str | Path, *, overwrite: bool = False, dev
     """Evaluate `config.model` on `config.corpus`: result.json, and the outputs of each decode as text.
 
     With `config.ensemble` it decodes and scores together with these.
+
+    With `config.baseline` each decode that the baseline has as well is compared with its outputs, by both tests of
+    `seqkd.metrics.significance`.
 
     Where the prepared folder has accepted translations, the share of valid outputs and multi-reference BLEU are
     measured too. `config.speed_against` is timed in turn with the model; a teacher's speed-ups are over itself.
@@ -64,7 +65,7 @@ def run(config: EvaluateConfig, out: str | Path, *, overwrite: bool = False, dev
 
     Raises:
         CorpusError: The test corpus is missing or empty, is in another vocabulary than the model, or has no row that
-            fits the models' positions.
+            fits the models' positions; the baseline's evaluation is missing, damaged or of another test text.
         ModelError: A model folder is damaged.
         InputError: A decode does not fit the model, or the tokenizer of BLEU is not installed.
         ConflictError: `out` was made with other settings.
@@ -91,9 +92,10 @@ def _run(config: EvaluateConfig, out: Path, overwrite: bool, device: str) -> Non
     where = resolve_device(device)
     precision = team_precision([config.model, *config.ensemble], config.precision, where)
     accepted = accepted_file(config.corpus)
-    made_by = provenance(config, corpus, accepted, where, precision)
+    rival = None if config.baseline is None else Rival.open(config.baseline, corpus)
+    made_by = provenance(config, corpus, accepted, rival, where, precision)
     if StageOutput.up_to_date(out, "evaluation", made_by, overwrite=overwrite):
-        say(f"evaluate: {out} is up to date")
+        say(f"evaluate: {out} is up to date{_uncompared(out, rival)}")
         return
     # What can be wrong is found before the folder is begun.
     models = Models.load(config, str(where))
@@ -103,7 +105,7 @@ def _run(config: EvaluateConfig, out: Path, overwrite: bool, device: str) -> Non
     with StageOutput.open(out, "evaluation", made_by, overwrite=overwrite, device=str(where)) as output:
         if output.complete:
             return  # by another process, while this one has looked
-        result, counts = _evaluate(config, test, models, timed, ways, out)
+        result, counts = _evaluate(config, test, models, timed, ways, rival, out)
         atomic_write(out / RESULT, result.to_json().encode())
         extra = {"name": config.name, "role": config.role, **made_by.extra}
         extra |= slower(slow_path([config.model, *config.ensemble], precision, where))
@@ -120,8 +122,20 @@ def _run(config: EvaluateConfig, out: Path, overwrite: bool, device: str) -> Non
     for name, found in result.decodes.items():
         say(f"evaluate: {shown(config)}, {'beam ' * (not result.parallel)}{name}: {_summary(found)} on {result.device}")
     _say_load(result)
+    if rival is not None and len(test.ids) < 2:
+        say(
+            f"evaluate: {shown(config)} is not compared with {rival.name}: the test text has one row, and significance "
+            "needs at least two"
+        )
     if result.too_long:
         say(f"evaluate: {shown(config)} left {result.too_long:,} of {result.rows:,} outputs empty: {SOURCE_TOO_LONG}")
+
+
+def _uncompared(out: Path, rival: Rival | None) -> str:
+    """Say that a finished folder, made before there was a baseline, has no comparison with it."""
+    if rival is None or OUTPUTS in read_manifest(out).fingerprint["inputs"]:
+        return ""
+    return f", without a comparison with {rival.name}; --overwrite makes one"
 
 
 def _say_load(result: EvaluationResult) -> None:
@@ -215,7 +229,13 @@ def _read_accepted(path: Path, ids: list[int]) -> list[list[str]]:
 
 
 def _evaluate(
-    config: EvaluateConfig, test: _Test, models: Models, timed: list[list[int]], ways: list[Way], out: Path
+    config: EvaluateConfig,
+    test: _Test,
+    models: Models,
+    timed: list[list[int]],
+    ways: list[Way],
+    rival: Rival | None,
+    out: Path,
 ) -> tuple[EvaluationResult, dict[str, int]]:
     team, loaded = models.team, models.team.loaded[0]
     over = None
@@ -232,11 +252,14 @@ def _evaluate(
         speeds, baseline = _speeds(ways, over, timed, config, team.device)
     decodes: dict[str, DecodeResult] = {}
     signatures: dict[str, str] = {}
-    engines = {way.name: way.engine for way in ways}
     further = [METRICS.named(name) for name in config.metrics or () if name not in METRICS.own]
     metrics = [*METRICS.own.values(), *further]
-    for name, decode in decoded.items():
-        decodes[name], signatures = _score(test, metrics, decode, engines[name], speeds.get(name), baseline)
+    compared = rival if len(test.ids) > 1 else None
+    for way in ways:
+        theirs = None if compared is None else compared.texts.get(way.file)
+        quality = measured(_outputs(test, decoded[way.name]), metrics, theirs)
+        signatures = quality.signatures
+        decodes[way.name] = _result(test, decoded[way.name], quality, way.engine, speeds.get(way.name), baseline)
     perplexity, mode, unscored = None, None, 0
     retried = sum(decode.retried for decode in decoded.values())
     if not team.parallel:
@@ -244,7 +267,7 @@ def _evaluate(
         retried += scored_again
         mode = _mode_probability(test, decoded[ways[-1].name].hypotheses)
     too_long = sum(hypothesis is None for hypothesis in decoded[ways[-1].name].hypotheses)
-    objective, recipe = _training(config.model)
+    objective, recipe = recipe_of(config.model)
     result = EvaluationResult(
         name=config.name,
         role=config.role,
@@ -262,6 +285,7 @@ def _evaluate(
         mode_probability=mode,
         too_long=too_long,
         baseline=baseline,
+        compared_with="" if compared is None else compared.name,
         load=load,
         signatures=signatures,
         device=describe(team.device),
@@ -302,10 +326,8 @@ def _decode(way: Way, test: _Test, team: SearchTeam, batch_tokens: int, progress
     return _Decode(hypotheses, texts, len(decoder.retried), len(decoder.unjudged))
 
 
-def _score(
-    test: _Test, metrics: Sequence[Metric], decode: _Decode, engine: str, speed: Speed | None, baseline: Baseline | None
-) -> tuple[DecodeResult, dict[str, str]]:
-    outputs = Outputs(
+def _outputs(test: _Test, decode: _Decode) -> Outputs:
+    return Outputs(
         hypotheses=decode.texts,
         references=test.references,
         further_references=test.further,
@@ -314,12 +336,16 @@ def _score(
         tokenizer=test.tokenizer,
         blanks=test.blanks,
     )
-    scores = {metric.name: metric.score(outputs) for metric in metrics if metric.fits(outputs)}
-    values = {name: score.value for name, score in scores.items()}
+
+
+def _result(
+    test: _Test, decode: _Decode, quality: Quality, engine: str, speed: Speed | None, baseline: Baseline | None
+) -> DecodeResult:
+    values = quality.values
     reference_tokens = sum(map(len, test.targets))
     written = [hypothesis for hypothesis in decode.hypotheses if hypothesis is not None]
     speedup, speedup_batch1 = _speedups(speed, baseline)
-    result = DecodeResult(
+    return DecodeResult(
         bleu=values["bleu"],
         chrf=values["chrf"],
         ter=values["ter"],
@@ -333,8 +359,8 @@ def _score(
         speedup_batch1=speedup_batch1,
         engine=engine,
         further={name: value for name, value in values.items() if name not in FIELDS},
+        significance=quality.significance,
     )
-    return result, {name: score.signature for name, score in scores.items() if score.signature}
 
 
 def _speedups(speed: Speed | None, baseline: Baseline | None) -> tuple[float | None, float | None]:
@@ -380,34 +406,6 @@ def _write_texts(path: Path, texts: list[str]) -> None:
     """One output a line, in the corpus's order; a line break inside an output becomes a space."""
     lines = [text.replace("\r", " ").replace("\n", " ") + "\n" for text in texts]
     atomic_write(path, "".join(lines).encode())
-
-
-def _training(model: Path) -> tuple[str, str]:
-    """What the model's manifest says it was trained to minimise, and a digest of that and of its architecture.
-
-    Both are "" for a model that was brought along.
-    """
-    if not (model / MANIFEST).is_file():
-        return "", ""
-    made_by = read_manifest(model).fingerprint
-    config = made_by.get("config", {})
-    recipe: dict[str, Any] = {}
-    for key, kind in (("model", ModelConfig), ("objective", ObjectiveConfig)):
-        written = config.get(key)
-        full = in_full(kind, written) if isinstance(written, dict) else {}
-        # Folders of teachers are no settings; no fingerprint holds them.
-        recipe[key] = {name: value for name, value in full.items() if name not in ("teachers", "soft_targets")} or None
-    recipe |= {key: config[key] for key in ("hooks", "init_from") if key in config}
-    if "init_from" in made_by.get("inputs", {}):
-        recipe["tuned"] = True  # it was trained for longer than one that began anew
-    objective = recipe["objective"]
-    if not isinstance(objective, dict):
-        return "", ""
-    name = " + ".join(
-        str(term.get("type", "")) + "+glat" * (term.get("glancing") is not None)
-        for term in objective.get("terms", [objective])
-    )
-    return name, hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def describe(device: torch.device) -> str:

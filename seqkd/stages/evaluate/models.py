@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from seqkd.config.models import ModelConfig, ObjectiveConfig
 from seqkd.config.stages import EvaluateConfig
+from seqkd.config.written import in_full
+from seqkd.corpus.manifest import MANIFEST, read_manifest
 from seqkd.corpus.reader import Corpus
 from seqkd.errors import CorpusError
 from seqkd.search.loading import SearchTeam, load_team
@@ -79,3 +85,31 @@ class Models:
         vocabularies = self.team.loaded[0].vocabularies
         corpus.check_ids("source_ids", vocabularies.source.size)
         corpus.check_ids("target_ids", vocabularies.target.size)
+
+
+def recipe_of(model: Path) -> tuple[str, str]:
+    """What the model's manifest says it was trained to minimise, and a digest of that and of its architecture.
+
+    Both are "" for a model that was brought along.
+    """
+    if not (model / MANIFEST).is_file():
+        return "", ""
+    made_by = read_manifest(model).fingerprint
+    config = made_by.get("config", {})
+    recipe: dict[str, Any] = {}
+    for key, kind in (("model", ModelConfig), ("objective", ObjectiveConfig)):
+        written = config.get(key)
+        full = in_full(kind, written) if isinstance(written, dict) else {}
+        # Folders of teachers are no settings; no fingerprint holds them.
+        recipe[key] = {name: value for name, value in full.items() if name not in ("teachers", "soft_targets")} or None
+    recipe |= {key: config[key] for key in ("hooks", "init_from") if key in config}
+    if "init_from" in made_by.get("inputs", {}):
+        recipe["tuned"] = True  # it was trained for longer than one that began anew
+    objective = recipe["objective"]
+    if not isinstance(objective, dict):
+        return "", ""
+    name = " + ".join(
+        str(term.get("type", "")) + "+glat" * (term.get("glancing") is not None)
+        for term in objective.get("terms", [objective])
+    )
+    return name, hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:12]

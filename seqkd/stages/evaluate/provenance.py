@@ -16,6 +16,9 @@ from seqkd.corpus.revisions import of_search
 from seqkd.models.checkpoint import model_digest
 from seqkd.search.loading import Precision
 from seqkd.search.paths import engine_for
+from seqkd.stages.evaluate.comparing import Rival
+
+OUTPUTS = "baseline.outputs"  # the role of the outputs that a model's are compared with
 
 
 def settings(config: EvaluateConfig) -> dict[str, Any]:
@@ -27,7 +30,12 @@ def settings(config: EvaluateConfig) -> dict[str, Any]:
 
 
 def provenance(
-    config: EvaluateConfig, corpus: Corpus, accepted: Path, where: torch.device, precision: Precision
+    config: EvaluateConfig,
+    corpus: Corpus,
+    accepted: Path,
+    rival: Rival | None,
+    where: torch.device,
+    precision: Precision,
 ) -> Provenance:
     """What `evaluate` compares with the folder that is there.
 
@@ -35,6 +43,7 @@ def provenance(
         config: The stage's settings.
         corpus: The test corpus.
         accepted: Its accepted translations, if there is such a file.
+        rival: The baseline's evaluation, if there is one.
         where: Where the models are.
         precision: Of their weights.
 
@@ -47,11 +56,14 @@ def provenance(
     inputs |= {name: model_digest(path) for name, path in beside.items() if path is not None}
     if accepted.is_file():
         inputs["accepted"] = hashlib.sha256(accepted.read_bytes()).hexdigest()
+    if rival is not None:
+        inputs[OUTPUTS] = rival.digest
     return Provenance(
         stage="evaluate",
         settings=settings(config),
         inputs=inputs,
         neutral=neutral(config),
+        optional=(OUTPUTS,),
         worked={
             "device": where.type,
             "precision": precision,

@@ -173,3 +173,14 @@ def test_a_setting_that_is_no_longer_used_is_not_compared() -> None:
     new = Provenance(stage="s", settings={"size": 3}, inputs={}, unused=("seed",))
     assert new.differences("k", "k", fingerprint("s", {"size": 3, "seed": 7}, {})) == []
     assert new.differences("k", "k", fingerprint("s", {"size": 4, "seed": 7}, {})) == ["config.size: 4 -> 3"]
+
+
+def test_an_input_that_a_folder_need_not_hold_is_compared_if_it_holds_it() -> None:
+    new = Provenance(stage="s", settings={}, inputs={"corpus": "a" * 64, "rival": "b" * 64}, optional=("rival",))
+    assert new.fingerprint["inputs"].keys() == {"corpus", "rival"}
+    assert new.differences("k", "k", fingerprint("s", {}, {"corpus": "a" * 64})) == []
+    assert new.differences("k", "k", new.fingerprint) == []
+    changed = fingerprint("s", {}, {"corpus": "a" * 64, "rival": "c" * 64})
+    assert new.differences("k", "k", changed) == ["inputs.rival: cccccccccccc... -> bbbbbbbbbbbb..."]
+    without = Provenance(stage="s", settings={}, inputs={"corpus": "a" * 64}, optional=("rival",))
+    assert without.differences("k", "k", new.fingerprint) == ["inputs.rival: bbbbbbbbbbbb... -> (absent)"]

@@ -145,10 +145,14 @@ def test_make_in_parallel_keeps_the_order(make: FakeMake) -> None:
         assert done.index(earlier) < done.index(later)
 
 
+# The gold student is the baseline of the others, which are compared with it again.
+AGAIN = ("train gold", "evaluate gold", "evaluate kd", "evaluate tuned")
+
+
 def test_a_changed_student_retrains_that_student_alone(make: FakeMake) -> None:
     make("report")
     edited(make.pipeline, 'corpus = "gold"', 'corpus = "gold"\ntraining = { learning_rate = 0.02 }')
-    assert make("report") == ["train gold", "evaluate gold", "report report"]
+    assert make("report") == [*AGAIN, "report report"]
     assert make("report") == []
 
 
@@ -165,7 +169,7 @@ def test_a_clock_that_was_set_back(make: FakeMake) -> None:
     for path in make.pipeline.parent.joinpath("runs").rglob("*"):
         os.utime(path, (ahead, ahead))
     edited(make.pipeline, 'corpus = "gold"', 'corpus = "gold"\ntraining = { learning_rate = 0.02 }')
-    assert make("report") == ["train gold", "evaluate gold", "report report"]
+    assert make("report") == [*AGAIN, "report report"]
     assert make("report") == []
 
 
@@ -211,7 +215,7 @@ def test_a_run_that_was_moved_or_copied_is_finished_and_goes_on(make: FakeMake, 
     assert {path.name: path.read_bytes() for path in Path(new, "small/config").iterdir()} == files
     shutil.rmtree(old)
     edited(make.pipeline, 'corpus = "gold"', 'corpus = "gold"\ntraining = { learning_rate = 0.02 }')
-    assert make("report", runs=new) == ["train gold", "evaluate gold", "report report"]
+    assert make("report", runs=new) == [*AGAIN, "report report"]
     student = load_stage(TrainConfig, Path(new, "small/config/student.gold.toml"))
     assert student.prepared == Path(new, "small/gold")
     assert not Path(old).exists()

@@ -102,6 +102,22 @@ def test_stage_files_hold_what_their_stages_need(pipeline: Path) -> None:
     assert set(stages["report"].needs) == {stage.target for stage in stages.values() if stage.name != "report"}
 
 
+def test_a_student_is_compared_with_its_baseline(pipeline: Path) -> None:
+    found = plan_stages(read_pipeline(pipeline), Path("runs"))
+    names = [stage.name for stage in found]
+    stages = {stage.name: stage for stage in found}
+    baseline = Path("runs/small/evaluations/gold")
+    for name, expected in (("teacher", None), ("gold", None), ("kd", baseline), ("tuned", baseline)):
+        config = stages[f"evaluate.{name}"].config
+        assert isinstance(config, EvaluateConfig)
+        assert config.baseline == expected, name
+        assert (baseline / "manifest.json" in stages[f"evaluate.{name}"].needs) == (expected is not None)
+    assert names.index("evaluate.gold") < names.index("evaluate.kd")
+    report = stages["report"].config
+    assert isinstance(report, ReportConfig)
+    assert [part.name for part in report.evaluations] == ["teacher", "gold", "kd", "tuned"]
+
+
 def test_a_student_that_the_teacher_rescores_is_evaluated_with_it(pipeline: Path) -> None:
     ways = 'decode = [{ name = "one" }, { name = "npd", candidates = 9, rescore = true }]'
     edited(pipeline, 'init_from = "kd"', f'model = {{ arch = "nat" }}\n{ways}')

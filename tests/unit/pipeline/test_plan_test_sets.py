@@ -63,11 +63,13 @@ def test_an_evaluation_on_it_is_like_the_other_but_for_speed(pipeline: Path) -> 
     for model in MODELS:
         own, further = stages[f"evaluate.{model}"], stages[f"evaluate.{model}@news"]
         assert isinstance(own.config, EvaluateConfig)
-        changed = {"corpus": RUN / "tests/news", "speed_against": None, "timed": False}
+        rival = None if own.config.baseline is None else RUN / f"evaluations/{own.config.baseline.name}@news"
+        changed = {"corpus": RUN / "tests/news", "speed_against": None, "timed": False, "baseline": rival}
         assert further.config == own.config.model_copy(update=changed)
         assert further.out == RUN / f"evaluations/{model}@news"
         folder = RUN / ("teacher" if model == "teacher" else f"students/{model}")
-        assert set(further.needs) == {RUN / "tests/news/manifest.json", folder / "manifest.json"}
+        compared = set() if rival is None else {rival / "manifest.json"}
+        assert set(further.needs) == {RUN / "tests/news/manifest.json", folder / "manifest.json", *compared}
     report = stages["report"]
     assert isinstance(report.config, ReportConfig)
     assert [(part.name, [named.name for named in part.evaluations]) for part in report.config.tests] == [

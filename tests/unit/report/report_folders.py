@@ -13,6 +13,7 @@ from seqkd.config.stages import ReportConfig
 from seqkd.corpus.manifest import Manifest, fingerprint, write_manifest
 from seqkd.corpus.writer import write_shard
 from seqkd.metrics.results import Baseline, DecodeResult, EvaluationResult
+from seqkd.metrics.significance import Significance
 from seqkd.metrics.speed import Speed
 from seqkd.report import stage as report
 
@@ -120,6 +121,20 @@ def parallel(name: str, value: float, **changes: Any) -> EvaluationResult:
 def bleu(result: EvaluationResult, greedy: float) -> EvaluationResult:
     first = dataclasses.replace(result.decodes["1"], bleu=greedy)
     return dataclasses.replace(result, decodes=result.decodes | {"1": first})
+
+
+def compared(result: EvaluationResult, p_value: float, baseline: str = "gold") -> EvaluationResult:
+    """Compared with a baseline by BLEU, in all decodes."""
+    found = Significance(
+        difference=3.25,
+        low=1.0,
+        high=5.0,
+        p_values={"bootstrap": 0.5, "randomization": p_value},
+        samples={"bootstrap": 1000, "randomization": 10_000},
+        seed=1,
+    )
+    decodes = {name: dataclasses.replace(one, significance={"bleu": found}) for name, one in result.decodes.items()}
+    return dataclasses.replace(result, decodes=decodes, compared_with=baseline)
 
 
 MODELS = (

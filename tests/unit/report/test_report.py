@@ -11,7 +11,18 @@ import pytest
 
 from seqkd.errors import CorpusError
 from seqkd.report import stage as report
-from tests.unit.report.report_folders import MODELS, ROWS, bare, bleu, everything, full, make, parallel, write_root
+from tests.unit.report.report_folders import (
+    MODELS,
+    ROWS,
+    bare,
+    bleu,
+    compared,
+    everything,
+    full,
+    make,
+    parallel,
+    write_root,
+)
 
 
 @pytest.fixture
@@ -114,6 +125,22 @@ def test_gains_are_over_the_baseline_at_the_same_decode(root: Path) -> None:
     worse = bleu(MODELS[2], 19.5)
     (root / "evaluations" / "small" / "result.json").write_text(worse.to_json())
     assert '\N{MINUS SIGN}0.50 <span class="note">gold' in make(full(root), root / "worse")[0]
+
+
+def test_gains_stand_with_their_p_value(root: Path) -> None:
+    html, values = make(full(root), root / "plain")
+    assert (values["models"][2]["significance"], "of the gain" in html) == ({}, False)
+    file = root / "evaluations" / "small" / "result.json"
+    for p_value, shown in ((0.0312, "0.031"), (0.0001, "&lt;0.001")):
+        file.write_text(compared(MODELS[2], p_value).to_json())
+        html, values = make(full(root), root / f"out{p_value}")
+        assert values["models"][2]["significance"]["1"]["bleu"]["p_values"]["randomization"] == p_value
+        assert "of the gain" in html
+        assert f">{shown}<" in html.replace("\n", "").replace(" ", "")
+        assert "by paired approximate randomisation" in html
+    file.write_text(compared(MODELS[2], 0.01, baseline="another").to_json())
+    html, values = make(full(root), root / "another")
+    assert (values["models"][2]["significance"], "of the gain" in html) == ({}, False)
 
 
 # --- report.html ---------------------------------------------------------------------------------------------------

@@ -31,6 +31,7 @@ from tests.unit.report.report_folders import (
     MODELS,
     ROWS,
     bleu,
+    compared,
     decode,
     evaluation,
     full,
@@ -53,6 +54,23 @@ def test_the_headline_compares_twins() -> None:
     assert found.headline.startswith(expected)
     assert "1.7 above" in found.context
     assert [figure.value for figure in found.figures] == ["+3.2", "3.3", "4.0"]
+
+
+def test_the_headline_says_that_a_difference_may_be_chance() -> None:
+    found = find([*MODELS[:2], compared(MODELS[2], 0.21)])
+    assert "on gold text (20.0), which may be chance (p = 0.210)." in found.headline
+    for other in (compared(MODELS[2], 0.01), compared(MODELS[2], 0.21, baseline="another")):
+        assert find([*MODELS[:2], other]).headline.endswith("on gold text (20.0).")
+
+
+def test_gains_that_may_be_chance_are_not_counted() -> None:
+    found = find([*FAMILIES[:2], compared(FAMILIES[2], 0.01), FAMILIES[3], compared(FAMILIES[4], 0.2, "nat-gold")])
+    assert found.headline.startswith("1 of 2 kinds of student translate better")
+    assert "transformer most: 23.2 BLEU" in found.headline
+    assert "Gains that may be chance are not counted: nat (p = 0.200)." in found.context
+    found = find([*FAMILIES[:2], compared(FAMILIES[2], 0.06), FAMILIES[3], compared(FAMILIES[4], 0.2, "nat-gold")])
+    assert found.headline.startswith("None of 2 kinds")
+    assert "transformer (p = 0.060), nat (p = 0.200)." in found.context
 
 
 def test_the_headline_does_not_compare_models_of_another_size() -> None:

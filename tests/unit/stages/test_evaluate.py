@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,15 @@ from seqkd.config.stages import EvaluateConfig
 from seqkd.corpus.manifest import Manifest, fingerprint, read_manifest, write_manifest
 from seqkd.corpus.writer import write_shard
 from seqkd.errors import ConflictError, CorpusError, InputError
+from seqkd.metrics.registry import Outputs
 from seqkd.metrics.results import DecodeResult, EvaluationResult, read_result
+from seqkd.metrics.significance import paired
 from seqkd.metrics.speed import Speed
 from seqkd.models.checkpoint import load_model, save_model
 from seqkd.models.registry import build
 from seqkd.search import score_pairs
 from seqkd.stages.evaluate import evaluate
+from seqkd.stages.evaluate.models import recipe_of
 from seqkd.text.vocabulary import Vocabulary
 from tests.unit.stages.support import write_echo
 
@@ -403,7 +407,7 @@ def test_objective_and_recipe_come_from_the_manifest(tmp_path: Path) -> None:
         inputs = {"init_from": first} if first else {}
         made_by = fingerprint("train", {"model": {"arch": "ctc"}, "objective": objective}, inputs)
         write_manifest(tmp_path / name, Manifest(kind="model", fingerprint=made_by))
-        return evaluate._training(tmp_path / name)
+        return recipe_of(tmp_path / name)
 
     plain, again = trained("a", type="ctc", glancing=None), trained("b", type="ctc", glancing=None)
     glanced = trained("c", type="ctc", glancing=[0.5, 0.3])
@@ -414,3 +418,82 @@ def test_objective_and_recipe_come_from_the_manifest(tmp_path: Path) -> None:
     assert tuned[0] == plain[0]
     assert tuned[1] != plain[1]
     assert tuned == trained("e", "1" * 64, type="ctc", glancing=None)
+
+
+# --- a baseline ---------------------------------------------------------------------------------------------------
+
+
+def test_differences_from_the_baseline_are_tested(
+    folders: Path, result: EvaluationResult, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = second_model(folders, folders / "vocab.model")
+    settings = config(folders, name="other", model=other, baseline=folders / "out", beams=(1, 2))
+    evaluate.run(settings, tmp_path / "out", device="cpu")
+    found = read_result(tmp_path / "out")
+    assert found.compared_with == "small"
+    assert found.decodes["2"].significance == {}  # the baseline has no such beam
+    tested = found.decodes["1"].significance
+    assert tested.keys() == {"bleu", "bleu_accepted", "chrf", "ter", "valid"}
+    for name, one in tested.items():
+        ours, theirs = found.decodes["1"].measured(name), result.decodes["1"].measured(name)
+        assert ours is not None
+        assert theirs is not None
+        assert one.difference == ours - theirs
+        assert one.low <= one.high
+        assert one.p_values.keys() == one.samples.keys() == {"bootstrap", "randomization"}
+        assert all(0 < p_value <= 1 for p_value in one.p_values.values())
+    hypotheses = [(tmp_path / "out" / "hypotheses.beam1.txt").read_text().splitlines(), texts(folders, 1)]
+    own, baseline = (Outputs(hypotheses=lines, references=TARGETS, sources=SOURCES) for lines in hypotheses)
+    assert tested["chrf"].p_values["bootstrap"] == paired("chrf", baseline, own).p_value
+    # With other outputs of the baseline it is made again, and with equal ones it is not.
+    capsys.readouterr()
+    evaluate.run(settings, tmp_path / "out", device="cpu")
+    assert capsys.readouterr().err == f"evaluate: {tmp_path / 'out'} is up to date\n"
+    shutil.copytree(folders / "out", tmp_path / "changed")
+    file = tmp_path / "changed" / "hypotheses.beam1.txt"
+    file.write_text(file.read_text().replace(texts(folders, 1)[0], "one", 1))
+    changed = settings.model_copy(update={"baseline": tmp_path / "changed"})
+    with pytest.raises(ConflictError, match=r"inputs\.baseline\.outputs"):
+        evaluate.run(changed, tmp_path / "out", device="cpu")
+
+
+def test_a_finished_evaluation_without_comparison_is_used(
+    folders: Path, result: EvaluationResult, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert result.compared_with == ""
+    shutil.copytree(folders / "out", tmp_path / "baseline")
+    settings = config(folders, baseline=tmp_path / "baseline")
+    capsys.readouterr()
+    evaluate.run(settings, folders / "out", device="cpu")
+    assert "is up to date, without a comparison with small; --overwrite makes one" in capsys.readouterr().err
+    assert read_result(folders / "out") == result
+
+
+@pytest.mark.usefixtures("result")
+def test_a_baseline_that_cannot_be_compared_is_refused_before_any_work(folders: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    other = write_test(tmp_path / "other", Vocabulary.load(folders / "vocab.model"), rows=5)
+    with pytest.raises(CorpusError, match="is an evaluation on another test text than") as raised:
+        evaluate.run(config(folders, corpus=other, baseline=folders / "out"), out, device="cpu")
+    assert str(folders / "out") in str(raised.value)
+    assert str(other) in str(raised.value)
+    with pytest.raises(CorpusError, match="holds 'corpus', not an evaluation"):
+        evaluate.run(config(folders, baseline=folders / "gold" / "test"), out, device="cpu")
+    with pytest.raises(CorpusError, match="no such folder"):
+        evaluate.run(config(folders, baseline=tmp_path / "none"), out, device="cpu")
+    shutil.copytree(folders / "out", tmp_path / "cut")
+    file = tmp_path / "cut" / "hypotheses.beam3.txt"
+    file.write_text("".join(file.read_text().splitlines(keepends=True)[:-1]))
+    with pytest.raises(CorpusError, match="damaged: 15 whole lines for 16 rows"):
+        evaluate.run(config(folders, baseline=tmp_path / "cut"), out, device="cpu")
+    assert not out.exists()
+
+
+def test_one_row_is_not_compared(folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    corpus = write_test(tmp_path / "one", Vocabulary.load(folders / "vocab.model"), rows=1)
+    settings = config(folders, corpus=corpus, beams=(1,))
+    evaluate.run(settings, tmp_path / "baseline", device="cpu")
+    evaluate.run(settings.model_copy(update={"baseline": tmp_path / "baseline"}), tmp_path / "out", device="cpu")
+    assert "small is not compared with small: the test text has one row" in capsys.readouterr().err
+    found = read_result(tmp_path / "out")
+    assert (found.compared_with, found.decodes["1"].significance) == ("", {})

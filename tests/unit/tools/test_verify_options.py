@@ -209,7 +209,7 @@ ROWS: list[tuple[str, dict[str, Any]]] = [
             "precision": "float32", "speed_against": "@teacher", "tokenizer": "char", "threads": 2, "metrics": ["ter"],
         },
     ),
-    ("evaluate", {"search": SEARCHES[1]}),
+    ("evaluate", {"search": SEARCHES[1], "baseline": "@evaluation"}),
     ("evaluate", {"search": SEARCHES[2]}),
     ("evaluate", {"corpus": "@more", "timed": False}),
     (

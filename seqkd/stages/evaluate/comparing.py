@@ -1,0 +1,74 @@
+"""The baseline's evaluation: outputs for the same test text, which a model's outputs are compared with."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from seqkd.corpus.fingerprints import canonical
+from seqkd.corpus.manifest import read_manifest
+from seqkd.corpus.reader import Corpus
+from seqkd.errors import CorpusError
+
+FILES = "hypotheses.*.txt"
+
+
+@dataclass(frozen=True, slots=True)
+class Rival:
+    """A finished evaluation on the same test text.
+
+    Attributes:
+        name: The name of its model.
+        texts: The outputs of each decode, one a row, by the name of their file.
+        digest: SHA-256 (hex) of both.
+    """
+
+    name: str
+    texts: Mapping[str, list[str]]
+    digest: str
+
+    @classmethod
+    def open(cls, folder: Path, corpus: Corpus) -> Rival:
+        """Read an evaluation.
+
+        Args:
+            folder: Where it lies.
+            corpus: The test text that it must be of.
+
+        Raises:
+            CorpusError: It is missing, unfinished, damaged or no evaluation, or is of another test text.
+        """
+        manifest = read_manifest(folder)
+        if manifest.kind != "evaluation":
+            raise CorpusError(
+                f"holds {manifest.kind!r}, not an evaluation",
+                where=str(folder),
+                expected="the folder that `seqkd evaluate` wrote for the baseline",
+            )
+        inputs = manifest.fingerprint.get("inputs")
+        if not isinstance(inputs, Mapping) or inputs.get("corpus") != corpus.manifest.digest():
+            raise CorpusError(
+                f"is an evaluation on another test text than {corpus.path}",
+                where=str(folder),
+                expected="a baseline that was evaluated on the same test text, prepared with the same vocabulary",
+                hint=f"evaluate the baseline on {corpus.path}",
+            )
+        name = str(manifest.extra.get("name", folder.name))
+        texts = {path.name: _lines(path, manifest.rows) for path in sorted(folder.glob(FILES))}
+        return cls(name, texts, hashlib.sha256(canonical({"name": name, "texts": texts})).hexdigest())
+
+
+def _lines(path: Path, rows: int) -> list[str]:
+    try:
+        lines = path.read_bytes().decode().split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise CorpusError(f"cannot be read: {error}", where=str(path)) from None
+    if len(lines) - 1 != rows or lines[-1]:
+        raise CorpusError(
+            f"damaged: {len(lines) - 1:,} whole lines for {rows:,} rows",
+            where=str(path),
+            hint="evaluate the baseline again with --overwrite",
+        )
+    return lines[:-1]

@@ -1,0 +1,51 @@
+"""The quality of a decode: its scores, and whether they differ from the baseline's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from seqkd.metrics.registry import Metric, Outputs
+from seqkd.metrics.significance import Significance, by_both_tests
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quality:
+    """The metrics of a decode, by name.
+
+    Attributes:
+        values: Scores.
+        signatures: Of the metrics that have one.
+        significance: Differences from the baseline, of metrics that can be tested; empty without baseline.
+    """
+
+    values: dict[str, float]
+    signatures: dict[str, str]
+    significance: dict[str, Significance]
+
+
+def measured(outputs: Outputs, metrics: Sequence[Metric], baseline: Sequence[str] | None) -> Quality:
+    """Measure outputs.
+
+    Args:
+        outputs: Those of the model.
+        metrics: Those that do not fit the outputs are left out.
+        baseline: The baseline's outputs, at least two; None: they are not compared.
+    """
+    fitting = [metric for metric in metrics if metric.fits(outputs)]
+    statistics = {metric.name: metric.statistics_of(outputs) for metric in fitting if metric.statistics is not None}
+    scores = {metric.name: metric.score(outputs) for metric in fitting if metric.name not in statistics}
+    scores |= {name: found.score for name, found in statistics.items()}
+    significance = {}
+    if baseline is not None:
+        theirs = replace(outputs, hypotheses=baseline)
+        significance = {
+            metric.name: by_both_tests(metric.statistics_of(theirs), statistics[metric.name])
+            for metric in fitting
+            if metric.name in statistics
+        }
+    return Quality(
+        values={metric.name: scores[metric.name].value for metric in fitting},
+        signatures={metric.name: scores[metric.name].signature for metric in fitting if scores[metric.name].signature},
+        significance=significance,
+    )

@@ -6,14 +6,13 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
-from seqkd.metrics.registry import METRICS, validating
+from seqkd.metrics.registry import METRICS, NLL, validating
 
 
 def _validating(name: str) -> str:
-    if name not in validating():
-        raise ValueError(
-            f"training does not measure {name!r} at validations, expected one of: {', '.join(validating())}"
-        )
+    record = METRICS.find(name)
+    if name != NLL and (record is None or not record.validates):
+        raise ValueError(f"training cannot measure {name!r} at validations, expected one of: {', '.join(validating())}")
     return name
 
 

@@ -63,7 +63,6 @@ class Metric:
             be tested for significance. A metric with neither is computed by the stage that has the probabilities.
         digits: How many a table shows.
         percent: Whether its values are shares, 0 to 1, that tables show in per cent.
-        validates: Whether training measures it at each validation, so that `best_by` can name it.
     """
 
     name: str
@@ -76,12 +75,16 @@ class Metric:
     statistics: str | None = None
     digits: int = 2
     percent: bool = False
-    validates: bool = False
 
     @property
     def of_outputs(self) -> bool:
         """Whether it is computed from outputs."""
         return self.measure is not None or self.statistics is not None
+
+    @property
+    def validates(self) -> bool:
+        """Whether training can measure it on outputs for the validation text, which has no accepted translations."""
+        return self.of_outputs and "accepted" not in self.needs and self.direction != "neither"
 
     def fits(self, outputs: Outputs) -> bool:
         """Whether outputs hold all that it is computed from."""
@@ -100,6 +103,8 @@ class Metric:
         return found
 
 
+NLL = "nll"  # training measures it at each validation
+
 METRICS = Registry(
     "metric",
     Metric,
@@ -111,7 +116,6 @@ METRICS = Registry(
             label="BLEU",
             direction="higher",
             statistics="seqkd.metrics.measures:bleu",
-            validates=True,
         ),
         "bleu_accepted": Metric(
             name="bleu_accepted",
@@ -170,12 +174,11 @@ METRICS = Registry(
             unit="nats per token",
             direction="lower",
             needs=frozenset({"references", "probabilities"}),
-            validates=True,
         ),
     },
 )
 
 
 def validating() -> list[str]:
-    """Names of the metrics that training measures at each validation."""
-    return [record.name for record in METRICS.own.values() if record.validates]
+    """Names of the metrics that can choose a checkpoint: those of validation outputs, and the validation loss."""
+    return [NLL, *(record.name for record in METRICS.all() if record.validates)]

@@ -273,6 +273,7 @@ def _training(path: Path, manifest: Manifest) -> dict[str, Any]:
             if line.get("update") == extra.get("best_update"):
                 facts["validation NLL"] = line.get("valid_nll")
                 facts["validation BLEU"] = line.get("valid_bleu")
+                facts |= {f"validation {name}": value for name, value in line.get("metrics", {}).items()}
     return {name: value for name, value in facts.items() if value is not None}
 
 

@@ -14,7 +14,7 @@ from seqkd.errors import ExtensionError
 from seqkd.extensions import NO_SETTINGS, OWN, Record, Registry, shown
 from seqkd.interop.formats import FORMATS
 from seqkd.interop.sources import SOURCES
-from seqkd.metrics.registry import METRICS, validating
+from seqkd.metrics.registry import METRICS
 from seqkd.models.registry import ARCHITECTURES
 from seqkd.objectives.registry import OBJECTIVES
 from seqkd.pipeline.parts import PARTS
@@ -141,8 +141,8 @@ KINDS: tuple[Kind, ...] = (
         METRICS,
         title="Metrics",
         place="`seqkd evaluate` computes seqkd's own metrics; `metrics` of `[evaluate]` lists metrics of other "
-        "packages. `best_by` of the table `training` names the metric that chooses a checkpoint: "
-        f"{' or '.join(f'`{name}`' for name in validating())}.",
+        "packages. `best_by` of the table `training` names the metric that chooses a checkpoint: `nll`, or a metric of "
+        "outputs that needs no accepted translations.",
     ),
     registered(
         FORMATS,

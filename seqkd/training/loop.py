@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass
 from functools import reduce
@@ -48,6 +48,7 @@ from seqkd.training.state import (
 )
 
 NOTE_EVERY = 10  # updates between curve points
+Measured = tuple[float, Mapping[str, float]]  # nats per target token, and metrics of outputs by name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,7 +127,7 @@ def fit(
     model: nn.Module,
     loss: Loss,
     data: TrainingData,
-    validate: Callable[[nn.Module], tuple[float, float | None]],
+    validate: Callable[[nn.Module], Measured],
     settings: LoopSettings,
     precision: Precision,
     folder: Path,
@@ -141,7 +142,7 @@ def fit(
         model: On the CPU, with its first weights.
         loss: The objective. Parameters that its terms bring are trained, and are saved with the state alone.
         data: Batches of this rank.
-        validate: Gives nats per target token, and BLEU or None; called on every rank with the model in evaluation mode.
+        validate: See `Measured`; called on every rank with the model in evaluation mode.
         settings: See `LoopSettings`.
         precision: What `fabric` was made with.
         folder: Where the state goes.
@@ -164,7 +165,7 @@ class _Run:
         model: nn.Module,
         loss: Loss,
         data: TrainingData,
-        validate: Callable[[nn.Module], tuple[float, float | None]],
+        validate: Callable[[nn.Module], Measured],
         settings: LoopSettings,
         precision: Precision,
         folder: Path,
@@ -325,16 +326,18 @@ class _Run:
         seconds = state.seconds + time.monotonic() - self.mark
         loss = self._sum(state.loss)
         self.module.eval()
-        nll, bleu = self.validate(self.model)
+        nll, metrics = self.validate(self.model)
         self.module.train()
-        if not math.isfinite(nll):
-            raise not_finite(f"the validation loss is {nll}", state.update, [])
+        for name, value in {"the validation loss": nll, **metrics}.items():
+            if not math.isfinite(value):
+                raise not_finite(f"{name} is {value}", state.update, [])
         line = Validation(
             update=state.update,
             epoch=state.epoch,
             train_loss=loss / max(state.tokens, 1),
             valid_nll=nll,
-            valid_bleu=bleu,
+            valid_bleu=metrics.get("bleu"),
+            metrics={name: value for name, value in metrics.items() if name != "bleu"},
             tokens_per_second=round(state.tokens / max(seconds, 1e-9), 1),
             learning_rate=learning_rate(settings.optim, state.update),
         )

@@ -32,6 +32,7 @@ class Validation:
         train_loss: What is minimised, per target token, since the validation before.
         valid_nll: Nats per target token.
         valid_bleu: Of greedy outputs; None where it is not asked for.
+        metrics: Values of further metrics of greedy outputs, by name.
         tokens_per_second: Target tokens trained on, validations not counted.
         learning_rate: Of the last update.
     """
@@ -43,6 +44,17 @@ class Validation:
     valid_bleu: float | None
     tokens_per_second: float
     learning_rate: float
+    metrics: dict[str, float] = field(default_factory=dict)
+
+    def value(self, metric: str) -> float:
+        """The value of a metric that was measured."""
+        found = {"nll": self.valid_nll, "bleu": self.valid_bleu, **self.metrics}[metric]
+        assert found is not None
+        return found
+
+    def to_json(self) -> dict[str, Any]:
+        """Its line; without further metrics it has no key for them."""
+        return {name: value for name, value in asdict(self).items() if name != "metrics" or value}
 
 
 @dataclass(slots=True, kw_only=True)
@@ -177,6 +189,4 @@ def average_checkpoints(paths: Iterable[Path]) -> dict[str, Tensor]:
 
 
 def _badness(line: Validation, by: str) -> float:
-    value = {"nll": line.valid_nll, "bleu": line.valid_bleu}[by]
-    assert value is not None
-    return -value if METRICS.own[by].direction == "higher" else value
+    return -line.value(by) if METRICS.named(by).direction == "higher" else line.value(by)

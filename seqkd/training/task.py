@@ -9,6 +9,7 @@ if TYPE_CHECKING:  # a task's own module imports those that take the task
     import pyarrow as pa
     from torch import nn
 
+    from seqkd.metrics.registry import Metric
     from seqkd.metrics.tokenizers import Tokenizer
     from seqkd.objectives.base import Batch
     from seqkd.text.vocabularies import Vocabularies
@@ -31,13 +32,17 @@ class HeldOut:
         data: Its rows that the model can be measured on.
         arch: The model's architecture.
         vocabularies: Of source and target.
+        metrics: Metrics of outputs to measure; at least one.
         tokenizer: The words that BLEU counts.
+        blanks: Whether the target language puts blanks between words.
     """
 
     data: CorpusData
     arch: str
     vocabularies: Vocabularies
+    metrics: tuple[Metric, ...]
     tokenizer: Tokenizer
+    blanks: bool
 
 
 class Measure(Protocol):
@@ -51,8 +56,8 @@ class Measure(Protocol):
 class Score(Protocol):
     """Measures a model."""
 
-    def __call__(self, model: nn.Module) -> float:
-        """The score of a model in evaluation mode; higher is better."""
+    def __call__(self, model: nn.Module) -> dict[str, float]:
+        """The values of the metrics, by name, of a model in evaluation mode."""
         ...
 
 
@@ -77,9 +82,9 @@ class Task:
 
 TRANSLATION = Task(
     name="translation",
-    help="Text to text; measured by BLEU of greedy outputs",
+    help="Text to text; measured by metrics of greedy outputs",
     columns=("id", "source_ids", "target_ids"),
     collate="seqkd.training.translation:collate",
-    measure="seqkd.training.translation:greedy_bleu",
+    measure="seqkd.training.translation:greedy",
 )
 TASKS: dict[str, Task] = {task.name: task for task in (TRANSLATION,)}

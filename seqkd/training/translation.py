@@ -1,6 +1,8 @@
-"""The task of translation: pairs of texts to batches for teacher forcing, and BLEU of greedy outputs."""
+"""The task of translation: pairs of texts to batches for teacher forcing, and metrics of greedy outputs."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -8,7 +10,7 @@ import pyarrow as pa
 import torch
 from torch import nn
 
-from seqkd.metrics.corpus import corpus_bleu
+from seqkd.metrics.registry import Outputs
 from seqkd.models.checkpoint import LoadedModel
 from seqkd.objectives.base import Batch, RowWeights
 from seqkd.search.loading import quick_decoder
@@ -79,17 +81,23 @@ def _padded(ids: npt.NDArray[np.int32], lengths: npt.NDArray[np.int64], special:
     return padded
 
 
-def greedy_bleu(held_out: HeldOut) -> Score:
-    """BLEU of a model's greedy outputs against the validation text's references."""
+def greedy(held_out: HeldOut) -> Score:
+    """Metrics of a model's greedy outputs against the validation text's references."""
     data, vocabularies = held_out.data, held_out.vocabularies
-    table = data.corpus.take(data.positions, ["id", "source_ids", "target"])
+    table = data.corpus.take(data.positions, ["id", "source", "source_ids", "target"])
     sources = list(zip(table.column("id").to_pylist(), table.column("source_ids").to_pylist(), strict=True))
-    references = [[target] for target in table.column("target").to_pylist()]
+    text = Outputs(
+        hypotheses=(),
+        references=table.column("target").to_pylist(),
+        sources=table.column("source").to_pylist(),
+        tokenizer=held_out.tokenizer,
+        blanks=held_out.blanks,
+    )
 
-    def bleu(model: nn.Module) -> float:
+    def score(model: nn.Module) -> dict[str, float]:
         driven = LoadedModel(model=model, arch=held_out.arch, settings={}, vocabularies=vocabularies, digest="")
         found = {row: lists[0].ids for row, lists in quick_decoder(driven).decode(sources, batch_tokens=DECODE_TOKENS)}
-        texts = vocabularies.target.decode([found[row] for row, _ in sources])
-        return corpus_bleu(texts, references, tokenizer=held_out.tokenizer).value
+        outputs = replace(text, hypotheses=vocabularies.target.decode([found[row] for row, _ in sources]))
+        return {metric.name: metric.score(outputs).value for metric in held_out.metrics}
 
-    return bleu
+    return score

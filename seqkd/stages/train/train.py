@@ -15,7 +15,7 @@ from lightning_fabric import Fabric
 from torch import nn
 from torch.utils.tensorboard.writer import SummaryWriter
 
-from seqkd.config.stages import TrainConfig
+from seqkd.config.stages import TrainConfig, TrainingConfig
 from seqkd.config.written import neutral
 from seqkd.corpus.cost import Meter
 from seqkd.corpus.files import atomic_path, make_folder
@@ -26,6 +26,7 @@ from seqkd.corpus.sensors import sensors
 from seqkd.errors import CorpusError
 from seqkd.extensions import resolve
 from seqkd.kernels.build import missing
+from seqkd.metrics.registry import METRICS, NLL, Metric
 from seqkd.metrics.tokenizers import Tokenizer, choose_tokenizer
 from seqkd.models.checkpoint import (
     model_files,
@@ -41,9 +42,10 @@ from seqkd.stages.slower import slower
 from seqkd.stages.train.building import build_loss, build_model
 from seqkd.stages.train.inputs import Inputs, is_mixed
 from seqkd.stages.train.rejecting import count_rejected, left_out, write_rejected
+from seqkd.text.languages import has_blanks
 from seqkd.training.data import CorpusData, SpecialIds, TrainingData
 from seqkd.training.hooks import Hook, Training, build_hook
-from seqkd.training.loop import LoopSettings, TrainResult, fit
+from seqkd.training.loop import LoopSettings, Measured, TrainResult, fit
 from seqkd.training.mixing import MixedData
 from seqkd.training.optim import OptimSettings
 from seqkd.training.runtime import (
@@ -78,7 +80,7 @@ def run(config: TrainConfig, out: str | Path, *, overwrite: bool = False, device
 
     Raises:
         ConfigError: Settings that contradict each other.
-        InputError: The tokenizer of validation BLEU is not installed.
+        InputError: The tokenizer of BLEU on the validation text is not installed.
         CorpusError: A corpus is missing or damaged, was made with another vocabulary, or has no row that fits; soft
             targets are of another corpus, or a row's are missing.
         ModelError: The model cannot be built from its settings; `init_from` is no model, or another one than is
@@ -127,10 +129,10 @@ def _run(config: TrainConfig, out: Path, overwrite: bool, device: str) -> None:
             output.commit(manifest)
             if not config.training.keep_state:
                 shutil.rmtree(out / STATE)
-            bleu = "" if result.best.valid_bleu is None else f", BLEU {result.best.valid_bleu:.2f}"
+            measured = "".join(f", {each.label} {result.best.value(each.name):.2f}" for each in work.metrics)
             say(
                 f"train: {manifest.extra['parameters']:,} parameters, {result.updates:,} updates; best at "
-                f"{result.best.update:,}: NLL {result.best.valid_nll:.4f}{bleu}; {out}"
+                f"{result.best.update:,}: NLL {result.best.valid_nll:.4f}{measured}; {out}"
             )
         fabric.barrier()
     finally:
@@ -185,7 +187,9 @@ class _Work:
         parts: The corpora's rows that the model can be trained on.
         data: Their batches.
         held_out: Those of the validation text.
-        tokenizer: Of BLEU on it.
+        metrics: Metrics of greedy outputs for it.
+        tokenizer: Of BLEU.
+        blanks: Whether its target language puts blanks between words.
     """
 
     model: nn.Module
@@ -194,13 +198,16 @@ class _Work:
     parts: list[CorpusData]
     data: TrainingData
     held_out: CorpusData
+    metrics: tuple[Metric, ...]
     tokenizer: Tokenizer
+    blanks: bool
 
     @staticmethod
     def of(config: TrainConfig, inputs: Inputs, fabric: Fabric) -> _Work:
         training = config.training
         language = inputs.prepared.extra.get("source_language" if config.reverse else "target_language")
-        tokenizer = choose_tokenizer(training.tokenizer, language) if training.valid_bleu else "13a"
+        metrics = _metrics(training)
+        tokenizer = choose_tokenizer(training.tokenizer, language) if metrics else "13a"
         torch.manual_seed(training.seed)
         model: Any = build_model(config, inputs)
         team = inputs.teaching.team(fabric.device)
@@ -257,8 +264,18 @@ class _Work:
             parts=parts,
             data=data,
             held_out=data_of(inputs.valid),
+            metrics=metrics,
             tokenizer=tokenizer,
+            blanks=language is None or has_blanks(language),
         )
+
+
+def _metrics(training: TrainingConfig) -> tuple[Metric, ...]:
+    """Metrics of outputs that are measured at validations: BLEU unless it is off, and the one that chooses."""
+    names = ["bleu"] if training.valid_bleu else []
+    if training.best_by not in (NLL, *names):
+        names.append(training.best_by)
+    return tuple(METRICS.named(name) for name in names)
 
 
 def _train(config: TrainConfig, inputs: Inputs, work: _Work, fabric: Fabric, out: Path) -> TrainResult:
@@ -266,21 +283,23 @@ def _train(config: TrainConfig, inputs: Inputs, work: _Work, fabric: Fabric, out
     for data in (*work.parts, work.held_out):
         if fabric.is_global_zero and data.rows < data.corpus.rows:
             say(f"train: of {data.corpus.rows:,} rows of {data.corpus.path} some are left out: {left_out(data)}")
-    bleu = None
-    if training.valid_bleu:
+    score = None
+    if work.metrics:
         held_out = HeldOut(
             data=work.held_out,
             arch=config.model.arch,
             vocabularies=inputs.vocabularies,
+            metrics=work.metrics,
             tokenizer=work.tokenizer,
+            blanks=work.blanks,
         )
-        bleu = resolve(TRANSLATION.measure)(held_out)
+        score = resolve(TRANSLATION.measure)(held_out)
 
-    def validate(current: nn.Module) -> tuple[float, float | None]:
+    def validate(current: nn.Module) -> Measured:
         nll = held_out_nll(fabric, current, work.loss, work.held_out)
-        if bleu is None:
-            return nll, None
-        return nll, fabric.broadcast(bleu(current) if fabric.is_global_zero else 0.0)
+        if score is None:
+            return nll, {}
+        return nll, fabric.broadcast(score(current) if fabric.is_global_zero else {})
 
     state = out / STATE
     make_folder(state)
@@ -323,10 +342,10 @@ class _Observer:
 
     def validated(self, history: Sequence[Validation]) -> None:
         """All validations so far, the last one to the curves."""
-        lines = [asdict(line) for line in history]
+        lines = [line.to_json() for line in history]
         atomic_write(self.out / HISTORY, (json.dumps(lines, indent=2) + "\n").encode())
         last = history[-1]
-        values = {"nll": last.valid_nll} | ({} if last.valid_bleu is None else {"bleu": last.valid_bleu})
+        values = {"nll": last.valid_nll} | ({} if last.valid_bleu is None else {"bleu": last.valid_bleu}) | last.metrics
         self._add("valid", last.update, values)
 
     def close(self) -> None:

@@ -175,6 +175,27 @@ def test_shared_embeddings_need_one_vocabulary(tmp_path: Path) -> None:
     assert not load_model(tmp_path / "apart").vocabularies.joint
 
 
+def test_any_metric_of_validation_outputs_chooses_the_checkpoint(
+    tmp_path: Path, prepared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = config(prepared, training={"best_by": "ter", "valid_bleu": False, "max_updates": 24})
+    train.run(settings, tmp_path / "whole", device="cpu")
+    history = json.loads((tmp_path / "whole" / "history.json").read_text())
+    values = [line["metrics"]["ter"] for line in history]
+    assert [line["valid_bleu"] for line in history] == [None] * 6
+    assert len(set(values)) > 1
+    best = history[values.index(min(values))]["update"]
+    assert read_manifest(tmp_path / "whole").extra["best_update"] == best
+    with monkeypatch.context() as patch:
+        stop_at(patch, 10)
+        with pytest.raises(WorkError, match="stopped at update 10 of 24"):
+            train.run(settings, tmp_path / "stopped", device="cpu")
+    train.run(settings, tmp_path / "stopped", device="cpu")
+    assert model_digest(tmp_path / "whole") == model_digest(tmp_path / "stopped")
+    again = json.loads((tmp_path / "stopped" / "history.json").read_text())
+    assert [line["metrics"] for line in again] == [line["metrics"] for line in history]
+
+
 def test_best_by_bleu_without_bleu(prepared: Path) -> None:
     with pytest.raises(ConfigError, match="best_by is bleu, but valid_bleu is false"):
         config(prepared, training={"best_by": "bleu", "valid_bleu": False})

@@ -22,7 +22,7 @@ from seqkd.objectives.nll import LabelSmoothedNll
 from seqkd.objectives.teacher import Teacher
 from seqkd.objectives.terms import Term
 from seqkd.objectives.word_kd import WordKd
-from seqkd.training.loop import LoopSettings, fit
+from seqkd.training.loop import LoopSettings, Measured, fit
 from seqkd.training.optim import OptimSettings
 from seqkd.training.runtime import group_left, make_fabric
 from seqkd.training.validation import held_out_nll
@@ -99,12 +99,12 @@ def train(
     first |= {name: weight.detach().clone() for name, weight in model.named_parameters(prefix="model")}
     validations = 0
 
-    def validate(current: nn.Module) -> tuple[float, None]:
+    def validate(current: nn.Module) -> Measured:
         nonlocal validations
         validations += 1
         if validations == kill_at:
             raise KilledError
-        return held_out_nll(fabric, current, loss, held_out), None
+        return held_out_nll(fabric, current, loss, held_out), {}
 
     rank, world = fabric.global_rank, fabric.world_size
     held_out = TableData(copy_rows(5, seed=9), batch_tokens=12, rank=rank, world=world)

@@ -22,7 +22,7 @@ from seqkd.objectives.teacher import Teacher
 from seqkd.objectives.terms import Term
 from seqkd.training.data import SpecialIds
 from seqkd.training.hooks import Hook
-from seqkd.training.loop import LoopSettings, TrainResult, fit
+from seqkd.training.loop import LoopSettings, Measured, TrainResult, fit
 from seqkd.training.optim import MakeOptimizer, OptimSettings, build_optimizer
 from seqkd.training.runtime import make_fabric
 from seqkd.training.state import Validation
@@ -116,7 +116,7 @@ def train(
     data: Any = None,
     objective: Term | Loss | None = None,
     observer: Recorder | None = None,
-    validate: Callable[[nn.Module], tuple[float, float | None]] | None = None,
+    validate: Callable[[nn.Module], Measured] | None = None,
     held_out: pa.Table | None = None,
     smoothing: float = 0.1,
     hooks: Sequence[Hook] = (),
@@ -134,7 +134,7 @@ def train(
         model=model,
         loss=loss,
         data=data or TableData(copy_rows(60)),
-        validate=validate or (lambda current: (held_out_nll(fabric, current, loss, valid), None)),
+        validate=validate or (lambda current: (held_out_nll(fabric, current, loss, valid), {})),
         settings=loop,
         precision="float32",
         folder=folder,

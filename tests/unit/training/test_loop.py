@@ -20,6 +20,7 @@ from seqkd.models.checkpoint import read_weights
 from seqkd.objectives.base import Batch
 from seqkd.objectives.nll import LabelSmoothedNll
 from seqkd.objectives.terms import NOTHING, Forward, TermOutput
+from seqkd.training.loop import Measured
 from seqkd.training.state import checkpoint_path, load_state
 from tests.unit.training.support import (
     Recorder,
@@ -116,7 +117,7 @@ def test_dropout_depends_on_the_update(tmp_path: Path) -> None:
         seen.append(float(torch.rand(())))
         return output
 
-    train(tmp_path, settings(8), objective=Altered(drawing), validate=lambda _: (1.0, None))
+    train(tmp_path, settings(8), objective=Altered(drawing), validate=lambda _: (1.0, {}))
     assert len(set(seen)) == 8
 
 
@@ -224,10 +225,10 @@ def test_early_stopping_and_the_average_up_to_the_best(tmp_path: Path) -> None:
     losses = iter([5.0, 4.0, 3.0, 3.5, 3.0, 3.2, 1.0])
     seen: dict[int, dict[str, Tensor]] = {}
 
-    def validate(model: nn.Module) -> tuple[float, float | None]:
+    def validate(model: nn.Module) -> Measured:
         assert not model.training
         seen[10 * (len(seen) + 1)] = {name: value.detach().clone() for name, value in model.named_parameters()}
-        return next(losses), None
+        return next(losses), {}
 
     loop = settings(1000, patience=3, average=2)
     model, result, _ = train(tmp_path, loop, validate=validate)
@@ -244,12 +245,15 @@ def test_early_stopping_and_the_average_up_to_the_best(tmp_path: Path) -> None:
     assert same_weights(model, again)
 
 
-def test_best_by_bleu(tmp_path: Path) -> None:
-    values = iter([(1.0, 3.0), (2.0, 7.0), (0.5, 5.0)])
-    _, result, _ = train(tmp_path, settings(30, best_by="bleu"), validate=lambda _: next(values))
-    assert result.best.update == 20
-    assert [path.name for path in tmp_path.glob("update-*")] == ["update-00000020.safetensors"]
-    assert read_weights(checkpoint_path(tmp_path, 20))
+@pytest.mark.parametrize(("metric", "best"), [("bleu", 20), ("chrf", 10), ("ter", 30)])
+def test_the_best_is_chosen_by_a_metric_in_its_direction(tmp_path: Path, metric: str, best: int) -> None:
+    scores = [{"bleu": 3.0, "chrf": 9.0, "ter": 9.0}, {"bleu": 7.0, "chrf": 3.0, "ter": 8.0}]
+    values = iter([(1.0, scores[0]), (2.0, scores[1]), (0.5, {"bleu": 5.0, "chrf": 5.0, "ter": 7.0})])
+    _, result, _ = train(tmp_path, settings(30, best_by=metric), validate=lambda _: next(values))
+    assert result.best.update == best
+    assert (result.history[1].valid_bleu, result.history[1].metrics) == (7.0, {"chrf": 3.0, "ter": 8.0})
+    assert list(tmp_path.glob("update-*")) == [checkpoint_path(tmp_path, best)]
+    assert read_weights(checkpoint_path(tmp_path, best))
 
 
 def test_a_loss_that_is_not_finite_names_update_and_rows(tmp_path: Path) -> None:
@@ -275,7 +279,12 @@ def test_a_gradient_that_is_not_finite_stops_too(tmp_path: Path) -> None:
 
 def test_a_validation_loss_that_is_not_finite(tmp_path: Path) -> None:
     with pytest.raises(WorkError, match="update 10: the validation loss is inf"):
-        train(tmp_path, settings(20), validate=lambda _: (math.inf, None))
+        train(tmp_path, settings(20), validate=lambda _: (math.inf, {}))
+
+
+def test_a_metric_that_is_not_finite(tmp_path: Path) -> None:
+    with pytest.raises(WorkError, match="update 10: comet is nan"):
+        train(tmp_path, settings(20), validate=lambda _: (1.0, {"comet": math.nan}))
 
 
 def test_nothing_to_train_on(tmp_path: Path) -> None:

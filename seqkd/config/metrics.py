@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
-from seqkd.metrics.registry import METRICS, NLL, validating
+from seqkd.metrics.registry import METRICS, NLL, main_metric, validating
 
 
 def _validating(name: str) -> str:
@@ -16,7 +16,7 @@ def _validating(name: str) -> str:
     return name
 
 
-def _further(name: str) -> str:
+def _of_outputs(name: str) -> str:
     record = METRICS.find(name)
     if record is None or not record.of_outputs:
         known = ", ".join(record.name for record in METRICS.all() if record.of_outputs)
@@ -25,7 +25,18 @@ def _further(name: str) -> str:
 
 
 ValidatingMetric = Annotated[str, AfterValidator(_validating)]
-FurtherMetrics = Annotated[
-    tuple[Annotated[str, AfterValidator(_further)], ...] | None,
-    Field(min_length=1, description="metrics of outputs to measure besides seqkd's own, e.g. one of another package"),
+
+
+def _comparable(names: tuple[str, ...] | None) -> tuple[str, ...] | None:
+    if names is not None and main_metric(names) is None:
+        raise ValueError(
+            f"higher is better for none of {', '.join(names)}; add a metric by which the report can compare models"
+        )
+    return names
+
+
+EvaluationMetrics = Annotated[
+    tuple[Annotated[str, AfterValidator(_of_outputs)], ...] | None,
+    Field(min_length=1, description="metrics of outputs to measure; left out: all of seqkd's own"),
+    AfterValidator(_comparable),
 ]

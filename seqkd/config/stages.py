@@ -15,7 +15,7 @@ from pydantic import (
     model_validator,
 )
 
-from seqkd.config.metrics import FurtherMetrics, ValidatingMetric
+from seqkd.config.metrics import EvaluationMetrics, ValidatingMetric
 from seqkd.config.models import (
     HookConfig,
     ModelConfig,
@@ -286,7 +286,7 @@ class EvaluateConfig(Strict):
     precision: SearchPrecision = "auto"
     threads: int = Field(1, ge=0, description="of torch and the kernels on a CPU; 0: as many as torch takes by itself")
     tokenizer: TokenizerChoice = Field("auto", description="of BLEU; auto: by the test corpus' target language")
-    metrics: FurtherMetrics = None
+    metrics: EvaluationMetrics = None
     timed: bool = Field(True, description="whether speed is measured")
 
     @model_validator(mode="after")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -182,3 +182,9 @@ METRICS = Registry(
 def validating() -> list[str]:
     """Names of the metrics that can choose a checkpoint: those of validation outputs, and the validation loss."""
     return [NLL, *(record.name for record in METRICS.all() if record.validates)]
+
+
+def main_metric(names: Iterable[str]) -> str | None:
+    """The metric by which reports compare models: the first one for which higher is better; None if there is none."""
+    found = ((name, METRICS.find(name)) for name in names)
+    return next((name for name, record in found if record is not None and record.direction == "higher"), None)

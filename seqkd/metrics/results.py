@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from seqkd.errors import CorpusError
+from seqkd.metrics.registry import METRICS
 from seqkd.metrics.significance import Significance
 from seqkd.metrics.speed import Load, Speed
 
 RESULT = "result.json"
+BLEU = "bleu"
 FIELDS = ("bleu", "chrf", "ter", "bleu_accepted", "valid")  # metrics that have a field of their own in results
 
 
@@ -21,7 +23,7 @@ class DecodeResult:
     """One decode of the test corpus.
 
     Attributes:
-        bleu: BLEU against the references, 0 to 100.
+        bleu: BLEU against the references, 0 to 100; None, as for all metrics, if it was not measured.
         chrf: chrF2 against the references, 0 to 100.
         ter: TER against the references, edits per 100 reference words.
         bleu_accepted: BLEU against several accepted translations a row, where the test corpus has them.
@@ -35,12 +37,13 @@ class DecodeResult:
         engine: The search engine that drives the model: `cpu`, `gpu` or `plain` (torch); "" if an earlier version of
             seqkd wrote the result.
         further: Values of the other metrics of outputs, by name.
+        main: The metric by which reports compare models.
         significance: How metrics differ from the baseline's, by name; empty if they were not compared.
     """
 
-    bleu: float
-    chrf: float
-    ter: float
+    bleu: float | None
+    chrf: float | None
+    ter: float | None
     bleu_accepted: float | None
     valid: float | None
     length_ratio: float
@@ -51,11 +54,18 @@ class DecodeResult:
     speedup_batch1: float | None
     engine: str = ""
     further: dict[str, float] = field(default_factory=dict)
+    main: str = BLEU
     significance: dict[str, Significance] = field(default_factory=dict)
 
     def measured(self, metric: str) -> float | None:
         """The value of a metric of outputs; None if it was not measured."""
         return getattr(self, metric) if metric in FIELDS else self.further.get(metric)
+
+    @property
+    def score(self) -> float:
+        """The value of the metric by which reports compare models, a share in per cent."""
+        value, record = self.measured(self.main) or 0.0, METRICS.find(self.main)
+        return 100.0 * value if record is not None and record.percent else value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,6 +12,7 @@ from typing import Any
 
 from seqkd.config.models import ModelConfig, ObjectiveConfig
 from seqkd.errors import ModelError, SeqkdError
+from seqkd.metrics.registry import METRICS
 from seqkd.models.registry import ARCHITECTURES
 from seqkd.pipeline.file import PipelineConfig, StudentPart
 from seqkd.pipeline.folders import data_of
@@ -54,6 +55,7 @@ def setting_problems(pipeline: PipelineConfig, graph: Graph) -> Iterator[str]:
         if student.init_from is not None and student.init_from.model in models:
             yield from _start_problems(place, student, models[student.init_from.model])
     yield from _embedding_problems(pipeline, graph)
+    yield from _metric_problems(pipeline)
 
 
 def _models(pipeline: PipelineConfig) -> dict[str, Model]:
@@ -114,6 +116,19 @@ def _first_members(graph: Graph) -> list[Node]:
     """The teachers, each ensemble once."""
     others = {key for node in graph.of("teachers") for key in node.whole[1:]}
     return [node for node in graph.of("teachers") if node.key not in others]
+
+
+def _metric_problems(pipeline: PipelineConfig) -> Iterator[str]:
+    """Metrics that need accepted translations, of test texts that have none."""
+    needing = [name for name in pipeline.evaluate.metrics or () if "accepted" in METRICS.named(name).needs]
+    for data in pipeline.data:
+        texts = {"test": data.test.accepted, **{f"tests.{name}": text.accepted for name, text in data.tests.items()}}
+        without = [name for name, accepted in texts.items() if accepted is None]
+        if needing and without:
+            yield (
+                f"evaluate.metrics: {', '.join(needing)} needs accepted translations, but {', '.join(without)} of the "
+                f"data set {data.name} has none; give `accepted` there, or leave the metric out"
+            )
 
 
 # --- vocabularies -------------------------------------------------------------------------------------------------

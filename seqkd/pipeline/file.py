@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from seqkd.config.metrics import FurtherMetrics
+from seqkd.config.metrics import EvaluationMetrics
 from seqkd.config.models import (
     HookConfig,
     ModelConfig,
@@ -292,7 +292,7 @@ class EvaluatePart(Strict):
     precision: SearchPrecision = "auto"
     threads: int = Field(1, ge=0)
     tokenizer: TokenizerChoice = Field("auto", description="of BLEU; auto: by data.target_language")
-    metrics: FurtherMetrics = None
+    metrics: EvaluationMetrics = None
 
     @model_validator(mode="after")
     def _beams_fit(self) -> EvaluatePart:

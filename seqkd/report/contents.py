@@ -231,10 +231,10 @@ class Contents:
         return {OWN_TEST: model, **further}
 
     def gains(self, model: EvaluationResult) -> dict[str, float]:
-        """BLEU over the model's baseline, by decode; of decodes that both have."""
+        """By decode, how much better the model is than its baseline; of decodes that both have."""
         baseline = next((other for other in self.models if other.name == self.baselines.get(model.name)), None)
         theirs = {} if baseline is None else baseline.decodes
-        return {name: found.bleu - theirs[name].bleu for name, found in model.decodes.items() if name in theirs}
+        return {name: found.score - theirs[name].score for name, found in model.decodes.items() if name in theirs}
 
     def significance(self, model: EvaluationResult) -> dict[str, dict[str, Any]]:
         """What tests say about the gains, by decode and metric; without decodes that were not compared."""
@@ -278,9 +278,9 @@ def evaluation_json(model: EvaluationResult) -> dict[str, Any]:
     """
     best, first = model.decodes[model.quality], model.decodes[model.quick]
     entry = {
-        "bleu": {name: result.bleu for name, result in model.decodes.items()},
+        "bleu": {name: result.bleu for name, result in model.decodes.items() if result.bleu is not None},
         "chrf": best.chrf,
-        "signature": model.signatures["bleu"],
+        "signature": model.signatures.get("bleu", ""),
         "perplexity": model.perplexity,
         "mode_probability": model.mode_probability,
         "too_long": model.too_long,

@@ -71,6 +71,6 @@ def _outcome(gains: Sequence[float], measure: Measure) -> str:
         )
     least, most = f"{min(risen):.1f}", f"{max(risen):.1f}"
     by = most if least == most else f"{least} to {most}"
-    unit = "points of valid outputs" if measure.valid else "BLEU"
+    unit = "points of valid outputs" if measure.valid else measure.unit_of_gaps
     some = f" for {len(risen)} of {len(gains)} kinds of student" if len(risen) < len(gains) else ""
     return f"Distilled text adds {by} {unit}{some}."

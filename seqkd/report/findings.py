@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from seqkd.metrics.results import EvaluationResult
-from seqkd.report.twins import GOLD, Measure, Twins, find_twins, measure_of, quick, shown_gap
+from seqkd.report.twins import GOLD, Measure, Twins, find_twins, measure_of, quick, shown_gap, unit_of
 
 MINUS = "\N{MINUS SIGN}"
 TIMES = "\N{MULTIPLICATION SIGN}"
@@ -42,18 +42,19 @@ def find(models: Sequence[EvaluationResult]) -> Findings:
     if not students:
         return _without_students(teacher)
     distilled = [student for student in students if student.trained_on != GOLD]
-    best = max(distilled or students, key=lambda student: (quick(student).bleu, -student.parameters))
+    best = max(distilled or students, key=lambda student: (quick(student).score, -student.parameters))
     groups = find_twins(models)
     if len(groups) > 1:
         return _several(groups, best, students, teacher)
     twin = groups[0].gold if groups and best in groups[0].distilled else None
     name = best.name if "student" in best.name.lower() else f"Student {best.name}"
-    headline = f"{name}, trained on {best.trained_on}, reaches {quick(best).bleu:.1f} BLEU {_at(best, best.quick)}"
+    reached = f"{quick(best).score:.1f} {unit_of([best])} {_at(best, best.quick)}"
+    headline = f"{name}, trained on {best.trained_on}, reaches {reached}"
     if twin is not None:
-        gap = shown_gap(quick(best).bleu, quick(twin).bleu)
+        gap = shown_gap(quick(best).score, quick(twin).score)
         headline += f": {_versus(gap)} the same model trained on gold text"
-        headline += f" ({quick(twin).bleu:.1f})" if gap else ""
-        p_value = _by_chance(best, twin, "bleu")
+        headline += f" ({quick(twin).score:.1f})" if gap else ""
+        p_value = _by_chance(best, twin, quick(best).main)
         headline += f", which may be chance (p = {p_value:.3f})" if gap and p_value is not None else ""
     return Findings(
         headline=f"{headline}.", context=_context(best, teacher), figures=tuple(_figures(best, twin, teacher))
@@ -64,8 +65,8 @@ def _without_students(teacher: EvaluationResult | None) -> Findings:
     if teacher is None:
         return Findings(headline="No model has been evaluated yet.", context="", figures=())
     name = _best_decode(teacher)
-    at = _at(teacher, name)
-    headline = f"The teacher reaches {teacher.decodes[name].bleu:.1f} BLEU {at}; no student has been evaluated."
+    reached = f"{teacher.decodes[name].score:.1f} {unit_of([teacher])} {_at(teacher, name)}"
+    headline = f"The teacher reaches {reached}; no student has been evaluated."
     return Findings(headline=headline, context="", figures=())
 
 
@@ -91,10 +92,12 @@ def _several(
         )
     else:
         headline = f"None of {len(groups)} kinds of student translates better when it is trained on distilled text"
-    context = f"The best student, {best.name}, reaches {quick(best).bleu:.1f} BLEU {_at(best, best.quick)}."
+    context = (
+        f"The best student, {best.name}, reaches {quick(best).score:.1f} {unit_of([best])} {_at(best, best.quick)}."
+    )
     if teacher is not None:
         name = _best_decode(teacher)
-        context += f" The teacher's best is {teacher.decodes[name].bleu:.1f} {_at(teacher, name)}."
+        context += f" The teacher's best is {teacher.decodes[name].score:.1f} {_at(teacher, name)}."
     if uncertain:
         listed = ", ".join(f"{label} (p = {p_value:.3f})" for label, p_value in uncertain.items())
         context += f" Gains that may be chance are not counted: {listed}."
@@ -114,16 +117,17 @@ def _context(best: EvaluationResult, teacher: EvaluationResult | None) -> str:
     if teacher is None:
         return ""
     name = _best_decode(teacher)
-    bleu = teacher.decodes[name].bleu
-    distance = _distance(shown_gap(quick(best).bleu, bleu))
-    return f"The teacher's best is {bleu:.1f} BLEU {_at(teacher, name)}: the student is {distance} it."
+    score = teacher.decodes[name].score
+    distance = _distance(shown_gap(quick(best).score, score))
+    return f"The teacher's best is {score:.1f} {unit_of([best])} {_at(teacher, name)}: the student is {distance} it."
 
 
 def _figures(
     best: EvaluationResult, twin: EvaluationResult | None, teacher: EvaluationResult | None
 ) -> Iterator[Figure]:
     if twin is not None:
-        yield Figure(value=_signed(shown_gap(quick(best).bleu, quick(twin).bleu)), unit="BLEU", label="over gold text")
+        gap = _signed(shown_gap(quick(best).score, quick(twin).score))
+        yield Figure(value=gap, unit=unit_of([best]), label="over gold text")
         ours, theirs = quick(best).valid, quick(twin).valid
         if ours is not None and theirs is not None:
             points = _signed(shown_gap(100 * ours, 100 * theirs))
@@ -145,7 +149,7 @@ def _by_chance(student: EvaluationResult, twin: EvaluationResult, metric: str) -
 
 
 def _best_decode(model: EvaluationResult) -> str:
-    return max(model.decodes, key=lambda name: model.decodes[name].bleu)  # the first of equals: the smallest beam
+    return max(model.decodes, key=lambda name: model.decodes[name].score)  # the first of equals: the smallest beam
 
 
 def _speedup(model: EvaluationResult) -> float:

@@ -16,7 +16,7 @@ from seqkd.report.explanation import explain
 from seqkd.report.findings import find
 from seqkd.report.graph import draw_graph
 from seqkd.report.test_sets import tests_table
-from seqkd.report.twins import decode_label, find_twins, measure_of
+from seqkd.report.twins import decode_label, find_twins, measure_of, unit_of
 
 LENGTH_LEGEND = "triangles mark the means"
 
@@ -104,7 +104,7 @@ def _quality_plots(contents: Contents) -> list[tuple[str, object, str]]:
         (
             "Quality and speed, one sentence at a time",
             plots.quality_by_speedup(models, batch1=True),
-            f"Test BLEU over speed-up. {marks}",
+            f"Test {unit_of(models)} over speed-up. {marks}",
         ),
         (
             "Quality and speed, in batches",
@@ -114,7 +114,8 @@ def _quality_plots(contents: Contents) -> list[tuple[str, object, str]]:
         (
             "Quality and size",
             plots.quality_by_size(models),
-            "Test BLEU over millions of parameters. Hollow: smallest beam or first decode; full: largest or last.",
+            f"Test {unit_of(models)} over millions of parameters. "
+            "Hollow: smallest beam or first decode; full: largest or last.",
         ),
     ]
     return [plot for plot in drawn if plot[1]]
@@ -132,6 +133,7 @@ def _rounds(contents: Contents) -> dict[str, object] | None:
     return {
         "table": tables.rounds_table(contents),
         "plot": plots.rounds(teacher, students),
+        "unit": unit_of([teacher]),
         "legend": [(name, plots.colour(index)) for index, name in enumerate([teacher.name, *students])],
     }
 
@@ -143,7 +145,7 @@ def _gains(contents: Contents) -> tuple[str, object, str] | None:
         return None
     measure = measure_of(twins)
     bars = plots.gold_and_distilled(twins, measure, [corpus.name for corpus in contents.corpora])
-    what = "Share of outputs that are valid translations" if measure.valid else "Test BLEU"
+    what = "Share of outputs that are valid translations" if measure.valid else f"Test {measure.name}"
     ways = list(dict.fromkeys(decode_label(model, model.quick) for group in twins for model in group.members))
     caption = (
         f"{what}, each model at its first decode ({', '.join(ways)}). Models of a group differ in their text alone."

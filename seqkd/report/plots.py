@@ -20,7 +20,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 from seqkd.metrics.lengths import LengthHistogram
 from seqkd.metrics.results import EvaluationResult
 from seqkd.report.contents import CurvePoint
-from seqkd.report.twins import GOLD, Measure, Twins, find_twins
+from seqkd.report.twins import GOLD, Measure, Twins, find_twins, unit_of
 
 COLOURS = 8  # --series-0 to --series-7 in page.css
 DASHES = ("solid", (0, (5, 2)), (0, (1, 1.5)))  # where the colours come again
@@ -57,11 +57,11 @@ def _turn(index: int) -> int:
 
 
 def quality_by_size(models: Sequence[EvaluationResult]) -> Markup:
-    """BLEU over parameters: a hollow point at the smallest beam or first decode, a full one at the largest or last."""
-    figure, axes = _figure("parameters (millions)", "BLEU")
+    """Quality by parameters: hollow at the smallest beam or first decode, full at the largest or last."""
+    figure, axes = _figure("parameters (millions)", unit_of(models))
     for index, model in enumerate(models):
         x = model.parameters / 1e6
-        low, high = (model.decodes[name].bleu for name in (model.quick, model.quality))
+        low, high = (model.decodes[name].score for name in (model.quick, model.quality))
         axes.plot([x, x], [low, high], color=_shade(index), linewidth=1.2)
         for bleu, full in ((low, False), (high, True)):
             _point(axes, x, bleu, _shade(index), marker="oDsv"[_turn(index) % 4], full=full)
@@ -70,7 +70,7 @@ def quality_by_size(models: Sequence[EvaluationResult]) -> Markup:
 
 
 def quality_by_speedup(models: Sequence[EvaluationResult], *, batch1: bool) -> Markup:
-    """BLEU over speed-up; empty where nobody was timed beside a teacher.
+    """Quality over speed-up; empty where nobody was timed beside a teacher.
 
     Circles go left to right, diamonds write all positions at once; students of gold text are hollow. A thin line joins
     a model's decodes. Twins share a label, which stands at the best of them.
@@ -80,13 +80,13 @@ def quality_by_speedup(models: Sequence[EvaluationResult], *, batch1: bool) -> M
         batch1: Speed-ups where sentences are decoded one at a time, not those in batches.
     """
     what = "one sentence at a time" if batch1 else "in batches"
-    figure, axes = _figure(f"times the teacher's speed, {what}", "BLEU")
+    figure, axes = _figure(f"times the teacher's speed, {what}", unit_of(models))
     labels: dict[str, tuple[float, float]] = {}
     points: list[tuple[float, float]] = []
     twins = {model.name: group.label for group in find_twins(models) for model in group.members}
     for index, model in enumerate(models):
         way = [
-            (speedup, result.bleu)
+            (speedup, result.score)
             for result in model.decodes.values()
             if (speedup := result.speedup_batch1 if batch1 else result.speedup) is not None
         ]
@@ -140,16 +140,16 @@ def gold_and_distilled(twins: Sequence[Twins], measure: Measure, corpora: Sequen
 
 
 def rounds(teacher: EvaluationResult, students: Mapping[str, Sequence[EvaluationResult]]) -> Markup:
-    """BLEU over rounds, at the largest beam or last decode: the teacher in round 0, and a line a student.
+    """Quality over rounds, at the largest beam or last decode: the teacher in round 0, and a line a student.
 
     Args:
         teacher: The first round's.
         students: Each student's models, the first round's first; the teacher has the first colour, they those after it.
     """
-    figure, axes = _figure("round", "BLEU")
-    start = teacher.decodes[teacher.quality].bleu
+    figure, axes = _figure("round", unit_of([teacher]))
+    start = teacher.decodes[teacher.quality].score
     for index, members in enumerate(students.values(), start=1):
-        found = [start, *(model.decodes[model.quality].bleu for model in members)]
+        found = [start, *(model.decodes[model.quality].score for model in members)]
         style = DASHES[_turn(index) % 3]
         axes.plot(range(len(found)), found, color=_shade(index), linewidth=1.6, linestyle=style)
         for number, bleu in enumerate(found[1:], start=1):

@@ -12,7 +12,7 @@ from seqkd.metrics.results import DecodeResult, EvaluationResult
 from seqkd.report.contents import Contents, CorpusEntry, CostEntry, DistillEntry, RoundEntry, SyntheticEntry
 from seqkd.report.findings import MINUS
 from seqkd.report.plots import colour
-from seqkd.report.twins import decode_label
+from seqkd.report.twins import decode_label, unit_of
 
 NOTHING = "\N{EN DASH}"
 SOURCES = {PACKAGES: "CPU packages", GPU: "GPU"}
@@ -72,7 +72,7 @@ def models_table(contents: Contents) -> Table:
         (Head(name="Decode", number=False), [text(decode_label(model, name)) for model, name, _ in rows]),
         _outputs_column("bleu", results),
         (
-            Head(name="Gain", unit="BLEU, over a student of gold text"),
+            Head(name="Gain", unit=f"{unit_of(models)}, over a student of gold text"),
             [_gain(contents, m, name) for m, name, _ in rows],
         ),
         (Head(name="p", unit="of the gain"), [_p_value(contents, m, name) for m, name, _ in rows]),
@@ -107,7 +107,7 @@ def _gain(contents: Contents, model: EvaluationResult, decode: str) -> Cell:
 
 def _p_value(contents: Contents, model: EvaluationResult, decode: str) -> Cell:
     """How probable the gain is by chance."""
-    tested = model.decodes[decode].significance.get("bleu")
+    tested = model.decodes[decode].significance.get(model.decodes[decode].main)
     if tested is None or decode not in contents.significance(model):
         return number(None, 3)
     cell = number(tested.p_value, 3)
@@ -132,12 +132,13 @@ def rounds_table(contents: Contents) -> Table:
     firsts = {entry.student: models[entry.model] for entry in contents.rounds if entry.number == 1}
     all_models = [teacher, *found]
     students = list(firsts)
+    main = teacher.decodes[teacher.quality].main
 
     def gain(entry: RoundEntry) -> Cell:
         first, model = firsts[entry.student], models[entry.model]
         if entry.number == 1:
             return number(None, 2)
-        return _signed(model.decodes[model.quality].bleu - first.decodes[first.quality].bleu)
+        return _signed(model.decodes[model.quality].score - first.decodes[first.quality].score)
 
     named = [
         Cell(text=entry.student, sort=entry.student, series=colour(1 + students.index(entry.student)))
@@ -152,13 +153,18 @@ def rounds_table(contents: Contents) -> Table:
             (Head(name="Round"), [number(0, 0), *(number(entry.number, 0) for entry in contents.rounds)]),
             (Head(name="Taught by", number=False), [text(""), *(text(entry.teacher) for entry in contents.rounds)]),
             (Head(name="Trained on", number=False), [text(model.trained_on) for model in all_models]),
-            metric_column("bleu", [model.decodes[model.quick].bleu for model in all_models], unit="first decode"),
             metric_column(
-                "bleu",
-                [model.decodes[model.quality].bleu for model in all_models],
+                main, [model.decodes[model.quick].measured(main) for model in all_models], unit="first decode"
+            ),
+            metric_column(
+                main,
+                [model.decodes[model.quality].measured(main) for model in all_models],
                 unit="largest beam or last decode",
             ),
-            (Head(name="Gain", unit="BLEU, over round 1"), [number(None, 2), *map(gain, contents.rounds)]),
+            (
+                Head(name="Gain", unit=f"{unit_of(all_models)}, over round 1"),
+                [number(None, 2), *map(gain, contents.rounds)],
+            ),
             metric_column("valid", [model.decodes[model.quick].valid for model in all_models], unit="%, first decode"),
             metric_column("perplexity", [model.perplexity for model in all_models]),
             metric_column("mode_probability", [model.mode_probability for model in all_models]),

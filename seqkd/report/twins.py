@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from seqkd.metrics.results import DecodeResult, EvaluationResult
+from seqkd.metrics.registry import METRICS
+from seqkd.metrics.results import BLEU, DecodeResult, EvaluationResult
 
 GOLD = "gold"
 
@@ -32,10 +33,10 @@ class Twins:
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """What twins are compared by: the share of valid outputs where all have one, BLEU otherwise.
+    """What twins are compared by: the share of valid outputs where all have one, or the metric that their results name.
 
     Attributes:
-        metric: Of the numbers: valid or bleu.
+        metric: Of the numbers.
         name: Of the numbers.
         unit: After a number.
         unit_of_gaps: After the difference of two.
@@ -48,18 +49,27 @@ class Measure:
 
     @property
     def valid(self) -> bool:
-        """Whether it is the first."""
+        """Whether it is the share of valid outputs."""
         return self.metric == "valid"
 
     def __call__(self, model: EvaluationResult) -> float:
         """A model's number, 0 to 100, at the decode that it is meant to be used with."""
         found = quick(model)
-        return 100.0 * found.valid if self.valid and found.valid is not None else found.bleu
+        return 100.0 * found.valid if self.valid and found.valid is not None else found.score
 
 
 def quick(model: EvaluationResult) -> DecodeResult:
     """The decode that a student is meant to be used with."""
     return model.decodes[model.quick]
+
+
+def unit_of(models: Sequence[EvaluationResult]) -> str:
+    """The unit of the numbers that models are compared by: BLEU, unless their results name another metric."""
+    main = next((result.main for model in models for result in model.decodes.values()), BLEU)
+    record = METRICS.find(main)
+    if record is None:
+        return main
+    return f"% {record.label.lower()}" if record.percent else record.label
 
 
 def decode_label(model: EvaluationResult, name: str) -> str:
@@ -81,7 +91,7 @@ def find_twins(models: Sequence[EvaluationResult]) -> list[Twins]:
             label = _label(group)
             if any(twins.label == label for twins in found):
                 label = f"{label} ({group[0].name})"
-            found.append(Twins(label, max(gold, key=lambda model: quick(model).bleu), distilled))
+            found.append(Twins(label, max(gold, key=lambda model: quick(model).score), distilled))
     return found
 
 
@@ -89,7 +99,9 @@ def measure_of(twins: Sequence[Twins]) -> Measure:
     """What all of them can be compared by."""
     if all(quick(model).valid is not None for group in twins for model in group.members):
         return Measure("valid", "valid outputs (%)", " % valid outputs", "points")
-    return Measure("bleu", "BLEU", " BLEU", "BLEU")
+    first = twins[0].gold
+    unit = unit_of([first])
+    return Measure(quick(first).main, unit, f" {unit}", unit)
 
 
 def shown_gap(one: float, other: float) -> float:

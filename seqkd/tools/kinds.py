@@ -140,8 +140,8 @@ KINDS: tuple[Kind, ...] = (
     registered(
         METRICS,
         title="Metrics",
-        place="`seqkd evaluate` computes seqkd's own metrics; `metrics` of `[evaluate]` lists metrics of other "
-        "packages. `best_by` of the table `training` names the metric that chooses a checkpoint: `nll`, or a metric of "
+        place="`seqkd evaluate` computes seqkd's own metrics, or those that `metrics` of `[evaluate]` lists."
+        " `best_by` of the table `training` names the metric that chooses a checkpoint: `nll`, or a metric of "
         "outputs that needs no accepted translations.",
     ),
     registered(

@@ -52,7 +52,7 @@ most = 2.0
 
 [evaluate]
 beams = [1, 2]
-metrics = ["exact"]
+metrics = ["bleu", "chrf", "ter", "exact"]
 """
 
 

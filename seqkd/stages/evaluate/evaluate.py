@@ -17,8 +17,8 @@ from seqkd.corpus.manifest import Manifest, StageOutput, atomic_write, read_mani
 from seqkd.corpus.reader import Corpus
 from seqkd.errors import CorpusError
 from seqkd.kernels.processors import model_name
-from seqkd.metrics.registry import METRICS, Outputs
-from seqkd.metrics.results import FIELDS, RESULT, Baseline, DecodeResult, EvaluationResult
+from seqkd.metrics.registry import METRICS, Outputs, main_metric
+from seqkd.metrics.results import BLEU, FIELDS, RESULT, Baseline, DecodeResult, EvaluationResult
 from seqkd.metrics.speed import TOLERANCE, Speed, load_now, measure
 from seqkd.metrics.tokenizers import Tokenizer, choose_tokenizer
 from seqkd.models.protocol import SOURCE_TOO_LONG
@@ -30,7 +30,7 @@ from seqkd.stages.evaluate.comparing import Rival
 from seqkd.stages.evaluate.models import Models, recipe_of
 from seqkd.stages.evaluate.provenance import OUTPUTS, provenance
 from seqkd.stages.evaluate.references import accepted_file, further_references, shown
-from seqkd.stages.evaluate.scoring import Quality, measured
+from seqkd.stages.evaluate.scoring import Quality, check_accepted, measured
 from seqkd.stages.evaluate.ways import Way, baseline_of, quick_of, ways_of
 from seqkd.stages.slower import slower
 from seqkd.text.languages import has_blanks
@@ -98,6 +98,7 @@ def _run(config: EvaluateConfig, out: Path, overwrite: bool, device: str) -> Non
         say(f"evaluate: {out} is up to date{_uncompared(out, rival)}")
         return
     # What can be wrong is found before the folder is begun.
+    check_accepted(config.metrics or (), accepted)
     models = Models.load(config, str(where))
     models.check(corpus, config)
     test = _read(corpus, accepted if "accepted" in made_by.inputs else None, tokenizer)
@@ -153,14 +154,12 @@ def _say_load(result: EvaluationResult) -> None:
 
 
 def _summary(found: DecodeResult) -> str:
-    valid = "" if found.valid is None else f", {found.valid:.1%} valid"
-    further = "".join(f", {METRICS.named(name).label} {value:.2f}" for name, value in found.further.items())
+    values = {name: found.measured(name) for name in ("bleu", "chrf", "ter", *found.further)}
+    parts = [f"{METRICS.named(name).label} {value:.2f}" for name, value in values.items() if value is not None]
+    parts += [] if found.valid is None else [f"{found.valid:.1%} valid"]
     faster = "" if found.speedup is None else f" ({found.speedup:.2f} times the baseline)"
-    speed = "" if found.speed is None else f", {found.speed.sentences_per_second:,.1f} sentences/s{faster}"
-    return (
-        f"BLEU {found.bleu:.2f}, chrF {found.chrf:.2f}, TER {found.ter:.2f}{valid}{further}{speed} "
-        f"by the {found.engine} engine"
-    )
+    parts += [] if found.speed is None else [f"{found.speed.sentences_per_second:,.1f} sentences/s{faster}"]
+    return f"{', '.join(parts)} by the {found.engine} engine"
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,8 +251,7 @@ def _evaluate(
         speeds, baseline = _speeds(ways, over, timed, config, team.device)
     decodes: dict[str, DecodeResult] = {}
     signatures: dict[str, str] = {}
-    further = [METRICS.named(name) for name in config.metrics or () if name not in METRICS.own]
-    metrics = [*METRICS.own.values(), *further]
+    metrics = [METRICS.named(name) for name in config.metrics or METRICS.own]
     compared = rival if len(test.ids) > 1 else None
     for way in ways:
         theirs = None if compared is None else compared.texts.get(way.file)
@@ -346,9 +344,9 @@ def _result(
     written = [hypothesis for hypothesis in decode.hypotheses if hypothesis is not None]
     speedup, speedup_batch1 = _speedups(speed, baseline)
     return DecodeResult(
-        bleu=values["bleu"],
-        chrf=values["chrf"],
-        ter=values["ter"],
+        bleu=values.get("bleu"),
+        chrf=values.get("chrf"),
+        ter=values.get("ter"),
         bleu_accepted=values.get("bleu_accepted"),
         valid=values.get("valid"),
         length_ratio=sum(len(hypothesis.ids) for hypothesis in written) / max(reference_tokens, 1),
@@ -359,6 +357,7 @@ def _result(
         speedup_batch1=speedup_batch1,
         engine=engine,
         further={name: value for name, value in values.items() if name not in FIELDS},
+        main=main_metric(values) or BLEU,
         significance=quality.significance,
     )
 

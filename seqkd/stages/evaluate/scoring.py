@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
-from seqkd.metrics.registry import Metric, Outputs
+from seqkd.errors import InputError
+from seqkd.metrics.registry import METRICS, Metric, Outputs
 from seqkd.metrics.significance import Significance, by_both_tests
 
 
@@ -22,6 +24,26 @@ class Quality:
     values: dict[str, float]
     signatures: dict[str, str]
     significance: dict[str, Significance]
+
+
+def check_accepted(names: Sequence[str], accepted: Path) -> None:
+    """Refuse metrics that need accepted translations where there are none.
+
+    Args:
+        names: Metrics that the stage file asks for.
+        accepted: Where accepted translations are, if there are any.
+
+    Raises:
+        InputError: Such a metric is among them.
+    """
+    needing = [name for name in names if "accepted" in METRICS.named(name).needs]
+    if needing and not accepted.is_file():
+        raise InputError(
+            f"{', '.join(needing)}: needs accepted translations, and the test text has none",
+            where="metrics",
+            expected=str(accepted),
+            hint="prepare the test text with `accepted`, or leave the metric out",
+        )
 
 
 def measured(outputs: Outputs, metrics: Sequence[Metric], baseline: Sequence[str] | None) -> Quality:

@@ -9,7 +9,7 @@ from seqkd.config.toml import validate
 from seqkd.errors import ConfigError
 from seqkd.metrics.corpus import corpus_bleu, corpus_ter
 from seqkd.metrics.measures import MOST_REFERENCES
-from seqkd.metrics.registry import METRICS, Outputs
+from seqkd.metrics.registry import METRICS, Outputs, main_metric
 from seqkd.metrics.results import DecodeResult
 from seqkd.metrics.speed import Speed
 from seqkd.report.tables import metric_column
@@ -51,6 +51,14 @@ def test_the_best_checkpoint_is_judged_by_what_training_can_measure() -> None:
     for name in ("valid", "bleu_accepted", "perplexity", "comet"):
         with pytest.raises(ConfigError, match=rf"best_by: training cannot measure '{name}' .* nll, bleu, chrf, ter"):
             validate(TrainingConfig, {"max_updates": 1, "best_by": name}, "file")
+
+
+def test_a_list_of_metrics_has_one_by_which_models_can_be_compared() -> None:
+    plain = {"name": "m", "model": "m", "role": "student", "corpus": "c"}
+    assert validate(EvaluateConfig, {**plain, "metrics": ["ter", "chrf"]}, "file").metrics == ("ter", "chrf")
+    assert main_metric(["ter", "chrf", "bleu"]) == "chrf"
+    with pytest.raises(ConfigError, match="metrics: higher is better for none of ter; add a metric"):
+        validate(EvaluateConfig, {**plain, "metrics": ["ter"]}, "file")
 
 
 def test_further_metrics_are_metrics_of_outputs() -> None:

@@ -126,6 +126,11 @@ temperature = 4.0
         ),
         (
             "[data]",
+            '[evaluate]\nmetrics = ["valid", "chrf"]\n\n[data]',
+            "evaluate.metrics: valid needs accepted translations, but test of the data set gold has none",
+        ),
+        (
+            "[data]",
             '[prepare.vocabulary]\njoint = false\n\n[teacher.model]\nembeddings = "decoder"\n\n[data]',
             'students.gold.model.embeddings: is "shared", but prepare.vocabulary.joint is false',
         ),

@@ -35,6 +35,7 @@ from tests.unit.report.report_folders import (
     decode,
     evaluation,
     full,
+    make,
     parallel,
     write_root,
 )
@@ -61,6 +62,30 @@ def test_the_headline_says_that_a_difference_may_be_chance() -> None:
     assert "on gold text (20.0), which may be chance (p = 0.210)." in found.headline
     for other in (compared(MODELS[2], 0.01), compared(MODELS[2], 0.21, baseline="another")):
         assert find([*MODELS[:2], other]).headline.endswith("on gold text (20.0).")
+
+
+def test_models_are_compared_by_the_metric_that_their_results_name(root: Path) -> None:
+    def by_chrf(model: EvaluationResult, chrf: float) -> EvaluationResult:
+        found = {
+            name: dataclasses.replace(result, bleu=None, chrf=chrf, main="chrf")
+            for name, result in model.decodes.items()
+        }
+        return dataclasses.replace(model, decodes=found, signatures={})
+
+    models = [by_chrf(MODELS[0], 60.0), by_chrf(MODELS[1], 40.0), by_chrf(MODELS[2], 45.5)]
+    found = find(models)
+    assert found.headline == (
+        "Student small, trained on seqkd, reaches 45.5 chrF greedy: 5.5 more than the same model trained on gold text "
+        "(40.0)."
+    )
+    assert "The teacher's best is 60.0 chrF" in found.context
+    assert found.figures[0].unit == "chrF"
+    for model in models:
+        (root / "evaluations" / model.name / "result.json").write_text(model.to_json())
+    html, values = make(full(root), root / "out")
+    assert "BLEU" not in html.replace("a few tenths of BLEU", "")
+    assert "chrF, over a student of gold text" in html
+    assert (values["models"][2]["bleu"], values["models"][2]["gain"]) == ({}, {"1": 5.5, "5": 5.5})
 
 
 def test_gains_that_may_be_chance_are_not_counted() -> None:

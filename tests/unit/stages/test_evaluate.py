@@ -497,3 +497,25 @@ def test_one_row_is_not_compared(folders: Path, tmp_path: Path, capsys: pytest.C
     assert "small is not compared with small: the test text has one row" in capsys.readouterr().err
     found = read_result(tmp_path / "out")
     assert (found.compared_with, found.decodes["1"].significance) == ("", {})
+
+
+# --- metrics by name ----------------------------------------------------------------------------------------------
+
+
+def test_a_list_names_all_metrics_that_are_measured(
+    folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = config(folders, metrics=["ter", "valid", "chrf"], beams=(1,))
+    evaluate.run(settings, tmp_path / "out", device="cpu")
+    found = read_result(tmp_path / "out").decodes["1"]
+    assert (found.bleu, found.bleu_accepted, found.main) == (None, None, "valid")
+    assert found.score == 100 * (found.valid or 0.0)
+    assert found.chrf is not None
+    said = capsys.readouterr().err
+    assert f"beam 1: chrF {found.chrf:.2f}, TER {found.ter:.2f}, {found.valid:.1%} valid, " in said
+
+
+def test_a_metric_that_needs_accepted_translations_is_refused_without_them(folders: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="metrics: valid: needs accepted translations, and the test text has none"):
+        evaluate.run(config(folders, part="plain", metrics=["chrf", "valid"]), tmp_path / "out", device="cpu")
+    assert not (tmp_path / "out").exists()

@@ -34,7 +34,7 @@ from seqkd.stages.evaluate.models import Models
 from seqkd.stages.evaluate.provenance import provenance
 from seqkd.stages.evaluate.references import accepted_file, further_references, shown
 from seqkd.stages.evaluate.ways import Way, baseline_of, quick_of, ways_of
-from seqkd.stages.slower import slower
+from seqkd.stages.slower import slow_path_note
 from seqkd.text.languages import has_blanks
 
 GPU_PASSES = 2  # a shape's first decode compiles, its second captures graphs
@@ -106,7 +106,7 @@ def _run(config: EvaluateConfig, out: Path, overwrite: bool, device: str) -> Non
         result, counts = _evaluate(config, test, models, timed, ways, out)
         atomic_write(out / RESULT, result.to_json().encode())
         extra = {"name": config.name, "role": config.role, **made_by.extra}
-        extra |= slower(slow_path([config.model, *config.ensemble], precision, where))
+        extra |= slow_path_note(slow_path([config.model, *config.ensemble], precision, where))
         output.commit(
             Manifest(
                 kind="evaluation",
@@ -140,7 +140,7 @@ def _say_load(result: EvaluationResult) -> None:
 
 def _summary(found: DecodeResult) -> str:
     valid = "" if found.valid is None else f", {found.valid:.1%} valid"
-    further = "".join(f", {METRICS.named(name).label} {value:.2f}" for name, value in found.further.items())
+    further = "".join(f", {METRICS.get(name).label} {value:.2f}" for name, value in found.further.items())
     faster = "" if found.speedup is None else f" ({found.speedup:.2f} times the baseline)"
     speed = "" if found.speed is None else f", {found.speed.sentences_per_second:,.1f} sentences/s{faster}"
     return (
@@ -233,7 +233,7 @@ def _evaluate(
     decodes: dict[str, DecodeResult] = {}
     signatures: dict[str, str] = {}
     engines = {way.name: way.engine for way in ways}
-    further = [METRICS.named(name) for name in config.metrics or () if name not in METRICS.own]
+    further = [METRICS.get(name) for name in config.metrics or () if name not in METRICS.own]
     metrics = [*METRICS.own.values(), *further]
     for name, decode in decoded.items():
         decodes[name], signatures = _score(test, metrics, decode, engines[name], speeds.get(name), baseline)

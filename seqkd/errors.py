@@ -1,20 +1,20 @@
-"""Every failure that seqkd expects.
+"""All failures that seqkd expects.
 
-One root, `SeqkdError`. The command line prints a child of it as one message and exits with its `exit_code`;
-anything else is a bug and keeps its traceback.
+They derive from `SeqkdError`. The command line prints such an error as one message and exits with its `exit_code`.
+Any other exception is a bug.
 """
 
 from __future__ import annotations
 
 
 class SeqkdError(Exception):
-    """Root of the expected failures.
+    """The base class of all expected failures.
 
     Args:
-        what: What is wrong, in one sentence.
-        where: File, field, row id or line, where there is one.
-        expected: What was expected instead.
-        hint: What to do.
+        what: The problem, in one sentence.
+        where: The file, field, row id or line, if there is one.
+        expected: The expected value or state.
+        hint: The action that solves the problem.
     """
 
     exit_code = 1
@@ -44,21 +44,21 @@ def _rebuild(kind: type[SeqkdError], what: str, where: str, expected: str, hint:
 
 
 class InputError(SeqkdError):
-    """Something the user handed in cannot be used: exit code 2."""
+    """An input or an argument of the user cannot be used (exit code 2)."""
 
     exit_code = 2
 
 
 class ConfigError(InputError):
-    """A stage or pipeline file is wrong; the message lists all its problems."""
+    """A stage or pipeline file is invalid. The message lists all its problems."""
 
 
 class TextError(InputError):
-    """A text file cannot be read as the bitext that it should be."""
+    """A text file or bitext cannot be read."""
 
 
 class CorpusError(InputError):
-    """An Arrow corpus, k-best list or manifest is missing, damaged or of another kind."""
+    """A folder of rows (a corpus, k-best lists or soft targets) is missing, damaged or of the wrong kind."""
 
 
 class ModelError(InputError):
@@ -66,11 +66,11 @@ class ModelError(InputError):
 
 
 class ConflictError(InputError):
-    """The output folder was made with other settings."""
+    """The output folder was made with other settings, or another process is using it."""
 
 
 class UnfinishedError(ConflictError):
-    """The output folder was begun on another kind of machine, or by another revision, and only that can finish it."""
+    """The output folder was begun on another kind of machine or by another revision, which alone can finish it."""
 
 
 class ExtensionError(InputError):
@@ -78,4 +78,4 @@ class ExtensionError(InputError):
 
 
 class WorkError(SeqkdError):
-    """A failure at work: full disk, loss that is not finite, logits that are NaN: exit code 1."""
+    """A failure during work, such as a full disk or a loss that is not finite (exit code 1)."""

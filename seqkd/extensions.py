@@ -1,8 +1,8 @@
-"""Registries: the records of one kind that seqkd has, and those that installed packages add through entry points.
+"""Registries: seqkd's own records of one kind, and the records that installed packages add through entry points.
 
-A registry is a dict literal of records by name. A record names the code behind it as `module:attribute`, so that
-listing a registry imports none of that code, and a record may name code of a package that is imported later. A package
-outside seqkd adds a record with an entry point whose name is the record's and whose value is the record:
+A registry is a dict literal of records by name. A record names its code as `module:attribute`. Listing a registry
+therefore imports none of that code, and a record may name code of a package that is imported later. A package outside
+seqkd adds a record with an entry point. Its name is the name of the record, and its value is the record:
 
     [project.entry-points."seqkd.architectures"]
     mine = "my_package.model:RECORD"
@@ -28,8 +28,8 @@ class Record(Protocol):
     """An entry of a registry.
 
     Attributes:
-        name: By which files name it. A name that ends with a colon is the prefix of a family, `fairseq:NAME`.
-        help: One line about it.
+        name: The name that files use. A name that ends with a colon is the prefix of a family, as in `fairseq:NAME`.
+        help: A description in one line.
     """
 
     @property
@@ -51,32 +51,32 @@ NO_SETTINGS = "seqkd.extensions:NoSettings"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NoSettings:
-    """The settings of a record that has none."""
+    """The settings of a record without settings."""
 
 
-def installed(group: str) -> Iterable[EntryPoint]:
-    """The entry points of a group in all installed packages."""
-    return list(_everything().select(group=group))
+def find_entry_points(group: str) -> Iterable[EntryPoint]:
+    """Return the entry points of a group in all installed packages."""
+    return list(_all_entry_points().select(group=group))
 
 
 @cache
-def _everything() -> Any:
-    """All entry points: looking through the installed packages takes a while, and is the same for every group."""
+def _all_entry_points() -> Any:
+    """Return all entry points. The search through the installed packages is slow, and the same for every group."""
     return entry_points()
 
 
 class Registry(Generic[R]):
     """All records of one kind.
 
-    Entry points are looked up at the first question, and each is imported when its record is first asked for.
+    Entry points are looked up at the first query. Each one is imported when its record is first requested.
 
     Args:
         kind: A noun for messages, such as "architecture".
         record: The type of the records.
-        group: The entry points' group.
+        group: The group of the entry points.
         own: seqkd's own records by name.
-        check: Says what is wrong with the record of another package, or "" if nothing is.
-        find: Gives the entry points of a group.
+        check: Returns the problem of another package's record, or "" if the record is valid.
+        find: Returns the entry points of a group.
     """
 
     def __init__(
@@ -87,29 +87,29 @@ class Registry(Generic[R]):
         group: str,
         own: dict[str, R],
         check: Callable[[R], str] = lambda _: "",
-        find: Callable[[str], Iterable[EntryPoint]] = installed,
+        find: Callable[[str], Iterable[EntryPoint]] = find_entry_points,
     ) -> None:
         self.kind, self.group, self.own = kind, group, own
         self._record, self._check, self._find = record, check, find
         self._loaded: dict[str, R | ExtensionError] = {}
 
     def names(self) -> list[str]:
-        """All names, seqkd's own first. No extension is imported.
+        """Return all names, seqkd's own first, without importing any extension.
 
         Raises:
-            ExtensionError: Two packages register one name.
+            ExtensionError: Two packages register the same name.
         """
         return [*self.own, *self._added]
 
     def known(self) -> str:
-        """All names in one line, for messages: `transformer, lstm, fairseq:NAME`."""
-        return ", ".join(shown(name) for name in self.names())
+        """Return all names in one line, for messages: `transformer, lstm, fairseq:NAME`."""
+        return ", ".join(display_name(name) for name in self.names())
 
     def find(self, name: str) -> R | None:
-        """The record of a name, or of the family that the name belongs to; None if there is none.
+        """Return the record of a name or of the family that the name belongs to, or None if there is no such record.
 
         Raises:
-            ExtensionError: Two packages register one name, or the entry point of this name cannot be used.
+            ExtensionError: Two packages register the same name, or the entry point of this name cannot be used.
         """
         family, colon, member = name.partition(":")
         if colon:
@@ -123,11 +123,11 @@ class Registry(Generic[R]):
             return found
         return self.own.get(name)
 
-    def named(self, name: str) -> R:
-        """The record of a name that is known to be there.
+    def get(self, name: str) -> R:
+        """Return the record of a name that is known to exist.
 
         Raises:
-            ExtensionError: The package that registers it has gone, or cannot be used.
+            ExtensionError: The package that registers the name is not installed or cannot be used.
         """
         record = self.find(name)
         if record is None:
@@ -140,28 +140,28 @@ class Registry(Generic[R]):
         return record
 
     def package(self, name: str) -> str:
-        """The package that registers a name, one of `names`.
+        """Return the package that registers a name, which is one of `names`.
 
         Raises:
-            ExtensionError: Two packages register one name.
+            ExtensionError: Two packages register the same name.
         """
         return _package(self._added[name]) if name in self._added else OWN
 
     def all(self) -> list[R]:
-        """All records, in the order of `names`, without the entry points that cannot be used; see `broken`.
+        """Return all records in the order of `names`, without the entry points that cannot be used; see `broken`.
 
         Raises:
-            ExtensionError: Two packages register one name.
+            ExtensionError: Two packages register the same name.
         """
-        return [*self.own.values(), *(found for found in self._tried() if not isinstance(found, ExtensionError))]
+        return [*self.own.values(), *(found for found in self._load_all() if not isinstance(found, ExtensionError))]
 
     def broken(self) -> list[ExtensionError]:
-        """What is wrong with each entry point that cannot be used.
+        """Return an error for each entry point that cannot be used.
 
         Raises:
-            ExtensionError: Two packages register one name.
+            ExtensionError: Two packages register the same name.
         """
-        return [found for found in self._tried() if isinstance(found, ExtensionError)]
+        return [found for found in self._load_all() if isinstance(found, ExtensionError)]
 
     @cached_property
     def _added(self) -> dict[str, EntryPoint]:
@@ -173,24 +173,24 @@ class Registry(Generic[R]):
                 raise ExtensionError(
                     f"two packages register the {self.kind} {point.name!r}: {other} and {_package(point)}",
                     where=f"entry points {self.group!r}",
-                    expected="each name once",
+                    expected="one package for each name",
                     hint="uninstall one of the two packages, or rename the entry point in one of them",
                 )
             added[point.name] = point
         return added
 
-    def _tried(self) -> list[R | ExtensionError]:
+    def _load_all(self) -> list[R | ExtensionError]:
         return [self._load(name) for name in self._added]
 
     def _load(self, name: str) -> R | ExtensionError:
-        """Import an entry point, once."""
+        """Import an entry point, at most once."""
         if name not in self._loaded:
             self._loaded[name] = self._import(self._added[name])
         return self._loaded[name]
 
     def _import(self, point: EntryPoint) -> R | ExtensionError:
         where = f"entry point {point.name!r} of the group {self.group!r}, package {_package(point)}"
-        hint = f"mend or uninstall the package {_package(point)}"
+        hint = f"repair or uninstall the package {_package(point)}"
         try:
             found = point.load()
         except Exception as error:  # a package may fail at import in any way
@@ -205,21 +205,21 @@ class Registry(Generic[R]):
             wrong = self._check(found)
         except ExtensionError as error:
             return ExtensionError(
-                f"its settings {error.where}: {error.what}", where=where, expected=error.expected, hint=hint
+                f"its settings class {error.where}: {error.what}", where=where, expected=error.expected, hint=hint
             )
         return ExtensionError(f"{point.value} {wrong}", where=where, hint=hint) if wrong else found
 
 
-def shown(name: str) -> str:
-    """A name as messages show it: that of a family is followed by NAME."""
+def display_name(name: str) -> str:
+    """Return a name as messages show it. The name of a family is followed by NAME."""
     return f"{name}NAME" if name.endswith(":") else name
 
 
 def resolve(reference: str) -> Any:
-    """Import what a record names as `module:attribute`.
+    """Import an object that a record names as `module:attribute`.
 
     Raises:
-        ExtensionError: The module cannot be imported, or has no such attribute.
+        ExtensionError: The module cannot be imported or has no such attribute.
     """
     module, _, attribute = reference.partition(":")
     try:
@@ -228,15 +228,15 @@ def resolve(reference: str) -> Any:
         raise ExtensionError(
             f"cannot be imported: {error}",
             where=reference,
-            hint="install what the module needs, or mend or uninstall the package whose record names it",
+            hint="install the packages that the module needs, or repair or uninstall the package of the record",
         ) from error
 
 
 def settings_class(reference: str) -> Any:
-    """Import the settings that a record names.
+    """Import the settings class that a record names.
 
     Raises:
-        ExtensionError: They cannot be imported, or are not a frozen dataclass.
+        ExtensionError: The class cannot be imported or is not a frozen dataclass.
     """
     kind = resolve(reference)
     if isinstance(kind, type) and is_dataclass(kind) and kind.__dataclass_params__.frozen:  # type: ignore[attr-defined]
@@ -244,7 +244,7 @@ def settings_class(reference: str) -> Any:
     raise ExtensionError(
         f"is {kind!r:.200}",
         where=reference,
-        expected="the settings of a record: a frozen dataclass, with bounds in `Annotated`",
+        expected="a frozen dataclass, with the bounds of its fields in `Annotated`",
         hint="decorate the class with @dataclass(frozen=True)",
     )
 

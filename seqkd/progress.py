@@ -1,4 +1,4 @@
-"""How far the work is, on stderr: a bar on a terminal, now and then a plain line elsewhere."""
+"""Progress on stderr: a bar on a terminal, and occasional plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from rich.console import Console
 from rich.progress import BarColumn, SpinnerColumn, TaskID, TextColumn
 from rich.progress import Progress as RichProgress
 
-LINE_SECONDS = 10.0  # plain lines come at most this often: logs stay short
-RECENT_SECONDS = 300.0  # what is left is estimated from so long, validations and all: a slow start is forgotten
+LINE_SECONDS = 10.0  # shortest time between two plain lines, which keeps logs short
+RECENT_SECONDS = 300.0  # the rate of this last period, validations included, predicts the time left
 _SAMPLE_SECONDS = 5.0
 
-_bar_on_screen = False  # a terminal shows one bar; a progress inside another one writes lines above it
+_bar_on_screen = False  # a terminal shows one bar; a nested progress writes plain lines above it
 
 
 def say(text: str) -> None:
-    """Print one plain line on stderr; it appears above a running bar.
+    """Print one plain line on stderr, above a running bar.
 
-    Work goes on if stderr cannot be written to any more, because the terminal or the program that read it has gone.
+    Work continues if stderr can no longer be written to because the terminal or the reading program has ended.
     """
     try:
         print(text, file=sys.stderr, flush=True)
@@ -33,9 +33,9 @@ def say(text: str) -> None:
 
 
 def mute(stream: TextIO) -> None:
-    """Send the rest of a stream's output, with what its buffer holds, to the null device.
+    """Redirect the rest of a stream's output, including its buffer, to the null device.
 
-    Python flushes the standard streams when it ends, and a second failure there would decide the exit code.
+    Python flushes the standard streams at exit, where a second failure would change the exit code.
     """
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, stream.fileno())
@@ -43,18 +43,18 @@ def mute(stream: TextIO) -> None:
 
 
 class Progress:
-    """Counts work done; use as a context manager.
+    """Counts the work done. Use it as a context manager.
 
-    On a terminal a bar with rate and time left; elsewhere lines such as
+    On a terminal it shows a bar with the rate and the time left. Elsewhere it prints lines such as
     `distill: 12,000/29,000 sentences (41%), 512 sentences/s, ETA 0:33`, at most one in ten seconds and one at the end.
-    Under way the rate is that of the last five minutes, at the end that of all.
+    The rate is the mean of the last five minutes; in the last line it is the mean of the whole run.
 
     Args:
-        label: What is going on, e.g. the stage.
-        total: How many units there are; None where that is not known.
-        unit: What is counted, in the plural.
-        done: Units that an earlier run did; they count as done, but not towards the rate.
-        now: The clock, in seconds from any moment.
+        label: The name of the work, such as the stage.
+        total: Number of units, or None if it is not known.
+        unit: Name of the units, in the plural.
+        done: Units that an earlier run did. They count as done, but not towards the rate.
+        now: Clock that returns seconds.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class Progress:
         self._now = now
         self._started = now()
         self._last_line = self._started
-        self._samples = deque([(self._started, done)])  # when so many were done; the first is where "recent" begins
+        self._samples = deque([(self._started, done)])  # (time, units done); the recent period begins at the first
         self._bar: RichProgress | None = None
         self._task = TaskID(0)
 
@@ -104,7 +104,7 @@ class Progress:
             say(self.line())
 
     def advance(self, n: int = 1) -> None:
-        """Count `n` more units as done."""
+        """Add `n` units to the work done."""
         self.done += n
         now = self._now()
         if now - self._samples[-1][0] >= _SAMPLE_SECONDS:
@@ -112,12 +112,12 @@ class Progress:
         self._show()
 
     def note(self, text: str) -> None:
-        """Show `text` (a loss, the shard at hand) after the counts from now on."""
+        """Show `text`, such as a loss or the current shard, after the counts from now on."""
         self._note = text
         self._show()
 
     def line(self) -> str:
-        """The state as one plain line."""
+        """Return the state as one plain line."""
         return f"{self.label}: {self._status()}"
 
     def _show(self) -> None:
@@ -125,7 +125,7 @@ class Progress:
             self._bar.update(self._task, completed=self.done, status=self._status())
             return
         now = self._now()
-        finished = self.total is not None and self.done >= self.total  # the last line comes at the end
+        finished = self.total is not None and self.done >= self.total  # `__exit__` prints the last line
         if now - self._last_line >= LINE_SECONDS and not finished:
             self._last_line = now
             say(self.line())
@@ -140,17 +140,17 @@ class Progress:
             percent = 100 * self.done // self.total if self.total else 100
             parts = [f"{self.done:,}/{self.total:,} {self.unit} ({percent}%)"]
         if new:
-            parts.append(f"{_number(rate)} {self.unit}/s")
+            parts.append(f"{_format_rate(rate)} {self.unit}/s")
         if self.total is not None and self.done >= self.total:
-            parts.append(f"took {_clock(now - self._started)}")
+            parts.append(f"took {_format_time(now - self._started)}")
         elif self.total is not None and rate > 0:
-            parts.append(f"ETA {_clock((self.total - self.done) / rate)}")
+            parts.append(f"ETA {_format_time((self.total - self.done) / rate)}")
         if self._note:
             parts.append(self._note)
         return ", ".join(parts)
 
     def _rate(self, now: float) -> float:
-        """Units a second: recently, or over all of a finished run."""
+        """Return the units per second of the recent period, or of the whole run once it is finished."""
         start, before = self._started, self._before
         if self.total is None or self.done < self.total:
             while len(self._samples) > 1 and now - self._samples[1][0] >= RECENT_SECONDS:
@@ -159,11 +159,11 @@ class Progress:
         return (self.done - before) / (now - start) if now > start else 0.0
 
 
-def _number(rate: float) -> str:
+def _format_rate(rate: float) -> str:
     return f"{rate:,.0f}" if rate >= 10 else f"{rate:.2f}"
 
 
-def _clock(seconds: float) -> str:
+def _format_time(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

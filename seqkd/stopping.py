@@ -1,4 +1,4 @@
-"""Being asked to stop: SIGTERM and Ctrl-C let what is in hand come to a good end."""
+"""Requests to stop: after SIGTERM or Ctrl-C the current piece of work is still completed."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import Any
 
 from seqkd.errors import WorkError
 
-_NOTED = b"stopping as soon as what is in hand is done; once more ends it at once\n"
+_NOTED = b"stopping as soon as the current work is done; press Ctrl-C again to end at once\n"
 
 
 class StopRequest:
-    """Notes SIGTERM and Ctrl-C, so that work can come to a good end; a second one ends the process at once.
+    """Records SIGTERM and Ctrl-C so that the current work can be completed. A second signal ends the process at once.
 
-    Use as a context manager, in the main thread.
+    Use it as a context manager in the main thread.
 
     Attributes:
-        made: Whether one has come.
+        made: Whether a request has been made.
     """
 
     def __init__(self) -> None:
@@ -36,21 +36,21 @@ class StopRequest:
         self._restore()
 
     def check(self, where: str) -> None:
-        """End here if a stop was asked for.
+        """Stop here if a stop was requested.
 
         Args:
-            where: How far the work has come, e.g. "after 3 of 7 shards".
+            where: The progress of the work, such as "after 3 of 7 shards".
 
         Raises:
-            WorkError: It was.
+            WorkError: A stop was requested.
         """
         if self.made:
-            raise WorkError(f"stopped {where}", hint="run the same command to go on")
+            raise WorkError(f"stopped {where}", hint="run the same command again to continue")
 
     def _note(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
         self.made = True
         self._restore()
-        os.write(2, _NOTED)  # print may be under way in the very code that the signal has interrupted
+        os.write(2, _NOTED)  # not print: the signal may have interrupted print itself
 
     def _restore(self) -> None:
         for number, handler in self._before.items():

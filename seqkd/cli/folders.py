@@ -1,4 +1,4 @@
-"""`seqkd inspect`, `verify`, `compare` and `forget`: what lies in folders, and what can be named in files."""
+"""`seqkd inspect`, `verify`, `compare` and `forget`: commands that look at folders."""
 
 from __future__ import annotations
 
@@ -16,17 +16,21 @@ folders = typer.Typer()
 @folders.command("inspect")
 def _inspect(
     path: Annotated[
-        Path | None, typer.Argument(help="folder of a corpus, k-best lists, a model or another stage")
+        Path | None, typer.Argument(help="Folder of a corpus, k-best lists, a model or another stage.")
     ] = None,
-    rows: Annotated[int, typer.Option(min=0, help="how many rows to show")] = 3,
+    rows: Annotated[int, typer.Option(min=0, help="Number of rows to show.")] = 3,
     kinds: Annotated[
-        bool, typer.Option("--kinds", help="list the architectures, objectives, rules ... of all installed packages")
+        bool,
+        typer.Option("--kinds", help="List the architectures, objectives, rules and so on of all installed packages."),
     ] = False,
     debug: Debug = False,  # noqa: ARG001
 ) -> None:
-    """Show what a folder holds, or list what files can name."""
+    """Show the contents of a folder.
+
+    With --kinds, list the names that stage and pipeline files can use.
+    """
     if kinds == (path is not None):
-        raise typer.BadParameter("expected either a folder or --kinds")
+        raise typer.BadParameter("give either a folder or --kinds")
     if path is None:
         from seqkd.tools.kinds import show_kinds
 
@@ -39,13 +43,16 @@ def _inspect(
 
 @folders.command("verify")
 def _verify(
-    path: Annotated[Path, typer.Argument(help="folder of a corpus, k-best lists, a model or another stage, or a run")],
+    path: Annotated[
+        Path, typer.Argument(help="Folder of a corpus, k-best lists, a model or another stage, or of a run.")
+    ],
     inputs: Annotated[
-        list[Path] | None, typer.Option("--inputs", help="folder to look for inputs in, beside the run; repeatable")
+        list[Path] | None,
+        typer.Option("--inputs", help="Further folder in which to look for inputs. The option can be repeated."),
     ] = None,
     debug: Debug = False,  # noqa: ARG001
 ) -> None:
-    """Check a folder and all that it was made from against what was written."""
+    """Check a folder and its inputs against their manifests."""
     from seqkd.tools.verify import show, verify
 
     print(show(verify(path, inputs or ())))
@@ -82,10 +89,13 @@ def _compare(
 
 @folders.command("forget")
 def _forget(
-    paths: Annotated[list[Path], typer.Argument(help="folders of k-best lists or soft targets")],
+    paths: Annotated[list[Path], typer.Argument(help="Folders of k-best lists or soft targets.")],
     debug: Debug = False,  # noqa: ARG001
 ) -> None:
-    """Delete the rows of intermediate folders; what was made from them stays finished."""
+    """Delete the rows of intermediate folders to free space.
+
+    The manifests stay, so the folders that were made from these rows stay up to date.
+    """
     from seqkd.tools.forget import forget
 
     for path in paths:

@@ -1,4 +1,4 @@
-"""`seqkd import` and `seqkd export`: models of other toolkits, a command for each format that is registered."""
+"""`seqkd import` and `seqkd export`: models of other toolkits, with one command for each registered format."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Annotated, Any, get_args, get_type_hints
 import typer
 from typer.core import TyperGroup
 
-from seqkd.cli.options import Debug, Out, Overwrite, rereadable
+from seqkd.cli.options import Debug, Out, Overwrite, check_rereadable
 from seqkd.extensions import resolve, settings_class
 from seqkd.interop.formats import FORMATS, Format, check_format
 from seqkd.progress import say
@@ -20,10 +20,10 @@ Command = Callable[..., None]
 
 
 def _group(command_of: Callable[[Format], Command | None]) -> type[TyperGroup]:
-    """A group of commands that are looked up in the registry: only the extension that is asked for is imported.
+    """Build a group of commands that are looked up in the registry, so that only the chosen extension is imported.
 
     Args:
-        command_of: Gives the function behind a format's command; None if the format has none.
+        command_of: Returns the function behind a format's command, or None if the format has no such command.
     """
 
     class Formats(TyperGroup):
@@ -56,8 +56,8 @@ def _import(record: Format) -> Command | None:
             say(f"import: {note}")
         say(f"import: {report.parameters:,} parameters; {out}")
 
-    path = Annotated[Path, typer.Argument(help="file or folder of the model", callback=rereadable)]
-    return _with_parameters(command, {"path": path, **_options(record.settings), **_COMMON})
+    path = Annotated[Path, typer.Argument(help="File or folder of the model.", callback=check_rereadable)]
+    return _add_parameters(command, {"path": path, **_options(record.settings), **_COMMON})
 
 
 def _export(record: Format) -> Command | None:
@@ -68,7 +68,7 @@ def _export(record: Format) -> Command | None:
         resolve(str(record.write))(model, out, overwrite=overwrite)
         say(f"export: {out}")
 
-    return _with_parameters(command, {"model": Annotated[Path, typer.Argument(help="model folder")], **_COMMON})
+    return _add_parameters(command, {"model": Annotated[Path, typer.Argument(help="Model folder.")], **_COMMON})
 
 
 _COMMON = {"out": Out, "overwrite": Overwrite, "debug": Debug}
@@ -76,22 +76,22 @@ _DEFAULTS = {"overwrite": False, "debug": False}
 
 
 def _options(settings: str) -> dict[str, Any]:
-    """An option of the command line for each setting; a setting that may be left out is None by default."""
+    """Return an option of the command line for each setting. A setting that can be left out is None by default."""
     kind = settings_class(settings)
     hints, found = get_type_hints(kind, include_extras=True), {}
     for setting in fields(kind):
         hint = hints[setting.name]
         base, marks = (hint.__origin__, hint.__metadata__) if hasattr(hint, "__metadata__") else (hint, ())
         text = next((mark.description for mark in marks if getattr(mark, "description", None)), "")
-        check = rereadable if Path in (base, *get_args(base)) else None
-        option = typer.Option(help=text, callback=check)
+        check = check_rereadable if Path in (base, *get_args(base)) else None
+        option = typer.Option(help=f"{text[:1].upper()}{text[1:]}." if text else None, callback=check)
         optional = setting.default is not MISSING and None not in (base, *get_args(base))
         found[setting.name] = Annotated[base | None if optional else base, option]
     return found
 
 
-def _with_parameters(command: Command, parameters: dict[str, Any]) -> Command:
-    """Give a function the parameters that typer makes the command line from."""
+def _add_parameters(command: Command, parameters: dict[str, Any]) -> Command:
+    """Give a function the parameters from which typer makes the command line."""
 
     def default(name: str, hint: Any) -> Any:
         optional = type(None) in get_args(hint.__origin__)
@@ -107,8 +107,12 @@ def _with_parameters(command: Command, parameters: dict[str, Any]) -> Command:
     return command
 
 
-imports = typer.Typer(help="A model of another toolkit to a model folder.", no_args_is_help=True, cls=_group(_import))
-exports = typer.Typer(help="A model folder to another toolkit's format.", no_args_is_help=True, cls=_group(_export))
+imports = typer.Typer(
+    help="Import a model of another toolkit as a model folder.", no_args_is_help=True, cls=_group(_import)
+)
+exports = typer.Typer(
+    help="Export a model folder to the format of another toolkit.", no_args_is_help=True, cls=_group(_export)
+)
 
 
 @imports.callback()

@@ -1,4 +1,4 @@
-"""The command line: parse, call one stage, print. What a command needs is imported when it runs."""
+"""The command line: parse, call one stage, print. Each command imports its modules when it runs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from seqkd import __version__
 from seqkd.cli.folders import folders
 from seqkd.cli.interop import exports, imports
 from seqkd.cli.kernels import kernels
-from seqkd.cli.options import Debug, rereadable
+from seqkd.cli.options import Debug, check_rereadable
 from seqkd.cli.stages import stages
 from seqkd.cli.texts import texts
 from seqkd.errors import InputError, SeqkdError
@@ -35,16 +35,18 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-for _commands in (stages, texts, folders, kernels):
+# The help lists the commands in this order, after `plan`: the order in which the data passes through them.
+for _commands in (stages, texts, folders):
     app.add_typer(_commands)
 app.add_typer(imports, name="import")
 app.add_typer(exports, name="export")
+app.add_typer(kernels)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command and return its exit code: 0, 2 for bad usage or input, 1 for a failure at work.
+    """Run a command and return its exit code: 0 for success, 2 for bad usage or input, 1 for a failure at work.
 
-    Every failure is one message on stderr; its traceback comes with `--debug`.
+    Every failure prints one message on stderr. With `--debug` the traceback is printed, too.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     closed = _fill_streams()
@@ -54,13 +56,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _flush()
     except KeyboardInterrupt:
         code = INTERRUPTED
-    except BrokenPipeError:  # the program that read our output has gone
+    except BrokenPipeError:  # the program that read our output has ended
         mute(sys.stdout)
         return 1
     except Exception as error:
         if "--debug" in words:
             traceback.print_exc()
-        say(f"error: {_explained(error)}")
+        say(f"error: {_explain(error)}")
         with contextlib.suppress(OSError):
             _flush()
         return error.exit_code if isinstance(error, SeqkdError) else 1
@@ -70,12 +72,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _fill_streams() -> frozenset[str]:
-    """Put the null device in the place of each standard stream that was closed when the process started.
+    """Replace each standard stream that was closed when the process started by the null device.
 
-    Otherwise the next file to be opened would get the stream's number, and messages of libraries would go into it.
+    Otherwise the next file to be opened would get the stream's number, and libraries would write messages into it.
 
     Returns:
-        The names of these streams.
+        The names of the streams that were replaced.
     """
     closed = frozenset(name for name in ("stdin", "stdout", "stderr") if getattr(sys, name) is None)
     for number, name in enumerate(("stdin", "stdout", "stderr")):
@@ -92,10 +94,10 @@ def _fill_streams() -> frozenset[str]:
 
 
 def _check_words(words: Sequence[str]) -> None:
-    """Refuse arguments that are not UTF-8: manifests and reports, which are, could not name such a folder.
+    """Refuse arguments that are not UTF-8, because manifests and reports, which are UTF-8, could not name them.
 
     Raises:
-        InputError: There is one.
+        InputError: An argument is not UTF-8.
     """
     for word in words:
         try:
@@ -122,12 +124,12 @@ def _flush() -> None:
 def _run(words: Sequence[str], closed: frozenset[str]) -> int:
     try:
         app(words, prog_name="seqkd", obj=closed)
-    except SystemExit as stop:  # typer's: bad usage has been explained by now
+    except SystemExit as stop:  # raised by typer, which has already explained bad usage
         return stop.code if isinstance(stop.code, int) else 1
     return 0
 
 
-def _explained(error: Exception) -> str:
+def _explain(error: Exception) -> str:
     if isinstance(error, SeqkdError):
         return str(error)
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -144,18 +146,20 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def _root(
-    _: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="show the version")] = False,
+    _: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
 ) -> None:
     pass
 
 
 @app.command("plan")
 def _plan(
-    pipeline: Annotated[Path, typer.Argument(help="pipeline file (TOML)", callback=rereadable)],
-    runs: Annotated[Path, typer.Option(help="where the pipeline's folder goes")] = Path("runs"),
+    pipeline: Annotated[Path, typer.Argument(help="Pipeline file (TOML).", callback=check_rereadable)],
+    runs: Annotated[Path, typer.Option(help="Folder in which the pipeline's run folder is made.")] = Path("runs"),
     debug: Debug = False,  # noqa: ARG001
 ) -> None:
-    """Write a pipeline's Make rules and stage files."""
+    """Write the Make rules and the stage files of a pipeline."""
     from seqkd.pipeline.make import write_plan
 
     print(write_plan(pipeline, runs))

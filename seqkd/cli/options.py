@@ -1,4 +1,4 @@
-"""What several commands share: options, and how they import what they need."""
+"""Options and helpers that several commands share."""
 
 from __future__ import annotations
 
@@ -13,24 +13,26 @@ import typer
 
 from seqkd.errors import InputError
 
-Out = Annotated[Path, typer.Option(help="output folder")]
+Out = Annotated[Path, typer.Option(help="Output folder.")]
 Overwrite = Annotated[
     bool,
-    typer.Option("--overwrite", help="start anew; a finished folder is moved to OUT.old, an unfinished one is deleted"),
+    typer.Option(
+        "--overwrite", help="Start anew. A finished folder is moved to OUT.old; an unfinished one is deleted."
+    ),
 ]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")]
-Debug = Annotated[bool, typer.Option("--debug", help="show the traceback of a failure")]
+Device = Annotated[str, typer.Option(help="Device to work on: auto, cpu, cuda, or cuda:N for the GPU of number N.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Print the traceback of a failure.")]
 
 
-def rereadable(path: Path | None) -> Path | None:
-    """Callback of an option that names a file to be read more than once: refuse pipes.
+def check_rereadable(path: Path | None) -> Path | None:
+    """Refuse a pipe as the value of an option that names a file which is read more than once.
 
     Raises:
-        InputError: It is a pipe or a device.
+        InputError: The path is a pipe or a device.
     """
     if path is not None and path.exists() and not path.is_file() and not path.is_dir():
         raise InputError(
-            "a pipe or a device, which can be read only once",
+            "is a pipe or a device, which can be read only once",
             where=str(path),
             expected="a file",
             hint="write the contents to a file first",
@@ -39,25 +41,25 @@ def rereadable(path: Path | None) -> Path | None:
 
 
 def standard_input(context: typer.Context) -> BinaryIO:
-    """The bytes of stdin, for a command that works on them.
+    """Return stdin as a stream of bytes, for a command that reads text from it.
 
     Raises:
-        InputError: stdin is closed.
+        InputError: The standard input is closed.
     """
     return _stream(context, "stdin", "text to work on, from a file or a pipe").buffer
 
 
 def standard_output(context: typer.Context) -> BinaryIO:
-    """The bytes of stdout, for a command whose result they are.
+    """Return stdout as a stream of bytes, for a command that writes its result to it.
 
     Raises:
-        InputError: stdout is closed.
+        InputError: The standard output is closed.
     """
     return _stream(context, "stdout", "a file or a pipe to write the result to").buffer
 
 
 def _stream(context: typer.Context, name: str, expected: str) -> TextIO:
-    if name in context.obj:  # those that were closed when the process started
+    if name in context.obj:  # the streams that were closed when the process started
         raise InputError("is closed", where=name, expected=expected)
     stream: TextIO = getattr(sys, name)
     return stream
@@ -65,9 +67,10 @@ def _stream(context: typer.Context, name: str, expected: str) -> TextIO:
 
 @contextmanager
 def importing() -> Iterator[None]:
-    """Around a command's imports, which make many objects and drop few.
+    """Switch the garbage collector off while a command imports its modules.
 
-    The collector would go through all of them again and again, a fifth of a stage's start.
+    Imports make many objects and drop few. The collector would traverse all of them again and again, which takes a
+    fifth of the time that a stage needs to start.
     """
     gc.disable()
     try:

@@ -1,4 +1,4 @@
-"""The commands of the stages: each takes a stage file and makes an output folder."""
+"""The commands of the stages. Each one takes a stage file and makes an output folder."""
 
 from __future__ import annotations
 
@@ -22,17 +22,18 @@ if TYPE_CHECKING:
 
 stages = typer.Typer()
 
-Config = Annotated[Path, typer.Option(help="stage file (TOML)")]
+Config = Annotated[Path, typer.Option(help="Stage file (TOML).")]
 OverwriteChanged = Annotated[
     bool,
     typer.Option(
-        "--overwrite-changed", help="as --overwrite if --out was made with other settings or inputs; else continue"
+        "--overwrite-changed",
+        help="Start anew, as with --overwrite, if --out was made with other settings or inputs. Otherwise continue.",
     ),
 ]
 
 
 class Executor(str, Enum):
-    """Where shards are worked on."""
+    """The place where shards are processed."""
 
     local = "local"
     ray = "ray"
@@ -41,13 +42,17 @@ class Executor(str, Enum):
 Executors = Annotated[
     Executor,
     typer.Option(
-        "--executor", help="local: processes of this machine; ray: the cluster of RAY_ADDRESS, or one started here"
+        "--executor",
+        help="Where shards are processed. local: processes of this machine. ray: the Ray cluster at RAY_ADDRESS, or a "
+        "cluster that is started on this machine.",
     ),
 ]
 OldExecutors = Annotated[Executor | None, typer.Option("--engine", hidden=True)]
 Worker = Annotated[
     str | None,
-    typer.Option(metavar="I/N", help="do only every N-th shard, from the I-th; N such workers share --out"),
+    typer.Option(
+        metavar="I/N", help="Process every N-th shard only, beginning with the I-th. N such workers share --out."
+    ),
 ]
 
 
@@ -61,12 +66,12 @@ def _run_stage(
     device: str,
     scale: Scale | None = None,
 ) -> None:
-    """Run a stage; `scale` is for the stages whose shards are shared."""
+    """Run a stage. `scale` is given for stages whose shards can be shared."""
     with importing():
         from seqkd.config.toml import load_stage
-        from seqkd.kernels.build import check
+        from seqkd.kernels.build import check_environment
 
-        check()
+        check_environment()
         settings = load_stage(resolve(stage.settings), config)
         run = resolve(stage.run)
     if scale is not None:
@@ -74,26 +79,26 @@ def _run_stage(
     try:
         run(settings, out, overwrite=overwrite, device=device)
     except UnfinishedError:
-        raise  # nothing has changed but the machine; hours of another machine's work are not deleted for that
+        raise  # only the machine has changed: that is no reason to delete hours of another machine's work
     except ConflictError:
         if not overwrite_changed or overwrite:
             raise
-        # A folder that is in use, or is not seqkd's, refuses this too.
+        # The stage refuses this, too, if the folder is in use or was not made by seqkd.
         run(settings, out, overwrite=True, device=device)
     if scale is None or scale.part is None or (out / "manifest.json").exists():
-        os.utime(out / "manifest.json")  # Make compares times: a stage with nothing to do is up to date again
+        os.utime(out / "manifest.json")  # Make compares times, so a stage with nothing to do must touch its output
 
 
 def _scale(executor: Executor, old: Executor | None, worker: str | None, *, overwrite: bool) -> Scale:
-    """Read the options that spread a stage; `old` is the value of `--engine`, the former name of `--executor`."""
+    """Read the options that spread a stage over machines; `old` is the value of `--engine`, now `--executor`."""
     from seqkd.corpus.locks import Part
     from seqkd.executors.work import Scale
 
     if worker is not None and overwrite:
         raise InputError(
-            "one worker of several cannot start anew: it would take away what the others have made",
+            "one worker of several cannot start anew, because that would discard the shards of the others",
             where="--worker",
-            expected="no --overwrite and no --overwrite-changed",
+            expected="neither --overwrite nor --overwrite-changed",
             hint="move or delete the output folder before the workers start",
         )
     if old is not None:
@@ -102,8 +107,8 @@ def _scale(executor: Executor, old: Executor | None, worker: str | None, *, over
     return Scale(executor.value, None if worker is None else Part.parse(worker))
 
 
-def _alone(stage: Stage) -> Callable[[Path, Path, bool, bool, str, bool], None]:
-    """The command of a stage that one process runs."""
+def _single_command(stage: Stage) -> Callable[[Path, Path, bool, bool, str, bool], None]:
+    """Build the command of a stage that one process runs."""
 
     def command(
         config: Config,
@@ -118,8 +123,10 @@ def _alone(stage: Stage) -> Callable[[Path, Path, bool, bool, str, bool], None]:
     return command
 
 
-def _shared(stage: Stage) -> Callable[[Path, Path, Executor, Executor | None, str | None, bool, bool, str, bool], None]:
-    """The command of a stage whose shards are shared."""
+def _shared_command(
+    stage: Stage,
+) -> Callable[[Path, Path, Executor, Executor | None, str | None, bool, bool, str, bool], None]:
+    """Build the command of a stage whose shards several processes can share."""
 
     def command(
         config: Config,
@@ -140,34 +147,41 @@ def _shared(stage: Stage) -> Callable[[Path, Path, Executor, Executor | None, st
     return command
 
 
-@stages.command("prepare")
 def _prepare(
     config: Config,
     out: Out,
     monolingual: Annotated[
-        bool, typer.Option("--monolingual", help="text of the target language alone, for back-translation")
+        bool,
+        typer.Option("--monolingual", help="Prepare text of the target language alone, for back-translation."),
     ] = False,
     test: Annotated[
-        bool, typer.Option("--test", help="a further test set, encoded with the vocabulary of a data set")
+        bool, typer.Option("--test", help="Prepare a further test set with the vocabulary of a data set.")
     ] = False,
     overwrite: Overwrite = False,
     overwrite_changed: OverwriteChanged = False,
     device: Device = "auto",
     debug: Debug = False,
 ) -> None:
-    """Text files to gold corpora and a vocabulary, to sources of the other direction, or to a further test set."""
+    """Prepare gold corpora and a vocabulary from text files.
+
+    With --monolingual, prepare sources for back-translation from text of the target language. With --test, prepare a
+    further test set.
+    """
     if monolingual and test:
-        raise typer.BadParameter("expected --monolingual or --test, not both")
+        raise typer.BadParameter("give --monolingual or --test, not both")
     stage = STAGES["monolingual" if monolingual else "test" if test else "prepare"]
-    _alone(stage)(config, out, overwrite, overwrite_changed, device, debug)
+    _single_command(stage)(config, out, overwrite, overwrite_changed, device, debug)
 
 
-@stages.command("distill")
 def _distill(
     config: Config,
     out: Out,
     soft_targets: Annotated[
-        bool, typer.Option("--soft-targets", help="distributions at the corpus' own target positions, no k-best lists")
+        bool,
+        typer.Option(
+            "--soft-targets",
+            help="Write the teachers' distributions at the target positions of the corpus instead of k-best lists.",
+        ),
     ] = False,
     executor: Executors = Executor.local,
     engine: OldExecutors = None,
@@ -177,12 +191,15 @@ def _distill(
     device: Device = "auto",
     debug: Debug = False,
 ) -> None:
-    """Teachers and a corpus to k-best lists, or to soft targets."""
+    """Write k-best lists of teachers, or their soft targets."""
     stage = STAGES["soft_targets" if soft_targets else "distill"]
-    _shared(stage)(config, out, executor, engine, worker, overwrite, overwrite_changed, device, debug)
+    _shared_command(stage)(config, out, executor, engine, worker, overwrite, overwrite_changed, device, debug)
 
 
-_WRITTEN_OUT = {command.name for command in stages.registered_commands}  # commands that run several stages
+_SEVERAL: dict[str, Callable[..., None]] = {"prepare": _prepare, "distill": _distill}  # an option chooses the stage
 for _stage in STAGES.values():
-    if _stage.command not in _WRITTEN_OUT:
-        stages.command(_stage.command, help=f"{_stage.help}.")((_shared if _stage.shared else _alone)(_stage))
+    if _stage.command in _SEVERAL and not _stage.option:
+        stages.command(_stage.command)(_SEVERAL[_stage.command])
+    elif not _stage.option:
+        _build = _shared_command if _stage.shared else _single_command
+        stages.command(_stage.command, help=f"{_stage.help}.")(_build(_stage))

@@ -1,4 +1,4 @@
-"""`seqkd translate` and `seqkd score`: models at work on plain text."""
+"""`seqkd translate` and `seqkd score`: commands that apply models to plain text."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from seqkd.cli.options import Debug, Device, importing, standard_input, standard
 from seqkd.errors import InputError
 
 texts = typer.Typer()
+_TEXT_FILES = "It may be compressed (.gz, .bz2, .xz or .zst) or a pipe."
 
-Models = Annotated[list[Path], typer.Option("--model", help="model folder; give several for an ensemble")]
+Models = Annotated[list[Path], typer.Option("--model", help="Model folder. Repeat the option for an ensemble.")]
 
 
 class Precision(str, Enum):
-    """Of a model's weights while it works; auto: the fastest that is as good."""
+    """The precision of a model's weights; auto is the fastest precision without a loss of quality."""
 
     auto = "auto"
     float32 = "float32"
@@ -28,65 +29,92 @@ class Precision(str, Enum):
 
 
 class Normalization(str, Enum):
-    """logprob / length**alpha, or GNMT's ((5 + length) / 6)**alpha."""
+    """How scores are normalised by length: logprob / length**alpha, or logprob / ((5 + length) / 6)**alpha (GNMT)."""
 
     power = "power"
     gnmt = "gnmt"
 
 
 class Stopping(str, Enum):
-    """When a sentence is done."""
+    """When the search for a sentence stops."""
 
     first = "first"
     exact = "exact"
 
 
-Weights = Annotated[Precision, typer.Option("--precision", help="of the weights")]
-BatchTokens = Annotated[int, typer.Option(min=1, help="tokens worked on together")]
+Weights = Annotated[Precision, typer.Option("--precision", help="Precision of the weights.")]
+BatchTokens = Annotated[int, typer.Option(min=1, help="Tokens that are processed together.")]
 
 
 @texts.command("translate")
 def _translate(
     context: typer.Context,
     model: Models,
-    beam: Annotated[int, typer.Option(min=1, max=64, help="hypotheses kept at each step, or samples drawn")] = 5,
-    nbest: Annotated[int, typer.Option(min=1, max=64, help="translations of each line")] = 1,
-    length_penalty: Annotated[float, typer.Option(help="exponent of the length that scores are divided by")] = 1.0,
-    normalization: Annotated[Normalization, typer.Option(help="of scores by length")] = Normalization.power,
-    stopping: Annotated[Stopping, typer.Option(help="at the first `beam` hypotheses, or when none can win")] = (
-        Stopping.first
-    ),
-    max_length_ratio: Annotated[float, typer.Option(min=0.0, help="longest output: this * source tokens ...")] = 2.0,
-    max_length_extra: Annotated[int, typer.Option(min=1, help="... + this")] = 10,
-    min_length: Annotated[int, typer.Option(min=0, help="shortest output in tokens")] = 1,
-    min_length_ratio: Annotated[float, typer.Option(min=0.0, help="shortest output, also: this * source tokens")] = 0.0,
-    prefix: Annotated[str, typer.Option(help="pieces that every output opens with, e.g. a language tag")] = "",
-    unk_penalty: Annotated[float, typer.Option(min=0.0, help="against the unknown piece")] = 0.0,
-    no_repeat_ngram_size: Annotated[int, typer.Option(min=0, help="no n tokens in a row come twice")] = 0,
-    temperature: Annotated[float, typer.Option(help="logits are divided by it")] = 1.0,
-    sampling: Annotated[bool, typer.Option("--sampling", help="draw samples instead of searching")] = False,
-    top_k: Annotated[int, typer.Option(min=0, help="sample from the k likeliest tokens; 0: all")] = 0,
-    top_p: Annotated[float, typer.Option(help="sample from the likeliest tokens with this probability")] = 1.0,
-    seed: Annotated[int, typer.Option(help="of sampling; with a line's number it decides every draw")] = 1,
-    diverse_groups: Annotated[int, typer.Option(min=1, max=64, help="groups of the beam that differ")] = 1,
-    diverse_strength: Annotated[float, typer.Option(min=0.0, help="how much they differ")] = 0.5,
-    iterations: Annotated[int, typer.Option(min=1, help="of a model that refines what it wrote all at once")] = 10,
-    candidates: Annotated[int, typer.Option(min=0, help="of such a model; 0: as many as nbest")] = 0,
-    json: Annotated[bool, typer.Option("--json", help="one JSON object a line, with scores")] = False,
+    beam: Annotated[int, typer.Option(min=1, max=64, help="Hypotheses kept at each step, or samples drawn.")] = 5,
+    nbest: Annotated[int, typer.Option(min=1, max=64, help="Translations printed for each line.")] = 1,
+    length_penalty: Annotated[float, typer.Option(help="Exponent alpha of the length normalisation.")] = 1.0,
+    normalization: Annotated[
+        Normalization,
+        typer.Option(help="Length normalisation of scores: power divides by length**alpha; gnmt as GNMT does."),
+    ] = Normalization.power,
+    stopping: Annotated[
+        Stopping,
+        typer.Option(
+            help="When a sentence is finished. first: at the first `beam` finished hypotheses. exact: when no live "
+            "hypothesis can still win."
+        ),
+    ] = Stopping.first,
+    max_length_ratio: Annotated[
+        float,
+        typer.Option(min=0.0, help="The longest output is max-length-ratio * source tokens + max-length-extra."),
+    ] = 2.0,
+    max_length_extra: Annotated[int, typer.Option(min=1, help="See --max-length-ratio.")] = 10,
+    min_length: Annotated[int, typer.Option(min=0, help="Shortest output in tokens.")] = 1,
+    min_length_ratio: Annotated[
+        float, typer.Option(min=0.0, help="Shortest output as a share of the source tokens.")
+    ] = 0.0,
+    prefix: Annotated[str, typer.Option(help="Pieces that every output begins with, such as a language tag.")] = "",
+    unk_penalty: Annotated[float, typer.Option(min=0.0, help="Penalty for the unknown piece.")] = 0.0,
+    no_repeat_ngram_size: Annotated[
+        int, typer.Option(min=0, help="Forbid to repeat any sequence of n tokens in an output. 0 allows repetitions.")
+    ] = 0,
+    temperature: Annotated[float, typer.Option(help="Temperature that logits are divided by.")] = 1.0,
+    sampling: Annotated[bool, typer.Option("--sampling", help="Draw samples instead of searching.")] = False,
+    top_k: Annotated[int, typer.Option(min=0, help="Sample from the k likeliest tokens. 0 means all tokens.")] = 0,
+    top_p: Annotated[
+        float, typer.Option(help="Sample from the smallest set of likeliest tokens with this total probability.")
+    ] = 1.0,
+    seed: Annotated[int, typer.Option(help="Seed of sampling. The seed and the line number decide every draw.")] = 1,
+    diverse_groups: Annotated[
+        int, typer.Option(min=1, max=64, help="Groups of hypotheses in diverse beam search. 1 is plain beam search.")
+    ] = 1,
+    diverse_strength: Annotated[
+        float, typer.Option(min=0.0, help="Penalty for a token that an earlier group has chosen at the same step.")
+    ] = 0.5,
+    iterations: Annotated[
+        int, typer.Option(min=1, help="Decoding passes of a non-autoregressive model that refines its output.")
+    ] = 10,
+    candidates: Annotated[
+        int, typer.Option(min=0, help="Candidates that a non-autoregressive model decodes. 0 means --nbest.")
+    ] = 0,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line, with scores.")] = False,
     device: Device = "auto",
     precision: Weights = Precision.auto,
     batch_tokens: BatchTokens = 4000,
     debug: Debug = False,  # noqa: ARG001
 ) -> None:
-    """Text on stdin, its translation on stdout, line by line; when the input pauses, each line so far is answered."""
+    """Translate text from stdin to stdout, line by line.
+
+    When the input pauses, all lines read so far are translated.
+    """
     with importing():
-        from seqkd.kernels.build import check
+        from seqkd.kernels.build import check_environment
         from seqkd.models.protocol import ParallelSettings
         from seqkd.search.loading import load_team
         from seqkd.search.settings import BeamSettings
         from seqkd.tools.translate import Translator, arriving, translate_lines
 
-    check()
+    check_environment()
     lines, out = standard_input(context), standard_output(context)
     team = load_team(model, device=device, precision=precision.value, parallel=True)
     _refuse_unfit(context, model[0], parallel=team.parallel)
@@ -122,7 +150,7 @@ def _translate(
 
 
 def _refuse_unfit(context: typer.Context, model: Path, *, parallel: bool) -> None:
-    """Options that somebody gave and that this kind of model has no use for are an error."""
+    """Refuse options on the command line that do not apply to this kind of model."""
     other = {"model", "nbest", "json", "device", "precision", "batch_tokens", "debug"}
     at_once = {"iterations", "candidates"}
     unfit = [
@@ -131,10 +159,10 @@ def _refuse_unfit(context: typer.Context, model: Path, *, parallel: bool) -> Non
         if name not in other and (name in at_once) != parallel and _was_given(context, name)
     ]
     if unfit and parallel:
-        what = f"{', '.join(unfit)}: for models that decode left to right, and this one writes all positions at once"
+        what = f"{', '.join(unfit)} cannot be used: this model writes all positions at once, not left to right"
         raise InputError(what, where=str(model), expected="--iterations, --candidates and --nbest")
     if unfit:
-        what = f"{', '.join(unfit)}: for models that write all positions at once, and this one decodes left to right"
+        what = f"{', '.join(unfit)} cannot be used: this model decodes left to right, not all positions at once"
         raise InputError(what, where=str(model), expected="--beam and the other options of beam search")
 
 
@@ -147,18 +175,22 @@ def _was_given(context: typer.Context, name: str) -> bool:
 def _score(
     context: typer.Context,
     model: Models,
-    source: Annotated[Path, typer.Option(help="source text, a sentence a line; .gz, .bz2, .xz, .zst or a pipe")],
-    target: Annotated[Path, typer.Option(help="target text, likewise")],
+    source: Annotated[Path, typer.Option(help=f"Source text, one sentence a line. {_TEXT_FILES}")],
+    target: Annotated[Path, typer.Option(help=f"Target text, one sentence a line. {_TEXT_FILES}")],
     device: Device = "auto",
     precision: Weights = Precision.float32,
     batch_tokens: BatchTokens = 4000,
     debug: Debug = False,  # noqa: ARG001
 ) -> None:
-    """Log-probability and length in tokens of each pair, tab-separated; the whole text's perplexity on stderr."""
+    """Score sentence pairs with a model.
+
+    Print the log-probability and the length in tokens of each pair, separated by a tab, and the perplexity of the whole
+    text on stderr.
+    """
     with importing():
-        from seqkd.kernels.build import check
+        from seqkd.kernels.build import check_environment
         from seqkd.tools.score import score_files
 
-    check()
+    check_environment()
     out = standard_output(context)
     score_files(model, source, target, out, device=device, precision=precision.value, batch_tokens=batch_tokens)

@@ -16,7 +16,7 @@ from seqkd.config.search import Strict
 from seqkd.config.tables import read_table, written
 from seqkd.models.registry import ARCHITECTURES, DEFAULT, Architecture
 from seqkd.models.settings import StackSettings
-from seqkd.objectives.registry import OBJECTIVES, AskingSettings, Objective, TaughtSettings, suited
+from seqkd.objectives.registry import OBJECTIVES, AskingSettings, Objective, TaughtSettings, suitable_objectives
 from seqkd.training.hooks import HOOKS, HookKind
 
 
@@ -213,7 +213,7 @@ def check_objective(model: ModelConfig, objective: ObjectiveConfig) -> None:
         if not term.record.fits(model.record):
             raise ValueError(
                 f"objective.type {term.type!r} does not fit model.arch {model.arch!r}, which takes "
-                f"{', '.join(suited(model.record))}"
+                f"{', '.join(suitable_objectives(model.record))}"
             )
 
 

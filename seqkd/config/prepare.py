@@ -9,22 +9,22 @@ from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 
 from seqkd.config.search import Strict
 from seqkd.metrics.sacrebleu_sets import sacrebleu_files
-from seqkd.text.languages import LANGUAGE, mistaken
+from seqkd.text.languages import LANGUAGE, suggest_language
 from seqkd.text.normalize import Normalization
 from seqkd.text.vocabulary import (
     LEAST_COVERAGE,
     LEAST_LINE_BYTES,
     LINE_BYTES,
     MOST_LINE_BYTES,
+    find_symbol_problems,
     least_size,
-    symbol_problems,
 )
 
 OWN_TEST = "test"  # the name of a data set's own test text among its test sets
 
 
 def _language(code: str) -> str:
-    if right := mistaken(code):
+    if right := suggest_language(code):
         raise ValueError(f"no language: the code of a country; the language's is {right!r}")
     return code
 
@@ -131,7 +131,7 @@ class VocabularyConfig(Strict):
     @model_validator(mode="after")
     def _possible(self) -> VocabularyConfig:
         pieces = self.symbols, self.tags
-        problems = symbol_problems(*pieces, byte_fallback=self.byte_fallback, normalization=self.normalization)
+        problems = find_symbol_problems(*pieces, byte_fallback=self.byte_fallback, normalization=self.normalization)
         least = least_size(*pieces, byte_fallback=self.byte_fallback)
         if self.size < least:
             held = f"special pieces, symbols{' and bytes' * self.byte_fallback}"

@@ -1,1 +1,1 @@
-"""Arrow shards, manifests, and token-budget batches."""
+"""Arrow shards, manifests, and batches under a token budget."""

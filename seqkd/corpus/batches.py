@@ -1,4 +1,4 @@
-"""Cut an epoch into batches under a token budget."""
+"""Division of an epoch into batches under a token budget."""
 
 from __future__ import annotations
 
@@ -22,38 +22,38 @@ def plan_epoch(
     rank: int = 0,
     world: int = 1,
 ) -> list[Rows]:
-    """The batches of one rank for one epoch, as positions of rows.
+    """Plan the batches of one rank for one epoch, as positions of rows.
 
-    Rows are shuffled and cut into windows; each window is sorted by target, then source length and cut into batches;
-    the batches are shuffled. A batch's rows times its longest sentence, on either side and with EOS, stay within the
-    budget: what is counted is the padded batch that memory must hold, for a short target with a long source as well.
-    A row longer than the budget is a batch of its own.
+    Rows are shuffled and cut into windows. Each window is sorted by target length, then by source length, and cut into
+    batches, and the batches are shuffled. The number of rows of a batch times its longest sentence, on either side and
+    with EOS, stays within the budget. This counts the padded batch that memory must hold, also for a short target with
+    a long source. A row longer than the budget is a batch of its own.
 
-    Every row is in exactly one batch of one rank: none is repeated, none dropped. All ranks get the same number of
-    batches. For that, the largest batches are halved until their number is a multiple of `world`. Only where even
-    single rows are too few do the last batches of some ranks stay empty arrays; a training step on one contributes
-    nothing, but must still take part in the gradients' sum.
+    Every row is in exactly one batch of one rank. All ranks get the same number of batches: the largest batches are
+    halved until their number is a multiple of `world`. Only if there are too few rows are the last batches of some
+    ranks empty arrays. A training step on an empty batch contributes nothing, but must still take part in the sum of
+    the gradients.
 
-    Memory: some 50 bytes a row, no text. The plan depends on the lengths and the settings only.
+    The plan needs about 50 bytes of memory a row. It depends on the lengths and the settings only.
 
     Args:
         source_lengths: Source subwords without EOS `[rows]`.
         target_lengths: Target subwords without EOS `[rows]`.
         batch_tokens: The budget.
-        seed: Of the run, not negative.
-        epoch: Gives each epoch its own shuffle, not negative.
-        window: Rows shuffled and sorted together.
-        rank: Which of the `world` processes this plan is for.
-        world: Processes that share the epoch.
+        seed: The seed of the run, not negative.
+        epoch: The epoch, not negative. Each epoch has its own shuffle.
+        window: Rows that are shuffled and sorted together.
+        rank: The process, of `world`, for which the plan is made.
+        world: Number of processes that share the epoch.
 
     Returns:
         Arrays of positions `[rows in batch]`, int64.
 
     Raises:
-        ValueError: Lengths that do not belong together, or a setting out of its range.
+        ValueError: The numbers of lengths differ, or a setting is out of range.
     """
     if source_lengths.ndim != 1 or source_lengths.shape != target_lengths.shape:
-        raise ValueError(f"lengths must be [rows] twice, are {source_lengths.shape} and {target_lengths.shape}")
+        raise ValueError(f"lengths must both be [rows], got {source_lengths.shape} and {target_lengths.shape}")
     if batch_tokens < 1 or window < 1:
         raise ValueError(f"batch_tokens {batch_tokens} and window {window} must be at least 1")
     if not 0 <= rank < world:
@@ -72,13 +72,14 @@ def plan_epoch(
 
 
 def _cut(rows: Rows, widths: Rows, budget: int) -> list[Rows]:
-    """Greedily take as many rows as fit, again and again."""
+    """Cut rows into batches, each with as many rows as fit."""
     batches = []
     start = 0
     while start < len(rows):
-        most = max(1, budget // int(widths[start]))  # the longest row so far decides, so it cannot be more than this
+        most = max(1, budget // int(widths[start]))  # an upper bound: the longest row decides
         longest = np.maximum.accumulate(widths[start : start + most])
-        fits = int(np.count_nonzero(longest * np.arange(1, len(longest) + 1) <= budget))  # grows strictly: a prefix
+        # The product grows strictly, so the rows that fit form a prefix.
+        fits = int(np.count_nonzero(longest * np.arange(1, len(longest) + 1) <= budget))
         end = start + max(1, fits)
         batches.append(rows[start:end])
         start = end

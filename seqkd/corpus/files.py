@@ -1,4 +1,4 @@
-"""Files that are either whole or not there."""
+"""Atomic writes: a file is either complete or does not exist."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 from seqkd.errors import SeqkdError, WorkError
 
 _TEMPORARY = re.compile(r"^\..+\.\d+\.tmp$")
-_KEPT = re.compile(r"\.old\d*$")  # a finished folder whose stage has started anew
+_KEPT = re.compile(r"\.old\d*$")  # a finished folder that was moved when its stage started anew
 
 _HINTS = {
     errno.ENOSPC: "free some space, then run the same command again",
@@ -26,22 +26,22 @@ _HINTS = {
 
 
 def work_error(error: OSError, path: Path, what: str) -> SeqkdError:
-    """What to raise when the system refuses `what` (say, "cannot be written") at `path`."""
+    """Make the error for a failed operation at `path`; `what` names it, as in "cannot be written"."""
     reason = error.strerror or str(error)
     return WorkError(f"{what}: {reason}", where=str(path), hint=_HINTS.get(error.errno or 0, ""))
 
 
 @contextlib.contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Give a temporary path beside `path` to write to; on leaving, fsync it and rename it to `path`.
+    """Yield a temporary path beside `path`; on leaving, fsync the file and rename it to `path`.
 
-    For libraries that want a file name. If the body fails, the temporary file is deleted and `path` stays as it was.
-    The file gets the permissions that the umask gives to any new file, whatever permissions the library has set.
+    This is for libraries that need a file name. If the body fails, the temporary file is deleted and `path` stays
+    unchanged. The file gets the permissions of the umask, whatever permissions the library has set.
 
     Raises:
-        WorkError: The system refuses: disk full, no permission.
+        WorkError: The file cannot be written, for example because the disk is full.
     """
-    # No process number: two machines that share the folder may have the same.
+    # The name contains no process number, which two machines that share the folder may have in common.
     temporary = path.with_name(f".{path.name}.{secrets.randbits(48)}.tmp")
     try:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
@@ -56,22 +56,22 @@ def atomic_path(path: Path) -> Iterator[Path]:
     except OSError as error:
         raise work_error(error, path, "cannot be written") from error
     finally:
-        with contextlib.suppress(OSError):  # gone after the rename; a disk at fault must not hide the first error
+        with contextlib.suppress(OSError):  # already renamed; or a failing disk, which must not hide the first error
             temporary.unlink()
 
 
 def atomic_write(path: Path, data: bytes | memoryview) -> None:
-    """Write `data` to `path`: whoever looks sees the old file or the new one, also after a crash.
+    """Write `data` to `path`. Readers see either the old file or the new one, even after a crash.
 
     Raises:
-        WorkError: The system refuses: disk full, no permission.
+        WorkError: The file cannot be written, for example because the disk is full.
     """
     with atomic_path(path) as temporary, temporary.open("wb") as file:
         file.write(data)
 
 
 def sync(path: Path) -> None:
-    """Ask the system to have a file or a folder's names on the disk before returning."""
+    """Wait until a file, or the entries of a folder, are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -80,7 +80,7 @@ def sync(path: Path) -> None:
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder and those above it that are missing, to stay: their names are on the disk before this returns."""
+    """Make a folder and its missing parents, and wait until their names are on the disk."""
     missing = [folder for folder in (path, *path.parents) if not folder.exists()]
     path.mkdir(parents=True, exist_ok=True)
     for folder in reversed(missing):
@@ -88,12 +88,12 @@ def make_folder(path: Path) -> None:
 
 
 def is_kept(name: str) -> bool:
-    """Whether `name` is one that `kept_as` gives: NAME.old, NAME.old2 and so on."""
+    """Whether `name` is a name that `kept_path` returns: NAME.old, NAME.old2 and so on."""
     return _KEPT.search(name) is not None
 
 
-def kept_as(folder: Path) -> Path:
-    """Where a finished folder is moved if its stage starts anew: the first free one of NAME.old, NAME.old2, ..."""
+def kept_path(folder: Path) -> Path:
+    """Return the path to which a finished folder is moved: the first free one of NAME.old, NAME.old2 and so on."""
     number, path = 1, folder.with_name(f"{folder.name}.old")
     while os.path.lexists(path):
         number += 1
@@ -102,5 +102,5 @@ def kept_as(folder: Path) -> Path:
 
 
 def is_temporary(name: str) -> bool:
-    """Whether `name` is one that `atomic_path` gives; left behind only when the process was killed."""
+    """Whether `name` is a temporary name of `atomic_path`. Such files remain only if the process was killed."""
     return _TEMPORARY.match(name) is not None

@@ -1,10 +1,9 @@
-"""Who may work in an output folder: one process alone, or several workers with a part of the shards each.
+"""Locks on output folders: one process works alone, or several workers process a part of the shards each.
 
-Locks are flock's. Their files are taken for the folder's own while it is under way and are gone when it is finished. On
-NFS, Linux turns flock into the server's byte-range locks, so they hold between machines (not with the mount options
-`nolock` and `local_lock`); Lustre needs the mount option `flock`. Where locks do not reach another machine, nothing is
-corrupted all the same: shards are renamed into place whole, and two processes that write the same shard write the same
-bytes.
+The locks use flock. Their files exist in the folder only while it is being made. On NFS, Linux turns flock into
+byte-range locks of the server, so they hold between machines, but not with the mount options `nolock` and `local_lock`.
+Lustre needs the mount option `flock`. Even if locks do not reach another machine, nothing is corrupted: complete shards
+are renamed into place, and two processes that write the same shard write the same bytes.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from seqkd.progress import say
 
 _LOCK = ".lock"
 _DOOR = ".lock-door"
-_PATIENCE = 2.0  # seconds of waiting at the door before a word is said; the folder's start takes milliseconds
+_PATIENCE = 2.0  # seconds of silent waiting at the door; starting a folder takes milliseconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,23 +33,23 @@ class Part:
 
     @staticmethod
     def parse(text: str) -> Part:
-        """Read "2/8".
+        """Read a text such as "2/8".
 
         Raises:
-            InputError: Something else, or a number out of range.
+            InputError: The text has another form, or a number is out of range.
         """
         found = re.fullmatch(r"(\d{1,9})/(\d{1,9})", text)
         part = Part(int(found[1]), int(found[2])) if found else Part(0, 0)
         if not 1 <= part.index <= part.count:
             raise InputError(
-                f"{text!r} is no part",
+                f"{text!r} is not a part",
                 where="--worker",
-                expected="i/n with i from 1 to n, e.g. 2/8 for the second of 8",
+                expected="i/n with i from 1 to n, such as 2/8 for the second part of 8",
             )
         return part
 
     def shards(self, total: int) -> list[int]:
-        """Those of `total` shards that are this part's."""
+        """Return the shards, of `total`, that belong to this part."""
         return list(range(self.index - 1, total, self.count))
 
     def __str__(self) -> str:
@@ -58,26 +57,26 @@ class Part:
 
 
 def is_lock(name: str) -> bool:
-    """Whether `name` is that of a lock's file."""
+    """Whether `name` is the name of a lock file."""
     return name == _LOCK or name.startswith(f"{_LOCK}-")
 
 
 class FolderLock:
-    """Holds a folder, alone or with other workers.
+    """Locks a folder for one process, or for one of several workers.
 
-    A process without a part holds it alone. Workers share it, each holding its part alone; they start and finish one at
-    a time ("at the door"), so that one of them sees that it is the last.
+    A process without a part locks the folder exclusively. Workers share the folder, and each locks its part
+    exclusively. They start and finish one at a time ("at the door"), so that one of them knows that it is the last.
 
     Args:
-        folder: Must be there.
-        part: The worker's part; None to hold the folder alone.
+        folder: The folder, which must exist.
+        part: The worker's part, or None to lock the folder exclusively.
 
     Attributes:
-        alone: Whether nobody else is in the folder.
+        alone: Whether no other process works in the folder.
 
     Raises:
-        ConflictError: Another process holds the folder, or this part of it.
-        WorkError: The system refuses.
+        ConflictError: Another process has locked the folder or this part of it.
+        WorkError: The folder cannot be locked.
     """
 
     def __init__(self, folder: Path, part: Part | None) -> None:
@@ -94,20 +93,20 @@ class FolderLock:
                 raise ConflictError(
                     "in use by another process",
                     where=str(folder),
-                    hint="wait until it is done; the folder is free as soon as that process ends",
+                    hint="wait until that process ends, which frees the folder",
                 )
         except BaseException:
             self.release()
             raise
 
     def _join(self, part: Part) -> None:
-        """Come in as a worker; the door is left closed behind us until `share`."""
+        """Enter the folder as a worker. The door stays locked until `share`."""
         if not self._take(self._part_name, fcntl.LOCK_EX | fcntl.LOCK_NB):
             raise ConflictError(
-                f"another process is at work as worker {part}",
+                f"another process is working as worker {part}",
                 where=str(self._folder),
-                expected="each part given to one process",
-                hint="give this process another part, or wait until the other one ends",
+                expected="one process for each part",
+                hint="give this process another part, or wait until the other process ends",
             )
         self._enter_door()
         self.alone = self._take(_LOCK, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -115,33 +114,33 @@ class FolderLock:
             self.release()
 
     def share(self) -> None:
-        """Let other workers in, once the folder is in order; nothing happens to a process that has no part."""
+        """Let other workers in once the folder is ready. A process without a part keeps its exclusive lock."""
         if not self._part_name:
             return
-        # From exclusive to shared; whoever else could want the lock waits at the door or does not wait at all.
+        # From exclusive to shared. Other processes wait at the door or fail at once, so none can take the lock between.
         fcntl.flock(self._held[_LOCK], fcntl.LOCK_SH)
         self.alone = False
         self._drop(_DOOR)
 
     def hold_alone(self) -> bool:
-        """Hold the folder alone if nobody else is at work in it; else let go of it, for those to finish."""
+        """Lock the folder exclusively if no other worker is left; otherwise release it, for the others to finish."""
         if self.alone:
             return True
         self._enter_door()
         try:
             fcntl.flock(self._held[_LOCK], fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            self.release()  # the lock itself goes before the door, so that the last one does not take us for at work
+            self.release()  # the lock before the door, so that the last worker does not count this one as working
             return False
         self.alone = True
         return True
 
-    def moved(self, folder: Path) -> None:
-        """The folder, which this process holds alone, has been renamed to `folder`."""
+    def follow(self, folder: Path) -> None:
+        """Note that the folder, which this process has locked exclusively, has been renamed to `folder`."""
         self._folder = folder
 
     def release(self) -> None:
-        """Let go of everything."""
+        """Release all locks."""
         for name in (self._part_name, _LOCK, _DOOR):
             if name in self._held:
                 self._drop(name)
@@ -157,13 +156,13 @@ class FolderLock:
             time.sleep(0.02)
 
     def _take(self, name: str, operation: int) -> bool:
-        """Lock a file, made for it; False where another process holds it and `operation` does not wait."""
+        """Lock a file, which is made if needed. Return False if another process has locked it and no wait is wanted."""
         path = self._folder / name
         while True:
             lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
             try:
                 fcntl.flock(lock, operation)
-                # Its last holder may have removed the file between our two calls: then this lock guards nothing.
+                # The last holder may have removed the file between the two calls. Then this lock protects nothing.
                 if os.fstat(lock).st_ino == path.stat().st_ino:
                     self._held[name] = lock
                     return True
@@ -178,7 +177,7 @@ class FolderLock:
             os.close(lock)
 
     def _drop(self, name: str) -> None:
-        if name != _LOCK or self.alone:  # a file that others hold too must stay
+        if name != _LOCK or self.alone:  # a file that other processes hold, too, must stay
             with contextlib.suppress(OSError):
                 (self._folder / name).unlink()
         os.close(self._held.pop(name))

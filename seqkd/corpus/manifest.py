@@ -19,19 +19,19 @@ from typing import Any, Literal
 
 from seqkd import __version__
 from seqkd.corpus.cost import COST, Meter, is_note
-from seqkd.corpus.files import atomic_path, atomic_write, is_temporary, kept_as, make_folder, sync, work_error
-from seqkd.corpus.fingerprints import Provenance, fingerprint
+from seqkd.corpus.files import atomic_path, atomic_write, is_temporary, kept_path, make_folder, sync, work_error
+from seqkd.corpus.fingerprints import Provenance, build_fingerprint
 from seqkd.corpus.locks import FolderLock, Part, is_lock
 from seqkd.corpus.records import (
     FORMAT,
     Manifest,
     ShardInfo,
-    damaged,
-    in_order,
-    parse,
+    damage_error,
+    parse_manifest,
     read_record,
     shard_index,
     shard_name,
+    sort_shards,
 )
 from seqkd.corpus.sensors import Sensors, sensors
 from seqkd.errors import ConflictError, CorpusError, SeqkdError, UnfinishedError
@@ -45,11 +45,11 @@ __all__ = [
     "StageOutput",
     "atomic_path",
     "atomic_write",
-    "fingerprint",
-    "in_order",
+    "build_fingerprint",
     "read_manifest",
     "shard_index",
     "shard_name",
+    "sort_shards",
     "write_manifest",
 ]
 
@@ -100,7 +100,7 @@ def read_manifest(folder: str | Path) -> Manifest:
         raise CorpusError(
             f"cannot be read: {error.strerror}", where=str(path), hint="check its owner and permissions"
         ) from None
-    return parse(read_record(text, path), path)
+    return parse_manifest(read_record(text, path), path)
 
 
 class StageOutput:
@@ -297,9 +297,9 @@ class StageOutput:
             raise ConflictError(
                 "was made with other settings or inputs:\n    " + "\n    ".join(lines),
                 where=str(self.path),
-                hint=f"--overwrite starts anew and moves it to {kept_as(self._real())}; another --out leaves it",
+                hint=f"--overwrite starts anew and moves it to {kept_path(self._real())}; another --out leaves it",
             )
-        if old := self._made_by.outdated(finished.extra):
+        if old := self._made_by.describe_outdated(finished.extra):
             _say_once(f"{self.path}: is used although an earlier revision made it ({old}); --overwrite makes it anew")
         self.manifest = finished
         return _Start()
@@ -314,7 +314,7 @@ class StageOutput:
                 where=str(self.path),
                 hint="--overwrite starts anew and deletes the unfinished folder; another --out keeps it",
             )
-        if lines := self._made_by.at_work(begun["fingerprint"], begun["extra"]):
+        if lines := self._made_by.machine_differences(begun["fingerprint"], begun["extra"]):
             raise UnfinishedError(
                 "is unfinished and cannot be continued here, because the results would be mixed:\n    "
                 + "\n    ".join(lines),
@@ -348,7 +348,7 @@ class StageOutput:
         kinds: dict[str, Any] = {"kind": str, "fingerprint": (dict, type(None)), "extra": dict}
         for name, kind in kinds.items():
             if not isinstance(values.get(name, ...), kind):
-                raise damaged(f"`{name}` is missing or of another type", path)
+                raise damage_error(f"`{name}` is missing or of another type", path)
         return values
 
     def _foreign(self, what: str) -> ConflictError:
@@ -379,10 +379,10 @@ class StageOutput:
     def _move(self, why: str) -> None:
         """Give a finished folder another name, and take an empty one in its place."""
         assert self._lock is not None
-        real, kept = self._real(), kept_as(self._real())
+        real, kept = self._real(), kept_path(self._real())
         real.rename(kept)
         old = self._lock
-        old.moved(kept)
+        old.follow(kept)
         try:
             real.mkdir()
             self._lock = FolderLock(self.path, None)

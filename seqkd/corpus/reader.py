@@ -1,4 +1,4 @@
-"""Read finished folders of shards, memory-mapped: what is held at a time does not grow with the corpus."""
+"""Memory-mapped reading of finished folders of shards. The memory in use does not grow with the corpus."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ import pyarrow.compute as pc
 
 from seqkd.corpus.manifest import Manifest, ShardInfo, read_manifest
 from seqkd.corpus.records import FORGOTTEN, shard_index
-from seqkd.corpus.schema import KINDS, NULLABLE, PACKED, exchanged, fits, required
+from seqkd.corpus.schema import KINDS, NULLABLE, PACKED, exchange_sides, fits, required_columns
 from seqkd.errors import CorpusError
 from seqkd.text.vocabularies import Vocabularies
 
-MAPPED_SHARDS = 128  # kept open at once for random access: well below the usual limit of 1024 open files
-# Of a kind that is packed: up to this size on disk all shards are unpacked once and held, in up to twice the memory.
-# Beyond it random access unpacks those batches of rows that it needs, each time.
+MAPPED_SHARDS = 128  # shards that stay open for random access, well below the usual limit of 1024 open files
+# The largest size on disk up to which all shards of a packed kind are unpacked once and held, in up to twice the
+# memory. For larger folders, random access unpacks the batches of rows that it needs each time.
 HELD_BYTES = 1 << 29
 
 _AGAIN = "make the folder again with the stage that wrote it, or copy it again"
 
 
-def turned(manifest: Manifest, exchanged: bool) -> Manifest:
-    """A corpus' manifest with the sides exchanged; `exchanged`: from what is stored, not back to it."""
+def reverse_manifest(manifest: Manifest, exchanged: bool) -> Manifest:
+    """Exchange the sides in a corpus' manifest; `exchanged` says whether the result is the other direction."""
     return dataclasses.replace(
         manifest,
         source_tokens=manifest.target_tokens,
@@ -41,14 +41,14 @@ def turned(manifest: Manifest, exchanged: bool) -> Manifest:
 
 
 class Corpus:
-    """A finished folder of shards: a corpus, k-best lists or soft targets. Open with `Corpus.open`.
+    """A finished folder of shards: a corpus, k-best lists or soft targets. Open it with `Corpus.open`.
 
-    Rows have a position, 0 to rows - 1 in the order of the shards, and an id, which survives every stage.
+    A row has a position, from 0 to rows - 1 in the order of the shards, and an id, which survives every stage.
 
     Attributes:
         path: The folder.
-        manifest: Its manifest.
-        schema: The columns that its shards have.
+        manifest: The manifest of the folder.
+        schema: The columns of the shards.
     """
 
     def __init__(
@@ -61,8 +61,8 @@ class Corpus:
         self._limits = {"mapped_shards": mapped_shards, "held_bytes": held_bytes}
         self._held = manifest.kind not in PACKED or sum(shard.bytes for shard in manifest.shards) <= held_bytes
         self._mapped: OrderedDict[int, pa.Table] = OrderedDict()
-        self._checked: set[int] = set()  # shards whose contents have been compared with the manifest
-        # Positions of shard i: starts[i] to starts[i + 1] - 1.
+        self._checked: set[int] = set()  # shards whose contents were compared with the manifest
+        # Shard i has the positions starts[i] to starts[i + 1] - 1.
         self._starts = np.cumsum([0, *(shard.rows for shard in manifest.shards)], dtype=np.int64)
 
     @classmethod
@@ -74,27 +74,27 @@ class Corpus:
         mapped_shards: int = MAPPED_SHARDS,
         held_bytes: int = HELD_BYTES,
     ) -> Corpus:
-        """Open a folder after checking its manifest and that each shard is there in its full size.
+        """Open a folder after checking its manifest and the existence and size of each shard.
 
-        A shard's contents are compared with its SHA-256 when it is first read, not here. Of a folder whose shards were
-        deleted by `seqkd forget` only the manifest is of use.
+        The contents of a shard are compared with its SHA-256 when it is first read, not here. A folder whose shards
+        were deleted by `seqkd forget` can be opened for its manifest only.
 
         Args:
             path: The folder.
-            kind: The kind that it must hold; None for any.
-            mapped_shards: The most shards that are kept open at once.
-            held_bytes: The size on disk up to which all shards of a packed kind are unpacked and held.
+            kind: The kind that the folder must have; None for any kind.
+            mapped_shards: The largest number of shards that are open at once.
+            held_bytes: The largest size on disk up to which all shards of a packed kind are unpacked and held.
 
         Raises:
-            CorpusError: Not a finished folder, of another kind than `kind`, or a shard is missing, truncated,
-                not Arrow or not in the manifest.
+            CorpusError: The folder is not finished or is of another kind, or a shard is missing, truncated, not Arrow
+                or not in the manifest.
         """
         path = Path(path)
         manifest = read_manifest(path)
         expected = [kind] if kind is not None else sorted(KINDS)
         if manifest.kind not in expected:
             raise CorpusError(
-                f"holds kind {manifest.kind!r}", where=str(path), expected=f"kind {' or '.join(expected)}"
+                f"is of kind {manifest.kind!r}", where=str(path), expected=f"kind {' or '.join(expected)}"
             )
         listed = {shard.name for shard in manifest.shards}
         for entry in sorted(path.iterdir()):
@@ -110,37 +110,37 @@ class Corpus:
         return corpus
 
     def reversed(self) -> Corpus:
-        """The same rows with source and target exchanged, for a model of the other direction.
+        """Return the same rows with source and target exchanged, for a model of the other direction.
 
-        Its manifest is exchanged, too, and says so: its digest is another one.
+        The manifest is exchanged, too, and records it, so its digest differs.
 
         Raises:
-            ValueError: K-best lists and soft targets have no other direction.
+            ValueError: The folder holds k-best lists or soft targets, which cannot be reversed.
         """
         if self.manifest.kind != "corpus":
             raise ValueError(f"kind {self.manifest.kind!r} cannot be reversed")
-        corpus = Corpus(self.path, turned(self.manifest, not self._exchanged), self.schema, **self._limits)
+        corpus = Corpus(self.path, reverse_manifest(self.manifest, not self._exchanged), self.schema, **self._limits)
         corpus._exchanged = not self._exchanged
         return corpus
 
     def check_rows(self) -> None:
-        """See that the rows can be read.
+        """Check that the rows were not deleted by `seqkd forget`.
 
         Raises:
-            CorpusError: They were deleted on purpose.
+            CorpusError: The rows were deleted.
         """
         if self.manifest.extra.get(FORGOTTEN):
             raise CorpusError(
-                "its rows were deleted on purpose, by `seqkd forget`",
+                "its rows were deleted by `seqkd forget`",
                 where=str(self.path),
                 expected="a folder with its shards",
-                hint="delete the folder and run its stage, or Make, to make it again; or leave its manifest alone as "
-                "long as nothing new is made from it",
+                hint="delete the folder and run its stage, or Make, to make it again; to keep the outputs that were "
+                "made from it up to date, leave the folder as it is",
             )
 
     @property
     def rows(self) -> int:
-        """Rows in all shards."""
+        """The number of rows in all shards."""
         return self.manifest.rows
 
     @property
@@ -150,46 +150,46 @@ class Corpus:
 
     @property
     def paths(self) -> list[str]:
-        """The shards' files in order, for other readers: `pyarrow.dataset.dataset(corpus.paths, format="ipc")`."""
+        """The shard files in order, for readers such as `pyarrow.dataset.dataset(corpus.paths, format="ipc")`."""
         return [str(self.path / shard.name) for shard in self.shards]
 
     def read_shard(self, i: int, columns: Sequence[str] | None = None) -> pa.Table:
-        """Read shard `i`, memory-mapped; the first time it is compared with the manifest, see `read_table`.
+        """Read shard `i`, memory-mapped. The first read compares it with the manifest; see `read_table`.
 
         Args:
-            i: 0 to len(shards) - 1.
-            columns: Which columns, in this order; all if None.
+            i: The number of the shard, from 0 to len(shards) - 1.
+            columns: The columns to read, in this order; None for all.
 
         Raises:
-            CorpusError: Missing, damaged, or without one of the columns.
+            CorpusError: The shard is missing or damaged, or lacks one of the columns.
         """
         self._check_columns(columns)
         table = self._map(i)
         return table if columns is None else table.select(list(columns))
 
     def tables(self, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
-        """Yield the shards' tables in order; see `read_shard`."""
+        """Yield the tables of all shards in order; see `read_shard`."""
         self._check_columns(columns)
         for i in range(len(self.shards)):
             yield self.read_shard(i, columns)
 
     def take(self, rows: npt.NDArray[np.integer[Any]], columns: Sequence[str] | None = None) -> pa.Table:
-        """Copy the rows at these positions, in this order; a position may come twice.
+        """Copy the rows at these positions, in this order. A position may occur twice.
 
         Args:
             rows: Positions `[n]`.
-            columns: Which columns, in this order; all if None.
+            columns: The columns to read, in this order; None for all.
 
         Raises:
-            CorpusError: A shard is missing or damaged, or has not one of the columns.
+            CorpusError: A shard is missing or damaged, or lacks one of the columns.
             IndexError: A position is outside 0 to rows - 1.
         """
         self._check_columns(columns)
         positions = np.asarray(rows, dtype=np.int64)
         if positions.size and (positions.min() < 0 or positions.max() >= self.rows):
             raise IndexError(f"positions {positions.min()} to {positions.max()} of {self.rows} rows")
-        # Shard by shard and in file order within each, then back to the order asked for: Arrow's own `take` over
-        # many chunks would first copy all of them into one.
+        # Rows are taken shard by shard in file order and then put into the requested order, because Arrow's own `take`
+        # over many chunks would first copy all of them into one.
         order = np.argsort(positions, kind="stable")
         ascending = positions[order]
         cuts = np.searchsorted(ascending, self._starts)
@@ -208,13 +208,13 @@ class Corpus:
         return pa.concat_tables(parts).combine_chunks().take(pa.array(back)).combine_chunks()
 
     def lengths(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32], npt.NDArray[np.int32]]:
-        """Ids and subword counts of all rows, by position; reads no text.
+        """Return the ids and the subword counts of all rows, by position, without reading any text.
 
         Returns:
-            ids `[rows]` int64, source lengths `[rows]` int32, target lengths `[rows]` int32, without special ids.
+            Ids `[rows]` int64, source lengths `[rows]` int32 and target lengths `[rows]` int32, without special ids.
 
         Raises:
-            CorpusError: The kind has not both sides; a shard is missing or damaged.
+            CorpusError: The kind lacks one of the sides, or a shard is missing or damaged.
         """
         columns = ["id", "source_ids", "target_ids"]
         self._check_columns(columns)
@@ -229,54 +229,54 @@ class Corpus:
         return ids, sources, targets
 
     def check_vocabularies(self, vocabularies: Vocabularies, of: str, *, hint: str) -> None:
-        """See that the corpus was made with these; its ids mean nothing in others.
+        """Check that the corpus was made with these vocabularies. Its ids mean nothing in others.
 
         Args:
-            vocabularies: Of source and target.
-            of: Whose they are, for the message.
-            hint: What to do where they are others.
+            vocabularies: The vocabularies of source and target.
+            of: The owner of the vocabularies, for the message.
+            hint: The action for the message if they differ.
 
         Raises:
-            CorpusError: It was made with another one.
+            CorpusError: The corpus was made with another vocabulary.
         """
         made_with = {"target": self.manifest.vocabulary, "source": self.manifest.extra.get("source_vocabulary")}
         for side, wanted in vocabularies.sides():
             found = made_with[side]
             if found is not None and found != wanted.digest:
                 raise CorpusError(
-                    f"was made with another {side} vocabulary than {of}",
+                    f"was made with a {side} vocabulary other than {of}",
                     where=str(self.path),
                     expected=f"vocabulary {wanted.digest[:12]}..., found {found[:12]}...",
                     hint=hint,
                 )
 
     def check_ids(self, column: str, size: int, shards: Iterable[int] | None = None) -> None:
-        """See that a column of lists holds ids of a vocabulary only: kernels look them up without asking.
+        """Check that a column of lists contains valid ids only, because kernels look them up without a check.
 
         Args:
             column: `source_ids` or `target_ids`.
-            size: Pieces of the vocabulary.
-            shards: Numbers of those to look at; None for all.
+            size: Number of pieces in the vocabulary.
+            shards: Numbers of the shards to check; None for all.
 
         Raises:
-            CorpusError: An id is negative or `size` or more; naming the shard. Or it is missing or damaged.
+            CorpusError: An id is negative, or `size` or larger; or a shard is missing or damaged.
         """
         for i in range(len(self.shards)) if shards is None else shards:
             for lists in self.read_shard(i, [column]).column(column).chunks:
                 span = pc.min_max(lists.flatten()).as_py()
                 if span["min"] is not None and not 0 <= span["min"] <= span["max"] < size:
                     raise CorpusError(
-                        f"{column} holds ids from {span['min']} to {span['max']}",
+                        f"{column} contains ids from {span['min']} to {span['max']}",
                         where=str(self.path / self.shards[i].name),
                         expected=f"ids of its vocabulary, 0 to {size - 1}",
                         hint=_AGAIN,
                     )
 
     def repeats(self, column: str) -> npt.NDArray[np.int32]:
-        """How many ids of each row's list equal the one before them `[rows]`, by position; reads that column.
+        """Count, for each row, the ids in a column that equal the id before them: `[rows]`, by position.
 
         Raises:
-            CorpusError: The kind has not this column; a shard is missing or damaged.
+            CorpusError: The kind lacks this column, or a shard is missing or damaged.
         """
         counts = [np.empty(0, dtype=np.int32)]
         for table in self.tables([column]):
@@ -284,15 +284,15 @@ class Corpus:
                 ids = lists.flatten().to_numpy()
                 lengths = pc.list_value_length(lists).to_numpy()
                 ends = np.cumsum(lengths, dtype=np.int64)
-                # Repeats before each id, those from one row to the next counted too; no row has one at its first id.
+                # Repeats up to each id, including those across rows. No row counts a repeat at its first id.
                 before = np.zeros(len(ids) + 1, dtype=np.int64)
                 np.cumsum(ids[1:] == ids[:-1], out=before[2:])
                 counts.append((before[ends] - before[np.minimum(ends - lengths + 1, ends)]).astype(np.int32))
         return np.concatenate(counts)
 
     def __reduce__(self) -> tuple[Callable[..., Corpus], tuple[Path, str, bool]]:
-        """Send the path to another process, not the mapped shards' contents."""
-        return (_opened, (self.path, self.manifest.kind, self._exchanged))
+        """Pickle the path, not the contents of the mapped shards."""
+        return (_reopen, (self.path, self.manifest.kind, self._exchanged))
 
     def _check_columns(self, columns: Sequence[str] | None) -> None:
         missing = [name for name in columns or () if name not in self.schema.names]
@@ -300,7 +300,7 @@ class Corpus:
             raise CorpusError(
                 f"has no column {', '.join(missing)}",
                 where=str(self.path),
-                expected=f"one of those that this {self.manifest.kind} has: {', '.join(self.schema.names)}",
+                expected=f"one of the columns of this {self.manifest.kind}: {', '.join(self.schema.names)}",
             )
 
     def _map(self, i: int) -> pa.Table:
@@ -308,9 +308,9 @@ class Corpus:
             self._mapped.move_to_end(i)
             return self._mapped[i]
         table = self._read(i)
-        table = exchanged(table) if self._exchanged else table
+        table = exchange_sides(table) if self._exchanged else table
         if self._held:
-            # One chunk in place of a packed shard's batches: rows are found faster. Of others there is one anyway.
+            # Combine the batches of a packed shard into one chunk, in which rows are found faster.
             self._mapped[i] = table = table.combine_chunks() if self.manifest.kind in PACKED else table
         if len(self._mapped) > self._limits["mapped_shards"]:
             self._mapped.popitem(last=False)
@@ -321,18 +321,18 @@ class Corpus:
         path = self.path / self.shards[i].name
         table = read_table(path, self.shards[i], self.manifest.kind, checked=i in self._checked)
         if i and not table.schema.equals(self.schema):
-            raise _other_columns(table, path, self.manifest.kind)
+            raise _columns_error(table, path, self.manifest.kind)
         self._checked.add(i)
         return table
 
     def _some(self, i: int, rows: npt.NDArray[np.int64], columns: Sequence[str] | None) -> pa.Table:
-        """Rows of shard `i`, in rising order, from the batches that hold them; nothing is kept."""
+        """Read rows of shard `i`, in ascending order, from the batches that contain them. Nothing is cached."""
         if i not in self._checked:
             self._read(i)
         path = self.path / self.shards[i].name
-        _check_size(path, self.shards[i])  # since then it may have changed; reading beyond a mapped end is a crash
+        _check_size(path, self.shards[i])  # it may have changed; reading beyond the end of a mapped file crashes
         file = pa.ipc.open_file(pa.memory_map(str(path)))
-        size = file.get_batch(0).num_rows  # all but the last batch have as many
+        size = file.get_batch(0).num_rows  # all batches but the last have this size
         parts = []
         for batch in np.unique(rows // size):
             table = pa.Table.from_batches([file.get_batch(int(batch))])
@@ -341,58 +341,59 @@ class Corpus:
         return table if columns is None else table.select(list(columns))
 
 
-def _opened(path: Path, kind: str, turned: bool) -> Corpus:
+def _reopen(path: Path, kind: str, reverse: bool) -> Corpus:
     corpus = Corpus.open(path, kind)
-    return corpus.reversed() if turned else corpus
+    return corpus.reversed() if reverse else corpus
 
 
 def read_table(path: Path, shard: ShardInfo, kind: str, *, checked: bool = False) -> pa.Table:
-    """Read one shard's file, memory-mapped.
+    """Read the file of one shard, memory-mapped.
 
-    Its bytes are compared with the manifest's SHA-256 before Arrow sees them, and Arrow checks all offsets and text
-    before anybody follows them: a damaged or hostile file is an error, not a crash or another text.
+    Its bytes are compared with the manifest's SHA-256 before Arrow parses them, and Arrow checks all offsets and texts
+    before they are used. A damaged or hostile file therefore raises an error and can neither crash the process nor give
+    another text.
 
     Args:
         path: The file.
-        shard: What the manifest says of it.
-        kind: What the folder holds.
-        checked: This process has read it before: look at its size and columns only.
+        shard: The entry of the shard in the manifest.
+        kind: The kind of the folder.
+        checked: Whether this process has checked the file before. Then only its size and columns are checked.
 
     Raises:
-        CorpusError: Missing, damaged, or not what the manifest says.
+        CorpusError: The file is missing or damaged, or does not match the manifest.
     """
-    _check_size(path, shard)  # it may have changed since `open`; reading beyond a mapped file's end is a crash
+    _check_size(path, shard)  # it may have changed since `open`; reading beyond the end of a mapped file crashes
     try:
         data = pa.memory_map(str(path)).read_buffer()
         if not checked and (digest := hashlib.sha256(data).hexdigest()) != shard.sha256:
-            what = f"SHA-256 {digest[:12]}... is not the manifest's {shard.sha256[:12]}..."
+            what = f"its SHA-256 is {digest[:12]}..., in the manifest {shard.sha256[:12]}..."
             raise CorpusError(what, where=str(path), hint=_AGAIN)
         table = pa.ipc.open_file(data).read_all()
         if not checked:
             table.validate(full=True)
     except (pa.ArrowException, OSError, MemoryError, UnicodeDecodeError) as error:
-        raise CorpusError(f"not a readable Arrow file: {error}", where=str(path), hint=_AGAIN) from None
+        raise CorpusError(f"is not a readable Arrow file: {error}", where=str(path), hint=_AGAIN) from None
     if table.num_rows != shard.rows:
-        raise CorpusError(f"{table.num_rows} rows, {shard.rows} in the manifest", where=str(path), hint=_AGAIN)
+        raise CorpusError(f"has {table.num_rows} rows, {shard.rows} in the manifest", where=str(path), hint=_AGAIN)
     if not fits(table.schema, kind):
-        raise _other_columns(table, path, kind)
+        raise _columns_error(table, path, kind)
     if not checked:
-        nulls = [name for name in required(kind) if any(map(_has_nulls, table.column(name).chunks))]
+        nulls = [name for name in required_columns(kind) if any(map(_has_nulls, table.column(name).chunks))]
         if nulls:
-            raise CorpusError(f"nulls in {', '.join(nulls)}", where=str(path), hint=_AGAIN)
+            raise CorpusError(f"contains nulls in {', '.join(nulls)}", where=str(path), hint=_AGAIN)
     return table
 
 
-def _other_columns(table: pa.Table, path: Path, kind: str) -> CorpusError:
+def _columns_error(table: pa.Table, path: Path, kind: str) -> CorpusError:
     return CorpusError(
-        f"has the columns {', '.join(table.schema.names)}, or other types",
+        f"has the columns {', '.join(table.schema.names)}, or other types of columns",
         where=str(path),
-        expected=f"a {kind}'s, the same in each shard: {', '.join(KINDS[kind].names)}",
+        expected=f"the columns of kind {kind}, the same in each shard: {', '.join(KINDS[kind].names)}",
     )
 
 
 def _has_nulls(array: pa.Array) -> bool:
-    """Whether a null is anywhere in it, also within lists and structs, except for a number that may be missing."""
+    """Whether the array contains a null, also within lists and structs, other than a number that may be missing."""
     if array.null_count:
         return True
     if pa.types.is_list(array.type):
@@ -407,9 +408,9 @@ def _check_size(path: Path, shard: ShardInfo) -> None:
     try:
         size = path.stat().st_size
     except FileNotFoundError:
-        raise CorpusError("missing, but listed in the manifest", where=str(path), hint=_AGAIN) from None
+        raise CorpusError("is missing, but listed in the manifest", where=str(path), hint=_AGAIN) from None
     except OSError as error:
         raise CorpusError(f"cannot be read: {error.strerror}", where=str(path), hint=_AGAIN) from None
     if size != shard.bytes:
-        state = "truncated" if size < shard.bytes else "too long"
+        state = "is truncated" if size < shard.bytes else "is too long"
         raise CorpusError(f"{state}: {size:,} bytes, {shard.bytes:,} in the manifest", where=str(path), hint=_AGAIN)

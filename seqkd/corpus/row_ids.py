@@ -1,4 +1,4 @@
-"""Ids of rows that share a source: several hypotheses of one row, each a row of its own."""
+"""Ids for the hypotheses of one row that become rows of their own."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ import numpy.typing as npt
 Ids = npt.NDArray[np.int64]
 
 RANK_STEP = 1_000_000_000_000
-"""Between the ids of one row's hypotheses, and above every row's own id."""
+"""The distance between the ids of one row's hypotheses. It is larger than every id of a row."""
 
 
 def ranked_ids(rows: Ids, ranks: npt.NDArray[np.integer[Any]]) -> Ids:
-    """Ids of hypotheses: that of the row, which the best hypothesis keeps, and one step more for each further rank.
+    """Return ids of hypotheses: the best one keeps the id of its row, and each further rank adds `RANK_STEP`.
 
     Args:
         rows: Ids of the rows, 0 to `RANK_STEP` - 1.
-        ranks: Places in the rows' lists, from 0.
+        ranks: Ranks in the lists of the rows, from 0.
     """
     return rows + RANK_STEP * ranks.astype(np.int64)
 
 
 def row_ids(ids: Ids) -> Ids:
-    """The rows' own ids: what gold and k-best lists know them by."""
+    """Return the ids of the rows in the gold corpus and the k-best lists to which these ids belong."""
     return ids % RANK_STEP

@@ -45,11 +45,10 @@ KBEST_SCHEMA = pa.schema(
         ),
     ]
 )
-"""K-best lists, best hypothesis first; `ids` hold no special ids, `ended` is "eos", "max_length" or "unknown".
+"""K-best lists, best hypothesis first. `ids` contains no special ids; `ended` is "eos", "max_length" or "unknown".
 
-A hypothesis has no score and no log-probability if its source gives none.
-
-A row that could not be decoded has an empty list; the manifest counts such rows by reason, and rejected.tsv lists them.
+The score and the log-probability of a hypothesis are null if its source gives none. A row that could not be decoded has
+an empty list; the manifest counts such rows by reason, and rejected.tsv lists them.
 """
 
 SOFT_SCHEMA = pa.schema(
@@ -61,7 +60,7 @@ SOFT_SCHEMA = pa.schema(
         ("tail_logprob", pa.list_(pa.float16())),
     ]
 )
-"""A teacher's distributions, position by position: its k most probable tokens and the log-mass of the rest."""
+"""The distributions of a teacher by position: the k most probable tokens and the log-probability of all others."""
 
 KINDS: dict[str, pa.Schema] = {"corpus": CORPUS_SCHEMA, "kbest": KBEST_SCHEMA, "soft": SOFT_SCHEMA}
 PACKED = frozenset({"soft"})  # kinds whose shards are compressed; the others are read as they lie in the file
@@ -71,48 +70,48 @@ NULLABLE = frozenset({"score", "logprob"})  # of a hypothesis
 _OTHER_SIDE = {"source": "target", "target": "source", "source_ids": "target_ids", "target_ids": "source_ids"}
 
 
-def exchanged(table: pa.Table) -> pa.Table:
-    """A corpus table with source and target exchanged, columns in the same order; copies nothing."""
+def exchange_sides(table: pa.Table) -> pa.Table:
+    """Exchange source and target of a corpus table without copying. The order of the columns stays the same."""
     return table.rename_columns([_OTHER_SIDE.get(name, name) for name in table.column_names]).select(table.column_names)
 
 
-def required(kind: str) -> list[str]:
-    """The columns that every shard of `kind` has."""
+def required_columns(kind: str) -> list[str]:
+    """Return the columns that every shard of `kind` has."""
     return [name for name in KINDS[kind].names if name not in OPTIONAL]
 
 
 def kind_of(columns: list[str]) -> str:
-    """The kind that a table with these columns is of.
+    """Return the kind of a table with these columns.
 
     Raises:
-        ValueError: Of none: a column is missing, or one is there that no kind has.
+        ValueError: No kind has these columns: one is missing, or one is unknown.
     """
     for kind, schema in KINDS.items():
-        if set(required(kind)) <= set(columns) <= set(schema.names) and len(set(columns)) == len(columns):
+        if set(required_columns(kind)) <= set(columns) <= set(schema.names) and len(set(columns)) == len(columns):
             return kind
     known = "; ".join(f"{kind}: {', '.join(schema.names)}" for kind, schema in KINDS.items())
-    raise ValueError(f"columns {', '.join(columns)} are of no kind ({known}; optional: {', '.join(sorted(OPTIONAL))})")
+    raise ValueError(f"no kind has columns {', '.join(columns)} ({known}; optional: {', '.join(sorted(OPTIONAL))})")
 
 
 def fits(schema: pa.Schema, kind: str) -> bool:
-    """Whether a shard's schema is that of `kind`, with or without the optional columns."""
-    return set(required(kind)) <= set(schema.names) and all(field in KINDS[kind] for field in schema)
+    """Whether a schema is that of `kind`, with or without the optional columns."""
+    return set(required_columns(kind)) <= set(schema.names) and all(field in KINDS[kind] for field in schema)
 
 
 def conform(table: pa.Table) -> pa.Table:
-    """Bring a table to its kind's column order and types; it holds no metadata and one chunk a column afterwards.
+    """Convert a table to the column order and types of its kind, without metadata and with one chunk a column.
 
     Raises:
-        ValueError: Columns of no kind, a type that cannot be converted, or a null outside the optional columns.
+        ValueError: No kind has the columns, a type cannot be converted, or a required column contains a null.
     """
     kind = kind_of(table.column_names)
     fields = [field for field in KINDS[kind] if field.name in table.column_names]
     try:
         table = table.select([field.name for field in fields]).cast(pa.schema(fields))
     except pa.ArrowException as error:
-        raise ValueError(f"a column is not of its type in a {kind} table: {error}") from error
-    for name in required(kind):
+        raise ValueError(f"a column does not have its type in a {kind} table: {error}") from error
+    for name in required_columns(kind):
         if table.column(name).null_count:
-            raise ValueError(f"column {name} holds {table.column(name).null_count} nulls")
-    # A copy by `take` is what makes equal rows equal bytes: it leaves behind what slices, chunks and null slots hide.
+            raise ValueError(f"column {name} contains {table.column(name).null_count} nulls")
+    # A copy by `take` makes equal rows equal bytes: it drops the hidden contents of slices, chunks and null slots.
     return table.take(np.arange(table.num_rows)).combine_chunks()

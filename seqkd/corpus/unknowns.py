@@ -1,4 +1,4 @@
-"""Rows that hold the unknown piece: text whose characters the vocabulary lacks."""
+"""Rows with the unknown piece, which stands for characters that the vocabulary lacks."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import pyarrow.compute as pc
 
 from seqkd.text.vocabulary import UNK_ID
 
-UNKNOWN_ROWS = "unknown_rows"  # in a manifest: rows by side; absent if there are none
+UNKNOWN_ROWS = "unknown_rows"  # the key in a manifest: rows by side; absent if there are none
 
 
 def count_unknown(tables: Iterable[pa.Table]) -> dict[str, int]:
-    """How many rows hold the unknown piece, by side; a side without such rows is left out."""
+    """Count the rows that contain the unknown piece, by side. A side without such rows is left out."""
     rows: Counter[str] = Counter()
     for table in tables:
         for side in ("source", "target"):

@@ -1,4 +1,4 @@
-"""Write shards: whole or not at all, and the same rows always as the same bytes."""
+"""Atomic writing of shards. Equal rows always give equal bytes."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from seqkd.corpus.records import ShardInfo, shard_index, shard_name
 from seqkd.corpus.schema import PACKED, conform, kind_of
 from seqkd.progress import say
 
-# Packed shards are unpacked a batch at a time where the whole is too large to hold. More rows a batch would save a few
-# bytes of a hundred, and cost time whenever some row of it is wanted.
+# Rows in a batch of a packed shard. If the shards are too large to hold, they are unpacked by batches. Larger batches
+# would save a few per cent of space, but take longer whenever one of their rows is needed.
 PACKED_ROWS = 64
 
 
 def write_shard(folder: Path, index: int, table: pa.Table) -> ShardInfo:
-    """Write `table` as shard number `index`, over an earlier one of that number.
+    """Write `table` as shard number `index`, and replace an earlier shard of that number.
 
-    The kind is told from the columns. Equal rows give equal bytes, however the table's memory is laid out. Soft targets
-    are packed (LZ4), in batches of PACKED_ROWS rows: they are large, and most of their bytes say little.
+    The columns decide the kind. Equal rows give equal bytes, whatever the memory layout of the table. Soft targets are
+    packed (LZ4) in batches of PACKED_ROWS rows, because they are large and compress well.
 
     Returns:
-        The shard's entry for the manifest.
+        The entry of the shard for the manifest.
 
     Raises:
-        WorkError: The system refuses: disk full, no permission.
-        ValueError: Columns of no kind, of a wrong type, or with nulls; a negative index.
+        WorkError: The file cannot be written, for example because the disk is full.
+        ValueError: The columns do not form a kind, have a wrong type or contain nulls; or the index is negative.
     """
     if index < 0:
         raise ValueError(f"shard index {index} is negative")
@@ -46,16 +46,16 @@ def write_shard(folder: Path, index: int, table: pa.Table) -> ShardInfo:
 
 
 def finished_shards(folder: Path, wanted: Container[int] | None = None) -> dict[int, ShardInfo]:
-    """The shards that an interrupted run left, by number; what is missing here is still to be written.
+    """Return the shards that an interrupted run has finished, by number.
 
-    Each is read whole and checked. A damaged one is named on stderr and left out, so that it is written again.
+    Each shard is read and checked. A damaged shard is reported on stderr and left out, so that it is written again.
 
     Args:
-        folder: Where they are.
-        wanted: Numbers of those to look at; None for all.
+        folder: The folder of the shards.
+        wanted: Numbers of the shards to look for; None for all.
 
     Raises:
-        WorkError: The system refuses to list or read.
+        WorkError: The folder or a shard cannot be read.
     """
     found: dict[int, ShardInfo] = {}
     try:
@@ -74,7 +74,7 @@ def finished_shards(folder: Path, wanted: Container[int] | None = None) -> dict[
             table = pa.ipc.open_file(pa.BufferReader(data)).read_all()
             table.validate(full=True)
         except (pa.ArrowException, OSError) as error:
-            say(f"{path}: damaged ({error}); it will be written again")
+            say(f"{path}: the shard is damaged ({error}) and will be written again")
             continue
         digest = hashlib.sha256(data).hexdigest()
         found[index] = ShardInfo(name=path.name, rows=table.num_rows, sha256=digest, bytes=len(data))

@@ -1,4 +1,4 @@
-"""Where work on shards is done: processes of this machine, or the nodes of a Ray cluster.
+"""Executors of work on shards: processes of this machine, or the nodes of a Ray cluster.
 
-Each executor is one function, `run_shards`, which takes the work on shards and yields the finished ones.
+Each executor is one function, `run_shards`, which takes the work and yields the finished shards.
 """

@@ -1,4 +1,4 @@
-"""Shards done by this process, or by several of this machine."""
+"""The local executor: this process or several processes of this machine make the shards."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from seqkd.executors.work import Done, Piece, ShardWork
 from seqkd.stopping import StopRequest
 
 
-def cores() -> int:
-    """How many this process may use."""
+def count_cores() -> int:
+    """Count the CPU cores that this process may use."""
     return len(os.sched_getaffinity(0))
 
 
@@ -30,14 +30,14 @@ def run_shards(
     """Do the work and yield the shards in order as they are finished.
 
     Args:
-        work: What is to be done.
+        work: The work.
         shards: Numbers of the shards.
-        processes: How many share the work; 0: this process does it.
-        stop: Once it is made, no other shard is begun.
+        processes: Number of processes that share the work; 0 for this process alone.
+        stop: The request to stop. Once it is made, no further shard is begun.
 
     Raises:
         WorkError: A process died.
-        SeqkdError: What the work raises.
+        SeqkdError: The work raised it.
     """
     if not processes:
         do = None
@@ -48,7 +48,7 @@ def run_shards(
             yield shard, work.finish(shard, [do(piece) for piece in work.pieces(shard)])
         return
     with worker_pool(processes, work.start) as pool:
-        # A bounded number of shards is under way: results wait in memory until their shard is whole.
+        # The number of shards in work is bounded, because results wait in memory until their shard is complete.
         waiting = deque(shards)
         queue: deque[tuple[int, list[Future[Done]]]] = deque()
         while waiting or queue:
@@ -59,14 +59,14 @@ def run_shards(
                 return
             shard, parts = queue.popleft()
             if stop.made and any(part.cancel() for part in parts):
-                return  # it had not been begun, or not by all it needs
+                return  # the shard was not begun, or not completely
             try:
                 done = [part.result() for part in parts]
             except BrokenProcessPool:
                 raise WorkError(
-                    "a worker process died, perhaps killed for want of memory",
+                    "a worker process died, possibly because memory ran out",
                     where=f"shard {shard}",
-                    hint="run the same command again: it goes on after the finished shards; fewer `workers` or a "
+                    hint="run the same command again, which continues after the finished shards; fewer `workers` or a "
                     "smaller `batch_tokens` need less memory",
                 ) from None
             yield shard, work.finish(shard, done)
@@ -74,21 +74,21 @@ def run_shards(
 
 @contextmanager
 def worker_pool(workers: int, start: Callable[[], Callable[[Any], Any]]) -> Iterator[ProcessPoolExecutor]:
-    """Processes of their own, not copies of this one. When the block is left they end, whatever they are doing."""
+    """Start fresh worker processes, not copies of this one. They are ended when the block is left."""
     context = multiprocessing.get_context("spawn")
     before = set(multiprocessing.active_children())
     pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_begin, initargs=(start,))
     try:
         yield pool
     finally:
-        # They do not hear the executor's own SIGTERM. What they write is renamed into place whole.
+        # The workers ignore the executor's own SIGTERM. Killing them is safe: complete files are renamed into place.
         for process in set(multiprocessing.active_children()) - before:
             process.kill()
         pool.shutdown(wait=True, cancel_futures=True)
 
 
 def belong_to_parent() -> None:
-    """Of a worker: leave SIGTERM and Ctrl-C, which may reach all processes, to the parent, and never outlive it."""
+    """Set up a worker: ignore SIGTERM and Ctrl-C, which the parent handles, and end with the parent."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     prctl = getattr(ctypes.CDLL(None), "prctl", None)
@@ -96,7 +96,7 @@ def belong_to_parent() -> None:
         prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
     parent = multiprocessing.parent_process()
     if parent is not None and parent.pid != os.getppid():
-        os._exit(1)  # it had died before we asked: nobody would ever tell us, and we would wait for work for ever
+        os._exit(1)  # the parent died before the call, so no signal would come and the worker would wait for ever
 
 
 _start: Callable[[], Callable[[Any], Any]] | None = None
@@ -110,7 +110,7 @@ def _begin(start: Callable[[], Callable[[Any], Any]]) -> None:
 
 
 def _piece(piece: Any) -> Any:
-    """Do a piece; before the first one, start: there, unlike in an initializer, an error is the caller's."""
+    """Do a piece. The first call starts the work: an error then reaches the caller, unlike in an initializer."""
     global _do
     if _do is None:
         assert _start is not None

@@ -1,8 +1,8 @@
-"""Shards done by the nodes of a Ray cluster.
+"""The Ray executor: the nodes of a Ray cluster make the shards.
 
-Each worker is an actor with one GPU or one CPU core, and does a whole shard at a time, from reading to writing: corpora
-are folders that all nodes see under the same path. What dies with an actor or a node is the shard in its hand, and that
-goes to another one.
+Each worker is an actor with one GPU or one CPU core and makes one shard at a time, from reading to writing. Corpora are
+folders that all nodes see under the same path. If an actor or a node dies, only its current shard is lost, and another
+worker makes it again.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from seqkd.stopping import StopRequest
 
 MOST_DEATHS = 5
 LOOK_SECONDS = 2.0
-_WAIT_SECONDS = 60.0  # without any worker before a word is said
+_WAIT_SECONDS = 60.0  # seconds without any worker until a message is printed
 
 
 def connect() -> None:
-    """Join the cluster of RAY_ADDRESS or the one that runs on this machine; where there is none, start one here.
+    """Join the cluster at RAY_ADDRESS or the one on this machine, or start a cluster here if there is none.
 
     Raises:
         InputError: Ray is not installed, or the cluster does not answer.
@@ -51,24 +51,25 @@ def connect() -> None:
         raise InputError(
             f"no Ray cluster can be joined or started: {error}",
             where=f"RAY_ADDRESS={os.environ.get('RAY_ADDRESS', '')}",
-            hint="`ray status` shows whether a cluster runs; without RAY_ADDRESS one is started on this machine",
+            hint="`ray status` shows whether a cluster is running; unset RAY_ADDRESS to start one on this machine",
         ) from error
     finally:
-        signal.signal(signal.SIGTERM, handler)  # Ray puts one of its own there
+        signal.signal(signal.SIGTERM, handler)  # Ray has replaced the handler
 
 
 def cluster_device(device: str) -> str:
-    """The kind of device that workers have; `auto` is CUDA if any node has a GPU.
+    """Return the kind of device of the workers; `auto` is CUDA if any node has a GPU.
 
     Raises:
-        InputError: A device by number, which is Ray's to give; or no Ray (see `connect`).
+        InputError: The device has a number, although Ray assigns devices; or Ray cannot be used, see `connect`.
     """
     connect()
     if device == "auto":
         device = "cuda" if _slots(gpu=True) else "cpu"
     if device not in ("cpu", "cuda"):
         raise InputError(
-            f"device {device!r} with --executor ray", expected="auto, cpu or cuda: Ray gives each worker its own"
+            f"device {device!r} cannot be used with --executor ray",
+            expected="auto, cpu or cuda, because Ray assigns a device to each worker",
         )
     return device
 
@@ -87,19 +88,20 @@ def run_shards(
     """Do the work and yield the shards as they are finished, in any order.
 
     Args:
-        work: What is to be done.
+        work: The work.
         shards: Numbers of the shards.
-        workers: How many share the work; 0: as many as the cluster has GPUs (or cores), more when nodes join.
-        gpu: Each worker has a GPU; else a CPU core.
-        folder: Where the shards are written: a stage's output under way.
-        stop: Once it is made, no other shard is begun.
-        look_seconds: How often the cluster is asked whether it has grown.
-        most_deaths: Workers that may die in a row with the same shard in hand, or before they had one.
+        workers: Number of workers; 0 for as many as the cluster has GPUs (or cores), and more when nodes join.
+        gpu: Whether each worker gets a GPU instead of a CPU core.
+        folder: The output folder of the shards.
+        stop: The request to stop. Once it is made, no further shard is begun.
+        look_seconds: Seconds between checks whether the cluster has grown.
+        most_deaths: Number of workers that may die in a row with the same shard, or before they get one.
 
     Raises:
-        InputError: The cluster has no GPU; a node does not see the folder or has another seqkd; see also `connect`.
-        WorkError: Workers die again and again.
-        SeqkdError: What the work raises.
+        InputError: The cluster has no GPU, a node does not see the folder or has another version of seqkd, or the
+            cluster cannot be used, see `connect`.
+        WorkError: Workers die repeatedly.
+        SeqkdError: The work raised it.
     """
     connect()
     if gpu and not workers and not _slots(gpu=True):
@@ -112,7 +114,7 @@ def run_shards(
 
 
 def _slots(*, gpu: bool) -> int:
-    """How many workers the cluster has room for in all."""
+    """Count the workers for which the cluster has room in total."""
     import ray
 
     resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
@@ -120,29 +122,29 @@ def _slots(*, gpu: bool) -> int:
 
 
 class _Worker:
-    """The actor. What it raises it returns: Ray would wrap it."""
+    """The actor. It returns its errors instead of raising them, because Ray would wrap them."""
 
     def __init__(self, work: ShardWork[Any, Any], cwd: str, note: str, expected: bytes) -> None:
         self.work, self.cwd, self.note, self.expected = work, cwd, Path(note), expected
         self.do: Callable[[Any], Any] | None = None
 
     def ready(self) -> SeqkdError | None:
-        """Check that this node is one to work on, and load what the work needs."""
+        """Check that this node can do the work, and start the work."""
         where = f"node {os.uname().nodename}"
         try:
             found = self.note.read_bytes()
-            os.chdir(self.cwd)  # settings may hold relative paths
+            os.chdir(self.cwd)  # settings may contain relative paths
         except OSError as error:
             return InputError(
                 f"does not see {error.filename}",
                 where=where,
-                expected="all nodes share the folders of inputs and outputs, under the same paths",
+                expected="folders of inputs and outputs that all nodes share under the same paths",
             )
         if found != self.expected:
             return InputError(
-                f"sees another {self.note.parent}, or has another seqkd (here {__version__})",
+                f"sees another folder {self.note.parent}, or has another version of seqkd (here {__version__})",
                 where=where,
-                expected="one shared file system and one version of seqkd on all nodes",
+                expected="a shared file system and the same version of seqkd on all nodes",
             )
         try:
             self.do = self.work.start()
@@ -151,7 +153,7 @@ class _Worker:
         return None
 
     def shard(self, shard: int) -> ShardInfo | SeqkdError:
-        """Do a shard."""
+        """Make a shard."""
         assert self.do is not None
         try:
             return self.work.finish(shard, [self.do(piece) for piece in self.work.pieces(shard)])
@@ -160,7 +162,7 @@ class _Worker:
 
 
 class _Crew:
-    """The workers: hired as there is room, given one shard at a time, replaced when they die."""
+    """The workers. They are hired as there is room, get one shard at a time, and are replaced when they die."""
 
     def __init__(
         self,
@@ -180,7 +182,7 @@ class _Crew:
         actor: Any = ray.remote(_Worker)
         self.actor = actor.options(num_cpus=0 if gpu else 1, num_gpus=1 if gpu else 0, max_restarts=0)
         self.arguments = (ray.put(work), str(Path.cwd()), str(note), note.read_bytes())
-        self.starting: dict[Any, Any] = {}  # answers to come, each with the actor it comes from
+        self.starting: dict[Any, Any] = {}  # expected answers, each with its actor
         self.idle: list[Any] = []
         self.busy: dict[Any, tuple[Any, int]] = {}
         self.deaths: Counter[int | None] = Counter()
@@ -188,7 +190,7 @@ class _Crew:
         self.room = _slots(gpu=gpu)
 
     def work(self, stop: StopRequest) -> Iterator[tuple[int, ShardInfo]]:
-        """Yield the shards as they are finished; once a stop is made, those that are begun."""
+        """Yield the shards as they are finished. After a request to stop, only the begun shards are finished."""
         import ray
 
         while self.waiting or self.busy:
@@ -222,7 +224,7 @@ class _Crew:
             self.starting[actor.ready.remote()] = actor
 
     def _take(self, answer: Any) -> Iterator[tuple[int, ShardInfo]]:
-        """Take an answer that has come: of a worker that is ready, has finished its shard, or is dead."""
+        """Handle an answer of a worker that is ready, has finished its shard, or has died."""
         import ray
 
         actor, shard = self.busy.pop(answer, (None, None))
@@ -231,7 +233,7 @@ class _Crew:
         try:
             found = ray.get(answer)
         except ray.exceptions.RayTaskError as error:
-            raise error.cause from error  # not expected: a bug, to be seen as what it is
+            raise error.cause from error  # an unexpected error is a bug and keeps its traceback
         except ray.exceptions.RayError as error:
             self._bury(actor, shard, error)
             return
@@ -246,16 +248,16 @@ class _Crew:
     def _bury(self, actor: Any, shard: int | None, error: Exception) -> None:
         import ray
 
-        ray.kill(actor)  # it may be out of reach only, and come back
+        ray.kill(actor)  # it may only be out of reach, and come back
         self.deaths[shard] += 1
         task = "as it started" if shard is None else f"at shard {shard}"
         if self.deaths[shard] >= self.most_deaths:
             raise WorkError(
                 f"{self.most_deaths} workers in a row have died {task}: {str(error).splitlines()[0]}",
-                hint="run the same command again: it goes on after the finished shards; if memory ran out, a smaller "
+                hint="run the same command again to continue after the finished shards; if memory ran out, a smaller "
                 "`batch_tokens` needs less",
             )
-        say(f"a worker of the Ray cluster has died {task}; another one takes its place")
+        say(f"a worker of the Ray cluster has died {task}; another worker replaces it")
         if shard is not None:
             self.waiting.appendleft(shard)
 
@@ -265,4 +267,4 @@ class _Crew:
         elif time.monotonic() - self.heard > _WAIT_SECONDS:
             self.heard = time.monotonic()
             kind = "GPU" if self.gpu else "CPU core"
-            say(f"waiting for the Ray cluster to have room for a worker, with a {kind} each")
+            say(f"waiting until the Ray cluster has room for a worker; each worker needs one {kind}")

@@ -1,4 +1,4 @@
-"""What an executor is given to do."""
+"""The work on shards that executors do."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ Done = TypeVar("Done")
 
 @dataclass(frozen=True, slots=True)
 class ShardWork(Generic[Piece, Done]):
-    """What is to be done to shards. It is sent to other processes, so it holds functions of modules and plain values.
+    """The work on shards. It is sent to other processes, so it contains module-level functions and plain values only.
 
     Attributes:
-        start: Called once in each worker; loads what the worker needs and returns the function that does a piece.
-        pieces: Splits a shard, given as its number; several processes of one machine may share its pieces.
-        finish: Writes a shard, given the results of its pieces in their order.
+        start: Called once in each worker. It loads the worker's data and returns the function that does a piece.
+        pieces: Splits a shard, given its number. Several processes of one machine may share its pieces.
+        finish: Writes a shard, given the results of its pieces in order.
     """
 
     start: Callable[[], Callable[[Piece], Done]]
@@ -29,29 +29,29 @@ class ShardWork(Generic[Piece, Done]):
 
 
 def whole_shards(start: Callable[[], Callable[[int], ShardInfo]]) -> ShardWork[int, ShardInfo]:
-    """Return the work whose pieces are whole shards.
+    """Return work whose pieces are whole shards.
 
     Args:
-        start: Called once in each worker; returns the function that makes and writes the shard of a number.
+        start: Called once in each worker. It returns the function that makes and writes a shard, given its number.
     """
-    return ShardWork(start=start, pieces=_whole, finish=_written)
+    return ShardWork(start=start, pieces=_whole, finish=_take_first)
 
 
 def _whole(shard: int) -> list[int]:
     return [shard]
 
 
-def _written(shard: int, written: list[ShardInfo]) -> ShardInfo:  # noqa: ARG001
+def _take_first(shard: int, written: list[ShardInfo]) -> ShardInfo:  # noqa: ARG001
     return written[0]
 
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """How a stage is spread over machines.
+    """The distribution of a stage over machines.
 
     Attributes:
-        executor: Processes of this machine, or a Ray cluster.
-        part: The shards that are this run's; other runs do the others. None for all.
+        executor: local for processes of this machine, ray for a Ray cluster.
+        part: The part of the shards that this run makes, while other runs make the others; None for all shards.
     """
 
     executor: Literal["local", "ray"] = "local"

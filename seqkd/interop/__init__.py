@@ -1,1 +1,1 @@
-"""Models of other toolkits."""
+"""Import, export and use of models of other toolkits."""

@@ -69,24 +69,24 @@ def import_checkpoint(
     source_sentencepiece: str | Path | None = None,
     overwrite: bool = False,
 ) -> ImportReport:
-    """Turn a fairseq Transformer into a model folder; ids stay those of the fairseq dictionaries.
+    """Convert a fairseq Transformer to a model folder. The ids stay those of the fairseq dictionaries.
 
     Args:
         checkpoint: A `.pt` file.
         out: The model folder to make.
         dictionary: dict.txt of the target, or of both sides.
-        source_dictionary: dict.txt of the source, where it is another one.
-        sentencepiece: The model that segmented the training text. Without it the vocabulary is one of whole words, and
-            text must come segmented as it was for fairseq; subword-nmt's marks (`@@`) are joined in outputs. A
-            dictionary of SentencePiece's symbols needs it.
-        source_sentencepiece: That of the source, where it is another one.
-        overwrite: Replace a model folder that was made from something else.
+        source_dictionary: dict.txt of the source, if it differs.
+        sentencepiece: The SentencePiece model of the training text. Without it the vocabulary consists of whole words,
+            and text must be segmented as for fairseq; words with subword-nmt's marks (`@@`) are joined in outputs. A
+            dictionary with SentencePiece symbols needs the model.
+        source_sentencepiece: The SentencePiece model of the source, if it differs.
+        overwrite: Whether to replace a model folder that was made from other inputs.
 
     Raises:
-        ModelError: The checkpoint is no such Transformer, would have to be unpickled, or does not fit the dictionaries;
-            a dictionary has SentencePiece's symbols, and no SentencePiece model is given.
-        ConflictError: `out` was made from something else.
-        WorkError: The system refuses: disk full, no permission.
+        ModelError: The checkpoint is not a supported Transformer, can only be loaded by running code, or does not fit
+            the dictionaries; or a dictionary with SentencePiece symbols comes without a SentencePiece model.
+        ConflictError: `out` was made from other inputs.
+        WorkError: A file cannot be written, for example because the disk is full.
     """
     checkpoint, out = Path(checkpoint), Path(out)
     target = _vocabulary(dictionary, sentencepiece)
@@ -132,15 +132,15 @@ def export_checkpoint(model_dir: str | Path, out: str | Path, *, overwrite: bool
     TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1, or allow the class).
 
     Raises:
-        ModelError: fairseq has no such architecture.
-        ConflictError: `out` was made from something else.
-        WorkError: The system refuses: disk full, no permission.
+        ModelError: fairseq has no equivalent architecture.
+        ConflictError: `out` was made from other inputs.
+        WorkError: A file cannot be written, for example because the disk is full.
     """
     model_dir, out = Path(model_dir), Path(out)
     loaded = load_model(model_dir)
     model = loaded.model
     if not isinstance(model, Transformer):
-        raise ModelError(f"fairseq has no equal of the architecture {loaded.arch!r}", where=str(model_dir))
+        raise ModelError(f"fairseq has no equivalent of the architecture {loaded.arch!r}", where=str(model_dir))
     settings: Mapping[str, Any] = loaded.settings
     if settings["activation"] not in ("relu", "gelu"):
         what = f"fairseq's Transformer has no activation {settings['activation']!r}"
@@ -170,10 +170,11 @@ def export_checkpoint(model_dir: str | Path, out: str | Path, *, overwrite: bool
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Load a `.pt` file without running any code that it may hold.
+    """Load a `.pt` file without running any code that it may contain.
 
     Raises:
-        ModelError: No such file, no fairseq checkpoint, or it needs more classes than `argparse.Namespace`.
+        ModelError: The file does not exist, is not a fairseq checkpoint, or needs classes other than
+            `argparse.Namespace`.
     """
     try:
         check_pickles(path)
@@ -196,16 +197,16 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 def build_model(
     contents: Mapping[str, Any], path: Path, *, source_pieces: int, target_pieces: int
 ) -> tuple[Transformer, dict[str, Any]]:
-    """The model of a checkpoint's contents, and its settings.
+    """Build the model of a checkpoint, and return it with its settings.
 
     Args:
-        contents: From `read_checkpoint`.
-        path: For messages.
-        source_pieces: Entries of the source dictionary, special ones included.
-        target_pieces: Entries of the target dictionary.
+        contents: The result of `read_checkpoint`.
+        path: The path for messages.
+        source_pieces: Number of entries of the source dictionary, including special ones.
+        target_pieces: Number of entries of the target dictionary, including special ones.
 
     Raises:
-        ModelError: It is no Transformer that seqkd has, or does not fit the dictionaries.
+        ModelError: The model is not a Transformer that seqkd supports, or does not fit the dictionaries.
     """
     options = _options(contents, path)
     try:
@@ -237,10 +238,10 @@ def build_model(
 
 def _translate(options: Mapping[str, Any], theirs: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
     if other := [f"{name}={options[name]!r}" for name in _OTHER_MODEL if options.get(name)]:
-        raise ModelError(f"seqkd's Transformer has no {', '.join(other)}", expected="these options off")
-    heads = _both(options, "attention_heads")
-    pre_norm = bool(_both(options, "normalize_before", default=False))
-    learned = bool(_both(options, "learned_pos", default=False))
+        raise ModelError(f"seqkd's Transformer does not support {', '.join(other)}", expected="these options off")
+    heads = _shared_option(options, "attention_heads")
+    pre_norm = bool(_shared_option(options, "normalize_before", default=False))
+    learned = bool(_shared_option(options, "learned_pos", default=False))
     activation = options.get("activation_fn", "relu")
     if activation not in ("relu", "gelu"):
         raise ModelError(f"activation_fn is {activation!r}", expected="relu or gelu")
@@ -267,7 +268,7 @@ def _translate(options: Mapping[str, Any], theirs: Mapping[str, Tensor]) -> tupl
 
 
 def _options(contents: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    """The model's options as flat names, from `args` or, in newer checkpoints, `cfg`."""
+    """Return the options of the model by flat names, from `args` or, in newer checkpoints, `cfg`."""
     found = contents.get("args")
     if found is None and isinstance(contents.get("cfg"), dict):
         found = contents["cfg"].get("model")
@@ -281,8 +282,8 @@ def _options(contents: Mapping[str, Any], path: Path) -> dict[str, Any]:
     raise ModelError("it holds no training arguments (`args` or `cfg.model`)", where=str(path))
 
 
-def _both(options: Mapping[str, Any], name: str, *, default: Any = None) -> Any:
-    """An option that encoder and decoder have each, and that must be the same."""
+def _shared_option(options: Mapping[str, Any], name: str, *, default: Any = None) -> Any:
+    """Return an option that must be the same in encoder and decoder."""
     encoder, decoder = (options.get(f"{stack}_{name}", default) for stack in ("encoder", "decoder"))
     if encoder is None or decoder is None:
         raise ModelError(f"its arguments lack encoder_{name} or decoder_{name}", expected="a fairseq `transformer`")
@@ -301,7 +302,7 @@ def _unsafe(path: Path, error: pickle.UnpicklingError) -> ModelError:
         f"it can only be loaded by running code: it needs {listed}" if listed else "not a checkpoint, or damaged",
         where=str(path),
         expected="tensors, plain values and argparse.Namespace",
-        hint="if you trust it, load it where fairseq is and save its `args` (or `cfg`) and `model` entries alone",
+        hint="if you trust the file, load it with fairseq and save only its `args` (or `cfg`) and `model` entries",
     )
 
 
@@ -336,7 +337,7 @@ def _unreadable(path: Path, error: OSError) -> ModelError:
 
 
 def _arguments(settings: Mapping[str, Any]) -> argparse.Namespace:
-    """What fairseq needs to build the model again."""
+    """Return the arguments from which fairseq can build the model."""
     both = {
         "embed_dim": settings["dim"],
         "ffn_embed_dim": settings["ffn_dim"],

@@ -16,19 +16,23 @@ _PICKLE = b"\x80\x02"  # how torch.save began before it wrote zip files
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FairseqFiles:
-    """The files beside a checkpoint, and the limits that fairseq decoded with."""
+    """The files that accompany a checkpoint, and the length limits of fairseq-generate."""
 
-    dictionary: Annotated[Path, Field(description="dict.txt of the target, or of both sides")]
-    source_dictionary: Annotated[
-        Path | None, Field(description="dict.txt of the source, if the source has another one")
+    dictionary: Annotated[Path, Field(description="the dict.txt file of the target, or of both sides")]
+    source_dictionary: Annotated[Path | None, Field(description="the dict.txt file of the source, if it differs")] = (
+        None
+    )
+    sentencepiece: Annotated[Path | None, Field(description="the SentencePiece model of the training text")] = None
+    source_sentencepiece: Annotated[
+        Path | None, Field(description="the SentencePiece model of the source, if another")
     ] = None
-    sentencepiece: Annotated[Path | None, Field(description="the model that segmented the training text")] = None
-    source_sentencepiece: Annotated[Path | None, Field(description="the model that segmented the source")] = None
     max_len_a: Annotated[
         float | None,
-        Field(ge=0.0, description="option of fairseq-generate; the import prints the limits of seqkd that equal it"),
+        Field(
+            ge=0.0, description="option --max-len-a of fairseq-generate; the import prints the equal limits of seqkd"
+        ),
     ] = None
-    max_len_b: Annotated[int | None, Field(ge=0, description="option of fairseq-generate, likewise")] = None
+    max_len_b: Annotated[int | None, Field(ge=0, description="option --max-len-b of fairseq-generate")] = None
 
 
 def sniff(path: Path) -> bool:

@@ -62,7 +62,7 @@ class FairseqLoss:
             loss, _, logged = criterion(student.net, sample)
             scale = int(batch.tokens > 0)
         else:
-            sample["target"] = student.begun(target)
+            sample["target"] = student.add_begin(target)
             student.net.args.label_smoothing = self.smoothing
             with _noise(target.device, fixed=not student.training):
                 sample["prev_target"] = student.task.inject_noise(sample["target"])

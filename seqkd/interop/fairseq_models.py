@@ -183,10 +183,10 @@ class FairseqModel(nn.Module):
         order = lengths.argsort(descending=True, stable=True)
         tokens, lengths = source[order], lengths[order]
         if self.refinement is not None:
-            tokens, lengths = self.begun(tokens), lengths + 1
+            tokens, lengths = self.add_begin(tokens), lengths + 1
         return order, {"src_tokens": tokens, "src_lengths": lengths}
 
-    def begun(self, ids: Tensor) -> Tensor:
+    def add_begin(self, ids: Tensor) -> Tensor:
         """`[batch, length]` ids to `[batch, length + 1]`, a beginning of sentence before each row."""
         return torch.cat((ids.new_full((len(ids), 1), self.bos_id), ids), 1)
 

@@ -48,13 +48,13 @@ def to_seqkd(weights: Mapping[str, Tensor], *, pre_norm: bool, learned: bool, ma
         if old in weights:
             weights["decoder.output_projection.weight"] = weights[old]
         weights.pop("decoder.embed_out", None)
-    names = dict(correspondence(*layer_counts(weights), pre_norm=pre_norm, learned=learned))
+    names = dict(corresponding_names(*layer_counts(weights), pre_norm=pre_norm, learned=learned))
     wanted = {theirs for parts in names.values() for theirs in parts}
     if missing := sorted(wanted - weights.keys()):
-        raise ModelError(f"parameters are missing: {_listed(missing)}", expected="a fairseq `transformer`")
+        raise ModelError(f"parameters are missing: {_list_names(missing)}", expected="a fairseq `transformer`")
     if foreign := sorted(weights.keys() - wanted):
         raise ModelError(
-            f"it has parameters that seqkd's Transformer has no place for: {_listed(foreign)}",
+            f"it has parameters that seqkd's Transformer has no place for: {_list_names(foreign)}",
             expected="a fairseq `transformer` without extra layers",
         )
     ours = {name: torch.cat([weights[part].float() for part in parts]) for name, parts in names.items()}
@@ -79,7 +79,7 @@ def to_fairseq(
         Tensors by fairseq's names; tied ones share memory.
     """
     theirs: dict[str, Tensor] = {}
-    for name, parts in correspondence(*layers, pre_norm=pre_norm, learned=learned):
+    for name, parts in corresponding_names(*layers, pre_norm=pre_norm, learned=learned):
         weight = weights[name].detach().cpu()
         if name in ("source_positions", "target_positions"):
             weight = torch.cat([weight.new_zeros(POSITION_OFFSET, weight.size(1)), weight])
@@ -91,7 +91,7 @@ def to_fairseq(
     return theirs
 
 
-def correspondence(
+def corresponding_names(
     encoder_layers: int, decoder_layers: int, *, pre_norm: bool, learned: bool
 ) -> Iterator[tuple[str, tuple[str, ...]]]:
     """Each of our parameters with fairseq's that make it up, joined along the first dimension."""
@@ -123,6 +123,6 @@ def correspondence(
                 yield f"{ours}.ffn_norm.{kind}", (f"{theirs}.final_layer_norm.{kind}",)
 
 
-def _listed(names: list[str]) -> str:
+def _list_names(names: list[str]) -> str:
     shown = ", ".join(names[:6])
     return shown if len(names) <= 6 else f"{shown} and {len(names) - 6} more"

@@ -1,4 +1,4 @@
-"""Formats of other toolkits' models by name: import and export."""
+"""Model formats of other toolkits by name, for import and export."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from seqkd.extensions import NO_SETTINGS, Registry, resolve
 
 @dataclass(frozen=True, slots=True)
 class ImportReport:
-    """What an import made.
+    """The result of an import.
 
     Attributes:
-        parameters: Of the model, shared ones counted once.
-        notes: What a person should know, a line each, such as pieces that were matched, added and left out.
+        parameters: Number of parameters of the model; shared ones count once.
+        notes: Notes for the user, one line each, such as the numbers of matched, added and omitted pieces.
     """
 
     parameters: int
@@ -28,15 +28,15 @@ class Format:
 
     Attributes:
         name: The name that the command line uses.
-        help: One line about it.
-        settings: `module:attribute` of the settings of an import, a frozen dataclass. They are options of the command
-            line: numbers, texts, paths and switches.
-        sniff: `module:attribute` of a function that tells whether a path holds files of this format. It reads little,
-            runs nothing, and raises nothing.
-        read: `module:attribute` of a function that takes a path, an output folder, the settings and `overwrite` by
-            keyword, makes a model folder, and gives an `ImportReport`. None if seqkd cannot import it.
-        write: `module:attribute` of a function that takes a model folder, an output folder, and `overwrite` by keyword.
-            None if seqkd cannot export it.
+        help: A description in one line.
+        settings: `module:attribute` of the settings of an import, a frozen dataclass. They become options of the
+            command line: numbers, texts, paths and switches.
+        sniff: `module:attribute` of a function that tells whether a path contains files of this format. It reads
+            little, runs no code of the files, and raises no exception.
+        read: `module:attribute` of a function that takes a path, an output folder, the settings, and `overwrite` as a
+            keyword, makes a model folder, and returns an `ImportReport`. None if seqkd cannot import the format.
+        write: `module:attribute` of a function that takes a model folder, an output folder, and `overwrite` as a
+            keyword. None if seqkd cannot export the format.
     """
 
     name: str
@@ -47,7 +47,7 @@ class Format:
     write: str | None = None
 
     def fits(self, path: Path) -> bool:
-        """Whether a path holds files of this format."""
+        """Whether a path contains files of this format."""
         return bool(resolve(self.sniff)(path))
 
 
@@ -58,7 +58,7 @@ FORMATS = Registry(
     own={
         "fairseq": Format(
             name="fairseq",
-            help="A Transformer's checkpoint and dictionaries; nothing is unpickled that could run code",
+            help="Checkpoint and dictionaries of a fairseq Transformer; no code of the files is run",
             settings="seqkd.interop.fairseq_files:FairseqFiles",
             sniff="seqkd.interop.fairseq_files:sniff",
             read="seqkd.interop.fairseq_files:read",
@@ -69,10 +69,10 @@ FORMATS = Registry(
 
 
 def check_format(record: Format, path: Path) -> None:
-    """Refuse files that another format knows and this one does not.
+    """Refuse files that another format recognises and this format does not.
 
     Raises:
-        ModelError: They are of another format.
+        ModelError: The files have another format.
     """
     if record.fits(path):
         return

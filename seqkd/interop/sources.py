@@ -1,4 +1,4 @@
-"""Sources of k-best lists by name: what `distill` asks for translations."""
+"""Sources of k-best lists by name, from which `distill` gets translations."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from typing import Protocol
 
 from seqkd.extensions import Registry
 
-MODELS = "seqkd"  # the source of a file that names models
+MODELS = "seqkd"  # the source if a stage file names models
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """A row to be translated.
+    """A row to translate.
 
     Attributes:
-        id: Its id.
-        text: The source.
-        ids: The source's pieces, without special ones.
+        id: The id of the row.
+        text: The source text.
+        ids: The pieces of the source, without special ids.
     """
 
     id: int
@@ -31,12 +31,12 @@ class Candidate:
     """A translation.
 
     Attributes:
-        text: Its text.
-        ids: Its pieces in the target vocabulary, without special ones; None if the source does not know the vocabulary.
-            The stage then encodes the text.
-        score: The value that lists are sorted by, normalised by length; None if the source has none.
-        logprob: Its log-probability; None if the source has none.
-        ended: Why it ended: "eos", "max_length" or "unknown".
+        text: The text of the translation.
+        ids: Its pieces in the target vocabulary, without special ids, or None if the source does not know the
+            vocabulary. The stage then encodes the text.
+        score: The value by which lists are sorted, normalised by length, or None if the source gives none.
+        logprob: The log-probability, or None if the source gives none.
+        ended: The reason why it ended: "eos", "max_length" or "unknown".
     """
 
     text: str
@@ -53,7 +53,7 @@ class Answer:
     Attributes:
         lists: The candidates of each row, best first, in the order of the rows. A row that cannot be translated has an
             empty list.
-        counts: Numbers of rows by what happened to them, for the manifest.
+        counts: Numbers of rows by event, for the manifest.
     """
 
     lists: Sequence[Sequence[Candidate]]
@@ -62,22 +62,22 @@ class Answer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """Where a source works.
+    """The device and the threads of a source.
 
     Attributes:
-        device: As torch names it.
-        threads: Threads of torch; None for as many as it takes by itself.
+        device: The name of the device in torch.
+        threads: Number of torch threads, or None for torch's default.
     """
 
     device: str
     threads: int | None
 
 
-class Translate(Protocol):
-    """Translates rows; one in each process, which lives as long as the process.
+class RowTranslator(Protocol):
+    """Translates rows. Each process has one translator, which lives as long as the process.
 
-    Lists must depend on the rows, the settings and the source's inputs alone. Rows come in fixed groups, so that
-    rows may be worked on together.
+    Lists must depend on the rows, the settings and the inputs of the source alone. Rows come in fixed groups, so the
+    rows of a group may be processed together.
     """
 
     def __call__(self, rows: Sequence[Row]) -> Answer:
@@ -87,15 +87,15 @@ class Translate(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KBestSource:
-    """What writes k-best lists.
+    """A source of k-best lists.
 
     Attributes:
         name: The name that files use.
-        help: One line about it.
+        help: A description in one line.
         settings: `module:attribute` of its settings, a frozen dataclass.
-        open: `module:attribute` of a callable that takes the settings and a `Place`, and gives a `Translate`.
-        inputs: `module:attribute` of a callable that takes the settings, and gives a digest or a version of each thing
-            that lists are made from, by name. A fingerprint holds them beside the settings.
+        open: `module:attribute` of a callable that takes the settings and a `Place`, and returns a `RowTranslator`.
+        inputs: `module:attribute` of a callable that takes the settings and returns the digest or version of each
+            input of the lists, by name. Fingerprints contain them beside the settings.
     """
 
     name: str
@@ -112,7 +112,7 @@ SOURCES = Registry(
     own={
         MODELS: KBestSource(
             name=MODELS,
-            help="Beam search or sampling with a model of seqkd, or with several as an ensemble",
+            help="Beam search or sampling with one model of seqkd or an ensemble of several models",
             settings="seqkd.interop.seqkd_models:ModelSettings",
             open="seqkd.interop.seqkd_models:Search",
             inputs="seqkd.interop.seqkd_models:digests",

@@ -1,1 +1,1 @@
-"""C++ kernels and their build: tensors and arrays in, tensors and arrays out; no module here knows a model."""
+"""C++ kernels and their build. They take and return tensors and arrays, and know nothing of models."""

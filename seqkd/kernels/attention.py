@@ -1,4 +1,4 @@
-"""Attention for training on CPUs, in float32; torch's is made for longer sequences than sentences."""
+"""Attention for training on CPUs, in float32. torch's own kernel is designed for sequences longer than sentences."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LIBRARY = Library(
     name="attention",
     source=CPP / "training" / "attention.cpp",
     stage="train",
-    otherwise="attention goes on in plain torch, slower",
+    otherwise="attention runs in plain torch, more slowly",
     functions={
         "seqkd_attend": (None, (ctypes.POINTER(_Shape), INT, *6 * (POINTER,))),
         "seqkd_attend_backward": (None, (ctypes.POINTER(_Shape), INT, *9 * (POINTER,))),
@@ -35,12 +35,12 @@ LIBRARY = Library(
 
 @functools.cache
 def kernels() -> ctypes.CDLL | None:
-    """The compiled kernels, or None: see `load`."""
+    """Return the compiled kernels, or None; see `load`."""
     return load(LIBRARY)
 
 
-def serves(query: Tensor, key: Tensor, value: Tensor) -> bool:
-    """Whether the kernels can have these: `[batch, heads, length, width]` float32 on a CPU."""
+def can_attend(query: Tensor, key: Tensor, value: Tensor) -> bool:
+    """Whether the kernels support these tensors: `[batch, heads, length, width]` float32 on a CPU."""
     return (
         all(x.device.type == "cpu" and x.dtype == torch.float32 and x.stride(-1) == 1 for x in (query, key, value))
         and head_fits(query.size(-1))
@@ -55,12 +55,13 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, causa
     Args:
         query: `[batch, heads, target, width]`.
         key: `[batch, heads, source, width]`.
-        value: Likewise.
-        mask: `[batch, source]` bool, True where keys may be seen. A query that sees none comes out as zeros.
-        causal: A query sees the keys up to its own position.
+        value: `[batch, heads, source, width]`.
+        mask: `[batch, source]` bool, True where keys may be seen. The result of a query that sees no key is zero.
+        causal: Whether a query sees only the keys up to its own position.
 
     Returns:
-        `[batch, heads, target, width]`, positions outermost in memory, and what `attend_backward` needs of it.
+        The result `[batch, heads, target, width]`, with positions outermost in memory, and the log-sums of the scores
+        `[batch, heads, target]`, which `attend_backward` needs.
     """
     batch, heads, targets, width = query.shape
     out = query.new_empty(batch, targets, heads, width).transpose(1, 2)
@@ -74,7 +75,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, causa
 def attend_backward(
     query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, causal: bool, log_sums: Tensor, grad: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of query, key and value, each of its shape, positions outermost in memory."""
+    """Return the gradients of query, key and value, each of the same shape, with positions outermost in memory."""
     if grad.stride(-1) != 1:
         grad = grad.contiguous()
     found = [x.new_empty(x.size(0), x.size(2), x.size(1), x.size(3)).transpose(1, 2) for x in (query, key, value)]

@@ -11,7 +11,7 @@ LIBRARY = Library(
     name="bleu",
     source=CPP / "bleu.cpp",
     stage="select",
-    otherwise="sentence BLEU goes on in NumPy, slower",
+    otherwise="sentence BLEU runs in NumPy, more slowly",
     functions={
         "seqkd_words": (INT64, (INT, POINTER, POINTER, INT64, POINTER, POINTER)),
         "seqkd_bleu": (None, (POINTER, POINTER, INT64, *3 * (POINTER,), INT, DOUBLE, INT, INT, POINTER)),
@@ -21,5 +21,5 @@ LIBRARY = Library(
 
 @functools.cache
 def kernels() -> ctypes.CDLL | None:
-    """The compiled kernels, or None: see `load`."""
+    """Return the compiled kernels, or None; see `load`."""
     return load(LIBRARY)

@@ -1,4 +1,4 @@
-"""Compile C++ kernels on the machine that they run on, once, and load them."""
+"""Compile the C++ kernels once on the machine that they run on, and load them."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ from typing import TYPE_CHECKING, Any
 
 from seqkd.errors import InputError
 from seqkd.kernels.cache import VARIABLE, cache_folder
-from seqkd.kernels.processors import NATIVE, InstructionSet, processor, requested
+from seqkd.kernels.processors import NATIVE, InstructionSet, processor, requested_set
 from seqkd.progress import say
 
-if TYPE_CHECKING:  # kernels of text and lists are compiled without torch
+if TYPE_CHECKING:  # kernels for text and lists are compiled without torch
     from torch import Tensor
 
-ABI = 1  # as in cpp/abi.h
+ABI = 1  # must equal the number in cpp/abi.h
 CPP = Path(__file__).parent / "cpp"
 FLAGS = ("-O3", "-std=c++17", "-shared", "-fPIC", "-pthread", "-fno-math-errno")
 COMPILERS = ("g++", "clang++")
 
-Compiler = tuple[str, ...]  # words of a command
-Signature = tuple[Any, tuple[Any, ...]]  # the types of the result and of the arguments
+Compiler = tuple[str, ...]  # the words of a command
+Signature = tuple[Any, tuple[Any, ...]]  # types of the result and of the arguments
 INT, INT64, UINT32, UINT64 = ctypes.c_int, ctypes.c_int64, ctypes.c_uint32, ctypes.c_uint64
 FLOAT, DOUBLE, POINTER = ctypes.c_float, ctypes.c_double, ctypes.c_void_p
 
-_COMPILE_SECONDS = 300  # more than any library takes
-_PATIENCE = 2.0  # seconds that a process waits for another one's build before it says so
-_WAIT = 2.0 * _COMPILE_SECONDS  # seconds until it no longer waits: the other process is stopped, or its machine is gone
+_COMPILE_SECONDS = 300  # longer than any library takes to compile
+_PATIENCE = 2.0  # seconds that a process waits silently for the build of another process
+_WAIT = 2.0 * _COMPILE_SECONDS  # seconds after which it stops waiting: the other process is stopped or lost
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,11 +48,11 @@ class Library:
     """A library of kernels.
 
     Attributes:
-        name: Its name in the cache folder and in messages.
-        source: The C++ file that is compiled.
-        stage: The stage that the message names if there are no kernels.
-        otherwise: The path that is taken then, as that message and manifests say it.
-        functions: What Python calls, by name.
+        name: The name of the library in the cache folder and in messages.
+        source: The C++ file to compile.
+        stage: The stage that messages about missing kernels name.
+        otherwise: The slower path that is taken without the kernels, in words for messages and manifests.
+        functions: The signatures of the functions that Python calls, by name.
     """
 
     name: str
@@ -63,11 +63,11 @@ class Library:
 
 
 class NoKernelsError(Exception):
-    """There are no kernels here.
+    """The kernels are not available.
 
     Args:
-        reason: Why, in a few words without paths: it may stand in a manifest.
-        detail: What the system or the compiler says.
+        reason: The reason in a few words. It contains no path, because it may be written to a manifest.
+        detail: The message of the system or the compiler.
     """
 
     def __init__(self, reason: str, detail: str = "") -> None:
@@ -75,20 +75,21 @@ class NoKernelsError(Exception):
         super().__init__(f"{reason}: {detail}" if detail else reason)
 
 
-class _Exact(ctypes.CDLL):
-    """A library whose functions refuse too many arguments as well as too few; ctypes takes more than C declares."""
+class _StrictLibrary(ctypes.CDLL):
+    """A library whose functions refuse surplus arguments, too. By default ctypes refuses missing arguments only."""
 
     _func_flags_ = 0
 
 
 def load(library: Library, environ: Mapping[str, str] = os.environ) -> ctypes.CDLL | None:
-    """Load a library, compiled first if the cache folder does not have it.
+    """Load a library. It is compiled first if the cache folder does not contain it.
 
     Returns:
-        None if there are no kernels; one line says why. Each process looks once: see `missing`.
+        The library, or None if the kernels are not available. Then one line is printed, and `missing_kernels` knows
+        the reason.
 
     Raises:
-        InputError: `SEQKD_ISA`, `SEQKD_CACHE` or `CXX` cannot be used, or others can write to the cache folder.
+        InputError: `SEQKD_ISA`, `SEQKD_CACHE` or `CXX` cannot be used, or other users can write to the cache folder.
     """
     try:
         return open_library(library, environ)[0]
@@ -99,16 +100,16 @@ def load(library: Library, environ: Mapping[str, str] = os.environ) -> ctypes.CD
 
 
 def open_library(library: Library, environ: Mapping[str, str] = os.environ) -> tuple[ctypes.CDLL, Path, bool]:
-    """A library, its file, and whether it was compiled just now.
+    """Return a library, its file, and whether this call has compiled it.
 
     Raises:
-        NoKernelsError: There is no compiler, it fails, or its result cannot be loaded.
-        InputError: As `load`.
+        NoKernelsError: There is no compiler, the compiler fails, or the compiled library cannot be loaded.
+        InputError: See `load`.
     """
-    command, target, folder = compiler(environ), requested(environ), cache_folder(environ)
+    command, target, folder = find_compiler(environ), requested_set(environ), cache_folder(environ)
     try:
-        path, built = _file(library, command, target, folder)
-        return _opened(path, library), path, built
+        path, built = _find_or_compile(library, command, target, folder)
+        return _open(path, library), path, built
     except (OSError, subprocess.SubprocessError) as error:
         detail = getattr(error, "stderr", "") or str(error)
         raise NoKernelsError("the CPU kernels could not be built or loaded", detail.strip()[:500]) from None
@@ -117,27 +118,27 @@ def open_library(library: Library, environ: Mapping[str, str] = os.environ) -> t
 _missing: dict[str, str] = {}
 
 
-def missing() -> dict[str, str]:
-    """The paths taken in place of libraries that this process could not have, with the reason, by library."""
+def missing_kernels() -> dict[str, str]:
+    """Return, by library, the slower path that this process takes without the library, and the reason."""
     return dict(_missing)
 
 
-def check(environ: Mapping[str, str] = os.environ) -> None:
-    """Refuse an environment that no kernel can be built in, before work starts.
+def check_environment(environ: Mapping[str, str] = os.environ) -> None:
+    """Refuse environment variables with which no kernel can be built, before work starts.
 
     Raises:
-        InputError: As `load`.
+        InputError: See `load`.
     """
-    compiler(environ)
-    requested(environ)
+    find_compiler(environ)
+    requested_set(environ)
     cache_folder(environ)
 
 
-def compiler(environ: Mapping[str, str] = os.environ) -> Compiler | None:
-    """The compiler's command: `CXX`, which may have options or a launcher (`ccache g++`), or g++, or clang++.
+def find_compiler(environ: Mapping[str, str] = os.environ) -> Compiler | None:
+    """Return the command of the compiler: `CXX`, which may contain options or a launcher, or g++, or clang++.
 
     Returns:
-        None if there is none.
+        The command, or None if there is no compiler.
 
     Raises:
         InputError: `CXX` is not a command.
@@ -147,23 +148,25 @@ def compiler(environ: Mapping[str, str] = os.environ) -> Compiler | None:
         path = environ.get("PATH", os.defpath)
         found = next((found for name in COMPILERS if (found := shutil.which(name, path=path))), None)
         return None if found is None else (found,)
-    if Path(named).is_file():  # a path with blanks
+    if Path(named).is_file():  # the path may contain blanks
         return (named,)
     try:
         return tuple(shlex.split(named))
     except ValueError as error:
         raise InputError(
-            f"{named!r} is not a command: {error}", where="CXX", expected="a compiler's command, such as `ccache g++`"
+            f"{named!r} is not a command: {error}",
+            where="CXX",
+            expected="the command of a compiler, such as `ccache g++`",
         ) from None
 
 
 @functools.cache
-def version(command: Compiler) -> str:
-    """What the compiler says of itself; asked once a process, a few milliseconds.
+def compiler_version(command: Compiler) -> str:
+    """Return the version text of the compiler. It is run once in a process, for a few milliseconds.
 
     Raises:
         OSError: There is no such program.
-        SubprocessError: It does not answer.
+        SubprocessError: The program fails or does not answer.
     """
     done = subprocess.run(
         [*command, "--version"],
@@ -171,13 +174,13 @@ def version(command: Compiler) -> str:
         capture_output=True,
         text=True,
         timeout=60,
-        env={**os.environ, "LC_ALL": "C"},  # the answer is part of a key, which must not depend on the language
+        env={**os.environ, "LC_ALL": "C"},  # the version is part of a cache key, which must not depend on the language
     )
     return done.stdout.strip()
 
 
-def included(source: Path) -> list[Path]:
-    """The file and all of ours that it includes, directly or not."""
+def find_included_files(source: Path) -> list[Path]:
+    """Return the file and all files of seqkd that it includes directly or indirectly."""
     found = [source]
     for path in found:
         names = re.findall(r'^#include "(.+)"', path.read_text(encoding="utf-8"), re.MULTILINE)
@@ -186,33 +189,36 @@ def included(source: Path) -> list[Path]:
 
 
 def pointer(tensor: Tensor | None) -> ctypes.c_void_p:
-    """The address of a tensor's numbers, for a kernel; null for None."""
+    """Return the address of a tensor's data for a kernel, or null for None."""
     return ctypes.c_void_p(None if tensor is None else tensor.data_ptr())
 
 
 # --- the cache ----------------------------------------------------------------------------------------------------
 #
-# A library's file is NAME-SOURCE-COMPILER-CONTENT.so: digests of its sources and target, of the compiler's command and
-# version, and of its own bytes. A file whose bytes have another digest was cut short or is not ours, and is replaced.
+# The file of a library is named NAME-SOURCE-COMPILER-CONTENT.so. SOURCE is a digest of its sources and target, COMPILER
+# one of the compiler's command and version, CONTENT one of its own bytes. A file whose bytes have another digest was
+# truncated or comes from elsewhere, and is replaced.
 
 
-def _file(library: Library, command: Compiler | None, target: InstructionSet, folder: Path) -> tuple[Path, bool]:
-    """The library's file, and whether it was compiled just now."""
+def _find_or_compile(
+    library: Library, command: Compiler | None, target: InstructionSet, folder: Path
+) -> tuple[Path, bool]:
+    """Return the file of the library, and whether this call has compiled it."""
     source = _source_digest(library, target)
     if command is None:
-        found = _cached(folder, f"{library.name}-{source}-*")  # built ahead of time
+        found = _find_cached(folder, f"{library.name}-{source}-*")  # built ahead of time
         if found is None:
             raise NoKernelsError("no C++ compiler found", f"neither CXX nor {' nor '.join(COMPILERS)}")
         return found, False
     try:
-        stem = f"{library.name}-{source}-{_digest(' '.join(command), version(command))}"
+        stem = f"{library.name}-{source}-{_digest(' '.join(command), compiler_version(command))}"
     except FileNotFoundError:
         raise NoKernelsError("no C++ compiler found", f"{command[0]!r} (CXX) is not a program") from None
-    found = _cached(folder, f"{stem}-*")
+    found = _find_cached(folder, f"{stem}-*")
     if found is not None:
         return found, False
     with _building(folder, library):
-        found = _cached(folder, f"{stem}-*", discard=True)  # another process may have built it meanwhile
+        found = _find_cached(folder, f"{stem}-*", discard=True)  # another process may have built it in the meantime
         if found is not None:
             return found, False
         return _compile(library, command, target, folder, stem), True
@@ -220,7 +226,7 @@ def _file(library: Library, command: Compiler | None, target: InstructionSet, fo
 
 def _source_digest(library: Library, target: InstructionSet) -> str:
     machine = processor() if target is NATIVE else ""
-    texts = [path.read_text(encoding="utf-8") for path in included(library.source)]
+    texts = [path.read_text(encoding="utf-8") for path in find_included_files(library.source)]
     return _digest(*FLAGS, *target.flags, platform.machine(), machine, *platform.libc_ver(), *texts)
 
 
@@ -231,8 +237,8 @@ def _digest(*parts: str) -> str:
     return key.hexdigest()[:16]
 
 
-def _cached(folder: Path, pattern: str, *, discard: bool = False) -> Path | None:
-    """The first whole file of the cache with such a name; others are removed if `discard`."""
+def _find_cached(folder: Path, pattern: str, *, discard: bool = False) -> Path | None:
+    """Return the first intact file of the cache that matches; `discard` removes damaged files before it."""
     for path in sorted(folder.glob(f"{pattern}.so")):
         with contextlib.suppress(OSError):
             if path.stem.rpartition("-")[2] == hashlib.sha256(path.read_bytes()).hexdigest()[:16]:
@@ -243,7 +249,7 @@ def _cached(folder: Path, pattern: str, *, discard: bool = False) -> Path | None
 
 
 def _compile(library: Library, command: Compiler, target: InstructionSet, folder: Path, stem: str) -> Path:
-    for left in folder.glob("building-*"):  # by a process that was killed
+    for left in folder.glob("building-*"):  # left by a process that was killed
         with contextlib.suppress(OSError):
             if time.time() - left.stat().st_mtime > _WAIT:
                 shutil.rmtree(left)
@@ -257,7 +263,7 @@ def _compile(library: Library, command: Compiler, target: InstructionSet, folder
 
 @contextlib.contextmanager
 def _building(folder: Path, library: Library) -> Iterator[None]:
-    """Hold the cache folder for a build. The lock goes with the process that holds it, however that ends."""
+    """Lock the cache folder for a build. The lock is released when the process ends, however it ends."""
     with (folder / "lock").open("ab") as lock:
         started, told = time.monotonic(), False
         while True:
@@ -270,27 +276,28 @@ def _building(folder: Path, library: Library) -> Iterator[None]:
                     say(f"{library.stage}: waiting for another process that compiles the CPU kernels in {folder}")
                     told = True
                 if waited > _WAIT:
-                    break  # each builds in a folder of its own, and files are renamed into place whole
+                    break  # safe: each process builds in its own folder and renames complete files into place
                 time.sleep(0.05)
             except OSError:
-                break  # a disk without locks: likewise
+                break  # the file system has no locks; building is safe without them for the same reason
         yield
 
 
-def _opened(path: Path, library: Library) -> ctypes.CDLL:
-    """Load a file and declare its functions.
+def _open(path: Path, library: Library) -> ctypes.CDLL:
+    """Load a library file and declare its functions.
 
-    A function that the library leaves out for this instruction set is left out here: see `products`.
+    Functions that the library does not have for this instruction set are not declared; see `products`.
     """
     try:
-        opened = _Exact(str(path))
+        opened = _StrictLibrary(str(path))
     except OSError as error:
-        raise OSError(f"{error}; a disk that programs cannot be loaded from? {VARIABLE} names another folder") from None
+        hint = f"if programs cannot be loaded from this file system, set {VARIABLE} to another folder"
+        raise OSError(f"{error}; {hint}") from None
     found = opened.seqkd_abi() if hasattr(opened, "seqkd_abi") else None
     if found != ABI:
         raise NoKernelsError(
-            "the CPU kernels have other functions than this seqkd calls",
-            f"{library.source.name} has version {found} of them, not {ABI}",
+            "the CPU kernels are of another version than this seqkd",
+            f"{library.source.name} has interface version {found}, expected {ABI}",
         )
     for name, (result, arguments) in library.functions.items():
         if hasattr(opened, name):

@@ -1,4 +1,4 @@
-"""The folder of compiled kernels: private to its user, because programs load code from it."""
+"""The cache folder of compiled kernels. It is private to its user, because programs load code from it."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ def cache_folder(
     user: int | None = None,
     temporary: Callable[[], str] = tempfile.gettempdir,
 ) -> Path:
-    """The folder of compiled kernels, made if it does not exist.
+    """Return the folder of compiled kernels. It is made if it does not exist.
 
-    It is `$SEQKD_CACHE`, or `$XDG_CACHE_HOME/seqkd`, or `~/.cache/seqkd`. If the user has no home, or cannot write
-    there, it is `seqkd-UID` in the system's folder for temporary files.
+    The folder is `$SEQKD_CACHE`, `$XDG_CACHE_HOME/seqkd` or `~/.cache/seqkd`. If the user has no home folder or cannot
+    write to it, the folder is `seqkd-UID` in the system's folder for temporary files.
 
     Args:
-        environ: The environment.
-        home: Gives the user's home; raises RuntimeError if there is none.
-        user: The user's id; that of this process if None.
-        temporary: Gives the system's folder for temporary files.
+        environ: The environment variables.
+        home: Returns the user's home folder, or raises RuntimeError if there is none.
+        user: The user's id; None for the user of this process.
+        temporary: Returns the system's folder for temporary files.
 
     Raises:
-        InputError: The folder belongs to another user (other than root), other users can write to it, or the system
-            refuses to make it.
+        InputError: The folder belongs to another user (other than root), other users can write to it, or it cannot be
+            made.
     """
     user = os.geteuid() if user is None else user
     named = environ.get(VARIABLE)
@@ -45,7 +45,7 @@ def cache_folder(
 
 
 def _default(environ: Mapping[str, str], home: Callable[[], Path]) -> Path | None:
-    """The folder in the user's home; None if there is no home or it cannot be written to."""
+    """Return the folder in the user's home, or None if there is no home or it is not writable."""
     base = environ.get("XDG_CACHE_HOME", "")
     try:
         folder = (Path(base) if Path(base).is_absolute() else home() / ".cache") / "seqkd"
@@ -56,12 +56,12 @@ def _default(environ: Mapping[str, str], home: Callable[[], Path]) -> Path | Non
 
 
 def _private(folder: Path, user: int) -> Path:
-    """The folder itself, links followed, once it is known that nobody else can put a file there."""
+    """Resolve links and return the folder, after checking that no other user can put a file there."""
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         folder = folder.resolve()
         status = folder.stat()
-    except (OSError, RuntimeError) as error:  # RuntimeError: a link that leads to itself
+    except (OSError, RuntimeError) as error:  # RuntimeError: a loop of links
         reason = getattr(error, "strerror", None) or str(error)
         raise InputError(
             f"the folder of compiled kernels cannot be made: {reason}",
@@ -73,13 +73,13 @@ def _private(folder: Path, user: int) -> Path:
             f"the folder of compiled kernels belongs to uid {status.st_uid}, who could put other code there",
             where=str(folder),
             expected="a folder of your own",
-            hint=f"set {VARIABLE} to one",
+            hint=f"set {VARIABLE} to a folder of your own",
         )
     if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         raise InputError(
             "other users can write to the folder of compiled kernels, and could put other code there",
             where=str(folder),
-            expected="a folder that its owner alone can write to",
+            expected="a folder that only its owner can write to",
             hint=f"run `chmod go-w {folder}`, or set {VARIABLE} to another folder",
         )
     return folder

@@ -1,4 +1,4 @@
-"""The kernels of the CPU's search engine."""
+"""The kernels of the search engine for CPUs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ LIBRARY = Library(
     name="decoding",
     source=CPP / "decoding" / "api.cpp",
     stage="search",
-    otherwise="decoding goes on in plain torch, several times slower",
+    otherwise="decoding runs in plain torch, several times slower",
     functions={
         "seqkd_arithmetics": (INT, ()),
         "seqkd_model_new": (POINTER, (*12 * (INT,), *4 * (POINTER,))),
@@ -44,5 +44,5 @@ LIBRARY = Library(
 
 @functools.cache
 def kernels() -> ctypes.CDLL | None:
-    """The compiled kernels, or None: see `load`."""
+    """Return the compiled kernels, or None; see `load`."""
     return load(LIBRARY)

@@ -1,4 +1,4 @@
-"""Dropout for training on CPUs, in float32: torch draws random numbers on one thread, one at a time."""
+"""Dropout for training on CPUs, in float32. torch draws its random numbers one at a time on a single thread."""
 
 from __future__ import annotations
 
@@ -11,38 +11,38 @@ from torch import Tensor
 
 from seqkd.kernels.build import CPP, FLOAT, INT, INT64, POINTER, UINT32, UINT64, Library, load, pointer
 
-STEPS = 1 << 16  # shares of the features are multiples of one over this
+STEPS = 1 << 16  # the dropout rate is a multiple of 1 / STEPS
 LIBRARY = Library(
     name="dropout",
     source=CPP / "training" / "dropout.cpp",
     stage="train",
-    otherwise="dropout goes on in plain torch, slower",
+    otherwise="dropout runs in plain torch, more slowly",
     functions={"seqkd_dropout": (None, (POINTER, POINTER, INT64, UINT32, FLOAT, UINT64, INT, POINTER))},
 )
 
 
 @functools.cache
 def kernels() -> ctypes.CDLL | None:
-    """The compiled kernel, or None: see `load`."""
+    """Return the compiled kernel, or None; see `load`."""
     return load(LIBRARY)
 
 
-def serves(x: Tensor, *, library: Callable[[], ctypes.CDLL | None] = kernels) -> bool:
-    """Whether the kernel serves a tensor: float32 on a CPU, if `library` gives the compiled kernel."""
+def can_drop(x: Tensor, *, library: Callable[[], ctypes.CDLL | None] = kernels) -> bool:
+    """Whether the kernel supports a tensor: it must be float32 on a CPU, and `library` must return the kernel."""
     return x.device.type == "cpu" and x.dtype == torch.float32 and library() is not None
 
 
 def drop(x: Tensor, onto: Tensor | None, steps: int, seed: int) -> Tensor:
-    """Dropout (Srivastava et al. 2014), what stays scaled up.
+    """Apply dropout (Srivastava et al. 2014). Features that stay are scaled up.
 
     Args:
-        x: Any shape, float32.
-        onto: What the result is added to, of the same shape; None for nothing.
-        steps: Of `STEPS` features so many become zero, less than all.
-        seed: 64 bits that say which: the same ones in every call with a tensor of this size.
+        x: A float32 tensor of any shape.
+        onto: A tensor of the same shape to which the result is added, or None.
+        steps: The dropout rate as a number of features among `STEPS`, less than `STEPS`.
+        seed: 64 bits that decide which features are dropped. Equal seeds drop the same features of equal sizes.
 
     Returns:
-        Of `x`'s shape, contiguous.
+        A contiguous tensor of the shape of `x`.
     """
     library = kernels()
     assert library is not None

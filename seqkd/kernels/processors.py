@@ -1,4 +1,4 @@
-"""The instruction sets that kernels can be compiled for, and those that this processor has."""
+"""The instruction sets for which kernels can be compiled, and the instruction sets of this processor."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ VARIABLE = "SEQKD_ISA"
 
 @dataclass(frozen=True, slots=True)
 class InstructionSet:
-    """A target of the compiler.
+    """An instruction set for which kernels can be compiled.
 
     Attributes:
-        name: Its value of `SEQKD_ISA`.
-        flags: The compiler's options for it.
-        needs: Features that a processor must have, as /proc/cpuinfo names them.
+        name: The value of `SEQKD_ISA` that selects it.
+        flags: The compiler options for it.
+        needs: The processor features that it needs, as /proc/cpuinfo names them.
     """
 
     name: str
@@ -50,16 +50,16 @@ _X86 = (
 _OTHER = (InstructionSet("any", (), frozenset()),)
 
 
-def known(machine: str | None = None) -> tuple[InstructionSet, ...]:
-    """The instruction sets of a kind of machine (`platform.machine()`; this one if None), narrow ones first."""
+def known_sets(machine: str | None = None) -> tuple[InstructionSet, ...]:
+    """Return the instruction sets of a kind of machine, narrow ones first; None stands for this machine."""
     return _X86 if (machine or platform.machine()) in ("x86_64", "AMD64") else _OTHER
 
 
 @functools.cache
 def processor() -> str:
-    """The processor's model and features, on which `-march=native` depends.
+    """Return the model and the features of this processor, on which `-march=native` depends.
 
-    A cache folder on a shared disk serves machines of several kinds.
+    They are part of the cache key, because a cache folder on a shared disk serves several kinds of machines.
     """
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
@@ -69,42 +69,42 @@ def processor() -> str:
 
 
 def model_name() -> str:
-    """The processor's name, as its maker has it."""
+    """Return the manufacturer's name of the processor."""
     names = [line.partition(":")[2].strip() for line in processor().splitlines() if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine() or "CPU"
 
 
 def features() -> frozenset[str]:
-    """The processor's features, as /proc/cpuinfo names them; none if the system does not tell."""
+    """Return the processor's features as /proc/cpuinfo names them; empty if the system does not provide them."""
     lines = (line.partition(":") for line in processor().splitlines())
     return frozenset(word for name, _, words in lines if not name.startswith("model") for word in words.split())
 
 
-def present(found: frozenset[str] | None = None) -> tuple[InstructionSet, ...]:
-    """Those of `known()` that a processor with the features `found` (this one if None) can run."""
+def available_sets(found: frozenset[str] | None = None) -> tuple[InstructionSet, ...]:
+    """Return the sets of `known_sets()` that a processor with the features `found` supports; None: this processor."""
     has = features() if found is None else found
-    return tuple(one for one in known() if one.needs <= has)
+    return tuple(one for one in known_sets() if one.needs <= has)
 
 
-def requested(environ: Mapping[str, str] = os.environ, found: frozenset[str] | None = None) -> InstructionSet:
-    """The instruction set that kernels are compiled for: that of `SEQKD_ISA`, or all that the processor has.
+def requested_set(environ: Mapping[str, str] = os.environ, found: frozenset[str] | None = None) -> InstructionSet:
+    """Return the instruction set for which kernels are compiled: `SEQKD_ISA`, or everything the processor has.
 
     Args:
-        environ: The environment.
-        found: The processor's features; those of this one if None.
+        environ: The environment variables.
+        found: The features of the processor; None for this processor.
 
     Raises:
-        InputError: `SEQKD_ISA` names no instruction set, or one that the processor lacks.
+        InputError: `SEQKD_ISA` is not the name of an instruction set, or the processor lacks the instruction set.
     """
     name = environ.get(VARIABLE, "").lower() or NATIVE.name
     if name == NATIVE.name:
         return NATIVE
-    usable = present(found)
+    usable = available_sets(found)
     for one in usable:
         if one.name == name:
             return one
     expected = ", ".join([NATIVE.name, *(one.name for one in usable)])
-    for one in known():
+    for one in known_sets():
         if one.name == name:
             lacking = ", ".join(sorted(one.needs - (features() if found is None else found)))
             raise InputError(

@@ -1,9 +1,9 @@
-"""Linear layers and the softmax over a vocabulary for training in bf16 on CPUs that multiply it.
+"""Linear layers and the softmax over a vocabulary for training in bf16 on CPUs with bf16 products.
 
-They have a matrix unit (AMX) or, slower, AVX-512's products of bf16 pairs. Operands are narrowed to bf16 on their way
-into the products, which add up in float32; nothing in bf16 is ever written to a tensor. torch's products want bf16
-tensors, whose making and widening costs more than they do, and compile a kernel for each new shape. See
-docs/performance.md for what it gives.
+Such CPUs have a matrix unit (AMX) or the slower AVX-512 products of bf16 pairs. The kernels round operands to bf16 on
+the way into the products and sum in float32; no bf16 tensor is ever written. torch's products need bf16 tensors, which
+cost more to make and to convert back than the products themselves, and compile a kernel for each new shape.
+docs/performance.md gives the speed.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from torch import Tensor
 
 from seqkd.kernels.build import CPP, FLOAT, INT, POINTER, Library, load, pointer
 
-WIDTH = 32  # widths must be multiples of it
+WIDTH = 32  # widths must be multiples of this number
 LIBRARY = Library(
     name="products",
     source=CPP / "training" / "training.cpp",
     stage="train",
-    otherwise="bf16 training goes on in plain torch, slower",
+    otherwise="bf16 training runs in plain torch, more slowly",
     functions={
         "seqkd_training_unit": (INT, ()),
         "seqkd_linear": (None, (*4 * (POINTER,), *4 * (INT,))),
@@ -37,15 +37,15 @@ LIBRARY = Library(
 
 @functools.cache
 def kernels() -> ctypes.CDLL | None:
-    """The compiled kernels, or None: see `load`; also if the instruction set has no products of bf16."""
+    """Return the compiled kernels, or None; see `load`. None, too, if the instruction set has no bf16 products."""
     library = load(LIBRARY)
     return library if library is not None and library.seqkd_training_unit() else None
 
 
-def serves(x: Tensor, weight: Tensor) -> bool:
-    """Whether the kernels are to be had for the product of `x` `[rows, inputs]` and `weight` `[outputs, inputs]`.
+def can_multiply(x: Tensor, weight: Tensor) -> bool:
+    """Whether the kernels can multiply `x` `[rows, inputs]` by `weight` `[outputs, inputs]`.
 
-    They are under autocast to bf16 on a CPU.
+    They serve autocast to bf16 on a CPU.
     """
     return (
         x.device.type == "cpu"
@@ -59,7 +59,7 @@ def serves(x: Tensor, weight: Tensor) -> bool:
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """`[rows, inputs]` to `[rows, outputs]`; all float32 and contiguous."""
+    """Map `[rows, inputs]` to `[rows, outputs]`. All tensors are float32 and contiguous."""
     y = torch.empty(len(x), len(weight))
     _library().seqkd_linear(_at(x), _at(weight), _at(bias), _at(y), len(x), *_sizes(weight), _threads())
     return y
@@ -68,17 +68,17 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 def linear_backward(
     grad: Tensor, x: Tensor, weight: Tensor, *, to_x: bool, biased: bool
 ) -> tuple[Tensor | None, Tensor, Tensor | None]:
-    """Gradients of `linear`.
+    """Return the gradients of `linear`.
 
     Args:
-        grad: `[rows, outputs]`, of the result.
-        x: What it read.
-        weight: Likewise.
-        to_x: The gradient of `x` is wanted.
-        biased: There is a bias.
+        grad: `[rows, outputs]`, the gradient of the result.
+        x: `[rows, inputs]`, the input.
+        weight: `[outputs, inputs]`.
+        to_x: Whether the gradient of `x` is needed.
+        biased: Whether the layer has a bias.
 
     Returns:
-        Those of `x`, `weight` and bias.
+        The gradients of `x`, `weight` and the bias; None in place of a gradient that is not needed.
     """
     grad_x = torch.empty_like(x) if to_x else None
     grad_w = torch.empty_like(weight)
@@ -89,7 +89,7 @@ def linear_backward(
 
 
 def feed_forward(x: Tensor, inner: Tensor, inner_bias: Tensor, outer: Tensor, outer_bias: Tensor) -> Tensor:
-    """Two linear layers with ReLU between them; what lies between is never written to memory.
+    """Apply two linear layers with ReLU between them. The hidden values are never written to memory.
 
     Args:
         x: `[rows, dim]`; all float32 and contiguous.
@@ -110,7 +110,7 @@ def feed_forward(x: Tensor, inner: Tensor, inner_bias: Tensor, outer: Tensor, ou
 def feed_forward_backward(
     grad: Tensor, x: Tensor, inner: Tensor, inner_bias: Tensor, outer: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of x, inner, inner_bias, outer and outer_bias, from that of the result."""
+    """Return the gradients of x, inner, inner_bias, outer and outer_bias, given the gradient of the result."""
     hidden, dim = inner.shape
     grad_x, grads = torch.empty_like(x), torch.empty(2 * hidden * dim + hidden + dim)
     pointers = map(_at, (grad, x, inner, inner_bias, outer, grad_x, grads))
@@ -120,22 +120,22 @@ def feed_forward_backward(
 
 
 def log_sum_exp(x: Tensor, weight: Tensor) -> Tensor:
-    """Of the logits `x @ weight.T` of each row: `[rows]`."""
+    """Return the log-sum-exp of the logits `x @ weight.T` of each row, `[rows]`."""
     sums = torch.empty(len(x))
     _softmax(x, weight, None, None, None, sums, None, None)
     return sums
 
 
 def log_sum_exp_gradients(x: Tensor, weight: Tensor, shares: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-    """`log_sum_exp`, and the gradients of its sum, each row times its share.
+    """Return `log_sum_exp` and the gradients of its weighted sum over the rows.
 
     Args:
         x: `[rows, dim]`.
         weight: `[vocab, dim]`.
-        shares: `[rows]`, or None for 1.
+        shares: `[rows]`, the weight of each row in the sum, or None if all weights are 1.
 
     Returns:
-        The sums `[rows]`, and the gradients of `x` and `weight`.
+        The log-sum-exp `[rows]`, and the gradients of `x` and `weight`.
     """
     sums, grad_x, grad_w = torch.empty(len(x)), torch.empty_like(x), torch.zeros_like(weight)
     _softmax(x, weight, weight, x, shares, sums, grad_x, grad_w)
@@ -143,15 +143,15 @@ def log_sum_exp_gradients(x: Tensor, weight: Tensor, shares: Tensor | None) -> t
 
 
 def expected_rows(x: Tensor, weight: Tensor, values: Tensor, y: Tensor, shares: Tensor, to: Tensor) -> Tensor:
-    """What one model's softmax makes of another model's output layer.
+    """Return the rows of one model's output layer that another model's softmax expects.
 
     Args:
         x: `[rows, dim]`.
         weight: `[vocab, dim]`; probabilities are the softmax of `x @ weight.T`.
         values: `[vocab, width]`.
         y: `[rows, width]`.
-        shares: `[rows]`, what each row's results are multiplied by.
-        to: `[vocab, width]`, to which `probabilities.T @ y` is added.
+        shares: `[rows]`, the factor of each row's results.
+        to: `[vocab, width]`; `probabilities.T @ y` is added to it.
 
     Returns:
         `probabilities @ values`, `[rows, width]`.
@@ -161,8 +161,8 @@ def expected_rows(x: Tensor, weight: Tensor, values: Tensor, y: Tensor, shares: 
     return expected
 
 
-def best(x: Tensor, weight: Tensor) -> Tensor:
-    """Where the largest of the logits `x @ weight.T` of each row is, `[rows]`; of equal ones the first."""
+def argmax_logits(x: Tensor, weight: Tensor) -> Tensor:
+    """Return the index of the largest of the logits `x @ weight.T` of each row, `[rows]`; the first of equal ones."""
     ids = torch.empty(len(x), dtype=torch.long)
     vocab, dim = weight.shape
     _library().seqkd_best(_at(x), _at(weight), len(x), dim, vocab, _threads(), _at(ids))

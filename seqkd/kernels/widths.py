@@ -1,29 +1,29 @@
-"""The widths of models that the CPU kernels fit."""
+"""The widths of models that the CPU kernels support."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-LANES = 16  # floats in the widest vectors; widths are multiples of it
-HEAD_VECTORS = (1, 2, 3, 4, 5, 6, 8)  # vectors in an attention head, as the kernels are compiled
-_LSTM = 2 * LANES  # each direction of an LSTM's encoder has half of its width
+LANES = 16  # floats in the widest vectors; widths must be multiples of this number
+HEAD_VECTORS = (1, 2, 3, 4, 5, 6, 8)  # vectors in an attention head for which the kernels are compiled
+_LSTM = 2 * LANES  # each direction of an LSTM encoder has half of its width
 
 
 def head_fits(width: int) -> bool:
-    """Whether the kernels fit attention heads of this width."""
+    """Whether the kernels support attention heads of this width."""
     vectors, rest = divmod(width, LANES)
     return not rest and vectors in HEAD_VECTORS
 
 
 def stack_misfit(settings: Mapping[str, Any]) -> str | None:
-    """Why the kernels do not fit a model of Transformer layers, or one whose encoder has them.
+    """Explain why the kernels do not support the widths of a model whose encoder or decoder is a Transformer.
 
     Args:
-        settings: The model's, with `dim`, `heads` and `ffn_dim`.
+        settings: The model's settings, with `dim`, `heads` and `ffn_dim`.
 
     Returns:
-        One line that names the nearest widths; None if the kernels fit.
+        One line that names the nearest supported widths, or None if the kernels support the model.
     """
     dim, heads, ffn_dim = (int(settings[name]) for name in ("dim", "heads", "ffn_dim"))
     wrong, nearest = [], []
@@ -39,19 +39,19 @@ def stack_misfit(settings: Mapping[str, Any]) -> str | None:
         nearest.append(f"ffn_dim {_multiples(ffn_dim, LANES)}")
     if not wrong:
         return None
-    return f"the CPU kernels do not fit {' and '.join(wrong)}; nearest: {', '.join(nearest)}"
+    return f"the CPU kernels do not support {' and '.join(wrong)}; nearest: {', '.join(nearest)}"
 
 
 def lstm_misfit(settings: Mapping[str, Any]) -> str | None:
-    """Why the kernels do not fit an LSTM; see `stack_misfit`.
+    """Explain why the kernels do not support the width of an LSTM; see `stack_misfit`.
 
     Args:
-        settings: The model's, with `dim`.
+        settings: The model's settings, with `dim`.
     """
     dim = int(settings["dim"])
     if not dim % _LSTM:
         return None
-    return f"the CPU kernels do not fit dim {dim} of an LSTM; nearest: dim {_multiples(dim, _LSTM)}"
+    return f"the CPU kernels do not support dim {dim} of an LSTM; nearest: dim {_multiples(dim, _LSTM)}"
 
 
 def _multiples(width: int, unit: int) -> str:
@@ -59,7 +59,7 @@ def _multiples(width: int, unit: int) -> str:
 
 
 def _around(width: int, choices: Iterable[int]) -> str:
-    """The nearest choice below and the nearest above, "64 or 128"."""
+    """Name the nearest choice below and the nearest choice above, as in "64 or 128"."""
     found = list(choices)
     below, above = [number for number in found if number < width], [number for number in found if number > width]
     return " or ".join(str(number) for number in ([max(below)] if below else []) + ([min(above)] if above else []))

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from seqkd.errors import InputError
-from seqkd.text.languages import base, has_blanks
+from seqkd.text.languages import base_language, has_blanks
 
 Tokenizer = Literal["13a", "none", "char", "intl", "zh", "ja-mecab", "ko-mecab", "flores101", "flores200"]
 TokenizerChoice = Literal["auto"] | Tokenizer
@@ -59,7 +59,7 @@ def suited_tokenizer(language: str | None) -> Tokenizer:
     """What `auto` means for a language, installed or not."""
     if language is None:
         return "13a"
-    name = base(language)
+    name = base_language(language)
     if name in ("ko", "kor"):
         return "ko-mecab"
     if has_blanks(language):

@@ -1,4 +1,4 @@
-"""Model folders: `model.safetensors`, `config.json`, `vocab.model`, and `vocab.source.model` where sides differ."""
+"""Model folders: `model.safetensors`, `config.json`, `vocab.model`, and `vocab.source.model` if the sides differ."""
 
 from __future__ import annotations
 
@@ -30,20 +30,20 @@ FORMAT = 1
 
 _FILES = (WEIGHTS, CONFIG, VOCABULARY)
 _AGAIN = "train or copy the model again, or check the path"
-_NAMED = 5  # in an error message
-_SETTLED_NS = 2_000_000_000  # age of a file from which its times tell every change
-_MOST = 100_000  # a setting may be this large whatever the weights: longest sentences, in tokens
+_NAMED = 5  # weights named in an error message
+_SETTLED_NS = 2_000_000_000  # the age from which a file's times reveal every change
+_MOST = 100_000  # settings up to this value are allowed whatever the weights, such as the longest sentence in tokens
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadedModel:
-    """A model folder's contents.
+    """The contents of a model folder.
 
     Attributes:
-        model: In evaluation mode, on the device asked for.
-        arch: Its architecture's name.
-        settings: The architecture's own options.
-        vocabularies: Of source and target.
+        model: The model, in evaluation mode, on the requested device.
+        arch: The name of its architecture.
+        settings: The settings of the architecture.
+        vocabularies: The vocabularies of source and target.
         digest: `model_digest` of the folder.
     """
 
@@ -54,8 +54,8 @@ class LoadedModel:
     digest: str
 
 
-def weights_of(model: nn.Module) -> dict[str, Tensor]:
-    """What a model's file holds: its state, where a tensor that has several names (tied embeddings) appears once."""
+def collect_weights(model: nn.Module) -> dict[str, Tensor]:
+    """Return the state of a model as its file stores it: a tensor with several names (tied embeddings) appears once."""
     seen: set[int] = set()
     weights = {}
     for name, value in model.state_dict(keep_vars=True).items():
@@ -66,16 +66,16 @@ def weights_of(model: nn.Module) -> dict[str, Tensor]:
 
 
 def write_weights(path: Path, weights: Mapping[str, Tensor]) -> None:
-    """Write tensors as safetensors, whole or not at all.
+    """Write tensors to a safetensors file, atomically.
 
     Raises:
-        WorkError: The system refuses: disk full, no permission.
+        WorkError: The file cannot be written, for example because the disk is full.
     """
     plain = {name: weights[name].detach().cpu().contiguous() for name in sorted(weights)}
     with atomic_path(path) as temporary:
         try:
             save_file(plain, temporary, metadata={"format": "pt"})
-        except SafetensorError as error:  # its own wrapper of the system's refusal
+        except SafetensorError as error:  # wraps an error of the system
             raise OSError(None, str(error)) from error
 
 
@@ -83,15 +83,15 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     """Read tensors that `write_weights` wrote.
 
     Raises:
-        ModelError: No such file, or damaged.
+        ModelError: The file does not exist or is damaged.
     """
-    with _opened(path) as file:
+    with _open(path) as file:
         return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
 
 
 @contextlib.contextmanager
-def _opened(path: Path) -> Iterator[Any]:
-    """A safetensors file; its table of contents has been checked against its size."""
+def _open(path: Path) -> Iterator[Any]:
+    """Open a safetensors file, whose table of contents is then checked against the size of the file."""
     try:
         with safe_open(path, framework="pt") as file:
             yield file
@@ -105,20 +105,20 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], where: Path) -
     """Copy tensors into a model.
 
     Raises:
-        ModelError: Names or shapes differ from the model's.
+        ModelError: Names or shapes differ from those of the model.
     """
     _check_weights(model, weights, where)
     with torch.no_grad():
-        for name, value in weights_of(model).items():
+        for name, value in collect_weights(model).items():
             value.copy_(weights[name])
 
 
 def _check_weights(model: nn.Module, weights: Mapping[str, Tensor], where: Path) -> None:
-    own = weights_of(model)
+    own = collect_weights(model)
     problems = [f"{name}: missing" for name in own if name not in weights]
-    problems += [f"{name}: the model has no such weight" for name in weights if name not in own]
+    problems += [f"{name}: is not a weight of the model" for name in weights if name not in own]
     problems += [
-        f"{name}: shape {list(weights[name].shape)}, the model's is {list(own[name].shape)}"
+        f"{name}: has shape {list(weights[name].shape)}, in the model {list(own[name].shape)}"
         for name in own
         if name in weights and own[name].shape != weights[name].shape
     ]
@@ -137,19 +137,19 @@ def save_model(
     vocab: Path,
     source_vocab: Path | None = None,
 ) -> None:
-    """Write a model folder's files; equal weights give equal bytes.
+    """Write the files of a model folder. Equal weights give equal bytes.
 
     Args:
-        folder: Must be there.
-        model: Its weights are stored in their own type.
-        arch: Its name in the registry.
-        settings: What the registry builds it from.
-        vocab: The SentencePiece model of the target, and of the source too without `source_vocab`.
-        source_vocab: The source's, where it has its own.
+        folder: The folder, which must exist.
+        model: The model. Its weights are stored in their own type.
+        arch: The name of its architecture.
+        settings: The settings from which the registry builds the model.
+        vocab: The SentencePiece model of the target, and of the source unless `source_vocab` is given.
+        source_vocab: The SentencePiece model of the source, if it differs.
 
     Raises:
-        ModelError: A vocabulary cannot be read or has not as many pieces as the model.
-        WorkError: The system refuses: disk full, no permission.
+        ModelError: A vocabulary cannot be read, or its size differs from the model's.
+        WorkError: A file cannot be written, for example because the disk is full.
     """
     target = Vocabulary.load(vocab)
     source = Vocabulary.load(source_vocab) if source_vocab else None
@@ -165,7 +165,7 @@ def save_model(
         "source_vocabulary": source.digest if source else None,
     }
     atomic_write(folder / CONFIG, (json.dumps(values, indent=2, sort_keys=True) + "\n").encode())
-    write_weights(folder / WEIGHTS, weights_of(model))
+    write_weights(folder / WEIGHTS, collect_weights(model))
 
 
 def load_model(
@@ -174,21 +174,21 @@ def load_model(
     """Read a model folder. Nothing is unpickled.
 
     Args:
-        folder: What `save_model` wrote.
-        dtype: Of the weights once loaded.
-        device: Where to put them.
+        folder: A folder that `save_model` wrote.
+        dtype: The type of the loaded weights.
+        device: The device of the loaded model.
 
     Raises:
-        ModelError: A file is missing, damaged or not the one that the folder's manifest recorded; or weights, settings
-            and vocabulary do not fit each other.
+        ModelError: A file is missing or damaged or differs from the one in the folder's manifest, or the weights,
+            settings and vocabularies do not fit each other.
     """
     folder = Path(folder)
     files = model_files(folder)
     if changed := changed_files(folder, files):
         raise ModelError(
-            "changed after it was made:\n    " + "\n    ".join(changed),
+            "was changed after it was made:\n    " + "\n    ".join(changed),
             where=str(folder),
-            hint="copy or train the model again; a model of other files needs a folder of its own",
+            hint="copy or train the model again; a model with other files needs its own folder",
         )
     config = read_config(folder)
     source = target = _vocabulary(folder / VOCABULARY, config["vocabulary"])
@@ -197,7 +197,7 @@ def load_model(
     weights = read_weights(folder / WEIGHTS)
     _check_settings(config["settings"], weights, folder / CONFIG)
     sizes = {"source_vocab": source.size, "target_vocab": target.size}
-    if ":" not in config["arch"]:  # other packages' models cannot be built without memory
+    if ":" not in config["arch"]:  # models of other packages cannot be built without allocating memory
         with torch.device("meta"):
             _check_weights(build(config["arch"], config["settings"], **sizes), weights, folder / WEIGHTS)
     model = build(config["arch"], config["settings"], **sizes)
@@ -207,12 +207,12 @@ def load_model(
         arch=config["arch"],
         settings=config["settings"],
         vocabularies=Vocabularies(source, target),
-        digest=digest_of(files),
+        digest=combine_digests(files),
     )
 
 
 def _check_settings(settings: Mapping[str, Any], weights: Mapping[str, Tensor], where: Path) -> None:
-    """Refuse sizes that the weights cannot be of, before memory is asked for in their name."""
+    """Refuse sizes that cannot be those of the weights, before memory is allocated for them."""
     sizes = [size for weight in weights.values() for size in weight.shape]
     for key, value in settings.items():
         if isinstance(value, Mapping):
@@ -224,10 +224,10 @@ def _check_settings(settings: Mapping[str, Any], weights: Mapping[str, Tensor], 
 
 
 def read_config(folder: str | Path) -> dict[str, Any]:
-    """What a model folder says of its model: format, arch, settings, vocabulary, source_vocabulary.
+    """Read the configuration of a model folder: format, arch, settings, vocabulary and source_vocabulary.
 
     Raises:
-        ModelError: There is no such file, or it says something else.
+        ModelError: The file does not exist or has other contents.
     """
     folder = Path(folder)
     path = folder / CONFIG
@@ -235,7 +235,7 @@ def read_config(folder: str | Path) -> dict[str, Any]:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise ModelError(
-            f"cannot be read: {error}", where=str(path), expected="a model's settings", hint=_AGAIN
+            f"cannot be read: {error}", where=str(path), expected="a model configuration", hint=_AGAIN
         ) from None
     kinds: dict[str, Any] = {
         "format": int,
@@ -247,44 +247,46 @@ def read_config(folder: str | Path) -> dict[str, Any]:
     if not isinstance(values, dict) or any(
         key not in values or not isinstance(values[key], kind) for key, kind in kinds.items()
     ):
-        raise ModelError("not a model's settings", where=str(path), expected=f"the keys {', '.join(kinds)}")
+        raise ModelError("is not a model configuration", where=str(path), expected=f"the keys {', '.join(kinds)}")
     if values["format"] > FORMAT:
         raise ModelError(
-            f"format {values['format']} is newer than this seqkd's {FORMAT}", where=str(path), hint="update seqkd"
+            f"format {values['format']} is newer than format {FORMAT} of this seqkd",
+            where=str(path),
+            hint="update seqkd",
         )
     return values
 
 
 def check_model(folder: str | Path) -> None:
-    """Look at a model folder without building the model: settings, vocabularies and the weights' table of contents.
+    """Check the configuration, the vocabularies and the table of weights of a model folder without building the model.
 
     Raises:
-        ModelError: A file is missing or damaged, or a vocabulary is another one than the model was trained with.
+        ModelError: A file is missing or damaged, or the model was trained with another vocabulary.
     """
     folder = Path(folder)
     config = read_config(folder)
     _vocabulary(folder / VOCABULARY, config["vocabulary"])
     if config["source_vocabulary"] is not None:
         _vocabulary(folder / SOURCE_VOCABULARY, config["source_vocabulary"])
-    with _opened(folder / WEIGHTS):
+    with _open(folder / WEIGHTS):
         pass
 
 
 def model_digest(folder: str | Path) -> str:
-    """SHA-256 (hex) over a model folder's files: the same model gives the same digest wherever it lies.
+    """Return the SHA-256 (hex) over the files of a model folder, which does not depend on the path of the folder.
 
     Raises:
-        ModelError: Not a model folder, or a file cannot be read.
+        ModelError: The folder is not a model folder, or a file cannot be read.
     """
     folder = Path(folder)
-    return digest_of(model_files(folder))
+    return combine_digests(model_files(folder))
 
 
 def model_files(folder: Path) -> dict[str, str]:
-    """SHA-256 (hex) of each file of a model folder, by name; a model's manifest records them under `files`.
+    """Return the SHA-256 (hex) of each file of a model folder by name. The manifest records them under `files`.
 
     Raises:
-        ModelError: Not a model folder, or a file cannot be read.
+        ModelError: The folder is not a model folder, or a file cannot be read.
     """
     if not folder.is_dir():
         raise ModelError("no such folder", where=str(folder), expected="a model folder: " + ", ".join(_FILES))
@@ -295,28 +297,28 @@ def model_files(folder: Path) -> dict[str, str]:
         except FileNotFoundError:
             if name != SOURCE_VOCABULARY:
                 raise ModelError(
-                    f"not a finished model folder: no {name}",
+                    f"is not a finished model folder: {name} is missing",
                     where=str(folder),
                     expected="a model folder: " + ", ".join(_FILES),
-                    hint="finish its training by running the same command again, or check the path",
+                    hint="finish the training by running its command again, or check the path",
                 ) from None
         except OSError as error:
             raise ModelError(f"cannot be read: {error.strerror}", where=str(folder / name), hint=_AGAIN) from None
     return files
 
 
-def digest_of(files: Mapping[str, str]) -> str:
-    """The digest of a model whose files have these."""
+def combine_digests(files: Mapping[str, str]) -> str:
+    """Return the digest of a model whose files have these digests."""
     names = [name for name in (*_FILES, SOURCE_VOCABULARY) if name in files]
     return hashlib.sha256("".join(f"{name} {files[name]}\n" for name in names).encode()).hexdigest()
 
 
 def changed_files(folder: Path, files: Mapping[str, str]) -> list[str]:
-    """What differs between a model folder's files and what its manifest recorded; nothing where it has none.
+    """List the differences between the files of a model folder and its manifest; empty if it has no manifest.
 
     Args:
         folder: The model folder.
-        files: From `model_files`.
+        files: The result of `model_files`.
 
     Raises:
         ModelError: The manifest is damaged.
@@ -327,10 +329,10 @@ def changed_files(folder: Path, files: Mapping[str, str]) -> list[str]:
         recorded = read_manifest(folder).extra.get("files")
     except CorpusError as error:
         raise ModelError(error.what, where=error.where, hint=error.hint) from None
-    if not isinstance(recorded, dict):  # made by a seqkd that did not record them
+    if not isinstance(recorded, dict):  # made by a version of seqkd that did not record them
         return []
     return [
-        f"{name}: SHA-256 {_short(files.get(name))} is not the manifest's {_short(recorded.get(name))}"
+        f"{name}: the SHA-256 is {_short(files.get(name))}, in the manifest {_short(recorded.get(name))}"
         for name in sorted(files.keys() | recorded.keys())
         if files.get(name) != recorded.get(name)
     ]
@@ -340,11 +342,11 @@ def _short(digest: object) -> str:
     return f"{str(digest)[:12]}..." if digest else "(no such file)"
 
 
-_digests: dict[tuple[int, ...], str] = {}  # of files that this process has read, by what tells a change of them
+_digests: dict[tuple[int, ...], str] = {}  # of the files that this process has read, by size, times and inode
 
 
 def _file_digest(path: Path) -> str:
-    """Return the SHA-256 (hex) of a file, which is read once a process unless it changes.
+    """Return the SHA-256 (hex) of a file. A process reads the file once unless it changes.
 
     Raises:
         OSError: The file cannot be read.
@@ -354,10 +356,10 @@ def _file_digest(path: Path) -> str:
         key = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
         if key in _digests:
             return _digests[key]
-        digest = hashlib.sha256()  # hashlib.file_digest is Python 3.11's
+        digest = hashlib.sha256()  # hashlib.file_digest needs Python 3.11
         while block := file.read(1 << 20):
             digest.update(block)
-    # The clock of a file system is coarse: a second change right after the first one may leave no other time.
+    # The clock of a file system is coarse: a second change right after the first may not change the time.
     if time.time_ns() - found.st_mtime_ns > _SETTLED_NS:
         _digests[key] = digest.hexdigest()
     return digest.hexdigest()
@@ -367,7 +369,7 @@ def _vocabulary(path: Path, digest: str) -> Vocabulary:
     vocabulary = Vocabulary.load(path)
     if vocabulary.digest != digest:
         raise ModelError(
-            "not the vocabulary that this model was trained with",
+            "is not the vocabulary that this model was trained with",
             where=str(path),
             expected=f"SHA-256 {digest[:12]}..., found {vocabulary.digest[:12]}...",
             hint="copy the whole model folder, or train the model again",
@@ -380,7 +382,7 @@ def _check_sizes(model: nn.Module, target: Vocabulary, source: Vocabulary | None
         pieces = getattr(model, f"{side}_vocab")
         if pieces != vocabulary.size:
             raise ModelError(
-                f"the model has {pieces} {side} pieces, the vocabulary {vocabulary.size}",
+                f"the model has {pieces} {side} pieces, but the vocabulary has {vocabulary.size}",
                 where=str(where),
-                expected=f"the vocabulary the model was built for, not {vocabulary.path}",
+                expected=f"the vocabulary for which the model was built, not {vocabulary.path}",
             )

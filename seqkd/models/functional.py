@@ -1,9 +1,9 @@
-"""Products, attention and dropout with shortcuts for training on CPUs; elsewhere they are torch's own.
+"""Products, attention and dropout with faster paths for training on CPUs; on other devices torch's own are used.
 
-Measured in docs/performance.md. Where the CPU has a matrix unit, products in bf16 are kernels of our own
-(`seqkd.kernels`); attention and dropout are on any CPU. oneDNN, behind torch's products, compiles a kernel for
-every new shape, some milliseconds each, and keeps a thousand of them; batches have ever new shapes, so rows are filled
-up to a few round numbers.
+docs/performance.md gives measurements. On CPUs with bf16 products, linear layers in bf16 use the kernels of
+`seqkd.kernels`; attention and dropout use them on every CPU. torch's products use oneDNN, which compiles a kernel for
+every new shape, in some milliseconds each, and caches a thousand of them. Batches have ever new shapes, so rows are
+padded to a few round numbers.
 """
 
 from __future__ import annotations
@@ -22,15 +22,16 @@ ROUND_ROWS = 256
 
 
 def linear(x: Tensor, layer: nn.Linear, *, narrow: bool = False) -> Tensor:
-    """`layer(x)`, `[..., inputs]` to `[..., outputs]`.
+    """Compute `layer(x)`, `[..., inputs]` to `[..., outputs]`.
 
     Args:
-        x: Any float type.
-        layer: Its weights.
-        narrow: Under autocast the result may stay in the lower type, for a cheap function between two layers.
-            Elsewhere it does anyway; in training on a CPU sums of a float32 and a bf16 tensor are slow.
+        x: The input, of any float type.
+        layer: The linear layer.
+        narrow: Whether the result may stay in the lower type under autocast on a CPU, where sums of a float32 and a
+            bf16 tensor are slow. It suits a cheap function between two layers. On other devices the result always stays
+            in the lower type.
     """
-    if native.serves(x, layer.weight):
+    if native.can_multiply(x, layer.weight):
         with torch.autocast("cpu", enabled=False):
             return cast(Tensor, _NativeLinear.apply(x, layer.weight, layer.bias))  # type: ignore[no-untyped-call]
     if x.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
@@ -41,16 +42,16 @@ def linear(x: Tensor, layer: nn.Linear, *, narrow: bool = False) -> Tensor:
 
 
 def feed_forward(x: Tensor, inner: nn.Linear, outer: nn.Linear) -> Tensor:
-    """`outer(relu(inner(x)))`, `[..., dim]` to `[..., dim]`; both have biases."""
-    if native.serves(x, inner.weight):
+    """Compute `outer(relu(inner(x)))`, `[..., dim]` to `[..., dim]`. Both layers have biases."""
+    if native.can_multiply(x, inner.weight):
         with torch.autocast("cpu", enabled=False):
             weights = (inner.weight, inner.bias, outer.weight, outer.bias)
             return cast(Tensor, _NativeFeedForward.apply(x, *weights))  # type: ignore[no-untyped-call]
     return linear(functional.relu(linear(x, inner, narrow=True)), outer)
 
 
-def rounded_rows(x: Tensor, dtype: torch.dtype, multiple: int) -> Tensor:
-    """`[rows, width]` as `dtype`, zeros below it up to a multiple of rows."""
+def pad_rows(x: Tensor, dtype: torch.dtype, multiple: int) -> Tensor:
+    """Convert `[rows, width]` to `dtype`, and pad it with zero rows to a multiple of `multiple`."""
     rows = -(-len(x) // multiple) * multiple
     if rows == len(x):
         return x.to(dtype).contiguous()
@@ -61,7 +62,7 @@ def rounded_rows(x: Tensor, dtype: torch.dtype, multiple: int) -> Tensor:
 
 
 class _NativeLinear(torch.autograd.Function):
-    """A linear layer by the CPU's matrix unit: float32 in and out."""
+    """A linear layer on the CPU's bf16 products, with float32 input and output."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -82,7 +83,7 @@ class _NativeLinear(torch.autograd.Function):
 
 
 class _NativeFeedForward(torch.autograd.Function):
-    """Two linear layers with ReLU between, likewise."""
+    """Two linear layers with ReLU between them on the CPU's bf16 products, with float32 input and output."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, inner: Tensor, inner_bias: Tensor, outer: Tensor, outer_bias: Tensor) -> Tensor:
@@ -99,12 +100,12 @@ class _NativeFeedForward(torch.autograd.Function):
 
 
 class _Linear(torch.autograd.Function):
-    """A linear layer in a lower type whose products see few shapes."""
+    """A linear layer in a lower type whose products have few shapes."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, dtype: torch.dtype, narrow: bool) -> Tensor:
         rows = x.numel() // x.size(-1)
-        full = rounded_rows(x.reshape(rows, -1), dtype, ROUND_ROWS)
+        full = pad_rows(x.reshape(rows, -1), dtype, ROUND_ROWS)
         low = weight.to(dtype)
         ctx.save_for_backward(full, low)
         ctx.shape = x.shape
@@ -118,13 +119,13 @@ class _Linear(torch.autograd.Function):
         full, low = ctx.saved_tensors
         (grad,) = grads
         flat = grad.reshape(-1, grad.size(-1))
-        rounded = rounded_rows(flat, low.dtype, ROUND_ROWS)
+        rounded = pad_rows(flat, low.dtype, ROUND_ROWS)
         to_x = torch.mm(rounded, low)[: len(flat)].view(ctx.shape)
         return to_x, torch.mm(rounded.t(), full), rounded.sum(0) if ctx.biased else None, None, None
 
 
 Watcher = Callable[[Tensor], None]
-"""Is given attention's probabilities, `[batch, heads, target, source]` float32."""
+"""A function that receives the probabilities of attention, `[batch, heads, target, source]` float32."""
 
 
 def attend(
@@ -136,26 +137,27 @@ def attend(
     causal: bool = False,
     watcher: Watcher | None = None,
 ) -> Tensor:
-    """Scaled dot-product attention (Vaswani et al. 2017, eq. 1).
+    """Compute scaled dot-product attention (Vaswani et al. 2017, eq. 1).
 
     Args:
         query: `[batch, heads, target, head_dim]`.
         key: `[batch, heads, source, head_dim]`.
-        value: Likewise.
+        value: `[batch, heads, source, head_dim]`.
         mask: `[batch, 1, 1, source]`, True where keys may be seen.
-        causal: A query sees the keys up to its own position; not together with `mask`.
-        watcher: See `Watcher`; with one, no fused kernel is used, because these never hold the probabilities.
+        causal: Whether a query sees only the keys up to its own position. It cannot be combined with `mask`.
+        watcher: See `Watcher`. With a watcher no fused kernel is used, because fused kernels never store the
+            probabilities.
 
     Returns:
         `[batch, heads, target, head_dim]`.
     """
     if watcher is not None:
         return _attend_watched(query, key, value, mask, causal, watcher)
-    # Training runs the model without gradients, too: glancing does.
+    # Training also runs the model without gradients, for example for glancing.
     if query.device.type == "cpu" and (torch.is_grad_enabled() or torch.is_autocast_enabled("cpu")):
         query, key, value = query.float(), key.float(), value.float()
         with torch.autocast("cpu", enabled=False):
-            if attention.serves(query, key, value):
+            if attention.can_attend(query, key, value):
                 keys = None if mask is None else mask[:, 0, 0].expand(len(query), -1).contiguous()
                 return cast(Tensor, _Attention.apply(query, key, value, keys, causal))  # type: ignore[no-untyped-call]
             return functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=causal)
@@ -165,7 +167,7 @@ def attend(
 def _attend_watched(
     query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, causal: bool, watcher: Watcher
 ) -> Tensor:
-    """Attention in single steps, in float32."""
+    """Compute attention in separate steps, in float32."""
     with torch.autocast(query.device.type, enabled=False):
         scores = query.float() @ key.float().transpose(-1, -2) * query.size(-1) ** -0.5
         if causal:
@@ -178,7 +180,7 @@ def _attend_watched(
 
 
 class _Attention(torch.autograd.Function):
-    """Attention by the CPU's kernels."""
+    """Attention on the CPU kernels."""
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, keys: Tensor | None, causal: bool) -> Tensor:
@@ -197,7 +199,7 @@ class Dropout(nn.Module):
     """Dropout (Srivastava et al. 2014), reproducible from torch's seed.
 
     Args:
-        p: Share of the features that become zero, less than 1; by the kernel a multiple of 2**-16.
+        p: Share of the features that become zero, less than 1. The kernel rounds it to a multiple of 2**-16.
     """
 
     def __init__(self, p: float) -> None:
@@ -205,16 +207,16 @@ class Dropout(nn.Module):
         self.p = p
 
     def forward(self, x: Tensor, onto: Tensor | None = None) -> Tensor:
-        """`x` after dropout, plus `onto` where it is given; the same shape. In evaluation nothing is dropped."""
+        """Return `x` after dropout, plus `onto` if it is given, in the same shape. Evaluation drops nothing."""
         if self.training and self.p > 0.0:
-            if dropout.serves(x) and (onto is None or dropout.serves(onto)):
+            if dropout.can_drop(x) and (onto is None or dropout.can_drop(onto)):
                 return cast(Tensor, _Dropout.apply(x, onto, self.p))  # type: ignore[no-untyped-call]
             x = functional.dropout(x, self.p)
         return x if onto is None else onto + x
 
 
 class _Dropout(torch.autograd.Function):
-    """Dropout by the CPU's kernel."""
+    """Dropout on the CPU kernel."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, onto: Tensor | None, p: float) -> Tensor:

@@ -24,7 +24,7 @@ def _uniform(*shape: int, width: int) -> nn.Parameter:
 
 
 def _gates(inputs: int, width: int) -> nn.Linear:
-    """The inputs' part of the gates. Forget gates begin open (Jozefowicz et al. 2015, section 2.2)."""
+    """Make the input weights of the gates. Forget gates start open (Jozefowicz et al. 2015, section 2.2)."""
     layer = nn.Linear(inputs, 4 * width)
     nn.init.uniform_(layer.weight, -(width**-0.5), width**-0.5)
     nn.init.zeros_(layer.bias)
@@ -33,7 +33,7 @@ def _gates(inputs: int, width: int) -> nn.Linear:
 
 
 class _Swap(torch.autograd.Function):
-    """Rows in another order, one that is its own inverse."""
+    """A permutation of rows that is its own inverse."""
 
     @staticmethod
     def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor, order: Tensor) -> Tensor:
@@ -53,7 +53,7 @@ def _swap(x: Tensor, order: Tensor) -> Tensor:
 class EncoderLayer(nn.Module):
     """One LSTM in each direction, each half as wide as the layer."""
 
-    steps_first = True  # in place of sentences
+    steps_first = True  # shapes begin with the steps, not the sentences
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -62,25 +62,25 @@ class EncoderLayer(nn.Module):
         self.recurrent = _uniform(2, 2 * dim, dim // 2, width=dim // 2)
 
     def forward(self, x: Tensor, order: Tensor) -> Tensor:
-        """`[source, batch, dim]` to the same.
+        """Map `[source, batch, dim]` to the same shape.
 
         Args:
-            x: The layer below, steps first.
-            order: `[source * batch]`: where each place of `x` lies once every row's real tokens are turned round.
-                So both directions begin at a real token and read the padding last.
+            x: The output of the layer below, steps first.
+            order: `[source * batch]`, the position of each step of `x` once the real tokens of every row are reversed.
+                Both directions then begin at a real token and read the padding last.
         """
         gates = torch.stack((linear(x, self.forward_gates), linear(_swap(x, order), self.backward_gates)), dim=1)
         ahead, back = run_layer(gates, self.recurrent).unbind(1)
         return torch.cat((ahead, _swap(back, order)), dim=-1)
 
 
-class Carried(NamedTuple):
-    """What the decoder takes from one step to the next, for any number of rows.
+class CarriedState(NamedTuple):
+    """The state that the decoder carries from one step to the next, for any number of rows.
 
     Attributes:
-        cells: `[layers, rows, dim]`.
-        outputs: `[layers, rows, dim]`: what the layers gave.
-        features: `[rows, dim]`: what the output layer read.
+        cells: `[layers, rows, dim]`, the cells.
+        outputs: `[layers, rows, dim]`, the outputs of the layers.
+        features: `[rows, dim]`, the input of the output layer.
     """
 
     cells: Tensor
@@ -89,7 +89,7 @@ class Carried(NamedTuple):
 
 
 class Decoder(nn.Module):
-    """Stacked LSTMs; attention over the memory; the features that come of both are part of the next step's input."""
+    """Stacked LSTMs with attention to the memory. The features that combine both are part of the next step's input."""
 
     def __init__(self, dim: int, layers: int, dropout: float) -> None:
         super().__init__()
@@ -109,23 +109,24 @@ class Decoder(nn.Module):
         self.dropout = Dropout(dropout)
 
     def keys_values(self, memory: Tensor) -> tuple[Tensor, Tensor]:
-        """`[batch, source, dim]` to keys and values of the same shape; once per sentence.
+        """Map `[batch, source, dim]` to keys and values of the same shape, once per sentence.
 
-        The score of a place is `h^T W m` (Luong et al. 2015, equation 8, "general"), and W m is the key. The features
-        are `tanh(W [c; h])` (equation 5); as c is a mean of places, its half of W is applied to those: the values.
+        The score of a position is `h^T W m` (Luong et al. 2015, equation 8, "general"), so W m is the key. The features
+        are `tanh(W [c; h])` (equation 5). Because c is a mean over positions, its half of W is applied to the memory
+        first, which gives the values.
         """
         return linear(memory, self.key), linear(memory, self.value)
 
     def first_cells(self, memory: Tensor, lengths: Tensor) -> Tensor:
-        """The cells before the first step.
+        """Compute the cells before the first step.
 
-        A linear layer reads where each direction of the encoder ended: the forward half of the last token's memory and
-        the backward half of the first one's. A layer's output before the first step is the tanh of its cell, as if the
-        output gate were open.
+        A linear layer reads the last state of each direction of the encoder: the forward half of the last token's
+        memory and the backward half of the first token's. The output of a layer before the first step is the tanh of
+        its cell, as if the output gate were open.
 
         Args:
             memory: `[batch, source, dim]`.
-            lengths: `[batch]` real tokens.
+            lengths: `[batch]`, the numbers of real tokens.
 
         Returns:
             `[layers, batch, dim]`.
@@ -136,7 +137,7 @@ class Decoder(nn.Module):
         return linear(ends, self.start).view(len(ends), self.layers, self.dim).transpose(0, 1)
 
     def forward(self, x: Tensor, memory: Tensor, lengths: Tensor) -> Tensor:
-        """Embeddings `[target, batch, dim]` over `[batch, source, dim]` to features `[target, batch, dim]`."""
+        """Map embeddings `[target, batch, dim]` to features of the same shape; memory is `[batch, source, dim]`."""
         keys, values = self.keys_values(memory)
         places = torch.arange(memory.size(1), device=memory.device)
         hidden = (places >= lengths[:, None])[:, None]
@@ -148,14 +149,15 @@ class Decoder(nn.Module):
         gates = linear(x, self.gates)
         return run_attentive(gates, self.recurrent, self.bias, self.mix, keys, values, mask, start, kept)
 
-    def step(self, x: Tensor, carried: Carried, keys: Tensor, values: Tensor, mask: Tensor) -> Carried:
-        """One step, in evaluation.
+    def step(self, x: Tensor, carried: CarriedState, keys: Tensor, values: Tensor, mask: Tensor) -> CarriedState:
+        """Compute one step, in evaluation.
 
         Args:
             x: `[batch, beam, dim]` embeddings.
-            carried: Of the step before; rows are the beams of the first sentence, then those of the second, and so on.
-            keys: `[batch, source, dim]`, shared by a sentence's beams.
-            values: Likewise.
+            carried: The state of the step before. Rows are the beams of the first sentence, then those of the second,
+                and so on.
+            keys: `[batch, source, dim]`, shared by the beams of a sentence.
+            values: `[batch, source, dim]`, shared likewise.
             mask: `[batch, 1, source]`, 0 or -inf.
         """
         low = self.mix.dtype
@@ -172,7 +174,7 @@ class Decoder(nn.Module):
         query = below.to(low)
         scores = torch.baddbmm(mask, query.view(*x.shape[:2], -1), keys.transpose(1, 2))
         context = torch.bmm(scores.softmax(-1), values).flatten(0, 1)
-        return Carried(cells, outputs, torch.addmm(context, query, self.mix.t()).tanh_().to(wide))
+        return CarriedState(cells, outputs, torch.addmm(context, query, self.mix.t()).tanh_().to(wide))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -186,7 +188,7 @@ class LstmSettings:
         dropout: Dropout rate on the embeddings, between layers, and on the features before the output layer.
         embeddings: shared: one table for source, target and output; decoder: one for target and output;
             separate: three.
-        max_positions: Longest source or target in tokens, end of sentence counted.
+        max_positions: Longest source or target in tokens, including end of sentence.
 
     Raises:
         ValueError: The width is odd.
@@ -201,16 +203,16 @@ class LstmSettings:
 
     def __post_init__(self) -> None:
         if self.dim % 2:
-            raise ValueError(f"dim {self.dim} is not even: each direction of the encoder has half of it")
+            raise ValueError(f"dim {self.dim} is odd, but each direction of the encoder has half of it")
 
 
 class Lstm(nn.Module):
     """LSTM encoder-decoder: bidirectional encoder, stacked decoder, general attention, input feeding.
 
     Args:
-        settings: Its sizes.
-        source_vocab: Source pieces, special ids counted.
-        target_vocab: Target pieces, likewise.
+        settings: The sizes of the model.
+        source_vocab: Number of source pieces, including special ids.
+        target_vocab: Number of target pieces, including special ids.
     """
 
     pad_id, eos_id, unk_id, start_id = PAD_ID, EOS_ID, UNK_ID, EOS_ID
@@ -233,13 +235,13 @@ class Lstm(nn.Module):
         return too_long(lengths, self.max_positions)
 
     def lengths(self, source: Tensor) -> Tensor:
-        """`[batch, source]` ids to `[batch]` real tokens."""
+        """Map `[batch, source]` ids to the numbers of real tokens `[batch]`."""
         return source.ne(self.pad_id).sum(1)
 
     def encode(self, source: Tensor) -> Tensor:
-        """`[batch, source]` ids, end of sentence appended, padded on the right, to `[batch, source, dim]`.
+        """Map `[batch, source]` ids, with end of sentence and padded on the right, to `[batch, source, dim]`.
 
-        What comes out at padding means nothing.
+        The output at padding is meaningless.
         """
         steps = torch.arange(source.size(1), device=source.device)[:, None]
         lengths = self.lengths(source)
@@ -251,7 +253,7 @@ class Lstm(nn.Module):
         return x.transpose(0, 1)
 
     def decode_features(self, target_in: Tensor, source: Tensor, memory: Tensor) -> Tensor:
-        """Teacher forcing: what the output layer reads.
+        """Compute the inputs of the output layer under teacher forcing.
 
         Args:
             target_in: `[batch, target]` ids that start with `start_id`.
@@ -266,9 +268,9 @@ class Lstm(nn.Module):
         return self.dropout(features).transpose(0, 1)  # type: ignore[no-any-return]
 
     def project(self, features: Tensor) -> Tensor:
-        """`[..., dim]` to logits `[..., target_vocab]`."""
+        """Map `[..., dim]` to logits `[..., target_vocab]`."""
         return functional.linear(features, self.output_weight)
 
     def forward(self, source: Tensor, target_in: Tensor) -> Tensor:
-        """`[batch, source]` and `[batch, target]` ids to logits `[batch, target, target_vocab]`."""
+        """Map `[batch, source]` and `[batch, target]` ids to logits `[batch, target, target_vocab]`."""
         return self.project(self.decode_features(target_in, source, self.encode(source)))

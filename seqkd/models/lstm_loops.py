@@ -1,10 +1,10 @@
-"""LSTM recurrences over whole sequences: steps in place, backward passes by hand.
+"""LSTM recurrences over whole sequences, with in-place steps and hand-written backward passes.
 
-What does not depend on the step before is a product over all steps, done outside or after the loop: the inputs' part of
-the gates, attention's keys and values, and all gradients of weights. A step is left with one product for each layer,
-and the cell. Steps come first in all shapes, so that each of them is contiguous.
+Everything that does not depend on the step before is one product over all steps, before or after the loop: the input
+part of the gates, the keys and values of attention, and all gradients of weights. A step consists of one product for
+each layer, and the cell. Shapes begin with the steps, so that each step is contiguous.
 
-Under autocast products are in its type; cells and attention stay in float32.
+Under autocast, products use its type; cells and attention stay in float32.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from seqkd.models.functional import ROUND_ROWS, rounded_rows
+from seqkd.models.functional import ROUND_ROWS, pad_rows
 
-STEP_ROWS = 32  # a lower type's products see batches in multiples of it: see `seqkd.models.functional`
+STEP_ROWS = 32  # products in a lower type pad batches to multiples of this; see `seqkd.models.functional`
 
 
 def advance_cell(gates: Tensor, before: Tensor, after: Tensor, squashed: Tensor, hidden: Tensor) -> None:
-    """One step of an LSTM cell (Hochreiter and Schmidhuber 1997, with the forget gate of Gers et al. 2000), in place.
+    """Advance an LSTM cell (Hochreiter and Schmidhuber 1997, with the forget gate of Gers et al. 2000), in place.
 
     Args:
-        gates: `[..., 4 * dim]`: input, forget and output gate and the cell's input, before (and then after) their
-            sigmoids and tanh.
-        before: `[..., dim]`: the cell.
-        after: Likewise; receives the new cell, and may be `before`.
-        squashed: Likewise; receives its tanh.
-        hidden: Likewise; receives the output.
+        gates: `[..., 4 * dim]`, the input, forget and output gates and the input of the cell, before their sigmoids and
+            tanh, which are applied in place.
+        before: `[..., dim]`, the cell.
+        after: `[..., dim]`, receives the new cell; it may be `before`.
+        squashed: `[..., dim]`, receives the tanh of the new cell.
+        hidden: `[..., dim]`, receives the output.
     """
     width = before.size(-1)
     gates[..., : 3 * width].sigmoid_()
@@ -42,7 +42,7 @@ def advance_cell(gates: Tensor, before: Tensor, after: Tensor, squashed: Tensor,
 def _cell_gradients(
     to_hidden: Tensor, to_cell: Tensor, gates: Tensor, before: Tensor, squashed: Tensor, to_gates: Tensor
 ) -> None:
-    """`advance_cell` backwards: fills `to_gates` and turns `to_cell` from the new cell's gradient to the old one's."""
+    """Run `advance_cell` backwards: fill `to_gates`, and turn the new cell's gradient `to_cell` into the old one's."""
     width = before.size(-1)
     entry, keep, out, new = gates.chunk(4, dim=-1)
     to_cell.add_(torch.ops.aten.tanh_backward(to_hidden * out, squashed))
@@ -62,7 +62,7 @@ def _product_type(like: Tensor) -> torch.dtype:
 
 
 def _wide(dtype: torch.dtype) -> torch.dtype:
-    """Of cells and sums, where products are in `dtype`."""
+    """Return the type of cells and sums for products in `dtype`."""
     return torch.promote_types(dtype, torch.float32)
 
 
@@ -71,29 +71,29 @@ def _rows(batch: int, dtype: torch.dtype) -> int:
 
 
 def _empty_tail(shape: tuple[int, ...], batch: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """`[..., rows, width]`, where rows beyond the batch are zeros and the others are not set."""
+    """Make `[..., rows, width]`, in which rows beyond the batch are zeros and the others are uninitialised."""
     full = torch.empty(shape, dtype=dtype, device=device)
     full[..., batch:, :] = 0
     return full
 
 
 def _weight_gradient(to_outputs: Tensor, inputs: Tensor) -> Tensor:
-    """The gradient of a weight over all rows, `[rows, outputs]` and `[rows, inputs]` to `[outputs, inputs]`."""
+    """Compute the gradient of a weight over all rows: `[rows, outputs]`, `[rows, inputs]` to `[outputs, inputs]`."""
     if to_outputs.dtype == _wide(to_outputs.dtype):
         return to_outputs.t() @ inputs
     multiple = ROUND_ROWS
-    return rounded_rows(to_outputs, to_outputs.dtype, multiple).t() @ rounded_rows(inputs, inputs.dtype, multiple)
+    return pad_rows(to_outputs, to_outputs.dtype, multiple).t() @ pad_rows(inputs, inputs.dtype, multiple)
 
 
 # --- the encoder ------------------------------------------------------------------------------------------------
 
 
 def run_layer(gates: Tensor, weight: Tensor) -> Tensor:
-    """An LSTM layer in several directions at once, from zeros.
+    """Run an LSTM layer in several directions at once, from a state of zeros.
 
     Args:
-        gates: `[length, directions, batch, 4 * dim]`: the inputs' part of the gates, biases added.
-        weight: `[directions, 4 * dim, dim]`: the recurrent part.
+        gates: `[length, directions, batch, 4 * dim]`, the input part of the gates, with biases.
+        weight: `[directions, 4 * dim, dim]`, the recurrent weights.
 
     Returns:
         `[length, directions, batch, dim]`.
@@ -167,20 +167,20 @@ def run_attentive(
     start: Tensor,
     kept: Tensor | None,
 ) -> Tensor:
-    """Stacked LSTM layers with general attention and input feeding (Luong et al. 2015, sections 3.1 and 3.3).
+    """Run stacked LSTM layers with general attention and input feeding (Luong et al. 2015, sections 3.1 and 3.3).
 
     Args:
-        gates: `[length, batch, 4 * dim]`: the embeddings' part of the first layer's gates, its biases added.
-        weight: `[layers, 4 * dim, 2 * dim]`: of what a layer reads (the first one the last step's features, the others
-            the layer below), and of its own output of the step before.
-        bias: `[layers - 1, 4 * dim]`: of the gates of the layers above the first.
-        mix: `[dim, dim]`: the last layer's part of the features before their tanh.
-        keys: `[batch, source, dim]`: what the last layer's output is multiplied with for attention's weights.
-        values: Likewise: what they weigh, the memory's part of the features before their tanh.
-        mask: `[batch, 1, source]`: added to the products, -inf where there is no token.
-        start: `[layers, batch, dim]`: the cells before the first step; a layer's output before it is their tanh, and
-            the features before it are zeros.
-        kept: `[layers - 1, length, batch, dim]`: what the layers' outputs are multiplied with on the way up; dropout.
+        gates: `[length, batch, 4 * dim]`, the embedding part of the first layer's gates, with biases.
+        weight: `[layers, 4 * dim, 2 * dim]`, the weights of a layer's input (the features of the last step for the
+            first layer, the layer below for the others) and of its own output at the step before.
+        bias: `[layers - 1, 4 * dim]`, the biases of the gates of the layers above the first.
+        mix: `[dim, dim]`, the weights of the last layer in the features, before their tanh.
+        keys: `[batch, source, dim]`, the keys of attention.
+        values: `[batch, source, dim]`, the values of attention: the memory's part of the features, before their tanh.
+        mask: `[batch, 1, source]`, added to the scores of attention, -inf where there is no token.
+        start: `[layers, batch, dim]`, the cells before the first step. The outputs of the layers before it are their
+            tanh, and the features before it are zeros.
+        kept: `[layers - 1, length, batch, dim]`, the dropout factors of the layers' outputs on the way up.
 
     Returns:
         Features `[length, batch, dim]`.
@@ -227,7 +227,7 @@ class _Attentive(torch.autograd.Function):
         cells = empty(layers, length + 1, batch, dim)
         cells[:, 0] = start
         acts, squashed = empty(layers, length, batch, 4 * dim), empty(layers, length, batch, dim)
-        outputs = empty(length, batch, dim)  # of the last layer
+        outputs = empty(length, batch, dim)  # the outputs of the last layer
         hidden = empty(batch, dim)
         attention = empty(length, batch, 1, keys.size(1))
         features = empty(length, batch, dim)
@@ -269,9 +269,9 @@ class _Attentive(torch.autograd.Function):
         slope = 1 - features * features
         to_scores = torch.empty_like(attention)
         to_cells = torch.zeros_like(cells[:, 0])
-        to_outputs = torch.zeros_like(to_cells)  # of the step at hand, by the step after it
+        to_outputs = torch.zeros_like(to_cells)  # the gradient at the current step from the step after it
         for t in range(length - 1, -1, -1):
-            # to_sums[t] has what the step after added
+            # to_sums[t] already holds the contribution of the step after
             to_mixed[t, :batch] = to_sums[t]
             torch.bmm(to_sums[t][:, None], across, out=to_scores[t])
             torch.ops.aten._softmax_backward_data(to_scores[t], attention[t], -1, wide, grad_input=to_scores[t])

@@ -1,4 +1,4 @@
-"""What the rest of seqkd asks of a model, whatever its architecture."""
+"""The interface of models that the rest of seqkd uses, whatever their architecture."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ SOURCE_TOO_LONG = "source longer than max_positions"  # such a row is not decode
 
 
 class PairLengths(NamedTuple):
-    """How long rows are, ends of sentences not counted.
+    """The lengths of rows, without end of sentence.
 
     Attributes:
         source: `[rows]` source tokens.
         target: `[rows]` target tokens.
-        repeats: `[rows]` target tokens that equal the one before them.
+        repeats: `[rows]` target tokens that equal the token before them.
     """
 
     source: Lengths
@@ -32,16 +32,16 @@ class PairLengths(NamedTuple):
 
 
 class SequenceModel(Protocol):
-    """A model that turns source ids into target ids; every architecture is one.
+    """A model that turns source ids into target ids. Every architecture implements it.
 
     Attributes:
-        source_vocab: Source pieces, special ids counted.
-        target_vocab: Target pieces.
-        pad_id: Padding.
-        eos_id: End of sentence.
-        unk_id: Unknown piece.
-        start_id: What a decoder reads first.
-        max_positions: Longest source or target in tokens, end of sentence counted.
+        source_vocab: Number of source pieces, including special ids.
+        target_vocab: Number of target pieces, including special ids.
+        pad_id: The id of padding.
+        eos_id: The id of end of sentence.
+        unk_id: The id of the unknown piece.
+        start_id: The id that a decoder reads first.
+        max_positions: Longest source or target in tokens, including end of sentence.
     """
 
     source_vocab: int
@@ -53,31 +53,31 @@ class SequenceModel(Protocol):
     max_positions: int
 
     def unusable(self, lengths: PairLengths) -> dict[str, Marks]:
-        """Which rows the model cannot be trained on, by reason.
+        """Mark the rows on which the model cannot be trained, by reason.
 
         Returns:
-            For each reason `[rows]`, True where it holds. A row may have several; the first is the one that is told.
+            For each reason `[rows]`, True for the rows to which it applies. If several apply, the first is reported.
         """
         ...
 
 
 def too_long(lengths: PairLengths, max_positions: int) -> dict[str, Marks]:
-    """The reason that all architectures share: a side that, with its end of sentence, has no room."""
+    """Mark the rows with a side that, with end of sentence, is longer than `max_positions`."""
     return {TOO_LONG: np.maximum(lengths.source, lengths.target) >= max_positions}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ParallelSettings:
-    """How a model that writes all positions at once decodes.
+    """Settings of the decoding of models that write all positions at once.
 
     Attributes:
-        iterations: Passes of a model that refines its output; others take one.
-        candidates: Hypotheses that are followed for each sentence: lengths, fertilities or prefixes, as the model has.
-        strategy: greedy; beam: the most probable output summed over alignments; lookahead: positions and tokens
-            together (`dag`). auto is the model's own default.
-        nbest: How many of the candidates are returned, best first.
-        drop_repeats: Leave out a piece that equals the one before it, as the authors' decoder of DA-Transformer does
-            (`dag`). Other models ignore it.
+        iterations: Passes of a model that refines its output. Other models take one pass.
+        candidates: Candidates for each sentence: lengths, fertilities or prefixes, depending on the model.
+        strategy: greedy: the best piece of each position; beam: the most probable output, summed over alignments;
+            lookahead: positions and tokens together (`dag`); auto: the default of the model.
+        nbest: Number of candidates to return, best first.
+        drop_repeats: Whether a piece that equals the piece before it is left out, as in the authors' decoder of
+            DA-Transformer (`dag`). Other models ignore this setting.
     """
 
     iterations: int = 10
@@ -98,9 +98,9 @@ class Output(NamedTuple):
     """One translation of one sentence.
 
     Attributes:
-        ids: Target ids, no end of sentence, no padding.
-        score: What candidates are ranked by.
-        logprob: Log-probability that the model gives it, or the part of it that decoding knows.
+        ids: Target ids, without end of sentence and padding.
+        score: The value by which candidates are ranked.
+        logprob: The log-probability under the model, or the part of it that decoding computes.
     """
 
     ids: list[int]
@@ -110,21 +110,21 @@ class Output(NamedTuple):
 
 @runtime_checkable
 class ParallelModel(Protocol):
-    """A model that does not decode left to right (non-autoregressive, or refining what it wrote)."""
+    """A model that does not decode left to right: a non-autoregressive model, or one that refines its output."""
 
     def translate(self, source: Tensor, settings: ParallelSettings) -> Sequence[Sequence[Output]]:
-        """Decode a batch; called in evaluation mode, without gradients.
+        """Decode a batch, in evaluation mode and without gradients.
 
         Args:
-            source: `[batch, source]` ids, end of sentence appended, padded on the right; every row has a real token.
+            source: `[batch, source]` ids with end of sentence, padded on the right. Every row has a real token.
             settings: See `ParallelSettings`.
 
         Returns:
-            For each sentence `settings.nbest` outputs (fewer where the model has no more), best first. A row's outputs
-            must not depend on the other rows or on padding.
+            For each sentence `settings.nbest` outputs, or fewer if the model has no more, best first. The outputs of a
+            row must not depend on other rows or on padding.
         """
         ...
 
     def strategies(self) -> tuple[str, ...]:
-        """Which of `ParallelSettings.strategy` it has, beside auto."""
+        """Return the values of `ParallelSettings.strategy`, other than auto, that the model supports."""
         ...

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from seqkd.errors import ModelError
 from seqkd.extensions import Registry, resolve
 
-if TYPE_CHECKING:  # pipeline files are planned, and registries listed, without torch where they can be
+if TYPE_CHECKING:  # planning a pipeline and listing registries should not import torch
     from torch import nn
 
 Decoding = Literal["left to right", "all positions at once", "one label", "not at all", "by its own package"]
@@ -19,12 +19,12 @@ DEFAULT = "transformer"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kernels:
-    """What drives an architecture on the CPU.
+    """The CPU kernels of an architecture.
 
     Attributes:
         engine: `module:attribute` of a class that takes the model and an arithmetic.
-        misfit: `module:attribute` of a function that takes the settings by name and gives one line if the kernels do
-            not fit the model's widths, None if they do.
+        misfit: `module:attribute` of a function that takes the settings by name. It returns one line if the kernels do
+            not support the widths of the model, otherwise None.
     """
 
     engine: str
@@ -37,11 +37,11 @@ Attention = Literal["encoder", "decoder", "cross"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Traces:
-    """Parts of a model: those that an architecture can show, or those that an objective wants to see.
+    """Internal tensors of a model, which an architecture can expose or an objective can request.
 
     Attributes:
-        hidden: Stacks whose hidden states are meant.
-        attention: Attention of the encoder or the decoder over itself, or of the decoder over the source (cross).
+        hidden: The stacks whose hidden states are traced.
+        attention: The kinds of attention that are traced; cross is the attention of the decoder to the source.
     """
 
     hidden: tuple[Stack, ...] = ()
@@ -57,7 +57,7 @@ class Traces:
         )
 
     def without(self, other: Traces) -> list[str]:
-        """The parts that `other` does not have, as words for an error message."""
+        """Name the tensors that `other` lacks, for an error message."""
         return [f"hidden states of the {name}" for name in self.hidden if name not in other.hidden] + [
             f"attention ({name})" for name in self.attention if name not in other.attention
         ]
@@ -71,18 +71,18 @@ class Architecture:
     """A kind of model.
 
     Attributes:
-        name: By which files name it; a family of another package's architectures has a prefix that ends with a colon.
-        help: One line about it.
+        name: The name that files use. A family of architectures of another package has a prefix that ends with a colon.
+        help: A description in one line.
         settings: `module:attribute` of its settings, a frozen dataclass.
-        build: `module:attribute` of a callable that takes the settings, and `source_vocab` and `target_vocab` by
-            keyword, and gives the model with fresh weights. A family's takes the full name before them.
-        decodes: How it writes a target.
-        objective: The objective that it is trained with unless the file names another.
-        plain: `module:attribute` of the engine in torch, a `SearchModel` of a model that decodes left to right. None
-            for a model that decodes itself (`ParallelModel`).
-        cpu: The kernels that drive it on the CPU, if there are any.
-        gpu: `module:attribute` of the engine on a GPU, if there is one.
-        traces: The hidden states and the attention that `seqkd.models.trace` can record of it.
+        build: `module:attribute` of a callable that takes the settings, and `source_vocab` and `target_vocab` as
+            keywords, and returns the model with fresh weights. For a family it takes the full name as first argument.
+        decodes: How the architecture writes a target.
+        objective: The objective for training, unless the file names another one.
+        plain: `module:attribute` of the engine in plain torch, a `SearchModel` for models that decode left to right.
+            None for a model that decodes by itself (`ParallelModel`).
+        cpu: The CPU kernels, if there are any.
+        gpu: `module:attribute` of the engine for GPUs, if there is one.
+        traces: The hidden states and the attention that `seqkd.models.trace` can record.
     """
 
     name: str
@@ -98,7 +98,7 @@ class Architecture:
 
     @property
     def left_to_right(self) -> bool:
-        """Whether beam search drives it, so that it can be a teacher."""
+        """Whether beam search can decode with it, so that it can be a teacher."""
         return self.decodes == "left to right"
 
 
@@ -199,16 +199,16 @@ ARCHITECTURES = Registry(
 
 
 def build(arch: str, settings: Mapping[str, Any], *, source_vocab: int, target_vocab: int) -> nn.Module:
-    """A model with fresh weights.
+    """Build a model with fresh weights.
 
     Args:
-        arch: The architecture's name.
-        settings: Its own options, without the vocabularies' sizes.
-        source_vocab: Source pieces.
-        target_vocab: Target pieces.
+        arch: The name of the architecture.
+        settings: The settings of the architecture, without the sizes of the vocabularies.
+        source_vocab: Number of source pieces.
+        target_vocab: Number of target pieces.
 
     Raises:
-        ModelError: There is no such architecture, it does not take the settings, or its package is not installed.
+        ModelError: The architecture does not exist, does not accept the settings, or needs a missing package.
     """
     record = ARCHITECTURES.find(arch)
     if record is None:
@@ -222,15 +222,15 @@ def build(arch: str, settings: Mapping[str, Any], *, source_vocab: int, target_v
 
 
 def misfit(arch: str, settings: Mapping[str, Any]) -> str | None:
-    """Why the CPU kernels do not drive a model.
+    """Explain why the CPU kernels do not support a model.
 
     Args:
-        arch: The architecture's name.
-        settings: Its options by name.
+        arch: The name of the architecture.
+        settings: The settings of the architecture.
 
     Returns:
-        One line, which names the nearest widths that fit if others would; None if the kernels drive the model, if its
-        own package decodes it, or if the settings are damaged.
+        One line, which names the nearest supported widths if there are any. None if the kernels support the model, if
+        its own package decodes it, or if the settings are invalid.
 
     Raises:
         ExtensionError: The architecture's entry point cannot be used.
@@ -242,11 +242,11 @@ def misfit(arch: str, settings: Mapping[str, Any]) -> str | None:
         return f"there are no CPU kernels for arch {arch}"
     try:
         why: str | None = resolve(record.cpu.misfit)(settings)
-    except (KeyError, TypeError, ValueError, ZeroDivisionError):  # building the model says what is wrong
+    except (KeyError, TypeError, ValueError, ZeroDivisionError):  # building the model reports the problem
         return None
     return why
 
 
 def setting_names(settings: str) -> list[str]:
-    """The names of the settings of a record."""
+    """Return the names of the settings of a record."""
     return [field.name for field in fields(resolve(settings))]

@@ -5,8 +5,8 @@
     trace.hidden["encoder"][2]      # the output of the second encoder layer
     trace.attention["cross"][0]     # attention of the first decoder layer over the source
 
-A model that is not traced runs the same code as before: layers are watched through torch's hooks, and attention looks
-at one attribute. Attention that is traced is computed without the fused kernels, because these never hold its weights.
+Tracing costs nothing when it is off: layers are watched through torch's hooks, and attention checks one attribute.
+Traced attention is computed without the fused kernels, because these never store the probabilities.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from seqkd.models.registry import Attention, Stack, Traces
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """Tensors of a model's last pass. They carry gradients if the pass did.
+    """The tensors of a model's last pass. They carry gradients if the pass did.
 
     Attributes:
         hidden: For each stack `layers + 1` tensors `[batch, length, dim]`: the input of the first layer, then the
@@ -38,11 +38,11 @@ class Trace:
 
 @contextmanager
 def traced(model: nn.Module, wanted: Traces) -> Iterator[Trace]:
-    """Record the model's passes; each pass of a stack replaces what the one before it left.
+    """Record the passes of a model. Each pass of a stack replaces the tensors of the pass before it.
 
     Args:
-        model: One whose architecture can show what is wanted; it may be part of a wrapped module.
-        wanted: See `Traces`.
+        model: A model whose architecture can expose the wanted tensors. It may be part of a wrapped module.
+        wanted: The tensors to record.
 
     Raises:
         ValueError: The model has no such layers or attention, or is being traced already.

@@ -1,1 +1,1 @@
-"""What a student minimises."""
+"""Training objectives."""

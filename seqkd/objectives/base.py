@@ -1,4 +1,4 @@
-"""Batches, and the models that objectives ask for their features."""
+"""Batches, and the interface of models that objectives use."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ LabelSmoothing = Annotated[float, Field(ge=0.0, lt=1.0)]
 
 
 class SoftTargets(NamedTuple):
-    """A teacher's distributions at some target positions, over some of the vocabulary each.
+    """A teacher's distributions at target positions, each over a part of the vocabulary.
 
     Attributes:
-        ids: `[tokens, k]` int64. With `tail` no id comes twice at a position; without, what fills a row up has
-            probability zero.
+        ids: `[tokens, k]` int64. With `tail`, the ids of a position are distinct. Without it, ids that only pad a row
+            have probability zero.
         logprobs: `[tokens, k]` float32.
-        tail: `[tokens]` float32, log-probability of all other ids together; None where what `ids` hold is everything,
-            as with sampled ids.
+        tail: `[tokens]` float32, the log-probability of all other ids together. None if `ids` holds the whole
+            distribution, as with sampled ids.
     """
 
     ids: Tensor
@@ -34,7 +34,7 @@ class RowWeights(NamedTuple):
 
     Attributes:
         rows: `[batch]` float32, not negative.
-        total: Sum of them over the target tokens, each with its row's; known on the host.
+        total: The sum of the weights over the target tokens. It is known on the host.
     """
 
     rows: Tensor
@@ -51,13 +51,13 @@ class Batch(NamedTuple):
         source: `[batch, source]` int64, end of sentence last.
         target_in: `[batch, target]` int64, the start symbol first.
         target_out: `[batch, target]` int64, end of sentence last.
-        kept: `[tokens]` int64, where `target_out.flatten()` is not padding; known on the host, so that no device has to
-            be asked for its length.
-        tokens: Target tokens, end of sentence included, padding not.
-        progress: How much of the training is done, from 0 to 1; objectives with a schedule read it.
-        soft: What a teacher gave each kept position, where it was written down beforehand.
-        origins: `[batch]` folder of the corpus that each row is of, where several are mixed: their ids may be equal.
-        weights: Where rows count differently; None where each counts 1.
+        kept: `[tokens]` int64, the positions of `target_out.flatten()` that are not padding. Its length is known
+            without asking the device.
+        tokens: Number of target tokens, including end of sentence and without padding.
+        progress: The share of the training that is done, from 0 to 1, for objectives with a schedule.
+        soft: Stored soft targets of the kept positions, if there are any.
+        origins: `[batch]`, the folder of each row's corpus if several are mixed, because their ids may be equal.
+        weights: The weights of the rows, or None if each counts 1.
     """
 
     ids: npt.NDArray[np.int64]
@@ -73,19 +73,19 @@ class Batch(NamedTuple):
 
     @property
     def total(self) -> float:
-        """The denominator of a sum over the target tokens: their number, or the sum of their weights."""
+        """Return the denominator of a sum over the target tokens: their number, or the sum of their weights."""
         return self.tokens if self.weights is None else self.weights.total
 
     def row_sums(self, values: Tensor, places: Tensor, width: int) -> Tensor:
-        """Add up values at places in a flattened `[batch, width]` by their rows; `[places]` to `[batch]`."""
+        """Sum values `[places]` at places of a flattened `[batch, width]` by row, `[batch]`."""
         return values.new_zeros(len(self.source)).index_add_(0, places // width, values)
 
     def weights_at(self, places: Tensor, width: int) -> Tensor | None:
-        """Weights of places in a flattened `[batch, width]`, `[places]` float32; None where all are 1."""
+        """Return the weights `[places]` float32 of places of a flattened `[batch, width]`, or None if all are 1."""
         return None if self.weights is None else self.weights.rows.index_select(0, places // width)
 
     def to(self, device: torch.device) -> Batch:
-        """The same batch on `device`."""
+        """Return the batch on `device`."""
         if device.type == "cpu":
             return self
 
@@ -126,6 +126,6 @@ class TeacherForced(Protocol):
 
 
 def kept_features(model: TeacherForced, batch: Batch) -> Tensor:
-    """What the output layer reads at the batch's kept positions, `[tokens, dim]`: padding leaves before that layer."""
+    """Return the inputs of the output layer at the batch's kept positions, `[tokens, dim]`, without padding."""
     features = model.decode_features(batch.target_in, batch.source, model.encode(batch.source))
     return features.flatten(0, 1).index_select(0, batch.kept)

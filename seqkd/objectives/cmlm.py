@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from seqkd.objectives.base import Batch, LabelSmoothing
-from seqkd.objectives.masked import drawn, nll_at
+from seqkd.objectives.masked import draw_positions, nll_at
 from seqkd.objectives.terms import NOTHING, Forward, Models, TermOutput
 
 
@@ -80,7 +80,7 @@ class CmlmLoss:
         masked = inner = real & target.ne(reader.eos_id)
         if reader.training:
             most = inner.sum(1)
-            masked = drawn(inner, 1 + (torch.rand(len(most), device=most.device) * most).long())
+            masked = draw_positions(inner, 1 + (torch.rand(len(most), device=most.device) * most).long())
         seen = real.clone()
         seen[:, 0] = True  # attention needs something to see in a row that is all padding
         memory = reader.encode(batch.source)

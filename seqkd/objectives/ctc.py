@@ -13,7 +13,7 @@ from seqkd.models.nat.ctc_lattice import best_alignment, log_likelihood
 from seqkd.models.nat.output import best_pieces
 from seqkd.models.nat.stack import ParallelStack
 from seqkd.objectives.base import Batch, LabelSmoothing
-from seqkd.objectives.glancing import Glancing, Show, shown
+from seqkd.objectives.glancing import Glancing, Show, draw_shown
 from seqkd.objectives.projection import nll_by_token, projected_nll
 from seqkd.objectives.terms import NOTHING, Forward, Models, TermOutput
 
@@ -71,7 +71,7 @@ class CtcLoss:
 
     smoothing: float
     glancing: tuple[float, float] | None
-    show: Show = shown
+    show: Show = draw_shown
 
     def count(self, batch: Batch) -> float:
         """Target tokens, or the sum of their weights."""

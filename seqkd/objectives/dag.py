@@ -12,7 +12,7 @@ from torch.nn import functional
 from seqkd.models.nat.output import best_pieces
 from seqkd.models.nat.stack import ParallelStack
 from seqkd.objectives.base import Batch
-from seqkd.objectives.glancing import Glancing, Show, shown
+from seqkd.objectives.glancing import Glancing, Show, draw_shown
 from seqkd.objectives.projection import projected_log_sum_exp
 from seqkd.objectives.terms import NOTHING, Forward, Models, TermOutput
 
@@ -65,7 +65,7 @@ class DagLoss:
     reads = NOTHING
 
     glancing: tuple[float, float] | None
-    show: Show = shown
+    show: Show = draw_shown
 
     def count(self, batch: Batch) -> float:
         """Target tokens, or the sum of their weights."""

@@ -8,7 +8,7 @@ from typing import Annotated, TypeAlias
 from pydantic import Field
 from torch import Tensor
 
-from seqkd.objectives.masked import drawn
+from seqkd.objectives.masked import draw_positions
 
 Glancing = Annotated[
     tuple[Annotated[float, Field(ge=0.0, le=1.0)], Annotated[float, Field(ge=0.0, le=1.0)]] | None,
@@ -16,10 +16,10 @@ Glancing = Annotated[
 ]
 
 Show: TypeAlias = Callable[[Tensor, Tensor, float], Tensor]
-"""What draws the positions that are shown, as `shown` does."""
+"""What draws the positions that are shown, as `draw_shown` does."""
 
 
-def shown(real: Tensor, distance: Tensor, ratio: float) -> Tensor:
+def draw_shown(real: Tensor, distance: Tensor, ratio: float) -> Tensor:
     """Positions whose gold tokens the decoder is shown (Qian et al. 2021, section 3).
 
     Args:
@@ -31,4 +31,4 @@ def shown(real: Tensor, distance: Tensor, ratio: float) -> Tensor:
         `[batch, length]` bool: `round(ratio * distance)` of each row's real positions, half rounded to even, drawn
         uniformly. (The authors' code rounds down.)
     """
-    return drawn(real, (ratio * distance.double()).round().long())
+    return draw_positions(real, (ratio * distance.double()).round().long())

@@ -18,7 +18,7 @@ from seqkd.objectives.terms import Forward, Reads, Term, TermOutput
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Weighted:
+class WeightedTerm:
     """A term of a sum.
 
     Attributes:
@@ -50,7 +50,7 @@ class Loss(nn.Module):
     """
 
     def __init__(
-        self, terms: Sequence[Weighted], *, teacher: Teacher | None = None, measure: Term | None = None
+        self, terms: Sequence[WeightedTerm], *, teacher: Teacher | None = None, measure: Term | None = None
     ) -> None:
         super().__init__()
         self.terms = tuple(terms)

@@ -8,7 +8,7 @@ from torch import Tensor
 from seqkd.objectives.projection import projected_nll
 
 
-def drawn(real: Tensor, count: Tensor) -> Tensor:
+def draw_positions(real: Tensor, count: Tensor) -> Tensor:
     """Draw positions uniformly, without replacement.
 
     Args:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from seqkd.models.nat.output import best_pieces
 from seqkd.objectives.base import Batch, LabelSmoothing
-from seqkd.objectives.glancing import Glancing, shown
+from seqkd.objectives.glancing import Glancing, draw_shown
 from seqkd.objectives.masked import nll_at
 from seqkd.objectives.terms import NOTHING, Forward, Models, TermOutput
 
@@ -27,7 +27,7 @@ class CopyingModel(Protocol):
         """`[batch, source]` ids to `[batch, source, dim]`."""
         ...
 
-    def copied(self, memory: Tensor, source: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    def copy_source(self, memory: Tensor, source: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """The decoder's input for a known target, `[batch, target, dim]`, and the loss of its length, a scalar."""
         ...
 
@@ -92,12 +92,12 @@ class NatLoss:
         seen = real.clone()
         seen[:, 0] = True  # attention needs something to see in a row that is all padding
         memory = writer.encode(batch.source)
-        inputs, length_loss = writer.copied(memory, batch.source, target)
+        inputs, length_loss = writer.copy_source(memory, batch.source, target)
         places = batch.kept
         if self.glancing is not None and writer.training:
             first, last = self.glancing
             ratio = first + (last - first) * batch.progress
-            glanced = shown(real, _wrong(writer, batch, inputs, seen, memory), ratio)
+            glanced = draw_shown(real, _wrong(writer, batch, inputs, seen, memory), ratio)
             inputs = torch.where(glanced[..., None], writer.embed_target(target), inputs)
             places = (real & ~glanced).flatten().nonzero()[:, 0]
         features = writer.decode(inputs, seen, memory, batch.source)

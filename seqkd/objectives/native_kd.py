@@ -26,8 +26,8 @@ def kernels_serve(features: Tensor, weight: Tensor, teacher: Answer, mixture: Mi
         and mixture.temperature == 1.0
         and len(teacher.members) == 1
         and teacher.autocast == torch.bfloat16
-        and native.serves(features, weight)
-        and native.serves(*teacher.members[0])
+        and native.can_multiply(features, weight)
+        and native.can_multiply(*teacher.members[0])
     )
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from seqkd.kernels import products as native
-from seqkd.models.functional import rounded_rows
+from seqkd.models.functional import pad_rows
 
 # Logits at a time. In float32 gradients add up inside the product; in lower types each chunk costs a pass over the
 # weight's gradient, so that fewer and larger ones are faster. See docs/performance.md.
@@ -23,10 +23,10 @@ ROUND_ROWS = 64  # few shapes of products, see `seqkd.models.functional`
 def rows_within(elements: int, vocab: int) -> int:
     """Rows of logits that are computed together, in multiples of ROUND_ROWS where `elements` allow it."""
     step = max(1, elements // vocab)
-    return step - step % filled_to(step)
+    return step - step % padding_multiple(step)
 
 
-def filled_to(step: int) -> int:
+def padding_multiple(step: int) -> int:
     """What the rows of a product are filled up to where `step` of them go together."""
     return ROUND_ROWS if step >= ROUND_ROWS else 1
 
@@ -58,7 +58,7 @@ def projected_nll(
         The loss, and the unsmoothed negative log-likelihood without gradient; scalars in float32.
     """
     kind = features.device.type
-    by_kernel = native.serves(features, weight)
+    by_kernel = native.can_multiply(features, weight)
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
     with torch.autocast(kind, enabled=False):
         if by_kernel:
@@ -85,7 +85,7 @@ class _ProjectedNll(torch.autograd.Function):
         step: int,
     ) -> tuple[Tensor, Tensor]:
         tokens, vocab = len(features), len(weight)
-        rows = rounded_rows(features.detach(), low.dtype, filled_to(step))
+        rows = pad_rows(features.detach(), low.dtype, padding_multiple(step))
         step = min(step, max(len(rows), 1))
         narrow = torch.empty(step, vocab, dtype=low.dtype, device=low.device)
         wide = narrow if low.dtype == torch.float32 else torch.empty_like(narrow, dtype=torch.float32)
@@ -238,7 +238,7 @@ def projected_log_sum_exp(features: Tensor, weight: Tensor, *, elements: int | N
         `[rows]` float32. Under autocast the products run in its type.
     """
     kind = features.device.type
-    by_kernel = native.serves(features, weight)
+    by_kernel = native.can_multiply(features, weight)
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
     with torch.autocast(kind, enabled=False):
         if by_kernel:
@@ -274,7 +274,7 @@ class _ProjectedLogSumExp(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, features: Tensor, weight: Tensor, low: Tensor, step: int) -> Tensor:
-        rows = rounded_rows(features.detach(), low.dtype, ROUND_ROWS)
+        rows = pad_rows(features.detach(), low.dtype, ROUND_ROWS)
         sums = torch.empty(len(rows), dtype=torch.promote_types(low.dtype, torch.float32), device=rows.device)
         for chunk in _row_chunks(len(rows), step):
             logits = torch.mm(rows[chunk], low.t()).to(sums.dtype)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from seqkd.extensions import Registry, resolve, settings_class
 from seqkd.models.registry import Architecture
 
-if TYPE_CHECKING:  # pipeline files are planned, and registries listed, without torch where they can be
+if TYPE_CHECKING:  # planning a pipeline and listing registries should not import torch
     from seqkd.objectives.terms import Models, Term
 
 
@@ -17,11 +17,11 @@ TeacherPrecision = Literal["auto", "float32", "bf16", "fp16"]
 
 
 class AskingSettings(Protocol):
-    """Settings of an objective that asks a teacher.
+    """Settings of an objective that uses a teacher.
 
     Attributes:
-        teachers: Model folders that run beside the student, several as an ensemble.
-        precision: Precision of their products.
+        teachers: Folders of models that run beside the student; several form an ensemble.
+        precision: Precision of the teachers' products.
     """
 
     @property
@@ -39,9 +39,9 @@ class TaughtSettings(AskingSettings, Protocol):
     """Settings of an objective that can take a teacher's distributions from stored soft targets.
 
     Attributes:
-        soft_targets: The distributions that teachers wrote down beforehand, in place of teachers that run along.
+        soft_targets: Folder of stored soft targets, in place of teachers that run beside the student.
         temperature: Temperature of the distributions.
-        direction: forward or reverse: whether the divergence is from the teacher's distribution or from the student's.
+        direction: Direction of the divergence: forward from the teacher's distribution, reverse from the student's.
     """
 
     @property
@@ -62,18 +62,18 @@ class TaughtSettings(AskingSettings, Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Needs:
-    """What an objective asks for besides the model and its batch.
+    """The data that an objective needs besides the model and its batch.
 
-    The settings of one that asks a teacher for anything are `AskingSettings`.
+    An objective that needs a teacher has settings of the type `AskingSettings`.
 
     Attributes:
-        teacher_distributions: A teacher's distribution at every target position, from a teacher that runs along or from
-            soft targets.
+        teacher_distributions: A teacher's distribution at every target position, from a teacher that runs beside the
+            student or from stored soft targets.
         teacher_states: A teacher's hidden states or attention.
-        teacher_samples: What a teacher writes during training.
-        soft_targets: It can take the distributions from stored soft targets. The settings are then `TaughtSettings`.
-        row_weights: It counts each row by its weight, if the corpus has weights.
-        groups: The data set that each row is of.
+        teacher_samples: A teacher's outputs during training.
+        soft_targets: Whether stored soft targets can provide the distributions. The settings are then `TaughtSettings`.
+        row_weights: Whether rows are counted by their weights, if the corpus has weights.
+        groups: The data set of each row.
     """
 
     teacher_distributions: bool = False
@@ -85,7 +85,7 @@ class Needs:
 
     @property
     def teacher(self) -> bool:
-        """Whether it asks a teacher for anything."""
+        """Whether it needs a teacher."""
         return self.teacher_distributions or self.teacher_states or self.teacher_samples
 
 
@@ -94,13 +94,13 @@ class Objective:
     """A term that training minimises, by itself or in a sum.
 
     Attributes:
-        name: By which files name it.
-        help: One line about it.
+        name: The name that files use.
+        help: A description in one line.
         settings: `module:attribute` of its settings, a frozen dataclass.
-        build: `module:attribute` of a callable that takes the settings and `Models`, and gives a `Term`.
-        needs: What it asks for.
-        suits: Ways of decoding, or names of architectures, that can be trained with it. Architectures whose record
-            names it as theirs need not be among them.
+        build: `module:attribute` of a callable that takes the settings and `Models`, and returns a `Term`.
+        needs: The data that it needs.
+        suits: Ways of decoding, or names of architectures, that can be trained with it. An architecture whose record
+            names it as the default objective need not be listed.
     """
 
     name: str
@@ -121,19 +121,19 @@ _ASKING = ("teachers", "precision")  # the fields of `AskingSettings`, and those
 _TAUGHT = ("soft_targets", "temperature", "direction")
 
 
-def lacking(record: Objective) -> str:
-    """Say which settings for teachers an objective lacks that asks a teacher; "" if it has them all."""
+def find_missing_settings(record: Objective) -> str:
+    """Name the settings for teachers that an objective with a teacher lacks; "" if none is missing."""
     wanted = (*(_ASKING if record.needs.teacher else ()), *(_TAUGHT if record.needs.soft_targets else ()))
     there = {field.name for field in fields(settings_class(record.settings))}
     missing = [name for name in wanted if name not in there]
-    return f"asks a teacher, and its settings lack {', '.join(missing)}" if missing else ""
+    return f"needs a teacher, but its settings lack {', '.join(missing)}" if missing else ""
 
 
 OBJECTIVES = Registry(
     "objective",
     Objective,
     group="seqkd.objectives",
-    check=lacking,
+    check=find_missing_settings,
     own={
         "nll": Objective(
             name="nll",
@@ -187,22 +187,22 @@ OBJECTIVES = Registry(
 )
 
 
-def suited(architecture: Architecture) -> list[str]:
-    """Names of the objectives that an architecture can be trained with, its own first.
+def suitable_objectives(architecture: Architecture) -> list[str]:
+    """Name the objectives with which an architecture can be trained, its default first.
 
     Raises:
-        ExtensionError: Two packages register one name.
+        ExtensionError: Two packages register the same name.
     """
     others = [record.name for record in OBJECTIVES.all() if record.fits(architecture)]
     return list(dict.fromkeys((architecture.objective, *others)))
 
 
 def build_term(record: Objective, settings: Any, models: Models) -> Term:
-    """A term of what training minimises.
+    """Build a term of an objective.
 
     Args:
-        record: The term's.
-        settings: Its settings.
+        record: The record of the term.
+        settings: The settings of the term.
         models: See `Models`.
 
     Raises:

@@ -11,11 +11,11 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from seqkd.models.functional import rounded_rows
+from seqkd.models.functional import pad_rows
 from seqkd.models.registry import NO_TRACES, Traces
 from seqkd.models.trace import Trace, traced
 from seqkd.objectives.base import Batch, TeacherForced, kept_features
-from seqkd.objectives.projection import filled_to, rows_within
+from seqkd.objectives.projection import padding_multiple, rows_within
 
 # Logits at a time. Some five tensors of that size are at hand at once, the student's and the teacher's.
 CHUNK_ELEMENTS = 1 << 21
@@ -49,8 +49,8 @@ class Projection:
     """
 
     def __init__(self, features: Tensor, weight: Tensor, dtype: torch.dtype, elements: int | None = None) -> None:
-        self.multiple = filled_to(chunk_rows(len(weight), features.device, elements))
-        self.rows = rounded_rows(features.detach(), dtype, self.multiple)
+        self.multiple = padding_multiple(chunk_rows(len(weight), features.device, elements))
+        self.rows = pad_rows(features.detach(), dtype, self.multiple)
         self.weight = weight.detach().to(dtype)
 
     def logits(self, start: int, stop: int) -> Tensor:

@@ -16,11 +16,11 @@ from seqkd.objectives.teacher import Answer, Teacher
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reads:
-    """What a term reads of the models' inside, beside the student's features and the teacher's distributions.
+    """The internal tensors that a term reads, beside the student's features and the teacher's distributions.
 
     Attributes:
         student: Hidden states and attention of the student.
-        teacher: Those of the teachers that run beside it.
+        teacher: Hidden states and attention of the teachers that run beside it.
     """
 
     student: Traces = NO_TRACES
@@ -31,17 +31,17 @@ NOTHING = Reads()
 
 
 class Forward:
-    """A student's pass over a batch and a teacher's answer to it, both shared by all terms of an objective.
+    """A student's pass over a batch and a teacher's answer to it, shared by all terms of an objective.
 
-    Nothing is computed before a term asks for it, and nothing is computed twice.
+    Values are computed when a term first requests them, and only once.
 
     Args:
         model: The student.
-        batch: What it reads.
-        teacher: Runs beside the student; None if no teacher does.
-        reads: What `trace` and `answer.traces` hold.
-        trace: The student's trace, which must be recorded as long as terms are evaluated; None if no term needs one.
-        by_row: Whether terms give their values by row, too.
+        batch: The batch.
+        teacher: The teacher that runs beside the student, if there is one.
+        reads: The tensors that `trace` and `answer.traces` contain.
+        trace: The trace of the student, which must be active while terms are evaluated; None if no term needs one.
+        by_row: Whether terms also return their values by row.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class Forward:
 
     @cached_property
     def features(self) -> Tensor:
-        """What the output layer of a left-to-right student reads at the batch's kept positions, `[tokens, dim]`."""
+        """The inputs of a left-to-right student's output layer at the batch's kept positions, `[tokens, dim]`."""
         return kept_features(cast(TeacherForced, self.model), self.batch)
 
     @property
@@ -78,7 +78,7 @@ class Forward:
         return self.batch.weights_at(self.batch.kept, self.batch.target_out.size(1))
 
     def row_sums(self, values: Tensor) -> Tensor:
-        """Values of kept positions `[tokens]`, times their weights, added up by row `[batch]`."""
+        """Multiply values of kept positions `[tokens]` by their weights and sum them by row `[batch]`."""
         weighted = values if self.weights is None else values * self.weights
         return self.batch.row_sums(weighted, self.batch.kept, self.batch.target_out.size(1))
 
@@ -90,7 +90,7 @@ class Forward:
             ValueError: No term asked for a trace.
         """
         if self._trace is None:
-            raise ValueError("a term reads a trace that its `reads` does not ask for")
+            raise ValueError("a term reads a trace that its `reads` does not request")
         if not any(self._trace.hidden.values()) and not any(self._trace.attention.values()):
             _ = self.features
         return self._trace
@@ -102,11 +102,11 @@ class Forward:
 
 
 class Models(NamedTuple):
-    """The models that a term is built for; one that learns a projection reads their widths.
+    """The models for which a term is built. A term that learns a projection reads their widths.
 
     Attributes:
-        student: With its first weights.
-        teachers: Those that run beside it, in evaluation mode; empty if no teacher does.
+        student: The student with its initial weights.
+        teachers: The teachers that run beside it, in evaluation mode; empty if there are none.
     """
 
     student: nn.Module
@@ -117,10 +117,10 @@ class TermOutput(NamedTuple):
     """A term's value on one batch.
 
     Attributes:
-        loss: Scalar float32: what is minimised, as a sum; rows count by their weights.
-        nll: Scalar float32 without gradient: the negative log-likelihood in nats, summed likewise. None for a term that
-            does not know it.
-        rows: `[batch]` float32 without gradient: `loss` by row, if the pass asks for it and the term can tell.
+        loss: Scalar float32, the loss as a sum over the batch, in which rows count by their weights.
+        nll: Scalar float32 without gradient, the negative log-likelihood in nats, summed likewise. None if the term
+            does not compute it.
+        rows: `[batch]` float32 without gradient, `loss` by row, if it is requested and the term can compute it.
     """
 
     loss: Tensor
@@ -131,23 +131,23 @@ class TermOutput(NamedTuple):
 class Term(Protocol):
     """One of the sums that training minimises.
 
-    A term may be an `nn.Module`. Its parameters are then optimised, saved, resumed and synchronised over processes with
-    those of the student, and are left out of the student's file. Every pass must use all of them, also one over the
-    batch of a process that has run out of rows, whose sum is zero.
+    A term may be an `nn.Module`. Its parameters are then optimised, saved, resumed and synchronised between processes
+    like those of the student, but are left out of the student's file. Every pass must use all of them, even a pass over
+    the empty batch of a process that has run out of rows, whose sum is zero.
     """
 
     @property
     def reads(self) -> Reads:
-        """What it reads of the models' inside."""
+        """The internal tensors that the term reads."""
         ...
 
     def count(self, batch: Batch) -> float:
-        """The batch's part of the denominator: target tokens, rows, or the like, weighted if rows have weights.
+        """Return the batch's part of the denominator, such as target tokens or rows, weighted if rows have weights.
 
-        The loop adds it up over the batches and processes of an update before any of them is passed through the model.
+        The loop sums it over the batches and processes of an update before the model processes any of them.
         """
         ...
 
     def __call__(self, forward: Forward) -> TermOutput:
-        """Its value on a batch."""
+        """Compute the value of the term on a batch."""
         ...

@@ -11,7 +11,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from seqkd.models.functional import rounded_rows
+from seqkd.models.functional import pad_rows
 from seqkd.objectives.base import Batch, SoftTargets
 from seqkd.objectives.divergence import Direction, Mixture, full_divergence, likelihood, sparse_divergence, top_k
 from seqkd.objectives.native_kd import kernels_serve, native_kd
@@ -231,7 +231,7 @@ class _ProjectedKd(torch.autograd.Function):
             grad = grad.mul_(1 - alpha).add_(grad_soft, alpha=alpha * temperature)
             if scales is not None:
                 grad *= scale[:, None]
-            grad = rounded_rows(grad, dtype, student.multiple)
+            grad = pad_rows(grad, dtype, student.multiple)
             chunk = slice(start, start + len(grad))
             torch.mm(grad, student.weight, out=grad_rows[chunk])
             if dtype == wide:

@@ -120,7 +120,7 @@ def _first_members(graph: Graph) -> list[Node]:
 
 def _metric_problems(pipeline: PipelineConfig) -> Iterator[str]:
     """Metrics that need accepted translations, of test texts that have none."""
-    needing = [name for name in pipeline.evaluate.metrics or () if "accepted" in METRICS.named(name).needs]
+    needing = [name for name in pipeline.evaluate.metrics or () if "accepted" in METRICS.get(name).needs]
     for data in pipeline.data:
         texts = {"test": data.test.accepted, **{f"tests.{name}": text.accepted for name, text in data.tests.items()}}
         without = [name for name, accepted in texts.items() if accepted is None]

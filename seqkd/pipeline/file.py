@@ -45,10 +45,10 @@ from seqkd.config.stages import (
     check_mix,
     one_or_several,
 )
-from seqkd.extensions import shown
+from seqkd.extensions import display_name
 from seqkd.metrics.tokenizers import TokenizerChoice
 from seqkd.models.registry import ARCHITECTURES
-from seqkd.text.vocabulary import symbol_problems
+from seqkd.text.vocabulary import find_symbol_problems
 
 GOLD = "gold"  # a data set without a name
 TEACHER = "teacher"  # a teacher without a name
@@ -142,7 +142,7 @@ class StudentPart(ModelPart):
     def _decodes(self) -> StudentPart:
         check_decode(self.decode)
         if self.decode and self.model.record.left_to_right:
-            others = ", ".join(shown(record.name) for record in ARCHITECTURES.all() if not record.left_to_right)
+            others = ", ".join(display_name(record.name) for record in ARCHITECTURES.all() if not record.left_to_right)
             raise ValueError(
                 f"decode is for architectures that are not decoded by beam search ({others}); "
                 f"{self.model.arch!r} is decoded with evaluate.beams"
@@ -350,7 +350,7 @@ class PipelineConfig(Strict):
     def _tag(self) -> PipelineConfig:
         settings, part = self.prepare.vocabulary, self.backtranslation
         if part is not None and part.tag and all(teacher.path is None for teacher in self.teachers):
-            problems = symbol_problems(
+            problems = find_symbol_problems(
                 (), (part.tag,), byte_fallback=settings.byte_fallback, normalization=settings.normalization
             )
             if problems:
@@ -373,7 +373,7 @@ class PipelineConfig(Strict):
             f"{name} ({model.arch})" for name, model in models.items() if name in asked and model.record.cpu is None
         ]
         if where and others:
-            known = ", ".join(shown(record.name) for record in ARCHITECTURES.all() if record.cpu is not None)
+            known = ", ".join(display_name(record.name) for record in ARCHITECTURES.all() if record.cpu is not None)
             raise ValueError(f'{where[0]}.precision "int8" is for arch {known}, not for {", ".join(others)}')
         return self
 

@@ -1,4 +1,4 @@
-"""Batched beam search: the core."""
+"""Batched beam search and scoring."""
 
 from seqkd.search.beam import BeamSearch
 from seqkd.search.protocol import FusedSearchModel, SearchModel, SteppingModel

@@ -1,7 +1,7 @@
 """Batched beam search over any number of sentences, with continuous refill.
 
-Sentences are taken longest first. A fixed number of slots is decoded together; finished sentences are harvested and
-waiting ones take their slots, so that the device always works on full batches; when none is waiting, the batch shrinks.
+Sentences are decoded longest first, in a fixed number of slots. Finished sentences are collected and waiting sentences
+take their slots, so that the device always works on full batches. When no sentence is waiting, the batch shrinks.
 """
 
 from __future__ import annotations
@@ -15,49 +15,49 @@ import torch
 from torch import Tensor
 
 from seqkd.errors import InputError, WorkError
-from seqkd.search.candidates import RowCandidates, penalized, top_candidates
+from seqkd.search.candidates import RowCandidates, penalize, top_candidates
 from seqkd.search.constraints import Shaper
 from seqkd.search.ensemble import Ensemble
 from seqkd.search.frontier import Frontier
 from seqkd.search.frontier_state import FrontierState
 from seqkd.search.intake import Intake, Sentence
-from seqkd.search.pace import PACES, Fetched, Pace, sent
+from seqkd.search.pace import PACES, Pace, Transfer, send
 from seqkd.search.protocol import FusedSearchModel, SearchModel, SteppingModel
 from seqkd.search.sampling import Sampler
 from seqkd.search.scoring import pad_rows
 from seqkd.search.settings import BeamSettings, Hypothesis
 
-# Free slots are filled together once they are this share of all: encoding a few sentences at a time wastes the device.
+# The share of free slots at which they are filled, because encoding a few sentences at a time wastes the device.
 REFILL_SHARE = 8
-# With nothing left to refill from, the batch is cut down when fewer of its slots than this are busy.
+# When no sentence is waiting, the batch shrinks once fewer of its slots than this share are busy.
 KEEP_SHARE = 0.75
 
 
 @dataclass(frozen=True, slots=True)
-class _Asked:
-    """After a group of steps: which sentence was in each slot, and on its way, `[2, slots]` bool, `done` and `bad`."""
+class _PendingFlags:
+    """The sentences in the slots after a group of steps, and the transfer of the flags `done`, `bad` `[2, slots]`."""
 
     held: list[Sentence | None]
-    flags: Fetched
+    flags: Transfer
 
 
 @dataclass(frozen=True, slots=True)
-class _Leaving:
-    """Sentences whose slots are free again and whose hypotheses are on their way."""
+class _LeavingSentences:
+    """Sentences whose slots are free again and whose hypotheses are being transferred to the host."""
 
     sentences: list[Sentence]
-    fields: Fetched | None
+    fields: Transfer | None
 
 
 class BeamSearch:
-    """Decodes with one model or an ensemble: beam search, or sampling where the settings say so.
+    """Decodes with one model or an ensemble, by beam search or, if the settings say so, by sampling.
 
     Args:
-        models: What to decode with; the probabilities of several are averaged.
+        models: The models. The probabilities of several models are averaged.
         settings: Beam, k-best, length penalty, limits and options.
-        fallback: Gives the same models in float32. Sentences whose logits come out NaN or infinite are decoded again
-            with them; without it they are an error.
-        pace: When the host asks which sentences are done; None for the pace of the models' device.
+        fallback: Returns the same models in float32. Sentences with NaN or infinite logits are decoded again with them;
+            without a fallback such logits are an error.
+        pace: The pace at which the host asks for finished sentences; None for the default of the models' device.
 
     Attributes:
         too_long: See `Decoder`.
@@ -94,25 +94,24 @@ class BeamSearch:
 
         Args:
             sources: Row ids and source ids without end of sentence.
-            batch_tokens: Source tokens, padding and end of sentence counted, that are decoded together. Halved
-                for the rest when a batch does not fit in memory.
-            prefix: Target ids that every output opens with, such as a language tag; or for each row id its own (a row
-                without one is free). They count as part of the output, in its length and its log-probability, and
-                raise the longest output to their number.
+            batch_tokens: Source tokens that are decoded together, including padding and end of sentence. The number is
+                halved when a batch does not fit in memory.
+            prefix: Target ids with which every output begins, such as a language tag, or a prefix for each row id (rows
+                without one are free). They count in the length and the log-probability of the output, and the longest
+                output has at least their number.
 
         Yields:
             Row id and k-best list, each row once, in order of completion. A source without tokens has one empty
-            translation, whatever the prefix; the list of a source that is in `too_long` is empty.
+            translation, whatever the prefix. The list of a source in `too_long` is empty.
 
         Raises:
-            InputError: A prefix holds padding, end of sentence or an unknown id, or is as long as the model's
-                positions.
-            WorkError: Logits are NaN or infinite, in float32 too; or one sentence alone does not fit in memory.
+            InputError: A prefix contains padding, end of sentence or an invalid id, or is too long for the model.
+            WorkError: Logits are NaN or infinite even in float32, or one sentence alone does not fit in memory.
         """
         model = self.model
 
         def opening(row: int) -> list[int]:
-            return self._checked(prefix.get(row, ()) if isinstance(prefix, Mapping) else prefix, row)
+            return self._check_prefix(prefix.get(row, ()) if isinstance(prefix, Mapping) else prefix, row)
 
         sentences = (Sentence(row, source, opening(row) if source else []) for row, source in sources)
         intake = Intake(sentences, max_positions=model.max_positions, batch_tokens=batch_tokens)
@@ -127,17 +126,19 @@ class BeamSearch:
             try:
                 yield from run.results()
             except (RuntimeError, MemoryError) as error:
-                intake.put_back(error, run.unfinished(), count=run.slots, width=run.width, device=model.device)
+                intake.put_back(
+                    error, run.unfinished_sentences(), count=run.slots, width=run.width, device=model.device
+                )
             broken.extend(run.broken)
         if broken:
             yield from self._again(broken, intake.batch_tokens)
 
-    def _checked(self, prefix: Sequence[int], row: int) -> list[int]:
+    def _check_prefix(self, prefix: Sequence[int], row: int) -> list[int]:
         model = self.model
         for token in prefix:
             if not 0 <= token < model.target_vocab or token in (model.pad_id, model.eos_id):
                 raise InputError(
-                    f"the prefix holds the id {token}",
+                    f"the prefix contains the id {token}",
                     where=f"row {row}",
                     expected=f"ids below {model.target_vocab} that are neither padding nor end of sentence",
                 )
@@ -168,14 +169,14 @@ class BeamSearch:
 
 
 class _Run:
-    """One set of caches, from its first sentence until its slots are empty."""
+    """A run with one set of caches, from its first sentence until all slots are empty."""
 
     def __init__(self, model: SearchModel, settings: BeamSettings, intake: Intake, pace: Pace) -> None:
         self.model, self.settings, self.queue = model, settings, intake.queue
         self.width, self.slots = intake.width, intake.count
         self.broken: list[Sentence] = []
         self.held: list[Sentence | None] = [None] * self.slots
-        self.leaving: deque[_Leaving] = deque()
+        self.leaving: deque[_LeavingSentences] = deque()
         self.fused = model if isinstance(model, FusedSearchModel) else None
         self.stepping = model if isinstance(model, SteppingModel) else None
         self.pace = pace
@@ -184,15 +185,15 @@ class _Run:
         self.shaper: Shaper | None = None
         self.quick: Frontier | None = None
 
-    def unfinished(self) -> list[Sentence]:
-        """Sentences that are neither waiting nor given back."""
+    def unfinished_sentences(self) -> list[Sentence]:
+        """Return the sentences that are neither waiting nor finished."""
         leaving = (sentence for leaving in self.leaving for sentence in leaving.sentences)
         return [*(sentence for sentence in self.held if sentence is not None), *leaving]
 
     def results(self) -> Iterator[tuple[int, list[Hypothesis]]]:
-        """Decode until no slot is busy; sentences much shorter than this run's caches are left in the queue."""
+        """Decode until no slot is busy. Sentences much shorter than this run's caches stay in the queue."""
         state, frontier = self._start()
-        asked: deque[_Asked] = deque()
+        asked: deque[_PendingFlags] = deque()
         while True:
             self._refill(state, frontier)
             busy = [slot for slot, sentence in enumerate(self.held) if sentence is not None]
@@ -210,7 +211,7 @@ class _Run:
         while self.leaving:
             yield from self._harvest(frontier)
 
-    # inference_mode stands on each of these and not on the generator: it must not leak out at a yield.
+    # inference_mode decorates each of these methods, not the generator, so that it is not active outside at a yield.
     @torch.inference_mode()
     def _start(self) -> tuple[Any, Frontier | Sampler]:
         model, settings = self.model, self.settings
@@ -258,7 +259,7 @@ class _Run:
         self.held = [self.held[slot] for slot in busy]
 
     def _fits(self) -> bool:
-        """Whether the next waiting sentence is worth these caches: less than half their width wastes memory."""
+        """Whether the next waiting sentence fits these caches well: less than half their width would waste memory."""
         return bool(self.queue) and 2 * (len(self.queue[0].source) + 1) > self.width
 
     @torch.inference_mode()
@@ -277,21 +278,21 @@ class _Run:
         minimums = [self.settings.shortest(len(s.source)) for s in sentences]
         limits = [self._limit(sentence) for sentence in sentences]
         places = self._places(slots)
-        model.admit(state, places, sent(source, device))
+        model.admit(state, places, send(source, device))
         frontier.admit(
             places,
-            minimums=sent(torch.tensor(minimums), device),
-            limits=sent(torch.tensor(limits), device),
+            minimums=send(torch.tensor(minimums), device),
+            limits=send(torch.tensor(limits), device),
             rows=[sentence.row for sentence in sentences],
         )
         if self.shaper is not None:
             self.shaper.admit(places, [sentence.prefix for sentence in sentences])
 
     def _places(self, slots: Iterable[int]) -> Tensor:
-        return sent(torch.tensor(list(slots)), self.model.device)
+        return send(torch.tensor(list(slots)), self.model.device)
 
     def _limit(self, sentence: Sentence) -> int:
-        """Tokens of its longest output."""
+        """Return the tokens of the sentence's longest output."""
         return max(self.settings.max_length(len(sentence.source), self.model.max_positions), len(sentence.prefix))
 
     @torch.inference_mode()
@@ -310,7 +311,7 @@ class _Run:
         self.model.reorder(state, parents)
 
     def _candidates(self, state: Any, frontier: Frontier) -> RowCandidates:
-        """The best continuations of each hypothesis, by the shortest way that the model offers."""
+        """Return the best continuations of each hypothesis by the fastest method of the model."""
         model, penalty = self.model, self.settings.unk_penalty
         count = min(frontier.count_needed, model.target_vocab)
         if self.fused is not None:
@@ -320,22 +321,22 @@ class _Run:
             candidates = RowCandidates(*self.fused.step_candidates(state, frontier.last, count, live, closing))
         else:
             candidates = top_candidates(model.step(state, frontier.last), count, model.eos_id)
-        return penalized(candidates, model.unk_id, penalty) if penalty else candidates
+        return penalize(candidates, model.unk_id, penalty) if penalty else candidates
 
     @torch.inference_mode()
-    def _ask(self, frontier: Frontier | Sampler) -> _Asked:
-        return _Asked(list(self.held), Fetched([torch.stack((frontier.done, frontier.bad))]))
+    def _ask(self, frontier: Frontier | Sampler) -> _PendingFlags:
+        return _PendingFlags(list(self.held), Transfer([torch.stack((frontier.done, frontier.bad))]))
 
     @torch.inference_mode()
-    def _release(self, state: Any, frontier: Frontier | Sampler, asked: _Asked) -> None:
-        """Free the slots of sentences that were done then: nothing has changed in them since."""
+    def _release(self, state: Any, frontier: Frontier | Sampler, asked: _PendingFlags) -> None:
+        """Free the slots of sentences that were done when the flags were sent. They have not changed since."""
         done, bad = asked.flags.wait()[0].tolist()
         over = [
             (sentence, broken)
             for sentence, ended, broken in zip(asked.held, done, bad, strict=True)
             if sentence is not None and (ended or broken)
         ]
-        # Since then slots may have got other sentences and, in a smaller batch, other numbers.
+        # In the meantime slots may have received other sentences and, in a smaller batch, other numbers.
         slots = {id(sentence): slot for slot, sentence in enumerate(self.held)} if over else {}
         over = [(sentence, broken) for sentence, broken in over if id(sentence) in slots]
         sound = [sentence for sentence, broken in over if not broken]
@@ -346,21 +347,21 @@ class _Run:
             self.model.release(state, places)
         if sound:
             places = self._places(slots[id(sentence)] for sentence in sound)
-            fields = Fetched(frontier.collect(places, 1 + max(map(self._limit, sound))))
-        # Last, so that no sentence is lost if there is no memory for all this.
+            fields = Transfer(frontier.collect(places, 1 + max(map(self._limit, sound))))
+        # This comes last, so that no sentence is lost if memory runs out above.
         for sentence, _ in over:
             self.held[slots[id(sentence)]] = None
         self.broken.extend(sentence for sentence, broken in over if broken)
-        self.leaving.append(_Leaving(sound, fields))
+        self.leaving.append(_LeavingSentences(sound, fields))
 
     def _harvest(self, frontier: Frontier | Sampler) -> list[tuple[int, list[Hypothesis]]]:
-        """Results of the sentences that left first."""
+        """Return the results of the sentences that left first."""
         leaving = self.leaving[0]
         found = [] if leaving.fields is None else frontier.hypotheses(leaving.fields.wait())
         self.leaving.popleft()
         results = []
         for sentence, hypotheses in zip(leaving.sentences, found, strict=True):
-            # No hypothesis at all: the model ruled out every continuation with logits of -inf.
+            # There is no hypothesis if the model has ruled out every continuation with logits of -inf.
             if hypotheses:
                 results.append((sentence.row, hypotheses))
             else:

@@ -32,7 +32,7 @@ def top_candidates(logits: Tensor, count: int, eos_id: int) -> RowCandidates:
     return RowCandidates(lse=lse, values=values, ids=ids, eos=logits[..., eos_id])
 
 
-def penalized(candidates: RowCandidates, token: int, penalty: float) -> RowCandidates:
+def penalize(candidates: RowCandidates, token: int, penalty: float) -> RowCandidates:
     """Subtract `penalty` from the logit of one token."""
     values = candidates.values - candidates.ids.eq(token) * penalty
     values, order = values.sort(dim=-1, descending=True, stable=True)

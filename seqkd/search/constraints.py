@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from seqkd.search.pace import sent
+from seqkd.search.pace import send
 from seqkd.search.settings import BeamSettings
 
 NEVER = float("-inf")
@@ -49,7 +49,7 @@ class Clock:
     limits: Tensor
 
     @classmethod
-    def stopped(cls, slots: int, device: torch.device) -> Clock:
+    def idle(cls, slots: int, device: torch.device) -> Clock:
         """For slots that hold no sentence."""
         return cls(*(torch.zeros(slots, dtype=torch.long, device=device) for _ in range(3)))
 
@@ -84,7 +84,7 @@ def bound_lengths(logprobs: Tensor, clock: Clock, eos_id: int) -> None:
     logprobs[..., eos_id] = end
 
 
-def repeats(texts: Tensor, positions: Tensor, size: int, none: int) -> Tensor:
+def repeated_tokens(texts: Tensor, positions: Tensor, size: int, none: int) -> Tensor:
     """Tokens that would complete an n-gram which the hypothesis holds already.
 
     The rule is fairseq's `no_repeat_ngram_size`; the start token is no part of an n-gram.
@@ -145,7 +145,7 @@ class Shaper:
         width = self.prefixes.size(1)
         if width:
             rows = [[*prefix, *[self.pad_id] * (width - len(prefix))] for prefix in prefixes]
-            self.prefixes[slots] = sent(torch.tensor(rows), slots.device)
+            self.prefixes[slots] = send(torch.tensor(rows), slots.device)
 
     def __call__(self, logits: Tensor, clock: Clock) -> Distribution:
         """Shape the logits `[slots, beam, vocab]` of one step."""
@@ -159,12 +159,12 @@ class Shaper:
             logprobs = torch.where(first[..., None], logprobs[:, :1], logprobs)
             finite = torch.where(first, finite[:, :1], finite)
         logprobs[..., self.unk_id] -= settings.unk_penalty
-        wanted, given = self._wanted(logprobs, clock.positions)
+        wanted, given = self._forced_tokens(logprobs, clock.positions)
         logprobs[..., self.pad_id] = NEVER
         end = logprobs[..., eos_id].clone()
         bound_lengths(logprobs, clock, eos_id)
         if self.texts is not None:
-            again = repeats(self.texts, clock.positions, settings.no_repeat_ngram_size, self.pad_id)
+            again = repeated_tokens(self.texts, clock.positions, settings.no_repeat_ngram_size, self.pad_id)
             # Past the limit the end alone is left, and that is never part of a repetition.
             logprobs.scatter_(2, again, NEVER)
             stuck = logprobs.amax(dim=-1).eq(NEVER)
@@ -176,7 +176,7 @@ class Shaper:
         self.opening = max(0, self.opening - 1)
         return Distribution(logprobs, finite, forced | clock.at_limit())
 
-    def _wanted(self, logprobs: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+    def _forced_tokens(self, logprobs: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
         """Forced tokens `[slots]`, padding where there is none, and their log-probabilities `[slots, beam, 1]`."""
         width = self.prefixes.size(1)
         if not (self.opening and width):

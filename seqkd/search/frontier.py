@@ -22,7 +22,7 @@ from seqkd.search.frontier_state import FrontierState
 from seqkd.search.settings import BeamSettings, Ended, Hypothesis
 
 
-def divisors(settings: BeamSettings, lengths: Tensor) -> Tensor:
+def length_divisors(settings: BeamSettings, lengths: Tensor) -> Tensor:
     """What log-probabilities are divided by; `lengths` count the end of sentence."""
     length = lengths.to(torch.float32)
     if settings.normalization == "gnmt":
@@ -30,9 +30,9 @@ def divisors(settings: BeamSettings, lengths: Tensor) -> Tensor:
     return length**settings.length_penalty
 
 
-def normalized(settings: BeamSettings, logprobs: Tensor, lengths: Tensor) -> Tensor:
+def normalize_scores(settings: BeamSettings, logprobs: Tensor, lengths: Tensor) -> Tensor:
     """Final scores; `lengths` count the end of sentence."""
-    return logprobs / divisors(settings, lengths)
+    return logprobs / length_divisors(settings, lengths)
 
 
 class Frontier:
@@ -61,7 +61,7 @@ class Frontier:
         self.start_id, self.eos_id, self.pad_id = start_id, eos_id, pad_id
         self._hold(state)
         device = state.live.device
-        self.divisors = divisors(settings, torch.arange(state.tokens.size(1) + 2, device=device))
+        self.divisors = length_divisors(settings, torch.arange(state.tokens.size(1) + 2, device=device))
         self._ranks = torch.arange(2 * settings.beam, device=device)
         self._kernels = kernels() if device.type == "cpu" else None
 
@@ -208,7 +208,7 @@ class Frontier:
         rows = torch.arange(self.live.size(0), device=self.live.device)
         self.tokens[rows, positions] = self.last
         self.parents[rows, positions] = parents
-        self.done |= at_limit | self._settled() | self.live.eq(NEVER).all(dim=1)
+        self.done |= at_limit | self._is_settled() | self.live.eq(NEVER).all(dim=1)
         positions.add_(1).clamp_(max=self.tokens.size(1) - 1)
         return parents
 
@@ -233,7 +233,7 @@ class Frontier:
                 column[:, :beam] = torch.cat((column[:, :beam], value), dim=1).gather(1, best)
         self.count.add_(finishing.sum(dim=1)).clamp_(max=beam)
 
-    def _settled(self) -> Tensor:
+    def _is_settled(self) -> Tensor:
         """`[slots]` bool: enough hypotheses are finished."""
         full = self.count.ge(self.settings.beam)
         if self.settings.stopping == "first":
@@ -275,4 +275,4 @@ class Frontier:
 
     def shrink(self, slots: Tensor) -> None:
         """Keep only these slots, `[n]`, in this order."""
-        self._hold(self.state.kept(slots))
+        self._hold(self.state.select_slots(slots))

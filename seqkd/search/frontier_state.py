@@ -15,7 +15,7 @@ from seqkd.search.constraints import NEVER, Clock
 
 
 @dataclass(slots=True)
-class Finished:
+class FinishedHypotheses:
     """Finished hypotheses of all slots; column `beam` is where rejected ones are written.
 
     Attributes:
@@ -61,7 +61,7 @@ class FrontierState:
     count: Tensor
     done: Tensor
     bad: Tensor
-    finished: Finished
+    finished: FinishedHypotheses
 
     @classmethod
     def idle(cls, slots: int, beam: int, max_target: int, device: torch.device) -> FrontierState:
@@ -78,11 +78,11 @@ class FrontierState:
             last=zeros(slots, beam),
             tokens=zeros(slots, max_target, beam),
             parents=zeros(slots, max_target, beam),
-            clock=Clock.stopped(slots, device),
+            clock=Clock.idle(slots, device),
             count=zeros(slots),
             done=torch.ones(slots, dtype=torch.bool, device=device),
             bad=zeros(slots, dtype=torch.bool),
-            finished=Finished(
+            finished=FinishedHypotheses(
                 scores=never(slots, beam + 1),
                 logprobs=never(slots, beam + 1),
                 steps=zeros(slots, beam + 1),
@@ -96,7 +96,7 @@ class FrontierState:
         """From what `fields` gives."""
         live, last, tokens, parents, positions, minimums, limits, count, done, bad = tensors[:10]
         clock = Clock(positions, minimums, limits)
-        return cls(live, last, tokens, parents, clock, count, done, bad, Finished(*tensors[10:]))
+        return cls(live, last, tokens, parents, clock, count, done, bad, FinishedHypotheses(*tensors[10:]))
 
     def fields(self) -> list[Tensor]:
         """All tensors, in the order in which the kernels take them."""
@@ -108,7 +108,7 @@ class FrontierState:
         """The same tensors, of the first slots alone."""
         return self.of([field[:slots] for field in self.fields()])
 
-    def kept(self, slots: Tensor) -> FrontierState:
+    def select_slots(self, slots: Tensor) -> FrontierState:
         """Move these slots, `[n]` int64, to the front, in this order; the places behind them are idle."""
         count = len(slots)
         for field in self.fields():

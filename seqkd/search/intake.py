@@ -1,4 +1,4 @@
-"""The sentences that a search has before it: longest first, in batches that fit in memory."""
+"""The queue of sentences of a search, longest first, in batches that fit in memory."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ class Sentence:
     """One sentence.
 
     Attributes:
-        row: Its id.
-        source: Ids without end of sentence.
-        prefix: Target ids that its outputs open with.
+        row: The row id.
+        source: Source ids without end of sentence.
+        prefix: Target ids with which its outputs begin.
     """
 
     row: int
@@ -31,15 +31,15 @@ class Intake:
     """Sentences that wait to be decoded.
 
     Args:
-        sentences: In any order.
-        max_positions: The model's longest source in tokens, end of sentence counted.
-        batch_tokens: Source tokens, padding and end of sentence counted, that are decoded together.
+        sentences: The sentences in any order.
+        max_positions: The longest source of the model in tokens, including end of sentence.
+        batch_tokens: Source tokens that are decoded together, including padding and end of sentence.
 
     Attributes:
         empty: Row ids of sentences without tokens, which need no decoding.
-        too_long: Row ids of those that do not fit the model's positions, which cannot be decoded.
-        queue: The others, longest first.
-        batch_tokens: As given, or what was found to fit.
+        too_long: Row ids of sentences that are too long for the model, which cannot be decoded.
+        queue: All other sentences, longest first.
+        batch_tokens: The given number, or the number that was found to fit.
     """
 
     def __init__(self, sentences: Iterable[Sentence], *, max_positions: int, batch_tokens: int) -> None:
@@ -58,28 +58,28 @@ class Intake:
 
     @property
     def width(self) -> int:
-        """Tokens of the longest sentence that waits, end of sentence counted."""
+        """The tokens of the longest waiting sentence, including end of sentence."""
         return len(self.queue[0].source) + 1
 
     @property
     def count(self) -> int:
-        """How many of those that wait are a batch."""
+        """The number of waiting sentences that form a batch."""
         return max(1, min(self.batch_tokens // self.width, len(self.queue)))
 
     def put_back(
         self, error: BaseException, sentences: Iterable[Sentence], *, count: int, width: int, device: torch.device
     ) -> None:
-        """Let sentences wait again whose batch did not fit in memory; batches are half as large from now on.
+        """Put sentences back whose batch did not fit in memory, and halve the size of batches.
 
         Args:
-            error: What decoding them came to. Raised again if it is something else.
-            sentences: Those of the batch that are not done; longer than all that wait.
-            count: Sentences of the batch.
-            width: Tokens of its longest.
-            device: Where it was.
+            error: The error of the batch. It is raised again if memory is not its cause.
+            sentences: The unfinished sentences of the batch, which are longer than all waiting ones.
+            count: Number of sentences in the batch.
+            width: Tokens of the longest sentence in the batch.
+            device: The device of the batch.
 
         Raises:
-            WorkError: It was one sentence alone.
+            WorkError: The batch was a single sentence.
         """
         if not out_of_memory(error):
             raise error
@@ -91,16 +91,16 @@ class Intake:
                 hint="use a smaller beam or fewer candidates, a shorter maximum length or a device with more memory",
             ) from error
         self.batch_tokens = max(1, count * width // 2)
-        say(f"search: out of memory at {count} sentences; going on with {self.batch_tokens:,} tokens a batch")
+        say(f"search: out of memory with {count} sentences; continuing with {self.batch_tokens:,} tokens a batch")
         if device.type == "cuda":
             torch.cuda.empty_cache()
 
 
 def longest_first(sentences: Iterable[Sentence]) -> list[Sentence]:
-    """Ties go to the lower row id."""
+    """Sort sentences by length, longest first. Ties go to the lower row id."""
     return sorted(sentences, key=lambda sentence: (-len(sentence.source), sentence.row))
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether this is a device or host allocation that failed; torch has no one type for it."""
+    """Whether an error is a failed allocation on the device or the host, for which torch has no single type."""
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)

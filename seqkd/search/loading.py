@@ -1,4 +1,4 @@
-"""From a model folder to something that search can drive."""
+"""Loading of model folders for search."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Available = Callable[[Arithmetic], bool]
 Precision = Literal["float32", "bf16x3", "bf16", "int8", "fp16"]
 # Of modules; int8 is the kernels' alone.
 DTYPES = {"float32": torch.float32, "bf16x3": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-# What a CPU must have for the precisions that are the kernels' alone.
+# The hardware that a CPU needs for the precisions that only the kernels offer.
 HARDWARE: dict[Arithmetic, str] = {
     "bf16x3": "a bf16 matrix unit (AMX)",
     "int8": "int8 products (AMX, AVX-512 VNNI or AVX2)",
@@ -38,15 +38,15 @@ HARDWARE: dict[Arithmetic, str] = {
 
 @dataclass(frozen=True, slots=True)
 class SearchTeam:
-    """Models to decode with, loaded from their folders.
+    """Loaded models for decoding.
 
     Attributes:
-        engines: What `BeamSearch` takes; none for a model that writes all positions at once.
-        writer: What `ParallelSearch` takes; None for models that go left to right.
+        engines: The models for `BeamSearch`; empty for a model that writes all positions at once.
+        writer: The model for `ParallelSearch`; None for models that decode left to right.
         loaded: The same models as modules, with their vocabularies.
-        precision: Of the weights.
-        device: Where they are.
-        in_float32: Gives the same models in float32, loaded once; None where they are in float32 already.
+        precision: Precision of the weights.
+        device: The device of the models.
+        in_float32: Returns the same models in float32, which are loaded once; None if they are in float32 already.
     """
 
     engines: Sequence[SearchModel]
@@ -58,13 +58,13 @@ class SearchTeam:
 
     @property
     def fallback(self) -> Callable[[], Sequence[SearchModel]] | None:
-        """Gives the engines in float32; see `BeamSearch`."""
+        """Return a function that returns the engines in float32; see `BeamSearch`."""
         again = self.in_float32
         return None if again is None else lambda: again().engines
 
     @property
     def scorers(self) -> list[Any]:
-        """What `score_pairs` takes, in the team's precision: the CPU engine's kernels where they can, else modules."""
+        """Return the models for `score_pairs` in the team's precision: CPU kernels if possible, otherwise modules."""
         return [
             NativeScorer(engine) if isinstance(engine, NativeModel) and engine.attends else loaded.model
             for engine, loaded in zip(self.engines, self.loaded, strict=True)
@@ -72,27 +72,27 @@ class SearchTeam:
 
     @property
     def scorers_in_float32(self) -> Callable[[], list[Any]] | None:
-        """Gives the same in float32; see `score_pairs`."""
+        """Return a function that returns the scorers in float32; see `score_pairs`."""
         again = self.in_float32
         return None if again is None else lambda: again().scorers
 
     @property
     def max_positions(self) -> int:
-        """The longest source or target that all models take, in tokens, end of sentence counted."""
+        """The longest source or target that all models accept, in tokens, including end of sentence."""
         models: list[Any] = [loaded.model for loaded in self.loaded]
         return min(int(model.max_positions) for model in models)
 
     @property
     def parallel(self) -> bool:
-        """Whether it is a model that writes all positions at once."""
+        """Whether the model writes all positions at once."""
         return self.writer is not None
 
 
 def resolve_device(device: str) -> torch.device:
-    """`auto` is the first CUDA device, or the CPU where there is none.
+    """Resolve a device. `auto` is the first CUDA device, or the CPU if there is none.
 
     Raises:
-        InputError: No such device here.
+        InputError: The device does not exist on this machine.
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -109,15 +109,15 @@ def resolve_device(device: str) -> torch.device:
 def resolve_precision(
     precision: Literal["auto"] | Precision, device: torch.device, *, available: Available = available
 ) -> Precision:
-    """`auto` is bf16 on CUDA; on the CPU bf16x3 where it has a matrix unit, float32 where it has none.
+    """Resolve a precision. `auto` is bf16 on CUDA, bf16x3 on a CPU with a matrix unit, and float32 on other CPUs.
 
     Args:
-        precision: As it was asked for.
-        device: Where models are decoded.
-        available: Whether this machine's CPU has the products of an arithmetic.
+        precision: The requested precision.
+        device: The device of the models.
+        available: Tells whether this CPU has the products of an arithmetic.
 
     Raises:
-        InputError: bf16x3 or int8 where the hardware has none.
+        InputError: The hardware does not support bf16x3 or int8.
     """
     if device.type != "cpu":
         if precision in HARDWARE:
@@ -141,17 +141,17 @@ def team_precision(
     *,
     available: Available = available,
 ) -> Precision:
-    """What these models are decoded in: `resolve_precision`, or float32 where bf16x3 has no kernels for one of them.
+    """Resolve the precision of models as `resolve_precision` does, but use float32 if bf16x3 lacks kernels for a model.
 
     Args:
         paths: Model folders.
-        precision: As it was asked for.
-        device: Where the models are decoded.
+        precision: The requested precision.
+        device: The device of the models.
         available: See `resolve_precision`.
 
     Raises:
-        ModelError: A folder is no model.
-        InputError: As `resolve_precision`; or int8 has no kernels for one of the models.
+        ModelError: A folder does not contain a model.
+        InputError: See `resolve_precision`; or there are no int8 kernels for one of the models.
     """
     chosen = resolve_precision(precision, device, available=available)
     without = [path for path in paths if not _has_kernels(path)] if chosen in HARDWARE else []
@@ -174,19 +174,19 @@ def _has_kernels(folder: str | Path) -> bool:
         return False
     try:
         return resolve(record.cpu.misfit)(config["settings"]) is None
-    except (KeyError, TypeError, ValueError, ZeroDivisionError):  # loading the model says what is wrong
+    except (KeyError, TypeError, ValueError, ZeroDivisionError):  # loading the model reports the problem
         return False
 
 
 def check_left_to_right(folder: str | Path) -> None:
-    """See from a model folder's configuration alone that the model gives left-to-right probabilities.
+    """Check by the configuration of a model folder that the model gives left-to-right probabilities.
 
     Raises:
-        ModelError: It does not, or the folder holds no model.
+        ModelError: The model does not, or the folder does not contain a model.
     """
     record = ARCHITECTURES.find(read_config(folder)["arch"])
     if record is not None and not record.left_to_right:
-        raise _written_at_once(folder)
+        raise _parallel_error(folder)
 
 
 def load_team(
@@ -197,12 +197,13 @@ def load_team(
     Args:
         paths: Model folders.
         device: auto, cpu, cuda or cuda:N.
-        precision: Of the weights; see `team_precision`.
-        parallel: One model that writes all positions at once will do, too.
+        precision: Precision of the weights; see `team_precision`.
+        parallel: Whether a single model that writes all positions at once is accepted, too.
 
     Raises:
-        ModelError: A folder is no model, the members' vocabularies differ, or one does not decode left to right.
-        InputError: No such device here.
+        ModelError: A folder does not contain a model, the vocabularies differ, or a model does not decode left to
+            right.
+        InputError: The device does not exist on this machine.
     """
     where = resolve_device(device)
     chosen = team_precision(paths, precision, where)
@@ -225,7 +226,7 @@ def load_team(
 
     written_at_once = [path for path, model in zip(paths, loaded, strict=True) if not _record(model).left_to_right]
     if written_at_once and parallel and len(paths) == 1:
-        chosen_writer = writer(loaded[0], chosen)
+        chosen_writer = build_parallel_model(loaded[0], chosen)
         return SearchTeam(
             engines=(),
             writer=chosen_writer,
@@ -235,9 +236,9 @@ def load_team(
             in_float32=None if chosen == "float32" else in_float32,
         )
     if written_at_once:
-        raise _written_at_once(written_at_once[0])
+        raise _parallel_error(written_at_once[0])
     return SearchTeam(
-        engines=[engine(model, chosen) for model in loaded],
+        engines=[build_engine(model, chosen) for model in loaded],
         writer=None,
         loaded=loaded,
         precision=chosen,
@@ -246,7 +247,7 @@ def load_team(
     )
 
 
-def _written_at_once(folder: str | Path) -> ModelError:
+def _parallel_error(folder: str | Path) -> ModelError:
     return ModelError(
         "it writes all positions at once and gives no left-to-right probabilities",
         where=str(folder),
@@ -254,15 +255,15 @@ def _written_at_once(folder: str | Path) -> ModelError:
     )
 
 
-def engine(
+def build_engine(
     loaded: LoadedModel, precision: Precision, *, on_gpu: Callable[[nn.Module], bool] = runs_here
 ) -> SearchModel:
-    """The fastest way to drive this model one step at a time.
+    """Build the fastest engine that decodes with a model step by step.
 
     Args:
         loaded: The model.
-        precision: Of its weights.
-        on_gpu: Whether the GPU engine's kernels run where a model is.
+        precision: Precision of its weights.
+        on_gpu: Tells whether the kernels of the GPU engine support the device of a model.
 
     Raises:
         ModelError: The architecture does not decode left to right.
@@ -277,8 +278,8 @@ def engine(
     return resolve(driver)(model)  # type: ignore[no-any-return]
 
 
-def writer(loaded: LoadedModel, precision: Precision) -> ParallelModel:
-    """The fastest way to decode with a model that writes all positions at once."""
+def build_parallel_model(loaded: LoadedModel, precision: Precision) -> ParallelModel:
+    """Build the fastest decoder of a model that writes all positions at once."""
     model: Any = loaded.model
     kernels = _record(loaded).cpu
     if precision != "fp16" and kernels is not None and usable(model.stack) and available(precision):
@@ -294,7 +295,7 @@ def _record(loaded: LoadedModel) -> Architecture:
 
 
 def quick_decoder(loaded: LoadedModel) -> Decoder:
-    """A fast decoder for a model in training, where it is: greedy, or the model's own way at its cheapest."""
+    """Build a fast decoder for a model in training, on its device: greedy, or the cheapest method of the model."""
     model = loaded.model
     device = next(model.parameters()).device
     precision = resolve_precision("auto" if device.type == "cpu" else "float32", device)
@@ -302,22 +303,22 @@ def quick_decoder(loaded: LoadedModel) -> Decoder:
     if not _record(loaded).left_to_right:
         settings = ParallelSettings()
         return ParallelSearch(
-            writer(loaded, precision),
+            build_parallel_model(loaded, precision),
             settings,
-            fallback=None if plain else lambda: ParallelSearch(writer(loaded, "float32"), settings),
+            fallback=None if plain else lambda: ParallelSearch(build_parallel_model(loaded, "float32"), settings),
         )
     return BeamSearch(
-        [engine(loaded, precision)],
+        [build_engine(loaded, precision)],
         BeamSettings(beam=1),
-        fallback=None if plain else lambda: [engine(loaded, "float32")],
+        fallback=None if plain else lambda: [build_engine(loaded, "float32")],
     )
 
 
 def parallel_search(team: SearchTeam, settings: ParallelSettings, judge: SearchTeam | None = None) -> ParallelSearch:
-    """Decode with a model that writes all positions at once, and let `judge` choose among its candidates.
+    """Build the search of a model that writes all positions at once, whose candidates `judge` may rescore.
 
     Raises:
-        InputError: The model has no such strategy.
+        InputError: The model does not support the strategy.
     """
 
     def again() -> ParallelSearch:

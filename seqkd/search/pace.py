@@ -28,7 +28,7 @@ class Pace:
 PACES = {"cpu": Pace(steps=1, lag=0), "cuda": Pace(steps=2, lag=1)}
 
 
-def sent(tensor: Tensor, device: torch.device) -> Tensor:
+def send(tensor: Tensor, device: torch.device) -> Tensor:
     """A tensor of the host's on `device`, in turn with the work that is queued there.
 
     From memory that is not pinned, the host would wait for all of that work.
@@ -38,7 +38,7 @@ def sent(tensor: Tensor, device: torch.device) -> Tensor:
     return tensor.pin_memory().to(device, non_blocking=True)
 
 
-class Fetched:
+class Transfer:
     """Tensors that will be on the host once the device has done what is queued now.
 
     Args:

@@ -1,4 +1,4 @@
-"""Decoding with models that write all positions at once: batches by length, nothing lost."""
+"""Decoding with models that write all positions at once, in batches by length."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from seqkd.search.settings import Hypothesis
 
 
 class Decoder(Protocol):
-    """Anything that decodes sentences: `BeamSearch`, or `ParallelSearch`.
+    """A decoder of sentences: `BeamSearch` or `ParallelSearch`.
 
     Attributes:
-        too_long: Row ids whose source, with its end of sentence, is longer than the model's positions: they were not
+        too_long: Row ids whose source, with end of sentence, is longer than the model's positions. They were not
             decoded.
-        unjudged: Row ids of candidates that no rescorer could judge, one for each candidate.
+        unjudged: Row ids of candidates that no rescorer could score, one for each candidate.
         retried: Row ids that were decoded again in float32.
     """
 
@@ -33,9 +33,9 @@ class Decoder(Protocol):
     def decode(
         self, sources: Iterable[tuple[int, list[int]]], *, batch_tokens: int
     ) -> Iterator[tuple[int, list[Hypothesis]]]:
-        """Row ids and source ids without end of sentence, to row ids and hypotheses, best first; each row once.
+        """Map row ids and source ids without end of sentence to row ids and hypotheses, best first, each row once.
 
-        A source without tokens has one empty translation; a row of `too_long` has none.
+        A source without tokens has one empty translation; a row in `too_long` has none.
         """
         ...
 
@@ -50,8 +50,8 @@ class ParallelSearch:
             noisy parallel decoding (Gu et al. 2018, section 4). Without them the model's own ranking stands. Candidates
             whose source or ids are longer than a rescorer's positions come after all that were judged, in the model's
             own order and with its scores.
-        fallback: Gives the same search in float32. Sentences whose scores come out NaN or infinite are decoded again
-            with it; without it they are an error.
+        fallback: Returns the same search in float32. Sentences with NaN or infinite scores are decoded again with it;
+            without a fallback such scores are an error.
 
     Attributes:
         too_long: See `Decoder`.
@@ -73,7 +73,7 @@ class ParallelSearch:
         known = model.strategies()
         if settings.strategy != "auto" and settings.strategy not in known:
             raise InputError(
-                f"the model does not decode by strategy {settings.strategy!r}",
+                f"the model does not support the strategy {settings.strategy!r}",
                 expected=f"one of: auto, {', '.join(known)}",
             )
         self.model, self.settings, self.rescorers, self.fallback = model, settings, rescorers, fallback
@@ -89,15 +89,15 @@ class ParallelSearch:
 
         Args:
             sources: Row ids and source ids without end of sentence.
-            batch_tokens: Source tokens, padding and end of sentence counted, that are decoded together. Halved for the
-                rest when a batch does not fit in memory.
+            batch_tokens: Source tokens that are decoded together, including padding and end of sentence. The number is
+                halved when a batch does not fit in memory.
 
         Yields:
-            Row id and hypotheses, best first, each row once. A source without tokens has one empty translation, one
-            that is in `too_long` has none.
+            Row id and hypotheses, best first, each row once. A source without tokens has one empty translation; a
+            source in `too_long` has none.
 
         Raises:
-            WorkError: Scores are NaN or infinite, in float32 too; or one sentence alone does not fit in memory.
+            WorkError: Scores are NaN or infinite even in float32, or one sentence alone does not fit in memory.
         """
         sentences = (Sentence(row, source) for row, source in sources)
         intake = Intake(sentences, max_positions=self.model.max_positions, batch_tokens=batch_tokens)
@@ -138,12 +138,12 @@ class ParallelSearch:
 
     @torch.inference_mode()
     def _together(self, batch: list[Sentence], batch_tokens: int) -> list[list[Hypothesis] | None]:
-        """The hypotheses of each sentence; None where a score is not finite."""
+        """Return the hypotheses of each sentence, or None if a score is not finite."""
         model, settings = self.model, self.settings
         source = pad_rows([[*sentence.source, model.eos_id] for sentence in batch], model.pad_id).to(self.device)
         if self.rescorers:
             every = model.translate(source, replace(settings, nbest=settings.candidates))
-            outputs = self._rescored(batch, every, batch_tokens)
+            outputs = self._rescore(batch, every, batch_tokens)
         else:
             outputs = model.translate(source, settings)
         return [
@@ -153,10 +153,10 @@ class ParallelSearch:
             for found in outputs
         ]
 
-    def _rescored(
+    def _rescore(
         self, batch: list[Sentence], outputs: Sequence[Sequence[Output]], batch_tokens: int
     ) -> list[list[Output]]:
-        """Candidates in the order of the rescorers' log-probability for each token, then those without one."""
+        """Sort candidates by the rescorers' log-probability per token; candidates without one come last."""
         room = min(int(rescorer.max_positions) for rescorer in self.rescorers)
         judged, others = [], []
         pairs = []

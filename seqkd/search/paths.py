@@ -1,4 +1,4 @@
-"""Which engine drives a model, and why it is not the fast one."""
+"""The engine that decodes with a model, and the reason if it is not the fast one."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from seqkd.kernels import decoding
-from seqkd.kernels.build import missing
+from seqkd.kernels.build import missing_kernels
 from seqkd.models.checkpoint import read_config
 from seqkd.models.registry import ARCHITECTURES, misfit
 from seqkd.search.cpu.engine import NativeModel
@@ -18,7 +18,7 @@ from seqkd.search.loading import Precision, SearchTeam
 
 
 def engine_of(team: SearchTeam) -> str:
-    """The engine that drives a team: `cpu`, `gpu` or `plain` (torch); several with `+` between them."""
+    """Return the engine of a team: `cpu`, `gpu` or `plain` (torch); several are joined by `+`."""
     drivers: Sequence[object] = team.engines or [team.writer]
     return "+".join(dict.fromkeys(map(_engine, drivers)))
 
@@ -30,10 +30,10 @@ def _engine(driver: object) -> str:
 
 
 def engine_for(folders: Sequence[Path], precision: Precision, device: torch.device) -> str:
-    """The engine that will drive these models, as in `engine_of`; `plain` if it drives one of them.
+    """Predict the engine of these models, as in `engine_of`; `plain` if one of them needs it.
 
     Raises:
-        ModelError: A folder holds no model.
+        ModelError: A folder does not contain a model.
     """
     if device.type == "cpu":
         return "cpu" if slow_path(folders, precision, device) is None else "plain"
@@ -43,18 +43,18 @@ def engine_for(folders: Sequence[Path], precision: Precision, device: torch.devi
 
 
 def slow_path(folders: Sequence[Path], precision: Precision, device: torch.device) -> str | None:
-    """Why models decode in plain torch on this CPU, where the kernels would be several times as fast.
+    """Explain why models decode in plain torch on this CPU, several times slower than with the kernels.
 
     Args:
-        folders: The models.
-        precision: The precision that they are decoded in.
-        device: Where they are.
+        folders: The model folders.
+        precision: The precision of decoding.
+        device: The device of the models.
 
     Returns:
-        One line; None if the kernels drive them, or if they are on another device.
+        One line, or None if the kernels decode with the models or they are on another device.
 
     Raises:
-        ModelError: A folder holds no model.
+        ModelError: A folder does not contain a model.
     """
     if device.type != "cpu":
         return None
@@ -65,4 +65,4 @@ def slow_path(folders: Sequence[Path], precision: Precision, device: torch.devic
         why = misfit(config["arch"], config["settings"])
         if why is not None:
             return f"plain torch: {why}"
-    return missing()["decoding"] if decoding.kernels() is None else None
+    return missing_kernels()["decoding"] if decoding.kernels() is None else None

@@ -1,9 +1,9 @@
-"""What beam search asks of a model.
+"""The interface of models that beam search uses.
 
-The search decodes a fixed number of *slots*, one sentence each, with `beam` hypotheses a slot. A sentence that is done
-frees its slot and a waiting one moves in, so slots stand at different target positions; the model keeps one position a
-slot. Caches are never copied to reorder beams: after each step the search says which hypothesis each beam continues,
-and the model follows those parents.
+The search decodes a fixed number of *slots*, one sentence each, with `beam` hypotheses a slot. A finished sentence
+frees its slot for a waiting one, so slots are at different target positions, and the model keeps one position for each
+slot. Caches are never copied to reorder beams: after each step the search passes the parent of each beam, which the
+model follows.
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ class SearchModel(Protocol):
     device: torch.device
 
     def new_state(self, slots: int, beam: int, max_source: int, max_target: int) -> Any:
-        """Caches for `slots` sentences of at most `max_source` tokens and `max_target` steps; nothing admitted yet."""
+        """Make empty caches for `slots` sentences of at most `max_source` tokens and `max_target` steps."""
         ...
 
     def admit(self, state: Any, slots: Tensor, source: Tensor) -> None:
-        """Encode sentences into slots and put those at target position 0.
+        """Encode sentences into slots and set these slots to target position 0.
 
         Args:
-            state: From `new_state`.
+            state: The result of `new_state`.
             slots: `[n]` int64 slot numbers.
             source: `[n, length]` ids with end of sentence, padded on the right.
         """
         ...
 
     def step(self, state: Any, tokens: Tensor) -> Tensor:
-        """Read one token per hypothesis and move every slot one position on.
+        """Read one token per hypothesis and advance every slot by one position.
 
         Args:
             state: From `new_state`.
@@ -55,11 +55,11 @@ class SearchModel(Protocol):
         ...
 
     def reorder(self, state: Any, parents: Tensor) -> None:
-        """Beam j of slot s goes on from the hypothesis `parents[s, j]`, `[slots, beam]` int64."""
+        """Continue beam j of slot s from the hypothesis `parents[s, j]`, `[slots, beam]` int64."""
         ...
 
     def release(self, state: Any, slots: Tensor) -> None:
-        """These slots, `[n]` int64, are done; until they are admitted again, what is returned for them is ignored."""
+        """Release finished slots, `[n]` int64. Results for them are ignored until they are admitted again."""
         ...
 
     def shrink(self, state: Any, slots: Tensor) -> None:
@@ -69,23 +69,22 @@ class SearchModel(Protocol):
 
 @runtime_checkable
 class FusedSearchModel(Protocol):
-    """A model that can also reduce its own output layer, so that logits are never written to memory."""
+    """A model that can also reduce its output layer, so that logits are never written to memory."""
 
     def step_candidates(
         self, state: Any, tokens: Tensor, count: int, live: Tensor | None = None, closing: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """As `SearchModel.step`, reduced.
+        """Take a step as `SearchModel.step` does, and reduce the logits.
 
         Args:
             state: From `new_state`.
             tokens: As `SearchModel.step`.
-            count: Continuations wanted of each hypothesis.
-            live: `[slots, beam]` float32, the hypotheses' scores before this step. Where it is given, the end of a row,
-                or all of it, may be left out, as logits of -inf, if at least `beam` continuations of its sentence, no
-                padding and no end of sentence among them, score better than what is left out: the search goes on with
-                that many at most, and lets an end of sentence count only if it ranks among them. The log-sum-exp of a
-                row that is left out is 0.
-            closing: `[slots]` bool, sentences whose hypotheses all end with this step: none of them may be left out.
+            count: Number of continuations of each hypothesis.
+            live: `[slots, beam]` float32, the scores of the hypotheses before this step. If it is given, the end of a
+                row or a whole row may be omitted (as logits of -inf) if at least `beam` continuations of its sentence
+                other than padding and end of sentence score better: the search continues with at most that many, and
+                an end of sentence counts only if it ranks among them. The log-sum-exp of an omitted row is 0.
+            closing: `[slots]` bool, sentences whose hypotheses all end with this step. None of them may be omitted.
 
         Returns:
             Log-sum-exp `[slots, beam]`, the `count` largest logits `[slots, beam, count]` in descending order (ties to
@@ -96,17 +95,17 @@ class FusedSearchModel(Protocol):
 
 @runtime_checkable
 class SteppingModel(Protocol):
-    """A model that can also take the search's step at the end of its own, where its caches are.
+    """A model that can also take the step of the search on its own device, at the end of its own step.
 
-    Nothing then lies between two steps: what was chosen is in place for the next one.
+    The chosen tokens are then in place for the next step.
     """
 
     def frontier(self, state: Any, settings: BeamSettings) -> Frontier:
-        """The frontier of this state's slots, at the addresses that `advance` works on; all of them idle."""
+        """Return the frontier of this state's idle slots, at the addresses that `advance` uses."""
         ...
 
     def advance(self, state: Any, frontier: Frontier) -> None:
-        """`step_candidates`, `Frontier.advance` and `reorder` in one.
+        """Do `step_candidates`, `Frontier.advance` and `reorder` in one call.
 
         Args:
             state: From `new_state`.

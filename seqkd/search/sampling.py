@@ -14,8 +14,8 @@ from torch.nn import functional
 
 from seqkd.search.candidates import top_k
 from seqkd.search.constraints import NEVER, Clock, Distribution
-from seqkd.search.frontier import normalized
-from seqkd.search.pace import sent
+from seqkd.search.frontier import normalize_scores
+from seqkd.search.pace import send
 from seqkd.search.settings import BeamSettings, Hypothesis
 
 GOLDEN = 0x9E3779B97F4A7C15
@@ -28,35 +28,35 @@ UNIT = 2.0**-53
 FEW = 128
 
 
-def _signed(value: int) -> int:
+def _to_signed(value: int) -> int:
     """The int64 with the same 64 bits: torch has no arithmetic for unsigned ones."""
     value &= 2**64 - 1
     return value - 2**64 if value >= 2**63 else value
 
 
-def _shifted(bits: Tensor, by: int) -> Tensor:
+def _shift_right(bits: Tensor, by: int) -> Tensor:
     """Logical shift to the right; torch's keeps the sign."""
     return torch.bitwise_and(bits >> by, (1 << (64 - by)) - 1)
 
 
-def mixed(bits: Tensor) -> Tensor:
+def mix_bits(bits: Tensor) -> Tensor:
     """The output function of SplitMix64 (Steele et al. 2014) on int64 of any shape."""
     for shift, factor in MIXERS:
-        bits = (bits ^ _shifted(bits, shift)) * _signed(factor)
-    return bits ^ _shifted(bits, LAST_SHIFT)
+        bits = (bits ^ _shift_right(bits, shift)) * _to_signed(factor)
+    return bits ^ _shift_right(bits, LAST_SHIFT)
 
 
-def streams(seed: int, rows: Sequence[int], count: int, device: torch.device) -> Tensor:
+def stream_keys(seed: int, rows: Sequence[int], count: int, device: torch.device) -> Tensor:
     """The keys of `count` streams of random numbers for each row id, `[rows, count]` int64."""
-    start = mixed(torch.tensor([_signed(seed)]) + _signed(GOLDEN))
-    keys = mixed(mixed(start + torch.tensor([_signed(row) for row in rows])) + _signed(GOLDEN))
-    return sent(mixed(keys[:, None] + torch.arange(1, count + 1) * _signed(GOLDEN)), device)
+    start = mix_bits(torch.tensor([_to_signed(seed)]) + _to_signed(GOLDEN))
+    keys = mix_bits(mix_bits(start + torch.tensor([_to_signed(row) for row in rows])) + _to_signed(GOLDEN))
+    return send(mix_bits(keys[:, None] + torch.arange(1, count + 1) * _to_signed(GOLDEN)), device)
 
 
 def uniform(keys: Tensor, positions: Tensor) -> Tensor:
     """Number `positions` `[slots]` of each stream `[slots, count]`: float64 in [0, 1)."""
-    bits = mixed(keys + (positions[:, None] + 1) * _signed(GOLDEN))
-    return _shifted(bits, SPARE_BITS).double() * UNIT
+    bits = mix_bits(keys + (positions[:, None] + 1) * _to_signed(GOLDEN))
+    return _shift_right(bits, SPARE_BITS).double() * UNIT
 
 
 def draw(logprobs: Tensor, numbers: Tensor, *, count: int, mass: float) -> Tensor:
@@ -121,7 +121,7 @@ class Sampler:
     ) -> None:
         self.settings, self.start_id, self.eos_id = settings, start_id, eos_id
         shape = (slots, settings.beam)
-        self.clock = Clock.stopped(slots, device)
+        self.clock = Clock.idle(slots, device)
         self.last = torch.full(shape, start_id, device=device)
         self.keys = torch.zeros(shape, dtype=torch.long, device=device)
         self.logprobs = torch.zeros(shape, device=device)
@@ -136,7 +136,7 @@ class Sampler:
     def admit(self, slots: Tensor, *, minimums: Tensor, limits: Tensor, rows: Sequence[int]) -> None:
         """See `Frontier.admit`; `rows` decide the draws."""
         self.clock.admit(slots, minimums, limits)
-        self.keys[slots] = streams(self.settings.seed, rows, self.settings.beam, self.keys.device)
+        self.keys[slots] = stream_keys(self.settings.seed, rows, self.settings.beam, self.keys.device)
         self.last.index_fill_(0, slots, self.start_id)
         for field in (self.logprobs, self.lengths, self.ended, self.cut, self.done, self.bad):
             field.index_fill_(0, slots, 0)
@@ -165,7 +165,7 @@ class Sampler:
     def collect(self, slots: Tensor, depth: int) -> list[Tensor]:
         """See `Frontier.collect`."""
         logprobs, lengths = self.logprobs[slots], self.lengths[slots]
-        scores = normalized(self.settings, logprobs, lengths)
+        scores = normalize_scores(self.settings, logprobs, lengths)
         order = scores.sort(dim=1, descending=True, stable=True).indices[:, : self.settings.nbest]
         return [order, scores, logprobs, lengths, self.cut[slots], self.tokens[:, :depth][slots]]
 

@@ -16,7 +16,7 @@ Pairs = Sequence[tuple[list[int], list[int]]]
 
 
 class ForcedModel(Protocol):
-    """What scoring asks of a model: logits of every target position at once."""
+    """A model that gives the logits of all target positions at once."""
 
     pad_id: int
     eos_id: int
@@ -30,7 +30,7 @@ class ForcedModel(Protocol):
 
 @runtime_checkable
 class PairModel(Protocol):
-    """A model that does not need logits to be written to memory for it."""
+    """A model that scores pairs without writing logits to memory."""
 
     max_positions: int
 
@@ -38,12 +38,12 @@ class PairModel(Protocol):
         """Score source and target ids, given without end of sentence.
 
         Args:
-            pairs: One or more. Neighbours with equal sources may share their encoding.
+            pairs: One or more pairs. Neighbours with equal sources may share their encoding.
             batch_tokens: Target tokens that are scored together.
 
         Returns:
-            `[tokens]` float32 on the CPU: log-probabilities of each target's ids and its end of sentence, in the pairs'
-            order. A pair's do not depend on the other pairs.
+            `[tokens]` float32 on the CPU, the log-probabilities of each target's ids and its end of sentence, in the
+            order of the pairs. They do not depend on other pairs.
         """
         ...
 
@@ -53,12 +53,12 @@ Scorer = ForcedModel | PairModel
 
 @dataclass(frozen=True, slots=True)
 class PairScore:
-    """Log-probability of a target given its source, end of sentence counted in both fields.
+    """The log-probability of a target given its source. Both numbers include end of sentence.
 
     Attributes:
-        logprob: Natural logarithm.
-        tokens: Of the target.
-        retried: Whether it was not finite at first and was computed again in float32.
+        logprob: The natural logarithm of the probability.
+        tokens: Number of target tokens.
+        retried: Whether it was first not finite and was computed again in float32.
     """
 
     logprob: float
@@ -88,16 +88,16 @@ def score_pairs(
     Args:
         models: One model, or several whose probabilities are averaged as in ensemble search.
         pairs: Source and target ids.
-        batch_tokens: Target tokens scored together, padding counted where there is any.
-        device: Where the models are.
-        fallback: Gives the same models in float32. Pairs whose log-probability is not finite are scored again with
-            them; without it they are an error.
+        batch_tokens: Target tokens that are scored together, including padding.
+        device: The device of the models.
+        fallback: Returns the same models in float32. Pairs whose log-probability is not finite are scored again with
+            them; without a fallback they are an error.
 
     Returns:
         One score for each pair, in order.
 
     Raises:
-        WorkError: A log-probability is not finite, in float32 too.
+        WorkError: A log-probability is not finite even in float32.
     """
     scores = raw_scores(models, pairs, batch_tokens=batch_tokens, device=device)
     bad = [index for index, score in enumerate(scores) if not math.isfinite(score.logprob)]
@@ -124,7 +124,7 @@ def raw_scores(
     batch_tokens: int,
     device: torch.device | str = "cpu",
 ) -> list[PairScore]:
-    """`score_pairs` whose log-probabilities may be NaN or infinite."""
+    """Score pairs like `score_pairs`, but allow log-probabilities that are NaN or infinite."""
     if not pairs:
         return []
     members = [

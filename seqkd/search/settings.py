@@ -1,4 +1,4 @@
-"""What a search is asked to do, and what it answers."""
+"""The settings of a search, and its results."""
 
 from __future__ import annotations
 
@@ -24,27 +24,27 @@ class BeamSettings:
         length_penalty: alpha of `normalization`.
         normalization: power: logprob / length**alpha; gnmt: logprob / ((5 + length) / 6)**alpha (Wu et al. 2016,
             eq. 14). The length counts the end of sentence.
-        stopping: first: a sentence is done at `beam` finished hypotheses; exact: when no live hypothesis can still
+        stopping: first: a sentence is finished at `beam` finished hypotheses; exact: when no live hypothesis can still
             beat the worst of the `beam` best finished ones. Samples are not affected.
-        max_length_ratio: The longest output, end of sentence not counted, is
+        max_length_ratio: The longest output, without end of sentence, is
             max_length_ratio * source tokens + max_length_extra.
         max_length_extra: See `max_length_ratio`.
-        min_length: Shortest output, end of sentence not counted. Where it contradicts the longest, that one holds.
-        min_length_ratio: The shortest output is also at least min_length_ratio * source tokens.
-        unk_penalty: Subtracted from the log-probability of the unknown piece.
-        no_repeat_ngram_size: No output holds the same n tokens in a row twice; 0: no such rule. A hypothesis that has
-            no other continuation left may end, even if it is too short.
-        temperature: Logits are divided by it; in an ensemble those of each member, before probabilities are averaged.
-        sampling: Draw `beam` samples, each on its own, instead of searching; the same one may come twice.
-        top_k: Sample from the k likeliest continuations; 0: from all.
-        top_p: Sample from the smallest set of likeliest continuations (of those that `top_k` leaves) that holds this
-            share of their probability (Holtzman et al. 2020).
-        seed: Of sampling. With the row id, the number of the sample and the position it decides every draw, so that
-            neither batches nor order change a sample.
-        diverse_groups: Diverse beam search (Vijayakumar et al. 2016): the beam is cut into groups that take turns at
-            each step. Groups may find the same translation twice. 1: plain beam search.
-        diverse_strength: Subtracted from a continuation's log-probability, and with that from the final score, for each
-            candidate of an earlier group that has the same token at the same step.
+        min_length: Shortest output, without end of sentence. If it contradicts the longest output, the latter holds.
+        min_length_ratio: The shortest output has at least min_length_ratio * source tokens.
+        unk_penalty: Penalty that is subtracted from the log-probability of the unknown piece.
+        no_repeat_ngram_size: No output contains the same sequence of n tokens twice; 0 for no such rule. A hypothesis
+            without any other continuation may end, even if it is too short.
+        temperature: Divisor of logits. In an ensemble it applies to each member, before probabilities are averaged.
+        sampling: Whether to draw `beam` independent samples instead of searching. Samples may be equal.
+        top_k: Number of likeliest continuations to sample from; 0 for all.
+        top_p: Probability mass of the smallest set of likeliest continuations to sample from, after `top_k` (Holtzman
+            et al. 2020).
+        seed: Seed of sampling. Together with the row id, the number of the sample and the position it decides every
+            draw, so that neither batches nor order change a sample.
+        diverse_groups: Number of groups in diverse beam search (Vijayakumar et al. 2016), which take turns at each
+            step. Groups may find the same translation. 1 for plain beam search.
+        diverse_strength: Penalty for each candidate of an earlier group with the same token at the same step. It is
+            subtracted from the log-probability of a continuation, and so from the final score.
     """
 
     beam: int = 5
@@ -82,26 +82,26 @@ class BeamSettings:
         if not 0.0 < self.top_p <= 1.0:
             raise ValueError(f"top_p must be above 0 and at most 1, got {self.top_p}")
         if (self.top_k or self.top_p < 1.0) and not self.sampling:
-            raise ValueError("top_k and top_p are for sampling, which is off")
+            raise ValueError("top_k and top_p are for sampling, but sampling is off")
         if self.beam % self.diverse_groups:
             raise ValueError(f"diverse_groups must divide the beam of {self.beam}, got {self.diverse_groups}")
         if self.sampling and self.diverse_groups > 1:
-            raise ValueError("diverse_groups is for beam search; samples know nothing of each other")
+            raise ValueError("diverse_groups is for beam search, but sampling is on")
 
     @property
     def whole(self) -> bool:
-        """Whether every step needs all log-probabilities, so that the best few of each row are not enough."""
+        """Whether every step needs all log-probabilities instead of the best few of each row."""
         return self.temperature != 1.0 or self.no_repeat_ngram_size > 0 or self.sampling or self.diverse_groups > 1
 
     def max_length(self, source_tokens: int, max_positions: int) -> int:
-        """The longest output for a source of that many tokens (end of sentence counted in neither).
+        """Return the longest output for a source of `source_tokens` tokens, both without end of sentence.
 
-        The model's positions bound it too: its decoder reads the start and every token but the end.
+        The positions of the model limit it, too: the decoder reads the start and every token except the end.
         """
         return min(int(self.max_length_ratio * source_tokens) + self.max_length_extra, max_positions - 1)
 
     def shortest(self, source_tokens: int) -> int:
-        """The shortest output for a source of that many tokens (end of sentence counted in neither)."""
+        """Return the shortest output for a source of `source_tokens` tokens, both without end of sentence."""
         return max(self.min_length, math.ceil(self.min_length_ratio * source_tokens - ROUNDING))
 
 
@@ -123,11 +123,11 @@ class Hypothesis:
     """One translation.
 
     Attributes:
-        ids: Target ids, a forced prefix among them, end of sentence not.
+        ids: Target ids, including a forced prefix, without end of sentence.
         score: Length-normalised log-probability.
-        logprob: Log-probability, end of sentence and a forced prefix counted. It is that of the search: after
-            temperature and penalties, before top_k and top_p; `score_pairs` gives the model's own.
-        ended: eos: the model ended it; max_length: it was cut off, and its end of sentence was forced.
+        logprob: Log-probability, including end of sentence and a forced prefix. It is that of the search, after
+            temperature and penalties and before top_k and top_p; `score_pairs` gives that of the model.
+        ended: eos if the model ended it; max_length if it was cut off with a forced end of sentence.
     """
 
     ids: list[int]

@@ -1,1 +1,1 @@
-"""From k-best lists to targets."""
+"""Selection of targets from k-best lists."""

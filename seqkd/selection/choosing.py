@@ -1,4 +1,4 @@
-"""The choice of one hypothesis a row, or of all, and what becomes of rows whose choice is rejected."""
+"""The choice of one hypothesis for each row, or of all, and the treatment of rows whose choice is rejected."""
 
 from __future__ import annotations
 
@@ -16,12 +16,11 @@ DROPPED, GOLD = -1, -2  # in place of a hypothesis
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What each row's target is.
+    """The target of each row.
 
     Attributes:
-        picks: Place of the chosen hypothesis `[rows]`; DROPPED or GOLD where there is none.
-        reasons: Code of the reason why the rule's own choice was rejected, 0 if it was not; see `Filters.reasons`
-            `[rows]`.
+        picks: `[rows]`, the place of the chosen hypothesis, or DROPPED or GOLD.
+        reasons: `[rows]`, the code of the reason why the rule's first choice was rejected, or 0; see `Filters.reasons`.
     """
 
     picks: Integers
@@ -29,15 +28,15 @@ class Choice:
 
 
 def choose(lists: Lists, values: Floats, filters: Filters, otherwise: Otherwise) -> Choice:
-    """Take the hypothesis of the highest value in each row.
+    """Choose the hypothesis with the highest value in each row.
 
     Args:
         lists: The rows.
-        values: The rule's `[hypotheses]`. Equal ones go to the better score, then to the better rank. A hypothesis of
-            minus infinity is not taken: the models that the rule asks cannot judge it.
-        filters: What may not be taken.
-        otherwise: What a row gets whose choice is rejected: nothing, the best one that no filter rejects (nothing if
-            there is none), or its gold target.
+        values: `[hypotheses]`, the values by the rule. Ties go to the better score, then to the better rank. A value of
+            minus infinity is never chosen: the models of the rule cannot judge the hypothesis.
+        filters: The filters that reject hypotheses.
+        otherwise: The treatment of a row whose choice is rejected. drop: no target; next: the best hypothesis that no
+            filter rejects, if there is one; gold: the gold target.
     """
     order = np.lexsort((lists.ranks, -lists.scores, -values, lists.owners))
     codes = filters.judge(lists)
@@ -62,8 +61,8 @@ def choose(lists: Lists, values: Floats, filters: Filters, otherwise: Otherwise)
     return Choice(picks, reasons)
 
 
-def keep(lists: Lists, filters: Filters) -> Codes:
-    """Judge every hypothesis by itself: the code of the first reason against each; see `Filters.reasons`.
+def judge_all(lists: Lists, filters: Filters) -> Codes:
+    """Judge every hypothesis: return the code of the first reason to reject it, or 0; see `Filters.reasons`.
 
     Returns:
         `[hypotheses]`.
@@ -73,15 +72,15 @@ def keep(lists: Lists, filters: Filters) -> Codes:
     return codes
 
 
-def weigh(rows: Integers, scores: Floats) -> Floats:
-    """Softmax of scores over what is left of each row's list.
+def softmax_weights(rows: Integers, scores: Floats) -> Floats:
+    """Compute the softmax of scores over the remaining hypotheses of each row.
 
     Args:
-        rows: Which row each hypothesis is of, in any order `[hypotheses]`.
-        scores: The search's, normalised by length `[hypotheses]`.
+        rows: `[hypotheses]`, the row of each hypothesis, in any order.
+        scores: `[hypotheses]`, the scores of the search, normalised by length.
 
     Returns:
-        `[hypotheses]`: they sum to 1 over a row.
+        `[hypotheses]`, weights that sum to 1 over a row.
     """
     if not len(rows):
         return scores
@@ -93,7 +92,7 @@ def weigh(rows: Integers, scores: Floats) -> Floats:
 
 
 def _check_slow(lists: Lists, picks: Integers, filters: Filters, codes: Codes, checked: Booleans) -> bool:
-    """Let slow filters judge those of `picks` that stand so far; each is judged once. True if any was rejected."""
+    """Apply slow filters to the picks that are not yet rejected, once each. Return True if any was rejected."""
     fresh = picks[picks >= 0]
     fresh = fresh[(codes[fresh] == 0) & ~checked[fresh]]
     checked[fresh] = True

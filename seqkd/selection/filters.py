@@ -1,4 +1,4 @@
-"""Why a hypothesis must not become a target."""
+"""Filters: reasons why a hypothesis must not become a target."""
 
 from __future__ import annotations
 
@@ -18,66 +18,66 @@ from seqkd.selection.measures import ter
 from seqkd.selection.registry import FILTERS, Filter
 from seqkd.text.vocabulary import UNK_ID
 
-# Codes of the reasons that do not come from a filter; those of filters follow. 0 is no reason.
+# Reasons that do not come from a filter, in the order of their codes; those of filters follow. Code 0 means no reason.
 BARE, EMPTY, UNJUDGED = 1, 2, 3
 _REASONS = (
     "",
-    "no hypothesis",  # of a row; its k-best folder's rejected.tsv says why
+    "no hypothesis",  # the row has an empty list; rejected.tsv of the k-best folder gives the reason
     "empty hypothesis",
     "longer than a reranking model's max_positions",
 )
 Codes = npt.NDArray[np.uint8]
 
-LONGEST_REPEATED = 8  # subwords; longer loops have not come twice before the longest output is reached
-_FIRST = ("unknown", "cut")  # are the reasons, whatever else is wrong with a hypothesis
+LONGEST_REPEATED = 8  # subwords; longer loops hardly repeat before the longest output is reached
+_FIRST = ("unknown", "cut")  # these reasons have precedence over all others
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MaxRatio:
-    """See `by_ratio`."""
+    """See `reject_by_ratio`."""
 
     max_ratio: Annotated[
         float,
         Field(
             ge=1.0,
-            description="most subwords of the longer side for each of the shorter side, ends of sentence counted",
+            description="largest ratio of the longer side to the shorter side in subwords, including end of sentence",
         ),
     ]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unknown:
-    """See `by_unknown`."""
+    """See `reject_by_unknown`."""
 
-    unknown: Annotated[bool, Field(description="reject hypotheses that hold the unknown piece")] = True
+    unknown: Annotated[bool, Field(description="reject hypotheses that contain the unknown piece")] = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Copies:
-    """See `by_copying`."""
+    """See `reject_by_copying`."""
 
     copies: Annotated[bool, Field(description="reject targets that equal their source")] = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cut:
-    """See `by_cut`."""
+    """See `reject_by_cut`."""
 
     cut: Annotated[bool, Field(description="reject hypotheses that ended at the longest allowed length")] = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MaxRepeats:
-    """See `by_repeats`."""
+    """See `reject_by_repeats`."""
 
-    max_repeats: Annotated[int, Field(ge=1, description="how often the same 1 to 8 subwords may come in a row")]
+    max_repeats: Annotated[int, Field(ge=1, description="how often the same 1 to 8 subwords may occur in a row")]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MinScore:
-    """See `by_score`."""
+    """See `reject_by_score`."""
 
-    min_score: Annotated[float, Field(description="least score of the search")]
+    min_score: Annotated[float, Field(description="lowest score of the search")]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,7 +91,7 @@ class WorstPercent:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Script:
-    """See `by_script`."""
+    """See `reject_by_script`."""
 
     script: Annotated[
         str,
@@ -101,7 +101,7 @@ class Script:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MaxTer:
-    """See `by_ter`."""
+    """See `reject_by_ter`."""
 
     max_ter: Annotated[float, Field(ge=0.0, description="highest translation edit rate to the reference, in per cent")]
 
@@ -110,15 +110,15 @@ class MaxTer:
 class Duplicates:
     """Settings of a filter that the stage applies to the whole corpus."""
 
-    duplicates: Annotated[bool, Field(description="drop rows whose pair an earlier row has")] = False
+    duplicates: Annotated[bool, Field(description="drop rows whose pair occurs in an earlier row")] = False
 
 
 @dataclass(frozen=True, slots=True)
 class Filters:
-    """What is rejected besides empty hypotheses.
+    """The filters that apply besides the check for empty hypotheses.
 
     Attributes:
-        chosen: Filters that look at single hypotheses, with their settings, in the order of judgement: the first
+        chosen: Filters of single hypotheses, with their settings, in the order in which they are applied. The first
             reason counts.
     """
 
@@ -126,7 +126,7 @@ class Filters:
 
     @classmethod
     def of(cls, settings: Sequence[Any]) -> Filters:
-        """The filters that have these settings, one of each kind, in the registry's order."""
+        """Build the filters with these settings, at most one of each kind, in the order of the registry."""
         found = []
         records = {record.name: record for record in FILTERS.all()}
         for record in [*(records.pop(name) for name in _FIRST), *records.values()]:
@@ -136,18 +136,18 @@ class Filters:
 
     @property
     def reasons(self) -> tuple[str, ...]:
-        """The reasons by code."""
+        """Return the reasons by code."""
         return (*_REASONS, *(record.reason for record, _ in self.chosen))
 
     def judge(self, lists: Lists) -> Codes:
-        """The code of the first reason against each hypothesis `[hypotheses]`; slow filters are left to `look`."""
+        """Return the code of the first reason against each hypothesis `[hypotheses]`, without the slow filters."""
         everything = np.arange(len(lists.owners))
         codes = self._coded(lists, everything, slow=False)
-        codes[empty(lists)] = EMPTY
+        codes[is_empty(lists)] = EMPTY
         return codes
 
     def look(self, lists: Lists, which: Integers) -> Codes:
-        """The code of the first slow filter that rejects each of these hypotheses, 0 if none does `[which]`."""
+        """Return the code of the first slow filter that rejects each of these hypotheses `[which]`, or 0."""
         return self._coded(lists, which, slow=True)
 
     def _coded(self, lists: Lists, which: Integers, *, slow: bool) -> Codes:
@@ -158,59 +158,59 @@ class Filters:
         return codes
 
 
-def by_ratio(lists: Lists, which: Integers, settings: MaxRatio) -> Booleans:
-    """One side is too long for the other `[which]`; lengths are subwords."""
+def reject_by_ratio(lists: Lists, which: Integers, settings: MaxRatio) -> Booleans:
+    """Reject hypotheses whose length in subwords does not fit their source `[which]`."""
     found: Booleans = length_ratio(lists)[which] > settings.max_ratio
     return found
 
 
-def by_unknown(lists: Lists, which: Integers, settings: Unknown) -> Booleans:  # noqa: ARG001 (as all filters)
-    """The unknown piece is among the ids, and no text stands for it `[which]`."""
-    return unknown(lists)[which]
+def reject_by_unknown(lists: Lists, which: Integers, settings: Unknown) -> Booleans:  # noqa: ARG001 (as all filters)
+    """Reject hypotheses with the unknown piece, which has no text `[which]`."""
+    return has_unknown(lists)[which]
 
 
-def by_copying(lists: Lists, which: Integers, settings: Copies) -> Booleans:  # noqa: ARG001
-    """The text equals its source `[which]`."""
-    return copies(lists)[which]
+def reject_by_copying(lists: Lists, which: Integers, settings: Copies) -> Booleans:  # noqa: ARG001
+    """Reject hypotheses that equal their source `[which]`."""
+    return is_copy(lists)[which]
 
 
-def by_cut(lists: Lists, which: Integers, settings: Cut) -> Booleans:  # noqa: ARG001
-    """The search ended the hypothesis at the longest allowed length `[which]`."""
-    return cut(lists)[which]
+def reject_by_cut(lists: Lists, which: Integers, settings: Cut) -> Booleans:  # noqa: ARG001
+    """Reject hypotheses that the search cut off at the longest allowed length `[which]`."""
+    return is_cut(lists)[which]
 
 
-def by_repeats(lists: Lists, which: Integers, settings: MaxRepeats) -> Booleans:
-    """The same one to eight subwords come too often in a row `[which]`."""
-    found: Booleans = repeats(lists)[which] > settings.max_repeats
+def reject_by_repeats(lists: Lists, which: Integers, settings: MaxRepeats) -> Booleans:
+    """Reject hypotheses in which the same one to eight subwords occur too often in a row `[which]`."""
+    found: Booleans = count_repeats(lists)[which] > settings.max_repeats
     return found
 
 
-def by_score(lists: Lists, which: Integers, settings: MinScore) -> Booleans:
-    """The search gave too low a score `[which]`."""
+def reject_by_score(lists: Lists, which: Integers, settings: MinScore) -> Booleans:
+    """Reject hypotheses with a low score `[which]`."""
     found: Booleans = lists.scores[which] < settings.min_score
     return found
 
 
-def by_script(lists: Lists, which: Integers, settings: Script) -> Booleans:
-    """Half of the letters or fewer are of the script `[which]`."""
+def reject_by_script(lists: Lists, which: Integers, settings: Script) -> Booleans:
+    """Reject hypotheses of whose letters at most half belong to the script `[which]`."""
     return share_in_script(lists, settings.script)[which] <= 0.5
 
 
-def by_ter(lists: Lists, which: Integers, settings: MaxTer) -> Booleans:
-    """Too many edits lie between the hypothesis and its reference `[which]`."""
+def reject_by_ter(lists: Lists, which: Integers, settings: MaxTer) -> Booleans:
+    """Reject hypotheses with a high translation edit rate to their reference `[which]`."""
     found: Booleans = ter(lists, which, blanks=lists.blanks) > settings.max_ter
     return found
 
 
-def empty(lists: Lists) -> Booleans:
-    """No subwords, or no text but blanks."""
+def is_empty(lists: Lists) -> Booleans:
+    """Whether a hypothesis has no subwords, or no text other than blanks `[hypotheses]`."""
     blank: Booleans = pc.equal(pc.utf8_trim_whitespace(lists.texts), "").to_numpy(zero_copy_only=False)
     found: Booleans = np.logical_or(blank, lists.lengths == 0)
     return found
 
 
-def unknown(lists: Lists) -> Booleans:
-    """Whether the unknown piece is among a hypothesis' ids."""
+def has_unknown(lists: Lists) -> Booleans:
+    """Whether the ids of a hypothesis contain the unknown piece `[hypotheses]`."""
     found = np.zeros(len(lists.owners), dtype=np.bool_)
     ids = lists.token_ids
     held = pc.list_parent_indices(ids).filter(pc.equal(pc.list_flatten(ids), UNK_ID))
@@ -218,28 +218,28 @@ def unknown(lists: Lists) -> Booleans:
     return found
 
 
-def cut(lists: Lists) -> Booleans:
-    """Not ended by the model."""
+def is_cut(lists: Lists) -> Booleans:
+    """Whether the search cut a hypothesis off at the longest allowed length `[hypotheses]`."""
     found: Booleans = pc.equal(lists.hypotheses.field("ended"), "max_length").to_numpy(zero_copy_only=False)
     return found
 
 
 def length_ratio(lists: Lists) -> Floats:
-    """Longer side over shorter side in subwords, ends of sentence counted."""
+    """Return the ratio of the longer side to the shorter side in subwords, including end of sentence `[hypotheses]`."""
     ours, theirs = lists.lengths + 1.0, sizes(lists.source_ids)[lists.owners] + 1.0
     ratio: Floats = np.maximum(ours, theirs) / np.minimum(ours, theirs)
     return ratio
 
 
-def copies(lists: Lists) -> Booleans:
-    """Equal to the source, blanks at the ends not counted."""
+def is_copy(lists: Lists) -> Booleans:
+    """Whether a hypothesis equals its source, apart from blanks at the ends `[hypotheses]`."""
     sources = pc.utf8_trim_whitespace(lists.sources).take(lists.owners)
     same: Booleans = pc.equal(pc.utf8_trim_whitespace(lists.texts), sources).to_numpy(zero_copy_only=False)
     return same
 
 
-def repeats(lists: Lists) -> Integers:
-    """How often the same one to eight subwords come in a row at most `[hypotheses]`: 1 where nothing is repeated."""
+def count_repeats(lists: Lists) -> Integers:
+    """Count how often the same one to eight subwords occur in a row at most `[hypotheses]`; 1 without repeats."""
     ids = lists.token_ids.flatten().to_numpy()
     owners = np.repeat(np.arange(len(lists.lengths)), lists.lengths)
     most = (lists.lengths > 0).astype(np.int64)
@@ -247,7 +247,7 @@ def repeats(lists: Lists) -> Integers:
         if period >= len(ids):
             break
         same = (ids[period:] == ids[:-period]) & (owners[period:] == owners[:-period])
-        # How many equalities have come in a row up to each place.
+        # The number of consecutive equalities up to each place.
         places = np.arange(len(same))
         run = places - np.maximum.accumulate(np.where(same, -1, places))
         np.maximum.at(most, owners[period:], 1 + run // period)
@@ -255,10 +255,10 @@ def repeats(lists: Lists) -> Integers:
 
 
 def share_in_script(lists: Lists, script: str) -> Floats:
-    """Share of letters that are of a Unicode script; 1 where there are no letters."""
+    """Return the share of letters that belong to a Unicode script `[hypotheses]`; 1 if there are no letters."""
     codes = np.frombuffer("".join(lists.texts.to_pylist()).encode("utf-32-le"), dtype=np.uint32)
     owners = np.repeat(np.arange(len(lists.owners)), pc.utf8_length(lists.texts).to_numpy(zero_copy_only=False))
-    # Each distinct character is looked up once: a regular expression over all texts is much slower.
+    # Each distinct character is looked up once, because a regular expression over all texts is much slower.
     distinct = np.flatnonzero(np.bincount(codes))
     characters = pa.array(map(chr, distinct), pa.string())
 
@@ -276,17 +276,17 @@ def share_in_script(lists: Lists, script: str) -> Floats:
 
 
 def percentile(scores: Callable[[], Iterable[npt.NDArray[np.float32]]], percent: float) -> float:
-    """The score below which at most `percent` of all scores lie.
+    """Return the score below which at most `percent` per cent of all scores lie.
 
-    Exact, in two passes with memory for a count of each half of a float's bits.
+    The result is exact. It takes two passes, with memory for the counts of each half of a float's bits.
 
     Args:
-        scores: Gives all scores, part by part; called twice.
-        percent: 0 to 100.
+        scores: Returns all scores, part by part. It is called twice.
+        percent: A number from 0 to 100.
     """
     high, total = np.zeros(1 << 16, dtype=np.int64), 0
     for part in scores():
-        high += np.bincount(_ordered(part) >> 16, minlength=1 << 16)
+        high += np.bincount(_sortable_bits(part) >> 16, minlength=1 << 16)
         total += len(part)
     if not total:
         return -np.inf
@@ -295,7 +295,7 @@ def percentile(scores: Callable[[], Iterable[npt.NDArray[np.float32]]], percent:
     rank -= int(high[:upper].sum())
     low = np.zeros(1 << 16, dtype=np.int64)
     for part in scores():
-        bits = _ordered(part)
+        bits = _sortable_bits(part)
         low += np.bincount(bits[bits >> 16 == upper] & 0xFFFF, minlength=1 << 16)
     lower = int(np.searchsorted(np.cumsum(low), rank, side="right"))
     ordered = upper << 16 | lower
@@ -303,7 +303,7 @@ def percentile(scores: Callable[[], Iterable[npt.NDArray[np.float32]]], percent:
     return float(np.uint32(found).view(np.float32))
 
 
-def _ordered(scores: npt.NDArray[np.float32]) -> npt.NDArray[np.uint32]:
-    """Bits that compare as the floats do."""
+def _sortable_bits(scores: npt.NDArray[np.float32]) -> npt.NDArray[np.uint32]:
+    """Return integers that sort in the order of the floats."""
     bits = np.ascontiguousarray(scores, dtype=np.float32).view(np.uint32)
     return np.where(bits >> 31, ~bits, bits | np.uint32(0x80000000)).astype(np.uint32)

@@ -1,4 +1,4 @@
-"""K-best lists of some rows side by side with their gold rows, as arrays."""
+"""K-best lists and their gold rows as arrays."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Booleans = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True, kw_only=True)
 class Lists:
-    """Rows and their hypotheses, those of one row after those of the row before, best first.
+    """Rows and their hypotheses, in the order of the rows, best hypothesis first.
 
     Attributes:
         ids: Row ids `[rows]`.
@@ -43,7 +43,7 @@ class Lists:
 
     @classmethod
     def of_tables(cls, gold: pa.Table, kbest: pa.Table, *, blanks: bool = True) -> Lists:
-        """The rows of a gold table and those of a k-best table in the same order."""
+        """Combine the rows of a gold table with those of a k-best table in the same order."""
         hypotheses = one_array(kbest.column("hypotheses"))
         return cls(
             ids=gold.column("id").to_numpy(),
@@ -57,7 +57,7 @@ class Lists:
         )
 
     def pieces(self, rows: int) -> Iterator[Lists]:
-        """Parts of at most so many rows: what a rule holds in memory does not grow with a shard."""
+        """Yield parts of at most `rows` rows, so that the memory of a rule does not grow with the shard."""
         ends = np.cumsum(self.counts)
         for start in range(0, len(self.ids), rows):
             stop = min(start + rows, len(self.ids))
@@ -80,7 +80,7 @@ class Lists:
 
     @cached_property
     def owners(self) -> Integers:
-        """Which row a hypothesis belongs to `[hypotheses]`."""
+        """The row of each hypothesis `[hypotheses]`."""
         return np.repeat(np.arange(len(self.counts)), self.counts)
 
     @cached_property
@@ -105,12 +105,12 @@ class Lists:
 
     @cached_property
     def scores(self) -> Floats:
-        """The search's scores `[hypotheses]`."""
+        """The scores of the search `[hypotheses]`."""
         return self._numbers("score")
 
     @cached_property
     def posterior(self) -> Floats:
-        """The teacher's probability of each hypothesis, the list's being all there are: sums to 1 `[hypotheses]`."""
+        """The teacher's probability of each hypothesis, normalised to a sum of 1 over its list `[hypotheses]`."""
         logprobs = self._numbers("logprob")
         if not len(logprobs):
             return logprobs
@@ -126,11 +126,11 @@ class Lists:
 
 
 def one_array(column: pa.ChunkedArray) -> Any:
-    """A column's one array."""
+    """Return a column as a single array."""
     return pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)
 
 
 def sizes(lists: Any) -> Integers:
-    """Length of each of an array's lists."""
+    """Return the length of each list of an array."""
     values: Integers = pc.list_value_length(lists).to_numpy(zero_copy_only=False).astype(np.int64)
     return values

@@ -1,4 +1,4 @@
-"""How near a hypothesis is to a text, by sacrebleu's slower measures."""
+"""The similarity of a hypothesis to a text, by sacrebleu's slower measures."""
 
 from __future__ import annotations
 
@@ -16,33 +16,33 @@ _TER_OF_CHARACTERS = TER(normalized=True, asian_support=True)
 
 
 def chrf(hypothesis: str, reference: str) -> float:
-    """Character n-gram F-score (chrF2, Popović 2015), 0 to 100, as `sacrebleu.sentence_chrf` has it."""
+    """Compute the character n-gram F-score (chrF2, Popović 2015), 0 to 100, as `sacrebleu.sentence_chrf` does."""
     return float(_CHRF.sentence_score(hypothesis, [reference]).score)
 
 
 def ter(lists: Lists, which: Integers, *, blanks: bool = True) -> Floats:
-    """Translation edit rate (Snover et al. 2006) of hypotheses to their references `[which]`, 0 to 100 and more.
+    """Compute the translation edit rate (Snover et al. 2006) of hypotheses to their references `[which]`, in per cent.
 
-    Case is ignored: that is the default of sacrebleu's TER.
+    Case is ignored, as by default in sacrebleu's TER.
 
     Args:
         lists: The rows.
-        which: Places of hypotheses.
+        which: Places of the hypotheses.
         blanks: Whether the language puts blanks between words. If not, each Chinese or Japanese character is a word.
     """
     metric = _TER if blanks else _TER_OF_CHARACTERS
-    return _measured(lists, which, lambda one, other: float(metric.sentence_score(one, [other]).score))
+    return _measure(lists, which, lambda one, other: float(metric.sentence_score(one, [other]).score))
 
 
-def nearness(lists: Lists) -> Floats:
-    """The chrF of each hypothesis to its row's reference `[hypotheses]`."""
-    return _measured(lists, np.arange(len(lists.owners)), chrf)
+def chrf_to_reference(lists: Lists) -> Floats:
+    """Compute the chrF of each hypothesis to the reference of its row `[hypotheses]`."""
+    return _measure(lists, np.arange(len(lists.owners)), chrf)
 
 
-def _measured(lists: Lists, which: Integers, measure: Callable[[str, str], float]) -> Floats:
+def _measure(lists: Lists, which: Integers, measure: Callable[[str, str], float]) -> Floats:
     texts = lists.texts.take(which).to_pylist()
     references = lists.references.take(lists.owners[which]).to_pylist()
-    known: dict[tuple[str, str], float] = {}  # k-best lists often hold one text in several segmentations
+    known: dict[tuple[str, str], float] = {}  # k-best lists often contain a text in several segmentations
     for pair in zip(texts, references, strict=True):
         if pair not in known:
             known[pair] = measure(*pair)

@@ -1,4 +1,4 @@
-"""Rules, filters and scorers by name: how a target is chosen from a k-best list."""
+"""Rules, filters and scorers by name, by which targets are chosen from k-best lists."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ class Rule:
 
     Attributes:
         name: The name that files use.
-        help: One line about it.
-        settings: `module:attribute` of the rule's own settings, a frozen dataclass. In a file they stand beside the
+        help: A description in one line.
+        settings: `module:attribute` of the rule's own settings, a frozen dataclass. In files they stand beside the
             settings that all rules share.
-        values: `module:attribute` of a function that takes `Lists` and `Means` and gives each hypothesis a value
-            `[hypotheses]`; the highest value of a list is chosen. A list's values must depend on that list alone. None
-            for a rule that keeps every hypothesis, weighted by its score.
-        reads: What the values depend on besides the hypotheses' ids and texts: the teacher's scores, the references,
-            sentence BLEU as the file wants it, or a scorer, which the file then names.
-        slow: Whether a corpus is worth several processes however small it is.
+        values: `module:attribute` of a function that takes `Lists` and `Means` and returns a value for each hypothesis
+            `[hypotheses]`. The highest value of a list is chosen. The values of a list must depend on that list alone.
+            None for a rule that keeps every hypothesis, weighted by its score.
+        reads: The data that the values depend on besides ids and texts: the teacher's scores, the references, sentence
+            BLEU as configured, or a scorer, which the file then names.
+        slow: Whether even a small corpus is worth several processes.
     """
 
     name: str
@@ -37,20 +37,20 @@ class Rule:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Filter:
-    """A reason not to take a hypothesis.
+    """A reason to reject a hypothesis.
 
     Attributes:
         name: Its key in the table `filters`. If the settings are one field of the same name, the key holds that
             field's value; otherwise it holds a table.
-        help: One line about it.
-        reason: The reason as `rejected.tsv` and manifests give it.
+        help: A description in one line.
+        reason: The reason in `rejected.tsv` and in manifests.
         settings: `module:attribute` of its settings, a frozen dataclass. The filter is off if its key is missing or
             false; a default is the value of a missing key.
         rejects: `module:attribute` of a function that takes `Lists`, places of hypotheses `[which]` and the settings,
-            and gives True for each hypothesis to be rejected `[which]`. None for a filter that looks at the whole
-            corpus, which the stage itself applies.
-        reads: What it looks at besides the hypotheses and their sources.
-        slow: Whether only hypotheses that would be chosen are looked at.
+            and returns True for each hypothesis to reject `[which]`. None for a filter of the whole corpus, which the
+            stage itself applies.
+        reads: The data that it reads besides the hypotheses and their sources.
+        slow: Whether it is applied only to hypotheses that would be chosen.
         off: A value of the key with which the filter rejects nothing.
     """
 
@@ -66,15 +66,15 @@ class Filter:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scorer:
-    """What gives hypotheses values by other means than the teacher's scores and the references.
+    """A scorer of hypotheses that uses other means than the teacher's scores and the references.
 
     Attributes:
         name: The name that files use.
-        help: One line about it.
+        help: A description in one line.
         settings: `module:attribute` of its settings, a frozen dataclass.
-        build: `module:attribute` of a callable that takes the settings and a device, and gives a function of `Lists`
-            to values `[hypotheses]`.
-        folders: Names of the settings that are model folders; a fingerprint holds their digests in place of them.
+        build: `module:attribute` of a callable that takes the settings and a device, and returns a function from
+            `Lists` to values `[hypotheses]`.
+        folders: Names of the settings that are model folders. Fingerprints contain their digests instead.
     """
 
     name: str
@@ -95,58 +95,58 @@ RULES = Registry(
         "seqkd": Rule(
             name="seqkd",
             help="The best hypothesis: sequence-level distillation (Kim and Rush 2016, section 3.2)",
-            values="seqkd.selection.rules:seqkd",
+            values="seqkd.selection.rules:score_by_seqkd",
         ),
         "seqinter": Rule(
             name="seqinter",
             help="The highest sentence BLEU to the reference: sequence-level interpolation (Kim and Rush 2016, 3.3)",
-            values="seqkd.selection.rules:seqinter",
+            values="seqkd.selection.rules:score_by_seqinter",
             reads=frozenset({"references", "bleu"}),
         ),
         "oracle": Rule(
             name="oracle",
             help="The same as seqinter, for lists so long that the choice is an oracle",
-            values="seqkd.selection.rules:seqinter",
+            values="seqkd.selection.rules:score_by_seqinter",
             reads=frozenset({"references", "bleu"}),
         ),
         "chrf": Rule(
             name="chrf",
             help="The highest chrF to the reference",
-            values="seqkd.selection.rules:by_chrf",
+            values="seqkd.selection.rules:score_by_chrf",
             reads=_REFERENCES,
             slow=True,
         ),
         "ter": Rule(
             name="ter",
             help="The fewest edits to the reference",
-            values="seqkd.selection.rules:by_ter",
+            values="seqkd.selection.rules:score_by_ter",
             reads=_REFERENCES,
             slow=True,
         ),
         "sample": Rule(
             name="sample",
             help="One hypothesis drawn from the teacher's distribution over the list",
-            values="seqkd.selection.rules:sample",
+            values="seqkd.selection.rules:score_by_sample",
             reads=_SCORES,
         ),
         "mbr-bleu": Rule(
             name="mbr-bleu",
             help="The highest expected sentence BLEU to the list: minimum Bayes risk (Kumar and Byrne 2004)",
-            values="seqkd.selection.rules:mbr_bleu",
+            values="seqkd.selection.rules:score_by_mbr_bleu",
             reads=frozenset({"scores", "bleu"}),
             slow=True,
         ),
         "mbr-chrf": Rule(
             name="mbr-chrf",
             help="The highest expected chrF to the list: minimum Bayes risk",
-            values="seqkd.selection.rules:mbr_chrf",
+            values="seqkd.selection.rules:score_by_mbr_chrf",
             reads=_SCORES,
             slow=True,
         ),
         "rerank": Rule(
             name="rerank",
             help="The highest value by the scorer that the table `rerank` describes",
-            values="seqkd.selection.rules:rerank",
+            values="seqkd.selection.rules:score_by_rerank",
             reads=frozenset({"scorer"}),
             slow=True,
         ),
@@ -169,42 +169,42 @@ FILTERS = Registry(
             help="The longer side has too many subwords for the shorter side",
             reason="length ratio",
             settings="seqkd.selection.filters:MaxRatio",
-            rejects="seqkd.selection.filters:by_ratio",
+            rejects="seqkd.selection.filters:reject_by_ratio",
         ),
         "unknown": Filter(
             name="unknown",
-            help="The hypothesis holds the unknown piece",
+            help="The hypothesis contains the unknown piece",
             reason="unknown piece",
             settings="seqkd.selection.filters:Unknown",
-            rejects="seqkd.selection.filters:by_unknown",
+            rejects="seqkd.selection.filters:reject_by_unknown",
         ),
         "copies": Filter(
             name="copies",
             help="The target equals its source",
             reason="copy of the source",
             settings="seqkd.selection.filters:Copies",
-            rejects="seqkd.selection.filters:by_copying",
+            rejects="seqkd.selection.filters:reject_by_copying",
         ),
         "cut": Filter(
             name="cut",
             help="The hypothesis ended at the longest allowed length",
             reason="cut at the longest length",
             settings="seqkd.selection.filters:Cut",
-            rejects="seqkd.selection.filters:by_cut",
+            rejects="seqkd.selection.filters:reject_by_cut",
         ),
         "max_repeats": Filter(
             name="max_repeats",
-            help="The same 1 to 8 subwords come too often in a row",
+            help="The same 1 to 8 subwords occur too often in a row",
             reason="repeats itself",
             settings="seqkd.selection.filters:MaxRepeats",
-            rejects="seqkd.selection.filters:by_repeats",
+            rejects="seqkd.selection.filters:reject_by_repeats",
         ),
         "min_score": Filter(
             name="min_score",
             help="The score of the search is too low",
             reason="low score",
             settings="seqkd.selection.filters:MinScore",
-            rejects="seqkd.selection.filters:by_score",
+            rejects="seqkd.selection.filters:reject_by_score",
             reads=_SCORES,
         ),
         "worst_percent": Filter(
@@ -218,17 +218,17 @@ FILTERS = Registry(
         ),
         "script": Filter(
             name="script",
-            help="Half of the letters or more are of another Unicode script",
+            help="Half of the letters or more belong to other Unicode scripts",
             reason="wrong script",
             settings="seqkd.selection.filters:Script",
-            rejects="seqkd.selection.filters:by_script",
+            rejects="seqkd.selection.filters:reject_by_script",
         ),
         "max_ter": Filter(
             name="max_ter",
             help="The translation edit rate to the reference is too high",
             reason="far from the reference",
             settings="seqkd.selection.filters:MaxTer",
-            rejects="seqkd.selection.filters:by_ter",
+            rejects="seqkd.selection.filters:reject_by_ter",
             reads=_REFERENCES,
             slow=True,
         ),

@@ -1,4 +1,4 @@
-"""Judging hypotheses by other models than the teacher."""
+"""Scoring of hypotheses by models other than the teacher."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from seqkd.selection.settings import PRECISION, ModelScorerSettings
 class Reranker:
     """Values by forced decoding with one or two models.
 
-    The value of target y for source x is log p(y | x) / |y| + channel_weight * log p(x | y) / |x|, ends of sentence in
-    both lengths: the noisy channel of Yee et al. 2019, "Simple and Effective Noisy Channel Modeling for Neural
-    Machine Translation", section 3, but without a language model.
+    The value of target y for source x is log p(y | x) / |y| + channel_weight * log p(x | y) / |x|, where both lengths
+    include end of sentence. This is the noisy channel of Yee et al. 2019, "Simple and Effective Noisy Channel Modeling
+    for Neural Machine Translation", section 3, but without a language model.
 
     Attributes:
-        forward: Gives p(y | x); None: the teacher's own log-probabilities.
-        reverse: Gives p(x | y); None: the second term is left out.
-        channel_weight: Of the second term.
-        batch_tokens: Padded tokens that are scored together.
+        forward: The model of p(y | x), or None for the teacher's own log-probabilities.
+        reverse: The model of p(x | y), or None to leave the second term out.
+        channel_weight: The weight of the second term.
+        batch_tokens: Tokens that are scored together, including padding.
     """
 
     forward: SearchTeam | None
@@ -36,27 +36,27 @@ class Reranker:
     batch_tokens: int = 4000
 
     def values(self, lists: Lists) -> Floats:
-        """Of each hypothesis `[hypotheses]`; minus infinity where a model cannot take so long a text."""
+        """Return the value of each hypothesis `[hypotheses]`; minus infinity if a text is too long for a model."""
         sources = lists.sources.take(lists.owners).to_pylist()
         texts = lists.texts.to_pylist()
         if self.forward is None:
             logprobs = lists.hypotheses.field("logprob").to_numpy(zero_copy_only=False).astype(np.float64)
             if np.isnan(logprobs).any():
                 raise CorpusError(
-                    "hypotheses have no log-probability, which stands in for a model `forward`",
+                    "the hypotheses have no log-probabilities, which are needed without a `forward` model",
                     where="rerank",
                     expected="k-best lists of a source that gives log-probabilities",
-                    hint="name a model `forward`",
+                    hint="name a `forward` model",
                 )
             found: Floats = logprobs / (lists.lengths + 1)
         else:
-            found = self._scored(self.forward, sources, texts)
+            found = self._score(self.forward, sources, texts)
         if self.reverse is not None and self.channel_weight:  # zero times minus infinity is no number
-            found = found + self.channel_weight * self._scored(self.reverse, texts, sources)
+            found = found + self.channel_weight * self._score(self.reverse, texts, sources)
         return found
 
-    def _scored(self, team: SearchTeam, sources: list[str], targets: list[str]) -> Floats:
-        """Log-probability over length of each pair."""
+    def _score(self, team: SearchTeam, sources: list[str], targets: list[str]) -> Floats:
+        """Return the log-probability of each pair divided by its length."""
         vocabularies = team.loaded[0].vocabularies
         scorers = team.scorers
         limit = min(int(scorer.max_positions) for scorer in scorers)
@@ -71,7 +71,7 @@ class Reranker:
 
 
 def build(settings: ModelScorerSettings, device: str) -> Callable[[Lists], Floats]:
-    """Load the models; give the function that values hypotheses.
+    """Load the models and return the function that scores hypotheses.
 
     Raises:
         ModelError: A model folder is damaged or missing.

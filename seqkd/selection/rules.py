@@ -1,7 +1,7 @@
-"""Which of a teacher's k best translations becomes the student's target.
+"""Rules, which choose the student's target among a teacher's k best translations.
 
-A rule is one function that gives every hypothesis a value; its record in `seqkd.selection.registry` names it. The
-highest value of a list is taken. Equal values go to the better score, equal scores to the better rank.
+A rule is a function that gives every hypothesis a value; its record in `seqkd.selection.registry` names it. The
+hypothesis with the highest value of a list is chosen. Ties go to the better score, then to the better rank.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from seqkd.selection.lists import Floats, Integers, Lists
-from seqkd.selection.measures import chrf, nearness, ter
+from seqkd.selection.measures import chrf, chrf_to_reference, ter
 from seqkd.selection.sentence_bleu import SentenceBleu, Tokens
 
-PIECES = "pieces"  # beside the names of sacrebleu's tokenizers
+PIECES = "pieces"  # a tokenizer beside those of sacrebleu
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Means:
-    """What rules work with.
+    """The means of rules.
 
     Attributes:
-        bleu: Sentence BLEU as it is wanted.
-        pieces: BLEU counts subwords, not words.
-        seed: Of draws.
-        judge: Values by the scorer that the file describes; None without one.
+        bleu: Sentence BLEU as configured.
+        pieces: Whether BLEU counts subwords instead of words.
+        seed: The seed of draws.
+        judge: The function of the configured scorer, or None.
         settings: The rule's own settings.
     """
 
@@ -40,53 +40,52 @@ class Means:
     settings: Any = None
 
 
-def seqkd(lists: Lists, means: Means) -> Floats:  # noqa: ARG001 (a rule has two arguments)
-    """The teacher's best hypothesis: sequence-level distillation (Kim & Rush 2016, section 3.2)."""
+def score_by_seqkd(lists: Lists, means: Means) -> Floats:  # noqa: ARG001 (a rule has two arguments)
+    """Prefer the teacher's best hypothesis: sequence-level distillation (Kim & Rush 2016, section 3.2)."""
     return -lists.ranks.astype(np.float64)
 
 
-def seqinter(lists: Lists, means: Means) -> Floats:
-    """Sentence BLEU to the reference: sequence-level interpolation (Kim & Rush 2016, section 3.3), and the oracle."""
+def score_by_seqinter(lists: Lists, means: Means) -> Floats:
+    """Score by sentence BLEU to the reference: sequence-level interpolation (Kim & Rush 2016, section 3.3), oracle."""
     hypotheses = len(lists.owners)
     texts, ids = (lists.texts, lists.references), (lists.token_ids, lists.reference_ids)
     tokens = _tokens(means, texts, ids)
     return means.bleu.scores(tokens, hypotheses + np.arange(len(lists.counts)), lists.firsts, lists.counts)
 
 
-def by_chrf(lists: Lists, means: Means) -> Floats:  # noqa: ARG001
-    """Character n-gram F-score to the reference."""
-    return nearness(lists)
+def score_by_chrf(lists: Lists, means: Means) -> Floats:  # noqa: ARG001
+    """Score by the character n-gram F-score to the reference."""
+    return chrf_to_reference(lists)
 
 
-def by_ter(lists: Lists, means: Means) -> Floats:  # noqa: ARG001
-    """Fewest edits to the reference."""
+def score_by_ter(lists: Lists, means: Means) -> Floats:  # noqa: ARG001
+    """Prefer the fewest edits to the reference."""
     return -ter(lists, np.arange(len(lists.owners)), blanks=lists.blanks)
 
 
-def sample(lists: Lists, means: Means) -> Floats:
-    """One drawn from the teacher's distribution over the list; seed and row id decide the draw.
+def score_by_sample(lists: Lists, means: Means) -> Floats:
+    """Draw a hypothesis from the teacher's distribution over the list. The seed and the row id decide the draw.
 
-    The Gumbel-max trick: the largest of log p + Gumbel noise is a draw from p, the next one a draw from the others.
+    By the Gumbel-max trick, the largest of log p + Gumbel noise is a draw from p, the next one a draw from the others.
     """
     uniform = _uniform(means.seed, lists.ids[lists.owners], lists.ranks)
     with np.errstate(divide="ignore"):  # a hypothesis of probability 0 is never drawn
         return np.log(lists.posterior) - np.log(-np.log(uniform))
 
 
-def mbr_bleu(lists: Lists, means: Means) -> Floats:
-    """Expected sentence BLEU to what the teacher might have said: minimum Bayes risk (Kumar & Byrne 2004, eq. 3).
+def score_by_mbr_bleu(lists: Lists, means: Means) -> Floats:
+    """Score by the expected sentence BLEU to the list: minimum Bayes risk (Kumar & Byrne 2004, eq. 3).
 
-    The expectation is over all hypotheses of the list, the one that is valued among them, with the teacher's own
-    probabilities.
+    The expectation is over all hypotheses of the list, including the scored one, with the teacher's probabilities.
     """
     everything = np.arange(len(lists.owners))
     firsts, counts = lists.firsts[lists.owners], lists.counts[lists.owners]
     tokens = _tokens(means, (lists.texts,), (lists.token_ids,))
-    return _expected(lists, means.bleu.scores(tokens, everything, firsts, counts))
+    return _expected_scores(lists, means.bleu.scores(tokens, everything, firsts, counts))
 
 
-def mbr_chrf(lists: Lists, means: Means) -> Floats:  # noqa: ARG001
-    """Expected chrF to what the teacher might have said; see `mbr_bleu`."""
+def score_by_mbr_chrf(lists: Lists, means: Means) -> Floats:  # noqa: ARG001
+    """Score by the expected chrF to the list; see `score_by_mbr_bleu`."""
     texts = lists.texts.to_pylist()
     known: dict[tuple[str, str], float] = {}
     found = []
@@ -98,11 +97,11 @@ def mbr_chrf(lists: Lists, means: Means) -> Floats:  # noqa: ARG001
                 if pair not in known:
                     known[pair] = chrf(*pair)
                 found.append(known[pair])
-    return _expected(lists, np.array(found, dtype=np.float64))
+    return _expected_scores(lists, np.array(found, dtype=np.float64))
 
 
-def rerank(lists: Lists, means: Means) -> Floats:
-    """The scorer's values."""
+def score_by_rerank(lists: Lists, means: Means) -> Floats:
+    """Score by the configured scorer."""
     if means.judge is None:
         raise ValueError("the rule rerank needs a scorer")
     return means.judge(lists)
@@ -114,12 +113,12 @@ def _tokens(means: Means, texts: tuple[pa.Array, ...], ids: tuple[pa.Array, ...]
     return means.bleu.tokens(pa.concat_arrays(texts))
 
 
-def _expected(lists: Lists, scores: Floats) -> Floats:
-    """Mean of each hypothesis's scores over the references of its list, weighted by their probability.
+def _expected_scores(lists: Lists, scores: Floats) -> Floats:
+    """Average each hypothesis' scores over the references of its list, weighted by their probabilities.
 
     Args:
         lists: The lists.
-        scores: `[sum of squared counts]`: list after list, reference after reference, hypothesis after hypothesis.
+        scores: `[sum of squared counts]`, by list, then by reference, then by hypothesis.
     """
     counts = lists.counts[lists.owners]
     weights = np.repeat(lists.posterior, counts)
@@ -130,14 +129,14 @@ def _expected(lists: Lists, scores: Floats) -> Floats:
 
 
 def _uniform(seed: int, ids: Integers, ranks: Integers) -> Floats:
-    """Numbers between 0 and 1, neither included, from a hash of all three (SplitMix64's finaliser, thrice)."""
+    """Return numbers between 0 and 1, both excluded, from a hash of the arguments (three SplitMix64 finalisers)."""
     state = np.full(len(ids), seed, dtype=np.uint64)
     for part in (ids, ranks, np.zeros_like(ids)):
-        state = _mixed(state ^ part.astype(np.uint64))
+        state = _mix_bits(state ^ part.astype(np.uint64))
     return ((state >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52
 
 
-def _mixed(x: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+def _mix_bits(x: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
     x = x + np.uint64(0x9E3779B97F4A7C15)
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

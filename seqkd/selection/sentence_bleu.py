@@ -1,8 +1,8 @@
 """Sentence BLEU of whole k-best lists at once, equal to sacrebleu's.
 
-A corpus has millions of hypotheses, and sacrebleu weighs a few thousand a second. Here words become ids once, and the
-n-grams of a reference are laid out once for all hypotheses of its list. A C++ kernel does both, NumPy where there is no
-compiler.
+A corpus has millions of hypotheses, and sacrebleu scores a few thousand a second. Here words are mapped to ids once,
+and the n-grams of a reference are collected once for all hypotheses of its list. A C++ kernel does both, or NumPy if
+there is no compiler.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ Floats = npt.NDArray[np.float64]
 
 ORDER = 4
 _SMOOTHINGS = get_args(Smoothing)  # in the kernel's order
-_KERNEL_TOKENIZERS = {"none": 0, "13a": 1, "char": 2, "zh": 3}  # the others' words come from sacrebleu, cut already
+_KERNEL_TOKENIZERS = {"none": 0, "13a": 1, "char": 2, "zh": 3}  # for the others sacrebleu separates the words
 
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """Texts as ids of words or subwords, in one piece.
+    """Texts as ids of words or subwords, in one array.
 
     Attributes:
-        ids: `[tokens]`; equal where the tokens are equal.
+        ids: `[tokens]`, equal for equal tokens.
         starts: `[texts + 1]`; text i has the tokens starts[i] to starts[i + 1] - 1.
     """
 
@@ -43,7 +43,7 @@ class Tokens:
 
     @classmethod
     def of_lists(cls, lists: Any) -> Tokens:
-        """Ids that are there already, e.g. of SentencePiece; `lists` is an Arrow array of lists of int32."""
+        """Take existing ids, such as SentencePiece ids; `lists` is an Arrow array of lists of int32."""
         offsets = lists.offsets.to_numpy().astype(np.int64)
         ids = np.ascontiguousarray(lists.values.to_numpy()[offsets[0] : offsets[-1]], dtype=np.int32)
         return cls(ids, offsets - offsets[0])
@@ -53,17 +53,17 @@ class Tokens:
 
 
 class SentenceBleu:
-    """Smoothed sentence BLEU, 0 to 100, as `sacrebleu.BLEU(...).sentence_score` has it for one reference.
+    """Smoothed sentence BLEU, 0 to 100, equal to `sacrebleu.BLEU(...).sentence_score` with one reference.
 
     Papineni et al. 2002; the smoothings are those of Chen and Cherry 2014, "A Systematic Comparison of Smoothing
     Techniques for Sentence-Level BLEU". The defaults are those of `sacrebleu.sentence_bleu`.
 
     Args:
-        tokenizer: The name of one of sacrebleu's. The kernel itself knows "none", "13a", "char" and "zh".
-        smoothing: What becomes of orders without a match.
-        smooth_value: Of "floor" (0.1 if None) and "add-k" (1 if None).
-        effective_order: Leave out the orders that the hypothesis is too short for.
-        kernels: Gives the compiled kernels, or None to do all in NumPy.
+        tokenizer: The name of a tokenizer of sacrebleu. The kernel implements "none", "13a", "char" and "zh".
+        smoothing: The smoothing of orders without a match.
+        smooth_value: The value for "floor" (0.1 if None) and "add-k" (1 if None).
+        effective_order: Whether orders for which the hypothesis is too short are left out.
+        kernels: Returns the compiled kernels, or None to compute everything in NumPy.
     """
 
     def __init__(
@@ -89,18 +89,18 @@ class SentenceBleu:
             _SMOOTHINGS.index(smoothing),
             0.0 if value is None else float(value),
             int(effective_order),
-            int(sys.version_info >= (3, 12)),  # how Python adds up floats
+            int(sys.version_info >= (3, 12)),  # how Python sums floats
         )
 
     def tokens(self, texts: Any) -> Tokens:
-        """Cut texts into words; ids of one call do not compare with another's.
+        """Separate texts into words. Ids of different calls cannot be compared.
 
         Args:
             texts: Arrow array of strings, without nulls.
         """
         library = self._kernels()
         if library is None:
-            return _numbered([text.split() for text in self._cut(texts).to_pylist()])
+            return _number_words([text.split() for text in self._cut(texts).to_pylist()])
         if self._tokenizer not in _KERNEL_TOKENIZERS:
             texts = self._cut(texts)
         _, offsets, letters = texts.buffers()
@@ -119,19 +119,19 @@ class SentenceBleu:
         return Tokens(ids[:words].copy(), starts)
 
     def scores(self, tokens: Tokens, references: Integers, firsts: Integers, counts: Integers) -> Floats:
-        """BLEU of many lists of hypotheses, each against one reference.
+        """Compute BLEU of many lists of hypotheses, each against one reference.
 
         Args:
-            tokens: Of hypotheses and references alike.
-            references: `[lists]`, which text is the reference.
-            firsts: `[lists]`, which text is the first hypothesis.
-            counts: `[lists]`, how many texts from there on are hypotheses.
+            tokens: The tokens of hypotheses and references.
+            references: `[lists]`, the text that is the reference.
+            firsts: `[lists]`, the text that is the first hypothesis.
+            counts: `[lists]`, the number of hypotheses.
 
         Returns:
             `[counts.sum()]`, list after list.
 
         Raises:
-            IndexError: There is no such text.
+            IndexError: A text does not exist.
         """
         references, firsts, counts = (np.ascontiguousarray(x, dtype=np.int64) for x in (references, firsts, counts))
         if len(references) and (
@@ -154,13 +154,13 @@ class SentenceBleu:
         return scores
 
     def _cut(self, texts: Any) -> Any:
-        """The texts with a blank between any two words, by sacrebleu; each distinct text once."""
+        """Tokenize the texts by sacrebleu, each distinct text once, with a blank between any two words."""
         coded = texts.dictionary_encode()
         cut = [self._bleu.tokenizer(text.rstrip()) for text in coded.dictionary.to_pylist()]
         return pa.array(cut, pa.string()).take(coded.indices)
 
     def _plain(self, tokens: Tokens, references: Integers, firsts: Integers, counts: Integers) -> Floats:
-        """`scores` without kernels."""
+        """Compute `scores` without kernels."""
         groups = np.repeat(np.arange(len(counts)), counts)
         texts = _ranges(firsts, counts)
         sizes = tokens.starts[1:] - tokens.starts[:-1]
@@ -171,7 +171,7 @@ class SentenceBleu:
         return np.array([self._bleu._compute_score_from_stats([own, other, *c, *t]).score for own, other, c, t in rows])
 
 
-def _numbered(texts: list[list[str]]) -> Tokens:
+def _number_words(texts: list[list[str]]) -> Tokens:
     known: dict[str, int] = {}
     ids = [known.setdefault(word, len(known)) for words in texts for word in words]
     starts = np.cumsum([0, *map(len, texts)], dtype=np.int64)
@@ -179,12 +179,12 @@ def _numbered(texts: list[list[str]]) -> Tokens:
 
 
 def _matches(tokens: Tokens, references: Integers, texts: Integers, groups: Integers, order: int) -> Integers:
-    """Clipped matches `[pairs]` of one order. N-grams are numbered order by order, so that nothing collides."""
+    """Count the clipped matches `[pairs]` of one order. N-grams are numbered by order, so they cannot collide."""
     sizes = tokens.starts[1:] - tokens.starts[:-1]
     grams = np.unique(tokens.ids, return_inverse=True)[1].astype(np.int64)
     words = grams
     for n in range(1, order):
-        # Those that run over a text's end have numbers too; they are never looked at.
+        # N-grams that cross the end of a text have numbers, too, but are never used.
         grams = (
             np.unique(grams[:-1] * (len(words) + 1) + words[n:], return_inverse=True)[1] if len(grams) > 1 else grams
         )
@@ -206,7 +206,7 @@ def _matches(tokens: Tokens, references: Integers, texts: Integers, groups: Inte
 
 
 def _ranges(firsts: Integers, counts: Integers) -> Integers:
-    """All numbers of the ranges that begin at `firsts`, one range after the other."""
+    """Return all numbers of the ranges that begin at `firsts`, one range after the other."""
     before = np.cumsum(counts) - counts
     places: Integers = np.arange(int(counts.sum()), dtype=np.int64) + np.repeat(firsts - before, counts)
     return places

@@ -1,4 +1,4 @@
-"""Settings of scorers, apart from their code: reading a file does not import torch."""
+"""Settings of scorers, separate from their code, so that reading a file does not import torch."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-PRECISION: Literal["float32"] = "float32"  # of the models of a scorer
+PRECISION: Literal["float32"] = "float32"  # precision of the models of a scorer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,7 +21,7 @@ class ModelScorerSettings:
     ] = None
     reverse: Annotated[Path | None, Field(description="model of the source given the target")] = None
     channel_weight: Annotated[float, Field(ge=0.0, description="weight of the reverse model")] = 1.0
-    batch_tokens: Annotated[int, Field(ge=1, description="tokens that are scored together, padding counted")] = 4000
+    batch_tokens: Annotated[int, Field(ge=1, description="tokens that are scored together, including padding")] = 4000
 
     def __post_init__(self) -> None:
         if self.forward is None and self.reverse is None:

@@ -1,1 +1,1 @@
-"""One file a stage; here configuration becomes objects."""
+"""The stages, one folder each. They turn configuration into objects."""

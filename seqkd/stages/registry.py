@@ -1,4 +1,4 @@
-"""Stages by name. A stage makes one output folder from one stage file."""
+"""The stages by name. A stage makes one output folder from one stage file."""
 
 from __future__ import annotations
 
@@ -10,13 +10,12 @@ class Stage:
     """A stage of the pipeline.
 
     Attributes:
-        name: Its name in fingerprints.
-        help: One line about it.
+        name: The name of the stage in fingerprints.
+        help: A description in one line.
         settings: `module:attribute` of the class of its stage file.
         run: `module:attribute` of the function that runs it: `run(settings, out, *, overwrite, device)`.
         command: The command that runs it.
-        option: The option by which a command that runs several stages chooses this one; "" for the one that it runs
-            without any.
+        option: The option that selects this stage if one command runs several stages; "" for the default stage.
         shared: Whether several processes, or the nodes of a cluster, can share its shards. `run` then takes a `scale`.
     """
 
@@ -34,14 +33,14 @@ STAGES = {
     for stage in (
         Stage(
             name="prepare",
-            help="Text files to gold corpora and a vocabulary",
+            help="Prepare gold corpora and a vocabulary from text files",
             settings="seqkd.config.stages:PrepareConfig",
             run="seqkd.stages.prepare.prepare:run",
             command="prepare",
         ),
         Stage(
             name="monolingual",
-            help="Monolingual text to sources of the other direction, for back-translation",
+            help="Prepare monolingual text of the target language as sources for back-translation",
             settings="seqkd.config.stages:MonolingualConfig",
             run="seqkd.stages.prepare.monolingual:run",
             command="prepare",
@@ -49,7 +48,7 @@ STAGES = {
         ),
         Stage(
             name="test",
-            help="A further test set, encoded with the vocabulary of a data set",
+            help="Prepare a further test set with the vocabulary of a data set",
             settings="seqkd.config.stages:FurtherTestConfig",
             run="seqkd.stages.prepare.further_test:run",
             command="prepare",
@@ -57,14 +56,14 @@ STAGES = {
         ),
         Stage(
             name="train",
-            help="Corpora and an architecture to a model",
+            help="Train a model on one or several corpora",
             settings="seqkd.config.stages:TrainConfig",
             run="seqkd.stages.train.train:run",
             command="train",
         ),
         Stage(
             name="distill",
-            help="Teachers and a corpus to k-best lists",
+            help="Write k-best lists of teachers for a corpus",
             settings="seqkd.config.stages:DistillConfig",
             run="seqkd.stages.distill.distill:run",
             command="distill",
@@ -72,7 +71,7 @@ STAGES = {
         ),
         Stage(
             name="soft_targets",
-            help="Teachers and a corpus to distributions at the corpus' own target positions",
+            help="Write the teachers' distributions at the target positions of a corpus",
             settings="seqkd.config.stages:SoftTargetsConfig",
             run="seqkd.stages.distill.soft_targets:run",
             command="distill",
@@ -81,7 +80,7 @@ STAGES = {
         ),
         Stage(
             name="select",
-            help="K-best lists to a distilled corpus",
+            help="Select a distilled corpus from k-best lists",
             settings="seqkd.config.stages:SelectConfig",
             run="seqkd.stages.select.select:run",
             command="select",
@@ -89,14 +88,14 @@ STAGES = {
         ),
         Stage(
             name="evaluate",
-            help="Quality and speed of a model on a test corpus",
+            help="Measure the quality and the speed of a model",
             settings="seqkd.config.stages:EvaluateConfig",
             run="seqkd.stages.evaluate.evaluate:run",
             command="evaluate",
         ),
         Stage(
             name="report",
-            help="Everything that a pipeline made, on one page",
+            help="Write a page about all results of a pipeline",
             settings="seqkd.config.stages:ReportConfig",
             run="seqkd.report.stage:run",
             command="report",

@@ -1,4 +1,4 @@
-"""The list of the rows that a stage left out."""
+"""The list of rows that a stage has left out."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ REJECTED = "rejected.tsv"
 
 
 def list_rows(path: Path, rows: Iterable[tuple[object, ...]], *, corpora: bool = False) -> None:
-    """Write rows and the reasons why they were left out, one row a line.
+    """Write the rows that were left out and the reasons, one row a line.
 
     Args:
         path: The file.
-        rows: The id and the reason of each row; with `corpora` the name of its corpus before them.
-        corpora: Whether the rows are of several corpora.
+        rows: The id and the reason of each row, preceded by the name of its corpus if `corpora` is set.
+        corpora: Whether the rows belong to several corpora.
 
     Raises:
-        WorkError: The system refuses: disk full, no permission.
+        WorkError: The file cannot be written, for example because the disk is full.
     """
     columns = ("corpus", "id", "reason") if corpora else ("id", "reason")
     atomic_write(path, "".join("\t".join(map(str, line)) + "\n" for line in (columns, *rows)).encode())

@@ -1,8 +1,8 @@
 """The runner of all stages that write a folder shard by shard: prepare, distill, select and soft targets.
 
-A stage says how one shard is made. The runner finds the shards that earlier runs finished, spreads the others over this
-process, several processes or a Ray cluster, listens for a request to stop, shows progress, and decides which of several
-workers finishes the folder.
+A stage defines how one shard is made. The runner finds the shards that earlier runs have finished, distributes the
+others over this process, several processes or a Ray cluster, handles requests to stop, shows progress, and decides
+which of several workers finishes the folder.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ class ShardJob(Generic[Piece, Done]):
     makes it, and however often a run is interrupted.
 
     Attributes:
-        label: Opens the lines of progress and all messages.
-        unit: What progress counts, in the plural.
-        rows: Rows of each shard that is read; one entry for each shard that is written.
-        work: How one shard is made.
-        keeps: Whether a sound shard that an earlier run left is to stay, given its number and its entry for the
-            manifest; None if it always is.
+        label: The name at the beginning of progress lines and messages.
+        unit: The unit of progress, in the plural.
+        rows: Number of rows of each shard that is read, one entry for each shard that is written.
+        work: The work that makes one shard.
+        keeps: Whether an intact shard of an earlier run stays, given its number and its entry for the manifest. None if
+            it always stays.
         processes: Processes of this machine that share the work under the local executor; 0 for this process alone.
         workers: Workers of a Ray cluster; 0 for as many as it has room for.
         gpu: Whether a worker of a Ray cluster needs a GPU.
@@ -64,7 +64,7 @@ class ShardJob(Generic[Piece, Done]):
     def start(
         self, output: StageOutput, shards: list[int], scale: Scale, stop: StopRequest
     ) -> Iterable[tuple[int, ShardInfo]]:
-        """Begin to make these shards; they are yielded as they are finished."""
+        """Start to make these shards, and yield them as they are finished."""
         if not shards:
             return ()
         if scale.executor == "ray":
@@ -75,13 +75,13 @@ class ShardJob(Generic[Piece, Done]):
 
 
 @dataclass(frozen=True, slots=True)
-class Made:
-    """A folder whose shards are all there, to be finished by this process.
+class FinishedShards:
+    """The shards of a folder that are all made, so that this process finishes the folder.
 
     Attributes:
         shards: All shards, in order.
-        rows: Rows of the shards that this run made itself.
-        seconds: How long it took to make them.
+        rows: Rows of the shards that this run has made.
+        seconds: The time that it took to make them.
     """
 
     shards: list[ShardInfo]
@@ -96,25 +96,25 @@ def make_shards(
     scale: Scale = HERE,
     stop: StopRequest | None = None,
     note: Callable[[int, float], None] | None = None,
-) -> Made | None:
-    """Make the shards of this run's part that are missing.
+) -> FinishedShards | None:
+    """Make the missing shards of this run's part.
 
     Args:
-        output: The folder, open.
-        job: How its shards are made.
-        scale: Where the work is done, and which part of it.
-        stop: The caller's own request to stop; None if the caller does not listen for one.
-        note: Called with the rows that this run made and the seconds that it took, once its part is done and before
-            other workers may finish the folder.
+        output: The opened output folder.
+        job: The definition of the shards.
+        scale: The executor and the part of the work.
+        stop: The caller's own request to stop, or None if the caller has none.
+        note: Called with the rows that this run has made and the seconds that it took, once its part is done and before
+            other workers can finish the folder.
 
     Returns:
-        All shards if this process is to finish the folder. None if other workers are still at work or have left
-        shards that are missing; a message says which.
+        All shards if this process is to finish the folder. None if other workers are still working or shards of other
+        parts are missing, which a message names.
 
     Raises:
-        WorkError: The run was stopped, a worker died, or the system refuses to read or write.
+        WorkError: The run was stopped, a worker died, or a file cannot be read or written.
         InputError: Ray is not installed, or its cluster cannot be used.
-        SeqkdError: What the work raises.
+        SeqkdError: The work raised it.
     """
     rows = job.rows
     if scale.executor == "ray":
@@ -138,7 +138,7 @@ def make_shards(
     if scale.part is not None:
         if not output.last():
             say(
-                f"{job.label}: part {scale.part} is done, other workers are still at work; the last one finishes "
+                f"{job.label}: part {scale.part} is done; other workers are still working, and the last one finishes "
                 f"{output.path}"
             )
             return None
@@ -146,12 +146,12 @@ def make_shards(
         if len(shards) < len(rows):
             _name_missing(output, job.label, scale.part, [n for n in range(len(rows)) if n not in shards])
             return None
-    return Made([shards[shard] for shard in range(len(rows))], made, seconds)
+    return FinishedShards([shards[shard] for shard in range(len(rows))], made, seconds)
 
 
 def _name_missing(output: StageOutput, label: str, part: Part, missing: list[int]) -> None:
     named = ", ".join(map(str, missing[:_NAMED])) + (", ..." if len(missing) > _NAMED else "")
-    say(f"{label}: part {part} is done, but not yet shard {named} of other parts; then {output.path} is finished")
+    say(f"{label}: part {part} is done, but shards {named} of other parts are missing; {output.path} is not finished")
 
 
 def own_device(device: torch.device, scale: Scale) -> str:
@@ -160,14 +160,14 @@ def own_device(device: torch.device, scale: Scale) -> str:
 
 
 def stage_device(device: str, scale: Scale) -> torch.device:
-    """Return the device that a stage's models are on: of this machine, or of each worker of a Ray cluster.
+    """Return the device of a stage's models: on this machine, or on each worker of a Ray cluster.
 
     Args:
         device: auto, cpu, cuda or cuda:N; on a Ray cluster auto, cpu or cuda.
-        scale: Where the work is done.
+        scale: The executor and the part of the work.
 
     Raises:
-        InputError: There is no such device, or no Ray.
+        InputError: The device does not exist, or Ray is not installed.
     """
     import torch  # not loaded by stages that need no model
 

@@ -1,1 +1,1 @@
-"""Reading, normalising and cleaning bitext; the SentencePiece vocabulary."""
+"""Reading, normalisation and cleaning of bitext, and SentencePiece vocabularies."""

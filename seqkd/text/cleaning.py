@@ -1,4 +1,4 @@
-"""Rules that keep a pair out of the training text, each with a reason that is counted."""
+"""Rules that remove a pair from the training text, each with a reason that is counted."""
 
 from __future__ import annotations
 
@@ -13,19 +13,20 @@ EMPTY_SIDE = "empty side"
 TOO_LONG = "too long"
 LENGTH_RATIO = "length ratio"
 IDENTICAL_SIDES = "identical sides"
-DUPLICATE_PAIR = "duplicate pair"  # found over the whole corpus, in seqkd.text.duplicates
+DUPLICATE_PAIR = "duplicate pair"  # found over the whole corpus by seqkd.text.duplicates
 
-LONGEST_WORD = 1000  # characters between two blanks of a script that has blanks
+LONGEST_WORD = 1000  # characters between two blanks, in a script that has blanks
 
 
 @dataclass(frozen=True, slots=True)
 class Units:
-    """What the lengths of a corpus' two sides are counted in.
+    """The units in which the lengths of a corpus' two sides are counted.
 
     Attributes:
-        source_blanks: Whether the source puts blanks between words: it is counted in words, else in characters.
-        target_blanks: Likewise of the target.
-        ratio: If a side has no blanks, the usual ratio of the target's characters to the source's; blanks do not count.
+        source_blanks: Whether the source puts blanks between words. If so, its length is counted in words, otherwise in
+            characters.
+        target_blanks: The same for the target.
+        ratio: The usual ratio of target characters to source characters, without blanks; used if a side has no blanks.
     """
 
     source_blanks: bool = True
@@ -39,12 +40,12 @@ class Units:
 
     @classmethod
     def of(cls, sample: Sequence[tuple[str, str]], source_language: str | None, target_language: str | None) -> Units:
-        """The units for languages, or where a language is not known, for the script that most of the text is in.
+        """Return the units for two languages. The script of most letters stands in for an unknown language.
 
         Args:
             sample: Normalised pairs of the corpus, which also give its usual ratio.
-            source_language: Its code, or None.
-            target_language: Likewise.
+            source_language: The language code of the source, or None.
+            target_language: The language code of the target, or None.
         """
         known = (source_language, target_language)
         blanks = [
@@ -53,25 +54,25 @@ class Units:
         ]
         if all(blanks):
             return cls()
-        lengths = [(characters(source), characters(target)) for source, target in sample]
+        lengths = [(count_characters(source), count_characters(target)) for source, target in sample]
         ratios = [theirs / ours for ours, theirs in lengths if ours and theirs]
         return cls(blanks[0], blanks[1], float(np.median(ratios)) if ratios else 1.0)
 
 
-def characters(text: str) -> int:
-    """Characters of a normalised text, blanks not counted."""
+def count_characters(text: str) -> int:
+    """Count the characters of a normalised text without blanks."""
     return len(text) - text.count(" ")
 
 
 class Cleaner:
-    """Judges one normalised pair on its own.
+    """Judges normalised pairs one by one.
 
     Args:
-        max_length: Greatest length of a side, in the side's unit.
-        max_ratio: Largest ratio of the longer side to the shorter side: in words if both sides have blanks, else in
-            characters relative to the corpus' usual ratio.
-        drop_identical: Whether a source that equals its target goes.
-        units: What lengths are counted in.
+        max_length: Largest length of a side, in the unit of the side.
+        max_ratio: Largest ratio of the longer side to the shorter side, in words if both sides have blanks, otherwise
+            in characters relative to the corpus' usual ratio.
+        drop_identical: Whether a pair with equal sides is removed.
+        units: The units in which lengths are counted.
     """
 
     def __init__(self, *, max_length: int, max_ratio: float, drop_identical: bool, units: Units) -> None:
@@ -81,18 +82,18 @@ class Cleaner:
         self._units = units
 
     def reason(self, source: str, target: str) -> str | None:
-        """Why the pair goes, the first reason that holds; None if it stays."""
+        """Return the first reason to remove the pair, or None if it stays."""
         units, words = self._units, (len(source.split()), len(target.split()))
         if min(words) == 0:
             return EMPTY_SIDE
-        sizes = words if units.words else (characters(source), characters(target))
+        sizes = words if units.words else (count_characters(source), count_characters(target))
         lengths = (
             words[0] if units.source_blanks else sizes[0],
             words[1] if units.target_blanks else sizes[1],
         )
         if max(lengths) > self._max_length:
             return TOO_LONG
-        if (units.source_blanks and _overlong(source)) or (units.target_blanks and _overlong(target)):
+        if (units.source_blanks and _has_overlong_word(source)) or (units.target_blanks and _has_overlong_word(target)):
             return TOO_LONG
         shorter, longer = sorted((sizes[0] * units.ratio, sizes[1]))
         if longer > self._max_ratio * shorter:
@@ -102,6 +103,6 @@ class Cleaner:
         return None
 
 
-def _overlong(text: str) -> bool:
-    """Whether a word is longer than words are: such a line is no text, or its blanks are missing."""
+def _has_overlong_word(text: str) -> bool:
+    """Whether a word is implausibly long, which means that the line is not text or lacks its blanks."""
     return len(text) > LONGEST_WORD and max(map(len, text.split())) > LONGEST_WORD

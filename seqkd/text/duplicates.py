@@ -1,4 +1,4 @@
-"""Finding repeated pairs in a corpus of any size with bounded memory."""
+"""Search for repeated pairs in a corpus of any size, with bounded memory."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ BUFFER_ROWS = 65_536
 class DuplicateFinder:
     """Finds rows whose pair occurred in an earlier row.
 
-    Each pair's 128-bit hash goes to one of many files, chosen by the hash itself, so that equal pairs meet in one file
-    and each file alone fits in memory. Two different pairs share a hash with a probability below 1e-20 for a billion
-    rows.
+    Each pair's 128-bit hash is written to one of many files. The hash itself decides which, so equal pairs meet in one
+    file, and each file fits in memory. The probability that two different pairs share a hash is below 1e-20 for a
+    billion rows.
 
     Args:
-        folder: Empty folder for the files; they are left there.
-        rows: About how many pairs will come.
-        bucket_rows: Pairs in a file, on average.
-        buffer_rows: Pairs that are held before they are written.
+        folder: An empty folder for the files. They are not deleted.
+        rows: The approximate number of pairs.
+        bucket_rows: Average number of pairs in a file.
+        buffer_rows: Pairs that are buffered before they are written.
     """
 
     def __init__(
@@ -39,17 +39,17 @@ class DuplicateFinder:
         self._rows: list[int] = []
 
     def add(self, row: int, source: str, target: str) -> None:
-        """Note the pair of row `row`. Rows come in rising order."""
+        """Add the pair of row `row`. Rows must be added in ascending order."""
         left, right = source.encode("utf-8"), target.encode("utf-8")
-        # The length keeps ("a", "bc") and ("ab", "c") apart whatever characters they hold.
+        # The length distinguishes ("a", "bc") from ("ab", "c"), whatever characters they contain.
         key = b"%d:" % len(left) + left + right
         self._hashes.append(hashlib.blake2b(key, digest_size=16).digest())
         self._rows.append(row)
         if len(self._rows) >= self._buffer_rows:
             self._flush()
 
-    def repeated(self) -> Iterator[npt.NDArray[np.int64]]:
-        """Yield, bucket by bucket, the rising row numbers of all pairs that an earlier row had."""
+    def find_repeats(self) -> Iterator[npt.NDArray[np.int64]]:
+        """Yield, bucket by bucket, the ascending numbers of all rows whose pair occurs in an earlier row."""
         self._flush()
         for bucket in range(self._buckets):
             path = self._path(bucket)

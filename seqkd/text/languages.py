@@ -1,4 +1,4 @@
-"""Which languages put no blanks between words, from a language's code or from the text itself."""
+"""Recognition of languages without blanks between words, from a language code or from the text itself."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _LANGUAGES = re.compile(
     "zh|zho|chi|cmn|yue|wuu|nan|hak|gan|lzh|ja|jpn|th|tha|lo|lao|km|khm|my|mya|bur|shn|bo|bod|tib|dz|dzo"
 )
 _SCRIPTS = re.compile("hans|hant|hani|jpan|hira|kana|hrkt|thai|laoo|khmr|mymr|tibt")
-_MISTAKEN = {"cn": "zh", "jp": "ja"}  # codes of countries that are no language's
+_MISTAKEN = {"cn": "zh", "jp": "ja"}  # country codes that are not language codes
 
 # Thai, Lao, Tibetan, Myanmar (with Shan and its extensions), Khmer, kana, bopomofo and Han.
 _WITHOUT_BLANKS = (
@@ -21,29 +21,29 @@ _WITHOUT_BLANKS = (
     "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000323af"
 )
 _CHARACTER = re.compile(f"[{_WITHOUT_BLANKS}]")
-# A run of letters with blanks around it, or one character of a script without, with its marks and punctuation.
+# A run of letters between blanks, or one character of a script without blanks, with its marks and punctuation.
 _WORD = re.compile(f"[{_WITHOUT_BLANKS}]|[^\\s{_WITHOUT_BLANKS}]+")
 
 
-def base(language: str) -> str:
-    """A code's first part in lower case: `zh` of `zh-TW`."""
+def base_language(language: str) -> str:
+    """Return the first part of a language code in lower case: `zh` for `zh-TW`."""
     return re.split("[-_]", language, maxsplit=1)[0].lower()
 
 
-def mistaken(language: str) -> str:
-    """The code that somebody means who writes a country's in its place; "" for any other."""
-    return _MISTAKEN.get(base(language), "")
+def suggest_language(language: str) -> str:
+    """Return the language code that is meant by a country code such as `jp`; "" for any other code."""
+    return _MISTAKEN.get(base_language(language), "")
 
 
 def has_blanks(language: str) -> bool:
-    """Whether a language puts blanks between words; a script that the code names (`zh-Latn`) decides."""
+    """Whether a language puts blanks between words. If the code names a script (`zh-Latn`), the script decides."""
     scripts = [part.lower() for part in re.split("[-_]", language)[1:] if len(part) == 4 and part.isalpha()]
-    named = _SCRIPTS.fullmatch(scripts[0]) if scripts else _LANGUAGES.fullmatch(base(language))
+    named = _SCRIPTS.fullmatch(scripts[0]) if scripts else _LANGUAGES.fullmatch(base_language(language))
     return named is None
 
 
 def looks_blankless(texts: Iterable[str]) -> bool:
-    """Whether more than half of the letters are of scripts that put no blanks between words."""
+    """Whether more than half of the letters belong to scripts without blanks between words."""
     without = letters = 0
     for text in texts:
         here = len(_CHARACTER.findall(text))
@@ -53,5 +53,5 @@ def looks_blankless(texts: Iterable[str]) -> bool:
 
 
 def word_spans(text: str) -> list[tuple[int, int]]:
-    """Where words begin and end; in scripts that put no blanks between words each character is one."""
+    """Return the start and end of each word. In scripts without blanks each character is a word."""
     return [found.span() for found in _WORD.finditer(text)]

@@ -11,19 +11,19 @@ import sentencepiece
 Normalization = Literal["nmt_nfkc", "nfkc", "nfc", "identity"]
 NORMALIZATIONS: tuple[Normalization, ...] = get_args(Normalization)
 
-_SPACE = "\u2581"  # SentencePiece's mark for a space: its models cannot tell the two apart
+_SPACE = "\u2581"  # SentencePiece's mark for a space, which its models cannot distinguish from a space
 
 
 class Normalizer:
-    """One of four sets of rules for characters, then single spaces and none at the ends.
+    """Applies one of four sets of rules to characters, and then reduces spaces to single ones between words.
 
-    - `nmt_nfkc`: NFKC with the additions common in translation. Control characters vanish, zero-width joiners and
-      every kind of space become a space.
+    - `nmt_nfkc`: NFKC with the usual additions for translation. Control characters are removed; zero-width joiners and
+      all kinds of spaces become a space.
     - `nfkc`: NFKC alone. Full-width letters, ligatures and fractions become plain ones.
     - `nfc`: NFC. Only the spelling of composed characters changes.
     - `identity`: no rules.
 
-    SentencePiece models trained with the same rules change nothing more in text that went through here.
+    SentencePiece models that were trained with the same rules do not change normalised text any further.
 
     Args:
         rules: The name of the set.
@@ -34,17 +34,17 @@ class Normalizer:
 
     def __call__(self, text: str) -> str:
         """Normalise one text."""
-        return self.many([text])[0]
+        return self.normalize_all([text])[0]
 
-    def many(self, texts: list[str]) -> list[str]:
-        """Normalise many texts; much faster than one by one."""
+    def normalize_all(self, texts: list[str]) -> list[str]:
+        """Normalise many texts, which is much faster than one by one."""
         if self.rules == "identity":
             changed = texts
         elif self.rules == "nfc":
             changed = [unicodedata.normalize("NFC", text) for text in texts]
         else:
             changed = _sentencepiece(self.rules).normalize(texts)
-        if self.rules != "nmt_nfkc":  # which has made spaces of them
+        if self.rules != "nmt_nfkc":  # which turns the mark into a space itself
             changed = [text.replace(_SPACE, " ") for text in changed]
         return [" ".join(text.split()) for text in changed]
 

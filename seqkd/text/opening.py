@@ -1,4 +1,4 @@
-"""Opening text files, plain or compressed, for reading bytes."""
+"""Opening of text files, plain or compressed, for reading bytes."""
 
 from __future__ import annotations
 
@@ -40,34 +40,34 @@ _HEADS = {
 _HEAD_BYTES = 10
 
 
-def compression(head: bytes) -> str | None:
-    """The name of the compressed format whose files begin with the bytes `head`; None if it is not a known one.
+def detect_compression(head: bytes) -> str | None:
+    """Return the name of the compression format of a file that begins with `head`; None if there is none.
 
-    No text in UTF-8 begins as one of these formats does.
+    No text in UTF-8 begins like a file of these formats.
     """
     return next((name for name, pattern in _HEADS.items() if re.match(pattern, head, re.DOTALL)), None)
 
 
 @contextmanager
-def opened(path: str | Path, *, once: bool = False) -> Iterator[BinaryIO]:
-    """Open a text file for reading bytes. The name's ending says how it is compressed; a byte order mark is skipped.
+def open_text(path: str | Path, *, once: bool = False) -> Iterator[BinaryIO]:
+    """Open a text file for reading bytes. The suffix names the compression; a byte order mark is skipped.
 
     Args:
-        path: Plain text, or `.gz`, `.bz2`, `.xz` or `.zst`.
-        once: Whether the caller reads the file once only, so that it may be a pipe.
+        path: A plain text file, or a `.gz`, `.bz2`, `.xz` or `.zst` file.
+        once: Whether the caller reads the file only once, so that it may be a pipe.
 
     Raises:
-        TextError: The file is missing, cannot be read or decompressed, is compressed in another format than its name
-            says, or is a pipe that would be read more than once.
+        TextError: The file is missing, cannot be read or decompressed, is compressed in a format that its suffix does
+            not name, or is a pipe that would be read more than once.
     """
     path = Path(path)
     try:
         if not once and not is_rereadable(path):
             raise TextError(
-                "a pipe or a device, which can be read only once",
+                "is a pipe or a device, which can be read only once",
                 where=str(path),
-                expected="a file, since text is read several times",
-                hint=f"write the text to a file first; {', '.join(_NAMES)} files need no decompressing",
+                expected="a file, because the text is read several times",
+                hint=f"write the text to a file first; {', '.join(_NAMES)} files need not be decompressed",
             )
         with path.open("rb", buffering=BLOCK) as raw:
             file = _decompressed(path, cast(io.BufferedReader, raw))
@@ -79,18 +79,18 @@ def opened(path: str | Path, *, once: bool = False) -> Iterator[BinaryIO]:
     except (EOFError, zlib.error, lzma.LZMAError, pa.ArrowException) as error:
         raise _damaged(path, error) from None
     except OSError as error:
-        if error.errno is None:  # a decompressor's, not the system's
+        if error.errno is None:  # raised by a decompressor, not by the system
             raise _damaged(path, error) from None
         raise TextError(f"cannot be read: {error.strerror}", where=str(path), expected="a text file") from None
 
 
 def is_rereadable(path: str | Path) -> bool:
-    """Whether a path can be opened again and gives the same bytes: pipes, sockets and terminals cannot.
+    """Whether a path can be opened several times and always gives the same bytes, unlike pipes and terminals.
 
-    A folder can, too: opening it says what is wrong with it.
+    The answer is True for a folder, too, because opening it gives a better error message.
 
     Raises:
-        OSError: There is no such file.
+        OSError: The file does not exist.
     """
     mode = Path(path).stat().st_mode
     return stat.S_ISREG(mode) or stat.S_ISDIR(mode)
@@ -98,10 +98,10 @@ def is_rereadable(path: str | Path) -> bool:
 
 def _decompressed(path: Path, raw: io.BufferedReader) -> io.BufferedReader:
     named = _NAMES.get(path.suffix)
-    found = compression(raw.peek(_HEAD_BYTES)[:_HEAD_BYTES])
+    found = detect_compression(raw.peek(_HEAD_BYTES)[:_HEAD_BYTES])
     if found is not None and found != named:
         endings = [ending for ending, name in _NAMES.items() if name == found]
-        what = f"holds {found} data" + (f", and its name says {named}" if named else "")
+        what = f"contains {found} data" + (f", although its name says {named}" if named else "")
         hint = f"give it a name that ends with {endings[0]}" if endings else "decompress it first"
         raise TextError(what, where=str(path), expected=f"{named or 'plain'} text, as its name says", hint=hint)
     if named is None:

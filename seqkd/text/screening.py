@@ -1,7 +1,7 @@
-"""Judging every row of the training text before anything is made of it.
+"""Screening: a verdict for every row of the training text, before the text is used.
 
-The verdicts lie in a file, one byte a row, so that later passes over a corpus of any size can follow them without
-holding them.
+The verdicts are stored in a file, one byte a row, so that later passes over a corpus of any size can follow them
+without holding them in memory.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from seqkd.text.normalize import Normalizer
 from seqkd.text.reading import INVALID_UTF8, NUL_BYTE, WRONG_COLUMNS, RawPair
 
 REASONS = (INVALID_UTF8, WRONG_COLUMNS, EMPTY_SIDE, TOO_LONG, LENGTH_RATIO, IDENTICAL_SIDES, DUPLICATE_PAIR, NUL_BYTE)
-_LATER = (NUL_BYTE,)  # counted only if there are such rows: manifests without them stay as they were
+_LATER = (NUL_BYTE,)  # counted only if such rows exist, so that manifests without them stay unchanged
 
 _KEPT = 0
 _CODES = {reason: code for code, reason in enumerate(REASONS, 1)}
@@ -39,24 +39,24 @@ def screen(
     """Judge all rows and write the verdicts.
 
     Args:
-        pairs: The rows as they stand in the files.
+        pairs: The unchanged rows of the files.
         verdicts: The file to write.
-        normalizers: Of sources and of targets.
+        normalizers: The normalisers of sources and of targets.
         cleaner: Judges normalised pairs one by one.
-        duplicates: Finds pairs that an earlier row had, among those that the cleaner keeps; None lets them stay.
-        advance: Told how many more rows are judged.
+        duplicates: Finds repeated pairs among those that the cleaner keeps. If None, repeated pairs stay.
+        advance: Called with the number of rows that were judged since the last call.
         batch_rows: Rows that are normalised and judged together.
 
     Raises:
-        TextError: While reading the rows.
+        TextError: The rows cannot be read.
         OSError: A file cannot be written.
     """
     rows = iter(pairs)
     with verdicts.open("wb") as file:
         while batch := list(islice(rows, batch_rows)):
             codes = bytearray()
-            sources = normalizers[0].many([pair.source or "" for pair in batch])
-            targets = normalizers[1].many([pair.target or "" for pair in batch])
+            sources = normalizers[0].normalize_all([pair.source or "" for pair in batch])
+            targets = normalizers[1].normalize_all([pair.target or "" for pair in batch])
             for pair, source, target in zip(batch, sources, targets, strict=True):
                 reason = pair.problem or cleaner.reason(source, target)
                 codes.append(_CODES[reason] if reason else _KEPT)
@@ -65,31 +65,31 @@ def screen(
             file.write(codes)
             advance(len(batch))
     if duplicates is not None:
-        for repeated in duplicates.repeated():
+        for repeated in duplicates.find_repeats():
             if len(repeated):
                 codes_on_disk = np.memmap(verdicts, dtype=np.uint8, mode="r+")
                 codes_on_disk[repeated] = _CODES[DUPLICATE_PAIR]
                 codes_on_disk.flush()
 
 
-def kept(pairs: Iterable[RawPair], verdicts: Path) -> Iterator[tuple[str, str]]:
-    """Yield source and target, as they stand in the files, of the rows that stay."""
-    for pair, code in zip(pairs, _codes(verdicts), strict=True):
+def read_kept(pairs: Iterable[RawPair], verdicts: Path) -> Iterator[tuple[str, str]]:
+    """Yield the unchanged source and target of the rows that stay."""
+    for pair, code in zip(pairs, _read_codes(verdicts), strict=True):
         if code == _KEPT:
-            assert pair.source is not None  # a row with a problem never has the verdict "kept"
+            assert pair.source is not None  # a row with a problem is never kept
             assert pair.target is not None
             yield pair.source, pair.target
 
 
-def rejected(verdicts: Path) -> Iterator[tuple[int, str]]:
-    """Yield line number, from 1, and reason of the rows that go."""
-    for line, code in enumerate(_codes(verdicts), 1):
+def read_rejected(verdicts: Path) -> Iterator[tuple[int, str]]:
+    """Yield the line number, from 1, and the reason of each rejected row."""
+    for line, code in enumerate(_read_codes(verdicts), 1):
         if code != _KEPT:
             yield line, REASONS[code - 1]
 
 
-def count(verdicts: Path) -> tuple[int, dict[str, int]]:
-    """How many rows stay, and how many go by reason."""
+def count_verdicts(verdicts: Path) -> tuple[int, dict[str, int]]:
+    """Count the rows that stay, and the rejected rows by reason."""
     totals = np.zeros(len(REASONS) + 1, dtype=np.int64)
     with verdicts.open("rb") as file:
         while block := file.read(_BLOCK):
@@ -98,7 +98,7 @@ def count(verdicts: Path) -> tuple[int, dict[str, int]]:
     return int(totals[_KEPT]), counts
 
 
-def _codes(verdicts: Path) -> Iterator[int]:
+def _read_codes(verdicts: Path) -> Iterator[int]:
     with verdicts.open("rb") as file:
         while block := file.read(_BLOCK):
             yield from block

@@ -1,4 +1,4 @@
-"""The vocabularies of a prepared folder or a model: one for both sides, or one of each."""
+"""The vocabularies of a prepared folder or a model: one for both sides, or one for each side."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from pathlib import Path
 from seqkd.errors import ModelError
 from seqkd.text.vocabulary import Vocabulary
 
-VOCABULARY = "vocab.model"  # of the target, and of the source too unless the other file is there
+VOCABULARY = "vocab.model"  # the target's, and the source's, too, unless the other file exists
 SOURCE_VOCABULARY = "vocab.source.model"
 
 
 @dataclass(frozen=True, slots=True)
 class Vocabularies:
-    """What sources and what targets are encoded with.
+    """The vocabularies with which sources and targets are encoded.
 
     Attributes:
-        source: Of the source.
-        target: Of the target; the same object where there is one for both.
+        source: The vocabulary of the source.
+        target: The vocabulary of the target. It is the same object if both sides share one.
     """
 
     source: Vocabulary
@@ -50,15 +50,15 @@ class Vocabularies:
         return self.source.digest == self.target.digest
 
     def files(self) -> dict[str, Vocabulary]:
-        """By the names that they have in a folder."""
+        """The vocabularies by their file names in a folder."""
         return {VOCABULARY: self.target} | ({} if self.source is self.target else {SOURCE_VOCABULARY: self.source})
 
     def sides(self) -> tuple[tuple[str, Vocabulary], tuple[str, Vocabulary]]:
-        """Each with its name, for messages."""
+        """The vocabularies with the names of their sides, for messages."""
         return ("target", self.target), ("source", self.source)
 
     def reversed(self) -> Vocabularies:
-        """Those of the other direction."""
+        """Return the vocabularies of the other direction."""
         return Vocabularies(self.target, self.source)
 
 

@@ -1,4 +1,4 @@
-"""The SentencePiece vocabulary."""
+"""SentencePiece vocabularies."""
 
 from __future__ import annotations
 
@@ -21,40 +21,40 @@ from seqkd.errors import InputError, ModelError, WorkError
 from seqkd.progress import say
 from seqkd.text.normalize import NORMALIZATIONS, Normalization, Normalizer
 
-schema: Any = sentencepiece_model_pb2  # made at import time from a protobuf description: no types to check
+schema: Any = sentencepiece_model_pb2  # generated at import time, so it has no static types
 
 BOS_ID, PAD_ID, EOS_ID, UNK_ID = 0, 1, 2, 3
 
-SAMPLE_SENTENCES = 500_000  # more adds training time and memory, and hardly changes the pieces
+SAMPLE_SENTENCES = 500_000  # more take time and memory, and hardly change the pieces
 
-# The limits of SentencePiece's trainer.
+# The limits of the SentencePiece trainer.
 LEAST_COVERAGE = 0.98
-LINE_BYTES = 4192  # its own default for the longest line that it learns from
+LINE_BYTES = 4192  # its default limit for the lines that it learns from
 LEAST_LINE_BYTES, MOST_LINE_BYTES = 10, 1 << 30
 
 _SPECIALS = ("<s>", "<pad>", "</s>", "<unk>")
 _BYTES = 256
 _BYTE_PIECE = re.compile(r"<0x[0-9A-F]{2}>")
-_RESERVED = "\u2585"  # the trainer's own mark for unknown characters: it leaves out lines that hold one
-_QUIET = 2  # SentencePiece's log level for errors only
+_RESERVED = "\u2585"  # the trainer's mark for unknown characters; it ignores lines that contain it
+_QUIET = 2  # the log level at which SentencePiece prints errors only
 
-MARK = "@@"  # of subword-nmt, at the end of a piece that its word goes on after
+MARK = "@@"  # subword-nmt's mark at the end of a piece that does not end its word
 
 T = TypeVar("T")
 
 
 class Vocabulary:
-    """Text to piece ids and back.
+    """Converts text to piece ids and back.
 
-    Ids 0 to 3 are the begin of sentence, padding, end of sentence and unknown pieces. `encode` never gives the first
-    three nor a tag, whatever the text holds.
+    Ids 0 to 3 are the begin of sentence, padding, end of sentence and unknown pieces. `encode` never returns one of the
+    first three or a tag, whatever the text contains.
 
     Args:
         model: A serialised SentencePiece model.
-        path: Where it was read from.
+        path: The file that it was read from.
 
     Raises:
-        ModelError: The bytes are no SentencePiece model, or its special ids are others.
+        ModelError: The bytes are not a SentencePiece model, or its special ids differ.
     """
 
     bos_id, pad_id, eos_id, unk_id = BOS_ID, PAD_ID, EOS_ID, UNK_ID
@@ -63,7 +63,7 @@ class Vocabulary:
         self.path = path
         self.digest = hashlib.sha256(model).hexdigest()
         try:
-            if not model:  # SentencePiece takes no bytes as "no model yet" and fails later
+            if not model:  # SentencePiece accepts zero bytes as "no model yet" and fails later
                 raise RuntimeError("empty file")
             self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
             found = tuple(
@@ -78,8 +78,8 @@ class Vocabulary:
             self.size = int(self._processor.get_piece_size())
             self.pieces()
             parsed = schema.ModelProto.FromString(model)
-        except (RuntimeError, UnicodeDecodeError):  # the second: a piece that is no text
-            raise ModelError("not a SentencePiece model", where=str(path)) from None
+        except (RuntimeError, UnicodeDecodeError):  # UnicodeDecodeError: a piece is not text
+            raise ModelError("is not a SentencePiece model", where=str(path)) from None
         if found != (BOS_ID, PAD_ID, EOS_ID, UNK_ID):
             raise ModelError(
                 f"the special ids (bos, pad, eos, unk) are {found}",
@@ -87,7 +87,7 @@ class Vocabulary:
                 expected=str((BOS_ID, PAD_ID, EOS_ID, UNK_ID)),
                 hint="train the vocabulary with `seqkd prepare`",
             )
-        # A model of another toolkit may have rules of its own; `encode` applies them.
+        # A model of another toolkit may have its own normalisation rules, which `encode` applies.
         rules = parsed.normalizer_spec.name
         self.normalization: Normalization = rules if rules in NORMALIZATIONS else "identity"
         words = parsed.trainer_spec.model_type == schema.TrainerSpec.WORD
@@ -98,7 +98,7 @@ class Vocabulary:
         """Read a vocabulary.
 
         Raises:
-            ModelError: The file is missing or no vocabulary.
+            ModelError: The file is missing or is not a vocabulary.
         """
         path = Path(path)
         try:
@@ -128,37 +128,39 @@ class Vocabulary:
         max_sentence_length: int = LINE_BYTES,
         sample_sentences: int = SAMPLE_SENTENCES,
     ) -> Vocabulary:
-        """Train a vocabulary and write it; the same sentences and settings give the same bytes.
+        """Train a vocabulary and write it. The same sentences and settings give the same bytes.
 
         Unigram: Kudo 2018, "Subword Regularization"; BPE: Sennrich et al. 2016, "Neural Machine Translation of Rare
-        Words with Subword Units". One thread, because the order of sums changes the pieces.
+        Words with Subword Units". The trainer runs on one thread, because the order of sums changes the pieces.
 
         Args:
-            sentences: Text; read once, a sample is held.
+            sentences: The training text. It is read once, and a sample is held in memory.
             out: The file to write.
             size: Number of pieces, special ones included.
             type: The algorithm.
-            byte_fallback: Whether unknown characters become bytes instead of the unknown piece; takes 256 pieces.
+            byte_fallback: Whether unknown characters become bytes instead of the unknown piece, for which 256 pieces
+                are reserved.
             character_coverage: Share of the characters that get a piece.
             symbols: Pieces that are never split.
-            seed: Chooses the sample, where there are more sentences than `sample_sentences`.
-            tags: Pieces that `encode` never gives, whatever the text holds: they are put into a row by their ids.
-            normalization: The rules that text is normalised by; they are stored in the vocabulary.
-            max_sentence_length: Longest line to learn from, in bytes of UTF-8. Longer ones are counted and left out.
-            sample_sentences: Most sentences to train on.
+            seed: Seed of the sample if there are more sentences than `sample_sentences`.
+            tags: Pieces that `encode` never returns, whatever the text contains. They are put into rows by their ids.
+            normalization: The rules of normalisation, which are stored in the vocabulary.
+            max_sentence_length: Longest line to learn from, in bytes of UTF-8. Longer lines are counted and left out.
+            sample_sentences: Largest number of sentences to train on.
 
         Raises:
-            InputError: The size does not fit the text, there is no text to learn from, or a symbol cannot be one.
+            InputError: The size does not fit the text, there is no text to learn from, or a symbol is invalid.
         """
-        if problems := symbol_problems(symbols, tags, byte_fallback=byte_fallback, normalization=normalization):
+        if problems := find_symbol_problems(symbols, tags, byte_fallback=byte_fallback, normalization=normalization):
             raise InputError("; ".join(problems), where="vocabulary")
-        sample = reservoir(sentences, sample_sentences, seed)
+        sample = sample_reservoir(sentences, sample_sentences, seed)
         if not any(sentence.strip() for sentence in sample):
-            raise InputError("empty corpus: there is no text to train a vocabulary on")
+            raise InputError("the corpus is empty: there is no text to train a vocabulary on")
         if normalization != "nmt_nfkc":
-            sample = Normalizer(normalization).many(sample)
-        sample = _learnable(sample, max_sentence_length)
-        # The model records the options that it is given: without these its bytes are those of earlier versions.
+            sample = Normalizer(normalization).normalize_all(sample)
+        sample = _select_lines(sample, max_sentence_length)
+        # The model records its options. Options with default values are left out, so that its bytes equal those of
+        # earlier versions.
         unusual: dict[str, Any] = {"control_symbols": list(tags)} if tags else {}
         if max_sentence_length != LINE_BYTES:
             unusual["max_sentence_length"] = max_sentence_length
@@ -186,9 +188,11 @@ class Vocabulary:
                 minloglevel=_QUIET,
             )
         except RuntimeError as error:
-            raise _explained(str(error), size, byte_fallback) from None
+            raise _explain(str(error), size, byte_fallback) from None
         written = model.getvalue()
-        if normalization == "nfc":  # SentencePiece has no such rules: text comes normalised, and the name says how
+        if (
+            normalization == "nfc"
+        ):  # SentencePiece has no such rules: the text is normalised before, and the name records it
             named = schema.ModelProto.FromString(written)
             named.normalizer_spec.name = normalization
             written = named.SerializeToString(deterministic=True)
@@ -197,41 +201,41 @@ class Vocabulary:
 
     def normalize(self, texts: list[str]) -> list[str]:
         """Normalise texts by the rules that the vocabulary was trained with."""
-        return Normalizer(self.normalization).many(texts)
+        return Normalizer(self.normalization).normalize_all(texts)
 
     def encode(self, texts: list[str]) -> list[list[int]]:
-        """Ids of each text, without special ids but the unknown piece."""
+        """Return the ids of each text, without special ids other than the unknown piece."""
         return cast("list[list[int]]", self._processor.encode(texts)) if texts else []
 
     def decode(self, ids: list[list[int]]) -> list[str]:
-        """Text of each list of ids. Begin, padding and end leave no trace; an unknown piece reads " ⁇ "."""
-        return self.joined(cast("list[str]", self._processor.decode(ids)) if ids else [])
+        """Return the text of each list of ids. An unknown piece gives " ⁇ "; other special ids give no text."""
+        return self.join_words(cast("list[str]", self._processor.decode(ids)) if ids else [])
 
-    def joined(self, texts: list[str]) -> list[str]:
-        """Texts with the parts of words put together that subword-nmt's marks (`Wör@@ ter`) keep apart.
+    def join_words(self, texts: list[str]) -> list[str]:
+        """Join the parts of words that subword-nmt has marked (`Wör@@ ter`).
 
-        Only vocabularies whose pieces have such marks know them; others leave texts as they are.
+        Vocabularies without such marks return the texts unchanged.
         """
         if not self._marked:
             return texts
         return [f"{text} ".replace(f"{MARK} ", "").strip() for text in texts]
 
     def id_of(self, piece: str) -> int | None:
-        """The id of a piece; None if there is no such piece."""
+        """Return the id of a piece, or None if there is no such piece."""
         index = int(self._processor.piece_to_id(piece))
         return index if self.piece(index) == piece else None
 
     def piece(self, index: int) -> str:
-        """The piece with an id; "▁" stands for a space."""
+        """Return the piece with an id. "▁" stands for a space."""
         return self._processor.id_to_piece(index)
 
     def pieces(self) -> list[str]:
-        """All pieces in the order of their ids."""
+        """Return all pieces in the order of their ids."""
         return self._processor.id_to_piece(list(range(self.size)))
 
 
-def reservoir(items: Iterable[T], limit: int, seed: int) -> list[T]:
-    """Choose `limit` items evenly at random in one pass; all of them, in order, if there are no more.
+def sample_reservoir(items: Iterable[T], limit: int, seed: int) -> list[T]:
+    """Draw `limit` items uniformly in one pass. If there are no more items, all are returned in order.
 
     Algorithm L of Li 1994, "Reservoir-Sampling Algorithms of Time Complexity O(n(1 + log(N/n)))".
     """
@@ -250,23 +254,23 @@ def reservoir(items: Iterable[T], limit: int, seed: int) -> list[T]:
     return chosen
 
 
-def symbol_problems(
+def find_symbol_problems(
     symbols: tuple[str, ...], tags: tuple[str, ...], *, byte_fallback: bool, normalization: Normalization
 ) -> list[str]:
-    """Why symbols and tags cannot be pieces of their own, a line for each problem; nothing if they can.
+    """List the reasons why symbols and tags cannot be pieces, one line each; empty if they can.
 
     Args:
-        symbols: Pieces that text holds.
-        tags: Pieces that no text holds.
+        symbols: Pieces that can occur in text.
+        tags: Pieces that never occur in text.
         byte_fallback: Whether the vocabulary has a piece for each byte.
-        normalization: The rules that text is normalised by.
+        normalization: The rules of normalisation.
     """
     problems = []
     normalizer = Normalizer(normalization)
     named = [*(("symbol", symbol) for symbol in symbols), *(("tag", tag) for tag in tags)]
     for kind, text in dict.fromkeys(named):
         if not text or any(character.isspace() for character in text):
-            problems.append(f"the {kind} {text!r} is empty or holds a space")
+            problems.append(f"the {kind} {text!r} is empty or contains a space")
         elif text in _SPECIALS:
             problems.append(f"the {kind} {text!r} is one of the special pieces")
         elif byte_fallback and _BYTE_PIECE.fullmatch(text):
@@ -283,39 +287,39 @@ def symbol_problems(
 
 
 def least_size(symbols: tuple[str, ...], tags: tuple[str, ...], *, byte_fallback: bool) -> int:
-    """The least number of pieces that leaves one for text, beside special ones, symbols, tags and bytes."""
+    """Return the least size that leaves one piece for text beside special pieces, symbols, tags and bytes."""
     return len(_SPECIALS) + len(symbols) + len(tags) + _BYTES * byte_fallback + 1
 
 
-def _learnable(sample: list[str], limit: int) -> list[str]:
-    """The lines that SentencePiece's trainer takes; it would leave the others out without a word.
+def _select_lines(sample: list[str], limit: int) -> list[str]:
+    """Return the lines that the SentencePiece trainer uses, and report the lines that it would silently ignore.
 
     Raises:
-        InputError: It takes none.
+        InputError: The trainer would use none of the lines.
     """
     usable = [line for line in sample if len(line) <= limit and len(line.encode()) <= limit]
     long = len(sample) - len(usable)
     usable = [line for line in usable if _RESERVED not in line]
     reserved = len(sample) - long - len(usable)
     reasons = [f"{long:,} are longer than {limit:,} bytes"] if long else []
-    reasons += [f"{reserved:,} hold the character {_RESERVED} (U+2585), which the trainer needs"] if reserved else []
+    reasons += [f"{reserved:,} contain the character {_RESERVED} (U+2585), which the trainer needs"] if reserved else []
     if not any(line.strip() for line in usable):
         raise InputError(
             f"there is no text to train a vocabulary on: of {len(sample):,} lines {' and '.join(reasons)}",
             where="vocabulary",
-            expected=f"a sentence a line, of at most {limit:,} bytes",
+            expected=f"one sentence a line, of at most {limit:,} bytes",
             hint=f"split the text into sentences, or set max_sentence_length (at most {MOST_LINE_BYTES:,})",
         )
     if reasons:
         say(
-            f"vocabulary: SentencePiece learns nothing from {long + reserved:,} of {len(sample):,} lines: "
-            f"{' and '.join(reasons)}; max_sentence_length is the limit"
+            f"vocabulary: SentencePiece does not learn from {long + reserved:,} of {len(sample):,} lines: "
+            f"{' and '.join(reasons)}; max_sentence_length sets the limit"
         )
     return usable
 
 
-def _explained(message: str, size: int, byte_fallback: bool) -> InputError:
-    """Turn SentencePiece's message into one that says what to change."""
+def _explain(message: str, size: int, byte_fallback: bool) -> InputError:
+    """Turn SentencePiece's message into an error that names the setting to change."""
     where = "vocabulary.size"
     too_large = re.search(r"value <= (\d+)", message)
     if too_large:

@@ -343,7 +343,7 @@ def _pooled(lines: Sequence[Measured]) -> Iterator[Measured]:
 
 def _rows(text: TestText, a: Outputs, b: Outputs) -> list[Changed]:
     """Every row with the scores of both outputs."""
-    metric: Metric = METRICS.named(ROW_METRIC)
+    metric: Metric = METRICS.get(ROW_METRIC)
     scores = []
     for outputs in (a, b):
         found = metric.statistics_of(outputs)

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from seqkd.errors import ExtensionError
-from seqkd.extensions import NO_SETTINGS, OWN, Record, Registry, shown
+from seqkd.extensions import NO_SETTINGS, OWN, Record, Registry, display_name
 from seqkd.interop.formats import FORMATS
 from seqkd.interop.sources import SOURCES
 from seqkd.metrics.registry import METRICS
@@ -83,7 +83,7 @@ def registered(registry: Registry[Any], *, title: str, place: str) -> Kind:
 
 def _entry(record: Record, package: str) -> Entry:
     settings = getattr(record, "settings", NO_SETTINGS)  # metrics and tasks have none
-    return Entry(name=shown(record.name), help=record.help, package=package, settings=settings)
+    return Entry(name=display_name(record.name), help=record.help, package=package, settings=settings)
 
 
 def _fixed(helps: Mapping[str, str], *, title: str, place: str) -> Kind:

@@ -12,7 +12,7 @@ from seqkd.errors import TextError
 from seqkd.progress import say
 from seqkd.search import score_pairs
 from seqkd.search.loading import Precision, load_team
-from seqkd.text.reading import check_bitext, read_bitext, rereadable
+from seqkd.text.reading import check_bitext, copy_pipes, read_bitext
 
 CHUNK_LINES = 8192
 
@@ -46,7 +46,7 @@ def score_files(
         InputError: No such device here, or a precision that it or a model does not have.
         WorkError: A log-probability is NaN or infinite, in float32 too.
     """
-    with rereadable(Path(source), Path(target)) as (source, target):
+    with copy_pipes(Path(source), Path(target)) as (source, target):
         check_bitext(source, target)
         team = load_team(models, device=device, precision=precision)
         vocabularies = team.loaded[0].vocabularies

@@ -17,7 +17,7 @@ from seqkd.progress import say
 from seqkd.search import BeamSearch, BeamSettings, Hypothesis
 from seqkd.search.loading import SearchTeam, parallel_search
 from seqkd.search.parallel import ParallelSearch
-from seqkd.text.opening import compression
+from seqkd.text.opening import detect_compression
 
 CHUNK_LINES = 2048  # held and searched together: enough to sort by length, little enough to see output soon
 PAUSE = 0.05  # seconds without input after which the lines that are there are translated
@@ -211,7 +211,7 @@ def translate_lines(translator: Translator, chunks: Iterable[list[bytes]], out: 
 
 def _check_plain(line: bytes) -> None:
     """Refuse compressed input by its first line, with the format's name."""
-    name = compression(line)
+    name = detect_compression(line)
     if name is not None:
         what, hint = f"holds {name} data", "decompress it first, for example with `zcat` or `zstdcat`"
         raise TextError(what, where="stdin", expected="text in UTF-8", hint=hint)

@@ -12,7 +12,7 @@ from typing import Any
 from seqkd.config.toml import read_toml
 from seqkd.corpus.files import is_kept
 from seqkd.corpus.manifest import MANIFEST, Manifest, read_manifest
-from seqkd.corpus.reader import turned
+from seqkd.corpus.reader import reverse_manifest
 from seqkd.corpus.records import FORGOTTEN
 from seqkd.errors import ConfigError, CorpusError, SeqkdError
 from seqkd.stages.registry import STAGES
@@ -114,7 +114,7 @@ class Shelf:
             return known[0]
         if self._turned is None:
             self._turned = {
-                turned(manifest, exchanged=True).digest(): folder
+                reverse_manifest(manifest, exchanged=True).digest(): folder
                 for folder, manifest in self._manifests.values()
                 if manifest.kind == "corpus"
             }
@@ -296,13 +296,13 @@ def _texts(value: object) -> Iterator[str]:
 
 def _model_digest(folder: Path) -> str:
     # torch is not loaded where no input is a model
-    from seqkd.models.checkpoint import digest_of, model_digest
+    from seqkd.models.checkpoint import combine_digests, model_digest
 
     try:
         if (folder / MANIFEST).is_file():
             files = read_manifest(folder).extra.get("files")
             if isinstance(files, dict):
-                return digest_of(files)  # whether the files are still these is told where the folder is looked at
+                return combine_digests(files)  # whether the files are still these is told where the folder is looked at
         return model_digest(folder)
     except SeqkdError:
         return ""

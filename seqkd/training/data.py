@@ -1,4 +1,4 @@
-"""From a corpus on disk to padded tensors."""
+"""Conversion of a corpus on disk to batches of padded tensors."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from seqkd.extensions import resolve
 from seqkd.models.protocol import Marks, PairLengths
 from seqkd.objectives.base import Batch
 from seqkd.training.soft import SoftTable
-from seqkd.training.task import TRANSLATION, Collate, Task
+from seqkd.training.task import TRANSLATION, Collator, Task
 
 WEIGHT = "weight"  # optional
-NAMED_IDS = 20  # in an error message, of each corpus
+NAMED_IDS = 20  # ids of each corpus that an error message names
 AHEAD = 4  # groups of batches read while the device works on one
 
 T = TypeVar("T")
@@ -29,12 +29,12 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpecialIds:
-    """What a collater adds to a corpus' ids.
+    """The special ids that collation adds to the ids of a corpus.
 
     Attributes:
-        pad: Fills rows up on the right.
-        eos: Ends every source and target.
-        start: What the decoder reads first.
+        pad: Padding on the right.
+        eos: The end of every source and target.
+        start: The id that the decoder reads first.
     """
 
     pad: int
@@ -43,10 +43,10 @@ class SpecialIds:
 
 
 class TrainingData(Protocol):
-    """What the loop trains on."""
+    """The data of the training loop."""
 
     def plan(self, epoch: int) -> Sequence[Rows]:
-        """This rank's batches of one epoch, as row positions; equal in number on every rank."""
+        """Plan this rank's batches of one epoch, as row positions. Every rank has the same number of batches."""
         ...
 
     def load(self, rows: Rows) -> Batch:
@@ -55,33 +55,33 @@ class TrainingData(Protocol):
 
 
 class CorpusData:
-    """A corpus' rows in batches; those that the model cannot be trained on are left out.
+    """The rows of a corpus in batches, without the rows on which the model cannot be trained.
 
     Args:
-        corpus: Gold or distilled.
+        corpus: The corpus, gold or distilled.
         special: See `SpecialIds`.
-        unusable: The model's `SequenceModel.unusable`.
-        batch_tokens: Rows of a batch times its longest sentence, at most.
-        window: Rows shuffled and sorted together.
-        seed: Of the shuffles.
-        rank: Which of `world` processes this is.
-        world: Processes that share the corpus.
-        soft: What a teacher gave the rows; each batch brings its part.
-        task: Says which columns make a row, and how rows become a batch.
+        unusable: The method `SequenceModel.unusable` of the model.
+        batch_tokens: Largest product of a batch's rows and its longest sentence.
+        window: Rows that are shuffled and sorted together.
+        seed: The seed of the shuffles.
+        rank: The number of this process among `world` processes.
+        world: Number of processes that share the corpus.
+        soft: Stored soft targets of the rows, of which each batch gets its part.
+        task: The task, which defines the columns of a row and the collation of rows.
 
     Raises:
-        CorpusError: `soft` lacks a row that fits, or one of its positions; a weight is no number, or negative.
+        CorpusError: `soft` lacks a usable row or one of its positions, or a weight is negative or not a number.
 
     Attributes:
-        corpus: As given.
-        special: Likewise.
-        rows: How many rows fit.
-        positions: Where they are in the corpus `[rows]`.
-        source_lengths: Their subwords, without ends of sentences `[rows]`.
-        target_lengths: Likewise.
-        source_tokens: Of these rows, without ends of sentences.
-        target_tokens: Likewise.
-        skipped: By reason, the ids of the rows that do not.
+        corpus: The corpus.
+        special: The special ids.
+        rows: Number of usable rows.
+        positions: `[rows]`, their positions in the corpus.
+        source_lengths: `[rows]`, their source subwords, without end of sentence.
+        target_lengths: `[rows]`, their target subwords, without end of sentence.
+        source_tokens: The sum of the source lengths.
+        target_tokens: The sum of the target lengths.
+        skipped: The ids of the unusable rows, by reason.
     """
 
     def __init__(
@@ -110,7 +110,7 @@ class CorpusData:
         self._columns = [*task.columns, *([WEIGHT] if WEIGHT in corpus.schema.names else [])]
         _check_weights(corpus, self._columns)
         self.corpus, self.special, self._soft = corpus, special, soft
-        self._collate: Collate = resolve(task.collate)
+        self._collate: Collator = resolve(task.collate)
         self.positions = np.flatnonzero(fits)
         self.source_lengths, self.target_lengths = sources[fits], targets[fits]
         self._batch_tokens, self._window, self._seed = batch_tokens, window, seed
@@ -120,7 +120,7 @@ class CorpusData:
         self.target_tokens = int(self.target_lengths.sum(dtype=np.int64))
 
     def plan(self, epoch: int) -> list[Rows]:
-        """This rank's batches of one epoch, as positions in the corpus."""
+        """Plan this rank's batches of one epoch, as positions in the corpus."""
         batches = plan_epoch(
             self.source_lengths,
             self.target_lengths,
@@ -134,16 +134,16 @@ class CorpusData:
         return [self.positions[batch] for batch in batches]
 
     def read(self, rows: Rows) -> pa.Table:
-        """The rows at these positions, as `collated` takes them."""
+        """Read the rows at these positions, for `collated` takes them."""
         return self.corpus.take(rows, self._columns)
 
-    def collated(self, table: pa.Table) -> Batch:
-        """The batch of the task for these rows."""
+    def collate(self, table: pa.Table) -> Batch:
+        """Make the batch of these rows."""
         return self._collate(table, self.special)
 
     def load(self, rows: Rows) -> Batch:
         """The batch of these positions."""
-        batch = self.collated(self.read(rows))
+        batch = self.collate(self.read(rows))
         return batch if self._soft is None else batch._replace(soft=self._soft.of(batch.ids))
 
 
@@ -154,15 +154,15 @@ def _check_weights(corpus: Corpus, columns: Sequence[str]) -> None:
         if wrong.any():
             rows = table.column("id").to_numpy()[wrong][:NAMED_IDS].tolist()
             raise CorpusError(
-                f"the weights of {int(wrong.sum()):,} rows cannot be trained with: {', '.join(map(str, rows))}",
+                f"the weights of {int(wrong.sum()):,} rows are invalid: {', '.join(map(str, rows))}",
                 where=str(corpus.path),
-                expected="finite numbers, 0 or more, in the column `weight`",
-                hint="select again, or write the column anew",
+                expected="finite numbers of at least 0 in the column `weight`",
+                hint="run `seqkd select` again, or correct the column",
             )
 
 
 def name_rows(batches: Sequence[Batch]) -> str:
-    """Row ids for an error message, with their corpora where these are mixed: `1, 2 of gold/train; 1 of kd`."""
+    """Name row ids for an error message, with their corpora if several are mixed: `1, 2 of gold/train; 1 of kd`."""
     ids: dict[str, list[int]] = {}
     for batch in batches:
         origins = [""] * len(batch.ids) if batch.origins is None else batch.origins.tolist()
@@ -176,7 +176,7 @@ def name_rows(batches: Sequence[Batch]) -> str:
 
 
 def read_ahead(load: Callable[[T], Batch], groups: Iterable[Sequence[T]]) -> Generator[list[Batch]]:
-    """Load groups of batches in a thread, a few ahead of where they are used; in order."""
+    """Load groups of batches in a thread, a few groups ahead of their use, in order."""
 
     def load_all(group: Sequence[T]) -> list[Batch]:
         return [load(item) for item in group]

@@ -1,4 +1,4 @@
-"""Run the hooks of a training run: give them the batches ahead, and keep what they made in the state."""
+"""The runner of hooks: it passes them the next batches, and keeps their changes in the state."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from seqkd.training.state import Validation
 
 
 class Hooks:
-    """The hooks of a run, each with the batches that it has changed and that were not asked for yet.
+    """The hooks of a run, each with the batches that it has changed and that are not used yet.
 
     Args:
-        hooks: Called in this order; each one sees the batches as those before it have left them.
+        hooks: The hooks in the order of their calls. Each one sees the batches that the hooks before it have changed.
         fabric: The processes.
-        seed: Gives the seed for a call of the hook of this number.
+        seed: Returns the seed for a call of the hook of this number.
     """
 
     def __init__(self, hooks: Sequence[Hook], fabric: Fabric, seed: Callable[[int], int]) -> None:
@@ -35,11 +35,11 @@ class Hooks:
 
     @property
     def waiting(self) -> int:
-        """Batches that have been read and not been asked for."""
+        """The number of batches that have been read, but not used."""
         return sum(len(batches) for made in self._made for batches in made)
 
-    def changed(self, updates: Iterable[list[Batch]]) -> Iterator[list[Batch]]:
-        """Each update's batches after all hooks; `updates` begins behind those that are waiting."""
+    def apply(self, updates: Iterable[list[Batch]]) -> Iterator[list[Batch]]:
+        """Yield the batches of each update after all hooks. `updates` begins after the waiting batches."""
         stream = iter(updates)
         for number, hook in enumerate(self._hooks):
             if hook.updates:
@@ -62,7 +62,7 @@ class Hooks:
             yield made.popleft()
 
     def put_back(self, batches: list[Batch]) -> None:
-        """Let the last update's batches wait again: they were asked for and not used."""
+        """Put the batches of the last update back, because they were not used."""
         for hook, made in reversed(tuple(zip(self._hooks, self._made, strict=True))):
             if hook.updates:
                 made.appendleft(batches)
@@ -79,7 +79,7 @@ class Hooks:
             hook.validated(line)
 
     def state(self) -> list[dict[str, Any]]:
-        """For each process the hooks' states and the batches that are waiting; called on all of them."""
+        """Return the states of the hooks and the waiting batches for each process. All processes must call it."""
         own = {
             "states": [hook.state_dict() for hook in self._hooks],
             "made": [[[_plain(batch) for batch in batches] for batches in made] for made in self._made],
@@ -91,7 +91,7 @@ class Hooks:
         return found
 
     def load_state(self, saved: Sequence[Mapping[str, Any]]) -> None:
-        """Go on from what `state` gave."""
+        """Continue from the result of `state`."""
         own = saved[self._fabric.global_rank]
         for hook, state in zip(self._hooks, own["states"], strict=True):
             hook.load_state_dict(state)
@@ -100,7 +100,7 @@ class Hooks:
 
 
 def _plain(batch: Batch) -> dict[str, Any]:
-    """A batch as containers of tensors and strings."""
+    """Convert a batch to containers of tensors and strings."""
     values = batch._asdict()
     values["ids"] = torch.tensor(batch.ids)
     values["soft"] = None if batch.soft is None else tuple(batch.soft)
@@ -110,7 +110,7 @@ def _plain(batch: Batch) -> dict[str, Any]:
 
 
 def _batch(values: Mapping[str, Any]) -> Batch:
-    """The batch that `_plain` was given."""
+    """Convert the result of `_plain` back to a batch."""
     batch = Batch(**{**values, "ids": values["ids"].numpy()})
     return batch._replace(
         soft=None if batch.soft is None else SoftTargets(*batch.soft),

@@ -1,8 +1,8 @@
 """Hooks of the training loop: code that changes batches, weights or the objective while a model is trained.
 
 A run that is killed and resumed ends with the same weights, bit for bit, as one that never stopped. The saved state
-therefore holds what each hook has decided (its `state_dict`) and the batches that it has changed and the loop has not
-used yet.
+therefore contains the decisions of each hook (its `state_dict`) and the batches that hooks have changed, but that the
+loop has not used yet.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from seqkd.extensions import Registry, resolve
 
-if TYPE_CHECKING:  # pipeline files are planned, and registries listed, without torch where they can be
+if TYPE_CHECKING:  # planning a pipeline and listing registries should not import torch
     from torch import nn
 
     from seqkd.objectives.base import Batch
@@ -23,11 +23,11 @@ if TYPE_CHECKING:  # pipeline files are planned, and registries listed, without 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Training:
-    """The part of a run that hooks may look at and change.
+    """The part of a run that hooks may read and change.
 
     Attributes:
-        model: The student; on the run's device once training begins.
-        loss: Its objective.
+        model: The student, on the device of the run once training begins.
+        loss: The objective of the student.
     """
 
     model: nn.Module
@@ -35,37 +35,37 @@ class Training:
 
 
 class Hook(Protocol):
-    """Called by the loop on every process; no call may change how many batches there are.
+    """A hook, which the loop calls on every process. No call may change the number of batches.
 
-    Before `before` is called, torch's seed is set from the run's seed and the update, so that a hook which draws from
+    Before `before` is called, torch's seed is set from the run's seed and the update, so that a hook that draws from
     torch's generator draws the same numbers in a resumed run. Weights, the objective and anything else that all
-    processes share must be changed in the same way on each.
+    processes share must be changed in the same way on every process.
 
     Attributes:
-        updates: The number of updates whose batches `before` sees together, at most: an epoch's last group may be
-            smaller. 0 if the hook does not look at batches.
+        updates: The largest number of updates whose batches `before` sees together; the last group of an epoch may be
+            smaller. 0 if the hook does not use batches.
     """
 
     updates: int
 
     def before(self, batches: Sequence[Batch]) -> Sequence[Batch]:
-        """Take this process' next batches, on the CPU, and give as many in their place."""
+        """Return batches in place of this process' next batches, in equal number and on the CPU."""
         ...
 
     def stepped(self, update: int) -> None:
-        """An update of the weights is done; the first is 1."""
+        """Called after an update of the weights. The first update has number 1."""
         ...
 
     def validated(self, line: Validation) -> None:
-        """A validation is done, and its checkpoint is written."""
+        """Called after a validation, when its checkpoint has been written."""
         ...
 
     def state_dict(self) -> dict[str, Any]:
-        """All that later calls depend on: tensors, numbers, strings, and lists or dicts of these."""
+        """Return the state on which later calls depend: tensors, numbers, strings, and lists or dicts of these."""
         ...
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a saved state, also with the changes that it has made to weights' masks or to the objective."""
+        """Continue from a saved state, including the changes that the hook has made to weights or the objective."""
         ...
 
 
@@ -74,11 +74,11 @@ class HookKind:
     """A hook that stage and pipeline files can name.
 
     Attributes:
-        name: Its `type`.
-        help: One line about it.
-        settings: `module:attribute` of its settings, a frozen dataclass; its fields are the keys of the table.
-        build: `module:attribute` of a callable that takes the settings and the `Training`, and gives the `Hook`.
-        changes: The parts of a run that it changes.
+        name: The `type` in files.
+        help: A description in one line.
+        settings: `module:attribute` of its settings, a frozen dataclass whose fields are the keys of the table.
+        build: `module:attribute` of a callable that takes the settings and the `Training`, and returns the `Hook`.
+        changes: The parts of a run that the hook changes.
     """
 
     name: str
@@ -92,7 +92,7 @@ HOOKS = Registry("hook", HookKind, group="seqkd.hooks", own={})
 
 
 def build_hook(record: HookKind, settings: Any, training: Training) -> Hook:
-    """The hook of these settings, for one run.
+    """Build a hook for one run.
 
     Raises:
         ExtensionError: The module behind the record cannot be imported.

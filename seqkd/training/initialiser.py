@@ -1,4 +1,4 @@
-"""Start a model from another one's weights: all of them, or chosen layers; and keep parts of it from being trained."""
+"""Initialisation of a model with all weights or chosen layers of another model, and freezing of parts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from seqkd.errors import ModelError
-from seqkd.models.checkpoint import load_weights, weights_of
+from seqkd.models.checkpoint import collect_weights, load_weights
 from seqkd.models.initialiser import Initialiser
 from seqkd.models.registry import Stack
 
@@ -26,12 +26,12 @@ _GROUPS = {
 
 @dataclass(frozen=True, slots=True)
 class Original:
-    """A model that another one starts from.
+    """A model from which another model starts.
 
     Attributes:
         model: The model.
-        arch: Its architecture.
-        settings: Its settings.
+        arch: The architecture of the model.
+        settings: The settings of the model.
     """
 
     model: nn.Module
@@ -40,25 +40,25 @@ class Original:
 
 
 def initialise(model: nn.Module, arch: str, settings: Mapping[str, Any], first: Original, wanted: Initialiser) -> None:
-    """Copy weights into a model, and freeze the parts that are to stay.
+    """Copy weights into a model, and freeze parts of it.
 
     Args:
-        model: The new one.
-        arch: Its architecture.
-        settings: Its settings.
-        first: The model that it starts from, with the same vocabularies.
-        wanted: Which layers are copied, and what is frozen.
+        model: The new model.
+        arch: The architecture of the new model.
+        settings: The settings of the new model.
+        first: The model from which it starts, with the same vocabularies.
+        wanted: The layers to copy and the parts to freeze.
 
     Raises:
-        ModelError: The architectures, the widths or the numbers of layers do not fit; a layer is out of range; a part
-            to freeze does not exist, or nothing is left to train.
+        ModelError: The architectures, widths or numbers of layers do not fit, a layer is out of range, a part to freeze
+            does not exist, or nothing is left to train.
     """
     where = Path(wanted.model)
     if first.arch != arch:
         raise ModelError(f"its architecture is {first.arch!r}", where=str(where), expected=arch)
-    weights = weights_of(first.model)
+    weights = collect_weights(first.model)
     for stack, choice in _stacks(wanted):
-        there, here = _count(weights, stack), _count(weights_of(model), stack)
+        there, here = _count(weights, stack), _count(collect_weights(model), stack)
         if choice and not here:
             raise ModelError(
                 f"the layers of its {stack} are not separate weights",
@@ -69,7 +69,7 @@ def initialise(model: nn.Module, arch: str, settings: Mapping[str, Any], first: 
         if problem is not None:
             raise ModelError(problem, where=str(where))
         if choice:
-            weights = _with_layers(weights, weights_of(model), stack, choice)
+            weights = _with_layers(weights, collect_weights(model), stack, choice)
     _check_widths(weights, model, settings, first.settings, where)
     load_weights(model, weights, where)
     _freeze(model, wanted, where)
@@ -87,7 +87,7 @@ def _count(weights: Mapping[str, Tensor], stack: str) -> int:
 def _with_layers(
     weights: Mapping[str, Tensor], own: Mapping[str, Tensor], stack: Stack, choice: tuple[int, ...]
 ) -> dict[str, Tensor]:
-    """The weights with the chosen layers of a stack alone, numbered anew."""
+    """Return the weights with only the chosen layers of a stack, renumbered."""
     kept = {name: value for name, value in weights.items() if not _of(name, stack)}
     for name in own:
         if match := _of(name, stack):
@@ -109,8 +109,8 @@ def _check_widths(
     others: Mapping[str, Any],
     where: Path,
 ) -> None:
-    """Name the settings that differ, if they are the reason why the weights do not fit."""
-    own = weights_of(model)
+    """Raise an error that names the settings that differ, if they are the reason why the weights do not fit."""
+    own = collect_weights(model)
     if own.keys() == weights.keys() and all(own[name].shape == weights[name].shape for name in own):
         return
     differ = [
@@ -122,7 +122,7 @@ def _check_widths(
         raise ModelError(
             f"its weights have other sizes: {', '.join(differ)}",
             where=str(where),
-            expected="a model of the same sizes, but for the number of layers",
+            expected="a model of the same sizes, except for the number of layers",
         )
 
 

@@ -1,7 +1,7 @@
 """The training loop, on one process or several.
 
-A run that is stopped and run again ends with the same weights, bit for bit, as one that never stopped: batches follow
-from (seed, epoch), dropout from (seed, update), and everything else is in the state.
+A run that is stopped and resumed ends with the same weights, bit for bit, as one that never stopped: batches depend on
+(seed, epoch), dropout on (seed, update), and everything else is in the state.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from seqkd.errors import WorkError
-from seqkd.models.checkpoint import load_weights, weights_of
+from seqkd.models.checkpoint import collect_weights, load_weights
 from seqkd.objectives.base import Batch
 from seqkd.objectives.loss import Loss
 from seqkd.progress import Progress, say
@@ -30,8 +30,8 @@ from seqkd.stopping import StopRequest
 from seqkd.training.data import TrainingData, read_ahead
 from seqkd.training.hooked import Hooks
 from seqkd.training.hooks import Hook
-from seqkd.training.optim import MakeOptimizer, OptimSettings, build_optimizer, learning_rate
-from seqkd.training.pending import Counts, Pending, not_finite
+from seqkd.training.optim import OptimizerBuilder, OptimSettings, build_optimizer, learning_rate
+from seqkd.training.pending import Counts, PendingUpdates, not_finite
 from seqkd.training.runtime import Precision
 from seqkd.training.state import (
     TrainState,
@@ -53,18 +53,18 @@ Measured = tuple[float, Mapping[str, float]]  # nats per target token, and metri
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoopSettings:
-    """How long, and how often.
+    """Settings of the training loop.
 
     Attributes:
-        max_updates: Updates of the weights.
-        accumulate: Batches to an update, on each process.
+        max_updates: Number of updates of the weights.
+        accumulate: Batches in an update, on each process.
         clip_norm: Largest norm of the gradient of the loss per token; 0 for no clipping.
-        validate_every: Updates between validations; each also saves the state.
-        patience: Validations without a better one before training stops; 0 for never.
-        average: How many validations' checkpoints, up to the best, the model is the mean of.
-        best_by: The metric that the best is judged by.
-        keep: Updates whose checkpoints stay, whatever the model is made of.
-        seed: Of dropout.
+        validate_every: Updates between validations. Each validation also saves the state.
+        patience: Validations without improvement before training stops; 0 for no limit.
+        average: Number of validations, up to the best one, whose checkpoints are averaged for the model.
+        best_by: The metric that decides the best validation.
+        keep: Updates whose checkpoints are kept in any case.
+        seed: The seed of dropout.
         optim: Optimiser and schedule.
     """
 
@@ -81,25 +81,25 @@ class LoopSettings:
 
 
 class Observer(Protocol):
-    """Told about the run by rank 0."""
+    """An observer, to which rank 0 reports the run."""
 
     def trained(self, update: int, values: dict[str, float]) -> None:
-        """Some updates on the way: loss, learning_rate, gradient_norm."""
+        """Report the loss, learning_rate and gradient_norm of some updates."""
         ...
 
     def validated(self, history: Sequence[Validation]) -> None:
-        """After each validation, and once when a run is gone on with."""
+        """Report all validations, after each validation and once when a run is resumed."""
         ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainResult:
-    """How a run ended.
+    """The result of a run.
 
     Attributes:
-        updates: Updates done.
+        updates: Number of updates done.
         best: The best validation.
-        averaged: Updates whose checkpoints the model is the mean of.
+        averaged: Updates whose checkpoints were averaged for the model.
         history: All validations.
     """
 
@@ -110,7 +110,7 @@ class TrainResult:
 
 
 class _Step(nn.Module):
-    """Model and objective as one forward, which Fabric and DDP can wrap."""
+    """Model and objective as one forward pass, which Fabric and DDP can wrap."""
 
     def __init__(self, model: nn.Module, loss: Loss) -> None:
         super().__init__()
@@ -133,26 +133,26 @@ def fit(
     folder: Path,
     observer: Observer,
     hooks: Sequence[Hook] = (),
-    make_optimizer: MakeOptimizer = build_optimizer,
+    make_optimizer: OptimizerBuilder = build_optimizer,
 ) -> TrainResult:
-    """Train `model`, going on from `folder` if there is a state in it; the model ends with its final weights.
+    """Train `model`, and continue from the state in `folder` if there is one. The model gets its final weights.
 
     Args:
         fabric: Device, precision and processes.
-        model: On the CPU, with its first weights.
-        loss: The objective. Parameters that its terms bring are trained, and are saved with the state alone.
-        data: Batches of this rank.
-        validate: See `Measured`; called on every rank with the model in evaluation mode.
+        model: The model on the CPU, with its initial weights.
+        loss: The objective. Parameters of its terms are trained, too, but saved with the state only.
+        data: The batches of this rank.
+        validate: See `Measured`. It is called on every rank with the model in evaluation mode.
         settings: See `LoopSettings`.
-        precision: What `fabric` was made with.
-        folder: Where the state goes.
-        observer: Hears of progress.
-        hooks: Called in this order.
+        precision: The precision of `fabric`.
+        folder: The folder of the state.
+        observer: The observer of the run.
+        hooks: The hooks in the order of their calls.
         make_optimizer: Makes the optimiser, as `build_optimizer` does.
 
     Raises:
-        WorkError: The loss is not finite; the run was asked to stop; the system refuses to write.
-        ConflictError: The state was written by another number of processes or in another precision.
+        WorkError: The loss is not finite, a stop was requested, or a file cannot be written.
+        ConflictError: The state was written with another number of processes or in another precision.
     """
     run = _Run(fabric, model, loss, data, validate, settings, precision, folder, observer, hooks, make_optimizer)
     return run.run()
@@ -171,7 +171,7 @@ class _Run:
         folder: Path,
         observer: Observer,
         hooks: Sequence[Hook],
-        make_optimizer: MakeOptimizer,
+        make_optimizer: OptimizerBuilder,
     ) -> None:
         self.fabric, self.model, self.loss, self.data, self.validate = fabric, model, loss, data, validate
         self.settings, self.folder, self.observer = settings, folder, observer
@@ -184,8 +184,8 @@ class _Run:
         self.module, self.optimizer = fabric.setup(step, optimizer)
         self.state = TrainState(world=fabric.world_size, precision=precision)
         self.hooks = Hooks(hooks, fabric, self._hook_seed)
-        self.pending = Pending([(part.name, part.weight) for part in loss.terms], scaled=scaled)
-        # A GPU runs ahead of us: its numbers are read one update late, so that it never waits.
+        self.pending = PendingUpdates([(part.name, part.weight) for part in loss.terms], scaled=scaled)
+        # Numbers of a GPU are read one update late, so that the GPU never waits for the host.
         self.lag = 0 if fabric.device.type == "cpu" else 1
         self.mark = time.monotonic()
         self.latest = math.nan
@@ -204,7 +204,7 @@ class _Run:
                     self._save()
                     raise WorkError(
                         f"stopped at update {state.update:,} of {settings.max_updates:,}",
-                        hint="run the same command to go on",
+                        hint="run the same command again to continue",
                     )
                 self._update(batches, tokens, counts)
                 self._keep()
@@ -223,7 +223,7 @@ class _Run:
         return Progress("train", self.settings.max_updates, "updates", done=self.state.update)
 
     def _batches(self) -> Iterator[list[Batch]]:
-        """Each update's batches on this rank, from where the state stands to the end of training."""
+        """Yield the batches of each update on this rank, from the current state to the end of training."""
         state, size = self.state, self.settings.accumulate
         while not self._done():
             plan = self.data.plan(state.epoch)
@@ -232,7 +232,7 @@ class _Run:
             used = state.step + self.hooks.waiting
             groups = [plan[start : start + size] for start in range(used, len(plan), size)]
             with closing(read_ahead(self.data.load, groups)) as loaded:
-                for batches in self.hooks.changed(loaded):
+                for batches in self.hooks.apply(loaded):
                     yield batches
                     if self._done():
                         return
@@ -247,7 +247,7 @@ class _Run:
         return len(state.history) - 1 - best_index(state.history, settings.best_by) >= settings.patience
 
     def _agree(self, batches: list[Batch], stop: bool) -> tuple[int, Counts, bool]:
-        """An update's target tokens and denominators over all ranks, and whether any rank was asked to stop."""
+        """Sum an update's target tokens and denominators over all ranks, and tell whether any rank must stop."""
         tokens = sum(batch.tokens for batch in batches)
         own = [sum(counts) for counts in zip(*(self.loss.counts(batch) for batch in batches), strict=True)]
         if self.fabric.world_size == 1:
@@ -261,7 +261,7 @@ class _Run:
         update = state.update + 1
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.settings.optim, update)
-        # The gradient of each term's mean over the batches of all ranks. DDP averages gradients over the ranks.
+        # Each term's gradient is that of its mean over the batches of all ranks. DDP averages gradients over the ranks.
         scales = [
             part.weight * (fabric.world_size / (count or 1))
             for part, count in zip(self.loss.terms, counts.all, strict=True)
@@ -287,16 +287,16 @@ class _Run:
         self.hooks.stepped(update)
 
     def _keep(self) -> None:
-        """Write the weights of an update that is to be kept."""
+        """Write the weights of an update that the settings keep."""
         if self.state.update in self.settings.keep and self.fabric.is_global_zero:
-            save_checkpoint(self.folder, self.state.update, weights_of(self.model))
+            save_checkpoint(self.folder, self.state.update, collect_weights(self.model))
 
     def _seed(self, update: int, index: int) -> int:
-        """The seed of a batch's dropout, whoever computes it, so that a resumed run draws the same numbers."""
-        return _mixed(self.settings.seed, update, index * self.fabric.world_size + self.fabric.global_rank)
+        """Return the seed of a batch's dropout. It does not depend on the process, so a resumed run draws the same."""
+        return _mix_seed(self.settings.seed, update, index * self.fabric.world_size + self.fabric.global_rank)
 
     def _hook_seed(self, number: int) -> int:
-        return _mixed(self.settings.seed, self.state.update, self.fabric.global_rank, number)
+        return _mix_seed(self.settings.seed, self.state.update, self.fabric.global_rank, number)
 
     def _settle(self, keep: int) -> None:
         """Count the losses of all but the last `keep` updates.
@@ -346,11 +346,11 @@ class _Run:
         self.mark = time.monotonic()
         needed = needed_updates(state.history, settings.best_by, settings.average)
         if self.fabric.is_global_zero and state.update in needed:
-            save_checkpoint(self.folder, state.update, weights_of(self.model))
+            save_checkpoint(self.folder, state.update, collect_weights(self.model))
         self.hooks.validated(line)
         self._save()
         if self.fabric.is_global_zero:
-            # After the state: until it is written, a killed run goes on from the one before and needs its checkpoints.
+            # Prune after the state is written: until then a killed run continues from the state before.
             prune_checkpoints(self.folder, needed.union(settings.keep))
             self.observer.validated(state.history)
         self.mark = time.monotonic()
@@ -374,7 +374,7 @@ class _Run:
         if self.fabric.is_global_zero:
             learned = self.loss.state_dict()
             tensors = {
-                "model": weights_of(self.model),
+                "model": collect_weights(self.model),
                 "optimizer": self.optimizer.state_dict(),
                 "scaler": self.fabric.strategy.precision.state_dict(),
                 **({"objective": learned} if learned else {}),
@@ -395,7 +395,7 @@ class _Run:
         if self.hooks:
             self.hooks.load_state(tensors["hooks"])
         if self.fabric.is_global_zero:
-            say(f"train: going on after update {self.state.update:,} of {self.settings.max_updates:,}")
+            say(f"train: continuing after update {self.state.update:,} of {self.settings.max_updates:,}")
             if self.state.history:
                 self.observer.validated(self.state.history)
         else:
@@ -415,6 +415,6 @@ class _Run:
         )
 
 
-def _mixed(*numbers: int) -> int:
-    """A seed that depends on all of the numbers, from 0 to 2**63 - 1."""
+def _mix_seed(*numbers: int) -> int:
+    """Return a seed that depends on all numbers, from 0 to 2**63 - 1."""
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))

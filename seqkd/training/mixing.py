@@ -1,4 +1,4 @@
-"""Several corpora trained on as one, each with a weight."""
+"""Training on several corpora as one, each with a weight."""
 
 from __future__ import annotations
 
@@ -14,25 +14,26 @@ from seqkd.training.data import WEIGHT, CorpusData
 
 
 class MixedData:
-    """Rows of several corpora in batches: an epoch has each row of a corpus `weight` times in the mean.
+    """Rows of several corpora in batches. On average, an epoch contains each row of a corpus `weight` times.
 
-    Weights of single rows are another thing: they say how much a row counts where it is drawn.
+    Weights of single rows are different: they define how much a drawn row counts.
 
-    Of a corpus with n rows, round(weight * n) are in each epoch, and at least one: all rows as often as the weight's
-    integer part says, and of the rest some without replacement, drawn anew each epoch. The draw depends on seed, epoch
-    and the corpus' place alone, so that a resumed run and every rank see the same. A batch holds rows of any corpus.
+    Each epoch contains round(weight * n) of a corpus' n rows, at least one: all rows as often as the integer part of
+    the weight, and the rest as a new draw without replacement. The draw depends only on the seed, the epoch and the
+    position of the corpus, so a resumed run and all ranks see the same rows. A batch may contain rows of several
+    corpora.
 
     Args:
         parts: The corpora, with one collation and without soft targets.
-        weights: Of each, above 0.
-        batch_tokens: Rows of a batch times its longest sentence, at most.
-        window: Rows shuffled and sorted together.
-        seed: Of the draws and shuffles.
-        rank: Which of `world` processes this is.
-        world: Processes that share the corpora.
+        weights: The weight of each corpus, above 0.
+        batch_tokens: Largest product of a batch's rows and its longest sentence.
+        window: Rows that are shuffled and sorted together.
+        seed: The seed of draws and shuffles.
+        rank: The number of this process among `world` processes.
+        world: Number of processes that share the corpora.
 
     Raises:
-        ValueError: Not as many weights as corpora.
+        ValueError: The numbers of weights and corpora differ.
     """
 
     def __init__(
@@ -47,15 +48,15 @@ class MixedData:
         world: int = 1,
     ) -> None:
         self._parts = [(part, weight) for part, weight in zip(parts, weights, strict=True)]
-        # Rows are told apart by position, never by id: distilled corpora have the ids of the gold one. Positions of
-        # corpus n are starts[n] to starts[n + 1] - 1.
+        # Rows are identified by position, because distilled corpora share the ids of the gold corpus. Corpus n has the
+        # positions starts[n] to starts[n + 1] - 1.
         self._starts = np.cumsum([0, *(part.corpus.rows for part in parts)], dtype=np.int64)
         self._names = np.array([str(part.corpus.path) for part in parts])
         self._batch_tokens, self._window, self._seed = batch_tokens, window, seed
         self._rank, self._world = rank, world
 
     def plan(self, epoch: int) -> list[Rows]:
-        """This rank's batches of one epoch, as positions in all corpora one after another."""
+        """Plan this rank's batches of one epoch, as positions in the concatenated corpora."""
         rows, sources, targets = [], [], []
         for n, (part, weight) in enumerate(self._parts):
             drawn = draw(part.rows, weight, np.random.default_rng([self._seed, epoch, n + 1]))
@@ -76,7 +77,7 @@ class MixedData:
         return [positions[batch] for batch in batches]
 
     def load(self, rows: Rows) -> Batch:
-        """The batch of these positions, each row with its corpus' folder."""
+        """Make the batch of these positions, each row with the folder of its corpus."""
         which = np.searchsorted(self._starts, rows, side="right") - 1
         order = np.argsort(which, kind="stable")
         tables = [
@@ -84,12 +85,12 @@ class MixedData:
             for n, (part, _) in enumerate(self._parts)
             if not len(rows) or (which == n).any()
         ]
-        table = pa.concat_tables(_weighted(tables)).take(pa.array(np.argsort(order)))
-        return self._parts[0][0].collated(table)._replace(origins=self._names[which])
+        table = pa.concat_tables(_fill_weights(tables)).take(pa.array(np.argsort(order)))
+        return self._parts[0][0].collate(table)._replace(origins=self._names[which])
 
 
-def _weighted(tables: Sequence[pa.Table]) -> list[pa.Table]:
-    """Where some rows have a weight, the others have 1."""
+def _fill_weights(tables: Sequence[pa.Table]) -> list[pa.Table]:
+    """Give weight 1 to all rows without a weight if some rows have one."""
     if not any(WEIGHT in table.column_names for table in tables):
         return list(tables)
     return [
@@ -101,7 +102,7 @@ def _weighted(tables: Sequence[pa.Table]) -> list[pa.Table]:
 
 
 def draw(rows: int, weight: float, random: np.random.Generator) -> npt.NDArray[np.int64]:
-    """Which of a corpus' rows an epoch has, some of them more than once: `[round(weight * rows)]`, at least one."""
+    """Draw the rows of a corpus for an epoch, `[round(weight * rows)]`, at least one, some possibly repeated."""
     whole, rest = divmod(max(1, round(weight * rows)), rows)
     some = random.permutation(rows)[:rest].astype(np.int64)
     return np.concatenate([np.tile(np.arange(rows, dtype=np.int64), whole), np.sort(some)])

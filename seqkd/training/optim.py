@@ -13,16 +13,16 @@ from torch import nn
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OptimSettings:
-    """How weights move.
+    """Settings of the optimiser and the learning-rate schedule.
 
     Attributes:
         optimizer: adam (Kingma and Ba 2015) or adamw (Loshchilov and Hutter 2019).
         learning_rate: The schedule's peak.
         betas: Decay of the two moments.
-        weight_decay: Of matrices; biases and norms never decay.
-        schedule: inverse_sqrt (Vaswani et al. 2017, eq. 3, scaled to the peak) or cosine, to 0 at `max_updates`.
-        warmup_updates: The rate grows linearly until this update.
-        max_updates: Where the cosine ends.
+        weight_decay: Weight decay of matrices. Biases and norms never decay.
+        schedule: inverse_sqrt (Vaswani et al. 2017, eq. 3, scaled to the peak) or cosine, which ends at 0.
+        warmup_updates: The update until which the rate grows linearly.
+        max_updates: The update at which the cosine ends.
     """
 
     optimizer: Literal["adam", "adamw"] = "adam"
@@ -35,7 +35,7 @@ class OptimSettings:
 
 
 def learning_rate(settings: OptimSettings, update: int) -> float:
-    """The rate of an update; the first is 1."""
+    """Return the learning rate of an update. The first update has number 1."""
     peak, warmup = settings.learning_rate, settings.warmup_updates
     if update <= warmup:
         return peak * update / warmup
@@ -45,8 +45,8 @@ def learning_rate(settings: OptimSettings, update: int) -> float:
     return peak * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
 
 
-class MakeOptimizer(Protocol):
-    """Makes an optimiser; `build_optimizer` is the usual one."""
+class OptimizerBuilder(Protocol):
+    """A function that makes an optimiser, such as `build_optimizer`."""
 
     def __call__(
         self, parameters: Iterable[nn.Parameter], settings: OptimSettings, *, fused: bool
@@ -58,12 +58,12 @@ class MakeOptimizer(Protocol):
 def build_optimizer(
     parameters: Iterable[nn.Parameter], settings: OptimSettings, *, fused: bool
 ) -> torch.optim.Optimizer:
-    """The optimiser over `parameters`.
+    """Build the optimiser of `parameters`.
 
     Args:
-        parameters: Each once.
+        parameters: The parameters, each once.
         settings: See `OptimSettings`.
-        fused: One kernel for all weights; it cannot be had together with a gradient scaler (fp16) and clipping.
+        fused: Whether one kernel updates all weights. It cannot be combined with a gradient scaler (fp16) and clipping.
     """
     listed = list(parameters)
     groups = [

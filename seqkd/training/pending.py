@@ -1,4 +1,4 @@
-"""Losses and gradient norms of updates that the device may still be working on: read late, and checked."""
+"""Losses and gradient norms of updates that the device may not have finished. They are read late and checked."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from seqkd.training.data import name_rows
 
 
 @dataclass(frozen=True, slots=True)
-class Read:
+class UpdateNumbers:
     """The numbers of one update.
 
     Attributes:
         update: Its number, from 1.
-        loss: Loss of this rank's batches, as a sum over target tokens that count 1 each.
-        tokens: Target tokens over all ranks.
-        means: For each term, the loss of this rank's batches over its own denominator there.
-        mean: Their sum, each times its weight.
+        loss: The loss of this rank's batches, as a sum over target tokens that count 1 each.
+        tokens: Number of target tokens over all ranks.
+        means: For each term, the loss of this rank's batches divided by this rank's denominator.
+        mean: The weighted sum of `means`.
         norm: Gradient norm before clipping, or None if it was not computed.
     """
 
@@ -50,7 +50,7 @@ class Counts(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class _Unread:
+class _UnreadUpdate:
     update: int
     losses: Sequence[tuple[Batch, Sequence[Tensor]]]
     tokens: int
@@ -58,18 +58,18 @@ class _Unread:
     norm: Tensor | None
 
 
-class Pending:
-    """Updates whose numbers have not been read from the device yet.
+class PendingUpdates:
+    """The updates whose numbers have not been read from the device yet.
 
     Args:
-        terms: Name and weight of each of the objective's terms.
-        scaled: A scaler answers an overflow: it leaves the update out and scales less (fp16).
+        terms: Name and weight of each term of the objective.
+        scaled: Whether a gradient scaler handles overflows by skipping the update and scaling less (fp16).
     """
 
     def __init__(self, terms: Sequence[tuple[str, float]], *, scaled: bool) -> None:
         self._terms = terms
         self._scaled = scaled
-        self._unread: list[_Unread] = []
+        self._unread: list[_UnreadUpdate] = []
 
     def add(
         self,
@@ -80,22 +80,22 @@ class Pending:
         counts: Counts,
         norm: Tensor | None,
     ) -> None:
-        """Note an update; nothing is read.
+        """Add an update without reading its numbers.
 
         Args:
             update: Its number, from 1.
-            losses: This rank's batches, each with its sums, a scalar per term.
-            tokens: Target tokens, over all ranks.
-            counts: The sums' denominators.
+            losses: This rank's batches, each with its sums, one scalar per term.
+            tokens: Number of target tokens over all ranks.
+            counts: The denominators of the sums.
             norm: Gradient norm, a scalar.
         """
-        self._unread.append(_Unread(update, losses, tokens, counts, norm))
+        self._unread.append(_UnreadUpdate(update, losses, tokens, counts, norm))
 
-    def read(self, keep: int) -> Iterator[Read]:
+    def read(self, keep: int) -> Iterator[UpdateNumbers]:
         """Yield the numbers of all but the last `keep` updates, oldest first.
 
         Raises:
-            WorkError: One is not finite.
+            WorkError: A number is not finite.
         """
         while len(self._unread) > keep:
             entry = self._unread.pop(0)
@@ -111,7 +111,7 @@ class Pending:
             means = [value / (count or 1) for value, count in zip(sums, entry.counts.own, strict=True)]
             weights = [weight for _, weight in self._terms]
             whole = [value * (entry.tokens / (count or 1)) for value, count in zip(sums, entry.counts.all, strict=True)]
-            yield Read(
+            yield UpdateNumbers(
                 update=entry.update,
                 loss=math.fsum(map(mul, weights, whole)),
                 tokens=entry.tokens,
@@ -128,10 +128,10 @@ class Pending:
 
 
 def not_finite(what: str, update: int, batches: Sequence[Batch]) -> WorkError:
-    """The error for a number that is not finite; it names the rows of `batches`."""
+    """Make the error for a number that is not finite, which names the rows of `batches`."""
     named = name_rows(batches)
     return WorkError(
         what,
         where=f"update {update}" + (f", rows {named}" if named else ""),
-        hint="look at these rows, lower learning_rate, raise warmup_updates, or train in float32",
+        hint="check these rows, lower learning_rate, raise warmup_updates, or train in float32",
     )

@@ -1,4 +1,4 @@
-"""What a training process asks of the machine: device, precision, memory, signals."""
+"""The runtime of a training process: device, precision, memory and process group."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 _TOP_PAD = 64 << 20
 _INT_MAX = (1 << 31) - 1
 
-# How long a process waits for one that lives and does not answer; what has died is noticed at once. Long enough for the
-# first one to decode the validation text while the others wait.
+# How long a process waits for a living process that does not answer; the death of a process is noticed at once. It is
+# long enough for the first process to decode the validation text while the others wait.
 PATIENCE = timedelta(minutes=15)
 
 
 def choose_precision(precision: Literal["auto"] | Precision, device: torch.device) -> Precision:
-    """`auto` is bf16 where the device multiplies it in hardware, float32 elsewhere.
+    """Resolve `auto` to bf16 if the device multiplies bf16 in hardware, otherwise to float32.
 
-    Weights, their gradients' sum and the optimiser stay in float32 in every case.
+    Weights, the sums of gradients and the optimiser always stay in float32.
 
     Raises:
-        InputError: fp16 on a CPU.
+        InputError: fp16 is requested on a CPU.
     """
     if device.type == "cpu" and precision == "fp16":
         raise InputError("training in fp16 needs a GPU", expected="precision auto, bf16 or float32 on a CPU")
@@ -45,7 +45,7 @@ def choose_precision(precision: Literal["auto"] | Precision, device: torch.devic
 
 
 def multiplies_bf16(device: torch.device) -> bool:
-    """Whether the device has products of bf16; elsewhere torch emulates them, many times slower than float32's."""
+    """Whether the device multiplies bf16 in hardware. On other devices torch's emulation is far slower than float32."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return bool(torch.cpu._is_avx512_bf16_supported())
@@ -54,20 +54,20 @@ def multiplies_bf16(device: torch.device) -> bool:
 def slow_precision(
     precision: Precision, device: torch.device, *, has_products: Callable[[torch.device], bool] = multiplies_bf16
 ) -> str | None:
-    """Why training in this precision is slow on this device; None if it is not.
+    """Explain why training in this precision is slow on this device, or return None if it is not.
 
     Args:
-        precision: As it was chosen.
-        device: Where the model is trained.
-        has_products: Whether a device has products of bf16.
+        precision: The chosen precision.
+        device: The device of the model.
+        has_products: Tells whether a device multiplies bf16 in hardware.
     """
     if precision != "bf16" or has_products(device):
         return None
-    return "this device has no products of bf16, and training in it is slow; precision auto takes float32 here"
+    return "this device does not multiply bf16 in hardware, so training is slow; precision auto uses float32 here"
 
 
 def make_fabric(device: torch.device, precision: Precision) -> Fabric:
-    """Fabric for this process: alone, or one of torchrun's, where it joins the others."""
+    """Make the Fabric of this process. A process that torchrun has started joins the others."""
     for name in ("lightning.fabric", "lightning_fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     if not TorchElasticEnvironment.detect():
@@ -79,7 +79,7 @@ def make_fabric(device: torch.device, precision: Precision) -> Fabric:
             accelerator=device.type,
             devices=local,
             num_nodes=int(os.environ["WORLD_SIZE"]) // local,
-            # Nothing in our models' buffers changes while training.
+            # The buffers of seqkd's models do not change during training.
             strategy=DDPStrategy(broadcast_buffers=False, gradient_as_bucket_view=True, timeout=PATIENCE),
             precision=_FABRIC[precision],
         )
@@ -89,10 +89,11 @@ def make_fabric(device: torch.device, precision: Precision) -> Fabric:
 
 @contextmanager
 def group_left() -> Iterator[None]:
-    """Leave the process group, if the work has joined one, when the work is done.
+    """Leave the process group, if there is one, when the work is done.
 
-    The C++ runtime may abort a process that ends while gloo's threads still run, and a finished run would be called
-    failed. After an error the process just ends: leaving might wait for a process that does not answer.
+    The C++ runtime may abort a process that ends while gloo's threads are still running, so that a finished run would
+    seem to have failed. After an error the process ends without leaving, which might wait for a process that does not
+    answer.
     """
     yield
     if torch.distributed.is_initialized():
@@ -101,7 +102,7 @@ def group_left() -> Iterator[None]:
 
 @contextmanager
 def lost_processes_told() -> Iterator[None]:
-    """Tell what a process sees of another one's death as what it is.
+    """Turn the errors that the death of another process causes into a clear message.
 
     Raises:
         WorkError: Another process of the run has ended, or has not answered for `PATIENCE`.
@@ -109,20 +110,20 @@ def lost_processes_told() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        # NCCL's failures have a type of their own; gloo's are known by the name of the file they come from.
+        # NCCL errors have a type of their own; gloo errors are recognised by the name of their source file.
         if not isinstance(error, torch.distributed.DistError) and "/gloo/" not in str(error):
             raise
         raise WorkError(
             f"another process of this training run has ended or does not answer: {str(error).splitlines()[0]}",
-            hint="look at what that process has said, then run the same command to go on after the last validation",
+            hint="read the messages of that process, then run the same command to continue after the last validation",
         ) from error
 
 
 def keep_freed_memory() -> None:
-    """Tell glibc to keep freed memory instead of giving it back to the system.
+    """Tell glibc to keep freed memory instead of returning it to the system.
 
-    A training step frees and asks for the same large blocks again and again; each time the system would hand out fresh
-    pages and zero them one fault at a time. Other C libraries are left alone.
+    A training step frees and requests the same large blocks repeatedly, and each time the system would provide fresh
+    pages and zero them one page fault at a time. Other C libraries are not changed.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:

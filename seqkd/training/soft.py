@@ -1,4 +1,4 @@
-"""Soft targets on disk as training reads them: found by row id, never by position."""
+"""Stored soft targets for training, looked up by row id."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from seqkd.corpus.reader import Corpus
 from seqkd.errors import CorpusError
 from seqkd.objectives.base import SoftTargets
 
-_NAMED = 10  # rows in an error message
+_NAMED = 10  # rows that an error message names
 _COLUMNS = ("topk_ids", "topk_logprobs", "tail_logprob")
 
 
 class SoftTable:
-    """What a teacher gave the rows of a corpus.
+    """The soft targets of the rows of a corpus.
 
     Args:
-        corpus: Of kind "soft".
+        corpus: A folder of kind "soft".
 
     Raises:
         CorpusError: A shard is missing or damaged.
@@ -43,37 +43,37 @@ class SoftTable:
         self._positions = np.concatenate(positions)[self._order]
 
     def check(self, ids: npt.NDArray[np.int64], targets: npt.NDArray[np.integer[Any]]) -> None:
-        """Look whether every position of these rows is there.
+        """Check that every position of these rows exists.
 
         Args:
             ids: `[rows]` row ids.
-            targets: `[rows]` target tokens, end of sentence not counted; it has a position too.
+            targets: `[rows]` numbers of target tokens, without end of sentence, which has a position, too.
 
         Raises:
-            CorpusError: Rows are missing, or have another number of positions; the first of them are named.
+            CorpusError: Rows are missing or have another number of positions. The message names the first of them.
         """
         places = np.searchsorted(self._ids, ids)
         there = places < len(self._ids)
         there[there] = self._ids[places[there]] == ids[there]
         if not there.all():
             raise CorpusError(
-                f"{int((~there).sum()):,} rows that are trained on have no soft targets: {_named(ids[~there])}",
+                f"{int((~there).sum()):,} training rows have no soft targets: {_name_rows(ids[~there])}",
                 where=str(self.path),
-                expected="soft targets of every row that the student can be trained on",
+                expected="soft targets of every row on which the student can be trained",
                 hint="give the student no larger model.max_positions than the teacher's, or write the soft targets "
                 "again",
             )
         wrong = self._positions[places] != targets.astype(np.int64) + 1
         if wrong.any():
             raise CorpusError(
-                f"{int(wrong.sum()):,} rows have another number of positions than their targets: {_named(ids[wrong])}",
+                f"{int(wrong.sum()):,} rows differ from their targets in length: {_name_rows(ids[wrong])}",
                 where=str(self.path),
-                expected="one position a target token, and one for the end of sentence",
+                expected="one position for each target token, and one for end of sentence",
                 hint="write the soft targets again",
             )
 
     def of(self, ids: npt.NDArray[np.int64]) -> SoftTargets:
-        """The soft targets of these rows' positions, row after row, without padding between; `check` knew the rows."""
+        """Return the soft targets of these rows' positions, row after row without padding; `check` has checked them."""
         if not len(ids):
             return SoftTargets(torch.zeros(0, 1, dtype=torch.long), torch.zeros(0, 1), None)
         table = self._corpus.take(self._order[np.searchsorted(self._ids, ids)], list(_COLUMNS))
@@ -87,19 +87,19 @@ class SoftTable:
         logprobs = np.full(inside.shape, -np.inf, dtype=np.float32)
         found[inside], logprobs[inside] = flat_ids, flat_logprobs
         if self._samples is None:
-            # Rounded, they no longer add up to one.
+            # After rounding they no longer sum to one.
             total = np.logaddexp(np.logaddexp.reduce(logprobs, axis=1), tail)
             return SoftTargets(
                 torch.from_numpy(found),
                 torch.from_numpy(logprobs - total[:, None]),
                 torch.from_numpy(tail - total),
             )
-        # Rounded, they still tell how often each id was drawn.
+        # Even rounded, they determine how often each id was drawn.
         with np.errstate(divide="ignore"):
             logprobs = np.log(np.rint(np.exp(logprobs) * self._samples) / self._samples).astype(np.float32)
         return SoftTargets(torch.from_numpy(found), torch.from_numpy(logprobs), None)
 
 
-def _named(ids: npt.NDArray[np.int64]) -> str:
+def _name_rows(ids: npt.NDArray[np.int64]) -> str:
     more = f" and {len(ids) - _NAMED:,} more" if len(ids) > _NAMED else ""
     return "row " + ", ".join(str(row) for row in ids[:_NAMED].tolist()) + more

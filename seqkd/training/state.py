@@ -1,4 +1,4 @@
-"""What training writes down to go on from, and the checkpoints that become the model."""
+"""The state from which training resumes, and the checkpoints that become the model."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ class Validation:
     """One line of history.json.
 
     Attributes:
-        update: Updates done.
-        epoch: Of the last batch, from 0.
-        train_loss: What is minimised, per target token, since the validation before.
-        valid_nll: Nats per target token.
-        valid_bleu: Of greedy outputs; None where it is not asked for.
+        update: Number of updates done.
+        epoch: Epoch of the last batch, from 0.
+        train_loss: The objective per target token, since the validation before.
+        valid_nll: Negative log-likelihood in nats per target token.
+        valid_bleu: BLEU of greedy outputs, or None if it was not computed.
         metrics: Values of further metrics of greedy outputs, by name.
-        tokens_per_second: Target tokens trained on, validations not counted.
-        learning_rate: Of the last update.
+        tokens_per_second: Target tokens trained on per second, without the time of validations.
+        learning_rate: Learning rate of the last update.
     """
 
     update: int
@@ -59,18 +59,18 @@ class Validation:
 
 @dataclass(slots=True, kw_only=True)
 class TrainState:
-    """Where training stands, beside weights and moments.
+    """The progress of training, beside weights and moments.
 
     Attributes:
-        world: Processes; batches are dealt to them, so this cannot change on the way.
-        precision: Of the products.
-        update: Updates done.
+        world: Number of processes. Batches are divided among them, so it cannot change in a resumed run.
+        precision: Precision of the products.
+        update: Number of updates done.
         epoch: Epoch of the next batch.
-        step: Batches of that epoch already used, on each rank.
-        loss: Sum over the target tokens since the last validation.
+        step: Batches of that epoch that were used, on each rank.
+        loss: Sum of the loss over the target tokens since the last validation.
         tokens: Target tokens since the last validation.
-        seconds: Spent training since then.
-        history: Validations so far.
+        seconds: Seconds of training since the last validation.
+        history: All validations so far.
     """
 
     world: int
@@ -85,31 +85,31 @@ class TrainState:
 
 
 def save_state(folder: Path, state: TrainState, tensors: dict[str, Any]) -> None:
-    """Write `last.pt`, whole or not at all.
+    """Write `last.pt` atomically.
 
     Args:
         folder: The state folder.
-        state: Where training stands.
-        tensors: Weights, and the states of the optimiser, the gradient scaler, and of an objective and of hooks that
-            have one: plain containers of tensors, numbers and strings.
+        state: The progress of training.
+        tensors: The weights, and the states of the optimiser, the gradient scaler, the objective and the hooks, in
+            plain containers of tensors, numbers and strings.
 
     Raises:
-        WorkError: The system refuses: disk full, no permission.
+        WorkError: The file cannot be written, for example because the disk is full.
     """
     values = {"format": FORMAT, "state": asdict(state), **tensors}
     with atomic_path(folder / LAST) as temporary:
         try:
             torch.save(values, temporary)
-        except RuntimeError as error:  # torch's writer wraps what the system said
+        except RuntimeError as error:  # torch's writer wraps the error of the system
             raise OSError(None, str(error).splitlines()[0]) from error
 
 
 def load_state(folder: Path, *, world: int, precision: str) -> tuple[TrainState, dict[str, Any]] | None:
-    """Read `last.pt`; None where training has not got that far. Nothing is unpickled but tensors and plain values.
+    """Read `last.pt`, or return None if it does not exist yet. Only tensors and plain values are unpickled.
 
     Raises:
-        ConflictError: It was written by another number of processes or in another precision.
-        WorkError: Damaged.
+        ConflictError: The state was written with another number of processes or in another precision.
+        WorkError: The file is damaged.
     """
     path = folder / LAST
     if not path.exists():
@@ -121,40 +121,40 @@ def load_state(folder: Path, *, world: int, precision: str) -> tuple[TrainState,
         plain = values.pop("state")
         history = [Validation(**line) for line in plain.pop("history")]
         state = TrainState(history=history, **plain)
-    except Exception as error:  # torch.load raises whatever the damage leads to
+    except Exception as error:  # torch.load raises any exception for a damaged file
         raise WorkError(
-            f"cannot be gone on from: {error}", where=str(path), hint="--overwrite starts training anew"
+            f"is not a usable training state: {error}", where=str(path), hint="--overwrite starts training anew"
         ) from error
     for name, old, new in (("processes", state.world, world), ("precision", state.precision, precision)):
         if old != new:
             raise ConflictError(
                 f"training began with {name}: {old}, now {name}: {new}",
                 where=str(path),
-                expected="the same, so that it comes to the same end",
-                hint="go on as it began, or start anew with --overwrite",
+                expected="the same value, so that the result stays the same",
+                hint="continue with the same value, or start anew with --overwrite",
             )
     return state, values
 
 
 def best_index(history: list[Validation], by: str) -> int:
-    """The first of the best validations."""
+    """Return the index of the first of the best validations."""
     return min(range(len(history)), key=lambda i: (_badness(history[i], by), i))
 
 
 def averaged_updates(history: list[Validation], by: str, average: int) -> list[int]:
-    """Updates whose checkpoints make the model: the best and the `average - 1` validations before it."""
+    """Return the updates whose checkpoints are averaged: the best and the `average - 1` validations before it."""
     best = best_index(history, by)
     return [line.update for line in history[max(0, best + 1 - average) : best + 1]]
 
 
 def needed_updates(history: list[Validation], by: str, average: int) -> set[int]:
-    """Updates whose checkpoints the model is, or may still be, made of."""
+    """Return the updates whose checkpoints are needed for the model, or may still be needed."""
     latest = history[max(0, len(history) + 1 - average) :]
     return {*averaged_updates(history, by, average), *(line.update for line in latest)}
 
 
 def checkpoint_path(folder: Path, update: int) -> Path:
-    """Where the checkpoint of an update lies."""
+    """Return the path of the checkpoint of an update."""
     return folder / f"update-{update:08d}.safetensors"
 
 
@@ -164,7 +164,7 @@ def save_checkpoint(folder: Path, update: int, weights: dict[str, Tensor]) -> No
 
 
 def prune_checkpoints(folder: Path, needed: set[int]) -> None:
-    """Delete the checkpoints of other updates."""
+    """Delete the checkpoints of all other updates."""
     for path in folder.iterdir():
         match = _CHECKPOINT.match(path.name)
         if match and int(match[1]) not in needed:
@@ -172,7 +172,7 @@ def prune_checkpoints(folder: Path, needed: set[int]) -> None:
 
 
 def average_checkpoints(paths: Iterable[Path]) -> dict[str, Tensor]:
-    """The mean of each weight, summed in float64.
+    """Return the mean of each weight, summed in float64.
 
     Raises:
         ModelError: A file is missing or damaged.
@@ -189,4 +189,4 @@ def average_checkpoints(paths: Iterable[Path]) -> dict[str, Tensor]:
 
 
 def _badness(line: Validation, by: str) -> float:
-    return -line.value(by) if METRICS.named(by).direction == "higher" else line.value(by)
+    return -line.value(by) if METRICS.get(by).direction == "higher" else line.value(by)

@@ -1,11 +1,11 @@
-"""Tasks: what a row of a corpus is, how rows become batches, and how a model is measured beside its likelihood."""
+"""Tasks, which define the rows of a corpus, their collation, and a measurement of models beside the likelihood."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-if TYPE_CHECKING:  # a task's own module imports those that take the task
+if TYPE_CHECKING:  # the module of a task imports the modules that use tasks
     import pyarrow as pa
     from torch import nn
 
@@ -16,11 +16,11 @@ if TYPE_CHECKING:  # a task's own module imports those that take the task
     from seqkd.training.data import CorpusData, SpecialIds
 
 
-class Collate(Protocol):
-    """Makes a batch of rows."""
+class Collator(Protocol):
+    """A function that makes a batch of rows."""
 
     def __call__(self, table: pa.Table, special: SpecialIds) -> Batch:
-        """Pad the rows of a table with the task's columns, and `weight` if the corpus has it; there may be none."""
+        """Pad the rows of a table with the columns of the task, and `weight` if the corpus has it. It may be empty."""
         ...
 
 
@@ -29,11 +29,11 @@ class HeldOut:
     """A validation text.
 
     Attributes:
-        data: Its rows that the model can be measured on.
-        arch: The model's architecture.
-        vocabularies: Of source and target.
-        metrics: Metrics of outputs to measure; at least one.
-        tokenizer: The words that BLEU counts.
+        data: The rows on which the model can be measured.
+        arch: The architecture of the model.
+        vocabularies: The vocabularies of source and target.
+        metrics: The metrics of outputs to measure; at least one.
+        tokenizer: The tokenizer of BLEU.
         blanks: Whether the target language puts blanks between words.
     """
 
@@ -45,19 +45,19 @@ class HeldOut:
     blanks: bool
 
 
-class Measure(Protocol):
-    """Prepares a measurement of models on a validation text."""
+class MeasurementBuilder(Protocol):
+    """A function that prepares a measurement of models on a validation text."""
 
-    def __call__(self, held_out: HeldOut) -> Score:
+    def __call__(self, held_out: HeldOut) -> Measurement:
         """See above."""
         ...
 
 
-class Score(Protocol):
-    """Measures a model."""
+class Measurement(Protocol):
+    """A function that measures a model."""
 
     def __call__(self, model: nn.Module) -> dict[str, float]:
-        """The values of the metrics, by name, of a model in evaluation mode."""
+        """Return the values of the metrics, by name, of a model in evaluation mode."""
         ...
 
 
@@ -66,11 +66,11 @@ class Task:
     """A kind of training.
 
     Attributes:
-        name: By which files name it.
-        help: One line.
-        columns: The columns of a corpus that make a row.
-        collate: `module:attribute` of a `Collate`.
-        measure: `module:attribute` of a `Measure`.
+        name: The name that files use.
+        help: A description in one line.
+        columns: The columns of a corpus that form a row.
+        collate: `module:attribute` of a `Collator`.
+        measure: `module:attribute` of a `MeasurementBuilder`.
     """
 
     name: str
@@ -82,9 +82,9 @@ class Task:
 
 TRANSLATION = Task(
     name="translation",
-    help="Text to text; measured by metrics of greedy outputs",
+    help="Translation of text to text, measured by metrics of greedy outputs",
     columns=("id", "source_ids", "target_ids"),
     collate="seqkd.training.translation:collate",
-    measure="seqkd.training.translation:greedy",
+    measure="seqkd.training.translation:measure_greedy",
 )
 TASKS: dict[str, Task] = {task.name: task for task in (TRANSLATION,)}

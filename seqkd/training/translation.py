@@ -1,4 +1,4 @@
-"""The task of translation: pairs of texts to batches for teacher forcing, and metrics of greedy outputs."""
+"""The task of translation: batches of pairs for teacher forcing, and metrics of greedy outputs."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from seqkd.models.checkpoint import LoadedModel
 from seqkd.objectives.base import Batch, RowWeights
 from seqkd.search.loading import quick_decoder
 from seqkd.training.data import WEIGHT, SpecialIds
-from seqkd.training.task import HeldOut, Score
+from seqkd.training.task import HeldOut, Measurement
 
-DECODE_TOKENS = 4000  # source tokens decoded together
+DECODE_TOKENS = 4000  # source tokens that are decoded together
 
 
 def collate(table: pa.Table, special: SpecialIds) -> Batch:
     """Pad the rows of a corpus table.
 
     Args:
-        table: With the columns id, source_ids and target_ids, and weight if there is one. Without rows it gives one
-            sentence pair that is all padding in its target and counts nothing: ranks that have run out of batches still
-            take part.
+        table: A table with the columns id, source_ids and target_ids, and weight if there is one. An empty table gives
+            one sentence pair whose target is all padding and counts nothing, with which ranks without batches take
+            part.
         special: See `SpecialIds`.
     """
     rows = table.num_rows
@@ -43,8 +43,8 @@ def collate(table: pa.Table, special: SpecialIds) -> Batch:
         )
     sources, source_lengths = _flat(table.column("source_ids"))
     targets, target_lengths = _flat(table.column("target_ids"))
-    source = _padded(sources, source_lengths, special)
-    target_out = _padded(targets, target_lengths, special)
+    source = _pad(sources, source_lengths, special)
+    target_out = _pad(targets, target_lengths, special)
     target_in = np.empty_like(target_out)
     target_in[:, 0] = special.start
     target_in[:, 1:] = target_out[:, :-1]
@@ -67,13 +67,13 @@ def collate(table: pa.Table, special: SpecialIds) -> Batch:
 
 
 def _flat(column: pa.ChunkedArray) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
-    """All ids of a column one after another, and each row's number of them."""
+    """Return all ids of a column in one array, and the number of ids of each row."""
     lists = pa.concat_arrays(column.chunks)
     return lists.flatten().to_numpy(zero_copy_only=False), np.diff(lists.offsets.to_numpy()).astype(np.int64)
 
 
-def _padded(ids: npt.NDArray[np.int32], lengths: npt.NDArray[np.int64], special: SpecialIds) -> npt.NDArray[np.int64]:
-    """`[rows, longest + 1]` int64, end of sentence after each row."""
+def _pad(ids: npt.NDArray[np.int32], lengths: npt.NDArray[np.int64], special: SpecialIds) -> npt.NDArray[np.int64]:
+    """Pad rows to `[rows, longest + 1]` int64, with end of sentence after each row."""
     places = np.arange(int(lengths.max()) + 1)
     padded = np.full((len(lengths), len(places)), special.pad, dtype=np.int64)
     padded[places < lengths[:, None]] = ids
@@ -81,8 +81,8 @@ def _padded(ids: npt.NDArray[np.int32], lengths: npt.NDArray[np.int64], special:
     return padded
 
 
-def greedy(held_out: HeldOut) -> Score:
-    """Metrics of a model's greedy outputs against the validation text's references."""
+def measure_greedy(held_out: HeldOut) -> Measurement:
+    """Prepare the measurement of metrics of a model's greedy outputs on the validation text."""
     data, vocabularies = held_out.data, held_out.vocabularies
     table = data.corpus.take(data.positions, ["id", "source", "source_ids", "target"])
     sources = list(zip(table.column("id").to_pylist(), table.column("source_ids").to_pylist(), strict=True))

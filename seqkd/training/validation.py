@@ -13,12 +13,12 @@ from seqkd.training.data import TrainingData
 
 
 def held_out_nll(fabric: Fabric, model: nn.Module, loss: Loss, data: TrainingData) -> float:
-    """Nats per target token, end of sentence counted, over all ranks' batches of epoch 0.
+    """Return nats per target token, including end of sentence, over all ranks' batches of epoch 0.
 
     Args:
         fabric: Device, precision and processes.
-        model: Not the wrapped one; in evaluation mode.
-        loss: Its `measure` gives the likelihood.
+        model: The model itself, not its wrapper, in evaluation mode.
+        loss: The objective, whose `measure` computes the likelihood.
         data: The held-out corpus.
     """
     total = torch.zeros(2, dtype=torch.float64)

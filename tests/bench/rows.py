@@ -34,7 +34,7 @@ import numpy.typing as npt  # noqa: E402
 import pyarrow as pa  # noqa: E402
 import pyarrow.compute as pc  # noqa: E402
 
-from seqkd.corpus.manifest import Manifest, fingerprint, write_manifest  # noqa: E402
+from seqkd.corpus.manifest import Manifest, build_fingerprint, write_manifest  # noqa: E402
 from seqkd.corpus.writer import write_shard  # noqa: E402
 from seqkd.text.vocabulary import Vocabulary  # noqa: E402
 from tests.bench import big  # noqa: E402
@@ -106,7 +106,7 @@ def write(
         write_shard(folder, shard, table(words, shard, first, min(SHARD_ROWS, rows - first)))
         for shard, first in enumerate(range(0, rows, SHARD_ROWS))
     ]
-    made_by = fingerprint("distill" if inputs else "prepare", {}, inputs)
+    made_by = build_fingerprint("distill" if inputs else "prepare", {}, inputs)
     manifest = Manifest(kind=kind, fingerprint=made_by, rows=rows, shards=shards, vocabulary=words.vocabulary)
     write_manifest(folder, manifest)
     return manifest.digest()
@@ -162,7 +162,7 @@ def measure(rows: int, model: Path, run: Path, *, made: bool, beam: int, workers
     words = Words(model / "vocab.model")
     say(f"rows: {rows:,}, making the corpus")
     corpus = write(run / "gold", "corpus", rows, words, gold)
-    prepared = Manifest(kind="prepared", fingerprint=fingerprint("prepare", {}, {}), vocabulary=words.vocabulary)
+    prepared = Manifest(kind="prepared", fingerprint=build_fingerprint("prepare", {}, {}), vocabulary=words.vocabulary)
     (run / "prepared").mkdir()
     write_manifest(run / "prepared", prepared)
     found = []

@@ -32,12 +32,12 @@ import pyarrow as pa  # noqa: E402
 from sacrebleu.metrics.bleu import BLEU  # noqa: E402
 
 from seqkd.config.stages import SelectConfig  # noqa: E402
-from seqkd.corpus.manifest import Manifest, ShardInfo, fingerprint, write_manifest  # noqa: E402
+from seqkd.corpus.manifest import Manifest, ShardInfo, build_fingerprint, write_manifest  # noqa: E402
 from seqkd.corpus.reader import Corpus  # noqa: E402
 from seqkd.corpus.schema import KBEST_SCHEMA  # noqa: E402
 from seqkd.corpus.writer import write_shard  # noqa: E402
 from seqkd.selection.lists import Lists  # noqa: E402
-from seqkd.selection.rules import Means, seqinter  # noqa: E402
+from seqkd.selection.rules import Means, score_by_seqinter  # noqa: E402
 from seqkd.selection.sentence_bleu import SentenceBleu  # noqa: E402
 from seqkd.stages.select import select  # noqa: E402
 from tests.bench.run import PIPELINE, machine, say  # noqa: E402
@@ -98,7 +98,7 @@ def write(folder: Path, kind: str, rows: pa.Table, times: int) -> None:
         ids = pa.array(range(start, start + part.num_rows), pa.int64())
         shards.append(write_shard(folder, len(shards), part.set_column(0, "id", ids)))
     total = sum(shard.rows for shard in shards)
-    made_by = fingerprint("bench", {}, {})
+    made_by = build_fingerprint("bench", {}, {})
     write_manifest(folder, Manifest(kind=kind, fingerprint=made_by, rows=total, shards=shards, vocabulary="0" * 64))
 
 
@@ -129,7 +129,7 @@ def memory(gold: pa.Table, kbest: pa.Table) -> dict[str, float]:
             folder = Path(name, str(times))
             write(folder / "gold", "corpus", gold.slice(0, rows), times)
             write(folder / "kbest", "kbest", kbest.slice(0, rows), times)
-            made_by = fingerprint("bench", {}, {})
+            made_by = build_fingerprint("bench", {}, {})
             (folder / "prepared").mkdir()
             write_manifest(folder / "prepared", Manifest(kind="prepared", fingerprint=made_by, vocabulary="0" * 64))
             config = {key: str(folder / key) for key in ("gold", "kbest", "prepared")}
@@ -173,7 +173,7 @@ halves: list[tuple[str, list[Lists]]] = []  # what two processes, copies of this
 def score(tokenizer: str, parts: list[Lists]) -> list[Any]:
     """By seqkd, with an empty cache of lines, where sacrebleu cuts them."""
     means = Means(bleu=SentenceBleu(tokenizer))
-    return [seqinter(part, means) for part in parts]
+    return [score_by_seqinter(part, means) for part in parts]
 
 
 def passes(work: tuple[int, int]) -> None:

@@ -56,7 +56,7 @@ def multi30k(folder: Path, model: LoadedModel, languages: tuple[str, str], rows:
         for part in MULTI30K_PARTS:
             if len(lines) < rows:
                 lines += _lines(folder / f"{part}.{language}")
-        sides.append(Normalizer().many(lines[:rows]))
+        sides.append(Normalizer().normalize_all(lines[:rows]))
     return Sentences(model.vocabularies.source.encode(sides[0]), sides[1])
 
 

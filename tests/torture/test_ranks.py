@@ -98,7 +98,7 @@ def test_a_dead_process(inputs: Path, whole: Path, tmp_path: Path, full: bool, r
         dies.communicate()
         assert lives.returncode == 1, said
         assert "error: another process of this training run has ended or does not answer" in said
-        assert "run the same command to go on" in said
+        assert "run the same command to continue" in said
         assert not (ranks.out / "manifest.json").exists()
         Ranks(inputs, ranks.out).finish()
         assert model_digest(ranks.out) == model_digest(whole)

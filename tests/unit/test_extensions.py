@@ -17,7 +17,7 @@ from seqkd.errors import ExtensionError
 from seqkd.extensions import Registry, resolve, settings_class
 from seqkd.metrics.registry import METRICS
 from seqkd.models.registry import ARCHITECTURES, Architecture
-from seqkd.objectives.registry import OBJECTIVES, Needs, Objective, lacking, suited
+from seqkd.objectives.registry import OBJECTIVES, Needs, Objective, find_missing_settings, suitable_objectives
 from seqkd.selection.registry import FILTERS, RULES, SCORERS
 
 GROUP = "seqkd.things"
@@ -177,7 +177,7 @@ def test_objectives_suit_the_architectures_that_they_say() -> None:
     both = ["nll", "word_kd"]
     expected = {"transformer": both, "lstm": both, "sru": both, "fairseq:": ["fairseq"]}
     for name, record in ARCHITECTURES.own.items():
-        assert suited(record) == expected.get(name, [name])
+        assert suitable_objectives(record) == expected.get(name, [name])
         assert record.objective in OBJECTIVES.own
     settings = "tests.unit.test_extensions:Thing"
     mine = Objective(name="mine", help="x", settings=settings, build=settings, suits=frozenset({"nat"}))
@@ -234,7 +234,7 @@ TEACHABLE = Objective(
 
 def test_an_objective_that_asks_a_teacher_takes_one(tmp_path: Path) -> None:
     install(tmp_path, "school", taught=f"{HERE}:TEACHABLE")
-    found = Registry("objective", Objective, group=GROUP, own={}, check=lacking, find=finder(tmp_path))
+    found = Registry("objective", Objective, group=GROUP, own={}, check=find_missing_settings, find=finder(tmp_path))
     with pytest.raises(ExtensionError, match="its settings lack teachers, precision, soft_targets, temperature, dir"):
         found.find("taught")
 

@@ -25,7 +25,7 @@ def test_the_first_one_is_noted_and_the_second_is_not_held_back(
         with pytest.raises(WorkError, match="stopped after 3 of 7 shards") as raised:
             stop.check("after 3 of 7 shards")
     assert "same command" in raised.value.hint
-    assert "once more ends it at once" in capfd.readouterr().err
+    assert "press Ctrl-C again to end at once" in capfd.readouterr().err
 
 
 def test_handlers_are_put_back() -> None:

@@ -1,7 +1,7 @@
-// Smoothed sentence BLEU of whole k-best lists: words to ids, and clipped n-gram counts.
+// Smoothed sentence BLEU of whole k-best lists: the mapping of words to ids, and clipped n-gram counts.
 //
-// Equal to sacrebleu to the last bit: words are cut by the same replacements in the same order, and scores are made by the
-// same operations on doubles. Nothing here is shared between calls, so threads may call at the same time.
+// Results equal sacrebleu's to the last bit: words are separated by the same replacements in the same order, and scores are
+// computed by the same operations on doubles. Calls share no state, so threads may call at the same time.
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -16,7 +16,7 @@ constexpr int ORDER = 4;
 enum Tokenizer { NONE, MTEVAL_13A, CHARACTERS, CHINESE };
 enum Smoothing { NOTHING, EXPONENTIAL, FLOOR, ADD_K };
 
-// Bytes of the blank that begins at `at`, as Python's str.split knows blanks; 0 where there is none.
+// The bytes of the blank that begins at `at`, by the definition of Python's str.split; 0 if there is none.
 inline int blank(const unsigned char* at, const unsigned char* end) {
   const unsigned char c = at[0];
   if (c < 0x80) return c == ' ' || (c >= 9 && c <= 13) || (c >= 28 && c <= 31);
@@ -37,7 +37,7 @@ void replace(std::string& text, const char* from, const char* to) {
   for (size_t at = text.find(from); at != std::string::npos; at = text.find(from, at + grown)) text.replace(at, size, to);
 }
 
-// Punctuation that always stands alone; a blank, too, is in the ranges of the original.
+// Punctuation that is always a word of its own. The ranges of the original contain a blank, too.
 struct Alone {
   bool is[256] = {};
   Alone() {
@@ -46,8 +46,8 @@ struct Alone {
   }
 };
 
-// Letters that sacrebleu's Chinese tokenizer sets apart. Its two ranges of five hex digits are strings of two characters
-// in Python, and hold what comes between those strings: U+2001 to U+2A6D, U+2F81 to U+2FA1.
+// Letters that sacrebleu's Chinese tokenizer separates. It writes two ranges with five hex digits, which are strings of two
+// characters in Python. They therefore match everything between those strings: U+2001 to U+2A6D, U+2F81 to U+2FA1.
 bool chinese(uint32_t letter) {
   constexpr uint32_t ranges[][2] = {
       {0x3400, 0x4DB5}, {0x4E00, 0x9FA5}, {0x9FA6, 0x9FBB}, {0xF900, 0xFA2D}, {0xFA30, 0xFA6A}, {0xFA70, 0xFAD9},
@@ -59,7 +59,7 @@ bool chinese(uint32_t letter) {
   return false;
 }
 
-// A string that grows without looking at each byte.
+// A string that grows without initialising each byte.
 struct Buffer {
   std::vector<char> bytes;
   size_t size = 0;
@@ -69,14 +69,14 @@ struct Buffer {
   }
 };
 
-// sacrebleu's Tokenizer13a and TokenizerZh. Their patterns tell ASCII characters apart and nothing else, so that bytes do
-// for characters.
+// sacrebleu's Tokenizer13a and TokenizerZh. Their patterns distinguish ASCII characters only, so bytes can stand for
+// characters.
 class Mteval {
  public:
   void cut(const char* text, size_t size, bool zh, Buffer& out) {
     static const Alone alone;
     const auto* first = reinterpret_cast<const unsigned char*>(text);
-    size_t end = size;  // what str.rstrip leaves: a line feed after a dash counts for something
+    size_t end = size;  // as str.rstrip cuts it: a line feed after a dash matters
     for (;;) {
       size_t last = end;
       if (last) do --last; while (last && continues(first[last]));
@@ -100,7 +100,7 @@ class Mteval {
     }
     if (!zh) *to++ = ' ';
     a.size = size_t(to - a.bytes.data());
-    // Each of the next three consumes what it matched, as a regular expression does: "..." has one match, not two.
+    // Each of the next three consumes its match, as a regular expression does: "..." has one match, not two.
     pass(a, b, [](char x, char y) { return stop(y) && !digit(x); }, false, true);
     pass(b, a, [](char x, char y) { return stop(x) && !digit(y); }, true, false);
     pass(a, out, [](char x, char y) { return y == '-' && digit(x); }, false, true);
@@ -138,7 +138,7 @@ class Mteval {
     line.swap(set);
   }
 
-  // Where two bytes match, a blank between them, and one before or after.
+  // If two bytes match, insert a blank between them, and one before or after them.
   template <class Match>
   static void pass(const Buffer& in, Buffer& out, Match match, bool before, bool after) {
     const char *at = in.bytes.data(), *end = at + in.size;
@@ -162,7 +162,7 @@ class Mteval {
   Buffer a, b;
 };
 
-// Numbers words in the order of their first coming. Words are compared, not their hashes alone.
+// Numbers words in the order of their first occurrence. Words are compared, not only their hashes.
 class Dictionary {
  public:
   Dictionary() : slots(1 << 12, -1) {}
@@ -217,7 +217,8 @@ class Dictionary {
   std::string letters;
 };
 
-// The n-grams of one reference as a tree: an n-gram is a word below the (n-1)-gram before it. Exact, nothing collides.
+// The n-grams of one reference as a tree: an n-gram is a word below its first n-1 words. The tree is exact: n-grams cannot
+// collide.
 class Reference {
  public:
   void read(const int32_t* ids, int size) {
@@ -242,7 +243,7 @@ class Reference {
     }
   }
 
-  // Clipped matches of each order.
+  // The clipped matches of each order.
   void match(const int32_t* ids, int size, int* correct) {
     left = counts;
     for (int n = 0; n < ORDER; ++n) correct[n] = 0;
@@ -250,7 +251,7 @@ class Reference {
       uint64_t node = ROOT;
       for (int n = 0; n < ORDER && i + n < size; ++n) {
         const size_t slot = find(node, ids[i + n]);
-        if (keys[slot] == EMPTY) break;  // nor does any longer one occur that begins here
+        if (keys[slot] == EMPTY) break;  // no longer n-gram that begins here occurs, either
         node = nodes[slot];
         if (left[node] > 0) {
           --left[node];
@@ -277,7 +278,7 @@ class Reference {
   std::vector<int32_t> nodes, counts, left;
 };
 
-// Python's sum of floats: plain to 3.11, compensated (Neumaier) since 3.12.
+// Python's sum of floats: plain up to 3.11, compensated (Neumaier) since 3.12.
 struct Sum {
   double high = 0.0, low = 0.0;
   bool compensated;
@@ -317,8 +318,9 @@ double bleu(const int* found, int size, int reference, int smoothing, double val
 
 extern "C" {
 
-// Texts [count], UTF-8, from offsets [count + 1] into `letters`. Writes ids, one for each distinct word, and each text's
-// first place among them into starts [count + 1]. There are no more words than bytes. Returns their number.
+// The texts [count] are UTF-8 and lie at offsets [count + 1] in `letters`. Writes the ids of all words, one number for each
+// distinct word, and the index of each text's first id into starts [count + 1]. There are no more words than bytes. Returns
+// the number of ids.
 int64_t seqkd_words(int tokenizer, const char* letters, const int32_t* offsets, int64_t count, int32_t* ids,
                     int64_t* starts) {
   Dictionary dictionary;
@@ -354,7 +356,8 @@ int64_t seqkd_words(int tokenizer, const char* letters, const int32_t* offsets, 
   return words;
 }
 
-// Text references[g] against the texts firsts[g] to firsts[g] + counts[g] - 1; scores of all groups one after the other.
+// Scores the texts firsts[g] to firsts[g] + counts[g] - 1 against text references[g] for each group g. The scores of all
+// groups follow one another.
 void seqkd_bleu(const int32_t* ids, const int64_t* starts, int64_t groups, const int64_t* references,
                 const int64_t* firsts, const int64_t* counts, int smoothing, double value, int effective,
                 int compensated, double* scores) {

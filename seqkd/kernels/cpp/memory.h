@@ -2,7 +2,7 @@
 #include <cstdlib>
 
 template <typename T>
-struct Buffer {  // grows, is aligned to cache lines, and is never cleared
+struct Buffer {  // grows on demand, is aligned to cache lines, and is not initialised
   T* data = nullptr;
   size_t size = 0;
   T* need(size_t count) {
@@ -22,10 +22,10 @@ struct Buffer {  // grows, is aligned to cache lines, and is never cleared
 
 constexpr int LINE = 64;  // bytes of a cache line
 
-// Memory that is wanted soon, asked for some lines at a time while something else is computed.
+// A range of memory that is prefetched some lines at a time while something else is computed.
 struct Ahead {
   const char* at = nullptr;
-  int lines = 0;  // at a time
+  int lines = 0;  // lines per step
   void ask() {
     for (int i = 0; i < lines; ++i, at += LINE) __builtin_prefetch(at, 0, 2);  // into the second-level cache
   }

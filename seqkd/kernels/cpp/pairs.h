@@ -1,4 +1,4 @@
-// Products of bf16 pairs on the vector unit (AVX-512 BF16), on operands that lie as tiles of the matrix unit do.
+// Products of bf16 pairs on the vector unit (AVX-512 BF16), on operands in the tile layout of the matrix unit.
 #pragma once
 #if defined(__AVX512BF16__)
 #include <immintrin.h>
@@ -8,11 +8,12 @@
 
 #include "memory.h"
 
-// Rows at a time: with 32 columns their sums are half of the registers, and what is read serves two products.
+// Rows at a time. With 32 columns their sums take half of the registers, and each loaded value serves two products.
 constexpr int PAIR_ROWS = 8;
 
-// low[row] and high[row], the sums of 16 outputs each, += the row's inputs times those outputs, over `steps` of 32 inputs.
-// `left`: a row every 32 numbers, a step every 512. `right`: a step has 16 pairs of inputs x 16 outputs, twice.
+// Adds to low[row] and high[row], the sums of 16 outputs each, the products of the row's inputs with those outputs, over
+// `steps` steps of 32 inputs. In `left`, rows are 32 numbers apart and steps 512. In `right`, a step holds 16 pairs of inputs x
+// 16 outputs, twice.
 template <int ROWS>
 static inline void add_pair_products(const uint16_t* left, const uint16_t* right, int steps, __m512* low, __m512* high,
                                      Ahead ahead = {}) {

@@ -1,5 +1,5 @@
-// Work shared out over torch's own threads, from whichever OpenMP it has loaded: a second pool would fight with it for the
-// cores.
+// Divides work among torch's own threads, through the OpenMP library that torch has loaded: a second thread pool would compete
+// for the cores.
 #pragma once
 #include <algorithm>
 #include <functional>
@@ -24,7 +24,7 @@ static inline int blocks_of(int n, int unit) { return (n + unit - 1) / unit; }
 
 struct Range {
   int first, last;
-  // The part's share of `count` things, in whole units.
+  // The share of this part in `count` items, in whole units.
   Range(int count, int part, int parts, int unit = 1) {
     const int units = blocks_of(count, unit);
     first = std::min(count, int(long(units) * part / parts) * unit);

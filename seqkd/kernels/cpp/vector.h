@@ -1,17 +1,17 @@
-// Vectors of floats, as wide as the target's: sixteen with AVX-512, eight with AVX2, elsewhere four.
+// Vectors of floats of the target's width: sixteen with AVX-512, eight with AVX2, otherwise four.
 #pragma once
 #include <cstdint>
 #include <cstring>
 
-// For a function that is called from several places: of copies of it, one might be compiled with products and sums rounded
-// together and another with each by itself, and a result would depend on who asked for it.
+// For functions that are called from several places. The compiler might fuse products and sums in one inlined copy and not in
+// another, and results would depend on the caller.
 #if defined(__clang__)
 #define COMPILED_ONCE __attribute__((noinline))
 #else
 #define COMPILED_ONCE __attribute__((noinline, noclone))
 #endif
 
-// Wider than the target's own they would be taken apart lane by lane and kept in memory.
+// The compiler would split vectors wider than the target's lane by lane and keep them in memory.
 #if defined(__AVX512F__)
 constexpr int LANES = 16;
 #elif defined(__AVX2__) && defined(__FMA__)
@@ -29,15 +29,16 @@ typedef uint32_t vu __attribute__((vector_size(4 * LANES)));
 typedef uint16_t vh __attribute__((vector_size(2 * LANES)));
 typedef uint16_t vh_any __attribute__((vector_size(2 * LANES), aligned(2), may_alias));
 
-// bfloat16 is the upper half of a float32; rounding is to nearest, ties to even, NaN stays NaN. Here it is a lane's lower half.
+// bfloat16 is the upper half of a float32, rounded to nearest, ties to even; NaN stays NaN. The result is in a lane's lower
+// half.
 static inline vu bf16_bits(vf x) {
   const vu bits = (vu)x;
   const vu rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16, nan = (vu)(x != x);
   return (rounded & ~nan) | (0x7fc0 & nan);
 }
 
-// What each target does in its own way. Sums and largest of lanes: the lower half and the upper half are folded onto each
-// other until one is left.
+// The operations that each target implements in its own way. Sums and maxima of lanes fold the upper half onto the lower half
+// until one lane is left.
 #if defined(__AVX512F__)
 #include "vector512.h"
 #elif defined(AVX2_VECTORS)
@@ -53,8 +54,8 @@ static inline void store(uint16_t* p, vf x) { *reinterpret_cast<vh_any*>(p) = na
 
 static inline vf vmax(vf a, vf b) { return a > b ? a : b; }
 
-// exp(x) for x <= 88, within 2 units in the last place near zero (and within |x| of them below it); below -87 it is zero
-// or 1e-38. NaN stays NaN. As 2^n * 2^f with a minimax polynomial for f in [-0.5, 0.5].
+// exp(x) for x <= 88. The error is within 2 units in the last place near zero and within |x| of them below it; below -87 the
+// result is zero or 1e-38. NaN stays NaN. It is computed as 2^n * 2^f with a minimax polynomial for f in [-0.5, 0.5].
 static inline vf vexp(vf x) {
   const vf t = not_below(x * 1.44269504f, -126.0f);
   const vf n = nearest(t);

@@ -1,4 +1,4 @@
-// Sixteen lanes: AVX-512. A part of vector.h.
+// Sixteen lanes: AVX-512. This file is a part of vector.h.
 #pragma once
 #include <immintrin.h>
 
@@ -23,7 +23,7 @@ static inline float sum(vf x) {
 }
 static inline float largest(vf x) { return _mm512_reduce_max_ps((__m512)x); }
 
-// Lane i of the result is the sum of x[i]: sixteen horizontal sums for the price of three, folded as `sum` folds.
+// Lane i of the result is the sum of x[i]: sixteen horizontal sums for the cost of three, folded like `sum`.
 static inline vf sums(const vf* x) {
   __m512 t[16];
   for (int i = 0; i < 8; ++i) {  // halves: lanes 0-7 of x[i] and of x[i + 8], side by side
@@ -43,7 +43,7 @@ static inline vf sums(const vf* x) {
   return (vf)_mm512_permutexvar_ps(order, w);
 }
 
-// Sixteen vectors as a matrix, its rows made its columns.
+// Transposes sixteen vectors as a matrix.
 static inline void transpose(vf* x) {
   __m512 t[16], u[16];
   for (int i = 0; i < 16; i += 2) {  // pairs of rows, within each quarter
@@ -65,16 +65,16 @@ static inline void transpose(vf* x) {
   }
 }
 
-// Lanes of x moved up by one; the last of `before` comes in.
+// Moves the lanes of x up by one and inserts the last lane of `before`.
 static inline vf moved_up(vf before, vf x) {
   return (vf)_mm512_alignr_epi32(_mm512_castps_si512((__m512)x), _mm512_castps_si512((__m512)before), 15);
 }
 
-// The lanes in which x is above y, as bits.
+// A bit for each lane in which x is above y.
 static inline unsigned above(vf x, vf y) { return _mm512_cmp_ps_mask((__m512)x, (__m512)y, _CMP_GT_OQ); }
 
-// What `vexp` needs. What underflows would cost the processor a hundred times as much; it ends as 2^-126. In this order a
-// NaN stays.
+// The clamp of `vexp`. Results that underflow would cost the processor a hundred times as much, so they become 2^-126. This
+// order of operands keeps a NaN.
 static inline vf not_below(vf x, float least) { return (vf)_mm512_max_ps(_mm512_set1_ps(least), (__m512)x); }
 static inline vf nearest(vf x) { return (vf)_mm512_roundscale_ps((__m512)x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 static inline vf times_power(vf x, vf n) { return (vf)_mm512_scalef_ps((__m512)x, (__m512)n); }

@@ -1,4 +1,4 @@
-// Four lanes: any target, by what the compiler knows. A part of vector.h.
+// Four lanes: any target, through the compiler's generic vectors. This file is a part of vector.h.
 #pragma once
 
 static inline vf splat(float x) { return vf{x, x, x, x}; }
@@ -28,7 +28,7 @@ static inline vf sums(const vf* x) {
   return out;
 }
 
-// Four vectors as a matrix, its rows made its columns.
+// Transposes four vectors as a matrix.
 static inline void transpose(vf* x) {
   for (int i = 0; i < LANES; ++i)
     for (int j = 0; j < i; ++j) {
@@ -37,7 +37,7 @@ static inline void transpose(vf* x) {
     }
 }
 
-// Lanes of x moved up by one; the last of `before` comes in.
+// Moves the lanes of x up by one and inserts the last lane of `before`.
 static inline vf moved_up(vf before, vf x) {
   vf out;
   out[0] = before[LANES - 1];
@@ -45,7 +45,7 @@ static inline vf moved_up(vf before, vf x) {
   return out;
 }
 
-// The lanes in which x is above y, as bits.
+// A bit for each lane in which x is above y.
 static inline unsigned above(vf x, vf y) {
   const vi over = x > y;
   unsigned mask = 0;
@@ -53,11 +53,12 @@ static inline unsigned above(vf x, vf y) {
   return mask;
 }
 
-// What `vexp` needs. What underflows would cost many processors a hundred times as much; it ends as 2^-126. A NaN stays.
+// The clamp of `vexp`. Results that underflow would cost many processors a hundred times as much, so they become 2^-126. A NaN
+// stays.
 static inline vf not_below(vf x, float least) { return x < least ? splat(least) : x; }
 static inline vf nearest(vf x) {
   const vf magic = splat(12582912.0f);  // 1.5 * 2^23: adding it rounds to a whole number
   return (x + magic) - magic;
 }
-// n whole, and the result no less than 2^-126.
+// n is an integer, and the result is at least 2^-126.
 static inline vf times_power(vf x, vf n) { return (vf)((vi)x + (__builtin_convertvector(n, vi) << 23)); }

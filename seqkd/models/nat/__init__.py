@@ -1,1 +1,1 @@
-"""Models that write all target positions at once."""
+"""Non-autoregressive models, which write all target positions at once."""

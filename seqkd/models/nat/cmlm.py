@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from seqkd.models.nat.lengths import LengthPredictor, out_of_reach
 from seqkd.models.nat.stack import DecodingStack, ParallelStack
-from seqkd.models.nat.tokens import best_tokens, outputs
+from seqkd.models.nat.tokens import best_tokens, rank_outputs
 from seqkd.models.protocol import Marks, Output, PairLengths, ParallelSettings, too_long
 from seqkd.models.settings import StackSettings
 from seqkd.text.vocabulary import EOS_ID, PAD_ID, UNK_ID
@@ -98,15 +98,15 @@ class Cmlm(nn.Module):
         logprobs = torch.zeros(real.shape, device=source.device)
         several, states = source.repeat_interleave(count, 0), memory.repeat_interleave(count, 0)
         for iteration in range(settings.iterations):
-            masked = least_probable(logprobs, inner, masks(lengths, iteration, settings.iterations))
+            masked = least_probable(logprobs, inner, count_masked(lengths, iteration, settings.iterations))
             inputs = self.stack.embed_target(ids.masked_fill(masked, self.mask_id))
             features = stack.decode(inputs, real, states, several)
             written, chances = best_tokens(stack, features, masked, (self.pad_id, self.eos_id))
             ids, logprobs = torch.where(masked, written, ids), torch.where(masked, chances, logprobs)
-        return outputs(ids, logprobs, found.lengths - 1, found.logprobs, settings.nbest)
+        return rank_outputs(ids, logprobs, found.lengths - 1, found.logprobs, settings.nbest)
 
 
-def masks(lengths: Tensor, iteration: int, iterations: int) -> Tensor:
+def count_masked(lengths: Tensor, iteration: int, iterations: int) -> Tensor:
     """How many tokens are masked in a pass: all in the first, then fewer, by equal steps, rounded down.
 
     Late passes over a sentence with fewer tokens than passes may mask none. (The authors' code masks one at least.)

@@ -39,6 +39,6 @@ def fertile_places(fertilities: Tensor, width: int) -> Tensor:
     return torch.searchsorted(ends, steps, right=True).clamp(max=fertilities.size(1) - 1)
 
 
-def copies(embedded: Tensor, places: Tensor) -> Tensor:
+def copy_states(embedded: Tensor, places: Tensor) -> Tensor:
     """`[batch, source, dim]` at `places` `[batch, target]`: `[batch, target, dim]`."""
     return embedded.gather(1, places[..., None].expand(-1, -1, embedded.size(2)))

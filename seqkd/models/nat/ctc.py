@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from seqkd.models.nat.ctc_beam import prefix_beam
 from seqkd.models.nat.stack import DecodingStack, ParallelStack
-from seqkd.models.nat.upsampling import room, split_states, upsampled
+from seqkd.models.nat.upsampling import count_positions, split_states, upsample_mask
 from seqkd.models.protocol import Marks, Output, PairLengths, ParallelSettings, too_long
 from seqkd.models.settings import StackSettings
 from seqkd.text.vocabulary import BOS_ID, EOS_ID, PAD_ID, UNK_ID
@@ -65,7 +65,7 @@ class Ctc(nn.Module):
 
     def unusable(self, lengths: PairLengths) -> dict[str, Marks]:
         """See `SequenceModel.unusable`: an alignment has a frame for each piece, and one for a blank in each repeat."""
-        frames = room(lengths.source, self.upsample)
+        frames = count_positions(lengths.source, self.upsample)
         return too_long(lengths, self.max_positions) | {
             TOO_MANY: lengths.target > frames,
             NO_BLANKS: lengths.target + lengths.repeats > frames,
@@ -73,7 +73,7 @@ class Ctc(nn.Module):
 
     def frames(self, source: Tensor) -> Tensor:
         """`[batch, source]` ids to `[batch, upsample * source]` bool, True at real frames."""
-        return upsampled(self.stack.source_mask(source), self.upsample)
+        return upsample_mask(self.stack.source_mask(source), self.upsample)
 
     def inputs(self, memory: Tensor) -> Tensor:
         """`[batch, source, dim]` encoder states to decoder inputs `[batch, upsample * source, dim]`."""
@@ -94,7 +94,7 @@ class Ctc(nn.Module):
             strategy = "greedy" if settings.candidates == 1 else "beam"
         if strategy == "greedy":
             return self._greedy(stack, source)
-        features, real = stack.upsampled(source, self.split)
+        features, real = stack.decode_upsampled(source, self.split)
         found = prefix_beam(
             stack,
             features,
@@ -110,7 +110,7 @@ class Ctc(nn.Module):
         return ("greedy", "beam")
 
     def _greedy(self, stack: DecodingStack, source: Tensor) -> list[list[Output]]:
-        ids, logprobs = (found.tolist() for found in stack.best_upsampled(source, self.split, self._banned))
+        ids, logprobs = (found.tolist() for found in stack.best_upsampled_pieces(source, self.split, self._banned))
         outputs = []
         start = 0
         for tokens in self.stack.source_mask(source).sum(1).tolist():

@@ -52,8 +52,8 @@ def prefix_beam(
     weight, frames = stack.output_weight, real.sum(1)
     logits, ids, sums = stack.top_pieces(features[real], TOP_PIECES, (*banned, blank))
     blanks = functional.linear(features[real], weight[blank]).float()
-    pieces = _padded(ids, real)
-    piece_ratios = _padded(logits - blanks[:, None], real)
+    pieces = _pad(ids, real)
+    piece_ratios = _pad(logits - blanks[:, None], real)
     contrast = (weight - weight[blank]).float()
 
     shape = (batch, beam)
@@ -70,12 +70,12 @@ def prefix_beam(
         now = _Beam(*(torch.where(inside, new, old) for new, old in zip(after, now, strict=True)))
         parents.append(torch.where(inside, parent, torch.arange(beam, device=device)))
         added.append(torch.where(inside, piece, -1))
-    outputs = _traced(torch.stack(parents).cpu(), torch.stack(added).cpu(), now)
-    base = _padded(blanks - sums, real).double().sum(1)
-    return _summed(outputs, features, frames, contrast, base)
+    outputs = _trace_back(torch.stack(parents).cpu(), torch.stack(added).cpu(), now)
+    base = _pad(blanks - sums, real).double().sum(1)
+    return _sum_alignments(outputs, features, frames, contrast, base)
 
 
-def _padded(rows: Tensor, real: Tensor) -> Tensor:
+def _pad(rows: Tensor, real: Tensor) -> Tensor:
     """`[frames, ...]` of all sentences to `[batch, frames, ...]`, zero where `real` is False."""
     padded = rows.new_zeros(real.shape + rows.shape[1:])
     padded[real] = rows
@@ -122,7 +122,7 @@ def _step(now: _Beam, last_ratio: Tensor, pieces: Tensor, ratios: Tensor) -> tup
     return after, parent, torch.where(stays, -1, piece)
 
 
-def _traced(parents: Tensor, added: Tensor, now: _Beam) -> list[list[list[int]]]:
+def _trace_back(parents: Tensor, added: Tensor, now: _Beam) -> list[list[list[int]]]:
     """Each sentence's prefixes, those that are there."""
     place = torch.arange(parents.size(2)).expand(parents.shape[1:])
     columns = []
@@ -137,7 +137,7 @@ def _traced(parents: Tensor, added: Tensor, now: _Beam) -> list[list[list[int]]]
     ]
 
 
-def _summed(
+def _sum_alignments(
     outputs: list[list[list[int]]], features: Tensor, frames: Tensor, contrast: Tensor, base: Tensor
 ) -> list[list[tuple[list[int], float]]]:
     """Outputs with the log-probability of all their alignments, best first."""

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from seqkd.models.nat.stack import DecodingStack, ParallelStack
 from seqkd.models.nat.tokens import best_tokens
-from seqkd.models.nat.upsampling import room, split_states, upsampled
+from seqkd.models.nat.upsampling import count_positions, split_states, upsample_mask
 from seqkd.models.protocol import Marks, Output, PairLengths, ParallelSettings, too_long
 from seqkd.models.settings import StackSettings
 from seqkd.models.transformer import split_heads
@@ -75,12 +75,12 @@ class Dag(nn.Module):
 
     def unusable(self, lengths: PairLengths) -> dict[str, Marks]:
         """See `SequenceModel.unusable`."""
-        vertices = room(lengths.source, self.upsample)
+        vertices = count_positions(lengths.source, self.upsample)
         return too_long(lengths, self.max_positions) | {TOO_MANY: lengths.target + 2 > vertices}
 
     def vertices(self, source: Tensor) -> Tensor:
         """`[batch, source]` ids to `[batch, upsample * source]` bool, True at real vertices."""
-        return upsampled(self.stack.source_mask(source), self.upsample)
+        return upsample_mask(self.stack.source_mask(source), self.upsample)
 
     def inputs(self, memory: Tensor) -> Tensor:
         """`[batch, source, dim]` encoder states to decoder inputs `[batch, upsample * source, dim]`."""
@@ -128,7 +128,7 @@ class Dag(nn.Module):
         likeliest (Huang et al. 2022, section 3.4). auto is lookahead.
         """
         stack = self.stack if stack is None else stack
-        features, real = stack.upsampled(source, self.split)
+        features, real = stack.decode_upsampled(source, self.split)
         pieces, emitted = best_tokens(stack, features, real, (self.pad_id, self.eos_id))
         last = real.sum(1, keepdim=True) - 1
         emitted = emitted.scatter(1, last, 0.0)

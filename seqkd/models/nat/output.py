@@ -43,8 +43,8 @@ def top_pieces(
 
 def best_pieces(features: Tensor, weight: Tensor, *, elements: int | None = None) -> Tensor:
     """The likeliest piece for each of `[rows, dim]`, `[rows]`; `elements` as in `top_pieces`."""
-    if native.serves(features, weight):
-        return native.best(features.detach().float().contiguous(), weight.detach())
+    if native.can_multiply(features, weight):
+        return native.argmax_logits(features.detach().float().contiguous(), weight.detach())
     return torch.cat([chunk.argmax(-1) for chunk in _logits(features, weight, elements)])
 
 

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from seqkd.models.functional import Dropout
 from seqkd.models.nat.output import top_pieces
-from seqkd.models.nat.upsampling import split_states, upsampled
+from seqkd.models.nat.upsampling import split_states, upsample_mask
 from seqkd.models.settings import StackSettings
 from seqkd.models.transformer import DecoderLayer, EncoderLayer, embedding_tables, last_norm, position_table
 from seqkd.text.vocabulary import PAD_ID
@@ -42,11 +42,11 @@ class DecodingStack(Protocol):
         """See `ParallelStack.top_pieces`."""
         ...
 
-    def upsampled(self, source: Tensor, split: nn.Linear) -> tuple[Tensor, Tensor]:
+    def decode_upsampled(self, source: Tensor, split: nn.Linear) -> tuple[Tensor, Tensor]:
         """See `ParallelStack.upsampled`."""
         ...
 
-    def best_upsampled(self, source: Tensor, split: nn.Linear, banned: Sequence[int]) -> tuple[Tensor, Tensor]:
+    def best_upsampled_pieces(self, source: Tensor, split: nn.Linear, banned: Sequence[int]) -> tuple[Tensor, Tensor]:
         """See `ParallelStack.best_upsampled`."""
         ...
 
@@ -125,7 +125,7 @@ class ParallelStack(nn.Module):
             x = layer(x, memory, mask, own=own)
         return self.decoder_norm(x)  # type: ignore[no-any-return]
 
-    def upsampled(self, source: Tensor, split: nn.Linear) -> tuple[Tensor, Tensor]:
+    def decode_upsampled(self, source: Tensor, split: nn.Linear) -> tuple[Tensor, Tensor]:
         """Encode, split each encoder state into the inputs of several positions, and decode those.
 
         Args:
@@ -136,10 +136,10 @@ class ParallelStack(nn.Module):
             Features `[batch, times * source, dim]`; and `[batch, times * source]`, True where they are real.
         """
         memory = self.encode(source)
-        real = upsampled(self.source_mask(source), split.out_features // split.in_features)
+        real = upsample_mask(self.source_mask(source), split.out_features // split.in_features)
         return self.decode(split_states(memory, split), real, memory, source), real
 
-    def best_upsampled(self, source: Tensor, split: nn.Linear, banned: Sequence[int]) -> tuple[Tensor, Tensor]:
+    def best_upsampled_pieces(self, source: Tensor, split: nn.Linear, banned: Sequence[int]) -> tuple[Tensor, Tensor]:
         """The likeliest piece of each real position of `upsampled`, one sentence after another.
 
         Args:
@@ -150,7 +150,7 @@ class ParallelStack(nn.Module):
         Returns:
             Ids and log-probabilities, float32, each `[positions]`.
         """
-        features, real = self.upsampled(source, split)
+        features, real = self.decode_upsampled(source, split)
         logits, ids, sums = self.top_pieces(features[real], 1, banned)
         return ids[:, 0], logits[:, 0] - sums
 

@@ -32,7 +32,7 @@ def best_tokens(
     return ids, logprobs
 
 
-def outputs(ids: Tensor, logprobs: Tensor, lengths: Tensor, priors: Tensor, nbest: int) -> list[list[Output]]:
+def rank_outputs(ids: Tensor, logprobs: Tensor, lengths: Tensor, priors: Tensor, nbest: int) -> list[list[Output]]:
     """Candidates as outputs, best first; each text once, equals in their order.
 
     A candidate's log-probability is that of its length, or its fertilities, and of its tokens; its score is that over

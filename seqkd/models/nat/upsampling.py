@@ -10,12 +10,12 @@ from seqkd.models.functional import linear
 from seqkd.models.protocol import Lengths
 
 
-def room(source: Lengths, times: int) -> npt.NDArray[np.int64]:
+def count_positions(source: Lengths, times: int) -> npt.NDArray[np.int64]:
     """Decoder positions of sources, `[rows]` tokens with end of sentence not counted."""
     return times * (source.astype(np.int64) + 1)
 
 
-def upsampled(real: Tensor, times: int) -> Tensor:
+def upsample_mask(real: Tensor, times: int) -> Tensor:
     """`[batch, source]`, True at tokens, to `[batch, times * source]`, True at their positions."""
     return real.repeat_interleave(times, dim=1)
 

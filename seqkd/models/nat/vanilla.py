@@ -11,11 +11,11 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from seqkd.models.nat.copying import copies, fertile_places, uniform_places
+from seqkd.models.nat.copying import copy_states, fertile_places, uniform_places
 from seqkd.models.nat.fertility import FertilityPredictor
 from seqkd.models.nat.lengths import SHORTEST, LengthPredictor, out_of_reach
 from seqkd.models.nat.stack import DecodingStack, ParallelStack
-from seqkd.models.nat.tokens import best_tokens, outputs
+from seqkd.models.nat.tokens import best_tokens, rank_outputs
 from seqkd.models.protocol import Marks, Output, PairLengths, ParallelSettings, too_long
 from seqkd.models.settings import StackSettings
 from seqkd.text.vocabulary import EOS_ID, PAD_ID, UNK_ID
@@ -93,7 +93,7 @@ class Nat(nn.Module):
         """See `ParallelStack.decode`."""
         return self.stack.decode(inputs, real, memory, source)
 
-    def copied(self, memory: Tensor, source: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    def copy_source(self, memory: Tensor, source: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """What the decoder reads when the target is known.
 
         Args:
@@ -111,12 +111,12 @@ class Nat(nn.Module):
         if self.lengths is not None:
             lengths = target_real.sum(1)
             places = uniform_places(real.sum(1), lengths.clamp(min=1), target.size(1))
-            return copies(embedded, places), self.lengths.loss(memory, real, lengths)
+            return copy_states(embedded, places), self.lengths.loss(memory, real, lengths)
         assert self.fertilities is not None
         alignment = self.fertilities.align(embedded, real, target, target_real, self.output_weight)
         places = fertile_places(alignment.fertilities, target.size(1))
         loss = self.fertilities.loss(memory, real, alignment.fertilities)
-        return copies(embedded, places), loss + alignment.loss
+        return copy_states(embedded, places), loss + alignment.loss
 
     def translate(
         self, source: Tensor, settings: ParallelSettings, stack: DecodingStack | None = None
@@ -133,11 +133,11 @@ class Nat(nn.Module):
         count = lengths.size(1)
         rows = lengths.flatten()[:, None]
         steps = torch.arange(places.size(1), device=source.device)
-        inputs = copies(self._embed_source(source).repeat_interleave(count, 0), places)
+        inputs = copy_states(self._embed_source(source).repeat_interleave(count, 0), places)
         several = source.repeat_interleave(count, 0)
         features = stack.decode(inputs, steps < rows, memory.repeat_interleave(count, 0), several)
         written = best_tokens(stack, features, steps < rows - 1, (self.pad_id, self.eos_id))
-        return outputs(*written, lengths - 1, priors, settings.nbest)
+        return rank_outputs(*written, lengths - 1, priors, settings.nbest)
 
     def _candidates(self, memory: Tensor, source: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
         """What to decode.

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from seqkd.kernels.build import pointer
 from seqkd.models.nat.stack import DecodingStack, ParallelStack
-from seqkd.models.nat.upsampling import upsampled
+from seqkd.models.nat.upsampling import upsample_mask
 from seqkd.models.protocol import Output, ParallelSettings
 from seqkd.search.cpu.weights import Arithmetic, Weights
 from seqkd.text.vocabulary import PAD_ID
@@ -131,7 +131,7 @@ class NativeStack:
         )
         return logits, ids, sums
 
-    def upsampled(self, source: Tensor, split: nn.Linear) -> tuple[Tensor, Tensor]:
+    def decode_upsampled(self, source: Tensor, split: nn.Linear) -> tuple[Tensor, Tensor]:
         """See `ParallelStack.upsampled`."""
         times = self._splits(split)
         source, lengths = self._rows(source, times)
@@ -139,9 +139,9 @@ class NativeStack:
         self.kernels.seqkd_upsampled(
             self.handle, len(source), pointer(source), source.size(1), pointer(lengths), pointer(features)
         )
-        return features, upsampled(source.ne(PAD_ID), times)
+        return features, upsample_mask(source.ne(PAD_ID), times)
 
-    def best_upsampled(self, source: Tensor, split: nn.Linear, banned: Sequence[int]) -> tuple[Tensor, Tensor]:
+    def best_upsampled_pieces(self, source: Tensor, split: nn.Linear, banned: Sequence[int]) -> tuple[Tensor, Tensor]:
         """See `ParallelStack.best_upsampled`; one call from ids to pieces."""
         times = self._splits(split)
         source, lengths = self._rows(source, times)

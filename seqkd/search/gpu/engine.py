@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from seqkd.models.transformer import DecoderLayer, FeedForward, Transformer
-from seqkd.search.candidates import RowCandidates, penalized
+from seqkd.search.candidates import RowCandidates, penalize
 from seqkd.search.frontier import Frontier
 from seqkd.search.frontier_state import FrontierState
 from seqkd.search.gpu.graphs import Recorder
@@ -311,7 +311,7 @@ class GraphTransformer:
         fields = (found.lse, found.values, found.ids, found.eos)
         found = RowCandidates(*(x.view(rows, -1, *x.shape[1:]) for x in fields))
         if frontier.settings.unk_penalty:
-            found = penalized(found, self.unk_id, frontier.settings.unk_penalty)
+            found = penalize(found, self.unk_id, frontier.settings.unk_penalty)
         self.operations.advance(frontier, found, buffers.parents[:rows])
 
     def _candidates(self, buffers: Buffers, rows: int, count: int) -> RowCandidates:

@@ -177,7 +177,7 @@ def _select_kernel(
 
 
 @dataclass(slots=True, kw_only=True)
-class _Reduced:
+class _Reduction:
     """What the first pass leaves: `maxima [rows, chunks]`, `tops` and `sums` `[rows, groups]`, float32."""
 
     maxima: Tensor
@@ -185,7 +185,7 @@ class _Reduced:
     sums: Tensor
 
     @classmethod
-    def empty(cls, rows: int, chunks: int, groups: int, device: torch.device) -> _Reduced:
+    def empty(cls, rows: int, chunks: int, groups: int, device: torch.device) -> _Reduction:
         """Room for it."""
         shapes = ((rows, chunks), (rows, groups), (rows, groups))
         maxima, tops, sums = (torch.empty(shape, dtype=torch.float32, device=device) for shape in shapes)
@@ -206,7 +206,7 @@ def candidates(logits: Tensor, count: int, eos_id: int) -> RowCandidates:
     chunk = _chunk(count)
     chunks = triton.cdiv(vocab, chunk)
     groups = triton.cdiv(chunks, GROUP)
-    reduced = _Reduced.empty(rows, chunks, groups, logits.device)
+    reduced = _Reduction.empty(rows, chunks, groups, logits.device)
     _reduce_kernel[(rows, groups)](
         logits,
         reduced.maxima,
@@ -221,7 +221,7 @@ def candidates(logits: Tensor, count: int, eos_id: int) -> RowCandidates:
     return _select(logits, reduced, count, eos_id, chunk)
 
 
-def _select(logits: Tensor, reduced: _Reduced, count: int, eos_id: int, chunk: int) -> RowCandidates:
+def _select(logits: Tensor, reduced: _Reduction, count: int, eos_id: int, chunk: int) -> RowCandidates:
     rows, vocab = logits.shape
     chunks, groups = reduced.maxima.size(1), reduced.tops.size(1)
     count = min(count, vocab)
@@ -268,7 +268,7 @@ def fused_output(features: Tensor, weight: Tensor, count: int, eos_id: int) -> R
     block_rows, block_ids = 128, 128
     groups = triton.cdiv(vocab, block_ids)
     logits = torch.empty(rows, vocab, dtype=torch.float32, device=features.device)
-    reduced = _Reduced.empty(rows, chunks, groups, features.device)
+    reduced = _Reduction.empty(rows, chunks, groups, features.device)
     # Programs that run side by side share their part of the weights, which is the larger matrix.
     _project_kernel[(triton.cdiv(rows, block_rows), groups)](
         features,

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from seqkd.models.lstm import Carried, Lstm
+from seqkd.models.lstm import CarriedState, Lstm
 
 
 @dataclass(slots=True, kw_only=True)
@@ -84,7 +84,7 @@ class IncrementalLstm:
         """See `SearchModel.step`."""
         model, width = self.model, int(state.source_lengths.max())
         x = functional.embedding(tokens, model.target_embedding) * model.scale
-        before = Carried(state.carried[: self.layers], state.carried[self.layers : -1], state.carried[-1])
+        before = CarriedState(state.carried[: self.layers], state.carried[self.layers : -1], state.carried[-1])
         mask = state.mask[..., :width]
         after = model.decoder.step(x, before, state.keys[:, :width], state.values[:, :width], mask)
         state.carried = torch.cat((after.cells, after.outputs, after.features[None]))

@@ -1,1 +1,1 @@
-"""Teachers and a corpus to k-best lists or soft targets."""
+"""The stage `distill`: write k-best lists or soft targets of teachers."""

@@ -1,4 +1,4 @@
-"""What happened to a shard's rows, noted beside it, so that a resumed run still knows."""
+"""Counts of a shard's rows by reason, stored beside the shard so that a resumed run knows them."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ UNSCORED = "hypotheses without a score or a log-probability"
 
 
 def note_counts(folder: Path, shard: int, counts: Mapping[str, int]) -> None:
-    """Write a shard's counts by reason; before the shard, which is never without them.
+    """Write the counts of a shard by reason. This happens before the shard is written, which never lacks them.
 
     Raises:
-        WorkError: The system refuses: disk full, no permission.
+        WorkError: The file cannot be written, for example because the disk is full.
     """
     if any(counts.values()):
         atomic_write(folder / f"counts-{shard:05}.json", (json.dumps(counts) + "\n").encode())
 
 
-def noted_counts(folder: Path) -> dict[str, int]:
-    """The sum over all shards, without the reasons that do not occur."""
+def read_counts(folder: Path) -> dict[str, int]:
+    """Return the sums over all shards, without reasons that do not occur."""
     total: Counter[str] = Counter()
     for path in sorted(folder.glob("counts-*.json")):
         total.update(json.loads(path.read_text()))

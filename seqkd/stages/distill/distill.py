@@ -1,4 +1,4 @@
-"""`seqkd distill`: decode a corpus with a teacher into k-best lists."""
+"""`seqkd distill`: write the k-best lists of teachers for a corpus."""
 
 from __future__ import annotations
 
@@ -22,27 +22,27 @@ from seqkd.corpus.reader import Corpus
 from seqkd.corpus.schema import KBEST_SCHEMA
 from seqkd.corpus.writer import write_shard
 from seqkd.errors import WorkError
-from seqkd.executors.local import cores
+from seqkd.executors.local import count_cores
 from seqkd.executors.work import HERE, Scale, ShardWork
 from seqkd.extensions import resolve
-from seqkd.interop.sources import Candidate, Place, Row, Translate
+from seqkd.interop.sources import Candidate, Place, Row, RowTranslator
 from seqkd.models.protocol import SOURCE_TOO_LONG
 from seqkd.progress import say
 from seqkd.search.loading import Precision, team_precision
 from seqkd.search.paths import slow_path
-from seqkd.stages.distill.counting import UNSCORED, note_counts, noted_counts
+from seqkd.stages.distill.counting import UNSCORED, note_counts, read_counts
 from seqkd.stages.distill.provenance import provenance, source_of, source_settings
 from seqkd.stages.rejected import REJECTED, list_rows
 from seqkd.stages.shards import ShardJob, make_shards, own_device, stage_device
-from seqkd.stages.slower import slower
+from seqkd.stages.slower import slow_path_note
 from seqkd.stages.train.teaching import check_teachers
 from seqkd.stages.train.vocabularies import teacher_vocabularies
 from seqkd.text.vocabularies import Vocabularies
 
 SPEED = "speed.json"
-NOTHING = "no translation by the source"  # such a row has a list without hypotheses
+NOTHING = "no translation by the source"  # the reason for an empty list
 # Rows are decoded in fixed pieces, so that neither the number of processes nor a restart changes which sentences share
-# a batch, and with that not a bit of the result.
+# a batch. The result is then the same to the last bit.
 CHUNK_ROWS = 2048
 
 
@@ -56,29 +56,29 @@ class _Piece:
 
 
 @dataclass(frozen=True, slots=True)
-class _Decoded:
-    """One piece, decoded."""
+class _DecodedPiece:
+    """A decoded piece."""
 
     rows: list[dict[str, Any]]
     counts: Mapping[str, int]
 
 
 class _Worker:
-    """Asks the source for pieces of a corpus; one in each process.
+    """Translates pieces of a corpus with a source of k-best lists.
 
     Args:
-        config: The stage's settings.
-        settings: The source's settings.
-        place: Where the source works.
+        config: The settings of the stage.
+        settings: The settings of the source.
+        place: The device and the threads of the source.
     """
 
     def __init__(self, config: DistillConfig, settings: Any, place: Place) -> None:
         self.corpus = Corpus.open(config.corpus, "corpus")
-        self.source: Translate = resolve(source_of(config).open)(settings, place)
+        self.source: RowTranslator = resolve(source_of(config).open)(settings, place)
         # Models write pieces of their own vocabulary, which is the corpus's.
         self.vocabulary = None if config.prepared is None else Vocabularies.load(config.prepared).target
 
-    def __call__(self, piece: _Piece) -> _Decoded:
+    def __call__(self, piece: _Piece) -> _DecodedPiece:
         columns = ["id", "source", "source_ids"]
         table = self.corpus.read_shard(piece.shard, columns).slice(piece.start, piece.stop - piece.start)
         values = (table.column(name).to_pylist() for name in columns)
@@ -86,12 +86,12 @@ class _Worker:
         answer = self.source(rows)
         if len(answer.lists) != len(rows):
             raise WorkError(
-                f"the source gave {len(answer.lists):,} lists for {len(rows):,} rows",
+                f"the source returned {len(answer.lists):,} lists for {len(rows):,} rows",
                 where=f"shard {piece.shard}, rows from id {rows[0].id}",
-                expected="a list for each row",
+                expected="one list for each row",
             )
         flat = [candidate for found in answer.lists for candidate in found]
-        ids = self._encoded([candidate for candidate in flat if candidate.ids is None])
+        ids = self._encode([candidate for candidate in flat if candidate.ids is None])
         hypotheses = iter(
             {
                 "ids": next(ids) if candidate.ids is None else list(candidate.ids),
@@ -107,34 +107,34 @@ class _Worker:
             for row, found in zip(rows, answer.lists, strict=True)
         ]
         bare = sum(candidate.score is None or candidate.logprob is None for candidate in flat)
-        return _Decoded(made, {**answer.counts, UNSCORED: bare})
+        return _DecodedPiece(made, {**answer.counts, UNSCORED: bare})
 
-    def _encoded(self, candidates: Sequence[Candidate]) -> Iterator[list[int]]:
-        """The pieces of texts whose source does not know the vocabulary."""
+    def _encode(self, candidates: Sequence[Candidate]) -> Iterator[list[int]]:
+        """Encode the texts of candidates without ids."""
         return iter(self.vocabulary.encode([one.text for one in candidates]) if self.vocabulary else ())
 
 
 def run(
     config: DistillConfig, out: str | Path, *, overwrite: bool = False, device: str = "auto", scale: Scale = HERE
 ) -> None:
-    """Decode every row of `config.corpus` into `out`, a folder of k-best lists; one shard for each shard read.
+    """Decode every row of `config.corpus` into `out`, a folder of k-best lists with one shard for each shard read.
 
-    A row whose source, with its end of sentence, is longer than a teacher's positions has a list without hypotheses.
-    Such rows are counted in the manifest and listed in rejected.tsv; `select` treats them as its `rejected` says.
+    A row whose source, with end of sentence, is longer than a teacher's positions gets an empty list. Such rows are
+    counted in the manifest and listed in rejected.tsv; the setting `rejected` of `select` decides what becomes of them.
 
     Args:
-        config: The stage's settings.
-        out: Output folder.
-        overwrite: Start anew where `out` was made with other settings.
+        config: The settings of the stage.
+        out: The output folder.
+        overwrite: Whether to start anew if `out` was made with other settings.
         device: auto, cpu, cuda or cuda:N; on a Ray cluster auto, cpu or cuda.
-        scale: Where the work is done, and which part of it.
+        scale: The executor and the part of the work.
 
     Raises:
-        CorpusError: The corpus is missing or damaged, or was made with another vocabulary than the teacher.
-        ModelError: A teacher is no model that goes left to right, or the teachers' vocabularies differ.
-        ConflictError: `out` was made with other settings, or another process is at work in it.
-        InputError: No such device or precision; there is no Ray.
-        WorkError: Logits are not finite, memory or disk ran out, a worker died, the run was stopped.
+        CorpusError: The corpus is missing or damaged, or its vocabulary differs from the teacher's.
+        ModelError: A teacher folder does not contain a model that decodes left to right, or the vocabularies differ.
+        ConflictError: `out` was made with other settings, or another process is using it.
+        InputError: The device or the precision is not available, or Ray is not installed.
+        WorkError: Logits are not finite, memory or disk ran out, a worker died, or the run was stopped.
     """
     out = Path(out)
     corpus = Corpus.open(config.corpus, "corpus")
@@ -152,8 +152,8 @@ def run(
             say(f"distill: {out} is up to date")
             return
         rows = [shard.rows for shard in corpus.shards]
-        # A source from outside works in one process unless the file gives a number.
-        processes = config.workers or (cores() if config.models else 1)
+        # An external source works in one process unless the file gives a number.
+        processes = config.workers or (count_cores() if config.models else 1)
         processes = 0 if where.type != "cpu" or processes == 1 else processes
         threads = 1 if processes or scale.executor == "ray" else None
         job = ShardJob(
@@ -164,7 +164,7 @@ def run(
                 start=partial(
                     _Worker, config, source_settings(config, precision), Place(device=str(where), threads=threads)
                 ),
-                # A GPU decodes a whole shard at once: each piece ends with a batch that runs empty.
+                # A GPU decodes a whole shard at once, because the last batch of each piece runs empty.
                 pieces=partial(_pieces, rows, CHUNK_ROWS if where.type == "cpu" else max(rows, default=1)),
                 finish=partial(_write, out),
             ),
@@ -189,7 +189,7 @@ def run(
                 target_tokens=tokens,
                 shards=made.shards,
                 vocabulary=corpus.manifest.vocabulary,
-                counts=noted_counts(out),
+                counts=read_counts(out),
                 extra={**made_by.extra, **_facts(config, where, precision)},
             )
         )
@@ -198,22 +198,22 @@ def run(
 
 
 def _facts(config: DistillConfig, where: torch.device, precision: Precision | None) -> dict[str, Any]:
-    """What the manifest says about how the lists were made."""
+    """Return the facts about the decoding for the manifest."""
     if precision is None:
         return {"source": source_of(config).name}
     return {
         "beam": config.search.beam,
         "nbest": config.search.nbest,
-        **slower(slow_path(config.models, precision, where)),
+        **slow_path_note(slow_path(config.models, precision, where)),
     }
 
 
 def _vocabularies(config: DistillConfig, corpus: Corpus) -> Vocabularies:
-    """The vocabularies of the lists, which must be those of the corpus.
+    """Return the vocabularies of the lists, which must be those of the corpus.
 
     Raises:
         ModelError: A vocabulary is missing or damaged.
-        CorpusError: The corpus was made with others.
+        CorpusError: The corpus was made with other vocabularies.
     """
     if config.prepared is None:
         vocabularies = teacher_vocabularies(config.models[0], corpus)
@@ -228,7 +228,7 @@ def _pieces(rows: list[int], size: int, shard: int) -> list[_Piece]:
     return [_Piece(shard, start, min(start + size, rows[shard])) for start in range(0, rows[shard], size)]
 
 
-def _write(out: Path, shard: int, decoded: list[_Decoded]) -> ShardInfo:
+def _write(out: Path, shard: int, decoded: list[_DecodedPiece]) -> ShardInfo:
     counts: Counter[str] = Counter()
     for piece in decoded:
         counts.update(piece.counts)
@@ -238,7 +238,7 @@ def _write(out: Path, shard: int, decoded: list[_Decoded]) -> ShardInfo:
 
 
 def _note_speed(out: Path, part: Part | None, device: str, precision: str, sentences: int, seconds: float) -> None:
-    """Write down how fast this run was. Each worker of a shared folder has its own file; the last one adds them up."""
+    """Record the speed of this run. Each worker of a shared folder has its own file; the last worker sums them."""
     values = {
         "sentences_per_second": sentences / seconds if sentences else None,
         "seconds": seconds,
@@ -250,7 +250,7 @@ def _note_speed(out: Path, part: Part | None, device: str, precision: str, sente
 
 
 def _join_speeds(out: Path) -> float:
-    """Add up the speeds of workers, as if they all had worked at the same time; give sentences a second."""
+    """Sum the speeds of all workers, as if they had worked at the same time, and return sentences per second."""
     parts = sorted(out.glob("speed-*-of-*.json"))
     if parts:
         found = [json.loads(path.read_text()) for path in parts]
@@ -266,7 +266,7 @@ def _join_speeds(out: Path) -> float:
 
 
 def _account(folder: Path, names: list[str]) -> tuple[int, list[int]]:
-    """Pieces of all best hypotheses, end of sentence not counted, and the ids of rows that have no hypothesis."""
+    """Count the pieces of all best hypotheses without end of sentence, and list the rows without a hypothesis."""
     tokens, bare = 0, []
     for name in names:
         table = pa.ipc.open_file(pa.memory_map(str(folder / name))).read_all()

@@ -1,4 +1,4 @@
-"""What k-best lists are made from."""
+"""The settings and inputs of k-best lists."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from seqkd.config.stages import DistillConfig
 from seqkd.config.written import neutral
 from seqkd.corpus.manifest import Provenance
 from seqkd.corpus.reader import Corpus
-from seqkd.corpus.revisions import of_search
+from seqkd.corpus.revisions import search_revisions
 from seqkd.extensions import resolve
 from seqkd.interop.seqkd_models import ModelSettings
 from seqkd.interop.sources import MODELS, SOURCES, KBestSource
@@ -20,12 +20,12 @@ from seqkd.search.paths import engine_for
 
 
 def source_of(config: DistillConfig) -> KBestSource:
-    """The record of what writes the lists."""
+    """Return the record of the source of the lists."""
     return SOURCES.own[MODELS] if config.source is None else config.source.record
 
 
 def source_settings(config: DistillConfig, precision: Precision | None) -> Any:
-    """Its settings; `precision` is that of models, and None for another source."""
+    """Return the settings of the source. `precision` is that of models, or None for another source."""
     if config.source is not None or precision is None:
         return None if config.source is None else config.source.settings
     search = BeamSettings(**config.search.model_dump())
@@ -33,19 +33,19 @@ def source_settings(config: DistillConfig, precision: Precision | None) -> Any:
 
 
 def settings(config: DistillConfig) -> dict[str, Any]:
-    """The settings that the output depends on, as the stage file gives them."""
+    """Return the settings on which the output depends, as written in the stage file."""
     names = {"search", "batch_tokens", "precision"} if config.source is None else {"source"}
     return config.model_dump(mode="json", include=names)
 
 
 def provenance(config: DistillConfig, corpus: Corpus, where: torch.device, precision: Precision | None) -> Provenance:
-    """What `distill` compares with the folder that is there.
+    """Return the settings and inputs that `distill` compares with an existing folder.
 
     Args:
-        config: The stage's settings.
-        corpus: What is decoded.
-        where: Where models are.
-        precision: Precision of their weights; None for another source.
+        config: The settings of the stage.
+        corpus: The corpus to decode.
+        where: The device of the models.
+        precision: Precision of the models' weights, or None for another source.
 
     Raises:
         ModelError: A model folder is damaged.
@@ -67,5 +67,5 @@ def provenance(config: DistillConfig, corpus: Corpus, where: torch.device, preci
             "engine": engine_for(config.models, precision, where),
             "batch_tokens": config.batch_tokens,
         },
-        revisions=of_search(precision),
+        revisions=search_revisions(precision),
     )

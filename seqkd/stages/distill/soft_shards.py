@@ -36,14 +36,14 @@ _NAMED = 20  # rows in an error message
 
 
 def pair_lengths(table: pa.Table) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
-    """Return source and target lengths `[rows]` in tokens, ends of sentences not counted."""
+    """Return source and target lengths `[rows]` in tokens, without end of sentence."""
     source, target = (pc.list_value_length(table.column(name)).to_numpy() for name in ("source_ids", "target_ids"))
     return source, target
 
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """One row's soft targets: `[entries]` ids and log-probabilities, `[positions]` entries of each and tails."""
+    """The soft targets of a row: `[entries]` ids and log-probabilities, `[positions]` numbers of entries and tails."""
 
     ids: npt.NDArray[np.int32]
     logprobs: npt.NDArray[np.float32]
@@ -54,14 +54,14 @@ class _Row:
 def start(
     config: SoftTargetsConfig, out: Path, device: str, precision: Precision, threads: int | None
 ) -> Callable[[int], ShardInfo]:
-    """Load the teachers and return the function that makes and writes the shard of a number.
+    """Load the teachers and return the function that makes and writes a shard, given its number.
 
     Args:
-        config: The stage's settings.
-        out: Where the shards are written.
-        device: Where the teachers are.
-        precision: Of their products.
-        threads: Of torch on the CPU; None for as many as it takes by itself.
+        config: The settings of the stage.
+        out: The folder of the shards.
+        device: The device of the teachers.
+        precision: Precision of the teachers' products.
+        threads: Number of torch threads on the CPU, or None for torch's default.
 
     Raises:
         ModelError: The folder of a teacher is damaged.
@@ -72,13 +72,13 @@ def start(
 
 
 class _Writer:
-    """Makes shards, one in each process at a time. A shard's bytes depend on its own rows alone.
+    """Makes shards, one at a time in each process. The bytes of a shard depend on its own rows alone.
 
     Args:
-        config: The stage's settings.
-        out: Where the shards are written.
-        device: Where the teachers are.
-        precision: Of their products.
+        config: The settings of the stage.
+        out: The folder of the shards.
+        device: The device of the teachers.
+        precision: Precision of the teachers' products.
     """
 
     def __init__(self, config: SoftTargetsConfig, out: Path, device: torch.device, precision: Precision) -> None:
@@ -87,7 +87,7 @@ class _Writer:
         self.team = load_teachers(config.models, precision=precision, device=device)
 
     def write(self, shard: int) -> ShardInfo:
-        """Write a shard's soft targets, in the order of its rows, and before it the count of the rows done again."""
+        """Write the soft targets of a shard in the order of its rows. The count of retried rows is written before."""
         table = self.corpus.read_shard(shard, list(TRANSLATION.columns))
         longest = np.maximum(*pair_lengths(table)) + 1
         fits = longest <= self.team.max_positions
@@ -128,11 +128,13 @@ class _Writer:
         if failed:
             named = ", ".join(map(str, sorted(failed)[:_NAMED])) + " and more" * (len(failed) > _NAMED)
             raise WorkError(
-                "a teacher's logits are not finite", where=f"rows {named}", hint="look at these rows and the checkpoint"
+                "the logits of a teacher are not finite",
+                where=f"rows {named}",
+                hint="check these rows and the checkpoint",
             )
 
     def _rows(self, batch: Batch, teacher: Teacher) -> Iterator[tuple[int, _Row | None]]:
-        """Soft targets of a batch, row by row; None where logits are not finite."""
+        """Yield the soft targets of a batch row by row, None for rows with logits that are not finite."""
         lengths = np.bincount(batch.kept.numpy() // batch.target_out.size(1), minlength=len(batch.ids))
         uniform = self._uniform(batch.ids, lengths)
         answer = teacher(batch.to(self.device))
@@ -144,11 +146,11 @@ class _Writer:
             finite = logprobs.isfinite().all(-1)
             sound.append(finite.cpu().numpy())
             if not sound[-1].all():
-                logprobs = logprobs.masked_fill(~finite[:, None], 0.0)  # of rows that are not used
+                logprobs = logprobs.masked_fill(~finite[:, None], 0.0)  # rows that are not used
             if uniform is None:
                 chunks.append(_likeliest(logprobs, self.config.top_k or 0))
             else:
-                chunks.append(_drawn(logprobs, uniform[start:stop].to(self.device)))
+                chunks.append(_draw(logprobs, uniform[start:stop].to(self.device)))
         ids, values, sizes, tail = (np.concatenate(parts) for parts in zip(*chunks, strict=True))
         ends = np.cumsum(lengths)
         entries = np.concatenate([[0], np.cumsum(sizes)])
@@ -159,7 +161,7 @@ class _Writer:
             yield row, soft if all_finite[first:last].all() else None
 
     def _uniform(self, rows: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]) -> Tensor | None:
-        """`[tokens, samples]` random numbers in [0, 1), the same for a row in whatever batch it stands."""
+        """Return `[tokens, samples]` random numbers in [0, 1), which are the same for a row in every batch."""
         samples = self.config.samples
         if samples is None:
             return None
@@ -182,11 +184,11 @@ def _likeliest(logprobs: Tensor, k: int) -> _Chunk:
     return ids.astype(np.int32), values, np.full(len(logprobs), k, dtype=np.int64), soft.tail.cpu().numpy()
 
 
-def _drawn(logprobs: Tensor, uniform: Tensor) -> _Chunk:
-    """Ids drawn from the distributions with replacement, each once, with its share of the draws.
+def _draw(logprobs: Tensor, uniform: Tensor) -> _Chunk:
+    """Draw ids from the distributions with replacement, and return each distinct id with its share of the draws.
 
-    The shares are unbiased estimates of the probabilities (Anshumann et al. 2025, random sampling distillation, where
-    the proposal is the teacher itself).
+    The shares are unbiased estimates of the probabilities (Anshumann et al. 2025, random sampling distillation with the
+    teacher itself as proposal).
     """
     cumulative = logprobs.double().exp_().cumsum(-1)
     ids = torch.searchsorted(cumulative, uniform * cumulative[:, -1:], right=True)

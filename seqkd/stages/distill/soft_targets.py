@@ -1,4 +1,4 @@
-"""`seqkd distill --soft-targets`: teachers' distributions at a corpus' target positions, written down for students."""
+"""`seqkd distill --soft-targets`: store the teachers' distributions at the target positions of a corpus."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from seqkd.config.stages import SoftTargetsConfig
 from seqkd.config.written import neutral
 from seqkd.corpus.manifest import Manifest, Provenance, ShardInfo, StageOutput
 from seqkd.corpus.reader import Corpus
-from seqkd.corpus.revisions import of_scoring
+from seqkd.corpus.revisions import scoring_revisions
 from seqkd.corpus.schema import SOFT_SCHEMA
 from seqkd.errors import CorpusError
-from seqkd.executors.local import cores
+from seqkd.executors.local import count_cores
 from seqkd.executors.work import HERE, Scale, whole_shards
 from seqkd.kernels import attention, products
-from seqkd.kernels.build import missing
+from seqkd.kernels.build import missing_kernels
 from seqkd.models.checkpoint import model_digest
 from seqkd.progress import say
-from seqkd.stages.distill.counting import noted_counts
+from seqkd.stages.distill.counting import read_counts
 from seqkd.stages.distill.soft_shards import pair_lengths, start
 from seqkd.stages.rejected import REJECTED, list_rows
 from seqkd.stages.shards import ShardJob, make_shards, own_device, stage_device
-from seqkd.stages.slower import slower
+from seqkd.stages.slower import slow_path_note
 from seqkd.stages.train.teaching import TOO_LONG, check_teachers
 from seqkd.stages.train.vocabularies import teacher_vocabularies
 from seqkd.text.vocabularies import Vocabularies
@@ -38,24 +38,24 @@ from seqkd.training.runtime import Precision, choose_precision
 def run(
     config: SoftTargetsConfig, out: str | Path, *, overwrite: bool = False, device: str = "auto", scale: Scale = HERE
 ) -> None:
-    """Write soft targets of every row of `config.corpus` into `out`; one shard for each shard read.
+    """Write soft targets of every row of `config.corpus` to `out`, with one shard for each shard read.
 
-    Rows that are longer than a teacher takes are left out, counted and listed.
+    Rows that are too long for a teacher are left out, counted and listed.
 
     Args:
-        config: The stage's settings.
-        out: Output folder.
-        overwrite: Start anew if `out` was made with other settings.
+        config: The settings of the stage.
+        out: The output folder.
+        overwrite: Whether to start anew if `out` was made with other settings.
         device: auto, cpu, cuda or cuda:N; on a Ray cluster auto, cpu or cuda.
-        scale: Where the work is done, and which part of it.
+        scale: The executor and the part of the work.
 
     Raises:
-        CorpusError: The corpus is missing or damaged, or has another vocabulary than a teacher.
-        ModelError: The folder of a teacher holds no model that decodes left to right, or one that was trained with
-            another vocabulary.
-        InputError: No such device or precision; there is no Ray.
-        ConflictError: `out` was made with other settings, or another process is at work in it.
-        WorkError: Logits are not finite, in float32 too; the system refuses to write; a worker died; the run was
+        CorpusError: The corpus is missing or damaged, or its vocabulary differs from a teacher's.
+        ModelError: A teacher folder does not contain a model that decodes left to right, or the model was trained with
+            a different vocabulary.
+        InputError: The device or the precision is not available, or Ray is not installed.
+        ConflictError: `out` was made with other settings, or another process is using it.
+        WorkError: Logits are not finite even in float32, a file cannot be written, a worker died, or the run was
             stopped.
     """
     out = Path(out)
@@ -97,7 +97,7 @@ def run(
 
 
 def settings(config: SoftTargetsConfig) -> dict[str, Any]:
-    """The settings that the output depends on, as the stage file gives them."""
+    """Return the settings on which the output depends, as written in the stage file."""
     # The seed decides which ids are drawn; the likeliest ones do not depend on it.
     drawn = {"samples", "seed"} if config.samples is not None else set()
     return config.model_dump(mode="json", include={"top_k", "temperature", "batch_tokens", "precision", *drawn})
@@ -111,23 +111,23 @@ def _made_by(config: SoftTargetsConfig, corpus: Corpus, where: torch.device, pre
         inputs={"corpus": corpus.manifest.digest(), **teachers},
         neutral=neutral(config),
         worked={"device": where.type, "precision": precision, "batch_tokens": config.batch_tokens},
-        revisions=of_scoring(precision),
+        revisions=scoring_revisions(precision),
     )
 
 
 def _spread(config: SoftTargetsConfig, where: torch.device, scale: Scale, shards: int) -> tuple[int, int | None]:
     """Return the number of processes, 0 for this one alone, and the threads of each, None for as many as torch takes.
 
-    Rows of a shard share batches, so a process does whole shards, and `shards` is the most that are of use.
+    Rows of a shard share batches, so a process makes whole shards, and more than `shards` processes are useless.
     """
     if scale.executor == "ray":
         return 0, 1
-    processes = min(config.workers or cores(), shards) if where.type == "cpu" else 1
-    return (processes, max(1, cores() // processes)) if processes > 1 else (0, None)
+    processes = min(config.workers or count_cores(), shards) if where.type == "cpu" else 1
+    return (processes, max(1, count_cores() // processes)) if processes > 1 else (0, None)
 
 
 def _check(corpus: Corpus, config: SoftTargetsConfig) -> Vocabularies:
-    """The teachers' vocabularies, which must be the corpus'."""
+    """Return the teachers' vocabularies, which must equal those of the corpus."""
     vocabularies = teacher_vocabularies(config.models[0], corpus)
     check_teachers(config.models, vocabularies)
     size = vocabularies.target.size
@@ -142,12 +142,12 @@ def _check(corpus: Corpus, config: SoftTargetsConfig) -> Vocabularies:
 
 @dataclass(slots=True)
 class _Totals:
-    """What the shards hold.
+    """The contents of all shards.
 
     Attributes:
-        rows: Rows.
-        source_tokens: Tokens of their sources, ends of sentences not counted.
-        target_tokens: Tokens of their targets, likewise.
+        rows: Number of rows.
+        source_tokens: Number of source tokens, without end of sentence.
+        target_tokens: Number of target tokens, without end of sentence.
         left_out: Ids of the corpus' rows that are in no shard.
     """
 
@@ -158,7 +158,7 @@ class _Totals:
 
 
 def _account(corpus: Corpus, out: Path, shards: list[ShardInfo]) -> _Totals:
-    """Compare the shards with those of the corpus, whoever made them, and list the rows that were left out."""
+    """Compare the shards of all workers with those of the corpus, and list the rows that were left out."""
     totals = _Totals()
     only_ids = pa.ipc.IpcReadOptions(included_fields=[SOFT_SCHEMA.get_field_index("id")])
     for index, shard in enumerate(shards):
@@ -194,7 +194,7 @@ def _manifest(
         target_tokens=totals.target_tokens,
         shards=shards,
         vocabulary=corpus.manifest.vocabulary,
-        counts=({TOO_LONG: len(totals.left_out)} if totals.left_out else {}) | noted_counts(out),
+        counts=({TOO_LONG: len(totals.left_out)} if totals.left_out else {}) | read_counts(out),
         extra={
             **made_by.extra,
             "top_k": config.top_k,
@@ -202,15 +202,15 @@ def _manifest(
             "temperature": config.temperature,
             "positions": positions,
             "bytes_per_token": round(size / max(positions, 1), 2),
-            **slower(*_slow_paths(made_by.worked["device"], made_by.worked["precision"])),
+            **slow_path_note(*_slow_paths(made_by.worked["device"], made_by.worked["precision"])),
         },
     )
 
 
 def _slow_paths(device: str, precision: str) -> list[str]:
-    """The paths taken in place of the kernels that teachers have in bf16 on a CPU, with the reasons."""
+    """Return the slower paths taken in place of the kernels for teachers in bf16 on a CPU, with the reasons."""
     if (device, precision) != ("cpu", "bf16"):
         return []
     for module in (attention, products):
         module.kernels()
-    return [why for name, why in sorted(missing().items()) if name in ("attention", "products")]
+    return [why for name, why in sorted(missing_kernels().items()) if name in ("attention", "products")]

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from seqkd.corpus.fingerprints import canonical
+from seqkd.corpus.fingerprints import canonical_json
 from seqkd.corpus.manifest import read_manifest
 from seqkd.corpus.reader import Corpus
 from seqkd.errors import CorpusError
@@ -57,7 +57,7 @@ class Rival:
             )
         name = str(manifest.extra.get("name", folder.name))
         texts = {path.name: _lines(path, manifest.rows) for path in sorted(folder.glob(FILES))}
-        return cls(name, texts, hashlib.sha256(canonical({"name": name, "texts": texts})).hexdigest())
+        return cls(name, texts, hashlib.sha256(canonical_json({"name": name, "texts": texts})).hexdigest())
 
 
 def _lines(path: Path, rows: int) -> list[str]:

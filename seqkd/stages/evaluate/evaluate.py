@@ -32,7 +32,7 @@ from seqkd.stages.evaluate.provenance import OUTPUTS, provenance
 from seqkd.stages.evaluate.references import accepted_file, further_references, shown
 from seqkd.stages.evaluate.scoring import Quality, check_accepted, measured
 from seqkd.stages.evaluate.ways import Way, baseline_of, quick_of, ways_of
-from seqkd.stages.slower import slower
+from seqkd.stages.slower import slow_path_note
 from seqkd.text.languages import has_blanks
 
 GPU_PASSES = 2  # a shape's first decode compiles, its second captures graphs
@@ -109,7 +109,7 @@ def _run(config: EvaluateConfig, out: Path, overwrite: bool, device: str) -> Non
         result, counts = _evaluate(config, test, models, timed, ways, rival, out)
         atomic_write(out / RESULT, result.to_json().encode())
         extra = {"name": config.name, "role": config.role, **made_by.extra}
-        extra |= slower(slow_path([config.model, *config.ensemble], precision, where))
+        extra |= slow_path_note(slow_path([config.model, *config.ensemble], precision, where))
         output.commit(
             Manifest(
                 kind="evaluation",
@@ -155,7 +155,7 @@ def _say_load(result: EvaluationResult) -> None:
 
 def _summary(found: DecodeResult) -> str:
     values = {name: found.measured(name) for name in ("bleu", "chrf", "ter", *found.further)}
-    parts = [f"{METRICS.named(name).label} {value:.2f}" for name, value in values.items() if value is not None]
+    parts = [f"{METRICS.get(name).label} {value:.2f}" for name, value in values.items() if value is not None]
     parts += [] if found.valid is None else [f"{found.valid:.1%} valid"]
     faster = "" if found.speedup is None else f" ({found.speedup:.2f} times the baseline)"
     parts += [] if found.speed is None else [f"{found.speed.sentences_per_second:,.1f} sentences/s{faster}"]
@@ -251,7 +251,7 @@ def _evaluate(
         speeds, baseline = _speeds(ways, over, timed, config, team.device)
     decodes: dict[str, DecodeResult] = {}
     signatures: dict[str, str] = {}
-    metrics = [METRICS.named(name) for name in config.metrics or METRICS.own]
+    metrics = [METRICS.get(name) for name in config.metrics or METRICS.own]
     compared = rival if len(test.ids) > 1 else None
     for way in ways:
         theirs = None if compared is None else compared.texts.get(way.file)

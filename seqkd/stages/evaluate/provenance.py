@@ -12,7 +12,7 @@ from seqkd.config.stages import EvaluateConfig
 from seqkd.config.written import neutral
 from seqkd.corpus.manifest import Provenance
 from seqkd.corpus.reader import Corpus
-from seqkd.corpus.revisions import of_search
+from seqkd.corpus.revisions import search_revisions
 from seqkd.models.checkpoint import model_digest
 from seqkd.search.loading import Precision
 from seqkd.search.paths import engine_for
@@ -70,6 +70,6 @@ def provenance(
             "engine": engine_for([config.model, *config.ensemble], precision, where),
             "batch_tokens": config.batch_tokens,
         },
-        revisions=of_search(precision),
+        revisions=search_revisions(precision),
         resumes=False,
     )

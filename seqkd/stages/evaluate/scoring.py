@@ -36,7 +36,7 @@ def check_accepted(names: Sequence[str], accepted: Path) -> None:
     Raises:
         InputError: Such a metric is among them.
     """
-    needing = [name for name in names if "accepted" in METRICS.named(name).needs]
+    needing = [name for name in names if "accepted" in METRICS.get(name).needs]
     if needing and not accepted.is_file():
         raise InputError(
             f"{', '.join(needing)}: needs accepted translations, and the test text has none",

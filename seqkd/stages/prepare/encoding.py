@@ -26,7 +26,7 @@ from seqkd.text.duplicates import DuplicateFinder
 from seqkd.text.languages import has_blanks
 from seqkd.text.normalize import Normalizer
 from seqkd.text.reading import RawPair
-from seqkd.text.screening import rejected, screen
+from seqkd.text.screening import read_rejected, screen
 from seqkd.text.vocabularies import Vocabularies
 
 SAMPLE_ROWS = 20_000  # of the training text, for its script and its usual ratio of lengths
@@ -109,8 +109,8 @@ def units_of(
     if all(language is not None and has_blanks(language) for language in (source_language, target_language)):
         return Units()
     rows = [row for row in islice(pairs, SAMPLE_ROWS) if row.problem is None]
-    sources = normalizers[0].many([row.source or "" for row in rows])
-    targets = normalizers[1].many([row.target or "" for row in rows])
+    sources = normalizers[0].normalize_all([row.source or "" for row in rows])
+    targets = normalizers[1].normalize_all([row.target or "" for row in rows])
     return Units.of(list(zip(sources, targets, strict=True)), source_language, target_language)
 
 
@@ -203,13 +203,13 @@ def _table(texts: Iterable[tuple[str, ...]], first: int, vocabularies: Vocabular
     source, target = vocabularies.source.normalize(sources), vocabularies.target.normalize(targets)
     columns = {
         "id": pa.array(range(first, first + len(source)), pa.int64()),
-        "source": pa.array(vocabularies.source.joined(sources if as_given else source), pa.string()),
-        "target": pa.array(vocabularies.target.joined(targets if as_given else target), pa.string()),
+        "source": pa.array(vocabularies.source.join_words(sources if as_given else source), pa.string()),
+        "target": pa.array(vocabularies.target.join_words(targets if as_given else target), pa.string()),
         "source_ids": pa.array(vocabularies.source.encode(source), pa.list_(pa.int32())),
         "target_ids": pa.array(vocabularies.target.encode(target), pa.list_(pa.int32())),
     }
     if further:
-        others = zip(*map(vocabularies.target.joined, further), strict=True)
+        others = zip(*map(vocabularies.target.join_words, further), strict=True)
         columns["further_references"] = pa.array([list(row) for row in others], pa.list_(pa.string()))
     return pa.table(columns)
 
@@ -264,4 +264,4 @@ def list_rejected(path: Path, verdicts: Path) -> None:
     """Write line and reason of each row that `screen` left out."""
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         file.write("line\treason\n")
-        file.writelines(f"{line}\t{reason}\n" for line, reason in rejected(verdicts))
+        file.writelines(f"{line}\t{reason}\n" for line, reason in read_rejected(verdicts))

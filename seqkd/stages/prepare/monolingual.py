@@ -30,7 +30,7 @@ from seqkd.stages.rejected import REJECTED
 from seqkd.text.cleaning import Cleaner
 from seqkd.text.normalize import Normalizer
 from seqkd.text.reading import check_bitext, read_lines
-from seqkd.text.screening import count, kept
+from seqkd.text.screening import count_verdicts, read_kept
 from seqkd.text.vocabularies import Vocabularies
 
 MONOLINGUAL = "monolingual"  # in a manifest: the corpus has no targets
@@ -117,7 +117,7 @@ def _prepare(config: MonolingualConfig, output: StageOutput, rows: int, prepared
         label="prepare: monolingual text",
         unit="lines",
     )
-    usable, counts = count(verdicts)
+    usable, counts = count_verdicts(verdicts)
     gold = read_manifest(config.prepared / "train").rows
     wanted = max(1, round(config.ratio * gold))
     if wanted > usable:
@@ -128,7 +128,7 @@ def _prepare(config: MonolingualConfig, output: StageOutput, rows: int, prepared
             expected=f"at least {wanted:,} lines that are different and neither empty nor too long",
             hint=f"give more text, or a ratio of at most {int(1000 * usable / gold) / 1000:g}",
         )
-    texts = ((text, "") for text, _ in kept(read_lines(config.text), verdicts))
+    texts = ((text, "") for text, _ in read_kept(read_lines(config.text), verdicts))
     chosen = drawn(texts, usable, wanted, config.seed)
     shards = encode_shards(chosen, output, wanted, config.shard_rows, vocabularies, first_id=gold)
     list_rejected(output.path / REJECTED, verdicts)

@@ -36,7 +36,7 @@ from seqkd.stopping import StopRequest
 from seqkd.text.cleaning import Cleaner
 from seqkd.text.normalize import Normalizer
 from seqkd.text.reading import BitextFacts, RawPair, check_bitext, read_bitext
-from seqkd.text.screening import count, kept
+from seqkd.text.screening import count_verdicts, read_kept
 from seqkd.text.vocabularies import SOURCE_VOCABULARY, VOCABULARY, Vocabularies
 from seqkd.text.vocabulary import Vocabulary
 
@@ -144,7 +144,7 @@ def _prepare(
         unit="pairs",
     )
     stop.check("after cleaning")
-    rows, counts = count(verdicts)
+    rows, counts = count_verdicts(verdicts)
     if not rows:
         reasons = ", ".join(f"{number:,} {reason}" for reason, number in counts.items() if number)
         raise InputError(
@@ -162,7 +162,7 @@ def _prepare(
         digests |= {"vocabulary": vocabularies.target.digest, "source_vocabulary": vocabularies.source.digest}
         # Valid and test are not cleaned: what cleans the training text does not make them.
         own = made_by.settings if part == "train" else {"shard_rows": config.shard_rows, **languages}
-        texts = kept(_training_text(config), verdicts) if part == "train" else read_text(bitext)
+        texts = read_kept(_training_text(config), verdicts) if part == "train" else read_text(bitext)
         part_made_by = replace(made_by, settings={**own, "part": part}, inputs=digests)
         with StageOutput.open(out / part, "corpus", part_made_by, overwrite=False) as output:
             if not output.complete:
@@ -283,7 +283,7 @@ def _vocabulary(config: PrepareConfig, path: Path, verdicts: Path, sides: tuple[
         return Vocabulary.load(path)
     settings = config.vocabulary
     say(f"prepare: training a vocabulary of {settings.size:,} pieces")
-    pairs = kept(_training_text(config), verdicts)
+    pairs = read_kept(_training_text(config), verdicts)
     return Vocabulary.train(
         (pair[side] for pair in pairs for side in sides),
         path,

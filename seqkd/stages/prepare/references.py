@@ -12,7 +12,7 @@ from pathlib import Path
 from seqkd.config.stages import BitextConfig
 from seqkd.corpus.files import atomic_path
 from seqkd.errors import SeqkdError, TextError
-from seqkd.text.opening import opened
+from seqkd.text.opening import open_text
 from seqkd.text.reading import BitextFacts, check_bitext, read_bitext
 
 _MOST_ROWS_NAMED = 5
@@ -65,7 +65,7 @@ def read_text(bitext: BitextConfig) -> Iterator[tuple[str, ...]]:
 
 def copy_accepted(path: Path, out: Path) -> None:
     """Copy the accepted translations as they are given, like the references, in JSON's shortest spelling."""
-    with opened(path) as file, atomic_path(out) as temporary, temporary.open("w", encoding="utf-8") as copy:
+    with open_text(path) as file, atomic_path(out) as temporary, temporary.open("w", encoding="utf-8") as copy:
         for number, line in enumerate(file, 1):
             copy.write(json.dumps(_accepted_row(line, path, number), ensure_ascii=False) + "\n")
 
@@ -85,7 +85,7 @@ def _check_every_row(source: Path, target: Path | None) -> None:
 
 def _check_accepted(path: Path, rows: int) -> str:
     digest, number = hashlib.sha256(), 0
-    with opened(path) as file:
+    with open_text(path) as file:
         for number, line in enumerate(file, 1):
             digest.update(line)
             _accepted_row(line, path, number)

@@ -1,1 +1,1 @@
-"""K-best lists to a distilled corpus."""
+"""The stage `select`: select a distilled corpus from k-best lists."""

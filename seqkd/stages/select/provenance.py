@@ -1,4 +1,4 @@
-"""What a distilled corpus is made from."""
+"""The settings and inputs of a distilled corpus."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from seqkd.config.stages import SelectConfig
 from seqkd.config.written import neutral
 from seqkd.corpus.manifest import Provenance
 from seqkd.corpus.reader import Corpus
-from seqkd.corpus.revisions import of_scoring
+from seqkd.corpus.revisions import scoring_revisions
 from seqkd.executors.work import Scale
 from seqkd.metrics.tokenizers import suited_tokenizer
 from seqkd.selection.settings import PRECISION
@@ -17,7 +17,7 @@ from seqkd.stages.shards import stage_device
 
 
 def settings(config: SelectConfig) -> dict[str, Any]:
-    """The settings that the output depends on, as the stage file gives them."""
+    """Return the settings on which the output depends, as written in the stage file."""
     values = config.model_dump(mode="json", exclude={"kbest", "gold", "prepared", "workers", "rerank"})
     if config.rerank is not None:
         values["rerank"] = config.rerank.model_dump(mode="json", exclude=set(config.rerank.record.folders))
@@ -25,18 +25,18 @@ def settings(config: SelectConfig) -> dict[str, Any]:
 
 
 def provenance(config: SelectConfig, kbest: Corpus, gold: Corpus, device: str, scale: Scale) -> Provenance:
-    """What `select` compares with the folder that is there.
+    """Return the settings and inputs that `select` compares with an existing folder.
 
     Args:
-        config: The stage's settings.
+        config: The settings of the stage.
         kbest: The k-best lists.
         gold: The corpus that was decoded.
-        device: Where the models of rule "rerank" are.
-        scale: Where the work is done.
+        device: The device of the models of rule "rerank".
+        scale: The executor and the part of the work.
     """
     values = settings(config)
     suited = suited_tokenizer(gold.manifest.extra.get("target_language")) if "bleu" in config.record.reads else "13a"
-    if config.tokenizer == suited == "13a":  # 13a was the default once: where auto means the same, it is written so
+    if config.tokenizer == suited == "13a":  # 13a was the default once; if auto means the same, it is recorded as auto
         values["tokenizer"] = "auto"
     made_by = Provenance(
         stage="select",
@@ -58,5 +58,5 @@ def provenance(config: SelectConfig, kbest: Corpus, gold: Corpus, device: str, s
             "precision": PRECISION,
             **({} if together is None else {"batch_tokens": together}),
         },
-        revisions=of_scoring(PRECISION),
+        revisions=scoring_revisions(PRECISION),
     )

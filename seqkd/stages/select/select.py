@@ -1,4 +1,4 @@
-"""`select`: k-best lists and the corpus they were decoded from, to a distilled corpus."""
+"""`seqkd select`: select a distilled corpus from k-best lists and the corpus that was decoded."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from seqkd.corpus.row_ids import RANK_STEP, row_ids
 from seqkd.corpus.unknowns import UNKNOWN_ROWS, count_unknown
 from seqkd.corpus.writer import write_shard
 from seqkd.errors import CorpusError, InputError
-from seqkd.executors.local import cores
+from seqkd.executors.local import count_cores
 from seqkd.executors.work import HERE, Scale, whole_shards
 from seqkd.kernels.bleu import kernels
-from seqkd.kernels.build import missing
+from seqkd.kernels.build import missing_kernels
 from seqkd.progress import say
 from seqkd.selection.filters import Filters, MinScore, percentile
 from seqkd.selection.lists import Integers, one_array
@@ -36,41 +36,41 @@ from seqkd.stages.select.provenance import provenance
 from seqkd.stages.select.shards import (
     DROP,
     ShardSelector,
+    add_weights,
     candidate_ids,
     rejects_path,
     sentence_tokenizer,
     tag_id,
-    weighted,
 )
 from seqkd.stages.shards import ShardJob, make_shards, own_device, stage_device
-from seqkd.stages.slower import slower
+from seqkd.stages.slower import slow_path_note
 from seqkd.text.duplicates import DuplicateFinder
 
 DUPLICATE = FILTERS.own["duplicates"].reason
-FEW_ROWS = 50_000  # not worth the start of several processes, unless their number is given
+FEW_ROWS = 50_000  # up to this size one process works alone, unless the file gives a number of processes
 
 
 def run(
     config: SelectConfig, out: str | Path, *, overwrite: bool = False, device: str = "auto", scale: Scale = HERE
 ) -> None:
-    """Choose one hypothesis a row by `config.rule`, or keep all, and write the corpus of sources and what was chosen.
+    """Choose one hypothesis for each row by `config.rule`, or keep all, and write the distilled corpus.
 
-    Rows are joined by id. A shard of the output depends on that shard of the inputs and on the settings; an interrupted
-    run goes on after the shards that are there.
+    Rows are joined by id. A shard of the output depends on the same shard of the inputs and on the settings only. An
+    interrupted run continues after its finished shards.
 
     Args:
-        config: The stage's settings.
-        out: Output folder.
-        overwrite: Start anew where `out` was made with other settings.
-        device: Where the models of rule "rerank" are; everything else is done on the CPU.
-        scale: Where the work is done, and which part of it.
+        config: The settings of the stage.
+        out: The output folder.
+        overwrite: Whether to start anew if `out` was made with other settings.
+        device: The device of the models of rule "rerank". Everything else runs on the CPU.
+        scale: The executor and the part of the work.
 
     Raises:
-        CorpusError: The k-best lists are not those of this corpus, or not in its vocabulary.
-        InputError: There is no such script; the tokenizer is not installed.
+        CorpusError: The k-best lists do not belong to this corpus or its vocabulary.
+        InputError: The script does not exist, or the tokenizer is not installed.
         ModelError: A model of `config.rerank` is damaged.
-        ConflictError: `out` was made with other settings, or another process is at work in it.
-        WorkError: The system refuses to write, a worker died, the run was stopped.
+        ConflictError: `out` was made with other settings, or another process is using it.
+        WorkError: A file cannot be written, a worker died, or the run was stopped.
     """
     out = Path(out)
     kbest, gold = Corpus.open(config.kbest, "kbest"), Corpus.open(config.gold, "corpus")
@@ -86,11 +86,11 @@ def run(
             _discard_lists(out, gold)  # left by a process that was killed right after the manifest
             say(f"select: {out} is up to date")
             return
-        written = _written(config, kbest, device, gold, output, scale)
+        written = _write_shards(config, kbest, device, gold, output, scale)
         if written is None:
             return
         if config.filters["duplicates"]:
-            written = _without_duplicates(out, written)
+            written = _drop_duplicates(out, written)
         totals = _Totals()
         with atomic_path(out / REJECTED) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
             file.write("id\treason\tbecame\n")
@@ -100,7 +100,9 @@ def run(
                 if config.keeps_all:
                     ids = candidate_ids(rows, kbest.read_shard(index))
                 file.writelines(_account(totals, out, index, rows, ids, _table(out, written[index].name)))
-        output.commit(_manifest(config, made_by, gold, written, totals, slower(_slow_path(config, device, scale))))
+        output.commit(
+            _manifest(config, made_by, gold, written, totals, slow_path_note(_slow_path(config, device, scale)))
+        )
         _discard_lists(out, gold)
     left = ", ".join(f"{number:,} {reason}" for reason, number in totals.dropped.items())
     said = f"; left out: {left} (see {out / REJECTED})" if left else ""
@@ -109,16 +111,16 @@ def run(
 
 
 def _slow_path(config: SelectConfig, device: str, scale: Scale) -> str | None:
-    """The path that the rule took without the CPU kernels, with the reason; None if it has them or needs none."""
+    """Return the slower path that the rule took without the CPU kernels, with the reason, or None."""
     if config.rerank is not None and config.rerank.models:
         from seqkd.search.paths import slow_path  # torch is not loaded for rules that need no model
 
         return slow_path(list(config.rerank.models.values()), "float32", stage_device(device, scale))
-    return missing()["bleu"] if "bleu" in config.record.reads and kernels() is None else None
+    return missing_kernels()["bleu"] if "bleu" in config.record.reads and kernels() is None else None
 
 
 def _discard_lists(out: Path, gold: Corpus) -> None:
-    """Delete the shards' lists of rejected rows, which are one by now."""
+    """Delete the lists of rejected rows of the shards, which have been merged into one list."""
     for index in range(len(gold.shards)):
         rejects_path(out, index).unlink(missing_ok=True)
 
@@ -140,10 +142,10 @@ def _check(kbest: Corpus, gold: Corpus, config: SelectConfig) -> None:
     prepared = read_manifest(config.prepared)
     if bool(gold.manifest.extra.get("monolingual")) != config.reverse:
         raise CorpusError(
-            "is no monolingual text" if config.reverse else "is monolingual text: hypotheses would be its targets",
+            "is not monolingual text" if config.reverse else "is monolingual text, so hypotheses would be its targets",
             where=str(gold.path),
             expected="output of `seqkd prepare --monolingual`" if config.reverse else "a corpus with both sides",
-            hint="reverse = true makes back-translations: pairs of hypotheses and monolingual text",
+            hint="set reverse = true to make back-translations, which are pairs of hypotheses and monolingual text",
         )
     # Of the language that hypotheses are in.
     known = prepared.extra.get("source_vocabulary", "") if config.reverse else prepared.vocabulary
@@ -162,7 +164,7 @@ def _check(kbest: Corpus, gold: Corpus, config: SelectConfig) -> None:
         raise CorpusError(
             f"{len(kbest.shards)} shards of k-best lists for {len(gold.shards)} shards of {gold.path}",
             where=str(kbest.path),
-            expected="k-best lists of this corpus, shard by shard",
+            expected="k-best lists of this corpus, with the same shards",
             hint="distill this corpus again, or select from the corpus that was decoded",
         )
     reads = [f"rule {config.rule!r}"] if "scores" in config.record.reads else []
@@ -171,8 +173,8 @@ def _check(kbest: Corpus, gold: Corpus, config: SelectConfig) -> None:
         raise CorpusError(
             f"{kbest.manifest.counts[UNSCORED]:,} {UNSCORED}, which {' and '.join(reads)} would read",
             where=str(kbest.path),
-            expected="k-best lists of a source that scores its hypotheses",
-            hint="choose a rule that reads no scores, or distill with models",
+            expected="k-best lists of a source that gives scores and log-probabilities",
+            hint="choose a rule that does not read scores, or distill with models",
         )
     sentence_tokenizer(config, gold)
     if config.rerank is not None:
@@ -193,7 +195,7 @@ def _check(kbest: Corpus, gold: Corpus, config: SelectConfig) -> None:
 
 
 def _check_ids(gold: Corpus) -> None:
-    """See that ids leave room for those of further hypotheses."""
+    """Check that the ids leave room for the ids of further hypotheses."""
     for table in gold.tables(["id"]):
         ids = table.column("id").to_numpy()
         if len(ids) and not 0 <= ids.min() <= ids.max() < RANK_STEP:
@@ -206,7 +208,7 @@ def _check_ids(gold: Corpus) -> None:
 
 
 def _filters(config: SelectConfig, kbest: Corpus) -> Filters:
-    """The settings' filters, with the percentile of scores as a number."""
+    """Build the filters, with the percentile of scores as a number."""
     settings = {record.name: config.filters.settings[record.name] for record in config.filters.active}
     if config.filters["worst_percent"]:
 
@@ -221,13 +223,13 @@ def _filters(config: SelectConfig, kbest: Corpus) -> Filters:
     return Filters.of(list(settings.values()))
 
 
-def _written(
+def _write_shards(
     config: SelectConfig, kbest: Corpus, device: str, gold: Corpus, output: StageOutput, scale: Scale
 ) -> list[ShardInfo] | None:
     """Write the missing shards; return all of them, or None if this process is not the one to finish the folder."""
     rows = [shard.rows for shard in gold.shards]
     total = len(rows) if scale.part is None else len(scale.part.shards(len(rows)))
-    workers = min(config.workers or cores(), total)
+    workers = min(config.workers or count_cores(), total)
     slow = config.record.slow or any(record.slow for record in config.filters.active)
     gpu = False
     if config.rerank is None:
@@ -254,7 +256,7 @@ def _written(
 
 
 def _is_listed(out: Path, index: int, shard: ShardInfo) -> bool:  # noqa: ARG001
-    """Tell whether the list of a shard's rejected rows is there, too."""
+    """Whether the list of a shard's rejected rows exists, too."""
     return rejects_path(out, index).exists()
 
 
@@ -268,10 +270,10 @@ def _start(
     return partial(ShardSelector(config, filters, device).write, out)
 
 
-def _without_duplicates(out: Path, shards: list[ShardInfo]) -> list[ShardInfo]:
-    """Write those shards again that have pairs of an earlier row, without these.
+def _drop_duplicates(out: Path, shards: list[ShardInfo]) -> list[ShardInfo]:
+    """Remove rows whose pair occurs in an earlier row, and write the affected shards again.
 
-    The first of equal pairs always stays, so that an interrupted run may do it again over what it had done.
+    The first of equal pairs always stays, so an interrupted run can repeat this on partly cleaned shards.
     """
     rows = sum(shard.rows for shard in shards)
     with tempfile.TemporaryDirectory(dir=out, prefix=".", suffix=".0.tmp") as folder:  # swept up after a crash
@@ -283,7 +285,7 @@ def _without_duplicates(out: Path, shards: list[ShardInfo]) -> list[ShardInfo]:
                 finder.add(row, *pair)
                 row += 1
         repeated = np.memmap(Path(folder) / "repeated", dtype=np.bool_, mode="w+", shape=(max(rows, 1),))
-        for found in finder.repeated():
+        for found in finder.find_repeats():
             repeated[found] = True
         left, start = [], 0
         for index, shard in enumerate(shards):
@@ -291,7 +293,7 @@ def _without_duplicates(out: Path, shards: list[ShardInfo]) -> list[ShardInfo]:
             start += shard.rows
             if gone.any():
                 table = _table(out, shard.name).filter(pa.array(~gone))
-                left.append(write_shard(out, index, weighted(table) if "weight" in table.column_names else table))
+                left.append(write_shard(out, index, add_weights(table) if "weight" in table.column_names else table))
             else:
                 left.append(shard)
     return left
@@ -300,17 +302,17 @@ def _without_duplicates(out: Path, shards: list[ShardInfo]) -> list[ShardInfo]:
 def _account(
     totals: _Totals, out: Path, index: int, gold: pa.Table, ids: Integers, distilled: pa.Table
 ) -> Iterable[str]:
-    """Add a shard to the totals and give its lines of the list of rejected rows, in the order of `ids`.
+    """Add a shard to the totals and yield its lines of the list of rejected rows, in the order of `ids`.
 
-    Duplicates are told from the shards, not remembered: what is in no list and is missing was one.
+    Duplicates are recognised from the shards: a row that is missing and in no list was a duplicate.
 
     Args:
-        totals: Of all shards so far.
+        totals: The totals of all shards so far.
         out: The output folder.
-        index: Which shard.
-        gold: Its rows.
-        ids: What may be in the distilled shard: gold's, or those of all hypotheses, in gold's order.
-        distilled: What is.
+        index: The number of the shard.
+        gold: The gold rows of the shard.
+        ids: The ids that the distilled shard may contain, in the order of the gold rows.
+        distilled: The distilled rows of the shard.
     """
     found = distilled.column("id").to_numpy()
     kept = np.isin(ids, found)

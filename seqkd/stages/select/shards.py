@@ -1,4 +1,4 @@
-"""One shard of `select`: its k-best lists and gold rows to distilled rows, and the list of what was rejected."""
+"""Selection within one shard: the distilled rows, and the list of rejected hypotheses."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from seqkd.config.stages import SelectConfig
 from seqkd.corpus.manifest import ShardInfo, atomic_write
 from seqkd.corpus.reader import Corpus
 from seqkd.corpus.row_ids import ranked_ids, row_ids
-from seqkd.corpus.schema import exchanged
+from seqkd.corpus.schema import exchange_sides
 from seqkd.corpus.writer import write_shard
 from seqkd.errors import CorpusError, ModelError
 from seqkd.extensions import resolve
 from seqkd.metrics.tokenizers import choose_tokenizer
-from seqkd.selection.choosing import DROPPED, GOLD, Choice, choose, keep, weigh
+from seqkd.selection.choosing import DROPPED, GOLD, Choice, choose, judge_all, softmax_weights
 from seqkd.selection.filters import BARE, Codes, Filters
 from seqkd.selection.lists import Floats, Integers, Lists, one_array, sizes
 from seqkd.selection.rules import PIECES, Means
@@ -26,8 +26,8 @@ from seqkd.selection.sentence_bleu import SentenceBleu
 from seqkd.text.languages import has_blanks
 from seqkd.text.vocabularies import Vocabularies
 
-# Rows are weighed in fixed pieces: memory grows neither with a shard nor with the workers' number, nor does it change
-# which pairs of texts a model scores together.
+# Rows are judged in fixed pieces. Memory then does not grow with the shard, and neither the shard nor the number of
+# workers changes which pairs of texts a model scores together.
 PIECE_ROWS = 1024
 NAMED_IDS = 10  # in an error message
 
@@ -36,12 +36,12 @@ DROP, NEXT, REPLACED = "dropped", "next hypothesis", "gold target"
 
 
 class ShardSelector:
-    """Selects shard by shard: the hypothesis of the highest value by a rule, or all.
+    """Selects shard by shard: for each row the hypothesis with the highest value by a rule, or all hypotheses.
 
     Args:
-        config: The stage's settings.
-        filters: What is rejected; the percentile of scores is in it as a number.
-        device: Where models are that a rule asks.
+        config: The settings of the stage.
+        filters: The filters, with the percentile of scores as a number.
+        device: The device of the models that a rule uses.
     """
 
     def __init__(self, config: SelectConfig, filters: Filters, device: str) -> None:
@@ -59,34 +59,36 @@ class ShardSelector:
         )
 
     def write(self, out: Path, index: int) -> ShardInfo:
-        """Select one shard into `out`; what was rejected is listed first, so that a shard is never without its list.
+        """Select one shard into `out`. The list of rejected rows is written first, so a shard never lacks its list.
 
         Raises:
             CorpusError: The rows of the two shards do not belong together.
-            WorkError: The system refuses to write.
+            WorkError: A file cannot be written.
         """
         rows, lists = self._gold.read_shard(index), self._kbest.read_shard(index)
-        lists = lists.take(pa.array(_join(rows, lists, self._kbest.path / self._kbest.shards[index].name)))
+        lists = lists.take(pa.array(_match_rows(rows, lists, self._kbest.path / self._kbest.shards[index].name)))
         everything = Lists.of_tables(rows, lists, blanks=self._blanks)
         table, rejected = self._all(rows, everything) if self._config.keeps_all else self._best(rows, everything)
         if self._config.reverse:
-            table = _back_translated(table, self._config.tag, self._tag)
+            table = _swap_sides(table, self._config.tag, self._tag)
         atomic_write(rejects_path(out, index), rejected.encode())
         return write_shard(out, index, table)
 
     def _best(self, rows: pa.Table, lists: Lists) -> tuple[pa.Table, str]:
-        """One hypothesis a row: the distilled rows and the list of what was rejected."""
+        """Select one hypothesis for each row; return the distilled rows and the list of rejected ones."""
         values, parts = resolve(str(self._config.record.values)), []
         for piece in lists.pieces(PIECE_ROWS):
             parts.append(choose(piece, values(piece, self._means), self._filters, self._config.rejected))
-        choice = _joined(parts, lists)
+        choice = _join_choices(parts, lists)
         kept = np.flatnonzero(choice.picks != DROPPED)
-        return _table(rows, lists, kept, choice.picks[kept], self._config.rule), _listed(lists, choice, self._filters)
+        return _table(rows, lists, kept, choice.picks[kept], self._config.rule), _list_rejected(
+            lists, choice, self._filters
+        )
 
     def _all(self, rows: pa.Table, lists: Lists) -> tuple[pa.Table, str]:
-        """Every hypothesis that no filter rejects, a row each."""
+        """Select every hypothesis that no filter rejects, each as its own row."""
         codes = np.concatenate(
-            [np.zeros(0, np.uint8), *(keep(piece, self._filters) for piece in lists.pieces(PIECE_ROWS))]
+            [np.zeros(0, np.uint8), *(judge_all(piece, self._filters) for piece in lists.pieces(PIECE_ROWS))]
         )
         picks = np.flatnonzero(codes == 0)
         left = np.bincount(lists.owners[picks], minlength=len(lists.counts))
@@ -98,19 +100,19 @@ class ShardSelector:
         table = _table(rows, lists, kept, picks, self._config.rule)
         ranks = np.where(picks == GOLD, 0, np.append(lists.ranks, 0)[picks])
         ids = pa.array(ranked_ids(lists.ids[kept], ranks))
-        return weighted(table.set_column(0, "id", ids)), _listed_all(lists, codes, lost, self._filters)
+        return add_weights(table.set_column(0, "id", ids)), _list_all_rejected(lists, codes, lost, self._filters)
 
 
-def weighted(table: pa.Table) -> pa.Table:
-    """Rows of rule "all" with the weights of what is left of each list; a gold target is all that is left of its."""
+def add_weights(table: pa.Table) -> pa.Table:
+    """Add weights to rows of rule "all": the remaining hypotheses of a list, or its gold target, share weight 1."""
     scores = table.column("score").to_numpy().astype(np.float64)  # a gold target's is NaN
-    weights = weigh(row_ids(table.column("id").to_numpy()), np.nan_to_num(scores, nan=0.0))
+    weights = softmax_weights(row_ids(table.column("id").to_numpy()), np.nan_to_num(scores, nan=0.0))
     table = table.drop_columns(["weight"]) if "weight" in table.column_names else table
     return table.append_column("weight", pa.array(weights.astype(np.float32)))
 
 
 def candidate_ids(gold: pa.Table, kbest: pa.Table) -> Integers:
-    """Ids of all that rule "all" may keep of a shard, in its order: every hypothesis, and a row whose list is empty."""
+    """Return the ids that rule "all" may keep of a shard, in order: every hypothesis, and rows with an empty list."""
     ids, listed = gold.column("id").to_numpy(), kbest.column("id").to_numpy()
     order = np.argsort(listed)
     counts = np.maximum(sizes(one_array(kbest.column("hypotheses"))), 1)
@@ -120,15 +122,15 @@ def candidate_ids(gold: pa.Table, kbest: pa.Table) -> Integers:
 
 
 def sentence_tokenizer(config: SelectConfig, gold: Corpus) -> str:
-    """The tokenizer of sentence BLEU.
+    """Return the tokenizer of sentence BLEU.
 
     Raises:
-        InputError: It is not installed.
+        InputError: The tokenizer is not installed.
     """
     if config.tokenizer == "pieces":
         return "none"
     if config.tokenizer == "auto" and "bleu" not in config.record.reads:
-        return "13a"  # nobody asks for it: a rule without BLEU needs no further package
+        return "13a"  # unused: a rule without BLEU needs no further package
     return choose_tokenizer(config.tokenizer, gold.manifest.extra.get("target_language"))
 
 
@@ -139,10 +141,10 @@ def _blanks_in_targets(gold: Corpus) -> bool:
 
 
 def tag_id(config: SelectConfig) -> int | None:
-    """The id of the piece that back-translated sources open with; None if they open with none.
+    """Return the id of the tag with which back-translated sources begin, or None if there is no tag.
 
     Raises:
-        ModelError: The vocabulary has no such piece.
+        ModelError: The tag is not a piece of the vocabulary.
     """
     if not config.tag:
         return None
@@ -150,15 +152,15 @@ def tag_id(config: SelectConfig) -> int | None:
     found = vocabulary.id_of(config.tag)
     if found is None:
         raise ModelError(
-            f"has no piece {config.tag!r}, which back-translated sources are to open with",
+            f"has no piece {config.tag!r}, which is the tag of back-translated sources",
             where=str(vocabulary.path),
-            hint="prepare with it among vocabulary.symbols, name a piece that is there, or leave `tag` out",
+            hint="add it to vocabulary.symbols and prepare again, name an existing piece, or leave `tag` out",
         )
     return found
 
 
 def rejects_path(out: Path, index: int) -> Path:
-    """Where a shard's rejected rows are listed until all shards are there: id, reason and what became of the row."""
+    """Return the file that lists a shard's rejected rows until all shards exist: id, reason and replacement."""
     return out / f"rejected-{index:05d}.tsv"
 
 
@@ -170,8 +172,8 @@ def _judge(config: SelectConfig, device: str) -> Callable[[Lists], Floats] | Non
     return judge
 
 
-def _joined(parts: list[Choice], lists: Lists) -> Choice:
-    """The pieces' choices as one, with places in the whole shard."""
+def _join_choices(parts: list[Choice], lists: Lists) -> Choice:
+    """Join the choices of all pieces, with places in the whole shard."""
     if not parts:
         return Choice(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.uint8))
     picks = np.concatenate([part.picks for part in parts])
@@ -181,7 +183,7 @@ def _joined(parts: list[Choice], lists: Lists) -> Choice:
     return Choice(np.where(picks >= 0, picks + shifts, picks), np.concatenate([part.reasons for part in parts]))
 
 
-def _listed(lists: Lists, choice: Choice, filters: Filters) -> str:
+def _list_rejected(lists: Lists, choice: Choice, filters: Filters) -> str:
     lines = []
     for row in np.flatnonzero(choice.reasons).tolist():
         became = {DROPPED: DROP, GOLD: REPLACED}.get(int(choice.picks[row]), NEXT)
@@ -189,8 +191,8 @@ def _listed(lists: Lists, choice: Choice, filters: Filters) -> str:
     return "".join(lines)
 
 
-def _listed_all(lists: Lists, codes: Codes, lost: Integers, filters: Filters) -> str:
-    """The same of rule "all", hypothesis by hypothesis; where a row gets its gold target, the best one becomes it."""
+def _list_all_rejected(lists: Lists, codes: Codes, lost: Integers, filters: Filters) -> str:
+    """List the rejected hypotheses of rule "all". If a row gets its gold target, that replaces the best hypothesis."""
     replaced = np.zeros(len(lists.counts), dtype=np.bool_)
     replaced[lost] = True
     bare = np.flatnonzero(lists.counts == 0)
@@ -206,7 +208,7 @@ def _listed_all(lists: Lists, codes: Codes, lost: Integers, filters: Filters) ->
 
 
 def _table(rows: pa.Table, lists: Lists, kept: Integers, picks: Integers, rule: str) -> pa.Table:
-    """The distilled rows: places `kept` among the rows, rising, with a hypothesis or GOLD each."""
+    """Build the distilled rows: the rows at the ascending places `kept`, each with a hypothesis or GOLD."""
     taught = picks != GOLD
     # Hypotheses and after them the gold rows.
     places = pa.array(np.where(taught, picks, len(lists.owners) + kept))
@@ -224,9 +226,9 @@ def _table(rows: pa.Table, lists: Lists, kept: Integers, picks: Integers, rule: 
     return table
 
 
-def _back_translated(table: pa.Table, tag: str, piece: int | None) -> pa.Table:
-    """Hypotheses as sources, tagged (Caswell et al. 2019), and as targets the text that they were made of."""
-    table = exchanged(table)
+def _swap_sides(table: pa.Table, tag: str, piece: int | None) -> pa.Table:
+    """Make the hypotheses sources, with a tag (Caswell et al. 2019), and the text that was decoded targets."""
+    table = exchange_sides(table)
     if piece is not None:
         texts = pa.array([f"{tag} {text}" for text in table.column("source").to_pylist()], pa.string())
         ids = pa.array([[piece, *row] for row in table.column("source_ids").to_pylist()], pa.list_(pa.int32()))
@@ -236,8 +238,8 @@ def _back_translated(table: pa.Table, tag: str, piece: int | None) -> pa.Table:
     return table.set_column(table.schema.get_field_index("origin"), "origin", origins)
 
 
-def _join(rows: pa.Table, lists: pa.Table, where: Path) -> Integers:
-    """Position in `lists` of each of `rows`, by id; the sources must agree too, as dense ids always match some row."""
+def _match_rows(rows: pa.Table, lists: pa.Table, where: Path) -> Integers:
+    """Return the position in `lists` of each row, by id. The sources must agree, too, as dense ids always match."""
     wanted, found = rows.column("id").to_numpy(), lists.column("id").to_numpy()
     unique, first, times = np.unique(found, return_index=True, return_counts=True)
     problems = {
@@ -247,14 +249,14 @@ def _join(rows: pa.Table, lists: pa.Table, where: Path) -> Integers:
     }
     for what, ids in problems.items():
         if len(ids):
-            raise _mismatch(f"{len(ids)} ids with {what}: {_named(ids)}", where)
+            raise _mismatch(f"{len(ids)} ids with {what}: {_name_ids(ids)}", where)
     positions: Integers = first[np.searchsorted(unique, wanted)]
     sources = one_array(lists.column("source_ids").take(pa.array(positions)))
     ours = one_array(rows.column("source_ids"))
     if not sources.equals(ours):
         pairs = zip(wanted.tolist(), sources.to_pylist(), ours.to_pylist(), strict=True)
         ids = np.array([row for row, theirs, mine in pairs if theirs != mine])
-        raise _mismatch(f"{len(ids)} ids were decoded from another source: {_named(ids)}", where)
+        raise _mismatch(f"{len(ids)} ids were decoded from other sources: {_name_ids(ids)}", where)
     return positions
 
 
@@ -267,5 +269,5 @@ def _mismatch(what: str, where: Path) -> CorpusError:
     )
 
 
-def _named(ids: Any) -> str:
+def _name_ids(ids: Any) -> str:
     return ", ".join(str(row) for row in ids[:NAMED_IDS]) + (", ..." if len(ids) > NAMED_IDS else "")

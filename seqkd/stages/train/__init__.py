@@ -1,1 +1,1 @@
-"""Corpora and an architecture to a model."""
+"""The stage `train`: train a model on one or several corpora."""

@@ -1,4 +1,4 @@
-"""From a stage file's settings to the model that is trained, and to its objective."""
+"""Construction of the model and its objective from the settings of a stage file."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from seqkd.config.stages import TrainConfig
 from seqkd.errors import ConfigError, ModelError
 from seqkd.models.checkpoint import load_model, read_config
 from seqkd.models.registry import ARCHITECTURES, NO_TRACES, build
-from seqkd.objectives.loss import Loss, Weighted
+from seqkd.objectives.loss import Loss, WeightedTerm
 from seqkd.objectives.registry import build_term
 from seqkd.objectives.teacher import Teacher
 from seqkd.objectives.terms import Models, Term
@@ -21,11 +21,11 @@ from seqkd.training.initialiser import Original, initialise
 
 
 def build_model(config: TrainConfig, inputs: Inputs) -> nn.Module:
-    """The model with its first weights, fresh ones or another model's.
+    """Build the model with its initial weights, which are fresh or copied from another model.
 
     Raises:
-        ConfigError: Embeddings are shared, and source and target have their own vocabularies.
-        ModelError: The model cannot be built from its settings; `init_from` is not a model, or does not fit.
+        ConfigError: Embeddings are shared, but source and target have different vocabularies.
+        ModelError: The model cannot be built from its settings, or `init_from` is not a suitable model.
     """
     settings, vocabularies = asdict(config.model.settings), inputs.vocabularies
     if settings.get("embeddings") == "shared" and not vocabularies.joint:
@@ -53,7 +53,7 @@ def build_model(config: TrainConfig, inputs: Inputs) -> nn.Module:
     first = load_model(Path(config.init_from.model))
     if [side.digest for _, side in first.vocabularies.sides()] != [side.digest for _, side in vocabularies.sides()]:
         raise ModelError(
-            f"its vocabulary is not that of {config.prepared}",
+            f"its vocabulary differs from that of {config.prepared}",
             where=config.init_from.model,
             hint="start from a model that was trained on this `prepared` folder",
         )
@@ -63,24 +63,24 @@ def build_model(config: TrainConfig, inputs: Inputs) -> nn.Module:
 
 
 def build_loss(config: TrainConfig, model: nn.Module, teacher: Teacher | None) -> Loss:
-    """The objective of a model with its first weights.
+    """Build the objective of a model with its initial weights.
 
     Args:
-        config: The stage's settings.
+        config: The settings of the stage.
         model: The student.
-        teacher: Runs beside it, if there is one.
+        teacher: The teacher that runs beside it, if there is one.
 
     Raises:
-        ModelError: A term reads states or attention that the student's architecture or a teacher's cannot show.
+        ModelError: A term reads states or attention that the architecture of the student or a teacher cannot expose.
     """
     models = Models(model, teacher.models if teacher else ())
     objective, own = config.objective, config.model.record
-    terms: list[Weighted] = []
-    measure: Term | None = None  # a term that is an objective by itself measures itself
+    terms: list[WeightedTerm] = []
+    measure: Term | None = None  # a single term is its own measure
     for number, each in enumerate(objective.terms):
         before = sum(other.type == each.type for other in objective.terms[:number])
         name = f"{each.type}_{before + 1}" if before else each.type
-        terms.append(Weighted(term=build_term(each.record, each.settings, models), name=name, weight=each.weight))
+        terms.append(WeightedTerm(term=build_term(each.record, each.settings, models), name=name, weight=each.weight))
     if objective.listed:
         measure = next((part.term for part in terms if part.name == own.objective), None)
         if measure is None:
@@ -96,7 +96,7 @@ def build_loss(config: TrainConfig, model: nn.Module, teacher: Teacher | None) -
     for who, parts in lacking:
         if parts:
             raise ModelError(
-                f"{who} cannot show what {objective.type} reads: {', '.join(parts)}",
+                f"{who} cannot expose the tensors that {objective.type} reads: {', '.join(parts)}",
                 where="objective",
                 expected="terms that read what can be traced (`traces` in the architecture's record)",
             )

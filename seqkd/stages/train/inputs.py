@@ -1,4 +1,4 @@
-"""What a model is trained on: corpora and vocabularies, checked against each other before training starts."""
+"""The inputs of training: corpora and vocabularies, checked against each other before training starts."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ class Inputs:
     """The corpora and vocabularies, checked against each other.
 
     Args:
-        config: The stage's settings.
+        config: The settings of the stage.
 
     Attributes:
-        prepared: What `prepare` made.
-        corpora: What is trained on, in the model's direction.
-        mixed: They are several, or count with a weight.
-        valid: The validation text.
-        vocabularies: Of source and target.
-        init_from: Folder of the model that training starts from.
-        teaching: What a teacher gives.
+        prepared: The manifest of the prepared folder.
+        corpora: The training corpora in the direction of the model.
+        mixed: Whether there are several corpora, or one with a weight.
+        valid: The validation corpus.
+        vocabularies: The vocabularies of source and target.
+        init_from: Folder of the model from which training starts.
+        teaching: The inputs that teachers provide.
 
     Raises:
         ConfigError: The objective cannot count rows by the weights of a corpus.
-        CorpusError: A corpus is missing or damaged, was made with another vocabulary, or has no targets; soft targets
-            are of another corpus.
-        ModelError: A teacher is none, or has another vocabulary.
+        CorpusError: A corpus is missing or damaged, was made with another vocabulary, or has no targets; or the soft
+            targets belong to another corpus.
+        ModelError: The teacher folder does not contain a model, or the teacher was trained with a different vocabulary.
     """
 
     def __init__(self, config: TrainConfig) -> None:
         self.prepared = read_prepared(config.prepared)
-        self.corpora = [_directed(part.path, config) for part in config.corpora]
+        self.corpora = [_open_directed(part.path, config) for part in config.corpora]
         self.mixed = is_mixed(config)
         for corpus in self.corpora:
             if WEIGHT in corpus.schema.names and not config.objective.weighing:
@@ -49,7 +49,7 @@ class Inputs:
                     where="objective.type",
                     expected=f'one of: {", ".join(weighing())}; or a corpus of another rule than "all"',
                 )
-        self.valid = _directed(config.prepared / "valid", config)
+        self.valid = _open_directed(config.prepared / "valid", config)
         own = Vocabularies.load(config.prepared)
         self.vocabularies = own.reversed() if config.reverse else own
         self.init_from = None if config.init_from is None else Path(config.init_from.model)
@@ -62,17 +62,17 @@ class Inputs:
         self.teaching = Teaching(config.objective, self.corpora[0], self.vocabularies)
 
     def check_ids(self) -> None:
-        """See that the corpora hold ids of their vocabularies only; reads them whole.
+        """Check that the corpora contain valid ids of their vocabularies only. This reads them completely.
 
         Raises:
-            CorpusError: One holds others, or is damaged.
+            CorpusError: A corpus contains an invalid id or is damaged.
         """
         for corpus in (*self.corpora, self.valid):
             for side, vocabulary in self.vocabularies.sides():
                 corpus.check_ids(f"{side}_ids", vocabulary.size)
 
     def digests(self) -> dict[str, str]:
-        """What the model depends on. The validation corpus names the vocabularies."""
+        """Return the digests of all inputs. The digest of the validation corpus covers the vocabularies."""
         digests = {"valid": self.valid.manifest.digest()}
         for number, corpus in enumerate(self.corpora, start=1):
             digests[corpus_key(number, len(self.corpora))] = corpus.manifest.digest()
@@ -82,12 +82,12 @@ class Inputs:
 
 
 def is_mixed(config: TrainConfig) -> bool:
-    """Whether the corpora are several, or count with a weight."""
+    """Whether there are several corpora, or one with a weight."""
     return len(config.corpora) > 1 or config.corpora[0].weight != 1.0
 
 
-def _directed(path: Path, config: TrainConfig) -> Corpus:
-    """A corpus in the direction of the model."""
+def _open_directed(path: Path, config: TrainConfig) -> Corpus:
+    """Open a corpus in the direction of the model."""
     corpus = Corpus.open(path, "corpus")
     if corpus.manifest.extra.get("monolingual"):
         raise CorpusError(

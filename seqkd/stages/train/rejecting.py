@@ -1,4 +1,4 @@
-"""Rows that a model cannot be trained on: counted, told and listed."""
+"""Rows on which a model cannot be trained: they are counted, reported and listed."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from seqkd.training.data import CorpusData
 
 
 def corpus_key(number: int, count: int) -> str:
-    """What the `number`-th of `count` training corpora is called where paths do not belong: `corpus`, or `corpus1`."""
+    """Return a name without a path for the `number`-th of `count` training corpora: `corpus` or `corpus1`."""
     return "corpus" if count == 1 else f"corpus{number}"
 
 
 def write_rejected(path: Path, *parts: CorpusData) -> None:
-    """List the rows that a model cannot be trained on, with their reasons; of several corpora each row with its own."""
+    """List the rows on which a model cannot be trained with their reasons and, if there are several, their corpora."""
     several = len(parts) > 1
     lines: list[tuple[object, ...]] = []
     for number, data in enumerate(parts, start=1):
@@ -28,13 +28,13 @@ def write_rejected(path: Path, *parts: CorpusData) -> None:
 
 
 def count_rejected(parts: Sequence[CorpusData]) -> dict[str, int]:
-    """Their number by reason, in all corpora."""
+    """Count the rejected rows of all corpora by reason."""
     counts: Counter[str] = Counter()
     for data in parts:
         counts.update({reason: len(rows) for reason, rows in data.skipped.items() if rows})
     return dict(counts)
 
 
-def left_out(data: CorpusData) -> str:
-    """The same of one corpus, in words."""
+def describe_rejected(data: CorpusData) -> str:
+    """Describe the rejected rows of one corpus in words."""
     return ", ".join(f"{len(rows):,} {reason}" for reason, rows in data.skipped.items() if rows)

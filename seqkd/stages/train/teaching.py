@@ -1,4 +1,4 @@
-"""Teachers as stages use them: folders checked against the student's vocabularies, then loaded to run beside it."""
+"""Teachers of stages: their folders are checked against the student's vocabularies, and then loaded."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ TOO_LONG = "longer than a teacher's max_positions"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Team:
-    """Teachers at work.
+    """Loaded teachers.
 
     Attributes:
-        teacher: What an objective asks.
-        in_float32: The same without autocast.
-        max_positions: Longest source or target in tokens that all of them take, end of sentence counted.
-        special: Their special ids.
-        vocab: Target pieces.
+        teacher: The teacher that objectives use.
+        in_float32: The same teacher without autocast.
+        max_positions: Longest source or target in tokens that all teachers accept, including end of sentence.
+        special: The special ids of the teachers.
+        vocab: Number of target pieces.
     """
 
     teacher: Teacher
@@ -54,10 +54,11 @@ class Team:
 
 
 def check_teachers(folders: Sequence[Path], vocabularies: Vocabularies) -> None:
-    """Look at model folders before any work.
+    """Check the folders of teachers before work starts.
 
     Raises:
-        ModelError: One is no model, was made with other vocabularies, or does not go left to right.
+        ModelError: A folder does not contain a model, or the model has other vocabularies or does not decode left to
+            right.
     """
     for folder in folders:
         config = read_config(folder)
@@ -73,7 +74,7 @@ def check_teachers(folders: Sequence[Path], vocabularies: Vocabularies) -> None:
             digest = made_with[side]
             if digest != vocabulary.digest:
                 raise ModelError(
-                    f"this teacher has another {side} vocabulary than the corpus",
+                    f"the {side} vocabulary of this teacher is not that of the corpus",
                     where=str(folder),
                     expected=f"vocabulary {vocabulary.digest[:12]}..., found {digest[:12]}...",
                     hint=HINT,
@@ -81,12 +82,12 @@ def check_teachers(folders: Sequence[Path], vocabularies: Vocabularies) -> None:
 
 
 def load_teachers(folders: Sequence[Path], *, precision: Literal["auto"] | Precision, device: torch.device) -> Team:
-    """Load model folders that `check_teachers` has seen, in evaluation mode and without gradients.
+    """Load teachers that `check_teachers` has checked, in evaluation mode and without gradients.
 
     Args:
-        folders: Several are averaged.
-        precision: Of the products; weights stay in float32.
-        device: Where they run.
+        folders: Model folders. The probabilities of several models are averaged.
+        precision: Precision of the products. Weights stay in float32.
+        device: The device of the teachers.
 
     Raises:
         ModelError: A folder is damaged.
@@ -105,17 +106,17 @@ def load_teachers(folders: Sequence[Path], *, precision: Literal["auto"] | Preci
 
 
 class Teaching:
-    """What an objective takes from teachers, checked when made and loaded when asked for.
+    """The inputs that an objective takes from teachers. They are checked at once, and loaded when they are requested.
 
     Args:
-        objective: Of any type; most take nothing.
-        corpus: What is trained on; of several the first, since soft targets are of one.
-        vocabularies: Its own.
+        objective: The objective. Most objectives need no teacher.
+        corpus: The training corpus, or the first of several, because soft targets belong to one corpus.
+        vocabularies: The vocabularies of the corpus.
 
     Raises:
-        ConfigError: The objective's settings do not fit the soft targets, or `top_k` is larger than the vocabulary.
+        ConfigError: The settings of the objective do not fit the soft targets, or `top_k` exceeds the vocabulary.
         CorpusError: The soft targets are damaged, or were made for another corpus or vocabulary.
-        ModelError: A teacher is no model, or has another vocabulary.
+        ModelError: The teacher folder does not contain a model, or the teacher was trained with a different vocabulary.
     """
 
     def __init__(self, objective: ObjectiveConfig, corpus: Corpus, vocabularies: Vocabularies) -> None:
@@ -139,18 +140,18 @@ class Teaching:
                 _check_soft(self._soft, settings, corpus, vocabularies.target)
 
     def digests(self) -> dict[str, str]:
-        """Of each input, for the fingerprint."""
+        """Return the digest of each input, for the fingerprint."""
         digests = {f"teacher{n}": model_digest(path) for n, path in enumerate(self._teachers, start=1)}
         if self._soft is not None:
             digests["soft_targets"] = self._soft.manifest.digest()
         return digests
 
     def soft(self) -> SoftTable | None:
-        """What teachers have written down."""
+        """Open the stored soft targets, if the objective uses them."""
         return None if self._soft is None else SoftTable(self._soft)
 
     def team(self, device: torch.device) -> Team | None:
-        """Teachers that run along."""
+        """Load the teachers that run beside the student, if the objective uses them."""
         if not self._teachers:
             return None
         return load_teachers(self._teachers, precision=self._precision, device=device)
@@ -160,15 +161,15 @@ def _check_soft(soft: Corpus, objective: TaughtSettings, corpus: Corpus, target:
     made_with = soft.manifest.extra
     if soft.manifest.vocabulary != target.digest:
         raise CorpusError(
-            "these soft targets were made with another vocabulary than the corpus",
+            "the vocabulary of these soft targets is not that of the corpus",
             where=str(soft.path),
             expected=f"vocabulary {target.digest[:12]}..., found {soft.manifest.vocabulary[:12]}...",
-            hint="write soft targets of this corpus with a teacher of this vocabulary",
+            hint="write soft targets for this corpus with a teacher of this vocabulary",
         )
     wanted, found = corpus.manifest.digest(), str(soft.manifest.fingerprint.get("inputs", {}).get("corpus", ""))
     if wanted != found:
         raise CorpusError(
-            f"these soft targets were made for another corpus than {corpus.path}",
+            f"these soft targets were not made for the corpus {corpus.path}",
             where=str(soft.path),
             expected=f"corpus {wanted[:12]}..., found {found[:12]}...",
             hint="run `seqkd distill --soft-targets` on the corpus that the student is trained on",
@@ -177,11 +178,11 @@ def _check_soft(soft: Corpus, objective: TaughtSettings, corpus: Corpus, target:
         raise ConfigError(
             f"is {objective.temperature}, but {soft.path} was written at temperature {made_with.get('temperature')}",
             where="objective.temperature",
-            expected="the same: what was cut off at one temperature cannot be told at another",
+            expected="the same temperature, because the tail cannot be converted to another one",
         )
     if made_with.get("samples") is not None and objective.direction == "reverse":
         raise ConfigError(
-            f"is reverse, but {soft.path} holds sampled ids, which give every other id probability zero",
+            f"is reverse, but {soft.path} contains sampled ids, so all other ids have probability zero",
             where="objective.direction",
             expected="forward",
             hint="write soft targets with top_k",

@@ -1,4 +1,4 @@
-"""`seqkd train`: a corpus and an architecture to a model."""
+"""`seqkd train`: train a model on one or several corpora."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from seqkd.corpus.cost import Meter
 from seqkd.corpus.files import atomic_path, make_folder
 from seqkd.corpus.manifest import Manifest, Provenance, StageOutput, atomic_write
 from seqkd.corpus.reader import Corpus
-from seqkd.corpus.revisions import of_training
+from seqkd.corpus.revisions import training_revisions
 from seqkd.corpus.sensors import sensors
 from seqkd.errors import CorpusError
 from seqkd.extensions import resolve
-from seqkd.kernels.build import missing
+from seqkd.kernels.build import missing_kernels
 from seqkd.metrics.registry import METRICS, NLL, Metric
 from seqkd.metrics.tokenizers import Tokenizer, choose_tokenizer
 from seqkd.models.checkpoint import (
@@ -38,10 +38,10 @@ from seqkd.objectives.loss import Loss
 from seqkd.progress import say
 from seqkd.search.loading import resolve_device
 from seqkd.stages.rejected import REJECTED
-from seqkd.stages.slower import slower
+from seqkd.stages.slower import slow_path_note
 from seqkd.stages.train.building import build_loss, build_model
 from seqkd.stages.train.inputs import Inputs, is_mixed
-from seqkd.stages.train.rejecting import count_rejected, left_out, write_rejected
+from seqkd.stages.train.rejecting import count_rejected, describe_rejected, write_rejected
 from seqkd.text.languages import has_blanks
 from seqkd.training.data import CorpusData, SpecialIds, TrainingData
 from seqkd.training.hooks import Hook, Training, build_hook
@@ -70,24 +70,24 @@ TRAINING_KERNELS = ("attention", "dropout", "products", "decoding")  # the last 
 
 
 def run(config: TrainConfig, out: str | Path, *, overwrite: bool = False, device: str = "auto") -> None:
-    """Train a model on `config.corpus` into the model folder `out`; under torchrun with all its processes.
+    """Train a model on `config.corpus` and write it to the model folder `out`; torchrun may start several processes.
 
     Args:
-        config: The stage's settings.
-        out: Output folder.
-        overwrite: Start anew where `out` was made with other settings.
+        config: The settings of the stage.
+        out: The output folder.
+        overwrite: Whether to start anew if `out` was made with other settings.
         device: auto, cpu, cuda or cuda:N.
 
     Raises:
-        ConfigError: Settings that contradict each other.
-        InputError: The tokenizer of BLEU on the validation text is not installed.
-        CorpusError: A corpus is missing or damaged, was made with another vocabulary, or has no row that fits; soft
-            targets are of another corpus, or a row's are missing.
-        ModelError: The model cannot be built from its settings; `init_from` is no model, or another one than is
-            trained here; a teacher is none, or has another vocabulary.
+        ConfigError: Settings contradict each other.
+        InputError: The tokenizer of validation BLEU is not installed.
+        CorpusError: A corpus is missing or damaged, was made with another vocabulary, or has no usable row; or soft
+            targets are missing or belong to another corpus.
+        ModelError: The model cannot be built from its settings, `init_from` is not a suitable model, the teacher folder
+            does not contain a model, or the teacher was trained with a different vocabulary.
         ConflictError: `out` was made with other settings.
-        WorkError: The loss is not finite, the run was stopped, another process of it has died, the system refuses to
-            write.
+        WorkError: The loss is not finite, the run was stopped, another process of the run has ended, or a file cannot
+            be written.
     """
     out = Path(out)
     keep_freed_memory()
@@ -110,7 +110,7 @@ def _run(config: TrainConfig, out: Path, overwrite: bool, device: str) -> None:
     if first and (slow := slow_precision(precision, where)) is not None:
         say(f"train: {slow}")
     if first and unfit is not None:
-        say(f"train: {unfit}; it trains and decodes in plain torch, slower")
+        say(f"train: {unfit}; it trains and decodes in plain torch, more slowly")
     inputs.check_ids()
     work = _Work.of(config, inputs, fabric)  # what can be wrong is found before the folder is begun
     gpu = str(fabric.device)
@@ -124,8 +124,8 @@ def _run(config: TrainConfig, out: Path, overwrite: bool, device: str) -> None:
             meter.close()
         fabric.barrier()  # from here on the first process adds up what the others have spent
         if output is not None:
-            reasons = [unfit, *(why for name, why in missing().items() if name in TRAINING_KERNELS)]
-            manifest = _write(config, inputs, work, result, out, made_by, slower(*reasons))
+            reasons = [unfit, *(why for name, why in missing_kernels().items() if name in TRAINING_KERNELS)]
+            manifest = _write(config, inputs, work, result, out, made_by, slow_path_note(*reasons))
             output.commit(manifest)
             if not config.training.keep_state:
                 shutil.rmtree(out / STATE)
@@ -150,7 +150,7 @@ def _helping_meter(out: Path, fabric: Fabric) -> Meter:
 
 
 def settings(config: TrainConfig) -> dict[str, Any]:
-    """The settings that the output depends on, as the stage file gives them."""
+    """Return the settings on which the output depends, as written in the stage file."""
     values = config.model_dump(mode="json", include={"role", "model", "training"}, exclude={"training": {"keep_state"}})
     values["objective"] = config.objective.model_dump(mode="json", exclude={"teachers", "soft_targets"})
     if config.reverse:
@@ -172,24 +172,24 @@ def _made_by(config: TrainConfig, inputs: Inputs, where: torch.device, precision
         formerly={"prepared": ("valid", inputs.prepared.digest())},
         neutral=neutral(config),
         worked={"device": where.type, "precision": precision, "batch_tokens": config.training.batch_tokens},
-        revisions=of_training(precision),
+        revisions=training_revisions(precision),
     )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Work:
-    """What is trained, and on what.
+    """The model, its objective and its data.
 
     Attributes:
-        model: With its first weights.
-        loss: Its objective.
-        hooks: Called by the loop.
-        parts: The corpora's rows that the model can be trained on.
-        data: Their batches.
-        held_out: Those of the validation text.
-        metrics: Metrics of greedy outputs for it.
-        tokenizer: Of BLEU.
-        blanks: Whether its target language puts blanks between words.
+        model: The model with its initial weights.
+        loss: The objective.
+        hooks: The hooks of the training loop.
+        parts: The usable rows of each corpus.
+        data: The training batches.
+        held_out: The batches of the validation text.
+        metrics: The metrics of greedy outputs for the validation text.
+        tokenizer: The tokenizer of BLEU.
+        blanks: Whether the target language puts blanks between words.
     """
 
     model: nn.Module
@@ -238,7 +238,7 @@ class _Work:
                     "has no row that the model can be trained on",
                     where=str(corpus.path),
                     expected="shorter rows, or a larger model.max_positions or model.upsample; left out were "
-                    + left_out(data)
+                    + describe_rejected(data)
                     if corpus.rows
                     else "at least one row",
                 )
@@ -275,14 +275,14 @@ def _metrics(training: TrainingConfig) -> tuple[Metric, ...]:
     names = ["bleu"] if training.valid_bleu else []
     if training.best_by not in (NLL, *names):
         names.append(training.best_by)
-    return tuple(METRICS.named(name) for name in names)
+    return tuple(METRICS.get(name) for name in names)
 
 
 def _train(config: TrainConfig, inputs: Inputs, work: _Work, fabric: Fabric, out: Path) -> TrainResult:
     training = config.training
     for data in (*work.parts, work.held_out):
         if fabric.is_global_zero and data.rows < data.corpus.rows:
-            say(f"train: of {data.corpus.rows:,} rows of {data.corpus.path} some are left out: {left_out(data)}")
+            say(f"train: left out of {data.corpus.rows:,} rows of {data.corpus.path}: {describe_rejected(data)}")
     score = None
     if work.metrics:
         held_out = HeldOut(
@@ -329,7 +329,7 @@ def _train(config: TrainConfig, inputs: Inputs, work: _Work, fabric: Fabric, out
 
 
 class _Observer:
-    """Writes history.json and TensorBoard's events."""
+    """Writes history.json and TensorBoard events."""
 
     def __init__(self, out: Path, *, writes: bool) -> None:
         self.out = out
@@ -337,11 +337,11 @@ class _Observer:
         self._writes = writes
 
     def trained(self, update: int, values: dict[str, float]) -> None:
-        """Curves."""
+        """Write points of the training curves."""
         self._add("train", update, values)
 
     def validated(self, history: Sequence[Validation]) -> None:
-        """All validations so far, the last one to the curves."""
+        """Write all validations so far, and the last one to the curves."""
         lines = [line.to_json() for line in history]
         atomic_write(self.out / HISTORY, (json.dumps(lines, indent=2) + "\n").encode())
         last = history[-1]
@@ -349,7 +349,7 @@ class _Observer:
         self._add("valid", last.update, values)
 
     def close(self) -> None:
-        """Write out what is held back."""
+        """Write all buffered events."""
         if self._writer is not None:
             self._writer.close()
 
@@ -357,7 +357,7 @@ class _Observer:
         if not self._writes:
             return
         if self._writer is None:
-            # What an earlier run drew beyond the state that this one goes on from is hidden.
+            # Hide the points that an earlier run wrote after the state from which this run continues.
             self._writer = SummaryWriter(str(self.out / TENSORBOARD), purge_step=update)
         for name, value in values.items():
             self._writer.add_scalar(f"{group}/{name}", value, update)

@@ -1,4 +1,4 @@
-"""A teacher's vocabularies, which must be those of the corpus that it decodes or scores."""
+"""The vocabularies of a teacher, which must equal those of the corpus that it decodes or scores."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ HINT = "prepare the corpus with the teacher's vocabulary, or train the teacher o
 
 
 def teacher_vocabularies(folder: Path, corpus: Corpus) -> Vocabularies:
-    """Read those of a model folder.
+    """Read the vocabularies of a teacher's folder and compare them with those of the corpus.
 
     Raises:
-        ModelError: A vocabulary is missing or none.
-        CorpusError: The corpus was made with others.
+        ModelError: A vocabulary is missing or is not a vocabulary.
+        CorpusError: The corpus was made with other vocabularies.
     """
     found = Vocabularies.load(folder)
     corpus.check_vocabularies(found, "the teacher's", hint=HINT)

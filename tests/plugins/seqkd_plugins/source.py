@@ -32,7 +32,7 @@ class Words:
         self._nbest = settings.nbest
 
     def __call__(self, rows: Sequence[Row]) -> Answer:
-        """See `Translate`."""
+        """See `RowTranslator`."""
         return Answer(lists=[[Candidate(text=text) for text in self._turned(row.text)] for row in rows])
 
     def _turned(self, text: str) -> list[str]:

@@ -12,8 +12,8 @@ import pytest
 
 from seqkd.cli.main import main
 from seqkd.kernels import decoding
-from seqkd.kernels.build import compiler
-from seqkd.kernels.processors import model_name, present
+from seqkd.kernels.build import find_compiler
+from seqkd.kernels.processors import available_sets, model_name
 from tests.unit.cli.cli_stub import call
 
 FAKE = r"""#!/bin/sh
@@ -31,21 +31,26 @@ END
 
 @pytest.mark.skipif(decoding.kernels() is None, reason="no C++ compiler here")
 def test_all_libraries_are_built_and_the_machine_is_shown(tmp_path: Path) -> None:
-    real = compiler()
+    real = find_compiler()
     assert real is not None
     fake = tmp_path / "compiler"  # one that is quick: the functions that are asked, and no more
     fake.write_text(f'{FAKE}exec {shlex.join(real)} -shared -fPIC "$last.cpp" -o "$last"\n')
     fake.chmod(0o755)
     environ = {**os.environ, "SEQKD_CACHE": str(tmp_path / "cache"), "CXX": str(fake), "SEQKD_ISA": ""}
-    for how in ("built in", "was there"):
+    for how in ("built in", "already built"):
         command = [sys.executable, "-m", "seqkd", "build-kernels"]
         shown = subprocess.run(command, env=environ, check=True, stdout=subprocess.PIPE, text=True).stdout
         for name in ("decoding", "attention", "dropout", "products", "bleu"):
             (path,) = (tmp_path / "cache").glob(f"{name}-*.so")
             assert f"{path.name}, {how}" in shown
-        for part in (model_name(), ", ".join(one.name for one in present()), "quick 1.0", str(tmp_path / "cache")):
+        for part in (
+            model_name(),
+            ", ".join(one.name for one in available_sets()),
+            "quick 1.0",
+            str(tmp_path / "cache"),
+        ):
             assert part in shown
-        assert "native (SEQKD_ISA asks for another one)" in shown
+        assert "native (SEQKD_ISA selects another one)" in shown
         assert "decodes in        float32, int8\n" in shown
         assert "trains in         float32\n" in shown
 

@@ -126,10 +126,10 @@ def test_the_former_name_of_an_option_is_read_with_a_notice(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--worker", "4/3"], "'4/3' is no part"),
-        (["--worker", "1/3", "--overwrite"], "would take away what the others have made"),
-        (["--worker", "1/3", "--overwrite-changed"], "would take away what the others have made"),
-        (["--soft-targets", "--worker", "1/3", "--overwrite"], "would take away what the others have made"),
+        (["--worker", "4/3"], "'4/3' is not a part"),
+        (["--worker", "1/3", "--overwrite"], "would discard the shards of the others"),
+        (["--worker", "1/3", "--overwrite-changed"], "would discard the shards of the others"),
+        (["--soft-targets", "--worker", "1/3", "--overwrite"], "would discard the shards of the others"),
     ],
 )
 def test_options_that_make_no_sense_together(

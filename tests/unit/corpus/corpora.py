@@ -7,11 +7,11 @@ from typing import Any
 
 import pyarrow as pa
 
-from seqkd.corpus.manifest import Manifest, fingerprint, write_manifest
-from seqkd.corpus.schema import CORPUS_SCHEMA, KBEST_SCHEMA, required
+from seqkd.corpus.manifest import Manifest, build_fingerprint, write_manifest
+from seqkd.corpus.schema import CORPUS_SCHEMA, KBEST_SCHEMA, required_columns
 from seqkd.corpus.writer import write_shard
 
-MADE_BY = fingerprint("prepare", {"seed": 1, "vocabulary": {"size": 100}}, {})
+MADE_BY = build_fingerprint("prepare", {"seed": 1, "vocabulary": {"size": 100}}, {})
 
 
 def rows(first: int, count: int) -> pa.Table:
@@ -26,7 +26,7 @@ def rows(first: int, count: int) -> pa.Table:
         }
         for i in range(first, first + count)
     ]
-    return pa.Table.from_pylist(values, schema=CORPUS_SCHEMA).select(required("corpus"))
+    return pa.Table.from_pylist(values, schema=CORPUS_SCHEMA).select(required_columns("corpus"))
 
 
 def kbest_rows(first: int, count: int) -> pa.Table:

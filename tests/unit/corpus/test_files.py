@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seqkd.corpus.files import atomic_path, atomic_write, is_kept, is_temporary, kept_as
+from seqkd.corpus.files import atomic_path, atomic_write, is_kept, is_temporary, kept_path
 from seqkd.errors import WorkError
 from tests.events import before
 from tests.unit.stages.whole_run import STAGES
@@ -112,7 +112,7 @@ def test_every_file_of_every_stage_follows_the_umask(tmp_path: Path) -> None:
 @given(st.from_regex(r"[a-z0-9.]{1,8}", fullmatch=True).filter(lambda name: name not in (".", "..")), st.integers(1, 4))
 def test_a_name_for_a_replaced_folder_is_new_and_known(name: str, times: int) -> None:
     folder = Path("runs") / name
-    kept = kept_as(folder)
+    kept = kept_path(folder)
     assert is_kept(kept.name)
     assert kept == folder.with_name(f"{name}.old")
     assert is_kept(f"{name}.old{times}")

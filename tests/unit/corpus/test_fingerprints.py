@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seqkd.corpus.fingerprints import Provenance, canonical, fingerprint
+from seqkd.corpus.fingerprints import Provenance, build_fingerprint, canonical_json
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers(-5, 5) | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -18,14 +18,14 @@ json_values = st.recursive(
 
 
 def test_tuples_are_lists_as_they_will_be_when_read_again() -> None:
-    assert fingerprint("train", {"betas": (0.9, 0.98)}, {})["config"] == {"betas": [0.9, 0.98]}
+    assert build_fingerprint("train", {"betas": (0.9, 0.98)}, {})["config"] == {"betas": [0.9, 0.98]}
 
 
 def test_paths_and_nan_are_refused() -> None:
     with pytest.raises(TypeError):
-        fingerprint("train", {"corpus": Path("gold")}, {})
+        build_fingerprint("train", {"corpus": Path("gold")}, {})
     with pytest.raises(ValueError, match="JSON"):
-        fingerprint("train", {"rate": float("nan")}, {})
+        build_fingerprint("train", {"rate": float("nan")}, {})
 
 
 def provenance(settings: dict[str, Any], neutral: dict[str, Any] | None = None, **more: Any) -> Provenance:
@@ -40,11 +40,11 @@ def differences(made_by: Provenance, found: dict[str, Any]) -> list[str]:
 def test_equal_values_do_not_differ(values: dict[str, Any]) -> None:
     made_by = provenance(values)
     assert differences(made_by, made_by.fingerprint) == []
-    assert canonical(made_by.fingerprint) == canonical(dict(reversed(made_by.fingerprint.items())))
+    assert canonical_json(made_by.fingerprint) == canonical_json(dict(reversed(made_by.fingerprint.items())))
 
 
 def test_each_difference_is_named_with_its_dotted_key() -> None:
-    old = fingerprint("distill", {"search": {"beam": 5, "nbest": 5}, "models": ["a"]}, {"corpus": "a" * 64})
+    old = build_fingerprint("distill", {"search": {"beam": 5, "nbest": 5}, "models": ["a"]}, {"corpus": "a" * 64})
     new = Provenance(
         stage="distill",
         settings={"search": {"beam": 4, "nbest": 5}, "models": ["a", "b"]},
@@ -128,19 +128,19 @@ def test_tables_in_a_list_are_counted() -> None:
     ],
 )
 def test_what_format_1_had_resolved(stage: str, written: str, works: str, found: str, same: bool) -> None:
-    old = fingerprint(stage, {"precision": found, "device": "cuda"}, {})
+    old = build_fingerprint(stage, {"precision": found, "device": "cuda"}, {})
     new = provenance({"precision": written}, {"precision": "auto"}, stage=stage, worked={"precision": works})
     assert (differences(new, old) == []) is same
 
 
 def test_the_machine_is_compared_for_unfinished_folders() -> None:
     new = provenance({}, worked={"device": "cpu", "precision": "float32", "engine": "cpu"})
-    assert new.at_work({}, new.extra) == []
-    assert new.at_work({}, {**new.extra, "engine": "plain"}) == ["engine: plain -> cpu"]
-    assert new.at_work({}, {}) == []  # nothing is known
-    assert replace(new, resumes=False).at_work({}, {"engine": "plain"}) == []
-    old = fingerprint("distill", {"device": "cuda", "precision": "float32"}, {})
-    assert new.at_work(old, {}) == ["device: cuda -> cpu"]
+    assert new.machine_differences({}, new.extra) == []
+    assert new.machine_differences({}, {**new.extra, "engine": "plain"}) == ["engine: plain -> cpu"]
+    assert new.machine_differences({}, {}) == []  # nothing is known
+    assert replace(new, resumes=False).machine_differences({}, {"engine": "plain"}) == []
+    old = build_fingerprint("distill", {"device": "cuda", "precision": "float32"}, {})
+    assert new.machine_differences(old, {}) == ["device: cuda -> cpu"]
 
 
 def test_revision_1_leaves_no_mark() -> None:
@@ -148,10 +148,15 @@ def test_revision_1_leaves_no_mark() -> None:
     assert first.extra == {}
     assert second.extra == {"revisions": {"search": 2}}
     assert first.fingerprint == second.fingerprint
-    assert first.outdated(first.extra) == second.outdated(second.extra) == first.outdated(second.extra) == ""
-    assert second.outdated(first.extra) == "search of revision 1, now 2"
-    assert second.at_work({}, first.extra) == ["revision of search: 1 -> 2"]
-    assert first.at_work({}, second.extra) == ["revision of search: 2 -> 1"]
+    assert (
+        first.describe_outdated(first.extra)
+        == second.describe_outdated(second.extra)
+        == first.describe_outdated(second.extra)
+        == ""
+    )
+    assert second.describe_outdated(first.extra) == "search of revision 1, now 2"
+    assert second.machine_differences({}, first.extra) == ["revision of search: 1 -> 2"]
+    assert first.machine_differences({}, second.extra) == ["revision of search: 2 -> 1"]
 
 
 def test_an_earlier_folder_is_compared_by_the_whole_that_it_recorded() -> None:
@@ -161,26 +166,26 @@ def test_an_earlier_folder_is_compared_by_the_whole_that_it_recorded() -> None:
         inputs={"valid": "a" * 64, "corpus": "b" * 64},
         formerly={"prepared": ("valid", "c" * 64)},
     )
-    old = fingerprint("s", {}, {"prepared": "c" * 64, "corpus": "b" * 64})
+    old = build_fingerprint("s", {}, {"prepared": "c" * 64, "corpus": "b" * 64})
     assert new.fingerprint["inputs"].keys() == {"valid", "corpus"}
     assert new.differences("k", "k", old) == []
-    changed = fingerprint("s", {}, {"prepared": "d" * 64, "corpus": "b" * 64})
+    changed = build_fingerprint("s", {}, {"prepared": "d" * 64, "corpus": "b" * 64})
     assert new.differences("k", "k", changed) == ["inputs.prepared: dddddddddddd... -> cccccccccccc..."]
     assert new.differences("k", "k", new.fingerprint) == []
 
 
 def test_a_setting_that_is_no_longer_used_is_not_compared() -> None:
     new = Provenance(stage="s", settings={"size": 3}, inputs={}, unused=("seed",))
-    assert new.differences("k", "k", fingerprint("s", {"size": 3, "seed": 7}, {})) == []
-    assert new.differences("k", "k", fingerprint("s", {"size": 4, "seed": 7}, {})) == ["config.size: 4 -> 3"]
+    assert new.differences("k", "k", build_fingerprint("s", {"size": 3, "seed": 7}, {})) == []
+    assert new.differences("k", "k", build_fingerprint("s", {"size": 4, "seed": 7}, {})) == ["config.size: 4 -> 3"]
 
 
 def test_an_input_that_a_folder_need_not_hold_is_compared_if_it_holds_it() -> None:
     new = Provenance(stage="s", settings={}, inputs={"corpus": "a" * 64, "rival": "b" * 64}, optional=("rival",))
     assert new.fingerprint["inputs"].keys() == {"corpus", "rival"}
-    assert new.differences("k", "k", fingerprint("s", {}, {"corpus": "a" * 64})) == []
+    assert new.differences("k", "k", build_fingerprint("s", {}, {"corpus": "a" * 64})) == []
     assert new.differences("k", "k", new.fingerprint) == []
-    changed = fingerprint("s", {}, {"corpus": "a" * 64, "rival": "c" * 64})
+    changed = build_fingerprint("s", {}, {"corpus": "a" * 64, "rival": "c" * 64})
     assert new.differences("k", "k", changed) == ["inputs.rival: cccccccccccc... -> bbbbbbbbbbbb..."]
     without = Provenance(stage="s", settings={}, inputs={"corpus": "a" * 64}, optional=("rival",))
     assert without.differences("k", "k", new.fingerprint) == ["inputs.rival: bbbbbbbbbbbb... -> (absent)"]

@@ -59,7 +59,7 @@ def test_workers_share_a_folder_and_the_last_one_finishes_it(tmp_path: Path) -> 
 
 def test_a_part_given_twice_is_told(tmp_path: Path) -> None:
     with join(tmp_path, "2/3"):
-        with pytest.raises(ConflictError, match="another process is at work as worker 2/3"):
+        with pytest.raises(ConflictError, match="another process is working as worker 2/3"):
             join(tmp_path, "2/3")
         join(tmp_path, "1/3").close()
     join(tmp_path, "2/3").close()

@@ -3,20 +3,20 @@ from __future__ import annotations
 import pyarrow as pa
 import pytest
 
-from seqkd.corpus.schema import CORPUS_SCHEMA, KINDS, conform, fits, kind_of, required
+from seqkd.corpus.schema import CORPUS_SCHEMA, KINDS, conform, fits, kind_of, required_columns
 from tests.unit.corpus.corpora import kbest_rows, rows
 
 
 @pytest.mark.parametrize("kind", sorted(KINDS))
 def test_each_kind_is_told_from_its_columns(kind: str) -> None:
     assert kind_of(KINDS[kind].names) == kind
-    assert kind_of(list(reversed(required(kind)))) == kind
+    assert kind_of(list(reversed(required_columns(kind)))) == kind
     assert fits(KINDS[kind], kind)
 
 
 @pytest.mark.parametrize("columns", [["id"], [*CORPUS_SCHEMA.names, "more"], ["id", *CORPUS_SCHEMA.names], []])
 def test_other_columns_are_refused(columns: list[str]) -> None:
-    with pytest.raises(ValueError, match="of no kind"):
+    with pytest.raises(ValueError, match="no kind has columns"):
         kind_of(columns)
 
 
@@ -30,9 +30,9 @@ def test_conform_orders_converts_and_drops_metadata() -> None:
 def test_nulls_and_wrong_types_are_refused() -> None:
     table = rows(0, 2)
     where = table.column_names.index("target")
-    with pytest.raises(ValueError, match="target holds 1 nulls"):
+    with pytest.raises(ValueError, match="target contains 1 nulls"):
         conform(table.set_column(where, "target", pa.array(["a", None])))
-    with pytest.raises(ValueError, match="not of its type"):
+    with pytest.raises(ValueError, match="does not have its type"):
         conform(table.set_column(table.column_names.index("id"), "id", pa.array(["a", "b"])))
 
 

@@ -85,7 +85,7 @@ def test_a_truncated_shard_is_named_and_to_be_written_again(
     path = tmp_path / info.name
     path.write_bytes(path.read_bytes()[:keep])
     assert list(finished_shards(tmp_path)) == [0]
-    assert "shard-00001.arrow: damaged" in capsys.readouterr().err
+    assert "shard-00001.arrow: the shard is damaged" in capsys.readouterr().err
     assert write_shard(tmp_path, 1, rows(20, 20)) == info
     assert list(finished_shards(tmp_path)) == [0, 1]
 

@@ -187,10 +187,10 @@ def test_marks_of_subword_nmt_are_joined_in_outputs(tmp_path: Path) -> None:
     ids = vocabulary.encode(["the do@@ gs .", "the do@@"])
     assert vocabulary.unk_id not in ids[0]
     assert vocabulary.decode(ids) == ["the dogs .", "the do"]  # as fairseq's --remove-bpe has it
-    assert vocabulary.joined(["un@@ do@@ g s@@"]) == ["undog s"]
+    assert vocabulary.join_words(["un@@ do@@ g s@@"]) == ["undog s"]
 
 
 def test_other_vocabularies_leave_such_text_alone(tmp_path: Path) -> None:
     words = load(word_vocabulary(["the", "dog"]), tmp_path)
-    assert words.joined(["a@@ b", " c@@"]) == ["a@@ b", " c@@"]
+    assert words.join_words(["a@@ b", " c@@"]) == ["a@@ b", " c@@"]
     assert "text must come tokenised" in " ".join(word_vocabulary(["the"]).notes("vocabulary"))

@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from seqkd.kernels.build import CPP, FLAGS, compiler
-from seqkd.kernels.processors import InstructionSet, known, present, requested
+from seqkd.kernels.build import CPP, FLAGS, find_compiler
+from seqkd.kernels.processors import InstructionSet, available_sets, known_sets, requested_set
 from seqkd.search import Hypothesis
 from seqkd.search.cpu.weights import ARITHMETIC, Arithmetic, available
 from tests.unit.search.cpu.rounded import Rounding
@@ -81,9 +81,9 @@ def _arithmetics(name: str) -> tuple[Arithmetic, ...]:
 
 def _targets() -> list[Target]:
     """One for each instruction set: by itself if the processor has it, else emulated on AVX2."""
-    here = {one.name: one for one in present()}
+    here = {one.name: one for one in available_sets()}
     found = []
-    for one in known():
+    for one in known_sets():
         if one.name in here:
             found.append(Target(one.name, one, (), _arithmetics(one.name)))
         elif "avx2" in here:
@@ -93,7 +93,7 @@ def _targets() -> list[Target]:
     return found
 
 
-NATIVE = Target("native", requested(), (), tuple(name for name in ARITHMETIC if available(name)))
+NATIVE = Target("native", requested_set(), (), tuple(name for name in ARITHMETIC if available(name)))
 OTHERS = _targets()
 
 
@@ -113,7 +113,7 @@ def rounding(arithmetic: Arithmetic, target: Target = NATIVE) -> Rounding:
 
 
 def _compiler() -> tuple[str, ...]:
-    found = compiler()
+    found = find_compiler()
     assert found is not None
     return found
 

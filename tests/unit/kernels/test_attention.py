@@ -54,7 +54,7 @@ def test_equals_the_definition(
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        assert attention.serves(query, key, value)
+        assert attention.can_attend(query, key, value)
         got = attend(query, key, value, mask=mask, causal=kind == "causal")
         found = torch.autograd.grad((got * slope).sum(), (query, both))
     finally:
@@ -98,8 +98,8 @@ def test_nan_stays() -> None:
 
 def test_when_they_serve() -> None:
     x = torch.randn(1, 2, 3, 16)
-    assert attention.serves(x, x, x)
-    assert not attention.serves(x.double(), x.double(), x.double())
-    assert not attention.serves(x[..., :12], x[..., :12], x[..., :12])
-    assert not attention.serves(x.transpose(2, 3), x, x)
-    assert not attention.serves(x[:, :, :0], x, x)
+    assert attention.can_attend(x, x, x)
+    assert not attention.can_attend(x.double(), x.double(), x.double())
+    assert not attention.can_attend(x[..., :12], x[..., :12], x[..., :12])
+    assert not attention.can_attend(x.transpose(2, 3), x, x)
+    assert not attention.can_attend(x[:, :, :0], x, x)

@@ -28,13 +28,13 @@ from seqkd.kernels.build import (
     UINT64,
     Library,
     NoKernelsError,
-    check,
-    compiler,
-    included,
+    check_environment,
+    compiler_version,
+    find_compiler,
+    find_included_files,
     load,
-    missing,
+    missing_kernels,
     open_library,
-    version,
 )
 
 needs_compiler = pytest.mark.skipif(decoding.kernels() is None, reason="no C++ compiler here")
@@ -60,7 +60,7 @@ def library(tmp_path: Path) -> Library:
 @pytest.fixture
 def environ(tmp_path: Path) -> dict[str, str]:
     """Variables of a build into a folder of the test's own."""
-    command = compiler()
+    command = find_compiler()
     return {"SEQKD_CACHE": str(tmp_path / "cache"), "PATH": os.environ["PATH"], "CXX": " ".join(command or ())}
 
 
@@ -70,7 +70,7 @@ def script(tmp_path: Path) -> Callable[[str], str]:
 
     def make(lines: str) -> str:
         path = tmp_path / "compiler"
-        command = compiler()
+        command = find_compiler()
         assert command is not None
         path.write_text(f'#!/bin/sh\nreal="{" ".join(command)}"\n{lines}\n')
         path.chmod(0o755)
@@ -92,7 +92,7 @@ def files(environ: dict[str, str]) -> list[Path]:
 def test_what_a_source_includes_is_found_wherever_it_lies(library: Library) -> None:
     folder = library.source.parent
     found = [library.source, CPP / "abi.h", folder / "outer.h", folder / "inner" / "number.h"]
-    assert included(library.source) == found
+    assert find_included_files(library.source) == found
 
 
 # --- what is built again ------------------------------------------------------------------------------------------
@@ -124,7 +124,7 @@ def test_a_file_that_is_damaged_or_foreign_is_built_again(
     if damage == "another library":
         other = tmp_path / "other.cpp"
         other.write_text('extern "C" int number() { return 99; }\n')
-        subprocess.run([*(compiler() or ()), "-shared", "-fPIC", str(other), "-o", str(path)], check=True)
+        subprocess.run([*(find_compiler() or ()), "-shared", "-fPIC", str(other), "-o", str(path)], check=True)
     else:
         flipped = bytes([whole[100] ^ 1])
         content = {
@@ -150,7 +150,7 @@ def test_the_compilers_version_and_the_instruction_set_have_builds_of_their_own(
     assert number(library, {**environ, "SEQKD_ISA": "any"}) == 3
     assert len(files(environ)) == 2
     (tmp_path / "version").write_text("1.1")
-    version.cache_clear()  # each process asks once
+    compiler_version.cache_clear()  # each process asks once
     assert number(library, environ) == 3
     assert len(files(environ)) == 3
 
@@ -171,18 +171,18 @@ def test_the_compiler_may_have_a_launcher_and_options(
 
 
 def test_the_compiler_is_the_named_one_or_the_first_that_is_found(tmp_path: Path) -> None:
-    assert compiler({"CXX": "ccache g++ -O1"}) == ("ccache", "g++", "-O1")
-    assert compiler({"CXX": "none"}) == ("none",)
-    assert compiler({"PATH": ""}) is None
+    assert find_compiler({"CXX": "ccache g++ -O1"}) == ("ccache", "g++", "-O1")
+    assert find_compiler({"CXX": "none"}) == ("none",)
+    assert find_compiler({"PATH": ""}) is None
     for name in ("clang++", "g++"):
         (tmp_path / name).write_text("")
         (tmp_path / name).chmod(0o755)
-        assert compiler({"PATH": str(tmp_path), "CXX": " "}) == (str(tmp_path / name),)
+        assert find_compiler({"PATH": str(tmp_path), "CXX": " "}) == (str(tmp_path / name),)
     blank = tmp_path / "a b"
     blank.write_text("")
-    assert compiler({"CXX": str(blank)}) == (str(blank),)
+    assert find_compiler({"CXX": str(blank)}) == (str(blank),)
     with pytest.raises(InputError, match="is not a command"):
-        compiler({"CXX": "g++ 'x"})
+        find_compiler({"CXX": "g++ 'x"})
 
 
 @needs_compiler
@@ -195,7 +195,7 @@ def test_a_source_that_does_not_compile_is_told_in_a_line(
     assert told.startswith("test: the CPU kernels could not be built or loaded: ")
     assert told.endswith("; nothing is lost\n")
     assert files(environ) == []
-    assert missing()["test"] == "nothing is lost: the CPU kernels could not be built or loaded"
+    assert missing_kernels()["test"] == "nothing is lost: the CPU kernels could not be built or loaded"
 
 
 @pytest.mark.parametrize(
@@ -210,7 +210,7 @@ def test_without_a_compiler_there_is_a_line_and_no_library(
 ) -> None:
     assert load(library, environ | changed) is None
     assert capsys.readouterr().err == f"test: {said}; nothing is lost\n"
-    assert missing()["test"] == "nothing is lost: no C++ compiler found"
+    assert missing_kernels()["test"] == "nothing is lost: no C++ compiler found"
 
 
 @needs_compiler
@@ -225,10 +225,10 @@ def test_what_was_built_ahead_of_time_needs_no_compiler(library: Library, enviro
 
 
 def test_an_environment_in_which_nothing_can_be_built_is_refused(environ: dict[str, str]) -> None:
-    check(environ)
+    check_environment(environ)
     for name, value in (("SEQKD_ISA", "sse9"), ("SEQKD_CACHE", "/dev/null/x"), ("CXX", "'")):
         with pytest.raises(InputError):
-            check(environ | {name: value})
+            check_environment(environ | {name: value})
 
 
 # --- several processes --------------------------------------------------------------------------------------------
@@ -301,10 +301,10 @@ def test_a_library_of_another_version_is_told_and_not_used(
 ) -> None:
     for first, found in ((f'extern "C" int seqkd_abi() {{ return {ABI + 1}; }}\n', f"{ABI + 1}"), ("", "None")):
         library.source.write_text(first + 'extern "C" int number() { return 3; }\n')
-        with pytest.raises(NoKernelsError, match=f"source.cpp has version {found} of them, not {ABI}"):
+        with pytest.raises(NoKernelsError, match=f"source.cpp has interface version {found}, expected {ABI}"):
             open_library(library, environ)
         assert load(library, environ) is None
-        assert "test: the CPU kernels have other functions" in capsys.readouterr().err
+        assert "test: the CPU kernels are of another version" in capsys.readouterr().err
 
 
 @needs_compiler
@@ -337,7 +337,7 @@ def declared(words: str) -> object:
 @pytest.mark.parametrize("library", LIBRARIES, ids=lambda library: library.name)
 def test_functions_are_declared_as_they_are_written(library: Library) -> None:
     found = {}
-    for path in included(library.source):
+    for path in find_included_files(library.source):
         for result, name, arguments in FUNCTION.findall(path.read_text(encoding="utf-8")):
             words = [one.strip() for one in arguments.split(",") if one.strip()]
             found[name] = (declared(result), tuple(map(declared, words)))

@@ -101,8 +101,8 @@ def test_every_processor_drops_the_same(target: Target, tmp_path: Path) -> None:
 
 def test_what_the_kernel_does_not_serve_goes_on_in_torch() -> None:
     x = torch.ones(10_000, dtype=torch.float64)
-    assert not dropout.serves(x)
-    assert not dropout.serves(x.float(), library=lambda: None)
+    assert not dropout.can_drop(x)
+    assert not dropout.can_drop(x.float(), library=lambda: None)
     out = Dropout(0.25)(x, onto=x)
     assert out.dtype == torch.float64
     assert out.unique().tolist() == pytest.approx([1.0, 1 + 4 / 3])

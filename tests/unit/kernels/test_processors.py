@@ -11,7 +11,7 @@ import pytest
 
 from seqkd.errors import InputError
 from seqkd.kernels import decoding as build
-from seqkd.kernels.processors import NATIVE, InstructionSet, features, known, present, requested
+from seqkd.kernels.processors import NATIVE, InstructionSet, available_sets, features, known_sets, requested_set
 from tests.unit.kernels.support import OTHERS, Target
 
 HERE = Path(__file__).parent
@@ -25,7 +25,9 @@ SUITES = (
 QUICK = "not wide and not large_beams and not sru"
 # These two differ from others in their products of bytes alone.
 BYTES = ("avx-vnni", "vnni")
-WIDEST = present()[-1]  # compiled for this processor the kernels are those of the widest one, which all other tests run
+WIDEST = available_sets()[
+    -1
+]  # compiled for this processor the kernels are those of the widest one, which all other tests run
 
 
 @pytest.mark.slow
@@ -55,28 +57,28 @@ def test_the_kernels_are_the_same_for_every_instruction_set(target: Target, tmp_
 
 
 def test_without_a_request_the_kernels_are_compiled_for_this_processor() -> None:
-    assert requested({}) == requested({"SEQKD_ISA": ""}) == requested({"SEQKD_ISA": "Native"}) == NATIVE
+    assert requested_set({}) == requested_set({"SEQKD_ISA": ""}) == requested_set({"SEQKD_ISA": "Native"}) == NATIVE
 
 
-@pytest.mark.parametrize("one", present(), ids=lambda one: one.name)
+@pytest.mark.parametrize("one", available_sets(), ids=lambda one: one.name)
 def test_every_instruction_set_of_this_processor_can_be_asked_for(one: InstructionSet) -> None:
-    assert requested({"SEQKD_ISA": one.name.upper()}) == one
+    assert requested_set({"SEQKD_ISA": one.name.upper()}) == one
 
 
 def test_an_instruction_set_that_is_unknown_or_lacking_is_refused() -> None:
     with pytest.raises(InputError, match="no instruction set is named 'sse9'") as caught:
-        requested({"SEQKD_ISA": "sse9"})
+        requested_set({"SEQKD_ISA": "sse9"})
     assert caught.value.where == "SEQKD_ISA"
-    assert caught.value.expected == f"one of native, {', '.join(one.name for one in present())}"
-    for one in known()[1:]:
+    assert caught.value.expected == f"one of native, {', '.join(one.name for one in available_sets())}"
+    for one in known_sets()[1:]:
         least = sorted(one.needs)[0]
         with pytest.raises(InputError, match=f"lacks the instruction set '{one.name}'.*{least}") as caught:
-            requested({"SEQKD_ISA": one.name}, one.needs - {least})
+            requested_set({"SEQKD_ISA": one.name}, one.needs - {least})
         assert "native, any" in caught.value.expected
 
 
 def test_instruction_sets_are_those_whose_features_are_all_there() -> None:
-    assert [one.name for one in present(frozenset())] == ["any"]
-    for one in known():
-        assert one in present(one.needs)
-    assert all(one.needs <= features() for one in present())
+    assert [one.name for one in available_sets(frozenset())] == ["any"]
+    for one in known_sets():
+        assert one in available_sets(one.needs)
+    assert all(one.needs <= features() for one in available_sets())

@@ -152,7 +152,7 @@ def test_the_likeliest_piece(rows: int, dim: int, vocab: int, threads: int, seed
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        found = training.best(x, weight)
+        found = training.argmax_logits(x, weight)
     finally:
         torch.set_num_threads(before)
     ties = logits.eq(logits.amax(-1, keepdim=True)).float()
@@ -190,12 +190,12 @@ def test_rows_scattered() -> None:
 
 def test_when_they_serve() -> None:
     x, weight = torch.randn(4, 64), torch.randn(96, 64)
-    assert not training.serves(x, weight)
+    assert not training.can_multiply(x, weight)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert training.serves(x, weight)
-        assert not training.serves(x, weight[:90])
-        assert not training.serves(x[:0], weight)
-        assert not training.serves(x.to("meta"), weight)
+        assert training.can_multiply(x, weight)
+        assert not training.can_multiply(x, weight[:90])
+        assert not training.can_multiply(x[:0], weight)
+        assert not training.can_multiply(x.to("meta"), weight)
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])

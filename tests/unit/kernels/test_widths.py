@@ -31,7 +31,7 @@ from seqkd.kernels.widths import HEAD_VECTORS, lstm_misfit, stack_misfit
     ],
 )
 def test_the_nearest_widths_are_named(settings: dict[str, int], said: str) -> None:
-    assert stack_misfit(settings) == f"the CPU kernels do not fit {said}"
+    assert stack_misfit(settings) == f"the CPU kernels do not support {said}"
 
 
 def fits(dim: int, heads: int, ffn_dim: int) -> bool:
@@ -60,5 +60,5 @@ def test_the_nearest_widths_of_an_lstm_fit(dim: int) -> None:
     said = lstm_misfit({"dim": dim})
     assert (said is None) == (dim % 32 == 0)
     if said is not None:
-        assert said.startswith(f"the CPU kernels do not fit dim {dim} of an LSTM; nearest: dim ")
+        assert said.startswith(f"the CPU kernels do not support dim {dim} of an LSTM; nearest: dim ")
         assert all(int(number) % 32 == 0 for number in re.findall(r"\d+", said.partition("nearest")[2]))

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import torch
 
-from seqkd.corpus.manifest import Manifest, fingerprint, write_manifest
+from seqkd.corpus.manifest import Manifest, build_fingerprint, write_manifest
 from seqkd.errors import ModelError
 from seqkd.models.checkpoint import (
-    digest_of,
+    combine_digests,
     load_model,
     model_digest,
     model_files,
@@ -160,7 +160,7 @@ def test_weights_of_another_shape(tmp_path: Path, vocabularies: tuple[Path, Path
     config = json.loads((tmp_path / "config.json").read_text())
     config["settings"]["ffn_dim"] = 64
     (tmp_path / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ModelError, match=r"do not fit the model:\n.*shape \[32, 16\], the model's is \[64, 16\]"):
+    with pytest.raises(ModelError, match=r"do not fit the model:\n.*shape \[32, 16\], in the model \[64, 16\]"):
         load_model(tmp_path)
 
 
@@ -190,13 +190,13 @@ def test_sizes_are_held_against_the_weights_before_memory_is_asked_for(
 def test_a_folder_whose_files_are_not_its_manifests(tmp_path: Path, vocabularies: tuple[Path, Path]) -> None:
     make(tmp_path / "a", vocabularies[0])
     files = model_files(tmp_path / "a")
-    assert digest_of(files) == model_digest(tmp_path / "a")
-    made_by = fingerprint("train", {}, {})
+    assert combine_digests(files) == model_digest(tmp_path / "a")
+    made_by = build_fingerprint("train", {}, {})
     write_manifest(tmp_path / "a", Manifest(kind="model", fingerprint=made_by, extra={"files": files}))
     load_model(tmp_path / "a")
     make(tmp_path / "b", vocabularies[0], activation="gelu")
     shutil.copy(tmp_path / "b" / "config.json", tmp_path / "a")
-    with pytest.raises(ModelError, match=r"changed after it was made:\n +config.json: SHA-256"):
+    with pytest.raises(ModelError, match=r"changed after it was made:\n +config.json: the SHA-256"):
         load_model(tmp_path / "a")
 
 

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from seqkd.models.functional import Dropout, attend, linear, rounded_rows
+from seqkd.models.functional import Dropout, attend, linear, pad_rows
 
 
 def relative(got: Tensor | None, want: Tensor | None) -> float:
@@ -45,10 +45,10 @@ def test_linear_elsewhere_is_the_layer() -> None:
 
 def test_rounded_rows() -> None:
     x = torch.ones(5, 2)
-    assert rounded_rows(x, torch.float32, 5) is x
-    full = rounded_rows(x, torch.bfloat16, 4)
+    assert pad_rows(x, torch.float32, 5) is x
+    full = pad_rows(x, torch.bfloat16, 4)
     assert full.sum(1).tolist() == [2.0] * 5 + [0.0] * 3
-    assert rounded_rows(x[:0], torch.float32, 4).shape == (0, 2)
+    assert pad_rows(x[:0], torch.float32, 4).shape == (0, 2)
 
 
 @pytest.mark.parametrize("causal", [True, False])

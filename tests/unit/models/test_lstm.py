@@ -132,5 +132,5 @@ def test_dropout_is_drawn_from_torchs_seed_and_only_in_training() -> None:
 
 
 def test_odd_widths_are_refused() -> None:
-    with pytest.raises(ValueError, match="not even"):
+    with pytest.raises(ValueError, match="is odd"):
         small_lstm(dim=15)

@@ -14,7 +14,7 @@ from seqkd.models.nat.ctc import Ctc
 from seqkd.models.protocol import ParallelSettings
 from seqkd.objectives.base import Batch
 from seqkd.objectives.ctc import CtcLoss
-from seqkd.objectives.glancing import shown
+from seqkd.objectives.glancing import draw_shown
 from tests.properties import examples
 from tests.unit.models.nat.ctc_dag import BLANK, EOS, PAD, ctc_model, source_of
 from tests.unit.models.nat.support import pair_lengths
@@ -98,7 +98,7 @@ def test_glancing_shows_the_aligned_symbols_of_wrong_frames() -> None:
 
     def noted(real: Tensor, distance: Tensor, ratio: float) -> Tensor:
         asked.append((real, distance, ratio))
-        answered.append(shown(real, distance, ratio))
+        answered.append(draw_shown(real, distance, ratio))
         return answered[-1]
 
     output = loss_of(CtcLoss(smoothing=0.0, glancing=(1.0, 0.5), show=noted), model, batch)

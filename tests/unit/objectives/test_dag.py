@@ -13,7 +13,7 @@ from seqkd.models.nat.dag import Dag
 from seqkd.models.protocol import ParallelSettings
 from seqkd.objectives import dag as module
 from seqkd.objectives.dag import DagLoss, best_path, log_likelihood
-from seqkd.objectives.glancing import shown
+from seqkd.objectives.glancing import draw_shown
 from tests.properties import examples
 from tests.unit.models.nat.ctc_dag import dag_model, source_of
 from tests.unit.models.nat.support import pair_lengths
@@ -182,7 +182,7 @@ def test_glancing_shows_wrong_tokens_on_the_best_path() -> None:
 
     def noted(real: Tensor, distance: Tensor, ratio: float) -> Tensor:
         asked.append((real, distance, ratio))
-        return shown(real, distance, ratio)
+        return draw_shown(real, distance, ratio)
 
     output = loss_of(DagLoss(glancing=(1.0, 0.5), show=noted), model, batch)
     ((real, distance, ratio),) = asked

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seqkd.objectives.glancing import shown
+from seqkd.objectives.glancing import draw_shown
 
 ROWS = st.lists(
     st.lists(st.booleans(), min_size=7, max_size=7).flatmap(
@@ -19,7 +19,7 @@ ROWS = st.lists(
 def test_as_many_as_the_ratio_says_and_only_real_ones(rows: list[tuple[list[bool], int]], ratio: float) -> None:
     real = torch.tensor([row for row, _ in rows])
     distance = torch.tensor([count for _, count in rows])
-    found = shown(real, distance, ratio)
+    found = draw_shown(real, distance, ratio)
     assert found.dtype == torch.bool
     assert not (found & ~real).any()
     assert found.sum(1).tolist() == [round(ratio * count) for _, count in rows]
@@ -28,6 +28,6 @@ def test_as_many_as_the_ratio_says_and_only_real_ones(rows: list[tuple[list[bool
 def test_every_real_position_is_as_likely() -> None:
     torch.manual_seed(0)
     real = torch.tensor([[True, True, False, True, True, True]]).expand(20_000, -1)
-    shares = shown(real, torch.full((20_000,), 4), 0.5).double().mean(0)
+    shares = draw_shown(real, torch.full((20_000,), 4), 0.5).double().mean(0)
     assert shares[2] == 0.0
     torch.testing.assert_close(shares[[0, 1, 3, 4, 5]], torch.full((5,), 0.4).double(), rtol=0, atol=0.02)

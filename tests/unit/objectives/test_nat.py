@@ -32,7 +32,7 @@ def test_equals_its_definition(copy_from: CopyFrom) -> None:
     model, batch = nat(copy_from=copy_from), batch_of(PAIRS)
     output = loss_of(loss(), model, batch)
     memory = model.encode(batch.source)
-    inputs, length = model.copied(memory, batch.source, batch.target_out)
+    inputs, length = model.copy_source(memory, batch.source, batch.target_out)
     logits = model.stack.project(model.decode(inputs, batch.target_out.ne(PAD), memory, batch.source)).flatten(0, 1)
     targets, options = batch.target_out.flatten(), {"ignore_index": PAD, "reduction": "sum"}
     tokens = functional.cross_entropy(logits, targets, label_smoothing=0.1, **options)  # type: ignore[arg-type]

@@ -102,7 +102,7 @@ temperature = 4.0
         (
             'init_from = "kd"',
             'init_from = "kd"\nmodel = { decoder_layers = 2 }',
-            "students.tuned.init_from: kd has 3 decoder layers, the model that starts from it 2",
+            "students.tuned.init_from: kd has 3 decoder layers, but the model that starts from it has 2",
         ),
         (
             'init_from = "kd"',
@@ -154,7 +154,7 @@ def test_every_architecture_can_be_compared(arch: str, pipeline: Path) -> None:
     edited(pipeline, 'init_from = "kd"', 'init_from = "kd"\nmodel = { dim = 64 }')
     assert problems(pipeline) == [
         "students.tuned.init_from: its weights have other sizes: dim is 32, here 64; expected: a model of the same "
-        "sizes, but for the number of layers"
+        "sizes, except for the number of layers"
     ]
 
 

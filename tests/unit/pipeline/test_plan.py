@@ -71,8 +71,8 @@ def test_models_that_the_kernels_do_not_fit_are_told(
     text = pipeline.read_text().replace("[teacher.training]", "[teacher.model]\nffn_dim = 100\n\n[teacher.training]")
     pipeline.write_text(text.replace("heads = 2", "heads = 4"))
     write_plan(pipeline, tmp_path / "runs")
-    unfit = "the CPU kernels do not fit dim 32 with heads 4 (8 a head); nearest: dim 64 or heads 2"
-    lines = ["plan: teacher.model: the CPU kernels do not fit ffn_dim 100; nearest: ffn_dim 96 or 112"]
+    unfit = "the CPU kernels do not support dim 32 with heads 4 (8 a head); nearest: dim 64 or heads 2"
+    lines = ["plan: teacher.model: the CPU kernels do not support ffn_dim 100; nearest: ffn_dim 96 or 112"]
     lines += [f"plan: students.{name}.model: {unfit}" for name in ("gold", "kd", "tuned")]
     assert capsys.readouterr().err.splitlines() == lines
 

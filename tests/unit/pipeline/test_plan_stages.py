@@ -292,8 +292,12 @@ def test_a_sum_of_terms_and_a_start_from_chosen_layers_reach_the_stage(pipeline:
         ('model = "teacher"', 'model = "nobody"', "students.summed.init_from: no [[students]] is named 'nobody'"),
         ("encoder_layers = [0, 2]", "layers = [0, 2]", "students.summed.init_from.layers: unknown key"),
         ("[0, 2]", "[0, 3]", "students.summed.init_from.encoder_layers names layer 3, teacher has layers 0 to 2"),
-        ("[0, 2]", "[0]", "init_from.encoder_layers names 1 layers, the model has 2; give one for each"),
-        ("encoder_layers = [0, 2], ", "", "init_from: teacher has 3 encoder layers, the model that starts from it 2"),
+        ("[0, 2]", "[0]", "init_from.encoder_layers names 1 layers, but the model has 2; name one for each"),
+        (
+            "encoder_layers = [0, 2], ",
+            "",
+            "init_from: teacher has 3 encoder layers, but the model that starts from it has 2",
+        ),
         ('type = "nll"', 'type = "mse"', "students.summed.objective.terms.1: unknown objective 'mse'"),
         ("weight = 0.7", 'teachers = ["t"]', "objective.teachers: the pipeline's own teacher teaches its students"),
         (

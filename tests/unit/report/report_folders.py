@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from seqkd.config.stages import ReportConfig
-from seqkd.corpus.manifest import Manifest, fingerprint, write_manifest
+from seqkd.corpus.manifest import Manifest, build_fingerprint, write_manifest
 from seqkd.corpus.writer import write_shard
 from seqkd.metrics.results import Baseline, DecodeResult, EvaluationResult
 from seqkd.metrics.significance import Significance
@@ -43,7 +43,7 @@ def write_corpus(folder: Path, *, targets: list[str], rule: str = "", size: int 
 
 
 def made_by(folder: Path) -> dict[str, Any]:
-    return fingerprint("test", {"name": folder.name}, {})
+    return build_fingerprint("test", {"name": folder.name}, {})
 
 
 def speed(rate: float, batch1: float) -> Speed:

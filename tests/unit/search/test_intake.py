@@ -47,7 +47,7 @@ def test_a_batch_that_does_not_fit_waits_again_and_the_next_ones_are_half_as_lar
     intake.put_back(torch.OutOfMemoryError(), reversed(batch[1:]), count=count, width=width, device=CPU)
     assert waiting(intake) == before[1:]  # the first was done
     assert (intake.batch_tokens, intake.count) == (9, 1)
-    assert "out of memory at 3 sentences; going on with 9 tokens" in capfd.readouterr().err
+    assert "out of memory with 3 sentences; continuing with 9 tokens" in capfd.readouterr().err
     one = [intake.queue.popleft()]
     with pytest.raises(WorkError, match=f"row {one[0].row}: one sentence alone does not fit"):
         intake.put_back(MemoryError(), one, count=1, width=intake.width, device=CPU)

@@ -16,7 +16,7 @@ from seqkd.search.cpu.engine import NativeModel
 from seqkd.search.cpu.scoring import NativeScorer
 from seqkd.search.cpu.stack import NativeParallel
 from seqkd.search.cpu.weights import available
-from seqkd.search.loading import SearchTeam, engine, load_team, quick_decoder, team_precision
+from seqkd.search.loading import SearchTeam, build_engine, load_team, quick_decoder, team_precision
 from seqkd.search.parallel import ParallelSearch
 from seqkd.search.plain.lstm import IncrementalLstm
 from seqkd.search.plain.sru import IncrementalSru
@@ -225,4 +225,4 @@ def test_an_architecture_without_an_engine_is_refused(folders: dict[str, Path]) 
         digest="",
     )
     with pytest.raises(ModelError, match="cannot drive the architecture 'linear'"):
-        engine(strange, "float32")
+        build_engine(strange, "float32")

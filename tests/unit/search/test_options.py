@@ -354,13 +354,13 @@ def test_options_out_of_range_are_refused(wrong: dict[str, Any]) -> None:
 
 
 def test_repetitions_are_looked_for_in_every_window() -> None:
-    from seqkd.search.constraints import repeats
+    from seqkd.search.constraints import repeated_tokens
 
     draw = random.Random(1)
     texts = [[[draw.randrange(3) for _ in range(9)] for _ in range(2)] for _ in range(20)]
     positions = [draw.randrange(10) for _ in texts]
     for size in (1, 2, 3, 4):
-        found = repeats(torch.tensor(texts), torch.tensor(positions), size, none=-1).tolist()
+        found = repeated_tokens(torch.tensor(texts), torch.tensor(positions), size, none=-1).tolist()
         for slot, beam in itertools.product(range(20), range(2)):
             text = texts[slot][beam][: positions[slot]]
             barred = {token for token in range(3) if holds_newest_twice([*text, token], size)}

@@ -12,7 +12,7 @@ from seqkd.search.cpu.engine import NativeModel
 from seqkd.search.cpu.weights import usable
 from seqkd.search.gpu.engine import GraphTransformer
 from seqkd.search.gpu.operations import PLAIN
-from seqkd.search.pace import PACES, Fetched, Pace, sent
+from seqkd.search.pace import PACES, Pace, Transfer, send
 from seqkd.search.plain.lstm import IncrementalLstm
 from tests.unit.search.gpu.support import DEVICE
 from tests.unit.search.support import Broken, Small, decode, engine, engine_model, sentences, tiny_lstm, tiny_model
@@ -126,9 +126,9 @@ def test_only_a_host_that_is_the_device_looks_at_once() -> None:
 
 def test_what_is_sent_comes_back() -> None:
     tensor = torch.randn(50, generator=torch.Generator().manual_seed(1))
-    there = sent(tensor, DEVICE)
+    there = send(tensor, DEVICE)
     assert there.device.type == DEVICE.type
-    fetched = Fetched([there + 1, there[:3] > 0])
+    fetched = Transfer([there + 1, there[:3] > 0])
     first, second = fetched.wait()
     assert first.device.type == second.device.type == "cpu"
     assert torch.equal(first, tensor + 1)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from seqkd.search import BeamSettings, score_pairs
-from seqkd.search.sampling import draw, mixed, streams, uniform
+from seqkd.search.sampling import draw, mix_bits, stream_keys, uniform
 from tests.unit.search.support import EOS, PAD, decode, engine, lists, sentences, tiny_model
 
 
@@ -29,12 +29,12 @@ def chi_square(counts: Tensor, shares: Tensor) -> tuple[float, float]:
 
 
 def numbers(count: int, seed: int = 1) -> Tensor:
-    return uniform(streams(seed, range(count), 1, torch.device("cpu")), torch.zeros(count, dtype=torch.long))[:, 0]
+    return uniform(stream_keys(seed, range(count), 1, torch.device("cpu")), torch.zeros(count, dtype=torch.long))[:, 0]
 
 
 def test_the_mixer_is_splitmix64() -> None:
     golden = 0x9E3779B97F4A7C15 - 2**64
-    found = mixed(torch.tensor([1, 2, 3]) * golden)  # its first outputs for the state 0
+    found = mix_bits(torch.tensor([1, 2, 3]) * golden)  # its first outputs for the state 0
     assert [value % 2**64 for value in found.tolist()] == [
         0xE220A8397B1DCDAF,
         0x6E789E6AA1B965F4,
@@ -43,7 +43,7 @@ def test_the_mixer_is_splitmix64() -> None:
 
 
 def test_numbers_are_uniform_over_rows_samples_and_positions() -> None:
-    keys = streams(7, range(100), 8, torch.device("cpu"))
+    keys = stream_keys(7, range(100), 8, torch.device("cpu"))
     assert len(set(keys.flatten().tolist())) == 800
     found = torch.stack([uniform(keys, torch.full((100,), position)) for position in range(25)])
     assert float(found.min()) >= 0.0

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seqkd.selection.choosing import DROPPED, GOLD, Otherwise, choose, keep, weigh
+from seqkd.selection.choosing import DROPPED, GOLD, Otherwise, choose, judge_all, softmax_weights
 from seqkd.selection.filters import Filters
 from tests.properties import examples
 from tests.unit.selection.support import filters, hypothesis, kbest, lists_of, rows
@@ -82,12 +82,14 @@ def test_nothing_to_choose_from() -> None:
 def test_keeping_all_judges_each_by_itself(rows: Rows, most: float | None) -> None:
     lists, chosen = lists_of(rows), filters(max_repeats=2, max_ter=most)
     failed = (chosen.judge(lists) > 0) | (chosen.look(lists, np.arange(len(lists.owners))) > 0)
-    assert (keep(lists, chosen) > 0).tolist() == failed.tolist()
+    assert (judge_all(lists, chosen) > 0).tolist() == failed.tolist()
 
 
 @given(st.lists(st.tuples(st.integers(0, 4), st.floats(-700.0, 0.0)), max_size=12))
 def test_weights_are_each_rows_softmax(pairs: list[tuple[int, float]]) -> None:
-    found = weigh(np.array([row for row, _ in pairs], dtype=np.int64), np.array([score for _, score in pairs]))
+    found = softmax_weights(
+        np.array([row for row, _ in pairs], dtype=np.int64), np.array([score for _, score in pairs])
+    )
     for row in {row for row, _ in pairs}:
         own = np.array([score for other, score in pairs if other == row])
         mass = np.exp(own - own.max())

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seqkd.selection.filters import LONGEST_REPEATED, Filters, percentile, repeats, share_in_script
+from seqkd.selection.filters import LONGEST_REPEATED, Filters, count_repeats, percentile, share_in_script
 from tests.properties import examples
 from tests.unit.selection.support import filters, hypothesis, lists_of
 
@@ -85,7 +85,7 @@ def simple_repeats(ids: list[int]) -> int:
 @examples(200)
 def test_repeats_are_counted_as_defined(rows: list[list[list[int]]]) -> None:
     lists = lists_of([([hypothesis("x", ids=ids) for ids in found], "x") for found in rows])
-    assert repeats(lists).tolist() == [simple_repeats(ids) for found in rows for ids in found]
+    assert count_repeats(lists).tolist() == [simple_repeats(ids) for found in rows for ids in found]
 
 
 def test_what_loops_is_rejected() -> None:

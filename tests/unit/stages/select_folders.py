@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from seqkd.corpus.manifest import Manifest, fingerprint, write_manifest
+from seqkd.corpus.manifest import Manifest, build_fingerprint, write_manifest
 from seqkd.corpus.reader import Corpus
 from seqkd.corpus.schema import KBEST_SCHEMA
 from seqkd.corpus.writer import write_shard
@@ -69,7 +69,7 @@ def write_kbest(
 def _manifest(kind: str, stage: str, shards: list[Any], vocabulary: str = VOCABULARY) -> Manifest:
     return Manifest(
         kind=kind,
-        fingerprint=fingerprint(stage, {}, {}),
+        fingerprint=build_fingerprint(stage, {}, {}),
         rows=sum(shard.rows for shard in shards),
         shards=shards,
         vocabulary=vocabulary,

@@ -179,7 +179,7 @@ def test_missing_text_is_told_all_at_once(prepared: Path, tmp_path: Path) -> Non
         monolingual.run(config, tmp_path / "mono")
     assert str(caught.value).count("no such file") == 2
     (tmp_path / "a").write_text("")
-    with pytest.raises(TextError, match="empty corpus"):
+    with pytest.raises(TextError, match="the corpus is empty"):
         monolingual.run(mono_config(prepared, text=[tmp_path / "a"]), tmp_path / "mono")
     assert not (tmp_path / "mono").exists()
 
@@ -189,7 +189,7 @@ def test_monolingual_text_is_nothing_to_train_on_or_to_select_as_it_is(made: Pat
         train.run(train_config(made / "prepared", corpus=made / "mono"), tmp_path / "model", device="cpu")
     with pytest.raises(CorpusError, match="is monolingual text"):
         select.run(select_config(made, reverse=False, tag=""), tmp_path / "pairs")
-    with pytest.raises(CorpusError, match="is no monolingual text"):
+    with pytest.raises(CorpusError, match="is not monolingual text"):
         select.run(select_config(made, gold=made / "prepared" / "train"), tmp_path / "pairs")
 
 

@@ -13,7 +13,7 @@ import sacrebleu
 import torch
 
 from seqkd.config.stages import EvaluateConfig
-from seqkd.corpus.manifest import Manifest, fingerprint, read_manifest, write_manifest
+from seqkd.corpus.manifest import Manifest, build_fingerprint, read_manifest, write_manifest
 from seqkd.corpus.writer import write_shard
 from seqkd.errors import ConflictError, CorpusError, InputError
 from seqkd.metrics.registry import Outputs
@@ -58,7 +58,7 @@ def write_test(folder: Path, vocabulary: Vocabulary, *, rows: int = len(SOURCES)
         }
     )
     shards = [write_shard(folder, 0, table)] if rows else []
-    made_by = fingerprint("prepare", {}, {})
+    made_by = build_fingerprint("prepare", {}, {})
     manifest = Manifest(kind="corpus", fingerprint=made_by, rows=rows, shards=shards, vocabulary=vocabulary.digest)
     write_manifest(folder, manifest)
     return folder
@@ -250,7 +250,7 @@ def write_rows(folder: Path, rows: list[tuple[str, str]]) -> Path:
     columns = {"id": list(range(len(rows))), "source": sources, "target": targets}
     ids = {"source_ids": vocabulary.encode(sources), "target_ids": vocabulary.encode(targets)}
     shards = [write_shard(folder, 0, pa.table({**columns, **ids}))]
-    made_by = fingerprint("prepare", {}, {})
+    made_by = build_fingerprint("prepare", {}, {})
     manifest = Manifest(kind="corpus", fingerprint=made_by, rows=len(rows), shards=shards, vocabulary=vocabulary.digest)
     write_manifest(folder, manifest)
     return folder
@@ -405,7 +405,7 @@ def test_objective_and_recipe_come_from_the_manifest(tmp_path: Path) -> None:
     def trained(name: str, first: str = "", **objective: object) -> tuple[str, str]:
         (tmp_path / name).mkdir()
         inputs = {"init_from": first} if first else {}
-        made_by = fingerprint("train", {"model": {"arch": "ctc"}, "objective": objective}, inputs)
+        made_by = build_fingerprint("train", {"model": {"arch": "ctc"}, "objective": objective}, inputs)
         write_manifest(tmp_path / name, Manifest(kind="model", fingerprint=made_by))
         return recipe_of(tmp_path / name)
 

@@ -92,7 +92,7 @@ def test_ids_that_do_not_match_are_named(folders: Path, lists: Lists, message: s
 
 def test_lists_of_another_corpus_with_the_same_ids_are_refused(folders: Path) -> None:
     write_kbest(folders / "wrong", sources=SOURCE_IDS | {9: [77]})
-    with pytest.raises(CorpusError, match="1 ids were decoded from another source: 9"):
+    with pytest.raises(CorpusError, match="1 ids were decoded from other sources: 9"):
         select.run(config(folders, kbest="wrong"), folders / "out")
 
 

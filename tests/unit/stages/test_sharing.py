@@ -82,7 +82,7 @@ def test_distill_in_parts(made: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     for number in (2, 3):
         distill.run(distilling(made), out, device="cpu", scale=part(f"{number}/3"))
         assert not (out / "manifest.json").exists()
-    assert "part 3/3 is done, but not yet shard 0, 3 of other parts" in capsys.readouterr().err
+    assert "part 3/3 is done, but shards 0, 3 of other parts are missing" in capsys.readouterr().err
     distill.run(distilling(made), out, device="cpu", scale=part("1/3"))
     assert contents(out) == contents(made / "kbest")
     assert (out / "speed.json").exists()
@@ -102,7 +102,7 @@ def test_soft_targets_in_parts(made: Path, tmp_path: Path, capsys: pytest.Captur
     for number in (3, 1):
         soft_targets.run(softening(made), out, device="cpu", scale=part(f"{number}/3"))
         assert not (out / "manifest.json").exists()
-    assert "part 1/3 is done, but not yet shard 1, 4 of other parts" in capsys.readouterr().err
+    assert "part 1/3 is done, but shards 1, 4 of other parts are missing" in capsys.readouterr().err
     soft_targets.run(softening(made), out, device="cpu", scale=part("2/3"))
     assert contents(out) == contents(made / "soft")
 
@@ -146,7 +146,7 @@ def test_one_part_for_two_processes(made: Path, tmp_path: Path) -> None:
     def try_as_well(_: object, target: Any, *__: object) -> None:
         if not refused and Path(target).suffix == ".arrow":
             refused.append(Path(target))
-            with pytest.raises(ConflictError, match="another process is at work as worker 1/1"):
+            with pytest.raises(ConflictError, match="another process is working as worker 1/1"):
                 distill.run(distilling(made), out, device="cpu", scale=part("1/1"))
 
     with before("os.rename", try_as_well):

@@ -25,7 +25,7 @@ from seqkd.tools.inspect import inspect
 from tests.unit.stages.teachers import make_teacher, soft_config, student_config
 
 ROOT = Path(__file__).parents[3]
-UNFIT = "the CPU kernels do not fit dim 32 with heads 4 (8 a head); nearest: dim 64 or heads 2"
+UNFIT = "the CPU kernels do not support dim 32 with heads 4 (8 a head); nearest: dim 64 or heads 2"
 NO_COMPILER = "no C++ compiler found"
 
 
@@ -77,7 +77,7 @@ def test_widths_that_the_kernels_do_not_fit_are_told_by_every_stage(
 ) -> None:
     model = {"dim": 32, "heads": 4, "ffn_dim": 32, "encoder_layers": 1, "decoder_layers": 1, "max_positions": 64}
     train.run(student_config(prepared, {"type": "nll"}, model=model), tmp_path / "model", device="cpu")
-    assert f"train: {UNFIT}; it trains and decodes in plain torch, slower\n" in capfd.readouterr().err
+    assert f"train: {UNFIT}; it trains and decodes in plain torch, more slowly\n" in capfd.readouterr().err
     assert read_manifest(tmp_path / "model").extra["slow_path"].startswith(UNFIT)
     text = shown(tmp_path / "model")
     assert "CPU kernels" in text
@@ -110,9 +110,9 @@ def test_nothing_is_noted_of_models_that_the_kernels_drive(tmp_path: Path, prepa
 def test_a_machine_without_a_compiler_is_told_by_distill(tmp_path: Path, prepared: Path) -> None:
     teacher = make_teacher(tmp_path / "teacher", prepared / "vocab.model")
     said = without_compiler("distill", distill_config(prepared, teacher), tmp_path / "kbest")
-    assert f"search: {NO_COMPILER}: '/nonexistent' (CXX) is not a program; decoding goes on in plain torch" in said
+    assert f"search: {NO_COMPILER}: '/nonexistent' (CXX) is not a program; decoding runs in plain torch" in said
     noted = read_manifest(tmp_path / "kbest").extra["slow_path"]
-    assert noted == f"decoding goes on in plain torch, several times slower: {NO_COMPILER}"
+    assert noted == f"decoding runs in plain torch, several times slower: {NO_COMPILER}"
     assert noted in shown(tmp_path / "kbest")
 
 
@@ -123,8 +123,8 @@ def test_a_machine_without_a_compiler_is_told_by_soft_targets(tmp_path: Path, pr
     without_compiler("distill", config, tmp_path / "soft", "--soft-targets")
     noted = read_manifest(tmp_path / "soft").extra["slow_path"]
     assert noted.split("; ") == [
-        f"attention goes on in plain torch, slower: {NO_COMPILER}",
-        f"bf16 training goes on in plain torch, slower: {NO_COMPILER}",
+        f"attention runs in plain torch, more slowly: {NO_COMPILER}",
+        f"bf16 training runs in plain torch, more slowly: {NO_COMPILER}",
     ]
 
 
@@ -134,7 +134,7 @@ def test_a_slower_path_to_the_same_corpus_is_noted_and_leaves_its_digest(folders
     select.run(select_config(folders, "seqinter"), folders / "kernels", device="cpu")
     without_compiler("select", select_config(folders, "seqinter"), folders / "plain")
     fast, slow = read_manifest(folders / "kernels"), read_manifest(folders / "plain")
-    reason = f"sentence BLEU goes on in NumPy, slower: {NO_COMPILER}"
+    reason = f"sentence BLEU runs in NumPy, more slowly: {NO_COMPILER}"
     assert slow.extra == {**fast.extra, "cost": slow.extra["cost"], "slow_path": reason}
     assert slow.digest() == fast.digest()
     without_compiler("select", select_config(folders, "seqkd"), folders / "none")

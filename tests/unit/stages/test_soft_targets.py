@@ -184,9 +184,9 @@ def test_what_cannot_work_is_refused_before_the_folder_is_begun(prepared: Path, 
     foreign = make_teacher(tmp_path / "foreign", tmp_path / "other" / "vocab.model")
     parallel = make_teacher(tmp_path / "nat", prepared / "vocab.model", arch="nat")
     out = tmp_path / "out"
-    with pytest.raises(CorpusError, match="another target vocabulary than the teacher's"):
+    with pytest.raises(CorpusError, match="a target vocabulary other than the teacher's"):
         soft_targets.run(soft_config(prepared, foreign), out, device="cpu")
-    with pytest.raises(ModelError, match="this teacher has another target vocabulary"):
+    with pytest.raises(ModelError, match="the target vocabulary of this teacher is not that"):
         soft_targets.run(soft_config(prepared, teacher, foreign), out, device="cpu")
     with pytest.raises(ModelError, match="'nat' gives no distributions position by position"):
         soft_targets.run(soft_config(prepared, parallel), out, device="cpu")

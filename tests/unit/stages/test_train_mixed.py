@@ -12,7 +12,7 @@ import pytest
 from seqkd.cli.main import main
 from seqkd.config.stages import TrainConfig
 from seqkd.config.toml import load_stage, to_toml, validate
-from seqkd.corpus.manifest import Manifest, fingerprint, read_manifest, write_manifest
+from seqkd.corpus.manifest import Manifest, build_fingerprint, read_manifest, write_manifest
 from seqkd.corpus.reader import Corpus
 from seqkd.corpus.writer import write_shard
 from seqkd.errors import ConfigError, ConflictError, CorpusError, WorkError
@@ -34,7 +34,7 @@ def other(prepared: Path) -> Path:
     folder.mkdir()
     shard = write_shard(folder, 0, pa.Table.from_pylist(rows))
     vocabulary = read_manifest(prepared).vocabulary
-    made_by = fingerprint("select", {}, {})
+    made_by = build_fingerprint("select", {}, {})
     manifest = Manifest(kind="corpus", fingerprint=made_by, rows=len(rows), shards=[shard], vocabulary=vocabulary)
     write_manifest(folder, manifest)
     return folder
@@ -100,7 +100,7 @@ def test_rejected_rows_are_listed_by_corpus(prepared: Path, other: Path, tmp_pat
 def test_every_corpus_must_have_the_vocabulary(prepared: Path, tmp_path: Path) -> None:
     (tmp_path / "text").mkdir()
     prepare.run(prepare_config(tmp_path / "text", size=38), tmp_path / "foreign")
-    with pytest.raises(CorpusError, match="another target vocabulary than") as caught:
+    with pytest.raises(CorpusError, match="a target vocabulary other than") as caught:
         train.run(mix(prepared, tmp_path / "foreign" / "train"), tmp_path / "m", device="cpu")
     assert caught.value.where == str(tmp_path / "foreign" / "train")
     assert not (tmp_path / "m").exists()

@@ -204,7 +204,7 @@ teachers = ["{teacher}"]
     state = torch.load(tmp_path / "killed" / "state" / "last.pt", weights_only=True)
     assert len(state["hooks"][0]["states"]) == 2
     assert set(state["objective"]) == {"learned.states.projection.weight", "learned.states.projection.bias"}
-    assert "going on after update" in cli.run(tmp_path / "killed")
+    assert "continuing after update" in cli.run(tmp_path / "killed")
     assert model_digest(tmp_path / "killed") == model_digest(tmp_path / "whole")
     made_by = read_manifest(tmp_path / "whole").fingerprint
     assert made_by["config"]["hooks"] == [{"type": "swaps", "updates": 3}, {"type": "swaps"}]  # 2 is its default

@@ -213,19 +213,27 @@ def test_what_does_not_fit_is_refused_before_the_folder_is_begun(
     soft_targets.run(soft_config(prepared, teacher, temperature=2.0), warm, device="cpu")
     soft_targets.run(soft_config(prepared, teacher, samples=8), drawn, device="cpu")
     cases: list[tuple[dict[str, Any], type[InputError], str]] = [
-        ({"teachers": [foreign]}, ModelError, "foreign: this teacher has another target vocabulary than the corpus"),
-        ({"teachers": [teacher, foreign]}, ModelError, "foreign: this teacher has another target vocabulary"),
+        (
+            {"teachers": [foreign]},
+            ModelError,
+            "foreign: the target vocabulary of this teacher is not that of the corpus",
+        ),
+        ({"teachers": [teacher, foreign]}, ModelError, "foreign: the target vocabulary of this teacher is not that"),
         ({"teachers": [parallel]}, ModelError, "'nat' gives no distributions position by position"),
         ({"teachers": [tmp_path / "nowhere"]}, ModelError, "cannot be read|no such"),
-        ({"soft_targets": prepared / "train"}, CorpusError, "holds kind 'corpus'"),
-        ({"soft_targets": valid}, CorpusError, "made for another corpus than .*train"),
+        ({"soft_targets": prepared / "train"}, CorpusError, "is of kind 'corpus'"),
+        ({"soft_targets": valid}, CorpusError, "not made for the corpus .*train"),
         ({"soft_targets": rewritten(soft, tmp_path / "v", vocabulary="0" * 64)}, CorpusError, "another vocabulary"),
         (
             {"soft_targets": rewritten(soft, tmp_path / "few", list(range(3, 200)))},
             CorpusError,
             "3 rows .* row 0, 1, 2",
         ),
-        ({"soft_targets": rewritten(soft, tmp_path / "cut", cut=True)}, CorpusError, "another number of positions"),
+        (
+            {"soft_targets": rewritten(soft, tmp_path / "cut", cut=True)},
+            CorpusError,
+            "differ from their targets in length",
+        ),
         ({"soft_targets": warm}, ConfigError, r"temperature: is 1\.0, but .*warm was written at temperature 2\.0"),
         ({"teachers": [teacher], "top_k": PIECES + 1}, ConfigError, "top_k: is 41, but the vocabulary has 40 pieces"),
         ({"soft_targets": drawn, "direction": "reverse"}, ConfigError, "direction: is reverse, but .*sampled ids"),

@@ -14,7 +14,7 @@ SIDE = st.sampled_from(["", "a", "b", "ab", "a b", "ä", "\t"])
 
 
 def repeated(finder: DuplicateFinder) -> list[int]:
-    return sorted(row for rows in finder.repeated() for row in rows.tolist())
+    return sorted(row for rows in finder.find_repeats() for row in rows.tolist())
 
 
 @given(pairs=st.lists(st.tuples(SIDE, SIDE), max_size=60), bucket_rows=st.integers(1, 20), buffer=st.integers(1, 20))
@@ -44,7 +44,7 @@ tracemalloc.start()
 finder = DuplicateFinder(Path(sys.argv[1]), rows, bucket_rows=500, buffer_rows=500)
 for row in range(rows):
     finder.add(row, str(row % (rows - 10)), "x")
-found = sum(len(part) for part in finder.repeated())
+found = sum(len(part) for part in finder.find_repeats())
 print(found, tracemalloc.get_traced_memory()[1])
 """
 

@@ -38,8 +38,8 @@ def test_words_are_joined_by_single_spaces(text: str) -> None:
 def test_many_are_as_one_by_one() -> None:
     texts = ["a  b", "", "\uff43", "d "]
     normalizer = Normalizer()
-    assert normalizer.many(texts) == [normalizer(text) for text in texts]
-    assert normalizer.many([]) == []
+    assert normalizer.normalize_all(texts) == [normalizer(text) for text in texts]
+    assert normalizer.normalize_all([]) == []
 
 
 @pytest.mark.parametrize(
@@ -53,10 +53,10 @@ def test_many_are_as_one_by_one() -> None:
 )
 def test_rules_differ_in_what_they_change(rules: Normalization, normal: list[str]) -> None:
     texts = ["\uff21", "\u00bd", "a\u200cb", "e\u0301"]
-    assert Normalizer(rules).many(texts) == normal
+    assert Normalizer(rules).normalize_all(texts) == normal
 
 
 @given(st.lists(TEXT), st.sampled_from(NORMALIZATIONS))
 def test_normalising_twice_changes_nothing_more(texts: list[str], rules: Normalization) -> None:
-    normal = Normalizer(rules).many(texts)
-    assert Normalizer(rules).many(normal) == normal
+    normal = Normalizer(rules).normalize_all(texts)
+    assert Normalizer(rules).normalize_all(normal) == normal

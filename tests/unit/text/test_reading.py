@@ -17,15 +17,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from seqkd.errors import TextError
-from seqkd.text.opening import compression
+from seqkd.text.opening import detect_compression
 from seqkd.text.reading import (
     INVALID_UTF8,
     WRONG_COLUMNS,
     RawPair,
     check_bitext,
+    copy_pipes,
     read_bitext,
     read_lines,
-    rereadable,
 )
 
 LINES = st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\n\r\0\t")), min_size=1)
@@ -123,7 +123,7 @@ def test_text_compressed_under_another_name_is_told_the_format(tmp_path: Path, e
     path = tmp_path / f"text{wrong}"
     path.write_bytes(COMPRESSORS[ending](b"text\n"))
     names = {"gz": "gzip", "bz2": "bzip2", "xz": "xz", "zst": "Zstandard"}
-    with pytest.raises(TextError, match=rf"holds {names[ending]} data[^$]*ends with \.{ending}"):
+    with pytest.raises(TextError, match=rf"contains {names[ending]} data[^$]*ends with \.{ending}"):
         check_bitext(path, None)
 
 
@@ -133,13 +133,13 @@ def test_text_compressed_under_another_name_is_told_the_format(tmp_path: Path, e
 def test_a_format_that_is_not_read_is_named(tmp_path: Path, name: str, head: bytes) -> None:
     path = tmp_path / "text"
     path.write_bytes(head)
-    with pytest.raises(TextError, match=f"holds {name} data[^$]*decompress it first"):
+    with pytest.raises(TextError, match=f"contains {name} data[^$]*decompress it first"):
         check_bitext(path, None)
 
 
 @given(st.text(max_size=20))
 def test_no_text_is_taken_for_a_compressed_file(text: str) -> None:
-    assert compression(text.encode()[:10]) is None or text.startswith(("BZh", "PK\3\4"))
+    assert detect_compression(text.encode()[:10]) is None or text.startswith(("BZh", "PK\3\4"))
 
 
 @pytest.mark.parametrize("ending", ["", ".gz", ".bz2", ".xz", ".zst"])
@@ -154,7 +154,9 @@ def test_a_byte_order_mark_is_not_text(tmp_path: Path, ending: str) -> None:
 
 def test_a_pipe_is_refused_at_once(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(TextError, match=r"pipe: a pipe or a device, which can be read only once[^$]*to a file first"):
+    with pytest.raises(
+        TextError, match=r"pipe: is a pipe or a device, which can be read only once[^$]*to a file first"
+    ):
         check_bitext(tmp_path / "pipe", None)
     with pytest.raises(TextError, match="only once"):
         list(read_lines([tmp_path / "pipe"]))
@@ -177,7 +179,7 @@ def test_pipes_are_copied_at_the_same_time(tmp_path: Path, order: int) -> None:
 
     writer = Thread(target=write, daemon=True)
     writer.start()
-    with rereadable(source, target) as files:
+    with copy_pipes(source, target) as files:
         assert check_bitext(*files).rows == len(lines)
         assert [row.target for row in read_bitext(*files)] == lines
     writer.join()
@@ -186,13 +188,13 @@ def test_pipes_are_copied_at_the_same_time(tmp_path: Path, order: int) -> None:
 
 def test_files_are_not_copied_and_messages_name_the_pipe(tmp_path: Path) -> None:
     source, target = files(tmp_path, b"a\nb\n", b"a\n")
-    with rereadable(source, target) as found:
+    with copy_pipes(source, target) as found:
         assert found == (source, target)
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     writer = Thread(target=lambda: pipe.write_bytes(b"a\nb\nc\n"), daemon=True)
     writer.start()
-    with pytest.raises(TextError, match="different numbers of lines") as caught, rereadable(pipe, target) as found:
+    with pytest.raises(TextError, match="different numbers of lines") as caught, copy_pipes(pipe, target) as found:
         check_bitext(*found)
     writer.join()
     assert f"{pipe} has 3, {target} has 1" in str(caught.value)
@@ -259,7 +261,7 @@ def test_a_file_is_binary_if_most_of_its_lines_hold_nul_bytes(lines: list[bytes]
 
 def test_a_binary_file_is_refused_with_its_line(tmp_path: Path) -> None:
     source, target = files(tmp_path, b"a\nb\nc\0d\n\0\ne\0", b"a\nb\nc\nd\ne")
-    with pytest.raises(TextError, match=r"line 3: a binary file"):
+    with pytest.raises(TextError, match=r"line 3: is a binary file"):
         check_bitext(source, target)
     source.write_bytes("text\n".encode("utf-16"))
     with pytest.raises(TextError, match="UTF-16"):
@@ -269,7 +271,7 @@ def test_a_binary_file_is_refused_with_its_line(tmp_path: Path) -> None:
 def test_gzip_without_its_name_is_told(tmp_path: Path) -> None:
     path = tmp_path / "packed"
     path.write_bytes(gzip.compress(b"text\n", mtime=0))
-    with pytest.raises(TextError, match=r"holds gzip data\n.*\n.*ends with \.gz"):
+    with pytest.raises(TextError, match=r"contains gzip data\n.*\n.*ends with \.gz"):
         check_bitext(path, None)
 
 
@@ -288,7 +290,7 @@ def test_line_numbers_go_on_over_blocks(tmp_path: Path) -> None:
 def test_an_empty_file_is_an_error(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     path.write_bytes(gzip.compress(b"", mtime=0) if name.endswith("gz") else b"")
-    with pytest.raises(TextError, match="empty corpus"):
+    with pytest.raises(TextError, match="the corpus is empty"):
         check_bitext(path, None)
 
 

@@ -43,7 +43,7 @@ def verdicts(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 
 def test_each_row_that_goes_has_its_reason(verdicts: Path) -> None:
-    assert list(screening.rejected(verdicts)) == [
+    assert list(screening.read_rejected(verdicts)) == [
         (2, "invalid UTF-8"),
         (3, "empty side"),
         (5, "duplicate pair"),
@@ -56,12 +56,12 @@ def test_each_row_that_goes_has_its_reason(verdicts: Path) -> None:
 
 
 def test_what_stays_is_as_it_was_read(verdicts: Path) -> None:
-    kept = list(screening.kept(ROWS, verdicts))
+    kept = list(screening.read_kept(ROWS, verdicts))
     assert kept == [("one  word", "ein Wort"), ("ONE word", "ein Wort"), ("last", "letztes")]
 
 
 def test_counts_add_up(verdicts: Path) -> None:
-    rows, counts = screening.count(verdicts)
+    rows, counts = screening.count_verdicts(verdicts)
     assert (rows, counts["identical sides"], counts["duplicate pair"]) == (3, 2, 1)
     assert rows + sum(counts.values()) == len(ROWS)
     assert list(counts) == [reason for reason in screening.REASONS if reason != "NUL byte"]  # only if there are any
@@ -76,9 +76,9 @@ def test_duplicates_may_stay(tmp_path: Path) -> None:
         duplicates=None,
         advance=lambda _: None,
     )
-    assert [line for line, _ in screening.rejected(tmp_path / "verdicts")] == [2, 3, 8, 9, 10]
+    assert [line for line, _ in screening.read_rejected(tmp_path / "verdicts")] == [2, 3, 8, 9, 10]
 
 
 def test_text_that_changed_its_length_is_noticed(verdicts: Path) -> None:
     with pytest.raises(ValueError, match="zip"):
-        list(screening.kept(ROWS[:-1], verdicts))
+        list(screening.read_kept(ROWS[:-1], verdicts))

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from seqkd.errors import InputError, ModelError, WorkError
 from seqkd.text.normalize import NORMALIZATIONS, Normalization, Normalizer
-from seqkd.text.vocabulary import Vocabulary, reservoir
+from seqkd.text.vocabulary import Vocabulary, sample_reservoir
 
 _RANDOM = random.Random(0)
 WORDS = ["".join(_RANDOM.choice("abdegiklmnorstuäß") for _ in range(_RANDOM.randint(1, 7))) for _ in range(150)]
@@ -153,7 +153,7 @@ def test_too_small_a_size_names_the_smallest_and_that_one_works(tmp_path: Path) 
 
 @pytest.mark.parametrize("sentences", [[], ["", "  "]])
 def test_no_text_is_an_error(tmp_path: Path, sentences: list[str]) -> None:
-    with pytest.raises(InputError, match="empty corpus"):
+    with pytest.raises(InputError, match="the corpus is empty"):
         train(tmp_path / "v", sentences)
 
 
@@ -197,7 +197,7 @@ def test_a_reservoir_holds_distinct_items_up_to_its_limit(count: int, limit: int
     def once() -> Iterator[int]:
         yield from range(count)
 
-    chosen = reservoir(once(), limit, seed)
+    chosen = sample_reservoir(once(), limit, seed)
     assert len(set(chosen)) == len(chosen) == min(count, limit)
     assert set(chosen) <= set(range(count))
     if count <= limit:
@@ -207,7 +207,7 @@ def test_a_reservoir_holds_distinct_items_up_to_its_limit(count: int, limit: int
 def test_a_reservoir_chooses_evenly() -> None:
     counts: Counter[int] = Counter()
     for seed in range(4000):
-        counts.update(reservoir(range(20), 5, seed))
+        counts.update(sample_reservoir(range(20), 5, seed))
     # 1,000 expected for each; the standard deviation is about 27.
     assert len(counts) == 20
     assert all(abs(number - 1000) < 5 * 28 for number in counts.values())
@@ -242,7 +242,7 @@ def test_lines_that_the_trainer_leaves_out_are_counted(tmp_path: Path, capsys: p
     told = capsys.readouterr().err
     assert "from 5 of 305 lines" in told
     assert "3 are longer than 4,192 bytes" in told
-    assert "2 hold the character" in told
+    assert "2 contain the character" in told
 
 
 def test_a_higher_limit_lets_long_lines_in(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -264,7 +264,7 @@ def test_a_vocabulary_knows_its_normalisation(tmp_path: Path, rules: Normalizati
     vocabulary = train(tmp_path / "v", normalization=rules)
     assert vocabulary.normalization == Vocabulary.load(tmp_path / "v").normalization == rules
     texts = ["\uff21\uff22 \u00bd", "a\u200cb", "e\u0301", "un\u2581der", "\u2585"]
-    assert vocabulary.normalize(texts) == Normalizer(rules).many(texts)
+    assert vocabulary.normalize(texts) == Normalizer(rules).normalize_all(texts)
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from seqkd.corpus.manifest import Manifest, fingerprint, read_manifest, write_manifest
+from seqkd.corpus.manifest import Manifest, build_fingerprint, read_manifest, write_manifest
 from tests.unit.report.report_folders import EVIL, decode, evaluation, write_corpus
 
 WORDS = ["the", "old", "cat", "sat", "on", "a", "red", "mat", "and", "looked", "at", "some", "small", "birds", "there"]
@@ -37,7 +37,7 @@ def write_model(run: Path, name: str, *, training: Mapping[str, Any], settings: 
     (folder / "config.json").write_text(json.dumps({"arch": "transformer", "settings": settings}))
     points = [{"update": 10 * n, "valid_nll": 4.0 / n, "valid_bleu": 5.0 * n, "train_loss": 4.0} for n in (1, 2)]
     (folder / "history.json").write_text(json.dumps(points))
-    made_by = fingerprint("train", {"model": {"arch": "transformer"}, "training": training}, {})
+    made_by = build_fingerprint("train", {"model": {"arch": "transformer"}, "training": training}, {})
     write_manifest(folder, Manifest(kind="model", fingerprint=made_by))
 
 
@@ -70,7 +70,7 @@ def write_evaluation(
         **changes,
     )
     (folder / "result.json").write_text(result.to_json())
-    made_by = fingerprint("evaluate", {"name": name, "beams": [1]}, {"corpus": read_manifest(text).digest()})
+    made_by = build_fingerprint("evaluate", {"name": name, "beams": [1]}, {"corpus": read_manifest(text).digest()})
     if finished:
         write_manifest(folder, Manifest(kind="evaluation", fingerprint=made_by, rows=result.rows))
     config = run / "config"

@@ -66,7 +66,7 @@ def shown(compared: Compared) -> str:
 def test_scores_and_p_values_are_those_of_the_outputs(compared: Compared, metric: str) -> None:
     found = line(compared, metric, "beam 1")
     first, second = outputs(worse(4)), outputs(worse(6))
-    assert (found.a, found.b) == (METRICS.named(metric).score(first).value, METRICS.named(metric).score(second).value)
+    assert (found.a, found.b) == (METRICS.get(metric).score(first).value, METRICS.get(metric).score(second).value)
     assert found.significance is not None
     for test in ("bootstrap", "randomization"):
         expected = paired(metric, first, second, test=test)
@@ -136,7 +136,7 @@ def test_models_without_a_decode_in_common_are_compared_at_their_first(tmp_path:
     write_student(tmp_path, "beams", {"1": worse(4), "5": worse(5)})
     write_student(tmp_path, "nat", {"nat": worse(3)})
     found = compare(tmp_path, None, ("beams", "nat"))
-    assert line(found, "bleu", "beam 1 / nat").a == METRICS.named("bleu").score(outputs(worse(4))).value
+    assert line(found, "bleu", "beam 1 / nat").a == METRICS.get("bleu").score(outputs(worse(4))).value
 
 
 def test_the_same_text_in_another_vocabulary_is_the_same_text(tmp_path: Path) -> None:
@@ -159,7 +159,7 @@ def test_further_test_sets_have_rows_of_their_own(tmp_path: Path) -> None:
     assert tests == ["test", "news"]
     news = next(one for one in found.pairs[0].measured if one.metric == "bleu" and one.test == "news")
     expected = Outputs(hypotheses=worse(6)[:25], references=REFERENCES[:25], sources=REFERENCES[:25])
-    assert news.b == METRICS.named("bleu").score(expected).value
+    assert news.b == METRICS.get("bleu").score(expected).value
     assert "Test set" in [head.name for head in scores_table(found).heads]
 
 

@@ -74,7 +74,7 @@ def test_the_command_prints_all_names_and_descriptions(capsys: pytest.CaptureFix
 @pytest.mark.parametrize("arguments", [[], [".", "--kinds"]])
 def test_inspect_wants_a_folder_or_kinds(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["inspect", *arguments]) == 2
-    assert "expected either a folder or --kinds" in capsys.readouterr().err
+    assert "give either a folder or --kinds" in capsys.readouterr().err
 
 
 def test_kinds_are_listed_without_torch() -> None:

@@ -375,8 +375,8 @@ def test_a_parallel_model_translates_lines_in_their_order(
 @pytest.mark.parametrize(
     ("words", "problem"),
     [
-        ("--beam 5", "--beam: for models that decode left to right"),
-        ("--sampling --prefix a", "--sampling, --prefix: for models that decode left to right"),
+        ("--beam 5", "--beam cannot be used: this model writes all positions at once"),
+        ("--sampling --prefix a", "--sampling, --prefix cannot be used: this model writes all positions at once"),
         ("--nbest 3 --candidates 2", "nbest must be at most the 2 candidates"),
     ],
 )

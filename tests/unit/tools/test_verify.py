@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from seqkd.corpus.manifest import Manifest, ShardInfo, fingerprint, read_manifest, write_manifest
+from seqkd.corpus.manifest import Manifest, ShardInfo, build_fingerprint, read_manifest, write_manifest
 from seqkd.corpus.writer import write_shard
 from seqkd.errors import CorpusError, ModelError
 from seqkd.models.checkpoint import load_model
@@ -112,7 +112,7 @@ def test_a_missing_shard_and_one_too_many(run: Path) -> None:
     (run / "kbest/shard-00001.arrow").rename(run / "kbest/shard-00007.arrow")
     assert problems(run / "kbest") == [
         f"{run / 'kbest/shard-00007.arrow'}: not in the manifest",
-        f"{run / 'kbest/shard-00001.arrow'}: missing, but listed in the manifest",
+        f"{run / 'kbest/shard-00001.arrow'}: is missing, but listed in the manifest",
     ]
 
 
@@ -149,7 +149,7 @@ def test_damage_anywhere(run: Path, full: bool, record: Record) -> None:
     record("a byte is flipped", "any bit of any shard, weights or vocabulary", flips, "`seqkd verify` names the file")
     for path in shards:
         path.rename(run / "away")
-        assert f"{path}: missing, but listed in the manifest" in problems(path.parent)
+        assert f"{path}: is missing, but listed in the manifest" in problems(path.parent)
         (run / "away").rename(path)
     record("a shard is missing", "each shard of a run is deleted", len(shards), "`seqkd verify` names it")
     others = sorted((run / "other").glob("shard-*.arrow"))
@@ -325,7 +325,7 @@ def test_memory_does_not_grow_with_the_corpus(tmp_path: Path) -> None:
     for index in range(count):
         ids = np.arange(size)[::-1] + size * int(order[index])
         infos.append(write_shard(folder, index, base.set_column(0, "id", pa.array(ids, pa.int64()))))
-    manifest = Manifest(kind="corpus", fingerprint=fingerprint("x", {}, {}), rows=size * count, shards=infos)
+    manifest = Manifest(kind="corpus", fingerprint=build_fingerprint("x", {}, {}), rows=size * count, shards=infos)
     write_manifest(folder, manifest)
     program = (
         "import resource, sys; from pathlib import Path; from seqkd.tools import verify\n"

@@ -16,7 +16,7 @@ from seqkd.objectives.base import TeacherForced
 from seqkd.objectives.cmlm import CmlmLoss
 from seqkd.objectives.ctc import CtcLoss
 from seqkd.objectives.dag import DagLoss
-from seqkd.objectives.loss import Loss, Weighted
+from seqkd.objectives.loss import Loss, WeightedTerm
 from seqkd.objectives.nat import NatLoss
 from seqkd.objectives.nll import LabelSmoothedNll
 from seqkd.objectives.teacher import Teacher
@@ -68,11 +68,11 @@ class Run:
 
 def objective_of(kind: str, rank: int) -> Loss:
     """The objective of a kind; what a term learns begins differently on each process, and must not stay so."""
-    term = Weighted(term=KINDS[kind][2])
+    term = WeightedTerm(term=KINDS[kind][2])
     if kind != LEARNED:
         return Loss([term], teacher=Teacher([LIVE]))
     torch.manual_seed(5 + rank)
-    return Loss([term, Weighted(term=Projected(16, 8), name="states", weight=0.5)], teacher=Teacher([LIVE]))
+    return Loss([term, WeightedTerm(term=Projected(16, 8), name="states", weight=0.5)], teacher=Teacher([LIVE]))
 
 
 class KilledError(Exception):

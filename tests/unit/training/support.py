@@ -16,14 +16,14 @@ from seqkd.corpus.batches import Rows, plan_epoch
 from seqkd.models.settings import StackSettings
 from seqkd.models.transformer import Transformer
 from seqkd.objectives.base import Batch
-from seqkd.objectives.loss import Loss, Weighted
+from seqkd.objectives.loss import Loss, WeightedTerm
 from seqkd.objectives.nll import LabelSmoothedNll
 from seqkd.objectives.teacher import Teacher
 from seqkd.objectives.terms import Term
 from seqkd.training.data import SpecialIds
 from seqkd.training.hooks import Hook
 from seqkd.training.loop import LoopSettings, Measured, TrainResult, fit
-from seqkd.training.optim import MakeOptimizer, OptimSettings, build_optimizer
+from seqkd.training.optim import OptimizerBuilder, OptimSettings, build_optimizer
 from seqkd.training.runtime import make_fabric
 from seqkd.training.state import Validation
 from seqkd.training.translation import collate
@@ -105,7 +105,7 @@ def settings(max_updates: int, **more: Any) -> LoopSettings:
 
 def loss_of(term: Term, teacher: Teacher | None = None) -> Loss:
     """An objective of one term."""
-    return Loss([Weighted(term=term)], teacher=teacher)
+    return Loss([WeightedTerm(term=term)], teacher=teacher)
 
 
 def train(
@@ -120,7 +120,7 @@ def train(
     held_out: pa.Table | None = None,
     smoothing: float = 0.1,
     hooks: Sequence[Hook] = (),
-    make_optimizer: MakeOptimizer = build_optimizer,
+    make_optimizer: OptimizerBuilder = build_optimizer,
 ) -> tuple[nn.Module, TrainResult, Recorder]:
     """Run the loop on the copy task."""
     folder.mkdir(exist_ok=True, parents=True)

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seqkd.corpus.manifest import Manifest, fingerprint, write_manifest
+from seqkd.corpus.manifest import Manifest, build_fingerprint, write_manifest
 from seqkd.corpus.reader import Corpus
 from seqkd.corpus.writer import write_shard
 from seqkd.errors import CorpusError
@@ -90,8 +90,10 @@ def test_weights_that_are_none_are_named(tmp_path: Path, wrong: float | None) ->
     columns = {"id": [3, 5], "source": ["x"] * 2, "target": ["y"] * 2, "source_ids": [[4]] * 2, "target_ids": [[4]] * 2}
     rows = pa.table({**columns, "weight": pa.array([0.5, wrong], pa.float32())})
     shards = [write_shard(tmp_path, 0, rows)]
-    write_manifest(tmp_path, Manifest(kind="corpus", fingerprint=fingerprint("select", {}, {}), rows=2, shards=shards))
-    with pytest.raises(CorpusError, match="the weights of 1 rows cannot be trained with: 5"):
+    write_manifest(
+        tmp_path, Manifest(kind="corpus", fingerprint=build_fingerprint("select", {}, {}), rows=2, shards=shards)
+    )
+    with pytest.raises(CorpusError, match="the weights of 1 rows are invalid: 5"):
         CorpusData(
             Corpus.open(tmp_path),
             SPECIAL,
@@ -115,7 +117,7 @@ def corpus(tmp_path: Path) -> Corpus:
             "target_ids": [list(range(4, 4 + length)) for length in lengths],
         }
         shards.append(write_shard(tmp_path, shard, pa.table(columns)))
-    made_by = fingerprint("prepare", {}, {})
+    made_by = build_fingerprint("prepare", {}, {})
     rows = sum(shard.rows for shard in shards)
     write_manifest(tmp_path, Manifest(kind="corpus", fingerprint=made_by, rows=rows, shards=shards))
     return Corpus.open(tmp_path)

@@ -72,8 +72,12 @@ def test_one_side_may_be_chosen_alone_and_a_layer_may_be_taken_twice() -> None:
     ("wanted", "more", "message"),
     [
         ({"encoder_layers": (0, 4)}, {"encoder_layers": 2}, "names layer 4, big has layers 0 to 3"),
-        ({"encoder_layers": (0,)}, {"encoder_layers": 2}, "init_from.encoder_layers names 1 layers, the model has 2"),
-        ({}, {"decoder_layers": 1}, "big has 3 decoder layers, the model that starts from it 1; choose"),
+        (
+            {"encoder_layers": (0,)},
+            {"encoder_layers": 2},
+            "init_from.encoder_layers names 1 layers, but the model has 2",
+        ),
+        ({}, {"decoder_layers": 1}, "big has 3 decoder layers, but the model that starts from it has 1; choose"),
         ({}, {"dim": 32}, "its weights have other sizes: dim is 16, here 32"),
         ({"decoder_layers": (0, 1, 2)}, {"ffn_dim": 64, "dropout": 0.3}, "ffn_dim is 32, here 64"),
         ({}, {"arch": "sru", "other": "transformer"}, "its architecture is 'transformer'"),

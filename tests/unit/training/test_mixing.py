@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seqkd.corpus.manifest import Manifest, fingerprint, write_manifest
+from seqkd.corpus.manifest import Manifest, build_fingerprint, write_manifest
 from seqkd.corpus.reader import Corpus
 from seqkd.corpus.writer import write_shard
 from seqkd.models.protocol import too_long
@@ -35,7 +35,7 @@ def corpus_of(folder: Path, rows: int, first: int, weight: float | None = None) 
         if weight is not None:
             table = table.append_column("weight", pa.array([weight] * len(lists), pa.float32()))
         shards.append(write_shard(folder, shard, table))
-    made_by = fingerprint("prepare", {}, {})
+    made_by = build_fingerprint("prepare", {}, {})
     write_manifest(folder, Manifest(kind="corpus", fingerprint=made_by, rows=rows, shards=shards))
     return Corpus.open(folder)
 

@@ -7,7 +7,7 @@ import torch
 
 from seqkd.errors import WorkError
 from seqkd.objectives.base import Batch
-from seqkd.training.pending import Counts, Pending, Read
+from seqkd.training.pending import Counts, PendingUpdates, UpdateNumbers
 from tests.unit.training.support import TableData, copy_rows
 
 
@@ -20,22 +20,24 @@ def batch() -> Batch:
 ONE = [("loss", 1.0)]
 
 
-def add(pending: Pending, update: int, batch: Batch, loss: float, norm: float | None = None) -> None:
+def add(pending: PendingUpdates, update: int, batch: Batch, loss: float, norm: float | None = None) -> None:
     size, counts = None if norm is None else torch.tensor(norm), [batch.total]
     pending.add(update, [(batch, [torch.tensor(loss)])], tokens=batch.tokens, counts=Counts(counts, counts), norm=size)
 
 
 def test_the_last_updates_are_left_unread_until_they_are_asked_for(batch: Batch) -> None:
-    pending = Pending(ONE, scaled=False)
+    pending = PendingUpdates(ONE, scaled=False)
     for update in (1, 2, 3):
         add(pending, update, batch, float(update))
     assert [entry.update for entry in pending.read(1)] == [1, 2]
     assert list(pending.read(1)) == []
-    assert list(pending.read(0)) == [Read(3, 3.0, batch.tokens, [3.0 / batch.tokens], 3.0 / batch.tokens, None)]
+    assert list(pending.read(0)) == [
+        UpdateNumbers(3, 3.0, batch.tokens, [3.0 / batch.tokens], 3.0 / batch.tokens, None)
+    ]
 
 
 def test_a_weighted_loss_counts_as_of_whole_tokens(batch: Batch) -> None:
-    pending = Pending(ONE, scaled=False)
+    pending = PendingUpdates(ONE, scaled=False)
     tokens, total = 3 * batch.tokens, 1.5 * batch.tokens
     losses = [(batch, [torch.tensor(2.0)]), (batch, [torch.tensor(4.0)])]
     counts = Counts([2.0 * batch.total], [total])
@@ -46,7 +48,7 @@ def test_a_weighted_loss_counts_as_of_whole_tokens(batch: Batch) -> None:
 
 
 def test_what_comes_before_a_loss_that_is_not_finite_is_read(batch: Batch) -> None:
-    pending = Pending(ONE, scaled=False)
+    pending = PendingUpdates(ONE, scaled=False)
     add(pending, 1, batch, 1.0)
     add(pending, 2, batch, math.nan)
     entries = pending.read(0)
@@ -57,7 +59,7 @@ def test_what_comes_before_a_loss_that_is_not_finite_is_read(batch: Batch) -> No
 
 
 def test_each_term_has_its_own_denominators(batch: Batch) -> None:
-    pending = Pending([("words", 0.5), ("states", 2.0)], scaled=False)
+    pending = PendingUpdates([("words", 0.5), ("states", 2.0)], scaled=False)
     losses = [(batch, [torch.tensor(3.0), torch.tensor(10.0)]), (batch, [torch.tensor(5.0), torch.tensor(20.0)])]
     pending.add(1, losses, tokens=32, counts=Counts([16, 5.0], [32, 15.0]), norm=None)
     (entry,) = pending.read(0)
@@ -71,7 +73,7 @@ def test_each_term_has_its_own_denominators(batch: Batch) -> None:
 
 @pytest.mark.parametrize("scaled", [False, True])
 def test_a_norm_that_overflows_is_an_error_unless_a_scaler_answers_it(batch: Batch, scaled: bool) -> None:
-    pending = Pending(ONE, scaled=scaled)
+    pending = PendingUpdates(ONE, scaled=scaled)
     add(pending, 1, batch, 1.0, norm=math.inf)
     if scaled:
         assert [entry.norm for entry in pending.read(0)] == [math.inf]

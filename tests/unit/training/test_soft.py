@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 import torch
 
-from seqkd.corpus.manifest import Manifest, fingerprint, write_manifest
+from seqkd.corpus.manifest import Manifest, build_fingerprint, write_manifest
 from seqkd.corpus.reader import Corpus
 from seqkd.corpus.schema import SOFT_SCHEMA
 from seqkd.corpus.writer import write_shard
@@ -38,7 +38,7 @@ def table_of(folder: Path, *shards: Sequence[dict[str, Any]], **extra: Any) -> S
         write_shard(folder, number, pa.Table.from_pylist(list(rows), schema=SOFT_SCHEMA))
         for number, rows in enumerate(shards)
     ]
-    made_by, total = fingerprint("soft_targets", {}, {}), sum(map(len, shards))
+    made_by, total = build_fingerprint("soft_targets", {}, {}), sum(map(len, shards))
     write_manifest(folder, Manifest(kind="soft", fingerprint=made_by, rows=total, shards=written, extra=extra))
     return SoftTable(Corpus.open(folder, "soft"))
 
@@ -70,7 +70,7 @@ def test_missing_rows_are_named(tmp_path: Path, ids: list[int], message: str) ->
 
 def test_missing_positions_are_named(tmp_path: Path) -> None:
     table = table_of(tmp_path / "soft", [soft_row(9, [{5: 0.5}]), soft_row(3, [{5: 0.5}])])
-    with pytest.raises(CorpusError, match=r"1 rows have another number of positions .* row 3"):
+    with pytest.raises(CorpusError, match=r"1 rows differ from their targets in length: row 3"):
         table.check(np.array([9, 3]), np.array([0, 1]))
 
 

@@ -53,13 +53,13 @@ def test_a_damaged_state_is_named(tmp_path: Path) -> None:
     save_state(tmp_path, TrainState(world=1, precision="float32"), {"model": {"a": torch.zeros(100)}})
     path = tmp_path / "last.pt"
     path.write_bytes(path.read_bytes()[:-200])
-    with pytest.raises(WorkError, match=r"last\.pt: cannot be gone on from"):
+    with pytest.raises(WorkError, match=r"last\.pt: is not a usable training state"):
         load_state(tmp_path, world=1, precision="float32")
 
 
 def test_a_pickle_in_the_state_is_not_run(tmp_path: Path) -> None:
     torch.save({"format": 1, "state": Path("x")}, tmp_path / "last.pt")
-    with pytest.raises(WorkError, match="cannot be gone on from"):
+    with pytest.raises(WorkError, match="is not a usable training state"):
         load_state(tmp_path, world=1, precision="float32")
 
 

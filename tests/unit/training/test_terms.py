@@ -14,7 +14,7 @@ from seqkd.models.checkpoint import read_weights
 from seqkd.models.registry import Traces
 from seqkd.models.trace import traced
 from seqkd.objectives.base import Batch, TeacherForced
-from seqkd.objectives.loss import Loss, Weighted
+from seqkd.objectives.loss import Loss, WeightedTerm
 from seqkd.objectives.nll import LabelSmoothedNll
 from seqkd.objectives.teacher import Teacher
 from seqkd.objectives.terms import NOTHING, Forward, TermOutput
@@ -43,8 +43,8 @@ def teacher() -> Teacher:
 def learning() -> Loss:
     torch.manual_seed(11)
     terms = [
-        Weighted(term=LabelSmoothedNll(smoothing=0.1), name="nll"),
-        Weighted(term=Projected(32, TEACHER_WIDTH), name="states", weight=2.0),
+        WeightedTerm(term=LabelSmoothedNll(smoothing=0.1), name="nll"),
+        WeightedTerm(term=Projected(32, TEACHER_WIDTH), name="states", weight=2.0),
     ]
     return Loss(terms, teacher=teacher())
 
@@ -125,8 +125,8 @@ def test_each_term_is_divided_by_its_own_denominator_over_accumulated_batches(tm
     gradients = torch.autograd.grad(cast(torch.Tensor, expected), list(model.parameters()))
     loss = Loss(
         [
-            Weighted(term=LabelSmoothedNll(smoothing=0.0), name="nll"),
-            Weighted(term=Rows(), name="rows", weight=0.1),
+            WeightedTerm(term=LabelSmoothedNll(smoothing=0.0), name="nll"),
+            WeightedTerm(term=Rows(), name="rows", weight=0.1),
         ]
     )
     loop = settings(1, accumulate=3, clip_norm=0.0)
@@ -144,7 +144,7 @@ def test_a_loss_of_one_term_that_is_not_finite_is_named(tmp_path: Path) -> None:
         def __call__(self, forward: Forward) -> TermOutput:
             return TermOutput(forward.features.sum() * math.nan)
 
-    terms = [Weighted(term=LabelSmoothedNll(smoothing=0.0), name="nll"), Weighted(term=Sick(), name="lengths")]
+    terms = [WeightedTerm(term=LabelSmoothedNll(smoothing=0.0), name="nll"), WeightedTerm(term=Sick(), name="lengths")]
     with pytest.raises(WorkError, match=r"update 1, rows .*: the loss of lengths is nan"):
         train(tmp_path, settings(5), objective=Loss(terms))
 
@@ -155,9 +155,9 @@ def test_terms_share_one_pass_of_the_student_and_one_of_the_teacher() -> None:
     for model in (student, asked):
         model.encoder[0].register_forward_hook(lambda *_, model=model: passes.append(model))
     terms = [
-        Weighted(term=Projected(32, TEACHER_WIDTH), name="states"),
-        Weighted(term=LabelSmoothedNll(smoothing=0.1), name="nll"),
-        Weighted(term=WordKd(alpha=1.0), name="word_kd"),
+        WeightedTerm(term=Projected(32, TEACHER_WIDTH), name="states"),
+        WeightedTerm(term=LabelSmoothedNll(smoothing=0.1), name="nll"),
+        WeightedTerm(term=WordKd(alpha=1.0), name="word_kd"),
     ]
     loss = Loss(terms, teacher=Teacher([cast(TeacherForced, asked)]), measure=LabelSmoothedNll(smoothing=0.0))
     data = TableData(copy_rows(8))
@@ -190,14 +190,14 @@ def test_the_teachers_trace_is_that_of_a_plain_pass() -> None:
 
 
 def test_names_of_terms_are_unique() -> None:
-    terms = [Weighted(term=LabelSmoothedNll(smoothing=0.0), name="nll")] * 2
+    terms = [WeightedTerm(term=LabelSmoothedNll(smoothing=0.0), name="nll")] * 2
     with pytest.raises(ValueError, match="two terms have the same name: nll, nll"):
         Loss(terms)
 
 
 def test_a_trace_that_was_not_asked_for_is_refused() -> None:
     data = TableData(copy_rows(8))
-    with pytest.raises(ValueError, match="reads a trace that its `reads` does not ask for"):
+    with pytest.raises(ValueError, match="reads a trace that its `reads` does not request"):
         _ = Forward(tiny_model(), data.load(data.plan(0)[0])).trace
 
 

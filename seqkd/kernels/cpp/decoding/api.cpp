@@ -1,4 +1,4 @@
-// What Python calls, through ctypes: plain pointers and numbers only.
+// The functions that Python calls through ctypes. They take plain pointers and numbers only.
 #include <algorithm>
 #include <functional>
 #include <numeric>
@@ -21,8 +21,8 @@ static int64_t upsampling_effort(const Model& m, int64_t tokens) {
 
 extern "C" {
 
-// The arithmetics beside float32 that are to be had here, and that the kernel lets us use: bit 0 bf16, bit 1 int8, bit 2
-// bf16x3.
+// The arithmetics, beside float32, that this processor has and that the operating system allows: bit 0 is bf16, bit 1 int8,
+// bit 2 bf16x3.
 int seqkd_arithmetics() {
 #if defined(__AMX_BF16__)
   constexpr long REQUEST_PERMISSION = 0x1023, TILE_DATA = 18;
@@ -33,7 +33,7 @@ int seqkd_arithmetics() {
   found |= 2;
 #endif
 #if defined(__AMX_BF16__)
-  found |= 4;  // three products for one are too many for a vector unit
+  found |= 4;  // three products instead of one are too slow on a vector unit
 #endif
   return found;
 }
@@ -58,13 +58,13 @@ Model* seqkd_model_new(int dim, int heads, int vocab, int pad, int eos, int pre,
     m->encoder = std::vector<Layer>(encoder_layers);
     m->decoder = std::vector<Layer>(decoder_layers);
   }
-  m->output.together = TWO;  // every score is made of its logits: with four, fewer lists would be float32's
+  m->output.together = TWO;  // every score depends on these logits: with FOUR, fewer lists would equal those of float32
   return m;
 }
 
 void seqkd_model_free(Model* m) { delete m; }
 
-// stack: 0 encoder, 1 decoder, 2 output layer, 3 what splits encoder states
+// stack: 0 encoder, 1 decoder, 2 output layer, 3 the layer that splits encoder states
 void seqkd_set_weight(Model* m, int stack, int layer, int part, const float* w, const float* bias, int n, int k) {
   (stack == 0 ? m->encoding : m->decoding) += products_of(n, k, m->arithmetic);
   if (stack >= 2) return (stack == 2 ? m->output : m->split).pack(w, bias, n, k, m->arithmetic);
@@ -73,7 +73,7 @@ void seqkd_set_weight(Model* m, int stack, int layer, int part, const float* w, 
   parts[part]->pack(w, bias, n, k, m->arithmetic);
 }
 
-// stack: 0 a layer of the encoder, 1 of the decoder, 2 what they share
+// stack: 0 a layer of the encoder, 1 a layer of the decoder, 2 weights that both share
 void seqkd_set_lstm(Model* m, int stack, int layer, int part, const float* w, const float* bias, int n, int k) {
   Lstm& lstm = m->lstm;
   (stack == 0 ? m->encoding : m->decoding) += products_of(n, k, m->arithmetic);
@@ -91,7 +91,7 @@ void seqkd_set_peepholes(Model* m, int layer, const float* values) {
   m->decoder[layer].peepholes.assign(values, values + 2 * m->dim);
 }
 
-// layer -1: the norm at the end of the stack
+// layer -1 is the norm at the end of the stack
 void seqkd_set_norm(Model* m, int stack, int layer, int part, const float* weight, const float* bias) {
   Norm* norm;
   if (layer < 0) {
@@ -151,7 +151,7 @@ void seqkd_step(Model* m, State* s, const int64_t* tokens, const float* live, co
   step_candidates(*m, *s, tokens, live, closing, {count, lse, values, ids, eos});
 }
 
-// Whole logits [slots][beam][vocab]; rows that were not computed are left as they are.
+// Writes the logits [slots][beam][vocab]. Rows that are not computed keep their values.
 void seqkd_step_logits(Model* m, State* s, const int64_t* tokens, float* logits) {
   const std::vector<Row> list = rows_of(*s);
   all_rows(*m, *s, tokens, list, [&](Scratch& w, const float*, int first, int rows) {
@@ -198,7 +198,7 @@ void seqkd_shrink(State* s, int count, const int64_t* slots) {
   s->places.swap(places);
 }
 
-// Encoder states [count][stride][dim]; those of padding are left as they are.
+// Writes the encoder states [count][stride][dim]. Padding keeps its values.
 void seqkd_encode(Model* m, int count, const int64_t* ids, int stride, const int32_t* lengths, float* memory) {
   m->workers.run(count, 1, effort(m->encoding, sum(lengths, count)), [&](int begin, int part) {
     MatrixUnit unit(m->arithmetic);
@@ -211,7 +211,7 @@ void seqkd_encode(Model* m, int count, const int64_t* ids, int stride, const int
   });
 }
 
-// Inputs [count][stride][dim] to features of the same shape; those of padding are left as they are.
+// Maps inputs [count][stride][dim] to features of the same shape. Padding keeps its values.
 void seqkd_decode(Model* m, int count, const float* inputs, int stride, const int32_t* lengths, const float* memory,
                   int source_stride, const int32_t* source_lengths, float* features) {
   m->workers.run(count, 1, effort(m->decoding, sum(lengths, count)), [&](int begin, int part) {
@@ -230,7 +230,7 @@ void seqkd_decode(Model* m, int count, const float* inputs, int stride, const in
   });
 }
 
-// The likeliest pieces [rows][count] of features [rows][dim].
+// Writes the likeliest pieces [rows][count] of features [rows][dim].
 void seqkd_top_pieces(Model* m, int rows, const float* features, int count, int banned_count, const int64_t* banned,
                       float* logits, int64_t* ids, float* lse) {
   const std::vector<int64_t> never(banned, banned + banned_count);
@@ -243,7 +243,7 @@ void seqkd_top_pieces(Model* m, int rows, const float* features, int count, int 
   });
 }
 
-// Features [count][times * stride][dim] of sentences whose encoder states are split; those of padding are left alone.
+// Writes the features [count][times * stride][dim] of sentences whose encoder states are split. Padding keeps its values.
 void seqkd_upsampled(Model* m, int count, const int64_t* ids, int stride, const int32_t* lengths, float* features) {
   const size_t width = size_t(m->split.outputs) * stride;
   m->workers.run(count, 1, upsampling_effort(*m, sum(lengths, count)), [&](int begin, int part) {
@@ -254,7 +254,7 @@ void seqkd_upsampled(Model* m, int count, const int64_t* ids, int stride, const 
   });
 }
 
-// The same, and the likeliest piece of each position with its log-probability, one sentence after another.
+// The same, but writes the likeliest piece of each position and its log-probability, one sentence after another.
 void seqkd_best_upsampled(Model* m, int count, const int64_t* ids, int stride, const int32_t* lengths, int banned_count,
                           const int64_t* banned, int64_t* pieces, float* logprobs) {
   const std::vector<int64_t> never(banned, banned + banned_count);
@@ -271,8 +271,8 @@ void seqkd_best_upsampled(Model* m, int count, const int64_t* ids, int stride, c
   });
 }
 
-// Log-probabilities of the ids of targets, end of sentence counted, one target's after another's. `owners` [pairs] says
-// which source [sources][stride] each has; they ascend.
+// Writes the log-probabilities of the ids of all targets, including end of sentence, one target after another. `owners`
+// [pairs] holds the index of each target's source in [sources][stride], in ascending order.
 void seqkd_score(Model* m, int sources, const int64_t* source_ids, int stride, const int32_t* source_lengths, int pairs,
                  const int32_t* owners, int64_t start, const int64_t* ids, const int32_t* lengths, float* logprobs) {
   const Ragged source = ragged(source_lengths, sources), target = ragged(lengths, pairs);

@@ -1,11 +1,11 @@
-// Attention of whole sentences: all queries over the same keys, so that both halves are products of small matrices.
+// Attention of whole sentences. All queries see the same keys, so both halves are products of small matrices.
 #pragma once
 #include <algorithm>
 #include <type_traits>
 
 #include "blocks.h"
 
-// VECTOR_ROWS rows of left[i][0..depth) times right[depth][LANES * N], whose rows are `stride` apart.
+// Multiplies VECTOR_ROWS rows left[i][0..depth) by right[depth][LANES * N], whose rows are `stride` apart.
 template <int N>
 static inline void some_rows(const float* const* left, const float* right, int stride, int depth, vf (*out)[N]) {
   vf total[VECTOR_ROWS][N] = {};
@@ -20,27 +20,27 @@ static inline void some_rows(const float* const* left, const float* right, int s
     for (int v = 0; v < N; ++v) out[i][v] = total[i][v];
 }
 
-// Calls `work(vectors, first)` for pairs of vectors, and for the one that may be left; their number is a constant there.
+// Calls `work(vectors, first)` for pairs of vectors and for a last single one. `vectors` is a compile-time constant.
 template <typename Work>
 static inline void pairwise(int count, Work work) {
   for (int v = 0; v + 1 < count; v += 2) work(std::integral_constant<int, 2>{}, v);
   if (count % 2) work(std::integral_constant<int, 1>{}, count - 1);
 }
 
-// Rows of a sentence, `stride` floats apart.
+// The rows of a sentence, `stride` floats apart.
 struct Rows {
   const float* data;
   int stride, count;
   const float* row(int i) const { return data + size_t(i) * stride; }
 };
 
-// What `attend_sentence` needs of `work`.
+// The size of the buffer `work` that `attend_sentence` needs.
 static size_t attention_room(int keys, int head_dim) {
   return size_t(head_dim + VECTOR_ROWS) * round_up(keys, LANES);
 }
 
-// Each query over all keys, or where it is `causal` over those up to its own position; a value lies behind its key,
-// `heads * V` vectors further on. A head is `V` vectors wide.
+// Each query attends to all keys or, if `causal`, to the keys up to its own position. A value lies `heads * V` vectors
+// behind its key. A head is `V` vectors wide.
 template <int V>
 static void attend_sentence(const Rows& queries, const Rows& keys, bool causal, int heads, float* work, float* out) {
   constexpr int HEAD = V * LANES;
@@ -61,7 +61,7 @@ static void attend_sentence(const Rows& queries, const Rows& keys, bool causal, 
       const int seen = causal ? first + rows : keys.count, reach = round_up(seen, LANES);
       const float *query[VECTOR_ROWS], *weights[VECTOR_ROWS];
       float inverse[VECTOR_ROWS];
-      for (int i = 0; i < VECTOR_ROWS; ++i) {  // rows that are not there are the last one again
+      for (int i = 0; i < VECTOR_ROWS; ++i) {  // rows beyond the last repeat the last one
         query[i] = queries.row(first + std::min(i, rows - 1)) + h * HEAD;
         weights[i] = scores + size_t(std::min(i, rows - 1)) * width;
       }
@@ -91,7 +91,7 @@ static void attend_sentence(const Rows& queries, const Rows& keys, bool causal, 
   }
 }
 
-// The same for any width of heads that `attend` has; out [queries][dim].
+// The same for every width of heads that `attend` supports; out [queries][dim].
 static void attend_sentence(const Rows& queries, const Rows& keys, bool causal, int heads, int head_dim, float* work,
                             float* out) {
   switch (head_dim / 16) {

@@ -1,4 +1,4 @@
-// The best few of what streams by, row by row.
+// The largest values of a stream, row by row.
 #pragma once
 #include <algorithm>
 #include <limits>
@@ -7,8 +7,8 @@
 
 constexpr float NEVER = -std::numeric_limits<float>::infinity();
 
-// The largest `count` values of each row, best first; equal values keep the order of their ids, because ids come
-// ascending. A row's are kept in vectors; those beyond `count` are there too, and of no meaning.
+// The largest `count` values of each row, best first. Equal values keep the order of their ids, because ids arrive in
+// ascending order. A row is kept in whole vectors; entries beyond `count` are meaningless.
 struct Best {
   int count = 0, vectors = 0;
   Buffer<float> values;  // [rows][vectors * LANES]
@@ -21,10 +21,11 @@ struct Best {
   }
   float* of(int row) { return values.data + size_t(row) * vectors * LANES; }
   int32_t* ids_of(int row) { return ids.data + size_t(row) * vectors * LANES; }
-  // What a value must be above to come in.
+  // The threshold that a value must exceed to be inserted.
   float bar(int row) { return of(row)[count - 1]; }
 
-  // Those of x whose bits are set in `marks`, 64 columns a word, in order; column 0 has the id `offset`.
+  // Inserts the values of x whose bits are set in `marks`, in order. A word of `marks` has 64 columns; column 0 has the id
+  // `offset`.
   void insert(int row, const float* x, const uint64_t* marks, int words, int offset) {
     switch (vectors) {
       case 1: return insert_all<1>(row, x, marks, words, offset);
@@ -40,7 +41,7 @@ struct Best {
   }
 
  private:
-  // `V` vectors stay in registers: from one value to the next, memory would be slower than all the rest.
+  // `V` vectors stay in registers: storing them between values would take longer than everything else.
   template <int V>
   void insert_all(int row, const float* x, const uint64_t* marks, int words, int offset) {
     vf v[V];
@@ -73,7 +74,8 @@ struct Best {
     }
   }
 
-  // Lanes whose value is below x take what stood a lane before, and the first of them x. Branches would be guessed wrong.
+  // Lanes whose value is below x take the value of the lane before, and the first of them takes x. Branches would often be
+  // mispredicted.
   static void shift_in(vf& v, vi& at, vf before, vi before_ids, vf x, vi id) {
     const vf moved = moved_up(before, v);
     const vi moved_ids = (vi)moved_up((vf)before_ids, (vf)at);

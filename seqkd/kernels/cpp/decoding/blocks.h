@@ -1,4 +1,4 @@
-// Layer norm, attention over scattered rows, and the output layer that never writes its logits down.
+// Layer norm, attention over scattered rows, and the output layer, which never writes its logits to memory.
 #pragma once
 #include <algorithm>
 #include <vector>
@@ -27,14 +27,14 @@ struct Norm {
   }
 };
 
-// Zero in the first `count` lanes, minus infinity in those after.
+// Zero in the first `count` lanes, minus infinity in the others.
 static inline vf outside_mask(int count) {
   vf mask = {};
   for (int i = 0; i < LANES; ++i) mask[i] = i < count ? 0.0f : NEVER;
   return mask;
 }
 
-// Scores [width], whole vectors, to their exponentials over the largest's; returns one over their sum.
+// Replaces scores [width], whole vectors, by their exponentials relative to the largest. Returns the inverse of the sum.
 static inline float exponentials(float* scores, int width) {
   vf top = load(scores), total = {};
   for (int p = LANES; p < width; p += LANES) top = vmax(top, load(scores + p));
@@ -47,7 +47,7 @@ static inline float exponentials(float* scores, int width) {
   return 1.0f / sum(total);
 }
 
-// Dot products of a query's head with a vectorful of keys; vectors of the head are `V`.
+// The dot products of one head of a query with as many keys as a vector has lanes. The head is `V` vectors wide.
 template <int V>
 static inline vf products(const vf* query, const float* const* keys, int offset, int count) {
   vf part[LANES];
@@ -87,11 +87,11 @@ static inline vf products(const vf* query, const uint16_t* const* keys, int offs
   return sums(part);
 }
 
-// Weighted sum of a head's values, in two sums, of even and of odd positions: one alone would wait for itself.
+// The weighted sum of a head's values, as two sums over even and odd positions: a single sum would stall on its own latency.
 template <int V>
 static inline void weigh(const float* weights, const float* const* values, int offset, int count, float inverse,
                          float* out) {
-  constexpr int HELD = V % 4 == 0 ? 4 : V % 3 == 0 ? 3 : V % 5 == 0 ? 5 : V;  // vectors whose sums are in registers
+  constexpr int HELD = V % 4 == 0 ? 4 : V % 3 == 0 ? 3 : V % 5 == 0 ? 5 : V;  // vectors whose sums fit into registers
   for (int first = 0; first < V; first += HELD) {
     vf even[HELD] = {}, odd[HELD] = {};
     const int from = offset + first * LANES;
@@ -109,8 +109,8 @@ static inline void weigh(const float* weights, const float* const* values, int o
 template <int V>
 static inline void weigh(const float* weights, const uint16_t* const* values, int offset, int count, float inverse,
                          float* out) {
-  // Two neighbours lie in one 32-bit lane: the lower is a shift away from a float, the upper a mask. Sums of lower and
-  // of upper ones are kept apart and interleaved at the end; an odd last vector goes through `load`.
+  // Two neighbours share a 32-bit lane: a shift turns the lower one into a float, a mask the upper one. Lower and upper sums
+  // are kept separately and interleaved at the end. An odd last vector goes through `load`.
   constexpr int PAIRS = V / 2;
   vf lower[PAIRS + 1] = {}, upper[PAIRS + 1] = {}, rest = {};
   const vu mask = (vu)(vu{} + 0xffff0000u);
@@ -144,12 +144,12 @@ static inline void weigh(const float* weights, const uint16_t* const* values, in
   if (V % 2) store(out + (V - 1) * LANES, rest * inverse);
 }
 
-// One query over `count` keys and values; all heads of a row lie side by side, each `V` vectors wide. `scores` has room
-// for heads * (round_up(count, LANES) + LANES).
+// Attention of one query to `count` keys and values. All heads of a row lie side by side, each `V` vectors wide. `scores` has
+// room for heads * (round_up(count, LANES) + LANES) floats.
 template <int V, typename T>
 static void attend_heads(const float* query, int count, const T* const* keys, const T* const* values, int heads,
                          float scale, float* scores, float* out) {
-  // One phase after the other for all heads: within a head every phase waits for the one before it.
+  // Each phase runs for all heads before the next one: within a head, every phase waits for the phase before it.
   const int width = round_up(count, LANES), line = width + LANES;
   const int last = width - LANES;
   const vf outside = outside_mask(count - last);
@@ -185,18 +185,18 @@ static void attend(const float* query, int count, const T* const* keys, const T*
   }
 }
 
-// Whether a product is long enough to be shared out among threads, which takes about a microsecond. A few rows take nearly as
-// long as eight: the weights have to be read.
+// Whether a product is large enough to be shared among threads, which costs about a microsecond. A few rows take nearly as
+// long as eight, because the weights have to be read.
 static inline bool worth_sharing(int rows, const Weight& w) {
-  constexpr int64_t ENOUGH = 1 << 19;  // products of two numbers
+  constexpr int64_t ENOUGH = 1 << 19;  // multiplications
   return int64_t(round_up(rows, VECTOR_ROWS)) * w.outputs * w.inputs >= ENOUGH;
 }
 
-// Log-sum-exp, top-k and, if `chosen` says which, one chosen logit of every row of A * W^T. Logits live in a small buffer
-// only: 32 rows by `PANELS` panels at a time are reduced while they are in the first-level cache.
+// Log-sum-exp, top-k and, if `chosen` is given, one chosen logit of every row of A * W^T. Logits exist in a small buffer
+// only: 32 rows by `PANELS` panels are reduced while they are in the first-level cache.
 struct Reduction {
   static constexpr int PANELS = 8, WIDTH = PANELS * BLOCK;
-  static constexpr int SHARED = 1 << 18;  // logits at a time where threads share them
+  static constexpr int SHARED = 1 << 18;  // logits at a time if threads share them
   Buffer<float> logits;
   std::vector<float> reference;
   std::vector<double> total;
@@ -235,7 +235,7 @@ struct Reduction {
       }
   }
 
-  // Products by panels, then rows by themselves, so that every sum has the order that it has above.
+  // Computes the products by panels and then reduces row by row, so that every sum has the same order as above.
   template <typename Take>
   void shared(Workers& workers, const Operand& a, const Weight& w, Take take) {
     const int rows = round_up(a.rows, BLOCK), most = std::max(1, SHARED / rows / WIDTH) * PANELS;
@@ -254,8 +254,8 @@ struct Reduction {
     }
   }
 
-  // Adds exp(x - reference) up; the reference is the largest logit of the row's first columns, and moves only when
-  // one comes so far above it that the sum might overflow.
+  // Sums exp(x - reference). The reference is the largest logit of the row's first columns. It moves only when a logit is so
+  // far above it that the sum might overflow.
   COMPILED_ONCE void reduce(const float* x, int columns, int offset, int row) {
     constexpr float FAR = 60.0f;
     float bar = best.bar(row);
@@ -271,8 +271,8 @@ struct Reduction {
         reference[row] = now;
       }
     }
-    // A NaN is never above, but it stays in the sum, and so does inf - inf: both end as a NaN here. Where all are minus
-    // infinity so far, so is the reference, and the sum is a NaN as well.
+    // A NaN is never above the reference, but it stays in the sum, and so does inf - inf: both give a NaN here. If all logits
+    // so far are minus infinity, so is the reference, and the sum is a NaN as well.
     const vf base = splat(reference[row]);
     vf even = {}, odd = {};
     int c = 0;
@@ -284,7 +284,7 @@ struct Reduction {
     total[row] += sum(even + odd);
   }
 
-  // A value that at least `deep` * LANES of x are above: in each lane `deep` are as large as the lane's deep-th largest.
+  // A value that at least `deep` * LANES of x reach: in each lane, `deep` of them reach the lane's deep-th largest.
   static float floor_of(const float* x, int columns, int deep) {
     constexpr int DEEPEST = 8 * UNIT;
     vf top[DEEPEST];

@@ -1,11 +1,11 @@
-// The continuations that a step hands to the search: a few of each row, and more of those rows where a few may not do.
+// The continuations that a step passes to the search: a few of each row, and more of the rows for which a few may not suffice.
 //
-// The search goes on with a sentence's `beam` best continuations that are no end of sentence, and an end of sentence
-// counts if it ranks among its `beam` best. So what is worse than `beam` others, none of them an end, is of no use.
-// Of a large beam hardly any row holds more than sixteen of what is, and a row's place among the others shows
-// afterwards whether it might have held more. Such rows, one in a hundred, are reduced once more. And as
-// log-probabilities only fall, a hypothesis that is already behind that many continuations of better ones need not be
-// computed at all.
+// The search continues with the `beam` best continuations of a sentence other than end of sentence; an end of sentence counts
+// if it ranks among the `beam` best. A continuation that is worse than `beam` others, none of them an end, is therefore never
+// needed. With a large beam hardly any row contributes more than sixteen needed continuations, and the ranking shows
+// afterwards whether a row might have contributed more. Such rows, about one in a hundred, are reduced again. And because
+// log-probabilities only fall, a hypothesis that already scores below that many continuations of better hypotheses need not
+// be computed at all.
 #pragma once
 #include <algorithm>
 #include <cstdint>
@@ -14,7 +14,7 @@
 
 #include "decoder.h"
 
-// Where they are written, as `seqkd.search.protocol.FusedSearchModel.step_candidates` lays them out.
+// The output arrays, as `seqkd.search.protocol.FusedSearchModel.step_candidates` describes them.
 struct Candidates {
   int count;
   float *lse, *values;
@@ -22,7 +22,7 @@ struct Candidates {
   float* eos;
 };
 
-// The best `few` continuations of rows whose features are the operand; `count` or less.
+// Writes the best `few` continuations, at most `count`, of the rows whose features are the operand.
 static void reduce_rows(const Model& m, Scratch& w, int beam, const Row* list, int rows, int few, const Candidates& out) {
   std::vector<float> lse(rows), eos(rows);
   const std::vector<int64_t> ends(rows, m.eos);
@@ -36,16 +36,16 @@ static void reduce_rows(const Model& m, Scratch& w, int beam, const Row* list, i
   }
 }
 
-// From this beam on, the best hypotheses of a sentence go first: a quarter of them, of which as many continuations are
-// kept as can be of use. Of the others few do.
+// From this beam size on, the best quarter of a sentence's hypotheses is computed first, and all continuations that may be
+// needed are kept for them. For the other hypotheses a few suffice.
 constexpr int LARGE = 16;
-constexpr int FEW = 16;  // what is kept of the others
+constexpr int FEW = 16;  // continuations kept of the others
 
-// More than rounding can lift a continuation above the hypothesis that it continues, for logits up to some thousands.
+// Larger than the amount by which rounding can lift a continuation above its hypothesis, for logits up to some thousands.
 constexpr float SLACK = 0.01f;
 
-// By slot, the score that `beam` of the known continuations reach or pass. They must be sure to count: padding and ends
-// of sentence may be ruled out. Scores are rounded as `frontier_advance` rounds them.
+// For each slot, the score that `beam` of the known continuations reach. Only continuations that certainly count are
+// considered: padding and ends of sentence may be ruled out. Scores are rounded as `frontier_advance` rounds them.
 static std::vector<float> bars(const Model& m, const State& s, const float* live, const Candidates& known) {
   std::vector<float> found(s.places.size(), NEVER), scores;
   for (size_t slot = 0; slot < found.size(); ++slot) {
@@ -66,15 +66,14 @@ static std::vector<float> bars(const Model& m, const State& s, const float* live
   return found;
 }
 
-// Rows that are computed together, and what is kept of each until it is known which had more that is of use.
+// Rows that are computed together, and the data kept of each until it is known which rows need more continuations.
 struct Round {
   std::vector<Row> list;
   int kept;
 };
 
-// One step; `live`, if any, are the scores of the hypotheses before it, and `closing` says of which sentences every
-// hypothesis must end now. Rows that are not computed come out as having no continuation, and so does what `live` shows
-// to be of no use.
+// Computes one step. `live`, if given, holds the scores of the hypotheses before the step; `closing` marks the sentences whose
+// hypotheses must all end now. Rows that are not computed, and rows that `live` shows to be useless, have no continuation.
 static void step_candidates(Model& m, State& s, const int64_t* tokens, const float* live, const bool* closing,
                             const Candidates& out) {
   const size_t all = s.places.size() * s.beam;
@@ -96,7 +95,7 @@ static void step_candidates(Model& m, State& s, const int64_t* tokens, const flo
   }
 
   const size_t rows = rounds[0].list.size() + rounds[1].list.size();
-  const bool enough = rounds[1].list.empty() && rounds[0].kept == out.count;  // no row can turn out to have more
+  const bool enough = rounds[1].list.empty() && rounds[0].kept == out.count;  // no row can need more
   float* features = enough ? nullptr : s.features.need(rows * m.dim);
   float* next = features;
   auto compute = [&](const Round& round) {
@@ -116,7 +115,7 @@ static void step_candidates(Model& m, State& s, const int64_t* tokens, const flo
   next_position(s);
   if (enough) return;
 
-  // What is not known of a row is no better than the last that is.
+  // The unknown continuations of a row are no better than its last known one.
   const std::vector<float> bar = bars(m, s, live, out);
   std::vector<Row> more;
   std::vector<const float*> inputs;

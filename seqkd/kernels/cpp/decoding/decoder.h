@@ -1,9 +1,9 @@
 // A model that encodes sentences into slots and decodes all their hypotheses one position at a time.
 //
-// Rows of hypotheses that do not matter are never computed: slots that are done, and all but the first beam at the first
-// position. Keys and values are written once and stay where they are; a table of ancestors says whose entry each
-// hypothesis reads at each position. Where a recurrent unit remembers instead, each position's records are written beside
-// those of the position before, and the same table says which of these a hypothesis goes on from.
+// Rows that do not matter are never computed: finished slots, and all but the first beam at the first position. Keys and values
+// are written once and never move; a table of ancestors holds, for each hypothesis and position, the beam whose entry it reads.
+// A decoder with recurrent units writes the records of each position beside those of the position before, and the same table
+// holds the record from which a hypothesis continues.
 #pragma once
 #include <algorithm>
 #include <cstdint>
@@ -18,21 +18,21 @@ struct Slot {
 
 struct State {
   int beam, max_source, max_target;
-  std::vector<int> places;  // where the slots that the search knows are kept; shrinking drops some, and copies nothing
-  std::vector<Slot> slots;  // by place, as all that follows
+  std::vector<int> places;  // the place of each slot of the search; shrinking drops entries and copies nothing
+  std::vector<Slot> slots;  // by place, as all following members
   std::vector<uint8_t> ancestors;  // [place][beam][max_target]
-  // [layer][place][...]; floats, or bf16 where `half_caches`. Room for the longest outputs is reserved, but
-  // memory that no output reaches is never touched, and so never asked of the system.
+  // [layer][place][...], floats, or bf16 if `half_caches`. Room for the longest outputs is reserved, but memory that
+  // no output reaches is never touched, so the system never has to provide it.
   Buffer<float> keys, values, cross_keys, cross_values;
   Buffer<uint16_t> half_keys, half_values, half_cross_keys, half_cross_values;
-  Buffer<float> features;  // of the newest step's rows
-  Buffer<float> records;  // [odd position][place][beam][record]: what recurrent units carry on
-  size_t record = 0;  // its floats: every layer's cell; of an LSTM the features, and every layer's cell and output
+  Buffer<float> features;  // features of the rows of the newest step
+  Buffer<float> records;  // [odd position][place][beam][record]: the state of recurrent units
+  size_t record = 0;  // floats in a record: every layer's cell; for an LSTM the features, and every layer's cell and output
 
   float* record_at(int position, int place, int beam_at) {
     return records.data + ((size_t(position & 1) * slots.size() + place) * beam + beam_at) * record;
   }
-  // Where a sentence begins: what its first position reads.
+  // The state before the first position of a sentence.
   float* first_record(int place) { return record_at(1, place, 0); }
 };
 
@@ -95,7 +95,7 @@ static void admit_lstm(const Model& m, State& s, int count, const int64_t* place
   for (int n = 0; n < count; ++n)
     std::copy_n(wide + size_t(sentences.first[n]) * 2 * d, size_t(lengths[n]) * 2 * d,
                 s.cross_keys.data + size_t(places[n]) * s.max_source * 2 * d);
-  float* ends = w.normed.need(size_t(count) * d);  // where each direction came to its end
+  float* ends = w.normed.need(size_t(count) * d);  // the last state of each direction
   for (int n = 0; n < count; ++n) {
     std::copy_n(x + size_t(sentences.first[n + 1] - 1) * d, half, ends + size_t(n) * d);
     std::copy_n(x + size_t(sentences.first[n]) * d + half, half, ends + size_t(n) * d + half);
@@ -119,7 +119,7 @@ struct Row {
   int slot, beam, place;
 };
 
-// What a hypothesis goes on from, and what it leaves.
+// The record from which a hypothesis continues, and the record that it writes.
 static const float* before(State& s, const Row& row) {
   const int position = s.slots[row.place].position;
   if (position == 0) return s.first_record(row.place);
@@ -130,14 +130,14 @@ static float* after(State& s, const Row& row) {
   return s.record_at(s.slots[row.place].position, row.place, row.beam);
 }
 
-// The hypotheses that matter in this step.
+// The hypotheses to compute in this step.
 static std::vector<Row> rows_of(State& s) {
   std::vector<Row> list;
   for (int slot = 0; slot < int(s.places.size()); ++slot) {
     const int place = s.places[slot];
     const Slot& held = s.slots[place];
     if (!held.busy) continue;
-    // At the first position all beams are alike and only the first is alive.
+    // At the first position all beams are equal, and only the first is alive.
     const int beams = held.position == 0 ? 1 : s.beam;
     for (int beam = 0; beam < beams; ++beam) {
       list.push_back({slot, beam, place});
@@ -147,17 +147,17 @@ static std::vector<Row> rows_of(State& s) {
   return list;
 }
 
-// Rows that go through a layer together: what they read and write stays in the second-level cache.
+// Rows that pass through a layer together: their data stays in the second-level cache.
 constexpr int TOGETHER = 128;
 
-// Asks for an entry of a cache some time before it is read. Caches of many slots lie far away, and scattered.
+// Prefetches an entry of a cache before it is read. The caches of many slots are scattered in memory.
 template <typename T>
 static inline void fetch(const T* entry, int dim) {
   for (size_t byte = 0; byte < dim * sizeof(T); byte += 64)
     __builtin_prefetch(reinterpret_cast<const char*>(entry) + byte, 0, 2);
 }
 
-// Self-attention of a decoder layer, for rows whose residual stream is x.
+// The self-attention of a decoder layer, for rows whose residual stream is x.
 template <typename T>
 static void attend_to_past(const Model& m, Scratch& w, State& s, size_t l, const Row* list, float* x, int rows) {
   const Layer& layer = m.decoder[l];
@@ -181,7 +181,7 @@ static void attend_to_past(const Model& m, Scratch& w, State& s, size_t l, const
       const size_t base = (l * slots + next.place) * s.max_target;
       const uint8_t* who = &s.ancestors[(size_t(next.place) * s.beam + next.beam) * s.max_target];
       for (int p = 0; p < s.slots[next.place].position; ++p) {
-        if (next.beam && who[p] == who[p - s.max_target]) continue;  // the beam before it reads the same
+        if (next.beam && who[p] == who[p - s.max_target]) continue;  // the previous beam reads the same entry
         const size_t read = ((base + p) * s.beam + who[p]) * d;
         fetch(cache.keys + read, d);
         fetch(cache.values + read, d);
@@ -206,7 +206,7 @@ static void attend_to_past(const Model& m, Scratch& w, State& s, size_t l, const
   if (!m.pre) layer.attention_norm.apply(x, x, rows);
 }
 
-// A recurrent unit of a decoder layer in its place.
+// The recurrent unit of a decoder layer, which replaces self-attention.
 static void remember(const Model& m, Scratch& w, State& s, size_t l, const Row* list, float* x, int rows) {
   const Layer& layer = m.decoder[l];
   const int d = m.dim, wide = layer.qkv.outputs;
@@ -225,7 +225,7 @@ static void remember(const Model& m, Scratch& w, State& s, size_t l, const Row* 
       const vf now = value + sigmoid(gate) * (cell - value);
       store(left + i, now);
       vf given;
-      if (sru) {  // a highway past the unit, scaled as Lei et al. 2018 do
+      if (sru) {  // a highway connection around the unit, scaled as in Lei et al. 2018
         const vf reset = load(products + 2 * d + i) + cell * load(&layer.peepholes[d + i]);
         const vf past = load(input + i) * 1.7320508f;
         given = past + sigmoid(reset) * (now - past);
@@ -238,7 +238,7 @@ static void remember(const Model& m, Scratch& w, State& s, size_t l, const Row* 
   if (!m.pre) layer.attention_norm.apply(x, x, rows);
 }
 
-// Its attention to the source, likewise.
+// The attention of a decoder layer to the source.
 template <typename T>
 static void attend_to_source(const Model& m, Scratch& w, State& s, size_t l, const Row* list, float* x, int rows) {
   const Layer& layer = m.decoder[l];
@@ -277,7 +277,7 @@ static void attend_to_source(const Model& m, Scratch& w, State& s, size_t l, con
   if (!m.pre) layer.cross_norm.apply(x, x, rows);
 }
 
-// Runs all layers for some rows, which depend on no other row of this step, and makes their features the operand.
+// Runs all layers for some rows, which do not depend on other rows of this step, and makes their features the operand.
 template <typename T>
 static const float* advance(const Model& m, Scratch& w, State& s, const int64_t* tokens, const Row* list, int rows) {
   const int d = m.dim;
@@ -286,7 +286,8 @@ static const float* advance(const Model& m, Scratch& w, State& s, const int64_t*
     const int64_t id = tokens[size_t(list[r].slot) * s.beam + list[r].beam];
     embed(m, m.target_embedding, m.target_positions, id, s.slots[list[r].place].position, x + size_t(r) * d);
   }
-  // All rows through one block before the next: its weights then stay in the second-level cache, a layer's might not.
+  // All rows pass through one block before the next block: the weights of a block stay in the second-level cache, those of a
+  // whole layer might not.
   auto in_parts = [&](auto block) {
     for (int r = 0; r < rows; r += TOGETHER) block(list + r, x + size_t(r) * d, std::min(TOGETHER, rows - r));
   };
@@ -302,7 +303,7 @@ static const float* advance(const Model& m, Scratch& w, State& s, const int64_t*
   return features;
 }
 
-// The same for an LSTM with input feeding: cells, attention over the source, and the features that come of both.
+// The same for an LSTM with input feeding: cells, attention to the source, and the features that combine both.
 static const float* advance_lstm(const Model& m, Scratch& w, State& s, const int64_t* tokens, const Row* all, int total) {
   const int d = m.dim, layers = int(m.lstm.decoder.size());
   float* features = w.x.need(size_t(total) * d);
@@ -354,8 +355,8 @@ static const float* advance_lstm(const Model& m, Scratch& w, State& s, const int
   return features;
 }
 
-// Splits the rows over the threads and calls `finish(scratch, features, first, count)` on each part; the operand
-// is the features, too.
+// Divides the rows among the threads and calls `finish(scratch, features, first, count)` for each part. The operand holds
+// the features, too.
 template <typename Finish>
 static void all_rows(Model& m, State& s, const int64_t* tokens, const std::vector<Row>& list, Finish finish) {
   m.workers.run(int(list.size()), BLOCK, effort(m.decoding, list.size()), [&](int first, int count) {
@@ -367,7 +368,7 @@ static void all_rows(Model& m, State& s, const int64_t* tokens, const std::vecto
   });
 }
 
-// After all rows of a step.
+// Called after all rows of a step.
 static void next_position(State& s) {
   for (Slot& slot : s.slots) slot.position += slot.busy && slot.position + 1 < s.max_target;
 }

@@ -1,4 +1,4 @@
-// One step of beam search for all slots: what `Frontier.advance` does in torch, in one pass over the candidates.
+// One step of beam search for all slots. It computes the same as `Frontier.advance` in torch, in one pass over the candidates.
 #pragma once
 #include <algorithm>
 #include <cstdint>
@@ -6,7 +6,7 @@
 
 #include "blocks.h"
 
-// The fields of `Frontier` that a step reads and writes, as `seqkd.search.native.frontier` lays them out.
+// The fields of `Frontier` that a step reads and writes, in the order of `seqkd.search.cpu.frontier`.
 struct FrontierState {
   int64_t slots, beam, max_target, eos, pad, exact, favours_length;
   float* live;        // [slots][beam]
@@ -20,7 +20,7 @@ struct FrontierState {
   float *scores, *logprobs;         // [slots][beam + 1], as the next three
   int64_t *steps, *finished_parents;
   bool* forced;
-  const float* divisors;  // of a log-probability, by length
+  const float* divisors;  // divisors of log-probabilities, by length
 };
 
 struct Ranked {
@@ -29,7 +29,7 @@ struct Ranked {
   int beam;
 };
 
-// The best `room` continuations in order; of equal ones the earlier stays in front.
+// The best `room` continuations in order. Of equal ones the earlier stays in front.
 static void rank(std::vector<Ranked>& best, size_t room, Ranked entry) {
   if (best.size() == room) {
     if (!(entry.score > best.back().score)) return;
@@ -55,7 +55,7 @@ static void finish_exact(const FrontierState& f, int64_t slot, const Ranked& ent
   f.finished_parents[base + place] = entry.beam, f.forced[base + place] = at_limit;
 }
 
-// `came_from` [slots][beam] says which hypothesis each new one continues; slots that are done keep their order.
+// Writes to `came_from` [slots][beam] the hypothesis that each new one continues. Finished slots keep their order.
 static void frontier_advance(const FrontierState& f, int count, const float* lse, const float* values,
                              const int64_t* ids, const float* eos_logits, int64_t* came_from) {
   const int beam = int(f.beam);
@@ -74,14 +74,14 @@ static void frontier_advance(const FrontierState& f, int count, const float* lse
       if (live[j] > NEVER && !std::isfinite(lse[row])) f.bad[slot] = true;
       const float base = live[j] - lse[row];
       if (at_limit) {
-        // One continuation, whether or not it is among the best.
+        // The only continuation, whether or not it is among the best.
         if (const float score = eos_logits[row] + base; score > NEVER) rank(best, room, {score, f.eos, j});
         continue;
       }
       for (int c = 0; c < count; ++c) {
         const int64_t id = ids[row * count + c];
         const float score = values[row * count + c] + base;
-        // Scores fall along a row: nothing after one that comes too late comes in.
+        // Scores fall along a row: if one is too low, so are all after it.
         if (!(score > NEVER) || (best.size() == room && !(score > best.back().score))) break;
         if (id == f.pad || (early && id == f.eos)) continue;
         rank(best, room, {score, id, j});
@@ -112,7 +112,7 @@ static void frontier_advance(const FrontierState& f, int count, const float* lse
       ++kept;
     }
     const bool dead = kept == 0;
-    // Where fewer go on, the rest is no hypothesis; it still needs a token that the model can read.
+    // If fewer hypotheses continue, the remaining beams hold none, but still need a token that the model can read.
     for (; kept < beam; ++kept) live[kept] = NEVER, f.last[slot * beam + kept] = f.pad, from[kept] = 0;
     const size_t written = (slot * f.max_target + position) * beam;
     std::copy_n(f.last + slot * beam, beam, f.tokens + written);
@@ -120,7 +120,7 @@ static void frontier_advance(const FrontierState& f, int count, const float* lse
 
     bool settled = f.count[slot] >= beam;
     if (settled && f.exact) {
-      // Log-probabilities only fall: no live hypothesis can do better than this.
+      // Log-probabilities only fall: no live hypothesis can reach a better score than this.
       const int64_t longest = f.favours_length ? f.limits[slot] : position + 1;
       const float* scores = f.scores + slot * (beam + 1);
       settled = *std::max_element(live, live + beam) / f.divisors[longest + 1] <= *std::min_element(scores, scores + beam);

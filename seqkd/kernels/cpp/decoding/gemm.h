@@ -1,6 +1,7 @@
-// C = A * W^T. Products of bf16 and int8 are the matrix unit's, or where there is none the vector unit's own (AVX-512 BF16
-// and VNNI, for int8 AVX2, too) on the same layouts. Elsewhere bf16 is how weights are kept, and products are float32's.
-// Integer sums of int8 are equal on all; what is rounded before them comes from float32 sums, whose order differs.
+// C = A * W^T. Products of bf16 and int8 run on the matrix unit or, without one, on the vector unit (AVX-512 BF16 and VNNI; for
+// int8 AVX2, too) with the same layouts. On other processors bf16 is only the storage format of weights, and products are
+// float32. The integer sums of int8 are equal everywhere, but their inputs are rounded from float32 values, whose sums differ
+// in order.
 #pragma once
 #include <algorithm>
 #include <type_traits>
@@ -8,19 +9,19 @@
 #include "../pairs.h"
 #include "operands.h"
 
-// Rows that the vector unit takes together, one group after another, of near the same size.
+// Groups of rows that the vector unit processes together. The groups have nearly equal sizes.
 struct Groups {
   int rows, most = VECTOR_ROWS, count = (rows + most - 1) / most;
   int first(int group) const { return rows * group / count; }
 };
 
-// One of `all` equal parts of what is to be asked for.
+// One of `all` equal parts of the data to prefetch.
 struct Share {
   int own, all;
 };
 
-// The panel after this one, asked for while the first block of rows is multiplied with this one: a share of it in `asks`
-// portions. Few rows would else wait for most of what they read: the processor's own guesses end at each page.
+// Prefetches the next panel while the first block of rows is multiplied by this one: a share of it in `asks` portions. The
+// hardware prefetcher stops at page boundaries, so with few rows most loads would stall.
 template <typename T>
 static inline Ahead next_panel(const T* panel, const Weight& w, int index, int row, Share share, int asks) {
   if (row || index + 1 == w.panels) return {};
@@ -29,8 +30,7 @@ static inline Ahead next_panel(const T* panel, const Weight& w, int index, int r
   return {reinterpret_cast<const char*>(panel) + bytes + size_t(share.own) * asks * lines * LINE, lines};
 }
 
-// Calls `work(rows, first, group)` for each group; the compiler knows how many rows it has, so that rows that are not there
-// cost nothing.
+// Calls `work(rows, first, group)` for each group. The number of rows is a compile-time constant, so missing rows cost nothing.
 template <typename Work>
 static inline void in_groups(const Groups& groups, const Work& work) {
   for (int group = 0; group < groups.count; ++group) {
@@ -50,7 +50,7 @@ static inline void in_groups(const Groups& groups, const Work& work) {
   }
 }
 
-// The same for rows of a block that lie as tiles do, sixteen of them together: no group has rows of two tiles.
+// The same for rows of a block in tile layout, sixteen rows a tile: no group spans two tiles. Calls
 // `work(rows, first, share)`.
 template <typename Work>
 static inline void in_tiles(int rows, const Work& work) {
@@ -74,8 +74,8 @@ static inline void tile_product(const Operand& a, const Weight& w, int row, int 
   const size_t tile = 16 * 32;
   const uint16_t* b_high = w.high.data + size_t(panel) * w.depth * BLOCK;
   const uint16_t* a_high = a.high.data + size_t(row) * a.depth;
-  const size_t half = steps * tile;  // the block's rows 16 to 31
-  // GCC's tile loads do not tell it that they read memory.
+  const size_t half = steps * tile;  // rows 16 to 31 of the block
+  // GCC does not know that its tile loads read memory.
   __asm__ volatile("" ::: "memory");
   _tile_zero(0);
   _tile_zero(1);
@@ -141,7 +141,7 @@ COMPILED_ONCE static void tile_product(const Operand& a, const Weight& w, int ro
 #endif
 
 #if defined(__AMX_INT8__)
-// As `tile_product`, but what it leaves are int32, for `scaled_back`.
+// Like `tile_product`, but the results are int32, for `scaled_back`.
 static inline void byte_product(const Operand& a, const Weight& w, int row, int panel, float* out, int stride) {
   const size_t tile = 16 * 64;
   const int8_t* right = w.bytes.data + size_t(panel) * w.depth * BLOCK;
@@ -203,7 +203,7 @@ COMPILED_ONCE static void byte_product(const Operand& a, const Weight& w, int ro
   });
 }
 #elif defined(INT8_PRODUCTS)
-// Sums of eight outputs and the products of a row's next inputs, a four or two of them, that follow at `right`.
+// Adds to the sums of eight outputs the products of a row's next four or eight inputs with the weights at `right`.
 template <ShortSums TOGETHER>
 static inline __m256i add_products(__m256i sums, const __m256i* fours, const int8_t* right) {
   const auto next = [&](int i) { return _mm256_load_si256(reinterpret_cast<const __m256i*>(right + 64 * i)); };
@@ -217,8 +217,8 @@ static inline __m256i add_products(__m256i sums, const __m256i* fours, const int
 #endif
 }
 
-// What some rows make of half a panel, two vectors of eight outputs. A function of its own: within another, sums might not stay
-// in registers.
+// The products of some rows with half a panel, two vectors of eight outputs. It is a separate function, because inlined sums
+// might not stay in registers.
 template <int ROWS, ShortSums TOGETHER>
 COMPILED_ONCE static void byte_products(const int8_t* x, int depth, const int8_t* b, const int32_t* offsets, Ahead ahead,
                                         float* out, int stride) {
@@ -268,7 +268,7 @@ static void byte_product(const Operand& a, const Weight& w, int row, int panel, 
 }
 #endif
 
-// What some rows make of `SPAN` parts of a panel, float32 or bf16.
+// The products of some rows with `SPAN` parts of a panel, float32 or bf16.
 template <int ROWS, int SPAN, typename T>
 COMPILED_ONCE static void vector_products(const float* x, int x_stride, const Weight& w, const T* b, Ahead ahead, float* out,
                                           int stride) {
@@ -301,7 +301,7 @@ static void vector_product(const Operand& a, const Weight& w, const T* weights, 
   for (int part = 0; part < PARTS; ++part)
     in_groups(groups, [&](auto count, int r, int group) {
       constexpr int ROWS = decltype(count)::value;
-      constexpr int SPAN = ROWS <= 2 && PARTS > 1 ? 2 : 1;  // one row's sums of a part would wait for each other
+      constexpr int SPAN = ROWS <= 2 && PARTS > 1 ? 2 : 1;  // the sums of one row and one part would stall on their latency
       if (part % SPAN) return;
       const Share share{part / SPAN * groups.count + group, PARTS / SPAN * groups.count};
       vector_products<ROWS, SPAN>(a.floats + size_t(row + r) * a.stride, a.stride, w, own + size_t(part) * w.depth * PART,
@@ -310,14 +310,14 @@ static void vector_product(const Operand& a, const Weight& w, const T* weights, 
     });
 }
 
-// A vector of int32 where `sums` points, as the floats that they stand for.
+// The vector of int32 at `sums`, scaled back to floats.
 static inline vf scaled_back(const float* sums, vf scale) {
   vi whole;
   memcpy(&whole, sums, sizeof whole);
   return __builtin_convertvector(whole, vf) * scale;
 }
 
-// out[32 x 32] = rows row..row+31 of A times panel `panel` of W; no bias; int32 where the arithmetic is int8.
+// out[32 x 32] = rows row..row+31 of A times panel `panel` of W, without bias; int32 if the arithmetic is int8.
 static inline void raw_product(const Operand& a, const Weight& w, int row, int panel, float* out, int stride) {
 #if defined(INT8_PRODUCTS)
   if (a.arithmetic == INT8) return byte_product(a, w, row, panel, out, stride);
@@ -330,7 +330,7 @@ static inline void raw_product(const Operand& a, const Weight& w, int row, int p
   vector_product(a, w, w.floats.data, row, panel, out, stride);
 }
 
-// The same, always floats.
+// The same, but always in floats.
 static inline void product(const Operand& a, const Weight& w, int row, int panel, float* out, int stride) {
   raw_product(a, w, row, panel, out, stride);
   if (a.arithmetic != INT8) return;
@@ -341,8 +341,8 @@ static inline void product(const Operand& a, const Weight& w, int row, int panel
 
 enum Finish { PLAIN = 0, RELU = 1, GELU = 2, ADD = 3 };
 
-// c[m x outputs] = finish(A * W^T + bias), of `count` panels from `first` on; ADD adds onto what c holds (the residual).
-// Fastest where what is read and written stays in the second-level cache: callers give some hundred rows at a time.
+// c[m x outputs] = finish(A * W^T + bias), for `count` panels from `first` on. ADD adds to the contents of c (the residual).
+// It is fastest if its data stays in the second-level cache: callers pass some hundred rows at a time.
 template <Finish finish>
 COMPILED_ONCE void multiply_panels(const Operand& a, const Weight& w, float* c, int first, int count) {
   alignas(64) float tile[BLOCK * BLOCK];

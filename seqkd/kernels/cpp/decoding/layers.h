@@ -1,6 +1,6 @@
-// The layers of a Transformer over whole sentences, and what all kernels of a model share.
+// The layers of a Transformer over whole sentences, and the data that all kernels of a model share.
 //
-// Rows of sentences lie one after another, without padding: nothing is computed that nobody reads.
+// The rows of all sentences follow one another without padding, so nothing is computed for padding.
 #pragma once
 #include <algorithm>
 #include <cstdint>
@@ -8,13 +8,13 @@
 
 #include "attention.h"
 
-// How a decoder knows what it has written.
+// The mechanism by which a decoder sees its earlier outputs.
 enum Memory { ATTENTION = 0, SSRU = 1, SRU = 2, LSTM = 3 };
 
 struct Layer {
-  Weight qkv, out, query, key_value, cross_out, inner, ffn_out;  // of a recurrent unit, qkv are its gates and values
+  Weight qkv, out, query, key_value, cross_out, inner, ffn_out;  // of a recurrent unit, qkv holds the gates and values
   Norm attention_norm, cross_norm, ffn_norm;
-  std::vector<float> peepholes;  // of an SRU: the cell's part in the forget gate and in the reset gate
+  std::vector<float> peepholes;  // SRU only: the weights of the cell in the forget gate and in the reset gate
 };
 
 struct LstmLayer {
@@ -23,7 +23,7 @@ struct LstmLayer {
 
 struct Lstm {
   std::vector<LstmLayer> encoder;
-  std::vector<Weight> decoder;  // [4 * dim]: the first of embedding, features and output, others of what is below and output
+  std::vector<Weight> decoder;  // [4 * dim]: the first reads embedding, features, output; others the layer below, output
   Weight start, key_value, mix;
 };
 
@@ -35,18 +35,18 @@ struct Model {
   Arithmetic arithmetic;
   const float *source_embedding, *target_embedding, *source_positions, *target_positions;
   std::vector<Layer> encoder, decoder;
-  Lstm lstm;  // in their place
+  Lstm lstm;  // replaces the layers
   Norm encoder_norm, decoder_norm;
-  Weight output, split;  // split: one encoder state to the inputs of several decoder positions
-  int64_t encoding = 0, decoding = 0;  // what a row of each stack takes, see `products_of`
+  Weight output, split;  // split maps one encoder state to the inputs of several decoder positions
+  int64_t encoding = 0, decoding = 0;  // cost of a row in each stack, see `products_of`
   mutable Workers workers;
 };
 
-// What one thread needs while it works.
+// The buffers of one thread.
 struct Scratch {
   Operand operand, memory;
   Buffer<float> x, y, normed, wide, hidden, attended, scores;
-  Buffer<const void*> keys, values;  // where the entries are that one query reads
+  Buffer<const void*> keys, values;  // addresses of the entries that one query reads
   Reduction reduction;
 };
 static Scratch& scratch() {
@@ -54,7 +54,7 @@ static Scratch& scratch() {
   return own;
 }
 
-// The matrix unit has to be asked for once a process and set up anew in each call: other libraries use it as well.
+// The matrix unit has to be requested once in a process and configured in each call, because other libraries use it, too.
 struct MatrixUnit {
   explicit MatrixUnit(Arithmetic arithmetic) : on(arithmetic != FLOAT32) {
 #if defined(__AMX_BF16__)
@@ -72,15 +72,16 @@ struct MatrixUnit {
   bool on;
 };
 
-// The effort, as `Workers::run` wants it, of so many rows of a stack; a few take as long as eight: weights have to be read.
+// The cost, in the unit of `Workers::run`, of so many rows of a stack. A few rows cost as much as eight, because the weights
+// have to be read.
 static inline int64_t effort(int64_t stack, int64_t rows) { return stack * std::max<int64_t>(rows, VECTOR_ROWS); }
 
-// A weight's products of two numbers for a row, times the bytes of each, because wider ones take as much longer.
+// The multiplications of a weight for one row, times the bytes of a number, because wider numbers take longer in proportion.
 static inline int64_t products_of(int outputs, int inputs, Arithmetic arithmetic) {
   return int64_t(outputs) * inputs * (arithmetic == FLOAT32 ? 4 : arithmetic == INT8 ? 1 : 2);
 }
 
-// c = finish(A * W^T + bias), see `multiply_panels`; by all threads if there are few rows and much to do.
+// c = finish(A * W^T + bias), see `multiply_panels`. All threads share the product if there are few rows and much work.
 static void multiply(const Model& m, const Operand& a, const Weight& w, float* c, Finish finish) {
   if (!worth_sharing(a.rows, w)) return multiply_panels(a, w, c, finish, 0, w.panels);
   m.workers.share(w.panels, [&](int first, int count) { multiply_panels(a, w, c, finish, first, count); });
@@ -104,7 +105,7 @@ static void feed_forward(const Model& m, Scratch& w, const Layer& layer, const f
   multiply(m, w.operand, layer.ffn_out, x, ADD);
 }
 
-// What a block reads: the stream itself, or its norm where norms come first.
+// The input of a block: the stream itself, or its norm if norms come first.
 static const float* block_input(const Model& m, Scratch& w, const Norm& norm, const float* x, int rows) {
   if (!m.pre) return x;
   float* out = w.normed.need(size_t(rows) * m.dim);
@@ -118,9 +119,9 @@ static void embed(const Model& m, const float* table, const float* positions, in
     store(out + i, load(table + size_t(id) * m.dim + i) * scale + load(positions + size_t(position) * m.dim + i));
 }
 
-// Sentences whose rows lie one after another.
+// Sentences whose rows follow one another.
 struct Ragged {
-  std::vector<int> first{0};  // row of each sentence; at the end, the number of rows
+  std::vector<int> first{0};  // first row of each sentence, then the number of rows
   int longest = 0;
   void add(int length) {
     first.push_back(first.back() + length);
@@ -130,7 +131,7 @@ struct Ragged {
   int rows() const { return first.back(); }
   int length(int n) const { return first[n + 1] - first[n]; }
 
-  // From and to sentences that lie `stride` rows apart.
+  // Copies from and to sentences that lie `stride` rows apart.
   void gather(const float* padded, float* rows, int stride, int dim) const {
     for (int n = 0; n < count(); ++n)
       std::copy_n(padded + size_t(n) * stride * dim, size_t(length(n)) * dim, rows + size_t(first[n]) * dim);
@@ -147,7 +148,7 @@ static Ragged ragged(const int32_t* lengths, int count, int times = 1) {
   return sentences;
 }
 
-// Calls `work(first, count)` for neighbouring sentences that have at most `limit` rows together, or one that has more.
+// Calls `work(first, count)` for groups of neighbouring sentences with at most `limit` rows, or for a single longer sentence.
 template <typename Work>
 static void in_blocks(int count, const int32_t* lengths, int limit, Work work) {
   for (int first = 0, next = 0; first < count; first = next) {
@@ -157,8 +158,8 @@ static void in_blocks(int count, const int32_t* lengths, int limit, Work work) {
   }
 }
 
-// Each row of `queries`, `stride` apart, over the keys of its sentence, all or those up to its own position; a value lies
-// behind its key, `dim` further on.
+// Attention of each row of `queries`, `stride` apart, to all keys of its sentence or to those up to its own position. A value
+// lies `dim` floats behind its key.
 static void attend_all(const Model& m, Scratch& w, const Ragged& target, const float* queries, int stride,
                        const Ragged& source, const float* entries, int entry_stride, bool causal, float* out) {
   const int head_dim = m.dim / m.heads;
@@ -170,7 +171,7 @@ static void attend_all(const Model& m, Scratch& w, const Ragged& target, const f
   }
 }
 
-// Self-attention of sentences, with its residual and norm; x is the stream.
+// The self-attention of sentences, with residual and norm; x is the stream.
 static void self_attention(const Model& m, Scratch& w, const Layer& layer, const Ragged& sentences, bool causal,
                            float* x) {
   const int d = m.dim, rows = sentences.rows();
@@ -189,7 +190,7 @@ static void feed_forward_block(const Model& m, Scratch& w, const Layer& layer, f
   if (!m.pre) layer.ffn_norm.apply(x, x, rows);
 }
 
-// Encoder states of sentences whose ids lie `stride` apart; they are valid until the next call on this thread.
+// The encoder states of sentences whose ids lie `stride` apart. They are valid until the next call on this thread.
 static float* encode(const Model& m, Scratch& w, const Ragged& sentences, const int64_t* ids, int stride) {
   const int d = m.dim, rows = sentences.rows();
   float* x = w.x.need(size_t(rows) * d);

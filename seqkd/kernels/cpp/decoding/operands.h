@@ -1,10 +1,11 @@
-// What products of A and W^T read: weights packed once, in panels of 32 outputs, and rows of A laid out alike.
+// The operands of products of A and W^T: weights, packed once in panels of 32 outputs, and rows of A in the same layout.
 //
-// Four arithmetics: float32 on the vector unit; bf16; "bf16x3", float32 operands split into the bf16 nearest to them and
-// the bf16 nearest to the rest, whose three leading products the matrix unit (AMX) sums in float32: a relative error near
-// 2^-16 for a third of its speed, which is still several times the vector unit's; and int8: each row of A and each row of
-// W is scaled and rounded, sums are exact in int32, and the result is scaled back. A's largest magnitude becomes 127; W's does
-// unless sums of a few products would not fit 16 bits, which is where AVX2 has them first (see `Scale::of_weights`).
+// There are four arithmetics. float32 runs on the vector unit. bf16 rounds both operands. "bf16x3" splits each float32 operand
+// into the nearest bf16 and the bf16 nearest to the remainder, and sums the three leading products in float32 on the matrix
+// unit (AMX): the relative error is near 2^-16, at a third of the unit's bf16 speed, which is still several times that of the
+// vector unit. int8 scales and rounds each row of A and of W, sums exactly in int32, and scales the result back. The largest
+// magnitude of a row of A becomes 127. So does that of a row of W unless sums of a few products would exceed 16 bits, in which
+// AVX2 first adds them (see `Scale::of_weights`).
 #pragma once
 #include <algorithm>
 #include <cmath>
@@ -15,23 +16,23 @@
 #include "../vector.h"
 
 constexpr int BLOCK = 32;  // rows and columns of one product
-constexpr int PART = 2 * LANES;  // columns that the vector unit takes together
+constexpr int PART = 2 * LANES;  // columns that the vector unit processes together
 constexpr int PARTS = BLOCK / PART;
-constexpr int VECTOR_ROWS = LANES == 16 ? 8 : 6;  // and rows: their sums are half of its 32 registers, or 12 of 16
+constexpr int VECTOR_ROWS = LANES == 16 ? 8 : 6;  // rows likewise: their sums take half of its 32 registers, or 12 of 16
 
 enum Arithmetic { FLOAT32 = 0, BF16 = 1, BF16X3 = 2, INT8 = 3 };
 
-// Bytes are multiplied by the matrix unit, by the vector unit's products of fours (VNNI), or by AVX2's of pairs.
+// Bytes are multiplied by the matrix unit, by the vector unit in groups of four (VNNI), or by AVX2 in pairs.
 #if defined(__AVX512F__) || defined(AVX2_VECTORS)
 #define INT8_PRODUCTS
 #endif
 
-// Products that AVX2 adds in 16 bits, before sums of 32 take them. With four, products are a fifth faster than with two, and
-// weights are rounded half a bit more coarsely.
+// The number of products that AVX2 adds in 16 bits before they go into 32-bit sums. FOUR is a fifth faster than TWO, but rounds
+// weights half a bit more coarsely.
 enum ShortSums { TWO = 2, FOUR = 4 };
 
-// bf16 are multiplied as pairs where there are products of them. Elsewhere weights are kept in bf16, in half the room, and
-// each is widened as it is read; A stays as it is.
+// Processors with bf16 products multiply pairs. On others, weights are stored in bf16, in half the memory, and widened when
+// they are read; A stays in float32.
 #if defined(__AMX_BF16__) || defined(__AVX512BF16__)
 constexpr bool PAIR_PRODUCTS = true;
 #else
@@ -40,49 +41,49 @@ constexpr bool PAIR_PRODUCTS = false;
 
 static inline int round_up(int n, int unit) { return (n + unit - 1) / unit * unit; }
 
-// Inputs that a tile holds: what is multiplied is padded to a multiple of it.
+// Inputs in a tile. Operands are padded to a multiple of this number.
 static inline int tile_depth(Arithmetic arithmetic) { return arithmetic == INT8 ? 64 : 32; }
 
-// Where a number lies in tiles of 16 rows x `WIDTH` columns, [row / 16][depth / WIDTH][16][WIDTH].
+// The index of a number in tiles of 16 rows x `WIDTH` columns, [row / 16][depth / WIDTH][16][WIDTH].
 template <int WIDTH>
 static inline size_t in_tile(int row, int column, int depth) {
   return size_t(row / 16) * depth * 16 + column / WIDTH * 16 * WIDTH + row % 16 * WIDTH + column % WIDTH;
 }
 
-// How a row of numbers becomes int8: they are multiplied by `to` and rounded, and `back` undoes it.
+// The conversion of a row of numbers to int8: they are multiplied by `to` and rounded; `back` reverses the scaling.
 struct Scale {
   float back, to;
-  // A NaN or an infinity makes `back` one, too, and so comes out in every product of the row.
+  // A NaN or an infinity makes `back` one, too, and so appears in every product of the row.
   static Scale of(const float* x, int count) {  // a multiple of 16
     vi top = {};
     for (int i = 0; i < count; i += LANES) {
-      const vi magnitude = (vi)load(x + i) & 0x7fffffff;  // ordered as the floats, NaN the largest
+      const vi magnitude = (vi)load(x + i) & 0x7fffffff;  // in the order of the floats, with NaN the largest
       top = magnitude > top ? magnitude : top;
     }
     int32_t largest = top[0];
     for (int i = 1; i < LANES; ++i) largest = std::max(largest, top[i]);
     float peak;
     memcpy(&peak, &largest, sizeof peak);
-    return {peak / 127.0f, peak > 1e-30f ? 127.0f / peak : 0.0f};  // rows as small as that are zeros
+    return {peak / 127.0f, peak > 1e-30f ? 127.0f / peak : 0.0f};  // such small rows are zeros
   }
 
-  // The same of a row of weights, so that sums of `together` products of them with bytes of no sign, 255 at the most, fit 16
-  // bits: neither its positive weights nor its negative ones that are added there come to more than 128. Those are inputs 0 and
-  // 1, 2 and 3 of each four, alone or with the same two of the next four.
+  // The same for a row of weights, so that sums of `together` products with unsigned bytes, at most 255, fit 16 bits: of the
+  // weights that are added there, neither the positive nor the negative ones sum to more than 128. Inputs 0 and 1, and inputs
+  // 2 and 3, of each group of four are added, alone or with the same two inputs of the next group.
   static Scale of_weights(const float* w, int count, ShortSums together) {
     const Scale plain = of(w, count);
     float top = 0.0f;
     for (int c = 0; c < count; c += 8)
       for (int two = c; two < c + 8; two += 2) {
         if (together == FOUR && two == c + 4) break;
-        float sums[2] = {};  // of positive weights, of negative ones
+        float sums[2] = {};  // of the positive weights, of the negative ones
         for (int i = 0; i < together; ++i) {
           const float x = w[two + i % 2 + i / 2 * 4];
           sums[x < 0.0f] += std::fabs(x);
         }
         top = std::max({top, sums[0], sums[1]});
       }
-    const float room = 128.0f - together * 0.5f;  // for what rounding may add
+    const float room = 128.0f - together * 0.5f;  // leaves room for rounding
     return room < plain.to * top ? Scale{top / room, room / top} : plain;
   }
 };
@@ -92,13 +93,13 @@ struct Weight {
   int depth = 0;                // inputs, padded to whole tiles
   int panels = 0;
   Buffer<float> floats;       // [panel][part][depth][PART]
-  Buffer<uint16_t> high, low; // [panel][depth / 32][half][16][32]: tiles of 16 pairs of inputs x 16 outputs; without
-                              // products of pairs as `floats`
+  Buffer<uint16_t> high, low; // [panel][depth / 32][half][16][32]: tiles of 16 pairs of inputs x 16 outputs; the
+                              // layout of `floats` if there are no products of pairs
   Buffer<int8_t> bytes;       // [panel][depth / 64][half][16][64]: tiles of 16 fours of inputs x 16 outputs
   ShortSums together = FOUR;  // int8 only
   std::vector<float> scales;  // [panels * 32]: int8 only
   std::vector<int32_t> offsets;  // [panels * 32]: int8 on the vector unit only, 128 times the sum of each output's bytes
-  std::vector<float> bias;    // [panels * 32]; empty: none
+  std::vector<float> bias;    // [panels * 32]; empty if there is none
 
   void pack(const float* w, const float* b, int n, int k, Arithmetic arithmetic) {
     outputs = n, inputs = k, depth = round_up(k, tile_depth(arithmetic)), panels = round_up(n, BLOCK) / BLOCK;
@@ -137,7 +138,7 @@ struct Weight {
               for (int r = p * BLOCK + half * 16, last = r + 16; r < last; ++r)
                 for (int e = 0; e < 4; ++e) {
                   const float x = std::nearbyint(at(r, c + 4 * four + e) * to[r]);
-                  *out = x == x ? int8_t(x) : 0;  // no NaN: 0 times the infinity of the row's scale is one again
+                  *out = x == x ? int8_t(x) : 0;  // 0 for a NaN: 0 times the infinite scale of the row is a NaN again
                   offsets[r] += 128 * *out++;
                 }
       return;
@@ -159,13 +160,13 @@ struct Weight {
 };
 
 #if defined(INT8_PRODUCTS)
-// Sixteen numbers to int8. The vector unit wants them without a sign: 128 is added.
+// Converts sixteen numbers to int8. The vector unit needs unsigned bytes, so 128 is added.
 static inline void put_bytes(const vf* x, int8_t* to) {
 #if defined(__AVX512F__)
   __m128i rounded = _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32((__m512)*x));
 #else
   const __m256i low = _mm256_cvtps_epi32((__m256)x[0]), high = _mm256_cvtps_epi32((__m256)x[1]);
-  const __m256i halves = _mm256_permute4x64_epi64(_mm256_packs_epi32(low, high), 0xd8);  // which were packed each by itself
+  const __m256i halves = _mm256_permute4x64_epi64(_mm256_packs_epi32(low, high), 0xd8);  // each half was packed by itself
   __m128i rounded = _mm_packs_epi16(_mm256_castsi256_si128(halves), _mm256_extracti128_si256(halves, 1));
 #endif
 #if !defined(__AMX_INT8__)
@@ -175,7 +176,7 @@ static inline void put_bytes(const vf* x, int8_t* to) {
 }
 #endif
 
-// The left operand, laid out for the arithmetic; rows are padded to whole blocks.
+// The left operand in the layout of the arithmetic. Rows are padded to whole blocks.
 struct Operand {
   Arithmetic arithmetic = FLOAT32;
   const float* floats = nullptr;
@@ -190,7 +191,7 @@ struct Operand {
     int whole = round_up(m, BLOCK);
     stride = depth;
     if (arithmetic == FLOAT32 || (arithmetic == BF16 && !PAIR_PRODUCTS)) {
-      if (k == depth) {  // as it lies; nothing that is multiplied is written over meanwhile
+      if (k == depth) {  // used in place: nothing overwrites the operand during the product
         floats = a;
         return;
       }
@@ -216,7 +217,7 @@ struct Operand {
         *reinterpret_cast<vh_any*>(hi + at) = h;
         if (lo) store(lo + at, x - widen(h));
       }
-    // What stands in the rows beyond the last comes to nothing: each row of a product is its own.
+    // The contents of rows beyond the last do not matter, because the rows of a product are independent.
   }
 
 #if defined(INT8_PRODUCTS)

@@ -1,12 +1,12 @@
-// Decoders that are given all their positions at once: encode, decode and read the output, some sentences at a time.
+// Decoders that process all their positions at once. They encode, decode and read the output for some sentences at a time.
 #pragma once
 #include "layers.h"
 
-// Decoder rows that go through all layers together: few enough that what they read and write stays near, enough that
-// fetching each weight once for all of them costs little.
+// Decoder rows that pass through all layers together: few enough for their data to stay in the cache, and enough for fetching
+// each weight once for all of them to cost little.
 constexpr int AT_ONCE = 512;
 
-// Attention over encoder states, with its residual and norm; x is the stream, `asking` its rows by source.
+// Attention to the encoder states, with residual and norm. x is the stream, `asking` its rows by source.
 static void cross_attention(const Model& m, Scratch& w, const Layer& layer, const Ragged& asking, const Ragged& source,
                             float* x) {
   const int d = m.dim, rows = asking.rows();
@@ -22,8 +22,8 @@ static void cross_attention(const Model& m, Scratch& w, const Layer& layer, cons
   if (!m.pre) layer.cross_norm.apply(x, x, rows);
 }
 
-// All decoder layers; x holds the inputs and becomes the features, `memory` the encoder's states. Neighbouring targets
-// may have one source: `asking` are the rows of each source's targets.
+// All decoder layers. x holds the inputs and receives the features; `memory` holds the encoder states. Neighbouring targets may
+// share a source: `asking` holds the rows of each source's targets.
 static void decode(const Model& m, Scratch& w, const Ragged& target, bool causal, float* x, const Ragged& asking,
                    const Ragged& source, const float* memory) {
   const int d = m.dim, rows = target.rows();
@@ -40,8 +40,8 @@ static void decode(const Model& m, Scratch& w, const Ragged& target, bool causal
   if (m.pre) m.decoder_norm.apply(x, x, rows);
 }
 
-// Encodes sentences, splits each state into the inputs of as many decoder positions as the model has for it, and
-// decodes. `finish(scratch, first, frames, features)` sees some sentences at a time, from number `first` on.
+// Encodes sentences, splits each state into the inputs of several decoder positions, and decodes them. Calls
+// `finish(scratch, first, frames, features)` for some sentences at a time, from number `first` on.
 template <typename Finish>
 static void upsample(const Model& m, int count, const int64_t* ids, int stride, const int32_t* lengths, Finish finish) {
   const int times = m.split.outputs / m.dim;
@@ -58,11 +58,11 @@ static void upsample(const Model& m, int count, const int64_t* ids, int stride, 
   });
 }
 
-// The likeliest `count` pieces of each row of features, but those of `banned`, and the log-sum-exp of all.
+// The likeliest `count` pieces of each row of features, except those in `banned`, and the log-sum-exp of all pieces.
 static void top_pieces(const Model& m, Scratch& w, const float* features, int rows, int count,
                        const std::vector<int64_t>& banned, float* logits, int64_t* ids, float* lse) {
   w.operand.set(m.arithmetic, features, rows, m.dim);
-  // As many more as might have to be left out.
+  // As many more as may have to be left out.
   const int wanted = count + int(banned.size());
   w.reduction.run(m.workers, w.operand, m.output, wanted, nullptr, lse, nullptr);
   for (int r = 0; r < rows; ++r)
@@ -74,12 +74,12 @@ static void top_pieces(const Model& m, Scratch& w, const float* features, int ro
     }
 }
 
-// Log-probabilities of given targets, one target's after another's. Positions read `start` and then the target but for its
-// last id. `owners` says which of the encoded sources each target has; they ascend.
+// The log-probabilities of given targets, one target after another. The decoder reads `start` and then the target without its
+// last id. `owners` holds the index of each target's encoded source, in ascending order.
 static void score(const Model& m, Scratch& w, const Ragged& target, const int32_t* owners, int64_t start,
                   const int64_t* ids, const Ragged& sources, const float* memory, float* logprobs) {
   const int d = m.dim, rows = target.rows();
-  Ragged asking, source;  // of the sources that these targets have
+  Ragged asking, source;  // of the sources of these targets
   float* y = w.y.need(size_t(rows) * d);
   for (int n = 0, group = 0; n < target.count(); ++n) {
     group += target.length(n);

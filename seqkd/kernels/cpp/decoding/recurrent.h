@@ -1,4 +1,4 @@
-// Recurrent units: what elementwise steps and an LSTM's encoder and attention need.
+// Recurrent units: elementwise steps, and the encoder and the attention of an LSTM.
 #pragma once
 #include <algorithm>
 #include <numeric>
@@ -6,12 +6,12 @@
 
 #include "layers.h"
 
-// NaN stays NaN; beyond 88 the exponential would overflow, and both functions are at their ends long before.
+// NaN stays NaN. Beyond 88 the exponential would overflow; both functions reach their limits long before.
 static inline vf exp_at_most(vf x) { return vexp(x > 88.0f ? splat(88.0f) : x); }
 static inline vf sigmoid(vf x) { return 1.0f / (1.0f + exp_at_most(-x)); }
 static inline vf tanh_of(vf x) { return 1.0f - 2.0f / (exp_at_most(x + x) + 1.0f); }
 
-// One step of an LSTM cell: gates [4 * width] are input, forget and output gate and the cell's input.
+// One step of an LSTM cell. gates [4 * width] are the input, forget and output gates and the input of the cell.
 static void lstm_cell(const float* gates, const float* before, float* after, float* output, int width) {
   for (int i = 0; i < width; i += LANES) {
     const vf entry = sigmoid(load(gates + i)), keep = sigmoid(load(gates + width + i));
@@ -21,8 +21,8 @@ static void lstm_cell(const float* gates, const float* before, float* after, flo
   }
 }
 
-// One query over `count` places of a source, a value behind its key; one head, as wide as the model. `scores` has room
-// for round_up(count, LANES).
+// Attention of one query to `count` positions of a source. A value lies behind its key. There is one head, as wide as the
+// model. `scores` has room for round_up(count, LANES) floats.
 static void attend_whole(const float* query, const float* entries, int count, int dim, float* scores, float* out) {
   const int width = round_up(count, LANES);
   for (int first = 0; first < width; first += LANES) {
@@ -37,7 +37,7 @@ static void attend_whole(const float* query, const float* entries, int count, in
   store(scores + last, load(scores + last) + outside_mask(count - last));
   const float inverse = exponentials(scores, width);
   for (int i = 0; i < dim; i += LANES) {
-    vf even = {}, odd = {};  // one sum alone would wait for itself
+    vf even = {}, odd = {};  // a single sum would stall on its own latency
     const float* value = entries + dim + i;
     int p = 0;
     for (; p + 1 < count; p += 2, value += 4 * dim) {
@@ -54,8 +54,8 @@ static void embed_alone(const Model& m, const float* table, int64_t id, float* o
   for (int i = 0; i < m.dim; i += LANES) store(out + i, load(table + size_t(id) * m.dim + i) * scale);
 }
 
-// Encoder states of an LSTM in both directions, for sentences whose ids lie `stride` apart; they are valid until the
-// next call on this thread.
+// The encoder states of an LSTM in both directions, for sentences whose ids lie `stride` apart. They are valid until the next
+// call on this thread.
 static const float* encode_lstm(const Model& m, Scratch& w, const Ragged& sentences, const int64_t* ids, int stride) {
   const int d = m.dim, half = d / 2, rows = sentences.rows(), count = sentences.count();
   float *x = w.x.need(size_t(rows) * d), *y = w.y.need(size_t(rows) * d);
@@ -65,7 +65,7 @@ static const float* encode_lstm(const Model& m, Scratch& w, const Ragged& senten
   for (int n = 0, row = 0; n < count; ++n)
     for (int p = 0; p < sentences.length(n); ++p, ++row)
       embed_alone(m, m.source_embedding, ids[size_t(n) * stride + p], x + size_t(row) * d);
-  std::vector<int> order(count);  // longest first: those that are not over yet are the first ones
+  std::vector<int> order(count);  // longest first, so that the unfinished sentences come first at every step
   std::iota(order.begin(), order.end(), 0);
   std::stable_sort(order.begin(), order.end(), [&](int a, int b) { return sentences.length(a) > sentences.length(b); });
   for (const LstmLayer& layer : m.lstm.encoder) {

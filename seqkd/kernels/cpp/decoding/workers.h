@@ -1,5 +1,5 @@
-// A few threads that share out rows; the rows of a step do not depend on each other. Where there are too few rows for all
-// of them, one thread goes through the rows and the others help it with each product.
+// A few threads that share the rows of a step, which do not depend on each other. If there are too few rows for all threads,
+// one thread processes the rows and the others help it with each product.
 #pragma once
 #include <algorithm>
 #include <atomic>
@@ -18,7 +18,7 @@ class Workers {
  public:
   using Around = std::function<void(const std::function<void()>&)>;
 
-  // `threads` counts the caller. `around` calls what it is given, on a thread that is ready for products then.
+  // `threads` includes the caller. `around` calls its argument on a thread that it has prepared for products.
   void start(int threads, Around around) {
     around_ = std::move(around);
     for (int i = 1; i < threads; ++i) pool_.emplace_back([this, i] { loop(i); });
@@ -33,8 +33,8 @@ class Workers {
     for (std::thread& thread : pool_) thread.join();
   }
 
-  // Calls `work(first, count)` for parts of 0..total-1 whose sizes are multiples of `unit`, and waits for all. `effort` says
-  // how much there is to do: products of two numbers, times the bytes of each.
+  // Calls `work(first, count)` for parts of 0..total-1 whose sizes are multiples of `unit`, and waits for all parts. `effort`
+  // is the amount of work: multiplications times the bytes of a number.
   void run(int total, int unit, int64_t effort, const std::function<void(int, int)>& work) {
     if (total == 0) return;
     const int units = (total + unit - 1) / unit, parts = std::min(threads(), units);
@@ -52,12 +52,12 @@ class Workers {
     done_.wait(lock, [this] { return left_ == 0; });
   }
 
-  // Within `work` above: calls `piece(first, count)` for parts of 0..total-1, on all threads if the others have nothing else
-  // to do, and waits for all.
+  // Called within `work` above: calls `piece(first, count)` for parts of 0..total-1, on all threads if the others are idle, and
+  // waits for all parts.
   template <typename Piece>
   void share(int total, const Piece& piece) {
     if (!helped_) return piece(0, total);
-    const int parts = std::min(total, 2 * threads());  // of a thread that comes late others take the second
+    const int parts = std::min(total, 2 * threads());  // if a thread is late, others take its second part
     const std::function<void(int)> task = [&](int i) {
       const int first = int(int64_t(total) * i / parts);
       piece(first, int(int64_t(total) * (i + 1) / parts) - first);
@@ -71,11 +71,11 @@ class Workers {
     while (undone_.load(std::memory_order_acquire)) pause();
   }
 
-  // Whether `share` has threads to share with.
+  // Whether `share` has threads to share the work with.
   bool shares() const { return helped_; }
 
  private:
-  // Some hundred microseconds of work; to wake helpers, and to hand them some twenty products, takes thirty.
+  // Some hundred microseconds of work. Waking helpers and handing them some twenty products takes thirty microseconds.
   static constexpr int64_t WORTH_HELP = 1 << 26;
 
   int threads() const { return int(pool_.size()) + 1; }
@@ -98,8 +98,8 @@ class Workers {
     helped_ = false;
   }
 
-  // Until nobody is helped any more. A waiting thread looks out for work all the time: to be woken takes longer than most
-  // products do.
+  // Helps until there is nothing left to help with. A waiting thread polls for work, because waking it would take longer than
+  // most products.
   void help() {
     for (int idle = 0; helped_; ++idle) {
       if (claim()) idle = 0;
@@ -110,8 +110,8 @@ class Workers {
     }
   }
 
-  // Does one of the parts that nobody does yet. They are counted down together with the number of the turn, so that nobody
-  // takes a part for one of an earlier turn; and a turn cannot end before what is claimed of it is done.
+  // Does one of the unclaimed parts. Their count is stored together with the number of the turn, so that no thread mistakes a
+  // part for one of an earlier turn. A turn cannot end before its claimed parts are done.
   bool claim() {
     uint64_t seen = unclaimed_.load(std::memory_order_acquire);
     while (uint32_t(seen)) {
@@ -153,12 +153,12 @@ class Workers {
   std::mutex mutex_;
   std::condition_variable wake_, done_;
   const std::function<void(int, int)>* work_ = nullptr;
-  int total_ = 0, unit_ = 1, units_ = 0, parts_ = 1, left_ = 0;  // parts 0: help
+  int total_ = 0, unit_ = 1, units_ = 0, parts_ = 1, left_ = 0;  // parts_ is 0 while threads help with products
   long round_ = 0;
   bool stop_ = false;
 
   std::atomic<bool> helped_{false};
   const std::function<void(int)>* task_ = nullptr;
-  std::atomic<uint64_t> unclaimed_{0};  // above, the number of the turn
+  std::atomic<uint64_t> unclaimed_{0};  // the high bits hold the number of the turn
   std::atomic<int> undone_{0};
 };

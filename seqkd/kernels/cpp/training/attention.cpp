@@ -1,5 +1,5 @@
-// Scaled dot-product attention of training, forward and backward, in float32. Sentences are short, so the scores of one
-// head of one sentence stay in the first-level cache, and nothing but their log-sum-exp is kept for the backward pass.
+// Scaled dot-product attention for training, forward and backward, in float32. Sentences are short, so the scores of one head
+// of one sentence stay in the first-level cache, and only their log-sum-exp is kept for the backward pass.
 #include <cmath>
 
 #include "../abi.h"
@@ -7,10 +7,11 @@
 #include "../parallel.h"
 #include "../vector.h"
 
-constexpr int ROWS = 4;  // queries that read a key together
+constexpr int ROWS = 4;  // queries that share the load of a key
 constexpr float NEVER = -INFINITY;
 
-// Of a tensor [batch, heads, length, width]: numbers between two sentences, heads and positions; the last are neighbours.
+// The strides of a tensor [batch, heads, length, width] between sentences, heads and positions. The last dimension is
+// contiguous.
 struct Strides {
   int64_t batch, head, position;
 };
@@ -19,12 +20,12 @@ struct Shape {
   int batch, heads, targets, sources, width;
   int causal;
   float scale;
-  Strides query, key, value, out, grad;  // of `out` also the gradients of the queries; see below for the others
+  Strides query, key, value, out, grad;  // `out` holds for the gradients of the queries, too; for the other gradients see below
 };
 
 static inline int padded(int n) { return (n + LANES - 1) / LANES * LANES; }
 
-// [sources x width] to [width x padded sources], zeros beyond.
+// Transposes [sources x width] to [width x padded sources], padded with zeros.
 static void turn(const float* from, int64_t stride, int sources, int width, float* to) {
   const int room = padded(sources);
   for (int s = 0; s < room; s += LANES)
@@ -36,7 +37,7 @@ static void turn(const float* from, int64_t stride, int sources, int width, floa
     }
 }
 
-// Rows that are handled together; rows beyond the last stand for the last.
+// Rows that are processed together. Rows beyond the last repeat the last one.
 struct Rows {
   const float* at[ROWS];
   Rows(const float* first, int64_t stride, int rows) {
@@ -44,7 +45,8 @@ struct Rows {
   }
 };
 
-// `SPAN` vectors of each row of out = rows times as many of `turned`'s columns. Sums of one alone would wait for each other.
+// `SPAN` vectors of each row of out = rows times the same columns of `turned`. The sums of a single vector would stall on their
+// own latency.
 template <int SPAN>
 static void products(const Rows& rows, const float* turned, int room, int width, float* out) {
   vf total[ROWS][SPAN] = {};
@@ -87,7 +89,7 @@ constexpr int HELD = VECTORS % 4 == 0 && LANES == 16 ? 4
                      : VECTORS <= 5                  ? VECTORS
                                                      : 1;
 
-// Row i of `to`, of `rows`, = sum over s of weights[i][s] * from[s].
+// Row i of `to`, of `rows`, = the sum over s of weights[i][s] * from[s].
 template <int VECTORS>
 static void mix(const float* weights, int room, const float* from, int64_t stride, int count, int rows, float* to,
                 int64_t to_stride) {
@@ -108,7 +110,7 @@ static void mix(const float* weights, int room, const float* from, int64_t strid
   }
 }
 
-// Row s of `to` [count x width] += sum over i of weights[i][s] * rows[i].
+// Row s of `to` [count x width] += the sum over i of weights[i][s] * rows[i].
 template <int VECTORS>
 static void spread(const float* weights, int room, const Rows& rows, int count, float* to) {
   constexpr int HELD_HERE = HELD<VECTORS>;
@@ -128,16 +130,16 @@ static void spread(const float* weights, int room, const Rows& rows, int count, 
   }
 }
 
-// 0 where the query may see the key, minus infinity elsewhere; [room].
+// [room]: 0 if the query may see the key, otherwise minus infinity.
 static void bars_of(const Shape& shape, const uint8_t* mask, int sentence, float* bars) {
   for (int s = 0; s < padded(shape.sources); ++s)
     bars[s] = s < shape.sources && (!mask || mask[size_t(sentence) * shape.sources + s]) ? 0.0f : NEVER;
 }
 
-// How many of the keys the query at `t` may see at most.
+// The largest number of keys that the query at `t` may see.
 static inline int seen(const Shape& shape, int t) { return shape.causal ? std::min(t + 1, shape.sources) : shape.sources; }
 
-// Scores to probabilities; those of keys that are not seen are exactly 0. With `log_sum` known it is read, else it is found.
+// Turns scores into probabilities; keys that are not seen get exactly 0. If `known`, log_sum is read, otherwise it is computed.
 static void soften(const Shape& shape, const float* bars, int t, bool known, float* x, float* log_sum) {
   const int room = padded(shape.sources), count = seen(shape, t);
   for (int s = count; s < room; ++s) x[s] = NEVER;
@@ -190,7 +192,7 @@ static void forward(const Shape& shape, const float* query, const float* key, co
   }
 }
 
-// Gradients of the keys and values are [batch, sources, heads, width] without gaps.
+// The gradients of the keys and values are contiguous tensors [batch, sources, heads, width].
 template <int VECTORS>
 static void backward(const Shape& shape, const float* query, const float* key, const float* value, const uint8_t* mask,
                      const float* grad, const float* log_sums, float* to_query, float* to_key, float* to_value, Range own) {
@@ -257,7 +259,7 @@ static void by_width(int width, const Call& call) {
 }
 
 extern "C" {
-// `mask` [batch, sources]: 1 where keys may be seen, or null. `log_sums` [batch, heads, targets].
+// `mask` [batch, sources] is 1 for keys that may be seen, or null. `log_sums` is [batch, heads, targets].
 void seqkd_attend(const Shape* shape, int threads, const float* query, const float* key, const float* value,
                   const uint8_t* mask, float* out, float* log_sums) {
   parallel(threads, [&](int part, int parts) {

@@ -1,19 +1,20 @@
-// Dropout of training, with the sum that follows it. What stays is drawn from each feature's place and a seed, so that
-// threads draw each their own part, on any processor the same, and the backward pass draws it once more: nothing is kept.
+// Dropout for training, with the addition that follows it. The draw of a feature depends on its position and a seed only.
+// Each thread can therefore draw its own part, every processor draws the same, and the backward pass draws again instead of
+// storing a mask.
 #include "../abi.h"
 #include "../parallel.h"
 #include "../vector.h"
 
-constexpr int BLOCK = 32;  // features: sixteen words have bits for two of them each
+constexpr int BLOCK = 32;  // features: each of sixteen words has bits for two of them
 
-// The mix with which MurmurHash3 ends: each bit of a word changes about half of the result's.
+// The finaliser of MurmurHash3: each bit of a word changes about half of the bits of the result.
 static inline vu mixed(vu x) {
   x = (x ^ x >> 16) * 0x85ebca6b;
   x = (x ^ x >> 13) * 0xc2b2ae35;
   return x ^ x >> 16;
 }
 
-// Of the block's features, all ones where one stays.
+// The mask of a block's features: all ones for a feature that stays.
 static inline void draw(uint32_t block, uint64_t seed, uint32_t dropped, vi* kept) {
   for (int u = 0; u < UNIT; ++u) {
     vu place;
@@ -32,7 +33,8 @@ static void drop_block(const float* x, const float* onto, const vi* kept, float 
 }
 
 extern "C" {
-// out = onto + scale * x where x stays, all [count]; `onto` may be null. `dropped` of 65,536 features do not stay.
+// out = onto + scale * x for features that stay, and onto for the others, all [count]; `onto` may be null. `dropped` of 65,536
+// features are dropped.
 void seqkd_dropout(const float* x, const float* onto, int64_t count, uint32_t dropped, float scale, uint64_t seed, int threads,
                    float* out) {
   const int whole = int(count / BLOCK), rest = int(count % BLOCK);

@@ -1,11 +1,12 @@
-// The output layer over a vocabulary: log-sum-exp with its gradients, what a softmax expects, and the likeliest piece.
-// A part of training.cpp.
+// The output layer over a vocabulary: log-sum-exp with gradients, the expectation under a softmax, and the likeliest piece.
+// This file is a part of training.cpp.
 #pragma once
 
 extern "C" {
-// Log-sum-exp of each row's logits x * w^T. If `expected` [rows x width] is given, also, each row times its `weight` (null: 1):
-// the row of `values` [vocab x width] that the softmax expects, and in row v of `to` [vocab x width], which is added to, the
-// sum over rows of (probability of v) * y [rows x width]. With w for the values and x for y these are the gradients.
+// The log-sum-exp of each row's logits x * w^T. If `expected` [rows x width] is given, it receives the expectation of the rows
+// of `values` [vocab x width] under the softmax, and the sum over rows of (probability of v) * y [rows x width] is added to row
+// v of `to` [vocab x width]; each row is multiplied by its `weight` (null: 1). With w as values and x as y these are the
+// gradients.
 void seqkd_softmax(const float* x, const float* w, const float* values, const float* y, const float* weight, int rows, int dim,
                    int width, int vocab, int threads, float* log_sums, float* expected, float* to) {
   static thread_local Buffer<uint16_t> outward_buffer, inward_buffer, left_buffer, kept_buffer, y_buffer;
@@ -32,8 +33,8 @@ void seqkd_softmax(const float* x, const float* w, const float* values, const fl
       const Range own(row_blocks, part, parts);
       pack_left(x + size_t(first) * dim, count, dim, 2 * own.first, 2 * own.last, left);
     });
-    // The largest of a row's first logits is what exponents are taken from. Where another one lies far above it, all are
-    // looked at.
+    // Exponents are relative to the largest of a row's first logits. If another logit lies far above it, the maximum of all is
+    // used.
     bool exact = false;
     int used = 1;
     while (true) {
@@ -100,7 +101,7 @@ void seqkd_softmax(const float* x, const float* w, const float* values, const fl
               else
                 product<ADD>(narrowed, size_t(column_steps) * TILE, b, column_steps, out, width);
             }
-            // Kept for the gradient of w, columns as rows.
+            // Kept transposed for the gradient of w.
             for (int c = 0; c < columns; c += 16) {
               vf pairs[16];
               for (int p = 0; p < 16; ++p) {
@@ -145,7 +146,7 @@ void seqkd_softmax(const float* x, const float* w, const float* values, const fl
   }
 }
 
-// The largest logit x * w^T of each row: its column, the lower one of equals; 0 where all are NaN.
+// The column of the largest logit x * w^T of each row; the lowest of equal ones; 0 if all are NaN.
 void seqkd_best(const float* x, const float* w, int rows, int dim, int vocab, int threads, int64_t* ids) {
   static thread_local Buffer<uint16_t> packed;
   const int steps = dim / BLOCK, panels = vocab / BLOCK;

@@ -1,5 +1,5 @@
-// bf16 operands, made from float32, and products of them that add up in float32: by the matrix unit (AMX), or where there is
-// none by the vector unit's own products of bf16 pairs, on the same layout.
+// bf16 operands, converted from float32, and their products, summed in float32: on the matrix unit (AMX) or, without one, by
+// the vector unit's products of bf16 pairs in the same layout.
 //
 // A tile is 16 x 64 bytes. The left operand's tiles hold 16 rows x 32 inputs. The right operand's hold 16 pairs of inputs x
 // 16 outputs, the two of a pair side by side. Operands are stored as [block][step][512]: a step is 32 inputs; a left
@@ -17,7 +17,7 @@
 constexpr int TILE = 512;  // bf16 numbers in a tile
 constexpr int BLOCK = 32;  // rows and columns of a product's block
 
-// The processor's setting of tiles belongs to a thread, and others use it as well.
+// The processor's tile configuration belongs to a thread, and other libraries use it as well.
 struct MatrixUnit {
 #if defined(__AMX_BF16__)
   MatrixUnit() {
@@ -37,20 +37,20 @@ struct MatrixUnit {
 
 static inline __m512i narrow32(vf low, vf high) { return (__m512i)_mm512_cvtne2ps_pbh((__m512)high, (__m512)low); }
 
-// Lane c: row `even` below row `odd`, both at column c.
+// Lane c holds row `even` in its lower half and row `odd` in its upper half, both at column c.
 static inline __m512i interleave(vf even, vf odd) {
   const __m512i a = _mm512_cvtepu16_epi32((__m256i)narrow(even));
   const __m512i b = _mm512_cvtepu16_epi32((__m256i)narrow(odd));
   return _mm512_or_si512(a, _mm512_slli_epi32(b, 16));
 }
 
-// A tile's rows, of which each is 16 numbers of 32 bits, made its columns.
+// Transposes a tile whose rows are 16 numbers of 32 bits.
 static inline void store_turned(uint16_t* to, vf* rows) {
   transpose(rows);
   for (int i = 0; i < 16; ++i) _mm512_store_ps(to + 32 * i, (__m512)rows[i]);
 }
 
-// Left operand of `a` [rows x columns]: 16-row blocks `first` to `last`; rows beyond the end are zeros.
+// The left operand of `a` [rows x columns]: 16-row blocks `first` to `last`; rows beyond the end are zeros.
 static inline void pack_left(const float* a, int rows, int columns, int first, int last, uint16_t* out) {
   const int steps = columns / BLOCK;
   for (int block = first; block < last; ++block)
@@ -64,7 +64,7 @@ static inline void pack_left(const float* a, int rows, int columns, int first, i
     }
 }
 
-// Right operand of a product with the transpose of `w` [outputs x inputs]: blocks `first` to `last` of 32 outputs.
+// The right operand of a product with the transpose of `w` [outputs x inputs]: blocks `first` to `last` of 32 outputs.
 static inline void pack_right_transposed(const float* w, int inputs, int first, int last, uint16_t* out) {
   const int steps = inputs / BLOCK;
   for (int block = first; block < last; ++block)
@@ -79,7 +79,7 @@ static inline void pack_right_transposed(const float* w, int inputs, int first, 
       }
 }
 
-// Right operand of a product with `a` [rows x columns] itself, each row times its `scale` if there is one: steps (32 rows)
+// The right operand of a product with `a` [rows x columns] itself, each row times its `scale` if there is one: steps (32 rows)
 // `first` to `last` of `steps`; rows beyond the end are zeros.
 static inline void pack_right(const float* a, const float* scale, int rows, int columns, int first, int last, int steps,
                               uint16_t* out) {
@@ -98,16 +98,16 @@ static inline void pack_right(const float* a, const float* scale, int rows, int 
     }
 }
 
-// What a block's sums begin with.
+// The initial values of the sums of a block.
 enum Start { ZERO, BIAS, ADD };
 
-// c[32 x 32] = left block * right block; the left operand's second 16 rows lie `lower` numbers behind its first. BIAS begins
-// every row with `bias`, ADD goes on from what c holds.
+// c[32 x 32] = left block * right block. The second 16 rows of the left operand lie `lower` numbers behind the first 16. BIAS
+// initialises every row with `bias`; ADD continues with the contents of c.
 template <Start start>
 static inline void product(const uint16_t* left, size_t lower, const uint16_t* right, int steps, float* c, size_t stride,
                            const float* bias = nullptr) {
 #if defined(__AMX_BF16__)
-  // GCC's tile loads do not tell it that they read memory.
+  // GCC does not know that its tile loads read memory.
   __asm__ volatile("" ::: "memory");
   if (start == ZERO) {
     _tile_zero(0);

@@ -1,10 +1,10 @@
-// Linear layers and the softmax over a vocabulary, forward and backward, in bf16 products that add up in float32.
+// Linear layers and the softmax over a vocabulary, forward and backward, with bf16 products that are summed in float32.
 //
-// Widths are multiples of 32. All matrices are row-major float32; what is narrowed to bf16 never leaves these functions.
+// Widths are multiples of 32. All matrices are row-major float32; the bf16 copies never leave these functions.
 #include "../abi.h"
 
 #if !defined(__AVX512BF16__)
-// Processors with a matrix unit have AVX-512's products of bf16 pairs, too. Without them the other functions are left out.
+// Processors with a matrix unit have the AVX-512 products of bf16 pairs, too. Without them the other functions are omitted.
 extern "C" int seqkd_training_unit() { return 0; }
 #else
 #include <algorithm>
@@ -25,9 +25,9 @@ static void with_unit(int threads, const Work& work) {
   });
 }
 
-// Rows that go through together: their operands stay in the second-level cache.
+// Rows that are processed together: their operands stay in the second-level cache.
 constexpr int LINEAR_ROWS = 128, GRADIENT_ROWS = 512;
-// Columns of the softmax that go through together, and bf16 probabilities that are kept at a time.
+// Columns of the softmax that are processed together, and bf16 probabilities that are kept at a time.
 constexpr int SOFTMAX_COLUMNS = 512;
 constexpr size_t SOFTMAX_KEPT = size_t(1) << 23;
 constexpr float FAR = 60.0f;  // exp(FAR) and its sums are far from the largest float
@@ -43,8 +43,8 @@ static void add_rows(const float* a, int rows, int columns, float* sums) {
     for (int c = 0; c < columns; c += LANES) store(sums + c, load(sums + c) + load(a + size_t(r) * columns + c));
 }
 
-// Left operand of a product with the transpose of `a`: its rows are a's columns, and these rows of a are step `step` of
-// `steps`. Rows from `rows` to 32 are zeros.
+// The left operand of a product with the transpose of `a`: its rows are the columns of a, and these rows of a are step `step`
+// of `steps`. Rows from `rows` to 32 are zeros.
 static void turn_block(const float* a, int rows, int columns, size_t stride, int step, int steps, uint16_t* out) {
   for (int c = 0; c < columns; c += 16) {
     vf pairs[16];
@@ -56,7 +56,7 @@ static void turn_block(const float* a, int rows, int columns, size_t stride, int
   }
 }
 
-// out [rows x columns] = left operand * right operand, or that added to it.
+// out [rows x columns] = left operand * right operand, or the product is added to out.
 static void add_products(const uint16_t* left, const uint16_t* right, int rows, int columns, int steps, bool first,
                          float* out) {
   for (int row = 0; row < rows; row += BLOCK)
@@ -71,7 +71,7 @@ static void add_products(const uint16_t* left, const uint16_t* right, int rows, 
     }
 }
 
-// to [count] = sum of the first `count` numbers of each of `parts` lists that are `size` numbers apart.
+// to [count] = the sum of the first `count` numbers of each of `parts` lists that are `size` numbers apart.
 static void fold(const float* sums, size_t size, int parts_to_add, size_t count, int threads, float* to) {
   parallel(threads, [&](int part, int parts) {
     const Range own(int(count), part, parts, LANES);
@@ -85,7 +85,7 @@ static void fold(const float* sums, size_t size, int parts_to_add, size_t count,
 
 extern "C" {
 
-// Whether there are products of bf16: the system must let us use the matrix unit; the vector unit is always there.
+// Whether bf16 products are available. The operating system must allow the matrix unit; the vector unit is always available.
 int seqkd_training_unit() {
 #if defined(__AMX_BF16__)
   constexpr long REQUEST_PERMISSION = 0x1023, TILE_DATA = 18;
@@ -132,7 +132,8 @@ void seqkd_linear(const float* x, const float* w, const float* bias, float* y, i
   });
 }
 
-// Of `seqkd_linear`: from the gradient of y those of x (if wanted), w and the bias (if there is one).
+// The backward pass of `seqkd_linear`: computes the gradients of x (if needed), w and the bias (if there is one) from that of
+// y.
 void seqkd_linear_backward(const float* grad, const float* x, const float* w, float* grad_x, float* grad_w,
                            float* grad_bias, int rows, int inputs, int outputs, int threads) {
   static thread_local Buffer<uint16_t> packed;
@@ -144,7 +145,7 @@ void seqkd_linear_backward(const float* grad, const float* x, const float* w, fl
       const Range own(out_steps, part, parts);
       pack_right(w, nullptr, outputs, inputs, own.first, own.last, out_steps, right);
     });
-  // Each thread adds up its own rows.
+  // Each thread sums its own rows.
   const size_t size = size_t(outputs) * inputs + outputs;
   float* sums = sums_buffer.need(size * threads);
   int used = 1;
@@ -190,7 +191,7 @@ void seqkd_linear_backward(const float* grad, const float* x, const float* w, fl
 }
 
 // y = positive part of (x * inner^T + inner_bias), times outer^T, + outer_bias: x and y [rows x dim], inner [hidden x dim],
-// outer [dim x hidden]. What lies between stays in the cache.
+// outer [dim x hidden]. The hidden values stay in the cache.
 void seqkd_feed_forward(const float* x, const float* inner, const float* inner_bias, const float* outer,
                         const float* outer_bias, float* y, int rows, int dim, int hidden, int threads) {
   static thread_local Buffer<uint16_t> inner_buffer, outer_buffer;
@@ -234,8 +235,8 @@ void seqkd_feed_forward(const float* x, const float* inner, const float* inner_b
   });
 }
 
-// Of `seqkd_feed_forward`: what lay between is computed again. `grads` is [hidden x dim] for inner, [dim x hidden] for outer,
-// [hidden] and [dim] for their biases, one after the other.
+// The backward pass of `seqkd_feed_forward`. It computes the hidden values again. `grads` holds [hidden x dim] for inner,
+// [dim x hidden] for outer, and [hidden] and [dim] for their biases, one after the other.
 void seqkd_feed_forward_backward(const float* grad, const float* x, const float* inner, const float* inner_bias,
                                  const float* outer, float* grad_x, float* grads, int rows, int dim, int hidden,
                                  int threads) {
@@ -243,9 +244,9 @@ void seqkd_feed_forward_backward(const float* grad, const float* x, const float*
   static thread_local Buffer<float> sums_buffer;
   const int dim_steps = dim / BLOCK, hidden_steps = hidden / BLOCK;
   const size_t weights = size_t(dim) * hidden, size = 2 * weights + hidden + dim;
-  uint16_t* inner_right = inner_buffer.need(weights);  // x to what lies between
-  uint16_t* back_right = back_buffer.need(weights);    // its gradient to that of x
-  uint16_t* outer_right = outer_buffer.need(weights);  // the gradient of y to its gradient
+  uint16_t* inner_right = inner_buffer.need(weights);  // from x to the hidden values
+  uint16_t* back_right = back_buffer.need(weights);    // from their gradient to that of x
+  uint16_t* outer_right = outer_buffer.need(weights);  // from the gradient of y to theirs
   with_unit(threads, [&](int part, int parts) {
     const Range own(hidden_steps, part, parts), own_outer(dim_steps, part, parts);
     pack_right_transposed(inner, dim, own.first, own.last, inner_right);

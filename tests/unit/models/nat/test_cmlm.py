@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seqkd.models.nat.cmlm import Cmlm, least_probable, masks
+from seqkd.models.nat.cmlm import Cmlm, count_masked, least_probable
 from seqkd.models.nat.lengths import OUT_OF_REACH
 from seqkd.models.protocol import TOO_LONG, ParallelModel, ParallelSettings
 from tests.unit.models.nat.support import EOS, PAD, cmlm, padded, pair_lengths, sentences
@@ -14,7 +14,7 @@ from tests.unit.models.nat.support import EOS, PAD, cmlm, padded, pair_lengths, 
 
 @given(st.integers(1, 40), st.integers(1, 12))
 def test_masks_decay_evenly_from_all(length: int, iterations: int) -> None:
-    counts = [int(masks(torch.tensor([length]), each, iterations)) for each in range(iterations)]
+    counts = [int(count_masked(torch.tensor([length]), each, iterations)) for each in range(iterations)]
     assert counts[0] == length
     assert counts == [int(length * (1 - each / iterations) + 1e-9) for each in range(iterations)]
     assert counts[-1] == length // iterations

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seqkd.models.nat.copying import copies, fertile_places, uniform_places
+from seqkd.models.nat.copying import copy_states, fertile_places, uniform_places
 
 LENGTHS = st.lists(st.tuples(st.integers(1, 40), st.integers(1, 60)), min_size=1, max_size=5)
 
@@ -36,6 +36,6 @@ def test_fertile_places_repeat_each_token(fertilities: list[list[int]]) -> None:
 
 def test_copies() -> None:
     embedded = torch.randn(2, 3, 4)
-    found = copies(embedded, torch.tensor([[0, 0, 2], [1, 2, 2]]))
+    found = copy_states(embedded, torch.tensor([[0, 0, 2], [1, 2, 2]]))
     assert torch.equal(found[0], embedded[0, [0, 0, 2]])
     assert torch.equal(found[1], embedded[1, [1, 2, 2]])

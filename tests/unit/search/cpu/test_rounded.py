@@ -192,7 +192,7 @@ def test_a_stack_is_the_rounded_one(arithmetic: Arithmetic, settings: dict[str, 
         compares[0](native.encode(source), stack.encode(source))
         decoded = stack.decode(inputs.double(), real, states.double(), source)
         compares[1](native.decode(inputs, real, states, source), decoded)
-        compares[2](native.upsampled(source, split)[0], stack.upsampled(source, rounded_split)[0])
+        compares[2](native.decode_upsampled(source, split)[0], stack.decode_upsampled(source, rounded_split)[0])
         logits = rounding(arithmetic).rows(inputs[0].double()) @ output.T
         values, ids, sums = native.top_pieces(inputs[0], 5, [EOS])
         compares[3](sums[:, None], logits.logsumexp(-1, keepdim=True))

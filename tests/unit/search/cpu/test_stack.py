@@ -117,13 +117,13 @@ def test_it_equals_the_torch_stack(arithmetic: Arithmetic, settings: dict[str, A
     close(decoded[wanted], features[wanted])
 
     split = nn.Linear(plain.dim, 3 * plain.dim)
-    expected, where = plain.upsampled(source, split)
-    upsampled, same = native.upsampled(source, split)
+    expected, where = plain.decode_upsampled(source, split)
+    upsampled, same = native.decode_upsampled(source, split)
     assert torch.equal(same, where)
     close(upsampled[where], expected[where])
 
-    ids, logprobs = native.best_upsampled(source, split, BANNED)
-    best, scores = plain.best_upsampled(source, split, BANNED)
+    ids, logprobs = native.best_upsampled_pieces(source, split, BANNED)
+    best, scores = plain.best_upsampled_pieces(source, split, BANNED)
     assert (ids == best).double().mean() > 0.99  # of near ties either may be the best
     torch.testing.assert_close(logprobs, scores, atol=1e-3, rtol=0)
 
@@ -159,17 +159,17 @@ def test_a_sentence_alone_is_the_same_in_every_bit(arithmetic: Arithmetic, threa
     split = nn.Linear(plain.dim, 3 * plain.dim)
     lengths = [1 + 7 * row % ROOM for row in range(50)]
     source = sources(lengths, room=ROOM)
-    memory, (features, real) = native.encode(source), native.upsampled(source, split)
+    memory, (features, real) = native.encode(source), native.decode_upsampled(source, split)
     decoded = native.decode(features, real, memory, source)
-    ids, logprobs = native.best_upsampled(source, split, BANNED)
+    ids, logprobs = native.best_upsampled_pieces(source, split, BANNED)
     start = 0
     for row, length in enumerate(lengths):
         one, frames = source[row : row + 1, :length], 3 * length
-        alone, inner = native.upsampled(one, split)
+        alone, inner = native.decode_upsampled(one, split)
         assert torch.equal(native.encode(one)[0], memory[row, :length])
         assert torch.equal(alone[0], features[row, :frames])
         assert torch.equal(native.decode(alone, inner, memory[row : row + 1], one)[0], decoded[row, :frames])
-        best, scores = native.best_upsampled(one, split, BANNED)
+        best, scores = native.best_upsampled_pieces(one, split, BANNED)
         assert torch.equal(best, ids[start : start + frames])
         assert torch.equal(scores, logprobs[start : start + frames])
         start += frames
@@ -194,9 +194,9 @@ def test_positions_that_are_not_there_are_refused() -> None:
     with pytest.raises(ValueError, match="41 tokens do not fit the 40 positions"):
         native.encode(source)
     with pytest.raises(ValueError, match="21 tokens do not fit the 20 positions"):
-        native.upsampled(sources([21]), split)
+        native.decode_upsampled(sources([21]), split)
     with pytest.raises(ValueError, match="21 tokens do not fit the 20 positions"):
-        native.best_upsampled(sources([21]), split, BANNED)
+        native.best_upsampled_pieces(sources([21]), split, BANNED)
     with pytest.raises(ValueError, match="61 tokens do not fit the 60 positions"):
         native.decode(torch.zeros(1, 61, plain.dim), inside([61]), torch.zeros(1, 3, plain.dim), sources([3]))
     assert native.encode(sources([ROOM], room=ROOM + 9)).shape == (1, ROOM + 9, plain.dim)

@@ -1,4 +1,4 @@
-"""Models that the kernels do not fit are refused by the engine itself, not only by what chooses engines."""
+"""Models that the kernels do not support are refused by the engine itself, not only by what chooses engines."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ def model(arch: str, **widths: int) -> Any:
 def test_an_engine_refuses_widths_that_its_kernels_do_not_fit(arch: str, widths: dict[str, int], said: str) -> None:
     unfit = model(arch, **widths)
     assert not usable(unfit)
-    with pytest.raises(ValueError, match=f"the CPU kernels do not fit {said}"):
+    with pytest.raises(ValueError, match=f"the CPU kernels do not support {said}"):
         NativeModel(unfit, "float32")
 
 
 def test_so_does_one_that_writes_all_positions_at_once() -> None:
     unfit = model("ctc", heads=4, ffn_dim=32)
     assert isinstance(unfit, Ctc)
-    with pytest.raises(ValueError, match="the CPU kernels do not fit dim 32 with heads 4"):
+    with pytest.raises(ValueError, match="the CPU kernels do not support dim 32 with heads 4"):
         NativeParallel(unfit, "float32")
 
 

@@ -25,4 +25,4 @@ def test_the_engine_on_cuda(there: bool, kind: type) -> None:
     loaded: Any = LoadedModel.__new__(LoadedModel)
     object.__setattr__(loaded, "model", tiny_model())
     object.__setattr__(loaded, "arch", "transformer")
-    assert type(loading.engine(loaded, "fp16", on_gpu=lambda _: there)) is kind
+    assert type(loading.build_engine(loaded, "fp16", on_gpu=lambda _: there)) is kind

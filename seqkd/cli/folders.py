@@ -62,7 +62,7 @@ def _verify(
 def _compare(
     first: Annotated[Path, typer.Argument(metavar="RUN_A", help="run folder of a pipeline")],
     second: Annotated[
-        Path | None, typer.Argument(metavar="[RUN_B]", help="another one; left out: two models of RUN_A")
+        Path | None, typer.Argument(metavar="RUN_B", help="another one; left out: two models of RUN_A")
     ] = None,
     models: Annotated[
         tuple[str, str] | None,

@@ -1,8 +1,8 @@
-"""What it cost to make a folder: time, CPU time, memory and energy, over all attempts and workers.
+"""The cost of a folder: time, CPU time, memory and energy, over all attempts and workers.
 
-A process that works in a folder notes there what it has spent, in a file of its own, every `NOTE_SECONDS` and when it
-ends. The next attempt goes on from that note. Who finishes the folder adds up all notes for the manifest and deletes
-them. Notes are never a reason for a stage to fail: one that cannot be written or read is left out.
+A process that works in a folder notes its cost there, in a file of its own, every `NOTE_SECONDS` and when it ends. The
+next attempt continues from that note. The process that finishes the folder adds up all notes for the manifest and
+deletes them. Notes are never a reason for a stage to fail: a note that cannot be written or read is left out.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _NOTE = ".cost"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cost:
-    """What one process, or several, spent on a folder.
+    """The cost of one process, or of several, on a folder.
 
     Attributes:
         seconds: Wall-clock time from the opening of the folder to its end, summed over attempts and workers.
@@ -36,8 +36,8 @@ class Cost:
         peak_memory_process: Which one that was: `main`, or a `worker` that it started; "" if it is not known.
         joules: By source; a source that could not be read all the time is left out.
         begun: How often a process has opened the folder to work in it.
-        cut: How many of these were killed: what they spent after their last note is missing.
-        uncounted: Processes that worked for this one and whose spending is not known; "" if there are none.
+        cut: How many of these were killed; their cost after the last note is missing.
+        uncounted: Processes that worked for this one and whose cost is not known; "" if there are none.
     """
 
     seconds: float = 0.0
@@ -109,11 +109,11 @@ def total(costs: Iterable[Cost]) -> Cost:
 
 
 class Meter:
-    """Measures what this process spends on a folder from now on, and keeps a note of it there until it is closed.
+    """Measures the cost of this process from now on, and keeps a note of it in the folder until it is closed.
 
     Args:
         folder: The folder.
-        sensors: What is read.
+        sensors: Of this process.
         name: Tells this process from others that work there, such as "2-of-4"; "" if it is the only one.
         attempts: Whether this process counts as an attempt of its own. One that helps another process does not, and
             its wall-clock time is the other one's.
@@ -147,7 +147,7 @@ class Meter:
         self._uncounted = workers
 
     def spent(self) -> Cost:
-        """What this process and the earlier attempts have spent so far."""
+        """Return the cost of this process and of its earlier attempts so far."""
         with self._reading:
             seconds, processor, joules = self._started
             peak = self._sensors.peak()
@@ -162,12 +162,12 @@ class Meter:
             return self._earlier + now
 
     def all_spent(self) -> Cost:
-        """The same with the notes of all other processes, which must have ended."""
+        """Return that cost with the notes of all other processes, which must have ended."""
         others = [path for path in self._folder.iterdir() if is_note(path.name) and path != self._path]
         return total([self.spent(), *map(_read_note, sorted(others))])
 
     def close(self, *, keep: bool = True) -> None:
-        """Write no further note. What is spent can still be read.
+        """Write no further note. The cost can still be read.
 
         Args:
             keep: Whether to leave a last note behind for the next attempt; otherwise there is none any more.
@@ -205,7 +205,7 @@ def is_note(name: str) -> bool:
 
 
 def _read_note(path: Path) -> Cost:
-    """What a process has noted; one that was killed is counted among those that were cut."""
+    """Read the note of a process. A process that was killed counts among those that were cut."""
     try:
         values = json.loads(path.read_bytes())
         running = values.pop("running")
@@ -220,7 +220,7 @@ def _read_note(path: Path) -> Cost:
 
 
 def _read(values: Mapping[str, Any]) -> Cost | None:
-    """A cost of its fields; None if they are not as they are written."""
+    """Make a cost of its fields; None if they have other names or types."""
     kinds: dict[str, Any] = {
         "seconds": (int, float),
         "cpu_seconds": (int, float),

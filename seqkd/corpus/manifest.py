@@ -1,7 +1,7 @@
 """A stage's output folder and its manifest, which is written last: a folder that has one is whole.
 
-Manifests hold no date, host or path: the same inputs and settings give the same bytes anywhere, but for the note of
-what the folder has cost (`seqkd.corpus.cost`).
+Manifests hold no date, host or path: the same inputs and settings give the same bytes anywhere, except for the
+record of the folder's cost (`seqkd.corpus.cost`).
 """
 
 from __future__ import annotations

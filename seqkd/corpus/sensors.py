@@ -1,4 +1,4 @@
-"""What a process can read of its own consumption: time, memory and energy."""
+"""Sensors of a process: the time, memory and energy that it uses."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ class Peak:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sensors:
-    """What a `Meter` reads. All values but the peak rise from a start of their own.
+    """The sensors that a `Meter` reads. All values but the peak rise from a start of their own.
 
     Attributes:
         clock: Seconds.
-        processor: CPU seconds, user and system, of this process and of those that it has started.
+        processor: CPU seconds, user and system, of this process and of the processes that it has started.
         peak: The largest of these processes so far; None if the system does not tell.
         energy: By source of energy, a counter in joules; a source that cannot be read is left out.
     """

@@ -132,7 +132,7 @@ class SyntheticEntry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CostEntry:
-    """What a folder cost.
+    """The cost of a folder.
 
     Attributes:
         stage: The stage that made it.
@@ -166,7 +166,7 @@ class Contents:
         aligned_rows: Rows that complexity and faithfulness were computed on.
         splits: Rows of train, valid and test.
         seeds: Seeds of the training runs, as far as they are known.
-        costs: What the folders cost, as far as it was recorded, in the pipeline's order.
+        costs: The costs of the folders, as far as they were recorded, in the pipeline's order.
     """
 
     pipeline: str

@@ -119,7 +119,7 @@ def gather(config: ReportConfig, *, aligned_cells: int = ALIGNED_CELLS) -> Conte
 
 
 def _costs(config: ReportConfig) -> Iterator[CostEntry]:
-    """What each folder cost. A folder that was made before costs were recorded, or brought along, has no entry."""
+    """The cost of each folder. A folder that was made before costs were recorded, or brought along, has no entry."""
     folders = [(GOLD, config.prepared)]
     for part in config.backtranslation:
         folders += [(part.name, path) for path in (part.model, part.path)]

@@ -230,7 +230,7 @@ def distill_table(entries: Sequence[DistillEntry]) -> Table:
 
 
 def cost_table(entries: Sequence[CostEntry]) -> Table:
-    """What each stage cost, and at the end all together."""
+    """The cost of each stage, and at the end the sum."""
     everything = total(entry.cost for entry in entries)
     costs = [*(entry.cost for entry in entries), everything]
     names = [Cell(text=entry.stage, sort=entry.stage, note=entry.name) for entry in entries]

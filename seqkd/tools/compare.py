@@ -1,4 +1,4 @@
-"""Two runs, or two models, side by side: what `seqkd compare` finds."""
+"""Two runs, or two models, side by side: the comparison that `seqkd compare` shows."""
 
 from __future__ import annotations
 
@@ -123,8 +123,8 @@ class Compared:
         a: The first run's folder.
         b: The second one's.
         chosen: Whether two models were named; otherwise the pairs are the models that both runs have.
-        pairs: What was compared.
-        left: Models that one run alone has, by run.
+        pairs: The models that were compared.
+        left: Models that only one run has, by run.
     """
 
     a: str
@@ -258,7 +258,7 @@ def _pair(first: str, second: str, found: dict[int, list[_Both]], progress: Prog
 
 
 def _decodes(both: _Both) -> list[tuple[str, str]]:
-    """Decodes to compare: those that both models have, or else the one that each is meant to be used with."""
+    """The decodes to compare: all that both models have, or else the quick decode of each."""
     a, b = both.a.result, both.b.result
     same = [(name, name) for name in a.decodes if name in b.decodes and a.parallel == b.parallel]
     return same or [(a.quick, b.quick)]

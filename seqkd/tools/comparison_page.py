@@ -90,7 +90,7 @@ def render(compared: Compared) -> str:
 
 
 def title(compared: Compared) -> str:
-    """What is compared, in a line."""
+    """The names of the models or runs, in a line."""
     if compared.chosen:
         (pair,) = compared.pairs
         return ", ".join(_names(pair))

@@ -37,7 +37,7 @@ class Evaluation:
         model: The model's name.
         test: The test set's name.
         folder: Where it lies.
-        result: What was measured.
+        result: The numbers that were measured.
         config: Its stage file.
         made_with: Its fingerprint.
     """
@@ -51,7 +51,7 @@ class Evaluation:
     made_with: Mapping[str, Any]
 
     def outputs(self, decode: str, text: TestText) -> Outputs:
-        """The outputs of a decode, with what they are measured against.
+        """The outputs of a decode, with the references that they are measured against.
 
         Raises:
             CorpusError: Their file is missing or damaged.
@@ -159,7 +159,7 @@ class Run:
         return made or (self.path / "config" / f"evaluate.{model}.toml").is_file()
 
     def seeds(self, model: str) -> dict[int, str]:
-        """The evaluated models that differ from this one in their seed alone, and it itself, by number from 1."""
+        """The evaluated models that differ only in their seed, by number; number 1 is the model of this name."""
         found = {1: model}
         for name in self._folders:
             seed = _SEED.match(name)

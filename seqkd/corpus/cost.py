@@ -19,7 +19,7 @@ from seqkd.corpus.files import atomic_write
 from seqkd.corpus.sensors import Sensors
 from seqkd.errors import SeqkdError
 
-COST = "cost"  # in a manifest's `extra`; it is no part of the contents
+COST = "cost.json"  # beside the manifest, whose bytes do not depend on the run
 NOTE_SECONDS = 30.0  # energy counters of large machines start again after a few minutes
 
 _NOTE = ".cost"
@@ -101,6 +101,19 @@ class Cost:
             return None
         flat = {**values, **attempts}
         return _read({entry.name: flat[entry.name] for entry in fields(Cost) if entry.name in flat})
+
+
+def write_cost(folder: Path, cost: Cost) -> None:
+    """Write the cost of a folder into it."""
+    atomic_write(folder / COST, (json.dumps(cost.to_json(), indent=2) + "\n").encode())
+
+
+def read_cost(folder: Path) -> Cost | None:
+    """Read the cost of a folder; None if it was not recorded, or if the file is not as this version writes it."""
+    try:
+        return Cost.from_json(json.loads((folder / COST).read_bytes()))
+    except (OSError, ValueError):
+        return None
 
 
 def total(costs: Iterable[Cost]) -> Cost:

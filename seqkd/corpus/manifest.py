@@ -1,7 +1,7 @@
 """A stage's output folder and its manifest, which is written last: a folder that has one is whole.
 
-Manifests hold no date, host or path: the same inputs and settings give the same bytes anywhere, except for the
-record of the folder's cost (`seqkd.corpus.cost`).
+Manifests hold no date, host or path: the same inputs and settings give the same bytes anywhere. The record of
+the folder's cost stands beside the manifest (`seqkd.corpus.cost`).
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ import json
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
 from seqkd import __version__
-from seqkd.corpus.cost import COST, Meter, is_note
+from seqkd.corpus.cost import Meter, is_note, write_cost
 from seqkd.corpus.files import atomic_path, atomic_write, is_temporary, kept_path, make_folder, sync, work_error
 from seqkd.corpus.fingerprints import Provenance, build_fingerprint
 from seqkd.corpus.locks import FolderLock, Part, is_lock
@@ -233,8 +233,8 @@ class StageOutput:
             raise ValueError("the folder is closed, shared, or was complete from the start")
         assert self._meter is not None
         self._meter.close()
-        manifest = replace(manifest, extra={**manifest.extra, COST: self._meter.all_spent().to_json()})
         try:
+            write_cost(self.path, self._meter.all_spent())
             for folder, _, files in os.walk(self.path):
                 for name in files:
                     if not Path(folder, name).is_symlink():

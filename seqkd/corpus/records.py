@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from seqkd import __version__
-from seqkd.corpus.cost import COST
 from seqkd.corpus.fingerprints import canonical_json
 from seqkd.errors import CorpusError
 
@@ -44,7 +43,7 @@ def shard_index(name: str) -> int | None:
 SLOW_PATH = "slow_path"
 # The key for the fact that the shards were deleted by `seqkd forget`. It is not part of the contents, either.
 FORGOTTEN = "forgotten"
-_NOTES = (SLOW_PATH, FORGOTTEN, COST)
+_NOTES = (SLOW_PATH, FORGOTTEN)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

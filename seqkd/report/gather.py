@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from seqkd.config.report import SyntheticPath
 from seqkd.config.stages import ReportConfig, TrainingConfig
 from seqkd.config.written import in_full
-from seqkd.corpus.cost import COST, Cost
+from seqkd.corpus.cost import read_cost
 from seqkd.corpus.manifest import MANIFEST, read_manifest
 from seqkd.corpus.reader import Corpus
 from seqkd.corpus.row_ids import row_ids
@@ -131,7 +131,7 @@ def _costs(config: ReportConfig) -> Iterator[CostEntry]:
     for name, path in dict.fromkeys(folders):
         if (path / MANIFEST).is_file():
             manifest = read_manifest(path)
-            cost = Cost.from_json(manifest.extra.get(COST))
+            cost = read_cost(path)
             if cost is not None:
                 yield CostEntry(stage=str(manifest.fingerprint.get("stage", manifest.kind)), name=name, cost=cost)
 

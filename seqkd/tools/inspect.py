@@ -20,7 +20,7 @@ from rich.text import Text
 
 from seqkd.config.models import ObjectiveConfig
 from seqkd.config.written import in_full
-from seqkd.corpus.cost import COST, Cost
+from seqkd.corpus.cost import read_cost
 from seqkd.corpus.files import is_kept
 from seqkd.corpus.manifest import MANIFEST, Manifest, read_manifest
 from seqkd.corpus.reader import Corpus
@@ -90,7 +90,7 @@ def _show(path: Path, manifest: Manifest, rows: int, console: Console) -> None:
         facts["shards"] = f"{len(manifest.shards):,}, {sum(shard.bytes for shard in manifest.shards) / 1e6:,.1f} MB"
     if manifest.vocabulary:
         facts["vocabulary"] = manifest.vocabulary
-    console.print(_pairs({**facts, **_flat({name: value for name, value in manifest.extra.items() if name != COST})}))
+    console.print(_pairs({**facts, **_flat(manifest.extra)}))
     if manifest.extra.get(FORGOTTEN):
         console.print("rows: deleted on purpose, by seqkd forget")
     elif manifest.kind in KINDS:
@@ -101,7 +101,7 @@ def _show(path: Path, manifest: Manifest, rows: int, console: Console) -> None:
         _folders(path, console)
     if manifest.counts:
         console.print(_pairs(manifest.counts, "rows by reason"))
-    _cost(manifest, console)
+    _cost(path, console)
     console.print(_pairs(_flat(manifest.fingerprint), "made with"))
 
 
@@ -229,7 +229,7 @@ def _model(path: Path, manifest: Manifest | None, console: Console) -> None:
         return
     if manifest.counts:
         console.print(_pairs(manifest.counts, "rows left out"))
-    _cost(manifest, console)
+    _cost(path, console)
     made_with = _flat(manifest.fingerprint)
     shown_above = ("config.model.", "config.objective.")
     console.print(
@@ -266,7 +266,7 @@ def _training(path: Path, manifest: Manifest) -> dict[str, Any]:
         facts["rows"] = manifest.rows
         if manifest.target_tokens:
             facts["source tokens"], facts["target tokens"] = manifest.source_tokens, manifest.target_tokens
-    told = {"arch", "parameters", "source_vocabulary", "files", COST}  # above, or of no interest
+    told = {"arch", "parameters", "source_vocabulary", "files"}  # above, or of no interest
     facts |= {name.replace("_", " "): value for name, value in extra.items() if name not in told}
     if (path / HISTORY).exists():
         for line in _read_lines(path / HISTORY):
@@ -288,8 +288,8 @@ def _corpus_name(path: Path, digest: str) -> str:
     return _shown(digest)
 
 
-def _cost(manifest: Manifest, console: Console) -> None:
-    cost = Cost.from_json(manifest.extra.get(COST))
+def _cost(path: Path, console: Console) -> None:
+    cost = read_cost(path)
     if cost is not None:
         console.print(_pairs(cost.facts(), "cost"))
 

@@ -53,7 +53,12 @@ def test_workers_share_a_folder_and_the_last_one_finishes_it(tmp_path: Path) -> 
         assert not first.last()
         assert second.last()
         second.commit(manifest)
-    assert {entry.name for entry in out.iterdir()} == {"manifest.json", "shard-00000.arrow", "shard-00001.arrow"}
+    assert {entry.name for entry in out.iterdir()} == {
+        "manifest.json",
+        "cost.json",
+        "shard-00000.arrow",
+        "shard-00001.arrow",
+    }
     assert join(out, "1/2").complete
 
 

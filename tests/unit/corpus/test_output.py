@@ -61,7 +61,7 @@ def names(out: Path) -> set[str]:
 def test_a_committed_folder_holds_its_files_only(tmp_path: Path) -> None:
     out = tmp_path / "a" / "b"
     finish(out)
-    assert names(out) == {"shard-00000.arrow", "manifest.json"}
+    assert names(out) == {"shard-00000.arrow", "manifest.json", "cost.json"}
     assert read_manifest(out).fingerprint == made_by().fingerprint
 
 
@@ -77,7 +77,7 @@ def test_same_fingerprint_is_complete_and_touches_nothing(tmp_path: Path) -> Non
     finally:
         out.chmod(0o755)
     assert (out / "manifest.json").stat().st_mtime_ns == before
-    assert names(out) == {"shard-00000.arrow", "manifest.json"}
+    assert names(out) == {"shard-00000.arrow", "manifest.json", "cost.json"}
 
 
 def test_another_fingerprint_is_refused_and_every_difference_named(tmp_path: Path) -> None:
@@ -91,7 +91,7 @@ def test_another_fingerprint_is_refused_and_every_difference_named(tmp_path: Pat
     assert "inputs.text" not in message
     assert "--overwrite" in caught.value.hint
     assert caught.value.where == str(out)
-    assert names(out) == {"shard-00000.arrow", "manifest.json"}
+    assert names(out) == {"shard-00000.arrow", "manifest.json", "cost.json"}
 
 
 def test_another_kind_is_refused(tmp_path: Path) -> None:
@@ -227,7 +227,7 @@ def test_killed_between_shard_and_manifest(tmp_path: Path) -> None:
         assert list(done) == [0]
         done[1] = write_shard(out, 1, rows(3, 2))
         output.commit(Manifest(kind="corpus", fingerprint=made_by().fingerprint, rows=5, shards=list(done.values())))
-    assert names(out) == {"shard-00000.arrow", "shard-00001.arrow", "manifest.json"}
+    assert names(out) == {"shard-00000.arrow", "shard-00001.arrow", "manifest.json", "cost.json"}
     corpus = Corpus.open(out)
     assert sum(table.num_rows for table in corpus.tables()) == corpus.rows
     assert corpus.lengths()[0].tolist() == [0, 1, 2, 3, 4]
@@ -249,7 +249,7 @@ def test_looking_whether_there_is_work_touches_nothing(tmp_path: Path) -> None:
     assert not done(overwrite=True)
     with pytest.raises(ConflictError, match="seed"):
         done(seed=2)
-    assert names(out) == {"shard-00000.arrow", "manifest.json"}
+    assert names(out) == {"shard-00000.arrow", "manifest.json", "cost.json"}
 
 
 @pytest.mark.parametrize("named", [None, "elsewhere"])

@@ -40,7 +40,7 @@ def test_overwrite_moves_a_finished_folder_and_says_so(tmp_path: Path, capsys: p
         with open_output(out, overwrite=True, seed=number + 1) as output:
             assert not output.complete
             assert names(out) == {"partial.json", ".lock"}
-        assert names(tmp_path / kept) == {"shard-00000.arrow", "manifest.json", "mine.txt"}
+        assert names(tmp_path / kept) == {"shard-00000.arrow", "manifest.json", "cost.json", "mine.txt"}
         assert read_manifest(tmp_path / kept).fingerprint == made_by(seed=number).fingerprint
         changed = f"because settings or inputs changed (config.seed: {number} -> {number + 1})"
         said = capsys.readouterr().err

@@ -5,17 +5,11 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from seqkd.corpus.cost import COST, Cost
-from seqkd.corpus.manifest import read_manifest, write_manifest
+from seqkd.corpus.cost import Cost, write_cost
 from seqkd.report.contents import CostEntry
 from seqkd.report.gather import gather
 from seqkd.report.tables import cost_table
 from tests.unit.report.report_folders import full, make, write_root
-
-
-def spend(folder: Path, cost: Cost) -> None:
-    manifest = read_manifest(folder)
-    write_manifest(folder, dataclasses.replace(manifest, extra={**manifest.extra, COST: cost.to_json()}))
 
 
 def cost(seconds: float, **more: float | str | dict[str, float]) -> Cost:
@@ -25,9 +19,9 @@ def cost(seconds: float, **more: float | str | dict[str, float]) -> Cost:
 
 def test_the_report_adds_up_what_was_recorded(tmp_path: Path) -> None:
     root = write_root(tmp_path)
-    spend(root / "gold", cost(10.0, peak_memory_bytes=300, peak_memory_process="main", joules={"packages": 50.0}))
-    spend(root / "gold" / "train", cost(9999.0))  # a part of the first
-    spend(root / "kbest", cost(90.0, begun=3, cut=2, peak_memory_bytes=200, peak_memory_process="worker"))
+    write_cost(root / "gold", cost(10.0, peak_memory_bytes=300, peak_memory_process="main", joules={"packages": 50.0}))
+    write_cost(root / "gold" / "train", cost(9999.0))  # a part of the first
+    write_cost(root / "kbest", cost(90.0, begun=3, cut=2, peak_memory_bytes=200, peak_memory_process="worker"))
     page, values = make(full(root), tmp_path / "report")
     assert [(entry["stage"], entry["name"]) for entry in values["cost"]["stages"]] == [
         ("test", "gold"),
@@ -45,7 +39,7 @@ def test_the_report_adds_up_what_was_recorded(tmp_path: Path) -> None:
 
 def test_soft_targets_and_every_model_are_counted_once(tmp_path: Path) -> None:
     root = write_root(tmp_path)
-    spend(root / "seqkd", cost(1.0))
+    write_cost(root / "seqkd", cost(1.0))
     config = full(root)
     twice = config.model_copy(update={"soft_targets": config.corpora, "corpora": (*config.corpora, *config.corpora)})
     assert [entry.cost.seconds for entry in gather(twice).costs] == [1.0]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,8 @@ from safetensors.numpy import save_file
 
 from seqkd.config.stages import TrainConfig
 from seqkd.config.toml import validate
-from seqkd.corpus.cost import Cost
-from seqkd.corpus.manifest import Manifest, read_manifest, write_manifest
+from seqkd.corpus.cost import Cost, write_cost
+from seqkd.corpus.manifest import Manifest, write_manifest
 from seqkd.corpus.reader import Corpus
 from seqkd.corpus.schema import KBEST_SCHEMA
 from seqkd.corpus.writer import write_shard
@@ -217,11 +216,10 @@ def test_what_is_not_ours_is_refused(tmp_path: Path) -> None:
 
 
 def test_what_a_folder_cost_has_a_table(corpus: Path) -> None:
-    manifest = read_manifest(corpus)
     cost = Cost(
         seconds=61.5, cpu_seconds=120.0, peak_memory_bytes=2_500_000, peak_memory_process="worker", begun=3, cut=1
     )
-    write_manifest(corpus, replace(manifest, extra={"cost": cost.to_json()}))
+    write_cost(corpus, cost)
     text = shown(corpus)
     assert "peak memory │ 2.5 MB, worker process" in text
     assert "3, 1 of them killed" in text

@@ -29,6 +29,13 @@ class StudentRounds(Strict):
     evaluations: tuple[Name, ...] = Field(..., description="of each round, the first one's first")
 
 
+class SeedRuns(Strict):
+    """A model that was trained with several seeds."""
+
+    name: Name
+    evaluations: tuple[Name, ...] = Field(..., min_length=2, description="of each seed, the first one's first")
+
+
 class SyntheticPath(NamedPath):
     """A corpus of back-translations, and the model that wrote its sources."""
 
@@ -49,6 +56,7 @@ class ReportConfig(Strict):
     tests: tuple[NamedEvaluations, ...] = Field((), description="evaluations on further test sets")
     teachers: tuple[Name, ...] = Field((), description="who teaches in each round, by evaluation; () for one round")
     rounds: tuple[StudentRounds, ...] = Field((), description="students that are made again in each round")
+    seeds: tuple[SeedRuns, ...] = Field((), description="models that were trained with several seeds")
     backtranslation: tuple[SyntheticPath, ...] = ()
     baselines: tuple[tuple[str, str], ...] = Field((), description="a student, and the one that its gain is over")
     edges: tuple[tuple[str, str], ...] = Field((), description="the pipeline's graph, for its drawing")

@@ -12,6 +12,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 
 from seqkd.corpus.files import is_kept
 
+MOST_LETTERS = 64  # of a name
+
 
 def _free(name: str) -> str:
     if is_kept(name):
@@ -22,7 +24,7 @@ def _free(name: str) -> str:
     return name
 
 
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=64), AfterValidator(_free)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=MOST_LETTERS), AfterValidator(_free)]
 SearchPrecision = Literal["auto", "float32", "bf16x3", "bf16", "int8", "fp16"]
 Beams = Annotated[tuple[Annotated[int, Field(ge=1, le=64)], ...], Field(min_length=1)]
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from seqkd.config.search import MOST_LETTERS
 from seqkd.errors import ModelError
 from seqkd.models.registry import ARCHITECTURES
 from seqkd.pipeline.file import BackTranslationPart, PipelineConfig
@@ -34,6 +35,9 @@ def reference_problems(graph: Graph) -> Iterator[str]:
                 f"{node.place}.vocabulary: {key[1]!r}: a student with another vocabulary than its data set's is not "
                 "supported yet; leave it out"
             )
+    for node in graph.of("teachers", "students"):
+        if node.seed > 1 and len(node.name) > MOST_LETTERS:
+            yield f"{node.place}.seeds: makes {node.name!r}; names have at most {MOST_LETTERS} letters"
     for node in graph.of("distill"):
         for corpus in graph.linked(node, "corpus"):
             rule = RULES.find(str(corpus.settings.get("rule")))
@@ -108,8 +112,9 @@ def model_problems(pipeline: PipelineConfig, graph: Graph) -> Iterator[str]:
     students = {part.name: part for part in pipeline.students}
     for node in (node for node in graph if "teacher" in node.links):
         for key in node.links["teacher"]:
-            if key[0] == "students" and not students[key[1]].model.record.left_to_right:
-                yield f"{node.place}.teacher: {_cannot_teach(pipeline, key[1])}"
+            named = graph[key].first[1]
+            if key[0] == "students" and not students[named].model.record.left_to_right:
+                yield f"{node.place}.teacher: {_cannot_teach(pipeline, named)}"
     yield from _round_problems(pipeline, graph)
 
 

@@ -16,7 +16,7 @@ from seqkd.metrics.registry import METRICS
 from seqkd.models.registry import ARCHITECTURES
 from seqkd.pipeline.file import PipelineConfig, StudentPart
 from seqkd.pipeline.folders import data_of
-from seqkd.pipeline.graph import Graph, Node
+from seqkd.pipeline.graph import Graph
 from seqkd.text.vocabularies import Vocabularies
 
 
@@ -92,7 +92,7 @@ def _teacher_problems(pipeline: PipelineConfig, graph: Graph) -> Iterator[str]:
     """Teachers that are brought along and cannot teach, or that have another vocabulary than the first of them."""
     first: dict[str, tuple[Path, tuple[str, str]]] = {}
     asked = {key for node in graph for key in node.links.get("teacher", ())}
-    for node, part in zip(_first_members(graph), pipeline.teachers, strict=True):
+    for node, part in zip(graph.parts("teachers"), pipeline.teachers, strict=True):
         config = None if part.path is None else _read(part.path)
         if config is None or part.path is None:
             continue
@@ -110,12 +110,6 @@ def _teacher_problems(pipeline: PipelineConfig, graph: Graph) -> Iterator[str]:
                 f"{node.place}.path: the vocabulary of {part.path} is not that of {path}, which the data set has; "
                 "teachers of one data set share a vocabulary"
             )
-
-
-def _first_members(graph: Graph) -> list[Node]:
-    """The teachers, each ensemble once."""
-    others = {key for node in graph.of("teachers") for key in node.whole[1:]}
-    return [node for node in graph.of("teachers") if node.key not in others]
 
 
 def _metric_problems(pipeline: PipelineConfig) -> Iterator[str]:
@@ -137,7 +131,7 @@ def _metric_problems(pipeline: PipelineConfig) -> Iterator[str]:
 def _vocabulary_sizes(pipeline: PipelineConfig, graph: Graph) -> Iterator[tuple[tuple[str, str], int]]:
     """For each part that has a target vocabulary the most pieces that it can have, if that is known."""
     brought: dict[str, int] = {}
-    for node, part in zip(_first_members(graph), pipeline.teachers, strict=True):
+    for node, part in zip(graph.parts("teachers"), pipeline.teachers, strict=True):
         if part.path is not None and (name := data_of(graph, node).name) not in brought:
             try:
                 brought[name] = Vocabularies.load(part.path).target.size
@@ -170,9 +164,9 @@ def _embedding_problems(pipeline: PipelineConfig, graph: Graph) -> Iterator[str]
     if pipeline.prepare.vocabulary.joint:
         return
     brought = {data_of(graph, node).name for node in graph.of("teachers") if "path" in node.settings}
-    parts = [*zip(_first_members(graph), pipeline.teachers, strict=True)]
+    parts = [*zip(graph.parts("teachers"), pipeline.teachers, strict=True)]
     trained = [(node, part.model) for node, part in parts if part.path is None]
-    trained += [(node, part.model) for node, part in zip(graph.of("students"), pipeline.students, strict=True)]
+    trained += [(node, part.model) for node, part in zip(graph.parts("students"), pipeline.students, strict=True)]
     for node, model in trained:
         if getattr(model.settings, "embeddings", None) == "shared" and data_of(graph, node).name not in brought:
             yield (

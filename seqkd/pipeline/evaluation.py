@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from seqkd.config.prepare import OWN_TEST
-from seqkd.config.report import NamedEvaluations, NamedPath, StudentRounds, SyntheticPath
+from seqkd.config.report import NamedEvaluations, NamedPath, SeedRuns, StudentRounds, SyntheticPath
 from seqkd.config.stages import EvaluateConfig, ReportConfig
 from seqkd.pipeline.file import DistillPart, EvaluatePart, StudentPart
 from seqkd.pipeline.folders import Plan, Stage, bare, evaluation_name
@@ -110,10 +110,11 @@ def _report(node: Node, plan: Plan, names: list[str], tests: list[Node]) -> Stag
     pipeline, data = plan.pipeline, plan.data(node)
     parts = [part for part in plan.graph if plan.data(part) is data]
     students = _students(node, plan)
-    later = {part.origin for part in students if part.round > 1}
+    firsts = [part for part in students if part.seed == 1]  # tables show the mean of the others with them
+    later = {part.origin for part in firsts if part.round > 1}
     again = {
-        key: [part for part in students if part.origin == key]
-        for key in dict.fromkeys(part.origin for part in students)
+        key: [part for part in firsts if part.origin == key]
+        for key in dict.fromkeys(part.origin for part in firsts)
         if key in later
     }
     config = ReportConfig(
@@ -146,6 +147,7 @@ def _report(node: Node, plan: Plan, names: list[str], tests: list[Node]) -> Stag
             for part in parts
             if part.kind == "backtranslation"
         ),
+        seeds=tuple(_seeds(plan.graph.linked(node, "models"))),
         baselines=tuple(baselines(plan.graph, students)),
         edges=tuple(edges(plan.graph, parts)),
     )
@@ -154,6 +156,14 @@ def _report(node: Node, plan: Plan, names: list[str], tests: list[Node]) -> Stag
     return Stage(
         name=plan.stage_name(data, "report"), kind="report", goal="report", config=config, out=out, needs=needs
     )
+
+
+def _seeds(models: list[Node]) -> Iterator[SeedRuns]:
+    """Models that are trained with several seeds."""
+    for first in (model for model in models if model.seed == 1):
+        runs = [model.name for model in models if model.first == first.key]
+        if len(runs) > 1:
+            yield SeedRuns(name=first.name, evaluations=tuple(runs))
 
 
 def _named(plan: Plan, part: Node) -> NamedPath:

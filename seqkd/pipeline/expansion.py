@@ -102,7 +102,8 @@ def _with_rounds(graph: Graph, pipeline: PipelineConfig) -> Graph:
                 )
                 for field, keys in node.links.items()
             }
-            nodes.append(replace(node, key=moved(node.key, number), links=links, round=number))
+            first = None if node.seed_of is None else moved(node.seed_of, number)
+            nodes.append(replace(node, key=moved(node.key, number), links=links, round=number, seed_of=first))
     return Graph(nodes)
 
 

@@ -54,6 +54,7 @@ GOLD = "gold"  # a data set without a name
 TEACHER = "teacher"  # a teacher without a name
 BACK_TRANSLATION = "backtranslation"  # the corpus of that name
 ENSEMBLE = "-ensemble"  # behind a teacher's name: its ensemble as a whole, in the report
+MOST_SEEDS = 16
 
 
 class FetchConfig(Strict):
@@ -105,6 +106,12 @@ class ModelPart(Strict):
         return self
 
 
+Seeds = Annotated[
+    int,
+    Field(ge=1, le=MOST_SEEDS, description="how many models that differ in their seed alone; the first has the name"),
+]
+
+
 class WeightedName(Strict):
     """A corpus among several."""
 
@@ -131,6 +138,7 @@ class StudentPart(ModelPart):
     name: Name
     corpus: CorpusNames = Field(..., description="a data set, such as 'gold', a [[select]], or several with weights")
     teacher: Name | None = Field(None, description="the model that its objective asks; left out: the only teacher")
+    seeds: Seeds = 1
     init_from: InitFrom = Field(None, description="the name of another student, or of a teacher; or a table")
     vocabulary: Name | None = Field(None, description="one of [[vocabularies]]; left out: its data set's")
     hooks: tuple[HookConfig, ...] | None = Field(None, min_length=1, description="called by the loop, in this order")
@@ -174,6 +182,7 @@ class TeacherPart(Strict):
     corpus: CorpusNames | None = Field(None, description="its training text; left out: the only data set")
     path: Path | None = Field(None, description="a model folder; its vocabulary becomes that of its data set")
     ensemble: int = Field(1, ge=1, le=16, description="teachers that differ in their seed alone and teach together")
+    seeds: Seeds = 1
     model: ModelConfig = Field(default_factory=default_model)
     objective: ObjectiveConfig = Field(default_factory=default_objective)
     training: TrainingConfig | None = None
@@ -198,6 +207,11 @@ class TeacherPart(Strict):
             raise ValueError("a teacher has either `path` (bring one) or `training` (train one)")
         if self.path is not None and self.ensemble > 1:
             raise ValueError("ensemble: is of teachers that are trained here; leave it out, or leave out `path`")
+        if self.seeds > 1 and (self.path is not None or self.ensemble > 1):
+            raise ValueError(
+                "seeds: is of a teacher that is trained here and teaches alone; leave it out, or leave out "
+                "`path` and `ensemble`"
+            )
         return self
 
     @property

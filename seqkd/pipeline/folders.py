@@ -81,9 +81,9 @@ class Plan:
         return data_of(self.graph, node)
 
     def only(self, node: Node) -> bool:
-        """Whether a part is the only one of its kind, or of the only ensemble."""
+        """Whether a part is the only one of its kind, of the only ensemble, or of the only one with several seeds."""
         first, *others = self.graph.of(node.kind)
-        return all(other.key in first.whole for other in others)
+        return all(other.key in first.whole or other.first == first.key for other in others)
 
     def stage_name(self, node: Node, name: str) -> str:
         """The name of a stage: alone if the part is the only one of its kind, otherwise with the part's name."""
@@ -158,6 +158,11 @@ def seeded(training: TrainingConfig, root: int, role: str) -> TrainingConfig:
         return training
     # One seed for all students: they differ in what the file says and in nothing else.
     return training.model_copy(update={"seed": seed_of(root, role)})
+
+
+def reseeded(training: TrainingConfig, number: int) -> TrainingConfig:
+    """The training with its n-th seed. Equal first seeds have equal later ones, so that gains can be paired by seed."""
+    return training if number == 1 else training.model_copy(update={"seed": seed_of(training.seed, f"seed{number}")})
 
 
 def seed_of(root: int, purpose: str) -> int:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 Key = tuple[str, str]  # the kind and the name of a part
 Table = Mapping[str, Any]  # a table of the pipeline file, as plain values
 
+SEED = ".seed"  # behind a model's name, with a number: the same model of another seed
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reference:
@@ -64,6 +66,7 @@ class Part:
         alone: Where such a part stands in the file.
         owner: How a message calls the part that has taken a name.
         names: All names of a part, given its table and its own name: an ensemble has one for each member.
+        seeds: In how many models that differ in their seed alone a part results, given its table.
         reserved: Further names that an ensemble takes, given its own.
         folder: In which folder of the run its parts have theirs; "" for the run folder itself.
         only: The folder of the only part of the kind, in the run folder; "" if it is no exception.
@@ -79,6 +82,7 @@ class Part:
     alone: str = ""
     owner: str = ""
     names: Callable[[Table, str], Sequence[str]] = lambda _, name: (name,)
+    seeds: Callable[[Table], int] = lambda _: 1
     reserved: Callable[[str], Sequence[str]] = lambda _: ()
     folder: str = ""
     only: str = ""
@@ -98,6 +102,8 @@ class Node:
         round: The round in which it is made, from 1.
         origin: Its key in the first round.
         whole: All members of the ensemble that it is the first member of, if it is one.
+        seed: The number of its seed, from 1, among models that differ in it alone.
+        seed_of: The first of these models, if it is a later one.
     """
 
     key: Key
@@ -108,6 +114,8 @@ class Node:
     round: int = 1
     origin: Key
     whole: tuple[Key, ...] = ()
+    seed: int = 1
+    seed_of: Key | None = None
 
     @property
     def kind(self) -> str:
@@ -118,6 +126,11 @@ class Node:
     def name(self) -> str:
         """Its name."""
         return self.key[1]
+
+    @property
+    def first(self) -> Key:
+        """The first of the models that differ in their seed alone; itself if there are no others."""
+        return self.seed_of or self.key
 
     @property
     def inputs(self) -> tuple[Key, ...]:
@@ -143,6 +156,11 @@ class Graph:
     def of(self, *kinds: str) -> list[Node]:
         """All parts of these kinds."""
         return [node for node in self if node.kind in kinds]
+
+    def parts(self, kind: str) -> list[Node]:
+        """The parts of a kind as the file has them: of an ensemble, and of several seeds, the first one."""
+        members = {key for node in self for key in node.whole[1:]}
+        return [node for node in self.of(kind) if node.key not in members and node.seed == 1]
 
     def linked(self, node: Node, field: str) -> list[Node]:
         """The parts that a field of a part names."""
@@ -243,6 +261,9 @@ def _nodes(kind: str, part: Part, tables: Any) -> Iterator[Node]:
         for key in keys:
             whole = tuple(keys) if key == keys[0] and len(keys) > 1 else ()
             yield Node(key=key, part=part, settings=table, place=place, origin=key, whole=whole)
+        for number in range(2, part.seeds(table) + 1):
+            key = (kind, f"{keys[0][1]}{SEED}{number}")
+            yield Node(key=key, part=part, settings=table, place=place, origin=key, seed=number, seed_of=keys[0])
 
 
 def _first(nodes: Iterable[Node]) -> list[Node]:
@@ -261,9 +282,14 @@ def _doubled(nodes: Sequence[Node]) -> list[str]:
         names = [node.name, *(node.part.reserved(node.name) if node.whole else ())]
         for thing, name in ((thing, name) for thing in node.part.makes for name in names):
             other = taken.setdefault((thing, name), node)
-            if other is not node:
-                by = f"another of {node.part.title}" if other.kind == node.kind else other.part.owner
-                lines.append(f"{node.kind}.{name}: the name is taken by {by}")
+            if other is node:
+                continue
+            by = f"another of {node.part.title}" if other.kind == node.kind else other.part.owner
+            if other.seed > 1:
+                by = f"a seed of {other.first[1]!r}"
+            place = f"{node.place}.seeds" if node.seed > 1 else f"{node.kind}.{name}"
+            what = f"makes {name!r}, and the name" if node.seed > 1 else "the name"
+            lines.append(f"{place}: {what} is taken by {by}")
     return lines
 
 
@@ -272,8 +298,7 @@ def _linked(reference: Reference, node: Node, graph: Graph) -> tuple[tuple[Key, 
     place, table = f"{node.place}.{reference.field}", node.settings
     names, lines, keys = reference.names(table), [], list[Key]()
     if reference.default and reference.field not in table and reference.wanted(table):
-        members = {key for other in graph for key in other.whole[1:]}
-        parts = [other for other in graph.of(reference.default) if other.key not in members]
+        parts = graph.parts(reference.default)
         names = [part.name for part in parts]
         if len(parts) > 1:
             lines.append(f"{place}: missing: name one of {parts[0].part.title}: {', '.join(names)}")

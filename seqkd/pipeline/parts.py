@@ -9,7 +9,7 @@ from typing import Any
 from seqkd.models.registry import ARCHITECTURES, DEFAULT
 from seqkd.objectives.registry import OBJECTIVES
 from seqkd.pipeline.evaluation import evaluated
-from seqkd.pipeline.file import BACK_TRANSLATION, ENSEMBLE, GOLD, TEACHER, teacher_names
+from seqkd.pipeline.file import BACK_TRANSLATION, ENSEMBLE, GOLD, MOST_SEEDS, TEACHER, teacher_names
 from seqkd.pipeline.graph import Part, Reference, Table
 from seqkd.pipeline.recipes import (
     decoded,
@@ -59,6 +59,11 @@ def _members(table: Table, name: str) -> Sequence[str]:
     return teacher_names(name, min(count, 16) if isinstance(count, int) else 1)  # the schema refuses more
 
 
+def _seeds(table: Table) -> int:
+    count = table.get("seeds")
+    return min(count, MOST_SEEDS) if isinstance(count, int) else 1  # the schema refuses more
+
+
 _TEXT = ("select", "data", "backtranslation")
 _TEACHER = Reference(field="teacher", kinds=("teachers", "students"), default="teachers", ensembles=True)
 
@@ -85,6 +90,7 @@ PARTS: Mapping[str, Part] = {
         alone="teacher",
         owner="the teacher",
         names=_members,
+        seeds=_seeds,
         reserved=lambda name: (name + ENSEMBLE,),
         folder="teachers",
         only="teacher",
@@ -150,6 +156,7 @@ PARTS: Mapping[str, Part] = {
             ),
             Reference(field="vocabulary", kinds=("vocabularies",)),
         ),
+        seeds=_seeds,
         owner="[[students]]",
         folder="students",
         label="student {}",

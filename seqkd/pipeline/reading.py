@@ -65,7 +65,7 @@ def read_pipeline(file: str | Path) -> PipelineConfig:
         lines += model_problems(pipeline, graph)
         lines += setting_problems(pipeline, graph)
     if pipeline is None or lines:
-        raise listed(lines, str(file))
+        raise listed(list(dict.fromkeys(lines)), str(file))  # what several seeds share is said once
     return pipeline
 
 

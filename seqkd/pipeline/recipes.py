@@ -22,7 +22,7 @@ from seqkd.config.stages import (
     WeightedPath,
 )
 from seqkd.pipeline.file import BackTranslationPart, CorpusNames, DataPart, DistillPart, TeacherPart
-from seqkd.pipeline.folders import Plan, Stage, seed_of, seeded
+from seqkd.pipeline.folders import Plan, Stage, reseeded, seed_of, seeded
 from seqkd.pipeline.graph import Node
 
 # --- text ---------------------------------------------------------------------------------------------------------
@@ -131,7 +131,7 @@ def teacher(node: Node, plan: Plan) -> Iterator[Stage]:
     if part.training is None:
         return
     training = seeded(part.training, plan.pipeline.seed, part.name)
-    if node.name != part.name:  # members differ in nothing else (Freitag et al. 2017)
+    if node.name != part.name and node.seed == 1:  # members differ in nothing else (Freitag et al. 2017)
         training = training.model_copy(update={"seed": seed_of(training.seed, node.name)})
     config = TrainConfig(
         role="teacher",
@@ -139,7 +139,7 @@ def teacher(node: Node, plan: Plan) -> Iterator[Stage]:
         corpus=_corpora(part.corpus, node, plan),
         model=part.model,
         objective=part.objective,
-        training=training,
+        training=reseeded(training, node.seed),
     )
     out = plan.folder(node)
     name = out.name if plan.only(node) else f"teacher.{node.name}"
@@ -157,7 +157,7 @@ def student(node: Node, plan: Plan) -> Iterator[Stage]:
         corpus=_corpora(part.corpus, node, plan),
         model=part.model,
         objective=_taught(part.objective, node, plan),
-        training=seeded(part.training, plan.pipeline.seed, "student"),
+        training=reseeded(seeded(part.training, plan.pipeline.seed, "student"), node.seed),
         init_from=None if part.init_from is None else replace(part.init_from, model=str(first[0].folder)),
         hooks=part.hooks,
     )

@@ -18,25 +18,30 @@ def trained_on(graph: Graph, model: Node) -> str:
 
 
 def baselines(graph: Graph, students: Sequence[Node]) -> Iterator[tuple[str, str]]:
-    """For each student the first one of the same model settings that learns from gold text alone, if it is another."""
+    """For each student the first one of the same model settings that learns from gold text alone, if it is another.
+
+    Of students with several seeds it is the one with the same number, so that gains are paired by seed.
+    """
     plain = [
         node
         for node in students
-        if trained_on(graph, node) == "gold"
+        if node.seed == 1
+        and trained_on(graph, node) == "gold"
         and node.settings.init_from is None
         and node.settings.objective.type == node.settings.model.record.objective
     ]
     for student in students:
-        baseline = next((node for node in plain if node.settings.model == student.settings.model), student)
-        if baseline is not student:
-            yield student.name, baseline.name
+        baseline = next((node for node in plain if node.settings.model == student.settings.model), None)
+        if baseline is not None and baseline.key != student.first:
+            pair = (node for node in students if node.first == baseline.key and node.seed == student.seed)
+            yield from ((student.name, node.name) for node in pair)
 
 
 def edges(graph: Graph, parts: Sequence[Node]) -> Iterator[tuple[str, str]]:
     """What is made from what, for the report's drawing."""
     for node in parts:
-        if node.kind in ("data", "monolingual", "evaluate", "tests", "vocabularies") or _brought(node):
-            continue
+        if node.kind in ("data", "monolingual", "evaluate", "tests", "vocabularies") or _brought(node) or node.seed > 1:
+            continue  # models that differ in their seed alone have one box
         first = {reference.field for reference in node.part.references if not reference.follows}
         for field in sorted(node.links, key=lambda field: field in first):  # the weights that it starts from at last
             yield from ((_label(other), _label(node)) for other in graph.linked(node, field))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -165,6 +166,7 @@ class Contents:
         kinds: What each node of the graph is: corpus, kbest, model or other.
         aligned_rows: Rows that complexity and faithfulness were computed on.
         splits: Rows of train, valid and test.
+        runs: For models that were trained with several seeds the evaluations of each seed, the first one's first.
         seeds: Seeds of the training runs, as far as they are known.
         costs: The costs of the folders, as far as they were recorded, in the pipeline's order.
     """
@@ -177,6 +179,7 @@ class Contents:
     rounds: tuple[RoundEntry, ...]
     synthetic: tuple[SyntheticEntry, ...]
     tests: dict[str, dict[str, EvaluationResult]]
+    runs: dict[str, tuple[str, ...]]
     baselines: dict[str, str]
     curves: dict[str, tuple[CurvePoint, ...]]
     samples: tuple[Sample, ...]
@@ -187,8 +190,12 @@ class Contents:
     seeds: tuple[int, ...]
     costs: tuple[CostEntry, ...]
 
-    def to_json(self) -> dict[str, Any]:
-        """report.json: these keys stay; others may be added."""
+    def to_json(self, pooled: Sequence[dict[str, Any]] = ()) -> dict[str, Any]:
+        """report.json: these keys stay; others may be added.
+
+        Args:
+            pooled: Models that were trained with several seeds.
+        """
         synthetic = [
             {"name": entry.name, "rows": entry.rows, "ratio": entry.ratio, "reverse_bleu": entry.bleu}
             for entry in self.synthetic
@@ -216,6 +223,7 @@ class Contents:
                 for model in self.models
             ],
             **({"backtranslation": synthetic} if synthetic else {}),
+            **({"pooled": list(pooled)} if pooled else {}),
             **({"cost": self._cost_json()} if self.costs else {}),
         }
 

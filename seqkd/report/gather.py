@@ -105,6 +105,7 @@ def gather(config: ReportConfig, *, aligned_cells: int = ALIGNED_CELLS) -> Conte
             for number, (model, teacher) in enumerate(zip(student.evaluations, config.teachers, strict=True), start=1)
         ),
         synthetic=tuple(_synthetic(part, gold.corpus.rows) for part in config.backtranslation),
+        runs={part.name: part.evaluations for part in config.seeds},
         tests={part.name: {named.name: read_result(named.path) for named in part.evaluations} for part in config.tests},
         baselines=dict(config.baselines),
         curves={name: points for name, points in curves.items() if points},

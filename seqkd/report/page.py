@@ -15,6 +15,7 @@ from seqkd.report.contents import Contents
 from seqkd.report.explanation import explain
 from seqkd.report.findings import find
 from seqkd.report.graph import draw_graph
+from seqkd.report.pooling import Pooled, pool
 from seqkd.report.test_sets import tests_table
 from seqkd.report.twins import decode_label, find_twins, measure_of, unit_of
 
@@ -31,20 +32,21 @@ def render(contents: Contents) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    models, corpora = contents.models, contents.corpora
-    gains, quality_plots = _gains(contents), _quality_plots(contents)
-    order = [model.name for model in models]
-    order += [name for name in contents.curves if name not in order]
+    pooled = pool(contents)
+    models, corpora, shown = contents.models, contents.corpora, pooled.contents
+    gains, quality_plots = _gains(pooled), _quality_plots(pooled)
+    order = [model.name for model in shown.models]
+    order += [name for name in shown.curves if name not in order]
     return environment.get_template("page.html").render(
         contents=contents,
-        findings=find(models),
-        explanation=explain(models, corpora),
+        findings=find(shown.models),
+        explanation=explain(shown.models, corpora),
         graph=draw_graph(contents.edges, contents.kinds),
-        models=tables.models_table(contents) if models else None,
+        models=tables.models_table(pooled) if models else None,
         corpora=tables.corpora_table(corpora),
-        tests=tests_table(contents) if contents.tests else None,
+        tests=tests_table(pooled) if contents.tests else None,
         tests_rows=", ".join(f"{name} ({rows:,} rows)" for name, rows in _test_rows(contents).items()),
-        rounds=_rounds(contents),
+        rounds=_rounds(shown),
         synthetic=tables.synthetic_table(contents.synthetic) if contents.synthetic else None,
         distill=tables.distill_table(contents.distill) if contents.distill else None,
         cost=tables.cost_table(contents.costs) if contents.costs else None,
@@ -52,7 +54,7 @@ def render(contents: Contents) -> str:
         corpus_legend=[(corpus.name, plots.colour(index)) for index, corpus in enumerate(corpora)],
         opening_plots=[gains, *quality_plots[:1]] if gains else [],
         quality_plots=quality_plots[1:] if gains else quality_plots,
-        curve_plots=_curve_plots(contents, order),
+        curve_plots=_curve_plots(pooled, order),
         lengths=plots.lengths([corpus.lengths for corpus in corpora]),
         devices=sorted({f"{model.device}, {model.precision}" for model in models}),
         signatures=_signatures(contents),
@@ -92,28 +94,30 @@ def _test_rows(contents: Contents) -> dict[str, int]:
     return {name: next(iter(found.values())).rows for name, found in sets.items() if found}
 
 
-def _quality_plots(contents: Contents) -> list[tuple[str, object, str]]:
+def _quality_plots(pooled: Pooled) -> list[tuple[str, object, str]]:
     """Title, SVG, caption."""
-    models = contents.models
+    models, deviations = pooled.contents.models, pooled.deviations
     if not models:
         return []
     marks = "Circles go left to right, diamonds write all positions at once; hollow: trained on gold text."
     if any(len(model.decodes) > 1 for model in models):
         marks += " A line joins the decodes of a model."
+    if deviations:
+        marks += " Error bars are the standard deviation over seeds."
     drawn = [
         (
             "Quality and speed, one sentence at a time",
-            plots.quality_by_speedup(models, batch1=True),
+            plots.quality_by_speedup(models, deviations, batch1=True),
             f"Test {unit_of(models)} over speed-up. {marks}",
         ),
         (
             "Quality and speed, in batches",
-            plots.quality_by_speedup(models, batch1=False),
+            plots.quality_by_speedup(models, deviations, batch1=False),
             "The same where each model decodes in its best batches.",
         ),
         (
             "Quality and size",
-            plots.quality_by_size(models),
+            plots.quality_by_size(models, deviations),
             f"Test {unit_of(models)} over millions of parameters. "
             "Hollow: smallest beam or first decode; full: largest or last.",
         ),
@@ -138,13 +142,14 @@ def _rounds(contents: Contents) -> dict[str, object] | None:
     }
 
 
-def _gains(contents: Contents) -> tuple[str, object, str] | None:
+def _gains(pooled: Pooled) -> tuple[str, object, str] | None:
     """What distilled text gives each kind of student: title, SVG, caption."""
+    contents = pooled.contents
     twins = find_twins(contents.models)
     if not twins:
         return None
     measure = measure_of(twins)
-    bars = plots.gold_and_distilled(twins, measure, [corpus.name for corpus in contents.corpora])
+    bars = plots.gold_and_distilled(twins, measure, [corpus.name for corpus in contents.corpora], pooled.deviations)
     what = "Share of outputs that are valid translations" if measure.valid else f"Test {measure.name}"
     ways = list(dict.fromkeys(decode_label(model, model.quick) for group in twins for model in group.members))
     caption = (
@@ -170,16 +175,16 @@ def _range(values: Sequence[int]) -> str:
     return f"{min(values):,}" if min(values) == max(values) else f"{min(values):,} to {max(values):,}"
 
 
-def _curve_plots(contents: Contents, order: list[str]) -> list[tuple[str, object, str]]:
+def _curve_plots(pooled: Pooled, order: list[str]) -> list[tuple[str, object, str]]:
     drawn = [
         (
             "Validation loss",
-            plots.curves(contents.curves, order, what="nll"),
+            plots.curves(pooled.contents.curves, order, pooled.curves, what="nll"),
             "Negative log-likelihood of the gold validation references, in nats per token; lower is better.",
         ),
         (
             "Validation BLEU",
-            plots.curves(contents.curves, order, what="bleu"),
+            plots.curves(pooled.contents.curves, order, pooled.curves, what="bleu"),
             "BLEU of greedy outputs on the validation text.",
         ),
     ]

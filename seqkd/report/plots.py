@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Mapping, Sequence
+from typing import TypeAlias
 
 import matplotlib as mpl
 from markupsafe import Markup
@@ -18,9 +19,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from seqkd.metrics.lengths import LengthHistogram
-from seqkd.metrics.results import EvaluationResult
+from seqkd.metrics.results import DecodeResult, EvaluationResult
 from seqkd.report.contents import CurvePoint
 from seqkd.report.twins import GOLD, Measure, Twins, find_twins, unit_of
+
+Deviations: TypeAlias = Mapping[str, EvaluationResult]  # standard deviations in place of the values, by name
+NONE: Deviations = {}
 
 COLOURS = 8  # --series-0 to --series-7 in page.css
 DASHES = ("solid", (0, (5, 2)), (0, (1, 1.5)))  # where the colours come again
@@ -56,20 +60,27 @@ def _turn(index: int) -> int:
     return max(index - 1, 0) // (COLOURS - 1)
 
 
-def quality_by_size(models: Sequence[EvaluationResult]) -> Markup:
-    """Quality by parameters: hollow at the smallest beam or first decode, full at the largest or last."""
+def quality_by_size(models: Sequence[EvaluationResult], deviations: Deviations = NONE) -> Markup:
+    """Quality by parameters: hollow at the smallest beam or first decode, full at the largest or last.
+
+    Args:
+        models: A model's place gives its colour.
+        deviations: For models that are the mean of several seeds their standard deviations, drawn as error bars.
+    """
     figure, axes = _figure("parameters (millions)", unit_of(models))
     for index, model in enumerate(models):
         x = model.parameters / 1e6
         low, high = (model.decodes[name].score for name in (model.quick, model.quality))
         axes.plot([x, x], [low, high], color=_shade(index), linewidth=1.2)
-        for bleu, full in ((low, False), (high, True)):
+        for name, bleu, full in ((model.quick, low, False), (model.quality, high, True)):
             _point(axes, x, bleu, _shade(index), marker="oDsv"[_turn(index) % 4], full=full)
+            if model.name in deviations:
+                _bar(axes, x, bleu, deviations[model.name].decodes[name].score, _shade(index))
     _logarithmic(axes, [model.parameters / 1e6 for model in models])
     return _svg(figure, axes, "size")
 
 
-def quality_by_speedup(models: Sequence[EvaluationResult], *, batch1: bool) -> Markup:
+def quality_by_speedup(models: Sequence[EvaluationResult], deviations: Deviations = NONE, *, batch1: bool) -> Markup:
     """Quality over speed-up; empty where nobody was timed beside a teacher.
 
     Circles go left to right, diamonds write all positions at once; students of gold text are hollow. A thin line joins
@@ -77,6 +88,7 @@ def quality_by_speedup(models: Sequence[EvaluationResult], *, batch1: bool) -> M
 
     Args:
         models: A model's place gives its colour.
+        deviations: As for `quality_by_size`.
         batch1: Speed-ups where sentences are decoded one at a time, not those in batches.
     """
     what = "one sentence at a time" if batch1 else "in batches"
@@ -88,7 +100,7 @@ def quality_by_speedup(models: Sequence[EvaluationResult], *, batch1: bool) -> M
         way = [
             (speedup, result.score)
             for result in model.decodes.values()
-            if (speedup := result.speedup_batch1 if batch1 else result.speedup) is not None
+            if (speedup := _speedup(result, batch1=batch1)) is not None
         ]
         if not way:
             continue
@@ -96,6 +108,10 @@ def quality_by_speedup(models: Sequence[EvaluationResult], *, batch1: bool) -> M
         axes.plot(*zip(*way, strict=True), color=shade, linewidth=0.9, zorder=2)
         for x, y in way:
             _point(axes, x, y, shade, marker=marker, full=model.role == "teacher" or model.trained_on != GOLD)
+        if model.name in deviations:
+            timed = [name for name, result in model.decodes.items() if _speedup(result, batch1=batch1) is not None]
+            for name, (x, y) in zip(timed, way, strict=True):
+                _bar(axes, x, y, deviations[model.name].decodes[name].score, shade)
         points += way
         label, best = twins.get(model.name, model.name), max(way, key=lambda point: point[1])
         labels[label] = max(labels.get(label, best), best, key=lambda point: point[1])
@@ -106,7 +122,9 @@ def quality_by_speedup(models: Sequence[EvaluationResult], *, batch1: bool) -> M
     return _svg(figure, axes, "speedup-batch1" if batch1 else "speedup")
 
 
-def gold_and_distilled(twins: Sequence[Twins], measure: Measure, corpora: Sequence[str]) -> Markup:
+def gold_and_distilled(
+    twins: Sequence[Twins], measure: Measure, corpora: Sequence[str], deviations: Deviations = NONE
+) -> Markup:
     """Bars for each group of twins: hollow for the student of gold text, full for those of other text.
 
     Long names are shortened, so that they leave room for the bars; the page's tables and legends have them in full.
@@ -115,6 +133,7 @@ def gold_and_distilled(twins: Sequence[Twins], measure: Measure, corpora: Sequen
         twins: Top to bottom.
         measure: What the bars' lengths are.
         corpora: A corpus's place gives its colour.
+        deviations: As for `quality_by_size`.
     """
     bars = sum(len(group.members) for group in twins)
     figure, axes = _figure(measure.name, "", height=0.62 + 0.21 * bars + 0.16 * len(twins))
@@ -127,7 +146,10 @@ def gold_and_distilled(twins: Sequence[Twins], measure: Measure, corpora: Sequen
             hollow, y, value = model is group.gold, top - place, measure(model)
             axes.barh(y, value, height=0.72, color="none" if hollow else shade, edgecolor=shade, linewidth=1.4)
             text = f"{value:.1f}  {_shortened(model.trained_on, 16)}"
-            axes.text(value + 0.015 * longest, y, text, color=_INK, va="center", fontsize=9)
+            beside = measure(deviations[model.name]) if model.name in deviations else 0.0
+            if model.name in deviations:
+                axes.errorbar([value], [y], xerr=[beside], fmt="none", ecolor=_INK, elinewidth=1.0, capsize=3)
+            axes.text(value + beside + 0.015 * longest, y, text, color=_INK, va="center", fontsize=9)
         ticks.append((top - (len(group.members) - 1) / 2, _shortened(group.label, 24)))
         top -= len(group.members) + 0.75
     axes.set_yticks([y for y, _ in ticks], [label for _, label in ticks])
@@ -159,12 +181,19 @@ def rounds(teacher: EvaluationResult, students: Mapping[str, Sequence[Evaluation
     return _svg(figure, axes, "rounds")
 
 
-def curves(series: Mapping[str, Sequence[CurvePoint]], order: Sequence[str], *, what: str) -> Markup:
+def curves(
+    series: Mapping[str, Sequence[CurvePoint]],
+    order: Sequence[str],
+    deviations: Mapping[str, Sequence[CurvePoint]],
+    *,
+    what: str,
+) -> Markup:
     """Validation over updates, a line a model; empty where nothing was measured.
 
     Args:
         series: Validations by model.
         order: All models; a model's place gives its colour.
+        deviations: For models that are the mean of several seeds their standard deviations, drawn as error bars.
         what: "nll" or "bleu".
     """
     labels = {"nll": "validation NLL (nats per token)", "bleu": "validation BLEU, greedy"}
@@ -172,15 +201,17 @@ def curves(series: Mapping[str, Sequence[CurvePoint]], order: Sequence[str], *, 
     drawn = False
     for index, name in enumerate(order):
         measured = [
-            (point.update, value)
-            for point in series.get(name, ())
-            if (value := point.valid_nll if what == "nll" else point.valid_bleu) is not None
+            (point.update, value) for point in series.get(name, ()) if (value := _valid(point, what)) is not None
         ]
         if measured:
             x, y = zip(*measured, strict=True)
             style = DASHES[_turn(index) % 3]
             marker = "o" if len(measured) == 1 else ""
             axes.plot(x, y, color=_shade(index), linewidth=1.6, linestyle=style, marker=marker, markersize=4)
+            if deviations.get(name):
+                beside = {point.update: _valid(point, what) or 0.0 for point in deviations[name]}
+                errors = [beside.get(update, 0.0) for update in x]
+                axes.errorbar(x, y, yerr=errors, fmt="none", ecolor=_shade(index), elinewidth=0.9, capsize=2)
             drawn = True
     axes.xaxis.set_major_formatter(FuncFormatter(_thousands))
     axes.xaxis.set_major_locator(MaxNLocator(6, steps=STEPS, integer=True))
@@ -202,6 +233,19 @@ def lengths(histograms: Sequence[LengthHistogram]) -> Markup:
     axes.set_ylim(bottom=0.0)
     axes.set_xlim(left=0.0, right=right)
     return _svg(figure, axes, "lengths")
+
+
+def _valid(point: CurvePoint, what: str) -> float | None:
+    return point.valid_nll if what == "nll" else point.valid_bleu
+
+
+def _speedup(result: DecodeResult, *, batch1: bool) -> float | None:
+    return result.speedup_batch1 if batch1 else result.speedup
+
+
+def _bar(axes: Axes, x: float, y: float, deviation: float, shade: str) -> None:
+    """An error bar: a standard deviation up and down."""
+    axes.errorbar([x], [y], yerr=[deviation], fmt="none", ecolor=shade, elinewidth=1.1, capsize=3, zorder=2)
 
 
 def _shortened(name: str, most: int) -> str:

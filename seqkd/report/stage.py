@@ -16,6 +16,7 @@ from seqkd.progress import say
 from seqkd.report.contents import Contents
 from seqkd.report.gather import HISTORY, SPEED, gather
 from seqkd.report.page import render
+from seqkd.report.pooling import pooled_json
 
 PAGE = "report.html"
 DATA = "report.json"
@@ -49,7 +50,10 @@ def run(config: ReportConfig, out: str | Path, *, overwrite: bool = False, devic
     with StageOutput.open(out, "report", made_by, overwrite=overwrite) as output:
         if output.complete:
             return  # by another process, while this one has looked
-        atomic_write(out / DATA, (json.dumps(contents.to_json(), indent=2, ensure_ascii=False) + "\n").encode())
+        atomic_write(
+            out / DATA,
+            (json.dumps(contents.to_json(pooled_json(contents)), indent=2, ensure_ascii=False) + "\n").encode(),
+        )
         atomic_write(out / PAGE, render(contents).encode())
         output.commit(Manifest(kind="report", fingerprint=made_by.fingerprint, extra={"pipeline": config.pipeline}))
     say(f"report: {_summary(contents)} in {out / PAGE}")
@@ -57,7 +61,7 @@ def run(config: ReportConfig, out: str | Path, *, overwrite: bool = False, devic
 
 def settings(config: ReportConfig) -> dict[str, Any]:
     """The settings that the output depends on, as the stage file gives them."""
-    names = {"pipeline", "title", "baselines", "edges", "samples", "teachers", "rounds"}
+    names = {"pipeline", "title", "baselines", "edges", "samples", "teachers", "rounds", "seeds"}
     return config.model_dump(mode="json", include=names)
 
 

@@ -8,13 +8,15 @@ from dataclasses import dataclass, replace
 from seqkd.corpus.cost import total
 from seqkd.corpus.sensors import GPU, PACKAGES
 from seqkd.metrics.registry import METRICS
-from seqkd.metrics.results import DecodeResult, EvaluationResult
+from seqkd.metrics.results import EvaluationResult
 from seqkd.report.contents import Contents, CorpusEntry, CostEntry, DistillEntry, RoundEntry, SyntheticEntry
 from seqkd.report.findings import MINUS
 from seqkd.report.plots import colour
+from seqkd.report.pooling import Pooled
 from seqkd.report.twins import decode_label, unit_of
 
 NOTHING = "\N{EN DASH}"
+PLUS_MINUS = "\N{PLUS-MINUS SIGN}"
 SOURCES = {PACKAGES: "CPU packages", GPU: "GPU"}
 
 
@@ -54,29 +56,44 @@ class Table:
     rows: tuple[tuple[Cell, ...], ...]
 
 
-def models_table(contents: Contents) -> Table:
-    """A row for each decode of each model: its quality and its speed; columns that nothing fills are left out."""
-    models = contents.models
+def models_table(pooled: Pooled) -> Table:
+    """A row for each decode of each model: its quality and its speed; columns that nothing fills are left out.
+
+    A model of several seeds has the mean of its runs, and behind it the sample standard deviation.
+    """
+    models = pooled.contents.models
     rows = [(model, name, result) for model in models for name, result in model.decodes.items()]
     colours = {model.name: colour(index) for index, model in enumerate(models)}
     results = [result for _, _, result in rows]
+    spreads = [pooled.deviations.get(model.name) for model, _, _ in rows]
+    decode_spreads = [
+        None if found is None else found.decodes[name] for found, (_, name, _) in zip(spreads, rows, strict=True)
+    ]
     rates = [None if result.speed is None else result.speed.sentences_per_second for result in results]
     digits = 1 if min((rate for rate in rates if rate is not None), default=0.0) < 100 else 0
     over = _over(models)
+
+    def outputs(name: str) -> tuple[Head, Sequence[Cell]]:
+        column = metric_column(name, [result.measured(name) for result in results])
+        return with_spreads(column, name, [None if one is None else one.measured(name) for one in decode_spreads])
+
     columns: list[tuple[Head, Sequence[Cell]]] = [
         (
             Head(name="Model", number=False),
-            [Cell(text=m.name, sort=m.name, series=colours[m.name], note=m.role) for m, _, _ in rows],
+            [
+                Cell(text=m.name, sort=m.name, series=colours[m.name], note=role_of(m, pooled.runs.get(m.name, ())))
+                for m, _, _ in rows
+            ],
         ),
         (Head(name="Trained on", number=False), [text(model.trained_on) for model, _, _ in rows]),
         (Head(name="Decode", number=False), [text(decode_label(model, name)) for model, name, _ in rows]),
-        _outputs_column("bleu", results),
+        outputs("bleu"),
         (
             Head(name="Gain", unit=f"{unit_of(models)}, over a student of gold text"),
-            [_gain(contents, m, name) for m, name, _ in rows],
+            [_gain(pooled, m, name) for m, name, _ in rows],
         ),
-        (Head(name="p", unit="of the gain"), [_p_value(contents, m, name) for m, name, _ in rows]),
-        _outputs_column("valid", results),
+        (Head(name="p", unit="of the gain"), [_p_value(pooled.contents, m, name) for m, name, _ in rows]),
+        outputs("valid"),
         (Head(name="Speed-up", unit=f"one sentence, {over}"), highest([r.speedup_batch1 for r in results], 1)),
         (Head(name="Speed-up", unit=f"in batches, {over}"), highest([result.speedup for result in results], 1)),
         (
@@ -85,11 +102,15 @@ def models_table(contents: Contents) -> Table:
         ),
         (Head(name="Speed", unit="sentences/s, in batches"), [number(rate, digits) for rate in rates]),
         (Head(name="Parameters", unit="millions"), [number(model.parameters / 1e6, 2) for model, _, _ in rows]),
-        _outputs_column("chrf", results),
-        _outputs_column("ter", results),
-        _outputs_column("bleu_accepted", results),
-        *(_outputs_column(name, results) for name in dict.fromkeys(name for r in results for name in r.further)),
-        metric_column("perplexity", [model.perplexity for model, _, _ in rows]),
+        outputs("chrf"),
+        outputs("ter"),
+        outputs("bleu_accepted"),
+        *(outputs(name) for name in dict.fromkeys(name for r in results for name in r.further)),
+        with_spreads(
+            metric_column("perplexity", [model.perplexity for model, _, _ in rows]),
+            "perplexity",
+            [None if one is None else one.perplexity for one in spreads],
+        ),
         metric_column("mode_probability", [m.mode_probability if name == m.quality else None for m, name, _ in rows]),
         (Head(name="Architecture", number=False), [text(model.arch) for model, _, _ in rows]),
         (Head(name="Objective", number=False), [text(model.objective) for model, _, _ in rows]),
@@ -97,12 +118,35 @@ def models_table(contents: Contents) -> Table:
     return _table(columns)
 
 
-def _gain(contents: Contents, model: EvaluationResult, decode: str) -> Cell:
-    """With its sign, and over whom."""
-    gain = contents.gains(model).get(decode)
+def role_of(model: EvaluationResult, runs: Sequence[str]) -> str:
+    """The role of a model, and of how many seeds its numbers are the mean."""
+    return f"{model.role}, mean of {len(runs)} seeds" if runs else model.role
+
+
+def with_spreads(
+    column: tuple[Head, Sequence[Cell]], metric: str, spreads: Sequence[float | None]
+) -> tuple[Head, Sequence[Cell]]:
+    """A metric's column with the standard deviation behind each number that is the mean of several seeds."""
+    record = METRICS.find(metric)
+    share, digits = (False, 2) if record is None else (record.percent, record.digits)
+    head, cells = column
+    notes = [percent(found) if share else found for found in spreads]
+    return head, [
+        cell if note is None else replace(cell, note=f"{PLUS_MINUS} {note:.{digits}f}")
+        for cell, note in zip(cells, notes, strict=True)
+    ]
+
+
+def _gain(pooled: Pooled, model: EvaluationResult, decode: str) -> Cell:
+    """With its sign, and over whom; of several seeds with its standard deviation and the number of pairs."""
+    gain = pooled.gains[model.name].get(decode)
     if gain is None:
         return number(None, 2)
-    return _signed(gain, note=contents.baselines[model.name])
+    over = pooled.overs[model.name]
+    if model.name not in pooled.runs:
+        return _signed(gain.mean, note=over)
+    deviation = "" if gain.deviation is None else f"{PLUS_MINUS} {gain.deviation:.2f}, "
+    return _signed(gain.mean, note=f"{deviation}{over}, n = {gain.n}")
 
 
 def _p_value(contents: Contents, model: EvaluationResult, decode: str) -> Cell:
@@ -274,10 +318,6 @@ def metric_column(name: str, values: Sequence[float | None], *, unit: str | None
     if metric.direction == "higher":
         return head, highest(shown, metric.digits)
     return head, [number(value, metric.digits) for value in shown]
-
-
-def _outputs_column(name: str, results: Sequence[DecodeResult]) -> tuple[Head, Sequence[Cell]]:
-    return metric_column(name, [result.measured(name) for result in results])
 
 
 def number(value: float | None, digits: int) -> Cell:

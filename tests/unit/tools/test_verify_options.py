@@ -240,6 +240,7 @@ ROWS: list[tuple[str, dict[str, Any]]] = [
             "backtranslation": [{"name": "back", "path": "@back", "model": "@reverse"}],
             "teachers": ["teacher"],
             "rounds": [{"name": "teacher", "evaluations": ["teacher"]}],
+            "seeds": [{"name": "teacher", "evaluations": ["teacher", "teacher"]}],
             "baselines": [["teacher", "teacher"]],
             "edges": [["teacher", "kbest"]],
             "samples": 2,

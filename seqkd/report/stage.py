@@ -20,6 +20,7 @@ from seqkd.report.pooling import pooled_json
 
 PAGE = "report.html"
 DATA = "report.json"
+SOFT_TARGETS = "soft_targets"  # the role of these folders among the inputs
 
 
 def run(config: ReportConfig, out: str | Path, *, overwrite: bool = False, device: str = "auto") -> None:  # noqa: ARG001
@@ -37,11 +38,13 @@ def run(config: ReportConfig, out: str | Path, *, overwrite: bool = False, devic
         WorkError: The system refuses to write.
     """
     out = Path(out)
+    inputs = dict(_inputs(config))
     made_by = Provenance(
         stage="report",
         settings=settings(config),
-        inputs=dict(_inputs(config)),
+        inputs=inputs,
         neutral=neutral(config),
+        optional=tuple(role for role in inputs if role.startswith(SOFT_TARGETS)),  # earlier versions did not read them
     )
     if StageOutput.up_to_date(out, "report", made_by, overwrite=overwrite):
         say(f"report: {out / PAGE} is up to date")
@@ -73,6 +76,7 @@ def _inputs(config: ReportConfig) -> Iterator[tuple[str, str]]:
         ("corpora", config.corpora, None),
         ("backtranslation", config.backtranslation, None),
         ("distill", config.distill, SPEED),
+        (SOFT_TARGETS, config.soft_targets, None),
         ("evaluations", config.evaluations, RESULT),
     ):
         for named in folders:

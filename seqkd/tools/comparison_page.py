@@ -259,7 +259,7 @@ def _curves(pair: Pair) -> list[tuple[str, object, str]]:
     names = _names(pair)
     series = dict(zip(names, pair.curves, strict=True))
     drawn = [
-        ("Validation loss", plots.curves(series, names, what="nll"), "Nats per token; lower is better."),
-        ("Validation BLEU", plots.curves(series, names, what="bleu"), "Greedy outputs on the validation text."),
+        ("Validation loss", plots.curves(series, names, {}, what="nll"), "Nats per token; lower is better."),
+        ("Validation BLEU", plots.curves(series, names, {}, what="bleu"), "Greedy outputs on the validation text."),
     ]
     return [plot for plot in drawn if plot[1]]

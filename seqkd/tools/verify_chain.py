@@ -29,7 +29,7 @@ _FILES = re.compile(
     r"|(source_)?vocabulary|vocab(\.source)?\.model|.+\.(speed|history|result)\.json|source\..+)$"
 )
 _FOLDERS = re.compile(
-    r"^(prepared|train|valid|corpus\d*|gold|kbest|soft_targets|(corpora|distill|evaluations|backtranslation)\..+)$"
+    r"^(prepared|train|valid|corpus\d*|gold|kbest|soft_targets|(corpora|distill|soft_targets|evaluations|backtranslation)\..+)$"
 )
 _MODELS = re.compile(r"^(model\d*|teacher\d*|forward|reverse|init_from|rescore_with|speed_against)$")
 _ROWS = {"kbest": ("corpus",), "soft": ("corpus",), "corpus": ("kbest", "gold")}  # by kind: whose rows these are

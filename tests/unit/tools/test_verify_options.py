@@ -232,6 +232,7 @@ ROWS: list[tuple[str, dict[str, Any]]] = [
             "title": "t",
             "corpora": [{"name": "distilled", "path": "@distilled"}],
             "distill": [{"name": "kbest", "path": "@kbest"}],
+            "soft_targets": [{"name": "soft", "path": "@soft"}],
             "models": [{"name": "teacher", "path": "@teacher"}],
             "evaluations": [{"name": "teacher", "path": "@evaluation"}],
             "tests": [

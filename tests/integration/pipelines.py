@@ -65,6 +65,9 @@ def shrunk(file: Path, data: dict[str, Any] | None = None) -> dict[str, Any]:
         sizes = {name: value for name, value in _MODEL.items() if name in known}
         part["model"] = part.get("model", {}) | sizes
         part["training"] |= _TRAINING
+    seeded = [part for part in values["students"] if part.get("seeds", 1) > 1]
+    for number, part in enumerate(seeded):
+        part["seeds"] = 1 if number else 2
     for part in (*reverse, *values["distill"]):
         part["workers"] = 1
         search = part.get("search", {})

@@ -74,7 +74,7 @@ class BeamSearch:
         pace: Pace | None = None,
     ) -> None:
         self.settings = settings
-        # What a run applies to the logits that it gets: an ensemble has tempered its members' already.
+        # The settings of the runs. An ensemble has already applied the temperature to its members' logits.
         self._applied = settings if len(models) == 1 else replace(settings, temperature=1.0)
         self.model: SearchModel = models[0] if len(models) == 1 else Ensemble(models, temperature=settings.temperature)
         self.fallback = fallback
@@ -181,7 +181,8 @@ class _Run:
         self.stepping = model if isinstance(model, SteppingModel) else None
         self.pace = pace
         self.longest_prefix = max(len(sentence.prefix) for sentence in self.queue)
-        # What shapes whole distributions, if any step needs that; what does without them, if any step can.
+        # `shaper` changes whole distributions; it is None if no step needs them. `quick` is the frontier for steps on
+        # the best few candidates; it is None if every step needs whole distributions.
         self.shaper: Shaper | None = None
         self.quick: Frontier | None = None
 
@@ -222,7 +223,7 @@ class _Run:
             self.shaper = Shaper(
                 settings,
                 slots=self.slots,
-                # There may be more room than was asked for, and sentences that are done walk to its end.
+                # The frontier may hold more positions than were requested, and finished sentences advance to the last.
                 max_target=frontier.tokens.size(1),
                 longest_prefix=self.longest_prefix,
                 eos_id=model.eos_id,
@@ -315,7 +316,7 @@ class _Run:
         model, penalty = self.model, self.settings.unk_penalty
         count = min(frontier.count_needed, model.target_vocab)
         if self.fused is not None:
-            # A penalty moves scores afterwards; then they show too little.
+            # A penalty changes the scores after this step, so the model must not omit rows because of them.
             live = None if penalty else frontier.live
             closing = frontier.clock.at_limit()
             candidates = RowCandidates(*self.fused.step_candidates(state, frontier.last, count, live, closing))

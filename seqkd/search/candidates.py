@@ -12,9 +12,9 @@ class RowCandidates:
     """Continuations of every live hypothesis.
 
     Attributes:
-        lse: `[slots, beam]` float32, log of the softmax's denominator.
-        values: `[slots, beam, count]` float32 logits, best first; ties stand in the order of their ids.
-        ids: `[slots, beam, count]` int64.
+        lse: `[slots, beam]` float32, log-sum-exp of the row, that is, the log of the softmax's denominator.
+        values: `[slots, beam, count]` float32 logits, best first; ties are in the order of their ids.
+        ids: `[slots, beam, count]` int64, the tokens of `values`.
         eos: `[slots, beam]` float32, the logit of end of sentence.
     """
 
@@ -40,11 +40,11 @@ def penalize(candidates: RowCandidates, token: int, penalty: float) -> RowCandid
 
 
 def top_k(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """`torch.topk` over the last dimension with ties decided: the lower index first.
+    """Return the largest values as `torch.topk` does over the last dimension, but with ties to the lower index.
 
     Args:
         values: `[..., size]`, float.
-        count: At most `size`.
+        count: Number of values to return, at most `size`.
 
     Returns:
         Values and indices, `[..., count]`.
@@ -54,9 +54,9 @@ def top_k(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
         return values.sort(dim=-1, descending=True, stable=True)
     extra = count + 1
     top, ids = values.topk(extra, dim=-1)
-    # torch leaves the order of equal values open. Those within the top are put in order of their ids; where the
-    # cut itself goes through equal values (rare: one row in many thousands), the rows are sorted whole. Which of those
-    # that are ruled out stand at the end does not matter.
+    # torch does not define the order of equal values. Equal values within the top are sorted by their ids. If the cut
+    # itself falls between equal values (one row in many thousands), the whole rows are sorted. The order of tokens
+    # that are ruled out (-inf) does not matter.
     if values.device.type == "cpu" and bool((top[..., -1].eq(top[..., -2]) & top[..., -1].gt(float("-inf"))).any()):
         top, ids = values.sort(dim=-1, descending=True, stable=True)
         return top[..., :count].contiguous(), ids[..., :count].contiguous()

@@ -1,6 +1,6 @@
-"""What options make of a model's logits: pure functions over `[slots, beam, vocab]`, and the order they come in.
+"""The options of a search that change a model's logits: pure functions over `[slots, beam, vocab]`, and their order.
 
-Only searches that ask for it come here. Without such options the best few continuations of each row are enough, and an
+Only searches with such options use this module. Without them the best few continuations of each row are enough, and an
 engine need never write its logits to memory.
 """
 
@@ -23,10 +23,10 @@ class Distribution:
     """All continuations of every live hypothesis.
 
     Attributes:
-        logprobs: `[slots, beam, vocab]` float32, -inf where a continuation is ruled out. Penalties are in it, so a row
-            need not sum to 1.
+        logprobs: `[slots, beam, vocab]` float32, -inf for continuations that are ruled out. Penalties are included, so
+            the probabilities of a row need not sum to 1.
         finite: `[slots, beam]` bool: the logits were neither NaN nor infinite.
-        forced: `[slots]` bool: every row has one continuation, which nobody chose.
+        forced: `[slots]` bool: every row has exactly one continuation, which is given by the prefix.
     """
 
     logprobs: Tensor
@@ -36,12 +36,12 @@ class Distribution:
 
 @dataclass(slots=True)
 class Clock:
-    """Where each sentence stands. All fields are `[slots]` int64.
+    """The target position and the length limits of each sentence. All fields are `[slots]` int64.
 
     Attributes:
-        positions: Tokens that its hypotheses hold.
-        minimums: Tokens of the shortest output, end of sentence not counted.
-        limits: Those of the longest.
+        positions: Number of tokens in the sentence's hypotheses.
+        minimums: Tokens of the shortest output, without end of sentence.
+        limits: Tokens of the longest output, without end of sentence.
     """
 
     positions: Tensor
@@ -50,7 +50,7 @@ class Clock:
 
     @classmethod
     def idle(cls, slots: int, device: torch.device) -> Clock:
-        """For slots that hold no sentence."""
+        """Return the clock of slots without sentences."""
         return cls(*(torch.zeros(slots, dtype=torch.long, device=device) for _ in range(3)))
 
     def admit(self, slots: Tensor, minimums: Tensor, limits: Tensor) -> None:
@@ -60,7 +60,7 @@ class Clock:
         self.limits[slots] = limits
 
     def at_limit(self) -> Tensor:
-        """`[slots]` bool: only the end of sentence may follow."""
+        """Return `[slots]` bool: whether only the end of sentence may follow."""
         return self.positions.ge(self.limits)
 
     def shrink(self, slots: Tensor) -> None:
@@ -69,13 +69,13 @@ class Clock:
 
 
 def log_probabilities(logits: Tensor, temperature: float) -> Tensor:
-    """Log-softmax at a temperature, in float32, as a new tensor; logits of any float type, `[slots, beam, vocab]`."""
+    """Return the log-softmax of logits `[slots, beam, vocab]` at a temperature, as a new float32 tensor."""
     logits = logits.float()
     return (logits / temperature if temperature != 1.0 else logits).log_softmax(dim=-1)
 
 
 def bound_lengths(logprobs: Tensor, clock: Clock, eos_id: int) -> None:
-    """No end of sentence before the shortest length, nothing but that at the longest; in place."""
+    """Rule out the end of sentence before the minimum length, and all other tokens at the limit, in place."""
     end = logprobs[..., eos_id]
     at_limit = clock.at_limit()[:, None]
     early = clock.positions.lt(clock.minimums)[:, None] & ~at_limit
@@ -85,15 +85,15 @@ def bound_lengths(logprobs: Tensor, clock: Clock, eos_id: int) -> None:
 
 
 def repeated_tokens(texts: Tensor, positions: Tensor, size: int, none: int) -> Tensor:
-    """Tokens that would complete an n-gram which the hypothesis holds already.
+    """Find the tokens that would complete an n-gram that the hypothesis already contains.
 
-    The rule is fairseq's `no_repeat_ngram_size`; the start token is no part of an n-gram.
+    The rule is that of fairseq's `no_repeat_ngram_size`. The start token is not part of any n-gram.
 
     Args:
         texts: `[slots, beam, length]`: tokens of each hypothesis.
-        positions: `[slots]`: how many of them there are.
+        positions: `[slots]`: number of tokens in the hypotheses.
         size: n, at most `length`.
-        none: Stands where there is nothing to rule out.
+        none: The id that fills places without a token to rule out.
 
     Returns:
         `[slots, beam, length - size + 1]` ids.
@@ -110,11 +110,11 @@ def repeated_tokens(texts: Tensor, positions: Tensor, size: int, none: int) -> T
 class Shaper:
     """Applies the options of a search to its logits, one step at a time.
 
-    In this order: temperature, log-softmax, unknown-piece penalty, lengths, repeated n-grams, forced prefix. A forced
-    token keeps the log-probability that it had before lengths and n-grams were looked at.
+    The order is: temperature, log-softmax, unknown-piece penalty, lengths, repeated n-grams, forced prefix. A forced
+    token keeps the log-probability that it had before the rules for lengths and n-grams.
 
     Attributes:
-        opening: Steps for which some sentence is at its first position or within its prefix.
+        opening: Number of further steps in which a sentence can be at its first position or within its prefix.
     """
 
     def __init__(
@@ -135,12 +135,12 @@ class Shaper:
         self.prefixes = torch.full((slots, longest_prefix), pad_id, dtype=torch.long, device=device)
         self.texts: Tensor | None = None
         if settings.no_repeat_ngram_size:
-            # Padding at the end makes room for one window, however short the outputs.
+            # Padding at the end leaves room for one window even if all outputs are shorter.
             length = max(max_target, settings.no_repeat_ngram_size)
             self.texts = torch.full((slots, settings.beam, length), pad_id, dtype=torch.long, device=device)
 
     def admit(self, slots: Tensor, prefixes: Sequence[Sequence[int]]) -> None:
-        """Start new sentences in `slots` `[n]`, whose outputs open with `prefixes`."""
+        """Start new sentences in `slots` `[n]`, whose outputs begin with `prefixes`."""
         self.opening = max(self.opening, 1, *map(len, prefixes))
         width = self.prefixes.size(1)
         if width:
@@ -154,7 +154,7 @@ class Shaper:
         # NaN and +inf turn their whole row into NaN; -inf is a continuation that the model rules out.
         finite = ~logprobs[..., 0].isnan()
         if self.opening:
-            # At the first position all hypotheses are alike, and an engine may compute the first alone.
+            # At the first position all hypotheses are equal, and an engine may compute only the first.
             first = clock.positions.eq(0)[:, None]
             logprobs = torch.where(first[..., None], logprobs[:, :1], logprobs)
             finite = torch.where(first, finite[:, :1], finite)
@@ -165,7 +165,7 @@ class Shaper:
         bound_lengths(logprobs, clock, eos_id)
         if self.texts is not None:
             again = repeated_tokens(self.texts, clock.positions, settings.no_repeat_ngram_size, self.pad_id)
-            # Past the limit the end alone is left, and that is never part of a repetition.
+            # At the limit only the end of sentence is left, which is never part of a repetition.
             logprobs.scatter_(2, again, NEVER)
             stuck = logprobs.amax(dim=-1).eq(NEVER)
             logprobs[..., eos_id] = torch.where(stuck, end, logprobs[..., eos_id])
@@ -177,7 +177,7 @@ class Shaper:
         return Distribution(logprobs, finite, forced | clock.at_limit())
 
     def _forced_tokens(self, logprobs: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """Forced tokens `[slots]`, padding where there is none, and their log-probabilities `[slots, beam, 1]`."""
+        """Return the forced tokens `[slots]` and their log-probabilities `[slots, beam, 1]`; padding means no token."""
         width = self.prefixes.size(1)
         if not (self.opening and width):
             return torch.full_like(positions, self.pad_id), logprobs[..., :1]
@@ -187,12 +187,12 @@ class Shaper:
         return wanted, given.masked_fill(wanted.eq(self.pad_id)[:, None, None], NEVER)
 
     def follow(self, parents: Tensor, tokens: Tensor, positions: Tensor) -> None:
-        """Take note of what was chosen.
+        """Record the choices of a step.
 
         Args:
-            parents: `[slots, beam]`: which hypothesis each new one continues.
-            tokens: `[slots, beam]`: by which token.
-            positions: `[slots]`: where that token stands.
+            parents: `[slots, beam]`: the hypothesis that each new one continues.
+            tokens: `[slots, beam]`: the token that continues it.
+            positions: `[slots]`: the position of that token.
         """
         if self.texts is None:
             return

@@ -1,4 +1,4 @@
-"""Diverse beam search (Vijayakumar et al. 2016): groups of hypotheses that keep away from each other's tokens."""
+"""Diverse beam search (Vijayakumar et al. 2016): groups of hypotheses, penalised for the tokens of earlier groups."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from seqkd.search.constraints import NEVER
 
 
 def rank_groups(scores: Tensor, *, groups: int, strength: float, forced: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Rank every group's continuations, one group after the other, with the Hamming penalty of their section 3.
+    """Rank the continuations of each group, one group after the other, with the paper's Hamming penalty (section 3).
 
     As in fairseq, hypothesis k belongs to group k mod `groups`, a token is penalised once for each candidate (the best
     2K / groups continuations) of an earlier group that holds it, and the groups' lists are interleaved by rank.
 
     Args:
-        scores: `[slots, beam, vocab]`: log-probabilities of the continuations, those of their hypotheses added.
-        groups: A divisor of the beam.
+        scores: `[slots, beam, vocab]`: log-probabilities of the continued hypotheses.
+        groups: Number of groups, a divisor of the beam.
         strength: The penalty.
-        forced: `[slots]` bool: nobody chooses here, so nobody is penalised.
+        forced: `[slots]` bool: the token is forced, so there is no penalty.
 
     Returns:
         Scores, ids and hypotheses of at most 2K candidates in their order of precedence, `[slots, 2K]`.

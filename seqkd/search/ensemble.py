@@ -1,4 +1,4 @@
-"""Several models as one: probabilities are averaged at every step."""
+"""Ensembles: several models whose probabilities are averaged at every step."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Ensemble:
             model.admit(part, slots, source)
 
     def step(self, state: list[object], tokens: Tensor) -> Tensor:
-        """Log-probabilities `[slots, beam, vocab]`, float32, at `temperature`."""
+        """Take a step as `SearchModel.step` does; return float32 log-probabilities `[slots, beam, vocab]`."""
         members = [
             log_probabilities(model.step(part, tokens), self.temperature)
             for model, part in zip(self.models, state, strict=True)

@@ -1,4 +1,4 @@
-"""One step of beam search for all slots: pure tensor work, no answer from the device needed.
+"""One step of beam search for all slots, in tensor operations that never wait for the device.
 
 The semantics are fairseq's: of the best 2K continuations of K live hypotheses, an end of sentence finishes if it ranks
 among the first K, and the first K others stay alive.
@@ -23,7 +23,7 @@ from seqkd.search.settings import BeamSettings, Ended, Hypothesis
 
 
 def length_divisors(settings: BeamSettings, lengths: Tensor) -> Tensor:
-    """What log-probabilities are divided by; `lengths` count the end of sentence."""
+    """Return the divisors of log-probabilities for `lengths`, which include end of sentence."""
     length = lengths.to(torch.float32)
     if settings.normalization == "gnmt":
         length = (length + 5.0) / 6.0
@@ -31,7 +31,7 @@ def length_divisors(settings: BeamSettings, lengths: Tensor) -> Tensor:
 
 
 def normalize_scores(settings: BeamSettings, logprobs: Tensor, lengths: Tensor) -> Tensor:
-    """Final scores; `lengths` count the end of sentence."""
+    """Return length-normalised scores; `lengths` include end of sentence."""
     return logprobs / length_divisors(settings, lengths)
 
 
@@ -39,18 +39,18 @@ class Frontier:
     """Live and finished hypotheses of `slots` sentences.
 
     Args:
-        settings: Of the search.
-        state: Where they are held; changed in place.
-        start_id: The token that every output opens with.
-        eos_id: End of sentence.
-        pad_id: Padding, which is never continued with.
+        settings: The settings of the search.
+        state: The tensors of the hypotheses, which are changed in place.
+        start_id: Id of the start token.
+        eos_id: Id of end of sentence.
+        pad_id: Id of padding, which never continues a hypothesis.
 
     Attributes:
-        state: All of it; below, the tensors of its fields.
-        divisors: `[max_target + 2]` float32, what the log-probability of so many tokens is divided by.
-        clock: Where each sentence stands.
+        state: The state; `live`, `last`, `tokens`, `parents`, `count` and `finished` are its fields.
+        divisors: `[max_target + 2]` float32, the divisor of a log-probability for each number of tokens.
+        clock: The position of each sentence.
         last: `[slots, beam]` int64: the newest token of each live hypothesis.
-        done: `[slots]` bool: nothing more will change here.
+        done: `[slots]` bool: the sentence is finished, and its results no longer change.
         bad: `[slots]` bool: the model returned logits that are NaN or infinite.
     """
 
@@ -74,9 +74,10 @@ class Frontier:
 
     @property
     def count_needed(self) -> int:
-        """Candidates wanted of each row: 2K, and more because padding and end of sentence may be ruled out.
+        """Return the number of candidates that `advance` needs of each row.
 
-        A penalised unknown piece may fall behind others that were not among the best.
+        They are 2K, two more because padding and end of sentence may be ruled out, and one more for a penalised unknown
+        piece, which may then rank behind a token that was not among the best.
         """
         return 2 * self.settings.beam + (3 if self.settings.unk_penalty else 2)
 
@@ -84,14 +85,14 @@ class Frontier:
         """Start new sentences in `slots` `[n]`.
 
         Args:
-            slots: Where.
-            minimums: `[n]`: least tokens of their outputs.
-            limits: `[n]`: most tokens.
-            rows: Their ids; the beam does not ask who they are.
+            slots: Slot numbers.
+            minimums: `[n]`: tokens of the shortest output.
+            limits: `[n]`: tokens of the longest output.
+            rows: Row ids, which beam search does not use.
         """
-        # index_fill_ takes its number along with the launch; an assignment would copy it to the device.
+        # index_fill_ passes its value with the kernel launch; an assignment would copy it to the device.
         self.live.index_fill_(0, slots, NEVER)
-        # One live hypothesis a group, so that the first step does not find the same continuation several times.
+        # Each group starts with one live hypothesis, so that the first step finds each continuation only once.
         self.live[:, : self.settings.diverse_groups].index_fill_(0, slots, 0.0)
         self.last.index_fill_(0, slots, self.start_id)
         self.clock.admit(slots, minimums, limits)
@@ -106,7 +107,7 @@ class Frontier:
             candidates: The best continuations of every hypothesis.
 
         Returns:
-            Parents `[slots, beam]` int64 of the new live hypotheses, for the model to follow.
+            Parents `[slots, beam]` int64 of the new live hypotheses, for `SearchModel.reorder`.
         """
         if self._kernels is None:
             return self.advance_in_torch(candidates)
@@ -115,7 +116,7 @@ class Frontier:
         return self._native.advance(candidates.lse, candidates.values, candidates.ids, candidates.eos)
 
     def advance_in_torch(self, candidates: RowCandidates) -> Tensor:
-        """`advance` where there is no kernel; it says what the kernels must compute."""
+        """Do `advance` without a kernel. This is the reference for the kernels."""
         self._watch(candidates.lse.isfinite())
         ids, clock = candidates.ids, self.clock
         base = (self.live - candidates.lse)[..., None]
@@ -123,7 +124,7 @@ class Frontier:
         barred = ids.eq(self.pad_id)
         early = clock.positions.lt(clock.minimums)[:, None, None]
         barred |= early & ids.eq(self.eos_id)
-        # At its limit a hypothesis has one continuation, whether or not that is among its best.
+        # At its limit a hypothesis can only end, whether or not the end is among its best continuations.
         at_limit = clock.at_limit()
         barred |= at_limit[:, None, None]
         scores = scores.masked_fill(barred, NEVER)
@@ -134,7 +135,7 @@ class Frontier:
         return self._take(*self._rank(scores, ids), at_limit)
 
     def _bound(self, library: ctypes.CDLL) -> NativeFrontier:
-        """This frontier for the CPU's kernel."""
+        """Return this frontier bound to the CPU kernel."""
         settings = self.settings
         slots, max_target, beam = self.tokens.shape
         numbers = FrontierNumbers(
@@ -149,10 +150,10 @@ class Frontier:
         return NativeFrontier(library, numbers, [*self.state.fields(), self.divisors])
 
     def choose(self, distribution: Distribution) -> Tensor:
-        """Take one step in every slot, given all continuations, shaped by the search's options.
+        """Take one step in every slot, given the distribution over all continuations.
 
         Returns:
-            Parents, as `advance`.
+            Parents, as in `advance`.
         """
         self._watch(distribution.finite)
         settings, logprobs = self.settings, distribution.logprobs
@@ -169,15 +170,15 @@ class Frontier:
         return self._take(*ranked, self.clock.at_limit())
 
     def _watch(self, finite: Tensor) -> None:
-        """Note in which slots a live hypothesis' logits are not `finite`, `[slots, beam]` bool."""
+        """Mark slots as bad if a live hypothesis is not `finite`, `[slots, beam]` bool."""
         broken = ~finite & self.live.gt(NEVER)
         self.bad |= broken.any(dim=1) & ~self.done
 
     def _rank(self, scores: Tensor, ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The best 2K of all hypotheses' continuations `[slots, beam, count]`.
+        """Find the best 2K of the continuations `[slots, beam, count]` of all hypotheses.
 
         Returns:
-            Scores, ids, and the hypotheses that they continue, `[slots, 2K]`.
+            Scores, ids, and the numbers of the hypotheses that they continue, each `[slots, 2K]`.
         """
         ranked, order = scores.flatten(1).sort(dim=1, descending=True, stable=True)
         take = min(2 * self.settings.beam, ranked.size(1))
@@ -193,14 +194,14 @@ class Frontier:
         self._finish(finishing, ranked, ranked_beams, at_limit)
 
         survivors = (ends * take + ranks).sort(dim=1).indices[:, :beam]
-        if survivors.size(1) < beam:  # a vocabulary so small that fewer continuations than beams exist
+        if survivors.size(1) < beam:  # the vocabulary is so small that there are fewer continuations than beams
             missing = beam - survivors.size(1)
             survivors = torch.cat((survivors, survivors[:, -1:].expand(-1, missing)), dim=1)
             torch.gather(ranked, 1, survivors, out=self.live)
             self.live[:, -missing:] = NEVER
         else:
             torch.gather(ranked, 1, survivors, out=self.live)
-        # Where fewer than `beam` continuations go on, ends of sentence fill up the rest: they must not live on.
+        # If fewer than `beam` candidates are not ends of sentence, ends fill the rest. They must not stay alive.
         self.live.masked_fill_(ends.gather(1, survivors), NEVER)
         torch.gather(ranked_ids, 1, survivors, out=self.last)
         parents = ranked_beams.gather(1, survivors)
@@ -234,23 +235,26 @@ class Frontier:
         self.count.add_(finishing.sum(dim=1)).clamp_(max=beam)
 
     def _is_settled(self) -> Tensor:
-        """`[slots]` bool: enough hypotheses are finished."""
+        """Return `[slots]` bool: whether enough hypotheses are finished."""
         full = self.count.ge(self.settings.beam)
         if self.settings.stopping == "first":
             return full
-        # Log-probabilities only fall. A live hypothesis can do no better than to end next, or, where longer outputs
-        # are favoured, to reach its limit at no further cost.
+        # Log-probabilities only decrease. The best possible score of a live hypothesis is that of ending at the next
+        # step, or, if longer outputs are favoured, that of reaching its limit with its present log-probability.
         longest = self.clock.limits if self.settings.length_penalty > 0 else self.clock.positions + 1
         reachable = self.live.amax(dim=1) / self.divisors[longest + 1]
         return full & reachable.le(self.finished.scores[:, : self.settings.beam].amin(dim=1))
 
     def collect(self, slots: Tensor, depth: int) -> list[Tensor]:
-        """What `hypotheses` needs of the finished sentences in `slots` `[n]`, none longer than `depth` with its end."""
+        """Gather the tensors for `hypotheses` of the finished sentences in `slots` `[n]`.
+
+        No output of these sentences is longer than `depth` tokens, including end of sentence.
+        """
         fields = (self.count, *self.finished.columns(), self.tokens[:, :depth], self.parents[:, :depth])
         return [field[slots] for field in fields]
 
     def hypotheses(self, collected: Sequence[Tensor]) -> list[list[Hypothesis]]:
-        """The `nbest` results of each sentence, best first, from what `collect` gave, on the host."""
+        """Return the `nbest` results of each sentence, best first, from the tensors of `collect` on the host."""
         beam, nbest = self.settings.beam, self.settings.nbest
         count, scores, logprobs, steps, beams, forced, tokens, parents = (field.numpy() for field in collected)
         depth = min(int(steps.max(initial=0)) + 1, tokens.shape[1])
@@ -258,7 +262,7 @@ class Frontier:
         texts = np.zeros((len(count), beam, depth), dtype=np.int64)
         at = beams[:, :beam].copy()
         for position in range(depth - 1, -1, -1):
-            # Hypotheses that ended later have tokens here; `at` is the beam that wrote each of them.
+            # Only hypotheses that ended later have a token at this position; `at` is the beam that wrote it.
             inside = steps[:, :beam] > position
             texts[:, :, position] = tokens[rows[:, None], position, at]
             at = np.where(inside, parents[rows[:, None], position, at], at)

@@ -1,6 +1,6 @@
-"""What a step of beam search reads and writes: tensors that stay where they are while sentences come and go.
+"""The tensors that a step of beam search reads and writes. They stay in place while sentences come and go.
 
-They are changed in place and nothing else: a CUDA graph knows their addresses only, and so does the CPU's kernel.
+The tensors are only changed in place, because a CUDA graph and the CPU kernel hold their addresses.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from seqkd.search.constraints import NEVER, Clock
 
 @dataclass(slots=True)
 class FinishedHypotheses:
-    """Finished hypotheses of all slots; column `beam` is where rejected ones are written.
+    """Finished hypotheses of all slots. The last column, `beam`, receives the rejected ones.
 
     Attributes:
         scores: `[slots, beam + 1]` float32, length-normalised.
         logprobs: `[slots, beam + 1]` float32.
-        steps: `[slots, beam + 1]` int64: position at which the end of sentence was chosen.
-        parents: `[slots, beam + 1]` int64: the hypothesis that it ended.
-        forced: `[slots, beam + 1]` bool.
+        steps: `[slots, beam + 1]` int64: position of the end of sentence.
+        parents: `[slots, beam + 1]` int64: the live hypothesis that ended.
+        forced: `[slots, beam + 1]` bool: the end of sentence was forced at the limit.
     """
 
     scores: Tensor
@@ -33,22 +33,22 @@ class FinishedHypotheses:
     forced: Tensor
 
     def columns(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """All of it, in the order of the fields."""
+        """Return all tensors in the order of the fields."""
         return self.scores, self.logprobs, self.steps, self.parents, self.forced
 
 
 @dataclass(slots=True)
 class FrontierState:
-    """Live and finished hypotheses of `slots` sentences. All tensors are contiguous, one row a slot.
+    """Live and finished hypotheses of `slots` sentences. All tensors are contiguous, with one row for each slot.
 
     Attributes:
-        live: `[slots, beam]` float32: log-probabilities of the live hypotheses, -inf where there is none.
-        last: `[slots, beam]` int64: the newest token of each.
-        tokens: `[slots, max_target, beam]` int64: what each position's hypotheses were continued by.
-        parents: `[slots, max_target, beam]` int64: and which ones they continued.
-        clock: Where each sentence stands.
-        count: `[slots]` int64: finished hypotheses, at most `beam`.
-        done: `[slots]` bool: nothing more will change here.
+        live: `[slots, beam]` float32: log-probabilities of the live hypotheses, -inf for a missing hypothesis.
+        last: `[slots, beam]` int64: the newest token of each live hypothesis.
+        tokens: `[slots, max_target, beam]` int64: the token that each hypothesis received at each position.
+        parents: `[slots, max_target, beam]` int64: the hypothesis of the previous position that it continued.
+        clock: The position of each sentence.
+        count: `[slots]` int64: number of finished hypotheses, at most `beam`.
+        done: `[slots]` bool: the sentence is finished, and its results no longer change.
         bad: `[slots]` bool: the model returned logits that are NaN or infinite.
         finished: The finished hypotheses.
     """
@@ -65,7 +65,7 @@ class FrontierState:
 
     @classmethod
     def idle(cls, slots: int, beam: int, max_target: int, device: torch.device) -> FrontierState:
-        """All slots done; the first token of the vocabulary stands where there is none yet."""
+        """Return a state whose slots are all done. Places without a token hold id 0."""
 
         def zeros(*shape: int, dtype: torch.dtype = torch.long) -> Tensor:
             return torch.zeros(shape, dtype=dtype, device=device)
@@ -93,23 +93,26 @@ class FrontierState:
 
     @classmethod
     def of(cls, tensors: Sequence[Tensor]) -> FrontierState:
-        """From what `fields` gives."""
+        """Build a state from the tensors that `fields` returns."""
         live, last, tokens, parents, positions, minimums, limits, count, done, bad = tensors[:10]
         clock = Clock(positions, minimums, limits)
         return cls(live, last, tokens, parents, clock, count, done, bad, FinishedHypotheses(*tensors[10:]))
 
     def fields(self) -> list[Tensor]:
-        """All tensors, in the order in which the kernels take them."""
+        """Return all tensors in the order that the kernels expect."""
         clock = (self.clock.positions, self.clock.minimums, self.clock.limits)
         live = (self.live, self.last, self.tokens, self.parents)
         return [*live, *clock, self.count, self.done, self.bad, *self.finished.columns()]
 
     def first(self, slots: int) -> FrontierState:
-        """The same tensors, of the first slots alone."""
+        """Return views of the first `slots` slots."""
         return self.of([field[:slots] for field in self.fields()])
 
     def select_slots(self, slots: Tensor) -> FrontierState:
-        """Move these slots, `[n]` int64, to the front, in this order; the places behind them are idle."""
+        """Move these slots, `[n]` int64, to the front, in this order, and return views of them.
+
+        The slots behind them are marked as done.
+        """
         count = len(slots)
         for field in self.fields():
             field[:count] = field[slots]

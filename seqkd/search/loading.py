@@ -27,7 +27,7 @@ from seqkd.search.settings import BeamSettings
 
 Available = Callable[[Arithmetic], bool]
 Precision = Literal["float32", "bf16x3", "bf16", "int8", "fp16"]
-# Of modules; int8 is the kernels' alone.
+# The data type of a module's weights for each precision. Modules cannot compute in int8; only the kernels can.
 DTYPES = {"float32": torch.float32, "bf16x3": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 # The hardware that a CPU needs for the precisions that only the kernels offer.
 HARDWARE: dict[Arithmetic, str] = {

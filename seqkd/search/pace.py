@@ -1,4 +1,4 @@
-"""How the host keeps up with a device, without either waiting for the other."""
+"""Communication between the host and a device such that neither waits for the other."""
 
 from __future__ import annotations
 
@@ -11,27 +11,28 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """When the host asks which sentences are done.
+    """The pace at which the host asks the device for finished sentences.
 
     Attributes:
-        steps: Taken in a group, after which it asks.
-        lag: Groups that are queued behind the one whose answer it reads. A sentence that is done does not change any
-            more, so its results are the same.
+        steps: Number of steps in a group. The host asks once after each group.
+        lag: Number of later groups that are already queued when the host reads an answer. A finished sentence no
+            longer changes, so the lag does not change results.
     """
 
     steps: int
     lag: int
 
 
-# By type of device; all others are as cuda. A GPU has the next group to do while the host reads an answer. Longer
-# groups give the host more time, but a sentence that is done keeps its slot (steps - 1) / 2 + steps * lag steps longer.
+# The default pace for each type of device; other types use that of cuda. A GPU works on the next group while the host
+# reads an answer. Longer groups give the host more time, but on average a finished sentence keeps its slot
+# (steps - 1) / 2 + steps * lag steps longer.
 PACES = {"cpu": Pace(steps=1, lag=0), "cuda": Pace(steps=2, lag=1)}
 
 
 def send(tensor: Tensor, device: torch.device) -> Tensor:
-    """A tensor of the host's on `device`, in turn with the work that is queued there.
+    """Copy a tensor from the host to `device`, in order with the work that is queued there.
 
-    From memory that is not pinned, the host would wait for all of that work.
+    The copy starts from pinned memory. Otherwise the host would wait for all of the queued work.
     """
     if device.type != "cuda":
         return tensor.to(device)
@@ -39,10 +40,10 @@ def send(tensor: Tensor, device: torch.device) -> Tensor:
 
 
 class Transfer:
-    """Tensors that will be on the host once the device has done what is queued now.
+    """A transfer of tensors to the host, which ends after the work that is queued on the device now.
 
     Args:
-        tensors: All on one device; nothing may change them afterwards.
+        tensors: Tensors on one device. They must not be changed afterwards.
     """
 
     def __init__(self, tensors: Sequence[Tensor]) -> None:
@@ -58,7 +59,7 @@ class Transfer:
             self._event.record(torch.cuda.current_stream(device))
 
     def wait(self) -> list[Tensor]:
-        """Those tensors, on the host."""
+        """Wait for the end of the transfer and return the tensors on the host."""
         if self._event is not None:
             self._event.synchronize()
         return [tensor.cpu() for tensor in self._there]

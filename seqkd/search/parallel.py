@@ -59,7 +59,7 @@ class ParallelSearch:
         retried: See `Decoder`.
 
     Raises:
-        InputError: The model has no such strategy.
+        InputError: The model does not support the strategy.
     """
 
     def __init__(

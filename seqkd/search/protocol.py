@@ -46,11 +46,11 @@ class SearchModel(Protocol):
         """Read one token per hypothesis and advance every slot by one position.
 
         Args:
-            state: From `new_state`.
+            state: The result of `new_state`.
             tokens: `[slots, beam]` int64: the last token of each hypothesis.
 
         Returns:
-            Logits `[slots, beam, target_vocab]`, or log-probabilities; any float type.
+            Logits or log-probabilities `[slots, beam, target_vocab]` of any float type.
         """
         ...
 
@@ -77,8 +77,8 @@ class FusedSearchModel(Protocol):
         """Take a step as `SearchModel.step` does, and reduce the logits.
 
         Args:
-            state: From `new_state`.
-            tokens: As `SearchModel.step`.
+            state: The result of `new_state`.
+            tokens: `[slots, beam]` int64: the last token of each hypothesis.
             count: Number of continuations of each hypothesis.
             live: `[slots, beam]` float32, the scores of the hypotheses before this step. If it is given, the end of a
                 row or a whole row may be omitted (as logits of -inf) if at least `beam` continuations of its sentence
@@ -108,7 +108,7 @@ class SteppingModel(Protocol):
         """Do `step_candidates`, `Frontier.advance` and `reorder` in one call.
 
         Args:
-            state: From `new_state`.
-            frontier: From `frontier`, shrunk whenever the state was.
+            state: The result of `new_state`.
+            frontier: The result of `frontier`. It must be shrunk whenever the state is.
         """
         ...

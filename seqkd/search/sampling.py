@@ -1,7 +1,7 @@
-"""Sampling translations, each draw decided by a counter and not by a generator's state.
+"""Sampling of translations with counter-based random numbers.
 
-A draw depends on the seed, the row id, the number of the sample and the position alone, so that the same row has the
-same samples in whatever batch it is decoded, in whatever order, and after whatever restart.
+A draw depends only on the seed, the row id, the number of the sample and the position, not on the state of a generator.
+A row therefore gets the same samples whatever the batches, their order and restarts are.
 """
 
 from __future__ import annotations
@@ -21,40 +21,40 @@ from seqkd.search.settings import BeamSettings, Hypothesis
 GOLDEN = 0x9E3779B97F4A7C15
 MIXERS = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB))
 LAST_SHIFT = 31
-# A double has 53 bits of mantissa.
+# Bits of an int64 that do not fit the 53-bit mantissa of a double.
 SPARE_BITS = 11
 UNIT = 2.0**-53
-# Continuations that are looked at first for `top_p`.
+# Number of continuations that are sorted first for `top_p`.
 FEW = 128
 
 
 def _to_signed(value: int) -> int:
-    """The int64 with the same 64 bits: torch has no arithmetic for unsigned ones."""
+    """Return the int64 with the same 64 bits, because torch has no arithmetic for unsigned integers."""
     value &= 2**64 - 1
     return value - 2**64 if value >= 2**63 else value
 
 
 def _shift_right(bits: Tensor, by: int) -> Tensor:
-    """Logical shift to the right; torch's keeps the sign."""
+    """Shift to the right without keeping the sign, unlike torch's operator."""
     return torch.bitwise_and(bits >> by, (1 << (64 - by)) - 1)
 
 
 def mix_bits(bits: Tensor) -> Tensor:
-    """The output function of SplitMix64 (Steele et al. 2014) on int64 of any shape."""
+    """Apply the output function of SplitMix64 (Steele et al. 2014) to int64 of any shape."""
     for shift, factor in MIXERS:
         bits = (bits ^ _shift_right(bits, shift)) * _to_signed(factor)
     return bits ^ _shift_right(bits, LAST_SHIFT)
 
 
 def stream_keys(seed: int, rows: Sequence[int], count: int, device: torch.device) -> Tensor:
-    """The keys of `count` streams of random numbers for each row id, `[rows, count]` int64."""
+    """Return the keys of `count` streams of random numbers for each row id, `[rows, count]` int64."""
     start = mix_bits(torch.tensor([_to_signed(seed)]) + _to_signed(GOLDEN))
     keys = mix_bits(mix_bits(start + torch.tensor([_to_signed(row) for row in rows])) + _to_signed(GOLDEN))
     return send(mix_bits(keys[:, None] + torch.arange(1, count + 1) * _to_signed(GOLDEN)), device)
 
 
 def uniform(keys: Tensor, positions: Tensor) -> Tensor:
-    """Number `positions` `[slots]` of each stream `[slots, count]`: float64 in [0, 1)."""
+    """Return the number at `positions` `[slots]` of each stream `[slots, count]`: float64 in [0, 1)."""
     bits = mix_bits(keys + (positions[:, None] + 1) * _to_signed(GOLDEN))
     return _shift_right(bits, SPARE_BITS).double() * UNIT
 
@@ -62,14 +62,14 @@ def uniform(keys: Tensor, positions: Tensor) -> Tensor:
 def draw(logprobs: Tensor, numbers: Tensor, *, count: int, mass: float) -> Tensor:
     """Invert the cumulative distribution of each row.
 
-    Continuations are lined up by their ids and not by their probabilities: that rounding swaps two which are nearly
-    equally likely, as another batch size may do, then changes no draw.
+    Continuations are ordered by their ids, not by their probabilities. Rounding, which depends on the batch size, may
+    swap two continuations of almost equal probability, and this must not change a draw.
 
     Args:
-        logprobs: `[..., vocab]`; need not be normalised.
+        logprobs: `[..., vocab]`, not necessarily normalised.
         numbers: `[...]` float64 in [0, 1).
-        count: Draw among the likeliest `count`; 0: among all.
-        mass: Of these, among the likeliest that together hold this share of the probability.
+        count: Number of likeliest continuations to draw from; 0 for all.
+        mass: Share of the probability of these continuations. The likeliest that together hold it can be drawn.
 
     Returns:
         Ids `[...]`.
@@ -80,20 +80,20 @@ def draw(logprobs: Tensor, numbers: Tensor, *, count: int, mass: float) -> Tenso
         ids, order = ids.sort(dim=-1)
         logprobs = values.gather(-1, order)
     sums = logprobs.double().softmax(dim=-1).cumsum(dim=-1)
-    # The first place whose sum is larger; it has a probability above 0.
+    # Take the first place whose cumulative sum is larger than the number. Its probability is above 0.
     place = torch.searchsorted(sums, numbers[..., None] * sums[..., -1:], right=True)
-    # Rows without a sound distribution have no such place; they are reported elsewhere.
+    # Rows with NaN or infinite logits have no such place. `Sampler.bad` marks them.
     place = place.clamp(max=sums.size(-1) - 1)
     return (place if ids is None else ids.gather(-1, place))[..., 0]
 
 
 def _likeliest(logprobs: Tensor, count: int, mass: float) -> tuple[Tensor, Tensor]:
-    """Log-probabilities and ids of the likeliest continuations, -inf behind those that hold `mass`."""
+    """Return log-probabilities and ids of the likeliest continuations, with -inf after those that hold `mass`."""
     vocab = logprobs.size(-1)
     count = min(count, vocab)
     if mass == 1.0:
         return top_k(logprobs, count)
-    # Sorting whole rows is slow on a CPU, and the mass nearly always lies with a few.
+    # Sorting whole rows is slow on a CPU, and a few continuations nearly always hold the mass.
     few = min(count, FEW)
     values, ids = top_k(logprobs, few)
     total = logprobs if count == vocab else values if few == count else top_k(logprobs, count)[0]
@@ -102,16 +102,16 @@ def _likeliest(logprobs: Tensor, count: int, mass: float) -> tuple[Tensor, Tenso
     if few < count and bool(sums[..., -1].lt(mass).any()):
         values, ids = top_k(logprobs, count)
         sums = (values.double() - total).exp().cumsum(dim=-1)
-    # What is kept before a place decides about it, so the first always stays.
+    # A place is kept if the places before it hold less than `mass`, so the first place is always kept.
     return values.masked_fill(functional.pad(sums[..., :-1], (1, 0)) >= mass, NEVER), ids
 
 
 class Sampler:
-    """Samples of `slots` sentences under way; drives the same scheduler as `Frontier`.
+    """The unfinished samples of `slots` sentences, with the interface of `Frontier`.
 
     Attributes:
         last: `[slots, beam]` int64: the newest token of each sample.
-        clock: Where each sentence stands.
+        clock: The position of each sentence.
         done: `[slots]` bool: all samples have ended.
         bad: `[slots]` bool: the model returned logits that are NaN or infinite.
     """
@@ -134,7 +134,7 @@ class Sampler:
         self._beams = torch.arange(settings.beam, device=device)
 
     def admit(self, slots: Tensor, *, minimums: Tensor, limits: Tensor, rows: Sequence[int]) -> None:
-        """See `Frontier.admit`; `rows` decide the draws."""
+        """See `Frontier.admit`. The draws depend on `rows`."""
         self.clock.admit(slots, minimums, limits)
         self.keys[slots] = stream_keys(self.settings.seed, rows, self.settings.beam, self.keys.device)
         self.last.index_fill_(0, slots, self.start_id)
@@ -148,7 +148,7 @@ class Sampler:
         numbers = uniform(self.keys, positions)
         self.last = draw(distribution.logprobs, numbers, count=settings.top_k, mass=settings.top_p)
         gained = distribution.logprobs.gather(2, self.last[..., None])[..., 0]
-        # At the first position every sample goes on from the one hypothesis there is.
+        # At the first position all samples continue hypothesis 0.
         parents = self._beams * positions.ne(0)[:, None]
         going = ~self.ended
         self.logprobs += torch.where(going, gained, 0.0)

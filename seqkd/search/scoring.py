@@ -24,7 +24,7 @@ class ForcedModel(Protocol):
     max_positions: int
 
     def __call__(self, source: Tensor, target_in: Tensor) -> Tensor:
-        """`[batch, source]` and `[batch, target]` ids to logits `[batch, target, vocab]`."""
+        """Map `[batch, source]` and `[batch, target]` ids to logits `[batch, target, vocab]`."""
         ...
 
 
@@ -67,7 +67,7 @@ class PairScore:
 
 
 def pad_rows(rows: Sequence[Sequence[int]], pad_id: int) -> Tensor:
-    """Ragged id lists to `[rows, longest]` int64, padded on the right."""
+    """Pad id lists of different lengths on the right to `[rows, longest]` int64."""
     width = max(map(len, rows), default=0)
     out = torch.full((len(rows), width), pad_id, dtype=torch.long)
     for index, row in enumerate(rows):
@@ -142,7 +142,7 @@ def raw_scores(
 
 
 def _forced_logprobs(model: ForcedModel, pairs: Pairs, *, batch_tokens: int, device: torch.device | str) -> Tensor:
-    """As `PairModel.token_logprobs`."""
+    """Do the work of `PairModel.token_logprobs` with a `ForcedModel`."""
     lengths = [len(target) + 1 for _, target in pairs]
     found: list[Tensor] = [torch.empty(0)] * len(pairs)
     for batch in length_batches(lengths, batch_tokens):
@@ -156,7 +156,7 @@ def _forced_logprobs(model: ForcedModel, pairs: Pairs, *, batch_tokens: int, dev
 
 
 def length_batches(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
-    """Indices of rows of like length, whose padded size stays within the budget (a longer row stands alone)."""
+    """Yield indices of rows of similar length whose padded size is within `budget`; a longer row is a batch alone."""
     batch: list[int] = []
     for index in sorted(range(len(lengths)), key=lambda row: -lengths[row]):
         if batch and lengths[batch[0]] * (len(batch) + 1) > budget:

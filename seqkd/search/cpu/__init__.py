@@ -1,1 +1,1 @@
-"""The search engine for CPUs, on the C++ kernels of `seqkd.kernels`."""
+"""The search engine for CPUs, which uses the C++ kernels of `seqkd.kernels`."""

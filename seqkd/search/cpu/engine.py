@@ -1,4 +1,4 @@
-"""Drives a model that decodes left to right through the C++ kernels; no torch in the step."""
+"""Left-to-right decoding through the C++ kernels, without torch in the step."""
 
 from __future__ import annotations
 
@@ -26,20 +26,22 @@ class NativeModel:
     """A `FusedSearchModel` on the CPU; see `seqkd.search.protocol` for the meaning of the methods.
 
     Args:
-        model: A Transformer, an SRU or an LSTM on the CPU; its weights are copied, packed for the arithmetic.
-        arithmetic: Of the matrix products. bf16x3 splits each float32 in two bf16 and sums the three leading products
-            in float32; it needs the CPU's matrix unit. int8 gives each row of the weights and each row of
-            what they are multiplied with a scale of its own, so that the largest magnitude becomes 127 (of weights
-            less, where sums of a few would not fit 16 bits), and sums exactly (dynamic quantisation, Jacob et al.
-            2018, symmetric), so these sums are equal on all processors. Everything else is float32 always, except that
-            keys and values are kept in bf16 if the arithmetic is bf16 or int8; an LSTM's are float32. Float32 sums
-            depend on the width of the processor's vectors, so logits of two kinds of processor can differ slightly.
+        model: A Transformer, an SRU or an LSTM on the CPU. Its weights are copied and packed for the arithmetic.
+        arithmetic: Arithmetic of the matrix products, see below.
 
     Attributes:
-        attends: Whether the decoder attends to what it has written: only then can it compute all positions at once.
+        attends: Whether the decoder attends to its earlier outputs. Only then can it compute all positions at once.
 
-    As many threads work as torch has (`torch.set_num_threads`) when the engine is made; each row's result is the same
-    in every bit, whatever their number and whatever other rows are in the batch.
+    bf16x3 splits each float32 into two bf16 numbers and sums the three leading products in float32. It needs the CPU's
+    matrix unit. int8 is symmetric dynamic quantisation (Jacob et al. 2018): each row of the weights and each row of the
+    other operand has its own scale, which maps the largest magnitude to 127, and sums are exact. A weight row whose
+    sums of a few products would not fit 16 bits is mapped to a smaller magnitude. The int8 sums are equal on all
+    processors. All other computations are in float32, except that keys and values are stored in bf16 if the arithmetic
+    is bf16 or int8; those of an LSTM are always float32. Float32 sums depend on the width of the processor's vectors,
+    so the logits of two kinds of processors can differ slightly.
+
+    The engine uses as many threads as torch has (`torch.set_num_threads`) when it is constructed. The result of a row
+    is the same in every bit for any number of threads and with any other rows in the batch.
     """
 
     def __init__(self, model: Steppable, arithmetic: Arithmetic) -> None:
@@ -72,7 +74,7 @@ class NativeModel:
         self.kernels.seqkd_release(state.handle, len(slots), pointer(slots))
 
     def step(self, state: _State, tokens: Tensor) -> Tensor:
-        """See `SearchModel.step`; hypotheses that cannot matter have no continuation."""
+        """See `SearchModel.step`. Hypotheses that cannot change the result get no continuation."""
         tokens = tokens.contiguous()
         logits = torch.full((state.slots, state.beam, self.target_vocab), float("-inf"))
         # A row that is not computed gets one certain continuation, so that its log-sum-exp stays finite.

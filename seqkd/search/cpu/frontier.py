@@ -1,4 +1,4 @@
-"""The step of beam search as one call: torch would dispatch some forty small operations for it."""
+"""The step of beam search as one call of a C++ kernel, where torch would dispatch some forty small operations."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ _NUMBERS = ("slots", "beam", "max_target", "eos", "pad", "exact", "favours_lengt
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FrontierNumbers:
-    """What does not change between steps; the names are those of `Frontier` and its settings.
+    """The numbers that do not change between steps.
 
     Attributes:
-        slots: Sentences.
-        beam: Hypotheses of each.
-        max_target: Steps that there is room for.
-        eos: End of sentence.
-        pad: Padding, which is never continued with.
-        exact: Whether the search goes on until no live hypothesis can beat the finished ones.
+        slots: Number of sentences.
+        beam: Hypotheses of each sentence.
+        max_target: Number of target positions in the tensors.
+        eos: Id of end of sentence.
+        pad: Id of padding, which never continues a hypothesis.
+        exact: Whether the search continues until no live hypothesis can beat the finished ones.
         favours_length: Whether longer outputs can have better scores for the same log-probability.
     """
 
@@ -35,34 +35,34 @@ class FrontierNumbers:
 
 
 class NativeFrontier:
-    """Tensors of a `Frontier` on the CPU, bound to the kernel that steps them in place.
+    """The tensors of a `Frontier` on the CPU, bound to the kernel that changes them in place.
 
     Args:
-        kernels: From `seqkd.kernels.decoding.kernels`.
-        numbers: See there.
-        tensors: All contiguous, in the kernel's order: live, last, tokens, parents, positions, minimums, limits, count,
-            done, bad, then scores, logprobs, steps, parents and forced of the finished ones, then `[lengths]` float32,
-            what a log-probability of that many tokens is divided by.
+        kernels: The library that `seqkd.kernels.decoding.kernels` returns.
+        numbers: See `FrontierNumbers`.
+        tensors: Contiguous tensors in the kernel's order: live, last, tokens, parents, positions, minimums, limits,
+            count, done, bad; then scores, logprobs, steps, parents and forced of the finished hypotheses; then
+            `[lengths]` float32, the divisor of a log-probability for each number of tokens.
     """
 
     def __init__(self, kernels: ctypes.CDLL, numbers: FrontierNumbers, tensors: list[Tensor]) -> None:
         assert all(tensor.is_contiguous() for tensor in tensors)
-        self._kernels, self._tensors = kernels, tensors  # held: the kernel knows their addresses only
+        self._kernels, self._tensors = kernels, tensors  # kept alive: the kernel only has their addresses
         self._shape = (numbers.slots, numbers.beam)
         values = [int(getattr(numbers, name)) for name in _NUMBERS] + [tensor.data_ptr() for tensor in tensors]
         self._state = (ctypes.c_int64 * len(values))(*values)
 
     def advance(self, lse: Tensor, values: Tensor, ids: Tensor, eos: Tensor) -> Tensor:
-        """One step.
+        """Take one step, as `Frontier.advance` does.
 
         Args:
-            lse: `[slots, beam]` float32.
+            lse: `[slots, beam]` float32; see `RowCandidates`.
             values: `[slots, beam, count]` float32.
             ids: `[slots, beam, count]` int64.
             eos: `[slots, beam]` float32.
 
         Returns:
-            Parents `[slots, beam]` int64.
+            Parents `[slots, beam]` int64 of the new live hypotheses.
         """
         parents = torch.empty(self._shape, dtype=torch.long)
         inputs = [tensor.contiguous() for tensor in (lse, values, ids, eos)]

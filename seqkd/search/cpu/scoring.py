@@ -1,4 +1,4 @@
-"""Scores given translations through the C++ kernels: all positions at once, logits in the cache only."""
+"""Scoring of given translations through the C++ kernels: all positions at once, without logits in main memory."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ class NativeScorer:
     """A `PairModel` on the CPU.
 
     Args:
-        engine: One that attends; its weights serve here as well, in its arithmetic. Keys and values are float32.
+        engine: An engine whose decoder attends. Its weights and its arithmetic are used, but keys and values are
+            float32.
 
-    Each pair's log-probabilities are the same in every bit, whatever the threads' number and whatever else is scored.
+    The log-probabilities of a pair are the same in every bit for any number of threads and with any other pairs.
     """
 
     def __init__(self, engine: NativeModel) -> None:
@@ -29,7 +30,7 @@ class NativeScorer:
         """See `PairModel.token_logprobs`.
 
         Raises:
-            ValueError: A source or target is longer than the model's positions, or has an id that is no piece.
+            ValueError: A source or target is longer than the model's positions, or an id is outside the vocabulary.
         """
         found: list[Tensor] = []
         batch: list[tuple[list[int], list[int]]] = []
@@ -50,7 +51,7 @@ class NativeScorer:
         ids = torch.tensor([*chain.from_iterable((*target, engine.eos_id) for _, target in pairs)])
         for side, vocab in ((source, engine.source_vocab), (ids, engine.target_vocab)):
             if not 0 <= int(side.min()) <= int(side.max()) < vocab:
-                raise ValueError(f"ids of {int(side.min())} to {int(side.max())}, where the model has {vocab} pieces")
+                raise ValueError(f"ids are from {int(side.min())} to {int(side.max())}; the model has {vocab} pieces")
         source_lengths = torch.tensor([len(source) + 1 for source, _ in groups], dtype=torch.int32)
         lengths = torch.tensor([len(target) + 1 for _, target in pairs], dtype=torch.int32)
         longest = int(max(source_lengths.max(), lengths.max()))

@@ -17,7 +17,7 @@ from seqkd.text.vocabulary import PAD_ID
 
 
 class StackModel(Protocol):
-    """A `ParallelModel` that decodes with any `DecodingStack` that has its own stack's weights."""
+    """A `ParallelModel` that can decode with another `DecodingStack` that has the weights of its own stack."""
 
     pad_id: int
     eos_id: int
@@ -25,13 +25,13 @@ class StackModel(Protocol):
     stack: ParallelStack
 
     def parameters(self) -> Iterator[nn.Parameter]:
-        """As in `nn.Module`."""
+        """See `nn.Module.parameters`."""
         ...
 
     def translate(
         self, source: Tensor, settings: ParallelSettings, stack: DecodingStack | None = None
     ) -> Sequence[Sequence[Output]]:
-        """See `ParallelModel.translate`; `stack` None is the model's own."""
+        """See `ParallelModel.translate`. If `stack` is None, the model's own stack is used."""
         ...
 
     def strategies(self) -> tuple[str, ...]:
@@ -40,11 +40,11 @@ class StackModel(Protocol):
 
 
 class NativeParallel:
-    """A `ParallelModel` whose stack is a `NativeStack`; what is the model's own stays in torch.
+    """A `ParallelModel` whose stack is a `NativeStack`. The other parts of the model stay in torch.
 
     Args:
-        model: On the CPU, in float32.
-        arithmetic: Of the stack's products; see `NativeModel`.
+        model: The model, on the CPU, in float32.
+        arithmetic: Arithmetic of the stack's matrix products; see `NativeModel`.
     """
 
     def __init__(self, model: StackModel, arithmetic: Arithmetic) -> None:
@@ -52,7 +52,7 @@ class NativeParallel:
         self.pad_id, self.eos_id, self.max_positions = model.pad_id, model.eos_id, model.max_positions
 
     def parameters(self) -> Iterator[nn.Parameter]:
-        """The model's, for their device."""
+        """Return the parameters of the model, from which the search reads the device."""
         return self.model.parameters()
 
     def translate(self, source: Tensor, settings: ParallelSettings) -> Sequence[Sequence[Output]]:
@@ -65,13 +65,14 @@ class NativeParallel:
 
 
 class NativeStack:
-    """A `DecodingStack` on the CPU. Padding is never computed; what comes back for it is zero.
+    """A `DecodingStack` on the CPU. Padding is not computed; its results are zero.
 
     Args:
-        stack: On the CPU; its weights are copied, packed for the arithmetic.
-        arithmetic: Of the matrix products; see `NativeModel`, as for threads. Everything else is float32 always.
+        stack: The stack, on the CPU. Its weights are copied and packed for the arithmetic.
+        arithmetic: Arithmetic of the matrix products; see `NativeModel`. All other computations are in float32.
 
-    Each sentence's result is the same in every bit, whatever the threads' number and whatever else is in the batch.
+    The number of threads is chosen as in `NativeModel`. The result of a sentence is the same in every bit for any
+    number of threads and with any other sentences in the batch.
     """
 
     def __init__(self, stack: ParallelStack, arithmetic: Arithmetic) -> None:
@@ -132,7 +133,7 @@ class NativeStack:
         return logits, ids, sums
 
     def decode_upsampled(self, source: Tensor, split: nn.Linear) -> tuple[Tensor, Tensor]:
-        """See `ParallelStack.upsampled`."""
+        """See `ParallelStack.decode_upsampled`."""
         times = self._splits(split)
         source, lengths = self._rows(source, times)
         features = torch.zeros(len(source), times * source.size(1), self.dim)
@@ -142,7 +143,7 @@ class NativeStack:
         return features, upsample_mask(source.ne(PAD_ID), times)
 
     def best_upsampled_pieces(self, source: Tensor, split: nn.Linear, banned: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """See `ParallelStack.best_upsampled`; one call from ids to pieces."""
+        """See `ParallelStack.best_upsampled_pieces`. One call of the kernels maps source ids to target pieces."""
         times = self._splits(split)
         source, lengths = self._rows(source, times)
         count = times * int(lengths.sum())
@@ -162,12 +163,17 @@ class NativeStack:
         return ids, logprobs
 
     def _rows(self, source: Tensor, times: int = 0) -> tuple[Tensor, Tensor]:
-        """Ids that the kernels can read, and `[batch]` int32 lengths; each token has `times` decoder positions."""
+        """Return contiguous ids and their `[batch]` int32 lengths.
+
+        Raises:
+            ValueError: A sentence does not fit the positions of the encoder, or those of the decoder with `times`
+                decoder positions for each token.
+        """
         room = min(self.source_room, self.target_room // times) if times else self.source_room
         return source.contiguous(), _lengths(source.ne(PAD_ID), room)
 
     def _splits(self, split: nn.Linear) -> int:
-        """Positions for each token; the layer's weights are copied when it first comes, as the others' at the start."""
+        """Return the decoder positions for each token. Copy the layer's weights at the first call with this layer."""
         if split is not self._split:
             self._weights.set_split(split)
             self._split = split
@@ -175,10 +181,10 @@ class NativeStack:
 
 
 def _lengths(real: Tensor, room: int) -> Tensor:
-    """`[batch, length]`, True at positions before padding, to `[batch]` int32.
+    """Return `[batch]` int32 lengths of rows `[batch, length]` that are True at positions before padding.
 
     Raises:
-        ValueError: One is longer than the table of positions.
+        ValueError: A row is longer than `room`.
     """
     lengths = real.sum(dim=1, dtype=torch.int32)
     if real.size(1) > room and int(lengths.max()) > room:

@@ -20,21 +20,21 @@ from seqkd.text.vocabulary import PAD_ID
 
 Arithmetic = Literal["float32", "bf16", "bf16x3", "int8"]
 ARITHMETIC: dict[Arithmetic, int] = {"float32": 0, "bf16": 1, "bf16x3": 2, "int8": 3}
-# Bits of what the kernels say this CPU has.
+# Bits of the arithmetics in the kernels' report on this CPU.
 HARDWARE: dict[Arithmetic, int] = {"bf16": 1, "int8": 2, "bf16x3": 4}
 ACTIVATION = {"relu": 0, "gelu": 1, "swiglu": 2}
-ATTENTION, SSRU, SRU, LSTM = range(4)  # how a decoder knows what it has written
+ATTENTION, SSRU, SRU, LSTM = range(4)  # how a decoder stores its earlier outputs
 
 
 def usable(model: nn.Module) -> bool:
-    """Whether the kernels exist on this machine and fit this model, or stack of one."""
+    """Whether the kernels exist on this machine and support this model, or stack of a model."""
     if not isinstance(model, (Transformer, ParallelStack, Sru, Lstm)) or model.output_weight.device.type != "cpu":
         return False
     return _misfit(model) is None and kernels() is not None
 
 
 def _misfit(model: Steppable | ParallelStack) -> str | None:
-    """Why the kernels do not fit the model; None if they do."""
+    """Return the reason why the kernels do not support the model, or None if they do."""
     if isinstance(model, Lstm):
         return lstm_misfit({"dim": model.dim})
     first: Any = model.encoder[0]
@@ -42,10 +42,11 @@ def _misfit(model: Steppable | ParallelStack) -> str | None:
 
 
 def available(arithmetic: Arithmetic) -> bool:
-    """Whether there are kernels and this CPU has the arithmetic's products: every CPU has those of float32 and bf16.
+    """Whether there are kernels, and this CPU has instructions for the arithmetic.
 
-    Products of bf16 are a matrix unit's (AMX) or the vector unit's (AVX-512 BF16), elsewhere float32's of weights that
-    are kept in bf16. Those of int8 are AMX', AVX-512 VNNI's or AVX2's; bf16x3 needs AMX.
+    Every CPU supports float32 and bf16. bf16 uses the matrix unit (AMX) or the vector unit (AVX-512 BF16); on other
+    CPUs the products are float32, with weights that are stored in bf16. int8 uses AMX, AVX-512 VNNI or AVX2. bf16x3
+    needs AMX.
     """
     library = kernels()
     if library is None:
@@ -53,24 +54,24 @@ def available(arithmetic: Arithmetic) -> bool:
     return arithmetic == "float32" or bool(library.seqkd_arithmetics() & HARDWARE[arithmetic])
 
 
-Steppable = Transformer | Sru | Lstm  # what decodes left to right
+Steppable = Transformer | Sru | Lstm  # models that decode left to right
 
 
 class Weights:
     """The weights of an encoder, a decoder and an output layer, copied and packed for an arithmetic.
 
     Args:
-        model: On the CPU.
+        model: The model, on the CPU.
         arithmetic: See `NativeModel`.
-        eos_id: End of sentence, where the kernels are to say its logit.
+        eos_id: Id of end of sentence if the kernels must return its logit; otherwise -1.
 
     Attributes:
         kernels: The compiled library.
-        handle: Its model. As many threads work on it as torch has now (`torch.set_num_threads`).
+        handle: The model in the library. It uses as many threads as torch has now (`torch.set_num_threads`).
 
     Raises:
-        ValueError: The kernels do not fit the model's widths, the model is not on the CPU, or this machine does not
-            have the arithmetic.
+        ValueError: The kernels do not support the model's widths, the model is not on the CPU, or this machine does not
+            support the arithmetic.
     """
 
     def __init__(self, model: Steppable | ParallelStack, arithmetic: Arithmetic, eos_id: int = -1) -> None:
@@ -81,9 +82,9 @@ class Weights:
             raise ValueError(f"the CPU kernels cannot read a model on {model.output_weight.device}")
         library = kernels()
         if library is None or not available(arithmetic):
-            raise ValueError(f"arithmetic {arithmetic} is not to be had on this machine")
+            raise ValueError(f"the CPU kernels do not support the arithmetic {arithmetic} on this machine")
         self.kernels = library
-        # The kernels read these in place.
+        # The kernels read these tables in place, so they are kept alive here.
         self._kept = [table.detach().float().contiguous() for table in (model.source_embedding, model.target_embedding)]
         heads, pre, activation = 1, False, 0
         positions: list[ctypes.c_void_p | None] = [None, None]
@@ -159,7 +160,7 @@ class Weights:
         self._set_lstm(2, 0, 2, decoder.mix, None)
 
     def set_split(self, layer: nn.Linear) -> None:
-        """The layer that splits an encoder state into the inputs of several decoder positions."""
+        """Set the layer that splits an encoder state into the inputs of several decoder positions."""
         self._set_weight(3, 0, 0, layer.weight, layer.bias)
 
     def _set_weight(self, stack: int, layer: int, part: int, weight: Tensor, bias: Tensor | None) -> None:

@@ -1,1 +1,1 @@
-"""The search engine in plain torch: one step of each architecture that decodes left to right."""
+"""The search engine in plain torch: the step of each architecture that decodes left to right."""

@@ -1,4 +1,4 @@
-"""An `Lstm` one target position at a time, for search."""
+"""Decoding with an `Lstm` one target position at a time, for search."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from seqkd.models.lstm import CarriedState, Lstm
 
 @dataclass(slots=True, kw_only=True)
 class LstmState:
-    """What a decode remembers.
+    """The state of a decode.
 
     Attributes:
-        carried: `[2 * layers + 1, slots * beam, dim]`, float32 at least: the layers' cells, their outputs and the
+        carried: `[2 * layers + 1, slots * beam, dim]`, float32 or wider: the layers' cells, their outputs and the
             features of the last step, in one tensor so that beams move in one copy.
         keys: `[slots, max_source, dim]`.
-        values: Likewise.
+        values: `[slots, max_source, dim]`.
         mask: `[slots, 1, max_source]`: 0 at real tokens, -inf elsewhere.
-        source_lengths: On the host: longest row width admitted to each slot.
+        source_lengths: `[slots]` on the host: width of the source batch with which each slot was filled.
     """
 
     carried: Tensor
@@ -76,7 +76,7 @@ class IncrementalLstm:
         state.source_lengths[slots.cpu()] = width
 
     def _by_slot(self, state: LstmState) -> Tensor:
-        """What is carried, as `[2 * layers + 1, slots, beam, dim]`."""
+        """Return a view of `carried` as `[2 * layers + 1, slots, beam, dim]`."""
         return state.carried.view(len(state.carried), len(state.keys), -1, self.model.dim)
 
     @torch.inference_mode()
@@ -100,7 +100,7 @@ class IncrementalLstm:
 
     @torch.inference_mode()
     def release(self, state: LstmState, slots: Tensor) -> None:
-        """See `SearchModel.release`: an idle slot must not keep wide keys in use."""
+        """See `SearchModel.release`. The width of a free slot is reset, so that steps read no more keys than needed."""
         state.source_lengths[slots.cpu()] = 1
 
     @torch.inference_mode()

@@ -1,4 +1,4 @@
-"""An `Sru` one target position at a time, for search: what a hypothesis remembers is one vector a layer."""
+"""Decoding with an `Sru` one target position at a time, for search. A hypothesis keeps one vector for each layer."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from seqkd.models.sru import RecurrentLayer, Sru
 
 @dataclass(slots=True, kw_only=True)
 class SruState:
-    """What a decode remembers.
+    """The state of a decode.
 
     Attributes:
         positions: `[slots, 1]` int64, tokens read so far.
-        cells: `[slots, beam, layers * dim]`, float32 at least: all layers in one row, so that beams move in one copy.
+        cells: `[slots, beam, layers * dim]`, float32 or wider: all layers in one row, so that beams move in one copy.
         cross_keys: For each layer `[slots, heads, max_source, head_dim]`.
-        cross_values: Likewise.
+        cross_values: For each layer `[slots, heads, max_source, head_dim]`.
         source_mask: `[slots, 1, 1, max_source]`, True at real tokens.
-        source_lengths: On the host: longest row width admitted to each slot.
+        source_lengths: `[slots]` on the host: width of the source batch with which each slot was filled.
     """
 
     positions: Tensor
@@ -86,7 +86,7 @@ class IncrementalSru:
             key, value = state.cross_keys[index][:, :, :width], state.cross_values[index][:, :, :width]
             x, after = layer.step(x, cell, key, value, mask)
             cell.copy_(after)
-        # A slot whose sentence is done idles until it is filled again; it must not run off the table of positions.
+        # Slots of finished sentences keep advancing until they are refilled; the clamp keeps them within the table.
         state.positions.add_(1).clamp_(max=model.max_positions - 1)
         return model.project(model.decoder_norm(x))
 
@@ -100,7 +100,7 @@ class IncrementalSru:
 
     @torch.inference_mode()
     def release(self, state: SruState, slots: Tensor) -> None:
-        """See `SearchModel.release`: an idle slot must not keep wide keys in use."""
+        """See `SearchModel.release`. The width of a free slot is reset, so that steps read no more keys than needed."""
         state.source_lengths[slots.cpu()] = 1
 
     @torch.inference_mode()

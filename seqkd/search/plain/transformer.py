@@ -1,8 +1,9 @@
-"""A Transformer one target position at a time, for search: plain torch, any device.
+"""Decoding with a Transformer one target position at a time, for search, in plain torch on any device.
 
-Keys and values of all beams of a sentence lie side by side in one cache that is written once and never copied. Which of
-them a hypothesis may see is kept in a small table of ancestors; attention runs over all beams' entries with the others
-masked out, so that beams are extra queries of one product, in self-attention as in cross-attention.
+The keys and values of all beams of a sentence are in one cache, whose entries are written once and never copied. A
+small table of ancestors tells which entries a hypothesis may see. Attention reads the entries of all beams and masks
+those of other hypotheses, so that the beams are additional queries of one product, in self-attention and in
+cross-attention.
 """
 
 from __future__ import annotations
@@ -22,14 +23,14 @@ class TransformerState:
 
     Attributes:
         positions: `[slots]` int64, tokens read so far.
-        ancestors: `[slots, beam, max_target]` int64: which beam wrote position p of hypothesis k.
+        ancestors: `[slots, beam, max_target]` int64: the beam that wrote position p of hypothesis k.
         keys: For each layer `[slots, max_target, beam, dim]`.
-        values: Likewise.
+        values: For each layer `[slots, max_target, beam, dim]`.
         cross_keys: For each layer `[slots, heads, max_source, head_dim]`.
-        cross_values: Likewise.
+        cross_values: For each layer `[slots, heads, max_source, head_dim]`.
         source_mask: `[slots, 1, 1, max_source]`, True at real tokens.
-        host_positions: The same as `positions`, on the host, so that no step has to ask the device.
-        source_lengths: On the host: longest row width admitted to each slot.
+        host_positions: A copy of `positions` on the host, so that no step waits for the device.
+        source_lengths: `[slots]` on the host: width of the source batch with which each slot was filled.
     """
 
     positions: Tensor
@@ -101,7 +102,7 @@ class IncrementalTransformer:
         return model.project(features)
 
     def _features(self, state: TransformerState, tokens: Tensor) -> Tensor:
-        """`[slots, beam]` tokens to `[slots, beam, dim]`, writing the caches and moving every slot on."""
+        """Map `[slots, beam]` tokens to features `[slots, beam, dim]`, fill the caches and advance every slot."""
         model = self.model
         slots, beam = tokens.shape
         rows = torch.arange(slots, device=self.device)
@@ -109,7 +110,7 @@ class IncrementalTransformer:
         seen = int(state.host_positions.max()) + 1
         width = int(state.source_lengths.max())
         state.ancestors[rows, :, state.positions] = beams
-        # [slots, beam, seen, beam]: position p as written by beam j belongs to hypothesis k, and is not in the future
+        # [slots, beam, seen, beam]: the entry of beam j at position p belongs to hypothesis k and is not in the future
         visible = state.ancestors[:, :, :seen, None].eq(beams)
         visible &= (torch.arange(seen, device=self.device) <= state.positions[:, None])[:, None, :, None]
         mask = visible.reshape(slots, 1, beam, seen * beam)
@@ -138,7 +139,7 @@ class IncrementalTransformer:
             x = x if layer.pre else layer.cross_norm(x)
             x = x + layer.ffn(layer.ffn_norm(x) if layer.pre else x)
             x = x if layer.pre else layer.ffn_norm(x)
-        # A slot whose sentence is done idles until it is refilled; it must not run off its cache.
+        # Slots of finished sentences keep advancing until they are refilled; the clamp keeps them within the cache.
         last = state.ancestors.size(2) - 1
         state.positions.add_(1).clamp_(max=last)
         state.host_positions.add_(1).clamp_(max=last)
@@ -146,14 +147,14 @@ class IncrementalTransformer:
 
     @torch.inference_mode()
     def reorder(self, state: TransformerState, parents: Tensor) -> None:
-        """See `SearchModel.reorder`: only the ancestor table moves."""
+        """See `SearchModel.reorder`. Only the table of ancestors is reordered."""
         seen = int(state.host_positions.max())
         table = state.ancestors[:, :, :seen]
         state.ancestors[:, :, :seen] = table.gather(1, parents[:, :, None].expand(-1, -1, seen))
 
     @torch.inference_mode()
     def release(self, state: TransformerState, slots: Tensor) -> None:
-        """See `SearchModel.release`: an idle slot must not keep the caches in use long."""
+        """See `SearchModel.release`. The lengths of a free slot are reset, so that steps read a shorter cache."""
         host = slots.cpu()
         state.positions[slots] = 0
         state.host_positions[host] = 0

@@ -103,8 +103,8 @@ def test_an_ensemble_of_the_kernels_and_torch_averages_probabilities() -> None:
     [
         (([5] * 64, [6]), "65 tokens do not fit the 64 positions"),
         (([5], [6] * 64), "65 tokens do not fit the 64 positions"),
-        (([77], [6]), "ids of 2 to 77, where the model has 77 pieces"),
-        (([5], [-1]), "ids of -1 to 6, where the model has 77 pieces"),
+        (([77], [6]), "ids are from 2 to 77; the model has 77 pieces"),
+        (([5], [-1]), "ids are from -1 to 6; the model has 77 pieces"),
     ],
 )
 def test_pairs_that_do_not_fit_the_model_are_refused(pair: tuple[list[int], list[int]], message: str) -> None:

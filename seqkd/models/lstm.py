@@ -157,7 +157,7 @@ class Decoder(nn.Module):
             carried: The state of the step before. Rows are the beams of the first sentence, then those of the second,
                 and so on.
             keys: `[batch, source, dim]`, shared by the beams of a sentence.
-            values: `[batch, source, dim]`, shared likewise.
+            values: `[batch, source, dim]`, shared by the beams of a sentence.
             mask: `[batch, 1, source]`, 0 or -inf.
         """
         low = self.mix.dtype

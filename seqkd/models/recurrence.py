@@ -1,6 +1,6 @@
-"""Recurrences that are elementwise in time: all products are done before, so that a step is a few vector operations.
+"""Elementwise recurrences over time. All products are computed before, so that a step is a few vector operations.
 
-Backward passes are written by hand: torch would keep and replay every step's operations.
+Backward passes are written by hand, because torch would record and replay the operations of every step.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from torch import Tensor
 
 
 def leaky_sums(keep: Tensor, update: Tensor) -> Tensor:
-    """`c_t = keep_t * c_{t-1} + update_t` from `c_{-1} = 0`, elementwise.
+    """Compute `c_t = keep_t * c_{t-1} + update_t` elementwise, with `c_{-1} = 0`.
 
     Args:
         keep: `[batch, length, dim]`.
-        update: Likewise, of the same type.
+        update: `[batch, length, dim]`, of the same type as `keep`.
 
     Returns:
         `[batch, length, dim]`.
@@ -25,13 +25,14 @@ def leaky_sums(keep: Tensor, update: Tensor) -> Tensor:
 
 
 def gated_averages(gate: Tensor, value: Tensor, peephole: Tensor) -> Tensor:
-    """`c_t = f_t * c_{t-1} + (1 - f_t) * value_t` with `f_t = sigmoid(gate_t + peephole * c_{t-1})` from `c_{-1} = 0`.
+    """Compute the states of the simple recurrent unit (Lei et al. 2018, equations 1 and 2).
 
-    The state of the simple recurrent unit (Lei et al. 2018, equations 1 and 2).
+    They are `c_t = f_t * c_{t-1} + (1 - f_t) * value_t` with `f_t = sigmoid(gate_t + peephole * c_{t-1})` and
+    `c_{-1} = 0`.
 
     Args:
         gate: `[batch, length, dim]`.
-        value: Likewise, of the same type.
+        value: `[batch, length, dim]`, of the same type as `gate`.
         peephole: `[dim]`.
 
     Returns:
@@ -77,7 +78,8 @@ class _GatedAverages(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         keep, value, peephole, states = ctx.saved_tensors
-        # What a step's gate sees of the state's gradient; the rest of it depends on the steps after.
+        # `slope` is the derivative of a state by its gate. Its gradient also needs that of the state, which depends on
+        # the steps after it and is computed in the loop.
         before = torch.zeros_like(states)
         before[:, 1:] = states[:, :-1]
         slope = (before - value).mul_(keep).mul_(1 - keep)

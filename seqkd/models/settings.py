@@ -15,12 +15,12 @@ Embeddings = Literal["shared", "decoder", "separate"]
 Width = Annotated[int, Field(ge=8)]
 Layers = Annotated[int, Field(ge=1)]
 DropoutRate = Annotated[float, Field(ge=0.0, lt=1.0)]
-MaxPositions = Annotated[int, Field(ge=4, description="longest source or target in tokens, end of sentence counted")]
+MaxPositions = Annotated[int, Field(ge=4, description="longest source or target in tokens, including end of sentence")]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StackSettings:
-    """Sizes and kinds of an encoder's and a decoder's layers.
+    """Sizes and kinds of the layers of an encoder and a decoder.
 
     Attributes:
         dim: Width of the residual stream; a multiple of `heads`.
@@ -34,7 +34,7 @@ class StackSettings:
         activation: Activation function of the feed-forward blocks.
         embeddings: shared: one table for source, target and output; decoder: one for target and output;
             separate: three.
-        max_positions: Longest source or target in tokens, end of sentence counted.
+        max_positions: Longest source or target in tokens, including end of sentence.
 
     Raises:
         ValueError: The width is not a multiple of the heads.
@@ -66,7 +66,7 @@ class FairseqSettings:
 
     Attributes:
         settings: fairseq's own options, with underscores. An option that is left out has fairseq's default.
-        max_positions: Longest source or target in tokens, end of sentence counted.
+        max_positions: Longest source or target in tokens, including end of sentence.
     """
 
     settings: Annotated[

@@ -1,7 +1,7 @@
-"""A Transformer whose decoder remembers by simple recurrent units instead of attending to itself.
+"""A Transformer whose decoder uses simple recurrent units in place of self-attention.
 
-A step of decoding costs the same at every position and keeps one vector a layer, while training still computes all
-positions together: nothing but elementwise sums runs along time.
+A decoding step costs the same at every position and keeps one vector for each layer. Training still computes all
+positions together, because only elementwise recurrences run along time.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from seqkd.models.transformer import (
 )
 from seqkd.text.vocabulary import EOS_ID, PAD_ID, UNK_ID
 
-# Lei et al. 2018, section 3.2: keeps the variance through the highway, while the reset gate's bias is near zero.
+# Lei et al. 2018, section 3.2: it preserves the variance through the highway while the reset gate's bias is near zero.
 HIGHWAY_SCALE = math.sqrt(3)
 
 
 def _wide(x: Tensor) -> Tensor:
-    """Cells are means over many steps: they are kept in float32 at least."""
+    """Convert cells to float32 or a wider type, because they are means over many steps."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
@@ -43,7 +43,7 @@ Cell = Literal["ssru", "sru"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SruSettings(StackSettings):
-    """Those of a Transformer, with the kind of the recurrent unit.
+    """The settings of a Transformer and the kind of the recurrent unit.
 
     Attributes:
         encoder_layers: Encoder depth.
@@ -60,7 +60,7 @@ class SimplerUnit(nn.Module):
     """The simpler simple recurrent unit (Kim et al. 2019, section 3.1).
 
     `f_t = sigmoid(W_f x_t + b_f)`, `c_t = f_t * c_{t-1} + (1 - f_t) * (W x_t + b)`, `o_t = relu(c_t)`.
-    The paper's value has no bias `b`; it starts at zero.
+    The bias `b` of the value is not in the paper. It starts at zero.
     """
 
     def __init__(self, dim: int) -> None:
@@ -71,13 +71,13 @@ class SimplerUnit(nn.Module):
         nn.init.zeros_(self.products.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """`[batch, length, dim]` to the same, from a cell of zeros."""
+        """Map `[batch, length, dim]` to the same shape, starting with a cell of zeros."""
         gate, value = _wide(linear(x, self.products)).chunk(2, dim=-1)
         keep = gate.sigmoid()
         return functional.relu(leaky_sums(keep, value - keep * value)).to(x.dtype)
 
     def step(self, x: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
-        """One position, `[..., dim]`, after a cell of the same shape, to the output and the new cell."""
+        """Compute the output and the new cell of one position `[..., dim]`, given the cell before it, `[..., dim]`."""
         gate, value = _wide(linear(x, self.products)).chunk(2, dim=-1)
         cell = torch.lerp(value, cell, gate.sigmoid())
         return functional.relu(cell).to(x.dtype), cell
@@ -88,7 +88,7 @@ class SimpleUnit(nn.Module):
 
     `f_t = sigmoid(W_f x_t + v_f * c_{t-1} + b_f)`, `c_t = f_t * c_{t-1} + (1 - f_t) * (W x_t + b)`,
     `r_t = sigmoid(W_r x_t + v_r * c_{t-1} + b_r)`, `h_t = r_t * c_t + (1 - r_t) * x_t * sqrt(3)`.
-    The paper's value has no bias `b`; it starts at zero.
+    The bias `b` of the value is not in the paper. It starts at zero.
     """
 
     def __init__(self, dim: int) -> None:
@@ -100,7 +100,7 @@ class SimpleUnit(nn.Module):
         nn.init.zeros_(self.products.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """`[batch, length, dim]` to the same, from a cell of zeros."""
+        """Map `[batch, length, dim]` to the same shape, starting with a cell of zeros."""
         gate, value, reset = _wide(linear(x, self.products)).chunk(3, dim=-1)
         forget_peephole, reset_peephole = _wide(self.peepholes)
         cells = gated_averages(gate, value, forget_peephole)
@@ -108,7 +108,7 @@ class SimpleUnit(nn.Module):
         return self._output(x, cells, torch.addcmul(reset, before, reset_peephole))
 
     def step(self, x: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
-        """One position, `[..., dim]`, after a cell of the same shape, to the output and the new cell."""
+        """Compute the output and the new cell of one position `[..., dim]`, given the cell before it, `[..., dim]`."""
         gate, value, reset = _wide(linear(x, self.products)).chunk(3, dim=-1)
         forget_peephole, reset_peephole = _wide(self.peepholes)
         after = torch.lerp(value, cell, torch.addcmul(gate, cell, forget_peephole).sigmoid())
@@ -135,7 +135,7 @@ class RecurrentLayer(nn.Module):
         self.dropout = Dropout(settings.dropout)
 
     def forward(self, x: Tensor, memory: Tensor, memory_mask: Tensor | None) -> Tensor:
-        """`[batch, target, dim]` over `[batch, source, dim]` to `[batch, target, dim]`."""
+        """Map `[batch, target, dim]` to the same shape, given the encoder output `[batch, source, dim]`."""
         remembered = self.unit(self.unit_norm(x) if self.pre else x)
         key, value = self.cross.keys_values(memory)
         return self._rest(x, remembered, key, value, memory_mask)
@@ -143,13 +143,13 @@ class RecurrentLayer(nn.Module):
     def step(
         self, x: Tensor, cell: Tensor, key: Tensor, value: Tensor, memory_mask: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """One position of each beam.
+        """Compute one position of each beam.
 
         Args:
             x: `[batch, beam, dim]`.
-            cell: `[batch, beam, dim]`, of the position before.
-            key: `[batch, heads, source, head_dim]`, shared by a sentence's beams.
-            value: Likewise.
+            cell: `[batch, beam, dim]`, the cell after the previous position.
+            key: `[batch, heads, source, head_dim]`, shared by the beams of a sentence.
+            value: `[batch, heads, source, head_dim]`, shared by the beams of a sentence.
             memory_mask: `[batch, 1, 1, source]`, True at real tokens.
 
         Returns:
@@ -169,12 +169,12 @@ class RecurrentLayer(nn.Module):
 
 
 class Sru(nn.Module):
-    """Transformer encoder, recurrent decoder.
+    """A Transformer encoder with a recurrent decoder.
 
     Args:
-        settings: Its sizes and kinds.
-        source_vocab: Source pieces, special ids counted.
-        target_vocab: Target pieces, likewise.
+        settings: The settings of the model.
+        source_vocab: Number of source pieces, including special ids.
+        target_vocab: Number of target pieces, including special ids.
     """
 
     pad_id, eos_id, unk_id, start_id = PAD_ID, EOS_ID, UNK_ID, EOS_ID
@@ -199,11 +199,11 @@ class Sru(nn.Module):
         return too_long(lengths, self.max_positions)
 
     def memory_mask(self, source: Tensor) -> Tensor:
-        """`[batch, source]` ids to `[batch, 1, 1, source]`, True at real tokens."""
+        """Map `[batch, source]` ids to `[batch, 1, 1, source]`, True at real tokens."""
         return source.ne(self.pad_id)[:, None, None, :]
 
     def encode(self, source: Tensor) -> Tensor:
-        """`[batch, source]` ids, end of sentence appended, padded on the right, to `[batch, source, dim]`."""
+        """Map `[batch, source]` ids, with end of sentence and padded on the right, to `[batch, source, dim]`."""
         mask = self.memory_mask(source)
         x = functional.embedding(source, self.source_embedding) * self.scale
         x = self.dropout(x + self.source_positions[: source.size(1)])
@@ -212,12 +212,12 @@ class Sru(nn.Module):
         return self.encoder_norm(x)  # type: ignore[no-any-return]
 
     def embed_target(self, ids: Tensor, positions: Tensor) -> Tensor:
-        """Ids and their positions, of shapes that fit each other, to embeddings `[..., dim]`."""
+        """Map ids and their positions, whose shapes can be broadcast, to embeddings `[..., dim]`."""
         embedded = functional.embedding(ids, self.target_embedding) * self.scale
         return embedded + functional.embedding(positions, self.target_positions)
 
     def decode_features(self, target_in: Tensor, source: Tensor, memory: Tensor) -> Tensor:
-        """Teacher forcing: what the output layer reads.
+        """Compute the inputs of the output layer under teacher forcing.
 
         Args:
             target_in: `[batch, target]` ids that start with `start_id`.
@@ -235,9 +235,9 @@ class Sru(nn.Module):
         return self.decoder_norm(x)  # type: ignore[no-any-return]
 
     def project(self, features: Tensor) -> Tensor:
-        """`[..., dim]` to logits `[..., target_vocab]`."""
+        """Map `[..., dim]` to logits `[..., target_vocab]`."""
         return functional.linear(features, self.output_weight)
 
     def forward(self, source: Tensor, target_in: Tensor) -> Tensor:
-        """`[batch, source]` and `[batch, target]` ids to logits `[batch, target, target_vocab]`."""
+        """Map `[batch, source]` and `[batch, target]` ids to logits `[batch, target, target_vocab]`."""
         return self.project(self.decode_features(target_in, source, self.encode(source)))

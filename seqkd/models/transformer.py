@@ -1,7 +1,7 @@
 """The encoder-decoder Transformer (Vaswani et al. 2017), on torch's scaled_dot_product_attention.
 
-Blocks take plain arguments; nothing here knows about files or configuration. Linear layers carry biases and embeddings
-are scaled by sqrt(dim), as in fairseq, so that its checkpoints map onto these parameters one to one.
+Blocks take plain arguments and do not depend on files or configuration. As in fairseq, linear layers have biases and
+embeddings are scaled by sqrt(dim), so that the parameters of fairseq checkpoints map onto these one to one.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from seqkd.models.protocol import Marks, PairLengths, too_long
 from seqkd.models.settings import Activation, Embeddings, Positions, StackSettings
 from seqkd.text.vocabulary import EOS_ID, PAD_ID, UNK_ID
 
-# fairseq numbers positions from its padding id plus one; the same offset keeps imported models exact.
+# fairseq numbers positions from its padding id plus one. With the same offset, imported models compute the same values.
 POSITION_OFFSET = 2
 
 
 def sinusoidal_table(positions: int, dim: int) -> Tensor:
-    """Fixed positions: sines in the first half of the features, cosines in the second.
+    """Compute fixed position embeddings: sines in the first half of the features, cosines in the second.
 
     Returns:
         `[positions, dim]` float32.
@@ -39,10 +39,10 @@ def sinusoidal_table(positions: int, dim: int) -> Tensor:
 def embedding_tables(
     source_vocab: int, target_vocab: int, dim: int, embeddings: Embeddings
 ) -> tuple[nn.Parameter, nn.Parameter, nn.Parameter]:
-    """Tables of target, source and output, `[vocab, dim]` each; tables that are shared are one parameter.
+    """Make the tables of target, source and output, each `[vocab, dim]`. Shared tables are one parameter.
 
     Raises:
-        ValueError: One table is asked for, but the vocabularies' sizes differ.
+        ValueError: One table is requested for both sides, but the sizes of the vocabularies differ.
     """
     if embeddings == "shared" and source_vocab != target_vocab:
         raise ValueError(f"shared embeddings need one vocabulary, got {source_vocab} and {target_vocab} pieces")
@@ -58,25 +58,25 @@ def embedding_tables(
 
 
 def position_table(positions: Positions, count: int, dim: int) -> Tensor:
-    """`[count, dim]`: fixed sines, which a model does not store, or a table to be trained."""
+    """Make position embeddings `[count, dim]`: fixed sines, which a model does not store, or a table to be trained."""
     if positions == "learned":
         return nn.Parameter(nn.init.normal_(torch.empty(count, dim), std=dim**-0.5))
     return nn.Buffer(sinusoidal_table(count, dim), persistent=False)
 
 
 def last_norm(settings: StackSettings) -> nn.Module:
-    """What ends a stack of layers: a norm where they have theirs before the blocks."""
+    """Make the module at the end of a stack: a layer norm if the layers have theirs before the blocks."""
     return nn.LayerNorm(settings.dim) if settings.norm == "pre" else nn.Identity()
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
-    """`[batch, length, dim]` to `[batch, heads, length, dim / heads]`, without a copy."""
+    """View `[batch, length, dim]` as `[batch, heads, length, dim / heads]`, without a copy."""
     batch, length, dim = x.shape
     return x.view(batch, length, heads, dim // heads).transpose(1, 2)
 
 
 def merge_heads(x: Tensor) -> Tensor:
-    """`[batch, heads, length, head_dim]` to `[batch, length, heads * head_dim]`."""
+    """Map `[batch, heads, length, head_dim]` to `[batch, length, heads * head_dim]`."""
     return x.transpose(1, 2).flatten(2)
 
 
@@ -88,7 +88,7 @@ def _linear(inputs: int, outputs: int, gain: float = 1.0) -> nn.Linear:
 
 
 class SelfAttention(nn.Module):
-    """Multi-head attention of a sequence over itself; queries, keys and values come from one product."""
+    """Multi-head attention of a sequence to itself. Queries, keys and values come from one product."""
 
     watcher: Watcher | None = None  # set while the model is traced
 
@@ -99,14 +99,14 @@ class SelfAttention(nn.Module):
         self.out = _linear(dim, dim)
 
     def forward(self, x: Tensor, *, mask: Tensor | None = None, causal: bool = False) -> Tensor:
-        """`[batch, length, dim]` to the same shape; `mask` `[batch, 1, 1, length]` is True where keys may be seen."""
+        """Map `[batch, length, dim]` to the same shape. `mask` `[batch, 1, 1, length]` is True at visible keys."""
         query, key, value = (split_heads(part, self.heads) for part in linear(x, self.qkv).chunk(3, dim=-1))
         attended = attend(query, key, value, mask=mask, causal=causal, watcher=self.watcher)
         return linear(merge_heads(attended), self.out)
 
 
 class CrossAttention(nn.Module):
-    """Multi-head attention of decoder states over the encoder's output."""
+    """Multi-head attention of decoder states to the encoder output."""
 
     watcher: Watcher | None = None  # set while the model is traced
 
@@ -118,19 +118,19 @@ class CrossAttention(nn.Module):
         self.out = _linear(dim, dim)
 
     def keys_values(self, memory: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values of the encoder output, each `[batch, heads, source, head_dim]`; once per sentence."""
+        """Compute keys and values of the encoder output, each `[batch, heads, source, head_dim]`, once per sentence."""
         key, value = (split_heads(part, self.heads) for part in linear(memory, self.key_value).chunk(2, dim=-1))
         return key, value
 
     def forward(self, x: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
-        """`[batch, length, dim]` over `[batch, heads, source, head_dim]` to `[batch, length, dim]`."""
+        """Map `[batch, length, dim]` to the same shape, given keys and values `[batch, heads, source, head_dim]`."""
         query = split_heads(linear(x, self.query), self.heads)
         attended = attend(query, key, value, mask=mask, watcher=self.watcher)
         return linear(merge_heads(attended), self.out)
 
 
 class FeedForward(nn.Module):
-    """Two layers with ReLU or GELU between, or SwiGLU (Shazeer 2020), whose inner width is doubled for the gate."""
+    """Two layers with ReLU or GELU between them, or SwiGLU (Shazeer 2020), whose gate doubles the inner width."""
 
     def __init__(self, dim: int, ffn_dim: int, activation: Activation) -> None:
         super().__init__()
@@ -139,7 +139,7 @@ class FeedForward(nn.Module):
         self.out = _linear(ffn_dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        """`[..., dim]` to `[..., dim]`."""
+        """Map `[..., dim]` to `[..., dim]`."""
         if self.activation == "relu":
             return feed_forward(x, self.inner, self.out)
         hidden = linear(x, self.inner, narrow=True)
@@ -165,7 +165,7 @@ class EncoderLayer(nn.Module):
         self.dropout = Dropout(settings.dropout)
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """`[batch, source, dim]` to the same; `mask` `[batch, 1, 1, source]` is True at real tokens."""
+        """Map `[batch, source, dim]` to the same shape. `mask` `[batch, 1, 1, source]` is True at real tokens."""
         if self.pre:
             x = self.dropout(self.attention(self.attention_norm(x), mask=mask), onto=x)
             return self.dropout(self.ffn(self.ffn_norm(x)), onto=x)  # type: ignore[no-any-return]
@@ -189,9 +189,10 @@ class DecoderLayer(nn.Module):
         self.dropout = Dropout(settings.dropout)
 
     def forward(self, x: Tensor, memory: Tensor, memory_mask: Tensor | None, own: Tensor | None = None) -> Tensor:
-        """`[batch, target, dim]` over `[batch, source, dim]` to `[batch, target, dim]`.
+        """Map `[batch, target, dim]` to the same shape, given the encoder output `[batch, source, dim]`.
 
-        A position sees those before it and itself; or, with `own` `[batch, 1, 1, target]`, all that are True there.
+        A position attends to itself and the positions before it. With `own` `[batch, 1, 1, target]` it attends to all
+        positions that are True there.
         """
         causal = own is None
         key, value = self.cross.keys_values(memory)
@@ -205,12 +206,12 @@ class DecoderLayer(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Encoder-decoder Transformer.
+    """The encoder-decoder Transformer.
 
     Args:
-        settings: Its sizes and kinds.
-        source_vocab: Source pieces, special ids counted.
-        target_vocab: Target pieces, likewise.
+        settings: The settings of the model.
+        source_vocab: Number of source pieces, including special ids.
+        target_vocab: Number of target pieces, including special ids.
     """
 
     pad_id, eos_id, unk_id, start_id = PAD_ID, EOS_ID, UNK_ID, EOS_ID
@@ -236,16 +237,16 @@ class Transformer(nn.Module):
         return too_long(lengths, self.max_positions)
 
     def memory_mask(self, source: Tensor) -> Tensor:
-        """`[batch, source]` ids to `[batch, 1, 1, source]`, True at real tokens."""
+        """Map `[batch, source]` ids to `[batch, 1, 1, source]`, True at real tokens."""
         return source.ne(self.pad_id)[:, None, None, :]
 
     def embed_source(self, source: Tensor) -> Tensor:
-        """`[batch, source]` ids to `[batch, source, dim]`."""
+        """Map `[batch, source]` ids to embeddings `[batch, source, dim]`."""
         embedded = functional.embedding(source, self.source_embedding) * self.scale
         return embedded + self.source_positions[: source.size(1)]
 
     def encode(self, source: Tensor) -> Tensor:
-        """`[batch, source]` ids, end of sentence appended, padded on the right, to `[batch, source, dim]`."""
+        """Map `[batch, source]` ids, with end of sentence and padded on the right, to `[batch, source, dim]`."""
         mask = self.memory_mask(source)
         x = self.dropout(self.embed_source(source))
         for layer in self.encoder:
@@ -253,7 +254,7 @@ class Transformer(nn.Module):
         return self.encoder_norm(x)  # type: ignore[no-any-return]
 
     def decode_features(self, target_in: Tensor, source: Tensor, memory: Tensor) -> Tensor:
-        """Teacher forcing: what the output layer reads.
+        """Compute the inputs of the output layer under teacher forcing.
 
         Args:
             target_in: `[batch, target]` ids that start with `start_id`.
@@ -271,9 +272,9 @@ class Transformer(nn.Module):
         return self.decoder_norm(x)  # type: ignore[no-any-return]
 
     def project(self, features: Tensor) -> Tensor:
-        """`[..., dim]` to logits `[..., target_vocab]`."""
+        """Map `[..., dim]` to logits `[..., target_vocab]`."""
         return functional.linear(features, self.output_weight)
 
     def forward(self, source: Tensor, target_in: Tensor) -> Tensor:
-        """`[batch, source]` and `[batch, target]` ids to logits `[batch, target, target_vocab]`."""
+        """Map `[batch, source]` and `[batch, target]` ids to logits `[batch, target, target_vocab]`."""
         return self.project(self.decode_features(target_in, source, self.encode(source)))

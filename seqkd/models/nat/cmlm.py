@@ -16,14 +16,14 @@ from seqkd.text.vocabulary import EOS_ID, PAD_ID, UNK_ID
 
 
 class Cmlm(nn.Module):
-    """Predicts masked target tokens from the source and the others.
+    """Predicts masked target tokens from the source and the visible target tokens.
 
-    Positions are the target's tokens and end of sentence, which is the last and always given.
+    Positions are the target's tokens and end of sentence, which is the last and never masked.
 
     Args:
-        settings: Its sizes and kinds.
-        source_vocab: Source pieces, special ids counted.
-        target_vocab: Target pieces, likewise.
+        settings: The settings of the model.
+        source_vocab: Number of source pieces, including special ids.
+        target_vocab: Number of target pieces, including special ids.
     """
 
     pad_id, eos_id, unk_id, start_id = PAD_ID, EOS_ID, UNK_ID, EOS_ID
@@ -44,7 +44,7 @@ class Cmlm(nn.Module):
 
     @property
     def output_weight(self) -> Tensor:
-        """`[target_vocab, dim]`, the output layer."""
+        """Return the weights of the output layer, `[target_vocab, dim]`."""
         return self.stack.output_weight
 
     def unusable(self, lengths: PairLengths) -> dict[str, Marks]:
@@ -56,18 +56,18 @@ class Cmlm(nn.Module):
         return ("greedy",)
 
     def encode(self, source: Tensor) -> Tensor:
-        """`[batch, source]` ids, end of sentence appended, padded on the right, to `[batch, source, dim]`."""
+        """Map `[batch, source]` ids, with end of sentence and padded on the right, to `[batch, source, dim]`."""
         return self.stack.encode(source)
 
     def length_loss(self, memory: Tensor, source: Tensor, target: Tensor) -> Tensor:
-        """See `LengthPredictor.loss`; `source` `[batch, source]` ids, `target` `[batch]` lengths."""
+        """See `LengthPredictor.loss`, with `source` ids `[batch, source]` and `target` lengths `[batch]`."""
         return self.lengths.loss(memory, self.stack.source_mask(source), target)
 
     def decode_features(self, inputs: Tensor, real: Tensor, memory: Tensor, source: Tensor) -> Tensor:
-        """What the output layer reads.
+        """Compute the inputs of the output layer.
 
         Args:
-            inputs: `[batch, target]` ids, `mask_id` where they are to be predicted.
+            inputs: `[batch, target]` ids, `mask_id` at the positions to predict.
             real: `[batch, target]` bool, False at padding. Each row has a real position.
             memory: `[batch, source, dim]` from `encode`.
             source: `[batch, source]` ids, for their padding.
@@ -80,12 +80,12 @@ class Cmlm(nn.Module):
     def translate(
         self, source: Tensor, settings: ParallelSettings, stack: DecodingStack | None = None
     ) -> Sequence[Sequence[Output]]:
-        """See `ParallelModel.translate`; `stack` may decode in place of the model's own.
+        """See `ParallelModel.translate`. `stack` replaces the model's own stack if it is given.
 
-        Mask-predict (Ghazvininejad et al. 2019, section 4): the first pass predicts all tokens; each later one masks
-        the least probable ones anew and predicts those again, fewer from pass to pass. A sentence's candidates are its
-        most probable lengths, ranked in the end as in `outputs`; a token's log-probability is that of the pass that
-        wrote it.
+        The method is mask-predict (Ghazvininejad et al. 2019, section 4). The first pass predicts all tokens. Each
+        later pass masks the least probable tokens and predicts them again; their number decreases from pass to pass.
+        The candidates of a sentence are its most probable lengths, ranked by `rank_outputs`. The log-probability of a
+        token is that of the pass that wrote it.
         """
         stack = self.stack if stack is None else stack
         memory = stack.encode(source)
@@ -107,25 +107,26 @@ class Cmlm(nn.Module):
 
 
 def count_masked(lengths: Tensor, iteration: int, iterations: int) -> Tensor:
-    """How many tokens are masked in a pass: all in the first, then fewer, by equal steps, rounded down.
+    """Return the number of masked tokens in a pass, which decreases from all by equal steps and is rounded down.
 
-    Late passes over a sentence with fewer tokens than passes may mask none. (The authors' code masks one at least.)
+    If a sentence has fewer tokens than there are passes, late passes may mask none. (The authors' code masks at least
+    one.)
 
     Args:
-        lengths: `[batch]` tokens.
-        iteration: Which pass, from 0.
-        iterations: Passes.
+        lengths: `[batch]`, numbers of tokens.
+        iteration: Number of the pass, from 0.
+        iterations: Number of passes.
     """
     return lengths * (iterations - iteration) // iterations
 
 
 def least_probable(logprobs: Tensor, inner: Tensor, count: Tensor) -> Tensor:
-    """The positions to mask: of each row the `count` least probable, of equals the leftmost.
+    """Mark the positions to mask: the `count` least probable of each row. Ties go to the leftmost.
 
     Args:
         logprobs: `[batch, target]`.
         inner: `[batch, target]`, True at tokens that may be masked.
-        count: `[batch]` int64.
+        count: `[batch]` int64, the number of positions to mark.
 
     Returns:
         `[batch, target]` bool.

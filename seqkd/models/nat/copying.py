@@ -1,4 +1,4 @@
-"""Decoder inputs copied from the source (Gu et al. 2018): evenly, or by fertility."""
+"""Decoder inputs that are copied from the source (Gu et al. 2018), evenly or by fertility."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from torch import Tensor
 
 
 def uniform_places(source: Tensor, target: Tensor, width: int) -> Tensor:
-    """Source positions spread evenly over the target: first on first, last on last, the nearest between.
+    """Return source positions that are spread evenly over the target, from the first to the last.
 
-    Position t of T reads position (S - 1) * t / (T - 1) of S, rounded, halves up.
+    Target position t of T reads source position (S - 1) * t / (T - 1) of S. It is rounded, and halves are rounded up.
 
     Args:
         source: `[batch]` int64 source lengths, at least 1.
         target: `[batch]` int64 target lengths, at least 1.
-        width: Positions of the result, at least the longest target.
+        width: Number of positions of the result, at least the longest target.
 
     Returns:
-        `[batch, width]` int64; beyond a row's target the last source position.
+        `[batch, width]` int64. Positions after a row's target hold the last source position.
     """
     steps = torch.arange(width, device=source.device)
     last, gaps = (source - 1)[:, None], (target - 1).clamp(min=1)[:, None]
@@ -25,14 +25,14 @@ def uniform_places(source: Tensor, target: Tensor, width: int) -> Tensor:
 
 
 def fertile_places(fertilities: Tensor, width: int) -> Tensor:
-    """Each source position as often as its fertility says, in order.
+    """Return the source positions in order, each as many times as its fertility.
 
     Args:
         fertilities: `[batch, source]` int64, 0 at padding.
-        width: Positions of the result.
+        width: Number of positions of the result.
 
     Returns:
-        `[batch, width]` int64 source positions; beyond the fertilities' sum the last position.
+        `[batch, width]` int64 source positions. Positions after the sum of a row's fertilities hold the last position.
     """
     ends = fertilities.cumsum(1)
     steps = torch.arange(width, device=ends.device).expand(len(ends), width).contiguous()
@@ -40,5 +40,5 @@ def fertile_places(fertilities: Tensor, width: int) -> Tensor:
 
 
 def copy_states(embedded: Tensor, places: Tensor) -> Tensor:
-    """`[batch, source, dim]` at `places` `[batch, target]`: `[batch, target, dim]`."""
+    """Gather states `[batch, source, dim]` at `places` `[batch, target]`, giving `[batch, target, dim]`."""
     return embedded.gather(1, places[..., None].expand(-1, -1, embedded.size(2)))

@@ -1,9 +1,9 @@
-"""A student that writes a frame for each of several copies of a source token (Libovický and Helcl 2018).
+"""A student that writes several frames for each source token (Libovický and Helcl 2018).
 
-Each encoder state is split into `upsample` decoder inputs by one linear layer, as in the paper's section 3; a decoder
-that sees all of them, and the source, gives every frame a piece or the blank. Equal neighbours are one piece, blanks
-none. The blank is the id that begins sentences elsewhere, which no target holds and which has an embedding, so that
-glancing can show it.
+One linear layer splits each encoder state into `upsample` decoder inputs, as in the paper's section 3. The decoder
+attends to all of them and to the source, and gives each frame a piece or the blank. Equal neighbouring frames are one
+piece, and blanks are removed. The blank is the id that begins sentences in other models. No target contains it, and it
+has an embedding, so that glancing can show it.
 """
 
 from __future__ import annotations
@@ -28,26 +28,26 @@ NO_BLANKS = "longer than the upsampled source with a blank between repeated piec
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CtcSettings(StackSettings):
-    """Those of a Transformer, with the number of frames.
+    """The settings of a Transformer and the number of frames.
 
     Attributes:
-        upsample: Frames for each source token, end of sentence counted.
+        upsample: Frames for each source token, including end of sentence.
     """
 
     upsample: Annotated[int, Field(ge=1, le=16, description="output positions for each source token")] = 2
 
 
 class Ctc(nn.Module):
-    """Encoder, upsampling and a bidirectional decoder, trained by connectionist temporal classification.
+    """An encoder, upsampling and a bidirectional decoder, trained by connectionist temporal classification.
 
     Args:
-        settings: Its sizes and kinds.
-        source_vocab: Source pieces, special ids counted.
-        target_vocab: Target pieces, likewise.
+        settings: The settings of the model.
+        source_vocab: Number of source pieces, including special ids.
+        target_vocab: Number of target pieces, including special ids.
     """
 
     pad_id, eos_id, unk_id, start_id = PAD_ID, EOS_ID, UNK_ID, EOS_ID
-    blank_id = BOS_ID  # written between repeated pieces and where a frame adds nothing
+    blank_id = BOS_ID  # separates repeated pieces and fills frames that add no piece
 
     def __init__(self, settings: CtcSettings, *, source_vocab: int, target_vocab: int) -> None:
         super().__init__()
@@ -64,7 +64,7 @@ class Ctc(nn.Module):
         self._banned = (PAD_ID, EOS_ID)
 
     def unusable(self, lengths: PairLengths) -> dict[str, Marks]:
-        """See `SequenceModel.unusable`: an alignment has a frame for each piece, and one for a blank in each repeat."""
+        """See `SequenceModel.unusable`. An alignment needs a frame for each piece and a blank before each repeat."""
         frames = count_positions(lengths.source, self.upsample)
         return too_long(lengths, self.max_positions) | {
             TOO_MANY: lengths.target > frames,
@@ -72,21 +72,22 @@ class Ctc(nn.Module):
         }
 
     def frames(self, source: Tensor) -> Tensor:
-        """`[batch, source]` ids to `[batch, upsample * source]` bool, True at real frames."""
+        """Map `[batch, source]` ids to `[batch, upsample * source]` bool, True at real frames."""
         return upsample_mask(self.stack.source_mask(source), self.upsample)
 
     def inputs(self, memory: Tensor) -> Tensor:
-        """`[batch, source, dim]` encoder states to decoder inputs `[batch, upsample * source, dim]`."""
+        """Map encoder states `[batch, source, dim]` to decoder inputs `[batch, upsample * source, dim]`."""
         return split_states(memory, self.split)
 
     def translate(
         self, source: Tensor, settings: ParallelSettings, stack: DecodingStack | None = None
     ) -> list[list[Output]]:
-        """See `ParallelModel.translate`; `stack` may decode in place of the model's own.
+        """See `ParallelModel.translate`. `stack` replaces the model's own stack if it is given.
 
-        greedy takes the best piece of each frame: one output, whose score is the log-probability of that one alignment.
-        beam is a prefix beam search with `settings.candidates` prefixes; scores are log-probabilities of the whole
-        output, summed over all its alignments. auto is greedy for one candidate and beam for more.
+        The strategy greedy takes the best piece of each frame. It gives one output, whose score is the log-probability
+        of this alignment. The strategy beam is a prefix beam search with `settings.candidates` prefixes, whose scores
+        are log-probabilities of the output, summed over its alignments. auto is greedy for one candidate, otherwise
+        beam.
         """
         stack = self.stack if stack is None else stack
         strategy = settings.strategy

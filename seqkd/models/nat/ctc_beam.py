@@ -1,4 +1,4 @@
-"""CTC prefix beam search (Graves and Jaitly 2014; Hannun et al. 2014), over a batch at once."""
+"""CTC prefix beam search (Graves and Jaitly 2014; Hannun et al. 2014) for a whole batch."""
 
 from __future__ import annotations
 
@@ -11,14 +11,19 @@ from torch.nn import functional
 from seqkd.models.nat.ctc_lattice import log_likelihood
 from seqkd.models.nat.stack import DecodingStack
 
-TOP_PIECES = 16  # that may extend a prefix at one frame
-_MULTIPLIER = 0x5851F42D4C957F2D  # Knuth's; a prefix's hash is a polynomial in it, modulo 2**64
+TOP_PIECES = 16  # number of pieces that may extend a prefix at one frame
+_MULTIPLIER = 0x5851F42D4C957F2D  # Knuth's multiplier; the hash of a prefix is a polynomial in it, modulo 2**64
 
 
 class _Beam(NamedTuple):
-    """Prefixes `[batch, beam]` and their log-probabilities, those with a last blank apart from those without.
+    """Prefixes and their log-probabilities. All fields are `[batch, beam]`.
 
-    Prefixes that are not there have -inf in both.
+    Attributes:
+        blank: Log-probability of the alignments that end with a blank; -inf for a missing prefix.
+        token: Log-probability of the alignments that end with a piece; -inf for a missing prefix.
+        last: The last piece of the prefix, or -1.
+        own: The hash of the prefix.
+        before: The hash of the prefix without its last piece.
     """
 
     blank: Tensor
@@ -31,17 +36,17 @@ class _Beam(NamedTuple):
 def prefix_beam(
     stack: DecodingStack, features: Tensor, real: Tensor, *, beam: int, blank: int, banned: tuple[int, ...]
 ) -> list[list[tuple[list[int], float]]]:
-    """The most probable outputs, each summed over its alignments.
+    """Find the most probable outputs, each summed over its alignments.
 
-    At each frame the `TOP_PIECES` likeliest pieces may extend a prefix; the best `beam` prefixes are kept. In the end
-    each output's probability is summed again over all alignments, those that were dropped on the way too.
+    At each frame the `TOP_PIECES` likeliest pieces may extend a prefix, and the best `beam` prefixes are kept. At the
+    end the probability of each output is summed over all its alignments, including those that the search dropped.
 
     Args:
-        stack: It has the output layer.
+        stack: The stack that computes the output layer.
         features: `[batch, frames, dim]`.
-        real: `[batch, frames]`, True at each row's frames, which come first.
+        real: `[batch, frames]`, True at the frames of a row, which come first.
         beam: Prefixes for each sentence.
-        blank: Its id.
+        blank: Id of the blank.
         banned: Ids that are never written.
 
     Returns:
@@ -76,28 +81,31 @@ def prefix_beam(
 
 
 def _pad(rows: Tensor, real: Tensor) -> Tensor:
-    """`[frames, ...]` of all sentences to `[batch, frames, ...]`, zero where `real` is False."""
+    """Spread the frames of all sentences `[frames, ...]` to `[batch, frames, ...]`, with zeros if `real` is False."""
     padded = rows.new_zeros(real.shape + rows.shape[1:])
     padded[real] = rows
     return padded
 
 
 def _step(now: _Beam, last_ratio: Tensor, pieces: Tensor, ratios: Tensor) -> tuple[_Beam, Tensor, Tensor]:
-    """One frame: the new prefixes, which of the old each continues, and what was added, -1 for nothing.
+    """Read one frame.
 
-    Log-probabilities are relative to the blank's, which is the same for all prefixes.
+    Log-probabilities are relative to that of the blank, which is the same for all prefixes.
+
+    Returns:
+        The new prefixes; for each the number of the old prefix that it continues; and the added piece, -1 for none.
     """
     total = torch.logaddexp(now.blank, now.token)
-    # Prefixes that stay: a blank, or their last piece again.
+    # A prefix stays as it is if the frame is a blank or repeats its last piece.
     stay_blank = total
     stay_token = now.token + last_ratio
-    # A prefix that extends another one of the beam: what the other gives it is its own.
+    # If a prefix extends another prefix of the beam by one piece, it also receives the probability of that extension.
     is_parent = now.before[:, :, None].eq(now.own[:, None]) & total[:, None].gt(-torch.inf)
     is_parent &= now.last[:, :, None].ge(0)
     repeated = now.last[:, :, None].eq(now.last[:, None])
     given = torch.where(repeated, now.blank[:, None], total[:, None]).masked_fill(~is_parent, -torch.inf)
     stay_token = torch.logaddexp(stay_token, given.amax(2) + last_ratio)  # at most one is finite
-    # Extensions `[batch, beam, pieces]`, without those that are in the beam already.
+    # Extensions `[batch, beam, pieces]`, except those that are already in the beam.
     again = pieces[:, None].eq(now.last[:, :, None])
     extended = torch.where(again, now.blank[:, :, None], total[:, :, None]) + ratios[:, None]
     in_beam = (is_parent[..., None] & now.last[:, :, None, None].eq(pieces[:, None, None])).any(1)
@@ -106,7 +114,7 @@ def _step(now: _Beam, last_ratio: Tensor, pieces: Tensor, ratios: Tensor) -> tup
     beam, count = total.size(1), pieces.size(1)
     scores = torch.cat((torch.logaddexp(stay_blank, stay_token), extended.flatten(1)), 1)
     score, best = scores.topk(beam, dim=1)
-    there = score.gt(-torch.inf)  # what is not has no piece, so that it cannot be taken for another's extension
+    there = score.gt(-torch.inf)  # a missing prefix gets the last piece -1, so that it is no other's extension
     stays = best < beam
     place = (best - beam).clamp(min=0)
     parent = torch.where(stays, best.clamp(max=beam - 1), place // count)
@@ -123,7 +131,7 @@ def _step(now: _Beam, last_ratio: Tensor, pieces: Tensor, ratios: Tensor) -> tup
 
 
 def _trace_back(parents: Tensor, added: Tensor, now: _Beam) -> list[list[list[int]]]:
-    """Each sentence's prefixes, those that are there."""
+    """Return the ids of the existing prefixes of each sentence."""
     place = torch.arange(parents.size(2)).expand(parents.shape[1:])
     columns = []
     for frame in range(len(parents) - 1, -1, -1):
@@ -140,8 +148,8 @@ def _trace_back(parents: Tensor, added: Tensor, now: _Beam) -> list[list[list[in
 def _sum_alignments(
     outputs: list[list[list[int]]], features: Tensor, frames: Tensor, contrast: Tensor, base: Tensor
 ) -> list[list[tuple[list[int], float]]]:
-    """Outputs with the log-probability of all their alignments, best first."""
-    if not any(outputs):  # the scores are no numbers: no prefix is likelier than none
+    """Return the outputs with the log-probability of all their alignments, best first."""
+    if not any(outputs):  # the scores are NaN, so no prefix has been kept
         return [[] for _ in outputs]
     device = features.device
     lengths = torch.tensor([len(ids) for rows in outputs for ids in rows], device=device)

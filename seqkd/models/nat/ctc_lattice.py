@@ -1,13 +1,14 @@
 """Sums and maxima over the alignments of connectionist temporal classification (Graves et al. 2006, section 4.1).
 
-An alignment gives each frame a symbol of the target or the blank; equal neighbours are one symbol unless a blank stands
-between them. Every alignment has exactly one symbol a frame, so its log-probability is the sum of the blank's over all
-frames plus, where a symbol stands, that symbol's log-ratio to the blank. The functions here take those ratios alone:
-the caller needs the whole vocabulary for one number a frame only, and blanks cost nothing.
+An alignment gives each frame a symbol of the target or the blank. Equal neighbouring frames are one symbol unless a
+blank separates them. Every frame of an alignment has exactly one symbol or blank, so the log-probability of the
+alignment is the sum of the blank's log-probabilities over all frames, plus the log-ratio to the blank at each frame
+with a symbol. The functions here only take these ratios. The caller therefore needs the whole vocabulary for only one
+number per frame, and blanks cost nothing.
 
-States stand in two tables, one of the blanks, `lengths + 1` of them, one of the symbols. A blank is reached from itself
-and from the symbol before it; a symbol from itself, from the blank before it and, unless it repeats it, from the symbol
-before that.
+There are two tables of states: the `lengths + 1` blanks and the symbols. A blank is reached from itself and from the
+symbol before it. A symbol is reached from itself, from the blank before it and, unless the two are equal, from the
+symbol before it.
 """
 
 from __future__ import annotations
@@ -20,27 +21,28 @@ from torch import Tensor
 
 
 def log_likelihood(ratios: Tensor, symbols: Tensor, frames: Tensor, lengths: Tensor) -> Tensor:
-    """Log of the sum of all alignments' probabilities, each divided by that of blanks only.
+    """Compute the log of the sum of the probabilities of all alignments, divided by that of the all-blank alignment.
 
-    The gradient is a hand-written forward-backward pass: the probability that a frame is aligned to a symbol.
+    The gradient is the probability that a frame is aligned to a symbol, from a hand-written forward-backward pass.
 
     Args:
-        ratios: `[batch, frames, target]` log-probability of each target symbol less the blank's, at each frame.
-        symbols: `[batch, target]` ids, anything after a row's length; at least one column.
-        frames: `[batch]` int64, each row's frames, at least 1.
-        lengths: `[batch]` int64, each row's symbols.
+        ratios: `[batch, frames, target]`: log-probability of each target symbol minus that of the blank, at each frame.
+        symbols: `[batch, target]` ids, with at least one column. Values after the length of a row are ignored.
+        frames: `[batch]` int64, the number of frames of each row, at least 1.
+        lengths: `[batch]` int64, the number of symbols of each row.
 
     Returns:
-        `[batch]`, -inf (without gradient) where a target does not fit into its frames.
+        `[batch]`; -inf without a gradient if a target does not fit into its frames.
     """
     return cast(Tensor, _LogLikelihood.apply(ratios, symbols, frames, lengths))  # type: ignore[no-untyped-call]
 
 
 def best_alignment(ratios: Tensor, symbols: Tensor, frames: Tensor, lengths: Tensor, blank: int) -> Tensor:
-    """The most probable alignment (Viterbi); arguments as for `log_likelihood`.
+    """Find the most probable alignment (Viterbi). The arguments are those of `log_likelihood` and the id of the blank.
 
     Returns:
-        `[batch, frames]` the id at each frame, `blank` after a row's last; a row that does not fit has any.
+        `[batch, frames]`: the id at each frame, `blank` after the last frame of a row. The ids of a row whose target
+        does not fit are undefined.
     """
     blanks, tokens = _recursion(ratios, _repeats(symbols), torch.maximum)
     repeats = _repeats(symbols)
@@ -57,7 +59,8 @@ def best_alignment(ratios: Tensor, symbols: Tensor, frames: Tensor, lengths: Ten
         before = (place - 1).clamp(min=0)
         own_token, own_blank = tokens[frame, rows, column], blanks[frame, rows, place]
         token_before = tokens[frame, rows, before].masked_fill(place.eq(0), -torch.inf)
-        # From a token: itself, the blank or the token before it. From a blank: itself, or the token before it.
+        # Predecessors of a token: itself, and the blank and the token before it. Of a blank: itself and the token
+        # before it.
         skip = token_before.masked_fill(on_token & repeats[rows, column], -torch.inf)
         stay = torch.where(on_token, own_token, own_blank)
         step = torch.where(on_token, own_blank, torch.full_like(own_blank, -torch.inf))
@@ -69,16 +72,18 @@ def best_alignment(ratios: Tensor, symbols: Tensor, frames: Tensor, lengths: Ten
 
 
 def _repeats(symbols: Tensor) -> Tensor:
-    """`[batch, target]` bool, where a symbol equals the one before it."""
+    """Return `[batch, target]` bool, True if a symbol equals the symbol before it."""
     repeats = torch.zeros_like(symbols, dtype=torch.bool)
     repeats[:, 1:] = symbols[:, 1:].eq(symbols[:, :-1])
     return repeats
 
 
 def _recursion(ratios: Tensor, repeats: Tensor, combine: Callable[..., Tensor]) -> tuple[Tensor, Tensor]:
-    """Values of the blanks, `[frames + 1, batch, target + 1]`, and of the symbols, one less, before and after frames.
+    """Compute the values of all states before the first frame and after each frame.
 
-    States after a row's last symbol and frame hold something that no earlier one depends on.
+    Returns:
+        The values of the blanks, `[frames + 1, batch, target + 1]`, and of the symbols, `[frames + 1, batch, target]`.
+        Those after the last symbol or frame of a row are undefined. No other state depends on them.
     """
     batch, frames, target = ratios.shape
     steps = ratios.transpose(0, 1)
@@ -96,7 +101,7 @@ def _recursion(ratios: Tensor, repeats: Tensor, combine: Callable[..., Tensor]) 
 
 
 class _LogLikelihood(torch.autograd.Function):
-    """Where a gradient is wanted, the same recursion runs over rows read backwards, beside the others."""
+    """The likelihood with its gradient. For the gradient the same recursion also runs over the reversed rows."""
 
     @staticmethod
     def forward(ctx: Any, ratios: Tensor, symbols: Tensor, frames: Tensor, lengths: Tensor) -> Tensor:

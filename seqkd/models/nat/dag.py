@@ -1,12 +1,12 @@
 """DA-Transformer: the decoder's positions are vertices of a directed acyclic graph (Huang et al. 2022).
 
-Each vertex has a distribution over pieces and one over the later vertices; a path from the first vertex to the last
-writes a piece at each vertex between them. The first and the last write nothing: they stand for the start and the end
+Each vertex has a distribution over pieces and one over the later vertices. A path from the first vertex to the last
+writes a piece at each vertex between them. The first and the last vertex write nothing: they are the start and the end
 of sentence, so that sentences may begin and end at any vertex. Each row has `upsample` vertices for a source token.
 
-In the paper vertices read nothing but their positions. Here each encoder state is split into the inputs of its vertices
-by one linear layer, as in `Ctc`: a student learns in far fewer updates then (on the toy language a held-out NLL of 1.99
-after 300 of them, instead of 3.20).
+In the paper the inputs of the vertices are only their positions. Here one linear layer splits each encoder state into
+the inputs of its vertices, as in `Ctc`, because a student then learns in far fewer updates (on the toy language, a
+held-out NLL of 1.99 after 300 updates instead of 3.20).
 """
 
 from __future__ import annotations
@@ -29,28 +29,28 @@ from seqkd.models.transformer import split_heads
 from seqkd.text.vocabulary import EOS_ID, PAD_ID, UNK_ID
 
 TOO_MANY = "longer than the graph"
-# Probability of a transition that rounds to nothing. With it every path has a finite log-probability.
+# The smallest probability of a transition. It keeps the log-probability of every path finite.
 FLOOR = 1e-26
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DagSettings(StackSettings):
-    """Those of a Transformer, with the number of vertices.
+    """The settings of a Transformer and the number of vertices.
 
     Attributes:
-        upsample: Vertices for each source token, end of sentence counted.
+        upsample: Vertices for each source token, including end of sentence.
     """
 
     upsample: Annotated[int, Field(ge=1, le=32, description="vertices for each source token")] = 8
 
 
 class Dag(nn.Module):
-    """Encoder, a decoder over the vertices, transitions between them.
+    """An encoder, a decoder over the vertices, and the transitions between vertices.
 
     Args:
-        settings: Its sizes and kinds.
-        source_vocab: Source pieces, special ids counted.
-        target_vocab: Target pieces, likewise.
+        settings: The settings of the model.
+        source_vocab: Number of source pieces, including special ids.
+        target_vocab: Number of target pieces, including special ids.
     """
 
     pad_id, eos_id, unk_id, start_id = PAD_ID, EOS_ID, UNK_ID, EOS_ID
@@ -79,26 +79,26 @@ class Dag(nn.Module):
         return too_long(lengths, self.max_positions) | {TOO_MANY: lengths.target + 2 > vertices}
 
     def vertices(self, source: Tensor) -> Tensor:
-        """`[batch, source]` ids to `[batch, upsample * source]` bool, True at real vertices."""
+        """Map `[batch, source]` ids to `[batch, upsample * source]` bool, True at real vertices."""
         return upsample_mask(self.stack.source_mask(source), self.upsample)
 
     def inputs(self, memory: Tensor) -> Tensor:
-        """`[batch, source, dim]` encoder states to decoder inputs `[batch, upsample * source, dim]`."""
+        """Map encoder states `[batch, source, dim]` to decoder inputs `[batch, upsample * source, dim]`."""
         return split_states(memory, self.split)
 
     def transitions(self, features: Tensor, real: Tensor) -> Tensor:
-        """Probabilities of going from one vertex to another: a gated mixture of heads (Huang et al. 2022, section 3.2).
+        """Compute transition probabilities as a gated mixture of heads (Huang et al. 2022, section 3.2).
 
-        Heads read the features and, beside them, the vertices' positions. They stay probabilities: sums over paths are
-        products of matrices.
+        The heads read the features and the positions of the vertices. The result is not in the log domain, because
+        sums over paths are then products of matrices.
 
         Args:
             features: `[batch, vertices, dim]`.
             real: `[batch, vertices]` bool.
 
         Returns:
-            `[batch, vertices, vertices]` float32. Rows sum to one over later real vertices; the last real vertex' row
-            and those of padding are zero.
+            `[batch, vertices, vertices]` float32. A row sums to one over the later real vertices. The rows of the last
+            real vertex and of padding are zero.
         """
         batch, count, _ = features.shape
         later = torch.ones(count, count, dtype=torch.bool, device=real.device).triu(1)
@@ -118,14 +118,15 @@ class Dag(nn.Module):
     def translate(
         self, source: Tensor, settings: ParallelSettings, stack: DecodingStack | None = None
     ) -> list[list[Output]]:
-        """See `ParallelModel.translate`; `stack` may decode in place of the model's own.
+        """See `ParallelModel.translate`. `stack` replaces the model's own stack if it is given.
 
-        An output is what one path writes; its log-probability is that of the path with all its pieces. Of equal
-        pieces in a row the first alone stays, unless `settings.drop_repeats` is off: the authors' decoder does so in
-        either strategy, although the loss has no such rule.
+        An output consists of the pieces of one path. Its log-probability is that of the path and all its pieces. Unless
+        `settings.drop_repeats` is off, only the first of several equal pieces in a row is kept, as in the authors'
+        decoder for both strategies. The loss has no such rule.
 
-        greedy goes to the likeliest next vertex; lookahead to the one where transition and best piece together are
-        likeliest (Huang et al. 2022, section 3.4). auto is lookahead.
+        The strategy greedy goes to the likeliest next vertex. The strategy lookahead goes to the vertex with the
+        largest product of the transition's and the best piece's probabilities (Huang et al. 2022, section 3.4). auto is
+        lookahead.
         """
         stack = self.stack if stack is None else stack
         features, real = stack.decode_upsampled(source, self.split)
@@ -143,7 +144,7 @@ class Dag(nn.Module):
             path: list[int] = []
             vertex, score = 0, 0.0
             while vertex != end:
-                if row[vertex] <= vertex:  # no way on: what it was chosen by is no number
+                if row[vertex] <= vertex:  # the scores are NaN, so there is no next vertex
                     score = math.nan
                     break
                 score += logprobs[vertex]

@@ -1,12 +1,12 @@
-"""How many target tokens each source token gives (Gu et al. 2018, section 3.3).
+"""Fertilities: the number of target tokens for each source token (Gu et al. 2018, section 3.3).
 
-Gu et al. take the fertilities to learn from an external aligner. Here a lexical model that is trained along with the
-rest aligns the batch at hand: IBM model 1 (Brown et al. 1993) whose table is a product of the model's own embeddings,
-with fast_align's prior on the diagonal (Dyer et al. 2013, equation 2). Before it has learned anything the prior
-alone decides: fertilities then are the target's length, spread evenly over the source.
+Gu et al. take the fertilities for training from an external aligner. Here a lexical model aligns each batch and is
+trained together with the other parts. It is IBM model 1 (Brown et al. 1993), whose table is a product of the model's
+own embeddings, with fast_align's prior on the diagonal (Dyer et al. 2013, equation 2). An untrained lexical model
+follows the prior, which spreads the target's length evenly over the source.
 
-End of sentence is a token on both sides. The target's is the source's; other target tokens may be too, as they would be
-NULL's.
+End of sentence is a token on both sides. The target's end of sentence is always aligned to the source's. Other target
+tokens may be aligned to it, too; it plays the part of the NULL word.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 CLASSES = 50  # fertilities are 0..49, as in Gu et al. (section 5.1)
-DIAGONAL = 4.0  # how sharply the prior favours the diagonal
+DIAGONAL = 4.0  # strength with which the prior favours the diagonal
 
 
 class Alignment(NamedTuple):
-    """Target tokens given out to source tokens.
+    """Fertilities from an alignment of known targets.
 
     Attributes:
-        fertilities: `[batch, source]` int64; a row's sum is its target length, end of sentence counted.
+        fertilities: `[batch, source]` int64. The sum of a row is its target length, including end of sentence.
         loss: Scalar: negative log-likelihood of the targets under the lexical model, mean over their tokens.
     """
 
@@ -34,12 +34,11 @@ class Alignment(NamedTuple):
 
 
 class FertilityCandidates(NamedTuple):
-    """Fertilities to try.
+    """The most probable fertilities of sentences.
 
     Attributes:
         fertilities: `[batch, candidates, source]` int64, most probable first, all different.
-        logprobs: `[batch, candidates]` float32; -inf where a sentence has fewer, and what `fertilities` says there is
-            of no account.
+        logprobs: `[batch, candidates]` float32; -inf for a missing candidate, whose `fertilities` are meaningless.
     """
 
     fertilities: Tensor
@@ -47,11 +46,11 @@ class FertilityCandidates(NamedTuple):
 
 
 class FertilityPredictor(nn.Module):
-    """Classifies each source token's fertility, from its encoder state.
+    """Classifies the fertility of each source token from its encoder state.
 
     Args:
         dim: Width of encoder states and embeddings.
-        classes: Fertilities are 0 to one less.
+        classes: Number of fertilities, which are 0 to `classes - 1`.
     """
 
     def __init__(self, dim: int, classes: int = CLASSES) -> None:
@@ -67,7 +66,7 @@ class FertilityPredictor(nn.Module):
 
         Args:
             source: `[batch, source, dim]` source embeddings.
-            real: `[batch, source]`, True at tokens, of which each row has one; the last is end of sentence.
+            real: `[batch, source]`, True at tokens. Each row has at least one; its last one is end of sentence.
             target: `[batch, target]` ids, end of sentence last.
             target_real: `[batch, target]`, True at tokens.
             weight: `[target_vocab, dim]`, the output layer.
@@ -85,35 +84,35 @@ class FertilityPredictor(nn.Module):
         return Alignment(fertilities, -likelihood.sum() / target_real.sum().clamp(min=1))
 
     def loss(self, memory: Tensor, real: Tensor, fertilities: Tensor) -> Tensor:
-        """Cross-entropy of the fertilities, mean over source tokens, a scalar.
+        """Compute the cross-entropy of the fertilities, mean over source tokens, a scalar.
 
         Args:
             memory: `[batch, source, dim]` encoder states.
             real: `[batch, source]`, True at tokens.
-            fertilities: `[batch, source]` int64; those beyond the last class count as that.
+            fertilities: `[batch, source]` int64. Values beyond the last class count as the last class.
         """
         wanted = fertilities.clamp(max=self.classes.out_features - 1).masked_fill(~real, -100)
         logits = self.classes(memory).float()
         return functional.cross_entropy(logits.flatten(0, 1), wanted.flatten(), ignore_index=-100)
 
     def candidates(self, memory: Tensor, real: Tensor, count: int) -> FertilityCandidates:
-        """The most probable fertilities of each sentence as a whole, of at least one token beside end of sentence.
+        """Find the most probable fertilities of each whole sentence, with at least one token before end of sentence.
 
-        A sentence's fertilities are independent, so that the best few of a prefix are made of the best few of the
-        prefix before it: the result is exact. (Gu et al. sample; the best ones need no random numbers.)
+        The fertilities of a sentence are independent, so the best candidates of a prefix extend the best candidates of
+        the prefix that is one token shorter, and the result is exact. (Gu et al. draw samples instead.)
 
         Args:
             memory: `[batch, source, dim]` encoder states.
             real: `[batch, source]`, True at tokens.
-            count: How many.
+            count: Number of candidates.
         """
         batch, width, _ = memory.shape
-        wanted = count + 1  # one of them may say that nothing is translated
+        wanted = count + 1  # one of them may have no token except end of sentence
         logprobs = self.classes(memory).float().log_softmax(-1)
         places = torch.arange(width, device=real.device)
         ends = places == real.sum(1, keepdim=True) - 1
         logprobs[..., 0] = logprobs[..., 0].masked_fill(ends, float("-inf"))
-        # Padding has no fertility, for sure.
+        # The fertility of padding is 0 with probability 1.
         silent = torch.full((self.classes.out_features,), float("-inf"), device=real.device)
         silent[0] = 0.0
         logprobs = torch.where(real[..., None], logprobs, silent)
@@ -136,7 +135,12 @@ class FertilityPredictor(nn.Module):
 
 
 def _prior(source: Tensor, target: Tensor) -> Tensor:
-    """`[batch, source]` and `[batch, target]`, True at tokens, to `[batch, source, target]` log-probabilities."""
+    """Return the prior's log-probabilities `[batch, source, target]`.
+
+    Args:
+        source: `[batch, source]`, True at tokens.
+        target: `[batch, target]`, True at tokens.
+    """
 
     def share(real: Tensor) -> Tensor:
         places = torch.arange(real.size(1), device=real.device) + 0.5

@@ -1,4 +1,4 @@
-"""The output layer over many positions, a chunk at a time: logits of all of them never exist together."""
+"""The output layer over many positions, in chunks, so that the logits of all positions are never in memory together."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from seqkd.kernels import products as native
 
-# Logits at a time.
+# Number of logits in a chunk.
 CHUNK_ELEMENTS = 1 << 21
 CHUNK_ELEMENTS_CUDA = 1 << 27
 
@@ -18,14 +18,14 @@ CHUNK_ELEMENTS_CUDA = 1 << 27
 def top_pieces(
     features: Tensor, weight: Tensor, count: int, banned: Sequence[int] = (), *, elements: int | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The likeliest pieces of `softmax(features @ weight.T)`.
+    """Find the likeliest pieces of `softmax(features @ weight.T)`.
 
     Args:
         features: `[rows, dim]`.
         weight: `[vocab, dim]`.
-        count: Pieces for each row; fewer where the vocabulary has no more.
-        banned: Ids that are never among them. They keep their probability.
-        elements: Logits that exist at a time; None for a number that suits the device.
+        count: Pieces for each row, or fewer if the vocabulary has no more.
+        banned: Ids that are never returned. They keep their share of the probability.
+        elements: Number of logits in a chunk; None for a number that suits the device.
 
     Returns:
         Logits `[rows, count]` float32, descending; their ids `[rows, count]`; the log-sum-exp `[rows]` float32.
@@ -42,7 +42,7 @@ def top_pieces(
 
 
 def best_pieces(features: Tensor, weight: Tensor, *, elements: int | None = None) -> Tensor:
-    """The likeliest piece for each of `[rows, dim]`, `[rows]`; `elements` as in `top_pieces`."""
+    """Find the likeliest piece `[rows]` for features `[rows, dim]`; see `top_pieces` for `elements`."""
     if native.can_multiply(features, weight):
         return native.argmax_logits(features.detach().float().contiguous(), weight.detach())
     return torch.cat([chunk.argmax(-1) for chunk in _logits(features, weight, elements)])

@@ -1,4 +1,4 @@
-"""What non-autoregressive models share: embeddings, a Transformer encoder, a decoder that sees all its positions."""
+"""The common parts of non-autoregressive models: embeddings, a Transformer encoder and a bidirectional decoder."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ from seqkd.text.vocabulary import PAD_ID
 
 
 class DecodingStack(Protocol):
-    """What models decode with: their own `ParallelStack`, or kernels that do the same, faster. Padding is on the right.
+    """The stack with which a model decodes: its own `ParallelStack`, or faster kernels. Padding is on the right.
 
     Attributes:
-        output_weight: `[target_vocab, dim]`, the output layer.
+        output_weight: `[target_vocab, dim]`, the weights of the output layer.
     """
 
     @property
     def output_weight(self) -> Tensor:
-        """See above."""
+        """Return the weights of the output layer, `[target_vocab, dim]`."""
         ...
 
     def encode(self, source: Tensor) -> Tensor:
-        """See `ParallelStack.encode`; what stands at padding is finite and of no account."""
+        """See `ParallelStack.encode`. The results at padding are finite and meaningless."""
         ...
 
     def decode(self, inputs: Tensor, real: Tensor, memory: Tensor, source: Tensor) -> Tensor:
-        """See `ParallelStack.decode`; likewise."""
+        """See `ParallelStack.decode`. The results at padding are finite and meaningless."""
         ...
 
     def top_pieces(self, features: Tensor, count: int, banned: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
@@ -43,23 +43,23 @@ class DecodingStack(Protocol):
         ...
 
     def decode_upsampled(self, source: Tensor, split: nn.Linear) -> tuple[Tensor, Tensor]:
-        """See `ParallelStack.upsampled`."""
+        """See `ParallelStack.decode_upsampled`."""
         ...
 
     def best_upsampled_pieces(self, source: Tensor, split: nn.Linear, banned: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """See `ParallelStack.best_upsampled`."""
+        """See `ParallelStack.best_upsampled_pieces`."""
         ...
 
 
 class ParallelStack(nn.Module):
-    """Encoder and bidirectional decoder; a model holds one and adds what is its own.
+    """The encoder and the bidirectional decoder of a non-autoregressive model, which adds its own parts.
 
     Args:
-        settings: Its sizes and kinds.
-        source_vocab: Source pieces, special ids counted.
-        target_vocab: Target pieces, likewise.
+        settings: The settings of the model.
+        source_vocab: Number of source pieces, including special ids.
+        target_vocab: Number of target pieces, including special ids.
         decoder_positions: Longest decoder input.
-        extra_pieces: Ids beyond the target vocabulary that the decoder can read and never writes, such as a mask.
+        extra_pieces: Number of ids after the target vocabulary that the decoder reads but never writes, such as a mask.
     """
 
     def __init__(
@@ -89,11 +89,11 @@ class ParallelStack(nn.Module):
         self.dropout = Dropout(settings.dropout)
 
     def source_mask(self, source: Tensor) -> Tensor:
-        """`[batch, source]` ids to `[batch, source]`, True at real tokens."""
+        """Map `[batch, source]` ids to `[batch, source]` bool, True at real tokens."""
         return source.ne(PAD_ID)
 
     def encode(self, source: Tensor) -> Tensor:
-        """`[batch, source]` ids, end of sentence appended, padded on the right, to `[batch, source, dim]`."""
+        """Map `[batch, source]` ids, with end of sentence and padded on the right, to `[batch, source, dim]`."""
         mask = self.source_mask(source)[:, None, None, :]
         x = functional.embedding(source, self.source_embedding) * self.scale
         x = self.dropout(x + self.source_positions[: source.size(1)])
@@ -102,16 +102,16 @@ class ParallelStack(nn.Module):
         return self.encoder_norm(x)  # type: ignore[no-any-return]
 
     def embed_target(self, ids: Tensor) -> Tensor:
-        """`[batch, target]` ids, those of extra pieces after the vocabulary's, to `[batch, target, dim]`, scaled."""
+        """Map `[batch, target]` ids, including those of extra pieces, to scaled embeddings `[batch, target, dim]`."""
         own, extra = self.target_embedding, self.extra_embedding
         return functional.embedding(ids, own if extra is None else torch.cat((own, extra))) * self.scale
 
     def decode(self, inputs: Tensor, real: Tensor, memory: Tensor, source: Tensor) -> Tensor:
-        """All positions at once.
+        """Decode all positions at once.
 
         Args:
-            inputs: `[batch, target, dim]`, without positions, which are added here.
-            real: `[batch, target]` bool, False at padding, which nothing attends to. Each row has a real position.
+            inputs: `[batch, target, dim]`, without position embeddings, which this method adds.
+            real: `[batch, target]` bool, False at padding, to which no position attends. Each row has a real position.
             memory: `[batch, source, dim]` from `encode`.
             source: `[batch, source]` ids, for their padding.
 
@@ -129,35 +129,35 @@ class ParallelStack(nn.Module):
         """Encode, split each encoder state into the inputs of several positions, and decode those.
 
         Args:
-            source: `[batch, source]` ids, end of sentence appended, padded on the right.
-            split: See `split_states`.
+            source: `[batch, source]` ids, with end of sentence and padded on the right.
+            split: The layer of `split_states`.
 
         Returns:
-            Features `[batch, times * source, dim]`; and `[batch, times * source]`, True where they are real.
+            Features `[batch, times * source, dim]`, and `[batch, times * source]`, True at real positions.
         """
         memory = self.encode(source)
         real = upsample_mask(self.source_mask(source), split.out_features // split.in_features)
         return self.decode(split_states(memory, split), real, memory, source), real
 
     def best_upsampled_pieces(self, source: Tensor, split: nn.Linear, banned: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """The likeliest piece of each real position of `upsampled`, one sentence after another.
+        """Find the likeliest piece of each real position of `decode_upsampled`, one sentence after another.
 
         Args:
-            source: As there.
-            split: As there.
-            banned: As in `top_pieces`.
+            source: `[batch, source]` ids, with end of sentence and padded on the right.
+            split: The layer of `split_states`.
+            banned: Ids that are never returned. They keep their share of the probability.
 
         Returns:
-            Ids and log-probabilities, float32, each `[positions]`.
+            Ids and log-probabilities (float32), each `[positions]`.
         """
         features, real = self.decode_upsampled(source, split)
         logits, ids, sums = self.top_pieces(features[real], 1, banned)
         return ids[:, 0], logits[:, 0] - sums
 
     def top_pieces(self, features: Tensor, count: int, banned: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
-        """The likeliest pieces of `[rows, dim]`; see `top_pieces` of `seqkd.models.nat.output`."""
+        """Find the likeliest pieces for features `[rows, dim]`; see `top_pieces` of `seqkd.models.nat.output`."""
         return top_pieces(features, self.output_weight, count, banned)
 
     def project(self, features: Tensor) -> Tensor:
-        """`[..., dim]` to logits `[..., target_vocab]`."""
+        """Map `[..., dim]` to logits `[..., target_vocab]`."""
         return functional.linear(features, self.output_weight)

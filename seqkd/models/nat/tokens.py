@@ -1,4 +1,4 @@
-"""The likeliest token of each position, and candidates put in order."""
+"""The likeliest token of each position, and the ranking of candidates."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ from seqkd.models.protocol import Output
 def best_tokens(
     stack: DecodingStack, features: Tensor, wanted: Tensor, forbidden: Sequence[int]
 ) -> tuple[Tensor, Tensor]:
-    """The likeliest token of each position.
+    """Find the likeliest token of each position.
 
     Args:
-        stack: It has the output layer.
+        stack: The stack that computes the output layer.
         features: `[batch, target, dim]`.
-        wanted: `[batch, target]`, True at the positions to look at.
-        forbidden: Ids that are not to be chosen. They keep their share of the probability.
+        wanted: `[batch, target]`, True at the positions to compute.
+        forbidden: Ids that must not be chosen. They keep their share of the probability.
 
     Returns:
-        Ids `[batch, target]` int64 and their log-probabilities `[batch, target]` float32; 0 at other positions.
+        Ids `[batch, target]` int64 and their log-probabilities `[batch, target]` float32. Both are 0 at other
+        positions.
     """
     peaks, best, totals = stack.top_pieces(features[wanted], 1, forbidden)
     ids = torch.zeros(wanted.shape, dtype=torch.int64, device=features.device)
@@ -33,18 +34,18 @@ def best_tokens(
 
 
 def rank_outputs(ids: Tensor, logprobs: Tensor, lengths: Tensor, priors: Tensor, nbest: int) -> list[list[Output]]:
-    """Candidates as outputs, best first; each text once, equals in their order.
+    """Rank candidates, best first. Each text occurs once, and ties keep their order.
 
-    A candidate's log-probability is that of its length, or its fertilities, and of its tokens; its score is that over
-    the tokens. (The tokens' mean alone, as in Ghazvininejad et al. 2019, takes to lengths that hardly ever occur:
-    the more candidates, the worse the outputs.)
+    The log-probability of a candidate is that of its length, or of its fertilities, and of its tokens. Its score is the
+    log-probability divided by the number of tokens. (Ghazvininejad et al. 2019 use the mean over the tokens alone. This
+    prefers very unlikely lengths, so that outputs become worse with more candidates.)
 
     Args:
         ids: `[batch * candidates, target]`.
-        logprobs: Likewise; 0 beyond the lengths.
-        lengths: `[batch, candidates]` tokens, at least 1.
-        priors: `[batch, candidates]` log-probabilities of the lengths or fertilities; -inf where there is none.
-        nbest: How many are kept for each sentence.
+        logprobs: `[batch * candidates, target]`, log-probabilities of the tokens, 0 after the last one.
+        lengths: `[batch, candidates]`, numbers of tokens, at least 1.
+        priors: `[batch, candidates]`, log-probabilities of the lengths or fertilities; -inf for a missing candidate.
+        nbest: Number of outputs to keep for each sentence.
     """
     batch, count = lengths.shape
     totals = (logprobs.double().sum(1).view(batch, count) + priors.double()).tolist()

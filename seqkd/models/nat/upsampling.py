@@ -1,4 +1,4 @@
-"""Several decoder positions for each source token, whatever the target's length."""
+"""A fixed number of decoder positions for each source token, independent of the target length."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from seqkd.models.protocol import Lengths
 
 
 def count_positions(source: Lengths, times: int) -> npt.NDArray[np.int64]:
-    """Decoder positions of sources, `[rows]` tokens with end of sentence not counted."""
+    """Return the numbers of decoder positions `[rows]` of sources, whose lengths do not include end of sentence."""
     return times * (source.astype(np.int64) + 1)
 
 
 def upsample_mask(real: Tensor, times: int) -> Tensor:
-    """`[batch, source]`, True at tokens, to `[batch, times * source]`, True at their positions."""
+    """Map `[batch, source]`, True at tokens, to `[batch, times * source]`, True at the positions of these tokens."""
     return real.repeat_interleave(times, dim=1)
 
 
 def split_states(memory: Tensor, layer: nn.Linear) -> Tensor:
-    """Encoder states to decoder inputs (Libovický and Helcl 2018, section 3).
+    """Map encoder states to decoder inputs (Libovický and Helcl 2018, section 3).
 
     Args:
         memory: `[batch, source, dim]`.
-        layer: From `dim` to as many times `dim` as a token has positions.
+        layer: A layer from `dim` to `times * dim` features, for `times` positions of each token.
 
     Returns:
         `[batch, times * source, dim]`.

@@ -25,13 +25,13 @@ CopyFrom = Literal["uniform", "fertility"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NatSettings(StackSettings):
-    """Those of a Transformer, with the way from the source to the decoder's input.
+    """The settings of a Transformer and the method of copying the source to the decoder's input.
 
     Attributes:
         embeddings: shared: one table for source, target and output; decoder: one for target and output. The decoder
-            reads the source's embeddings, so the target has no table of its own.
-        copy_from: uniform: the source is stretched evenly to the predicted length; fertility: each source token comes
-            as often as predicted for it.
+            reads the embeddings of the source, so the target has no table of its own.
+        copy_from: uniform: the source is stretched evenly to the predicted length; fertility: each source token is
+            copied as many times as its predicted fertility.
     """
 
     embeddings: Annotated[
@@ -46,13 +46,13 @@ class NatSettings(StackSettings):
 class Nat(nn.Module):
     """Writes all target positions at once, from a copy of the source that is as long as the target.
 
-    Positions are the target's tokens and end of sentence, which is the last. Gu et al.'s positional attention is left
-    out, as it is in later work.
+    Positions are the target's tokens and end of sentence, which is the last. The positional attention of Gu et al. is
+    omitted, as in later work.
 
     Args:
-        settings: Its sizes and kinds.
-        source_vocab: Source pieces, special ids counted.
-        target_vocab: Target pieces, likewise.
+        settings: The settings of the model.
+        source_vocab: Number of source pieces, including special ids.
+        target_vocab: Number of target pieces, including special ids.
     """
 
     pad_id, eos_id, unk_id, start_id = PAD_ID, EOS_ID, UNK_ID, EOS_ID
@@ -69,7 +69,7 @@ class Nat(nn.Module):
 
     @property
     def output_weight(self) -> Tensor:
-        """`[target_vocab, dim]`, the output layer."""
+        """Return the weights of the output layer, `[target_vocab, dim]`."""
         return self.stack.output_weight
 
     def unusable(self, lengths: PairLengths) -> dict[str, Marks]:
@@ -82,11 +82,11 @@ class Nat(nn.Module):
         return ("greedy",)
 
     def encode(self, source: Tensor) -> Tensor:
-        """`[batch, source]` ids, end of sentence appended, padded on the right, to `[batch, source, dim]`."""
+        """Map `[batch, source]` ids, with end of sentence and padded on the right, to `[batch, source, dim]`."""
         return self.stack.encode(source)
 
     def embed_target(self, ids: Tensor) -> Tensor:
-        """`[batch, target]` ids to `[batch, target, dim]`, as the decoder may be shown them."""
+        """Map `[batch, target]` ids to inputs of the decoder, `[batch, target, dim]`."""
         return self.stack.embed_target(ids)
 
     def decode(self, inputs: Tensor, real: Tensor, memory: Tensor, source: Tensor) -> Tensor:
@@ -94,17 +94,17 @@ class Nat(nn.Module):
         return self.stack.decode(inputs, real, memory, source)
 
     def copy_source(self, memory: Tensor, source: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """What the decoder reads when the target is known.
+        """Compute the decoder's input for a known target.
 
         Args:
             memory: `[batch, source, dim]` from `encode`.
             source: `[batch, source]` ids.
-            target: `[batch, target]` ids, end of sentence last, padded on the right.
+            target: `[batch, target]` ids, with end of sentence and padded on the right.
 
         Returns:
-            The copied source, `[batch, target, dim]`, and a scalar: how badly its length, or its fertilities, are
-            predicted. For lengths that is the cross-entropy, mean over sentences; for fertilities the cross-entropy,
-            mean over source tokens, plus the aligner's own loss, see `FertilityPredictor`.
+            The copied source, `[batch, target, dim]`, and a scalar, the loss of the predicted lengths or fertilities.
+            For lengths it is the cross-entropy, mean over sentences. For fertilities it is the cross-entropy, mean over
+            source tokens, plus the loss of the aligner; see `FertilityPredictor`.
         """
         real, target_real = self.stack.source_mask(source), target.ne(self.pad_id)
         embedded = self._embed_source(source)
@@ -121,11 +121,11 @@ class Nat(nn.Module):
     def translate(
         self, source: Tensor, settings: ParallelSettings, stack: DecodingStack | None = None
     ) -> Sequence[Sequence[Output]]:
-        """See `ParallelModel.translate`; `stack` may decode in place of the model's own.
+        """See `ParallelModel.translate`. `stack` replaces the model's own stack if it is given.
 
-        A sentence's candidates are its most probable lengths or fertilities; each is written at once, the likeliest
-        token at every position. They are ranked as in `outputs`. Tokens that come twice in a row are kept, as is
-        published practice.
+        The candidates of a sentence are its most probable lengths or fertilities. For each the likeliest token is
+        written at every position. The candidates are ranked by `rank_outputs`. Repeated tokens are kept, as in
+        published work.
         """
         stack = self.stack if stack is None else stack
         memory = stack.encode(source)
@@ -140,11 +140,11 @@ class Nat(nn.Module):
         return rank_outputs(*written, lengths - 1, priors, settings.nbest)
 
     def _candidates(self, memory: Tensor, source: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
-        """What to decode.
+        """Choose the candidates.
 
         Returns:
             Source positions to copy, `[batch * candidates, target]`; lengths with end of sentence,
-            `[batch, candidates]`; and the candidates' log-probabilities, likewise.
+            `[batch, candidates]`; and the log-probabilities of the candidates, `[batch, candidates]`.
         """
         real = self.stack.source_mask(source)
         if self.lengths is not None:
@@ -154,10 +154,10 @@ class Nat(nn.Module):
             return places, lengths, logprobs
         assert self.fertilities is not None
         fertilities, logprobs = self.fertilities.candidates(memory, real, count)
-        # A translation that does not fit is cut.
+        # A translation that is too long for the model is cut.
         lengths = fertilities.sum(2).clamp(SHORTEST, self.max_positions)
         return fertile_places(fertilities.flatten(0, 1), int(lengths.max())), lengths, logprobs
 
     def _embed_source(self, source: Tensor) -> Tensor:
-        """`[batch, source]` ids to `[batch, source, dim]`, without positions."""
+        """Map `[batch, source]` ids to embeddings `[batch, source, dim]`, without position embeddings."""
         return functional.embedding(source, self.stack.source_embedding) * self.stack.scale

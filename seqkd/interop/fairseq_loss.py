@@ -37,11 +37,11 @@ class FairseqLoss:
     smoothing: float
 
     def count(self, batch: Batch) -> float:
-        """Target tokens."""
+        """Return the number of target tokens."""
         return batch.tokens
 
     def __call__(self, forward: Forward) -> TermOutput:
-        """The loss of a `FairseqModel`; noise is drawn from torch's generator, in evaluation always the same."""
+        """Compute the loss of a `FairseqModel`; noise is drawn from torch's generator, in evaluation always the same."""
         student, batch = cast(FairseqModel, forward.model), forward.batch
         order, inputs = student.inputs(batch.source)
         target_in, target = batch.target_in[order], batch.target_out[order]
@@ -84,5 +84,5 @@ def _noise(device: torch.device, *, fixed: bool) -> Iterator[None]:
 
 
 def build(settings: NllSettings, _: Models) -> FairseqLoss:
-    """The term of these settings."""
+    """Build the term with these settings."""
     return FairseqLoss(smoothing=settings.label_smoothing)

@@ -30,7 +30,7 @@ class SoftTargets(NamedTuple):
 
 
 class RowWeights(NamedTuple):
-    """How much each row of a batch counts.
+    """The weights of the rows of a batch.
 
     Attributes:
         rows: `[batch]` float32, not negative.
@@ -113,15 +113,15 @@ class TeacherForced(Protocol):
 
     @property
     def output_weight(self) -> Tensor:
-        """`[vocab, dim]`."""
+        """Return the weights of the output layer, `[vocab, dim]`."""
         ...
 
     def encode(self, source: Tensor) -> Tensor:
-        """`[batch, source]` ids to `[batch, source, dim]`."""
+        """Map `[batch, source]` ids to encoder states `[batch, source, dim]`."""
         ...
 
     def decode_features(self, target_in: Tensor, source: Tensor, memory: Tensor) -> Tensor:
-        """Teacher forcing, to `[batch, target, dim]`."""
+        """Compute the inputs of the output layer under teacher forcing, `[batch, target, dim]`."""
         ...
 
 

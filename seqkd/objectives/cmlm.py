@@ -1,4 +1,4 @@
-"""Cross-entropy of masked target positions, and of the length."""
+"""Cross-entropy of masked target positions and of the length."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ class MaskedModel(Protocol):
     output_weight: Tensor
 
     def encode(self, source: Tensor) -> Tensor:
-        """`[batch, source]` ids to `[batch, source, dim]`."""
+        """Map `[batch, source]` ids to encoder states `[batch, source, dim]`."""
         ...
 
     def length_loss(self, memory: Tensor, source: Tensor, target: Tensor) -> Tensor:
-        """Mean over sentences of the loss of the lengths `[batch]`, end of sentence counted."""
+        """Compute the loss of the lengths `[batch]`, including end of sentence, mean over sentences."""
         ...
 
     def decode_features(self, inputs: Tensor, real: Tensor, memory: Tensor, source: Tensor) -> Tensor:
-        """`[batch, target]` ids, some `mask_id`, to `[batch, target, dim]`."""
+        """Map `[batch, target]` ids, some of which are `mask_id`, to `[batch, target, dim]`."""
         ...
 
 
@@ -42,7 +42,7 @@ class CmlmLossSettings:
 
     Attributes:
         label_smoothing: Share of the uniform distribution in the target, 0 for none.
-        length_weight: Weight of the length's loss.
+        length_weight: Weight of the loss of the length.
     """
 
     label_smoothing: LabelSmoothing = 0.1
@@ -51,16 +51,16 @@ class CmlmLossSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CmlmLoss:
-    """Cross-entropy at a random choice of positions that are masked, given the others (Ghazvininejad et al. 2019).
+    """Cross-entropy at randomly masked positions, given the other positions (Ghazvininejad et al. 2019).
 
-    How many are masked is uniform between one and all; end of sentence is always given. The loss
-    is scaled so that, divided by the batch's target tokens, it is the mean over the masked positions plus
-    `length_weight` times the mean over the sentences' lengths. In evaluation all positions are masked: `nll` is that of
-    the first pass of decoding, the hardest, and nothing is random.
+    The number of masked positions is uniform between one and all. End of sentence is never masked. The loss is scaled
+    so that, divided by the batch's target tokens, it is the mean over the masked positions plus `length_weight` times
+    the mean of the length's loss over the sentences. In evaluation all positions are masked: `nll` is that of the first
+    pass of decoding, which is the hardest, and nothing is random.
 
     Args:
         smoothing: Share of the uniform distribution in the target, 0 for none.
-        length_weight: Weight of the length's loss.
+        length_weight: Weight of the loss of the length.
     """
 
     reads = NOTHING
@@ -69,11 +69,11 @@ class CmlmLoss:
     length_weight: float
 
     def count(self, batch: Batch) -> float:
-        """Target tokens."""
+        """Return the number of target tokens."""
         return batch.tokens
 
     def __call__(self, forward: Forward) -> TermOutput:
-        """The loss of a model such as `Cmlm`."""
+        """Compute the loss of a model such as `Cmlm`."""
         reader, batch = cast(MaskedModel, forward.model), forward.batch
         target = batch.target_out
         real = target.ne(reader.pad_id)
@@ -82,7 +82,7 @@ class CmlmLoss:
             most = inner.sum(1)
             masked = draw_positions(inner, 1 + (torch.rand(len(most), device=most.device) * most).long())
         seen = real.clone()
-        seen[:, 0] = True  # attention needs something to see in a row that is all padding
+        seen[:, 0] = True  # attention needs a visible key even in a row that is all padding
         memory = reader.encode(batch.source)
         features = reader.decode_features(target.masked_fill(masked, reader.mask_id), seen, memory, batch.source)
         places = masked.flatten().nonzero()[:, 0]
@@ -92,5 +92,5 @@ class CmlmLoss:
 
 
 def build(settings: CmlmLossSettings, _: Models) -> CmlmLoss:
-    """The term of these settings."""
+    """Build the term with these settings."""
     return CmlmLoss(smoothing=settings.label_smoothing, length_weight=settings.length_weight)

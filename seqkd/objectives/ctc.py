@@ -26,11 +26,11 @@ class FrameModel(Protocol):
     blank_id: int
 
     def frames(self, source: Tensor) -> Tensor:
-        """Real frames `[batch, frames]` bool, the first ones of each row."""
+        """Return `[batch, frames]` bool, True at real frames, which come first in each row."""
         ...
 
     def inputs(self, memory: Tensor) -> Tensor:
-        """Encoder states to decoder inputs `[batch, frames, dim]`."""
+        """Map encoder states to decoder inputs `[batch, frames, dim]`."""
         ...
 
 
@@ -51,20 +51,21 @@ class CtcLossSettings:
 class CtcLoss:
     """Negative log-likelihood of the target, summed over its alignments to the frames.
 
-    An alignment has one symbol a frame, so the loss is the cross-entropy of blanks at all frames less the log-sum of
-    what symbols add to it (`log_likelihood`); log-probabilities of the whole vocabulary never exist.
+    An alignment has one symbol or blank at each frame, so the loss is the cross-entropy of blanks at all frames minus
+    the `log_likelihood` of the symbols relative to the blanks. The log-probabilities of the whole vocabulary are never
+    in memory.
 
-    A target with more tokens and blanks between repeats than frames has no alignment, and an infinite loss: models name
-    such rows as unusable.
+    If a target has more tokens, and blanks between repeats, than there are frames, it has no alignment and an infinite
+    loss. Models mark such rows as unusable.
 
-    In training with glancing, loss and `nll` are those of the second pass, which has seen some frames; in evaluation
-    nothing is shown and `nll` is exact.
+    In training with glancing, loss and `nll` are those of the second pass, to which some frames are shown. In
+    evaluation nothing is shown, and `nll` is exact.
 
     Args:
         smoothing: Share of the uniform distribution at each frame, as in label smoothing; 0 for none.
-        glancing: Share of wrong frames that are shown, at the start and the end of training (GLAT, Qian et al. 2021,
-            section 3.1; with CTC: Gu and Kong 2021, section 3.4); linear in between.
-        show: Draws the frames that are shown.
+        glancing: Share of wrong frames that are shown, at the start and the end of training, and linear in between
+            (GLAT, Qian et al. 2021, section 3.1; with CTC: Gu and Kong 2021, section 3.4).
+        show: Draws the frames to show.
     """
 
     reads = NOTHING
@@ -74,11 +75,11 @@ class CtcLoss:
     show: Show = draw_shown
 
     def count(self, batch: Batch) -> float:
-        """Target tokens, or the sum of their weights."""
+        """Return the number of target tokens, or the sum of their weights."""
         return batch.total
 
     def __call__(self, forward: Forward) -> TermOutput:
-        """The loss of a `FrameModel`."""
+        """Compute the loss of a `FrameModel`."""
         model, batch = forward.model, forward.batch
         frame_model = cast(FrameModel, model)
         stack = frame_model.stack
@@ -113,13 +114,13 @@ class CtcLoss:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Targets:
-    """What is aligned.
+    """The targets to align.
 
     Attributes:
         ids: `[batch, target]`, without end of sentence.
-        lengths: `[batch]`.
-        frames: `[batch]`, at least 1.
-        counted: `[batch]` bool, False in rows that are all padding.
+        lengths: `[batch]`, numbers of tokens without end of sentence.
+        frames: `[batch]`, numbers of frames, at least 1.
+        counted: `[batch]` bool, False for rows that are all padding.
     """
 
     ids: Tensor
@@ -136,7 +137,7 @@ class _Targets:
 
 
 def _ratios(model: FrameModel, features: Tensor, targets: _Targets) -> Tensor:
-    """Log-ratios of each target piece to the blank, `[batch, frames, target]` float32."""
+    """Compute the log-ratios of each target piece to the blank, `[batch, frames, target]` float32."""
     weight = model.stack.output_weight
     with torch.autocast(features.device.type, enabled=False):
         contrast = functional.embedding(targets.ids, weight).float() - weight[model.blank_id].float()
@@ -146,7 +147,7 @@ def _ratios(model: FrameModel, features: Tensor, targets: _Targets) -> Tensor:
 def _glance(
     model: FrameModel, features: Tensor, real: Tensor, targets: _Targets, ratio: float, show: Show
 ) -> tuple[Tensor, Tensor]:
-    """The symbol that the best alignment has at each frame, and which frames are shown; both `[batch, frames]`."""
+    """Return the symbol of the best alignment at each frame, and whether the frame is shown; both `[batch, frames]`."""
     ratios = _ratios(model, features, targets)
     aligned = best_alignment(ratios, targets.ids, targets.frames, targets.lengths, model.blank_id)
     counted = real & targets.counted[:, None]
@@ -156,5 +157,5 @@ def _glance(
 
 
 def build(settings: CtcLossSettings, _: Models) -> CtcLoss:
-    """The term of these settings."""
+    """Build the term with these settings."""
     return CtcLoss(smoothing=settings.label_smoothing, glancing=settings.glancing)

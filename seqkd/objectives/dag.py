@@ -16,25 +16,25 @@ from seqkd.objectives.glancing import Glancing, Show, draw_shown
 from seqkd.objectives.projection import projected_log_sum_exp
 from seqkd.objectives.terms import NOTHING, Forward, Models, TermOutput
 
-_LARGEST_EXPONENT = 700.0  # exp of it is finite in float64
+_LARGEST_EXPONENT = 700.0  # its exponential is finite in float64
 
 
 class GraphModel(Protocol):
-    """A model whose decoder's positions are the vertices of a graph, as `Dag`'s are."""
+    """A model whose decoder positions are the vertices of a graph, as in `Dag`."""
 
     stack: ParallelStack
     pad_id: int
 
     def vertices(self, source: Tensor) -> Tensor:
-        """Real vertices `[batch, vertices]` bool, the first ones of each row."""
+        """Return `[batch, vertices]` bool, True at real vertices, which come first in each row."""
         ...
 
     def inputs(self, memory: Tensor) -> Tensor:
-        """Encoder states to decoder inputs `[batch, vertices, dim]`."""
+        """Map encoder states to decoder inputs `[batch, vertices, dim]`."""
         ...
 
     def transitions(self, features: Tensor, real: Tensor) -> Tensor:
-        """Probabilities `[batch, vertices, vertices]`."""
+        """Compute the transition probabilities `[batch, vertices, vertices]`."""
         ...
 
 
@@ -53,13 +53,13 @@ class DagLossSettings:
 class DagLoss:
     """Negative log-likelihood of the target, summed over all paths (Huang et al. 2022, section 3.3).
 
-    In training with glancing, loss and `nll` are those of the second pass, which has seen some of the target; in
-    evaluation nothing is shown and `nll` is exact.
+    In training with glancing, loss and `nll` are those of the second pass, to which some target tokens are shown. In
+    evaluation nothing is shown, and `nll` is exact.
 
     Args:
         glancing: Share of wrong target tokens that are shown at their vertices on the best path, at the start and the
-            end of training; linear in between.
-        show: Draws the tokens that are shown.
+            end of training, and linear in between.
+        show: Draws the tokens to show.
     """
 
     reads = NOTHING
@@ -68,11 +68,11 @@ class DagLoss:
     show: Show = draw_shown
 
     def count(self, batch: Batch) -> float:
-        """Target tokens, or the sum of their weights."""
+        """Return the number of target tokens, or the sum of their weights."""
         return batch.total
 
     def __call__(self, forward: Forward) -> TermOutput:
-        """The loss of a `GraphModel`."""
+        """Compute the loss of a `GraphModel`."""
         model, batch = forward.model, forward.batch
         graph = cast(GraphModel, model)
         stack = graph.stack
@@ -96,16 +96,16 @@ class DagLoss:
 
 
 def log_likelihood(transitions: Tensor, emissions: Tensor, lengths: Tensor) -> Tensor:
-    """Log of the sum over all paths from vertex 0 that emit one token at each vertex they come to.
+    """Compute the log of the sum over all paths that start at vertex 0 and emit one token at each following vertex.
 
-    Steps over the target are products with the transition matrix, in probabilities scaled by the largest; gradients
-    are a hand-written backward recursion. Both are float64, for its exponents: a path counts nothing only where its
-    probability up to some token is less than 1e-300 of the best one's.
+    A step over the target is a product with the transition matrix, in probabilities that are scaled by the largest one.
+    Gradients come from a hand-written backward recursion. Both use float64 because of its range: a path is only lost if
+    its probability up to some token is less than 1e-300 of that of the best path.
 
     Args:
         transitions: `[batch, vertices, vertices]` probabilities, zero except to later vertices.
-        emissions: `[batch, target, vertices]` log-probability of each token at each vertex, -inf where it must not be.
-        lengths: `[batch]` int64, each row's tokens; a row without any has a log-likelihood of 0.
+        emissions: `[batch, target, vertices]`: log-probability of each token at each vertex, -inf if it is not allowed.
+        lengths: `[batch]` int64, the number of tokens of each row. A row without tokens has a log-likelihood of 0.
 
     Returns:
         `[batch]`.
@@ -114,10 +114,10 @@ def log_likelihood(transitions: Tensor, emissions: Tensor, lengths: Tensor) -> T
 
 
 def best_path(transitions: Tensor, emissions: Tensor, lengths: Tensor) -> Tensor:
-    """The most probable path (Viterbi); arguments as for `log_likelihood`.
+    """Find the most probable path (Viterbi). The arguments are those of `log_likelihood`.
 
     Returns:
-        `[batch, target]` the vertex of each token; anything after a row's length.
+        `[batch, target]`: the vertex of each token. Values after the length of a row are undefined.
     """
     log_transitions = transitions.log()
     rows = torch.arange(len(lengths), device=lengths.device)
@@ -142,7 +142,8 @@ class _LogLikelihood(torch.autograd.Function):
         ctx.kind = emissions.dtype
         transitions, emissions = transitions.double(), emissions.double()
         steps = emissions.transpose(0, 1)
-        # Probabilities of all prefixes' paths by their last vertex, divided by the largest, whose log is in `scales`.
+        # For each prefix of the target, the probability of its paths by their last vertex, divided by the largest of
+        # them. The log of the largest is in `scales`.
         reached = emissions.new_zeros(target + 1, batch, count)
         reached[0, :, 0] = 1
         scales = emissions.new_zeros(target + 1, batch)
@@ -164,8 +165,8 @@ class _LogLikelihood(torch.autograd.Function):
         (grad,) = grads
         target = emissions.size(1)
         backward = transitions.transpose(1, 2)
-        # For each token and vertex: its emission and everything after it, relative to the total and to what
-        # `reached` was divided by. The product of both is at most one where it counts.
+        # For each token and vertex, the probability of its emission and of everything after it, divided by the total
+        # and multiplied by the scale of `reached`. The product with `reached` is at most one on all possible paths.
         rest = torch.zeros_like(emissions)
         occupied = torch.zeros_like(emissions)
         ahead = torch.full_like(emissions[:, 0], -torch.inf)
@@ -183,15 +184,16 @@ class _LogLikelihood(torch.autograd.Function):
             ahead = torch.bmm(scaled[:, None], backward)[:, 0].log_() + peak[:, None]
         weighted = rest * grad[:, None, None]
         to_transitions = torch.bmm(reached[:-1].permute(1, 2, 0), weighted)
-        to_transitions.masked_fill_(transitions.eq(0), 0)  # where there is no way it may be beyond float32
+        to_transitions.masked_fill_(transitions.eq(0), 0)  # without a transition the value may overflow float32
         return to_transitions.to(ctx.kind), (occupied * grad[:, None, None]).to(ctx.kind), None
 
 
 def _allowed(real: Tensor, lengths: Tensor, target: int) -> Tensor:
-    """Where each token may be `[batch, target, vertices]`: as many vertices before it as tokens, and after it too.
+    """Return `[batch, target, vertices]` bool: whether a token may be at a vertex.
 
-    The last token, end of sentence, is at the last vertex. Vertices from which a path could not end in time are left
-    out, so that no sum is scaled by what leads nowhere.
+    There must be at least as many vertices as tokens both before and after it. The last token, end of sentence, is at
+    the last vertex. Vertices from which a path cannot reach the end are excluded, so that they do not determine the
+    scale of a sum.
     """
     vertex = torch.arange(real.size(1), device=real.device)
     step = torch.arange(target, device=real.device)[:, None]
@@ -201,7 +203,7 @@ def _allowed(real: Tensor, lengths: Tensor, target: int) -> Tensor:
 
 
 def _emissions(model: GraphModel, features: Tensor, real: Tensor, batch: Batch) -> Tensor:
-    """Log-probability of each target token at each vertex, `[batch, target, vertices]` float32."""
+    """Compute the log-probability of each target token at each vertex, `[batch, target, vertices]` float32."""
     stack, target = model.stack, batch.target_out
     lengths = target.ne(model.pad_id).sum(1)
     sums = projected_log_sum_exp(features.flatten(0, 1), stack.output_weight).view(real.shape)
@@ -210,7 +212,7 @@ def _emissions(model: GraphModel, features: Tensor, real: Tensor, batch: Batch) 
         logits = torch.bmm(pieces, features.float().transpose(1, 2))
     step = torch.arange(target.size(1), device=target.device)
     is_end = (step == lengths[:, None] - 1)[..., None]
-    # The last vertex stands for the end of sentence and has nothing else to say.
+    # The last vertex emits the end of sentence with probability 1.
     emissions = (logits - sums[:, None]).masked_fill(is_end, 0.0)
     return emissions.masked_fill(~_allowed(real, lengths, target.size(1)), -torch.inf)
 
@@ -218,7 +220,10 @@ def _emissions(model: GraphModel, features: Tensor, real: Tensor, batch: Batch) 
 def _glance(
     model: GraphModel, features: Tensor, real: Tensor, batch: Batch, ratio: float, show: Show
 ) -> tuple[Tensor, Tensor]:
-    """Target tokens at their vertices on the best path, and which of those are shown; both `[batch, vertices]`."""
+    """Return the target tokens at their vertices on the best path, and whether each is shown; both `[batch, vertices]`.
+
+    Vertices that are not on the path hold id 0.
+    """
     target = batch.target_out
     lengths = target.ne(model.pad_id).sum(1)
     emissions = _emissions(model, features, real, batch)
@@ -228,7 +233,7 @@ def _glance(
     wrong = torch.zeros_like(written)
     wrong[written] = best_pieces(on_path[written], model.stack.output_weight).ne(target[written])
     visible = show(written, wrong.sum(1), ratio)
-    # Tokens after a row's last would write to a vertex, so they go to a column of their own.
+    # Places after the last token of a row are written to an additional column, which is then dropped.
     place = torch.where(written, path, real.size(1))
     pieces = torch.zeros(len(real), real.size(1) + 1, dtype=torch.long, device=real.device)
     marks = torch.zeros_like(pieces, dtype=torch.bool)
@@ -238,5 +243,5 @@ def _glance(
 
 
 def build(settings: DagLossSettings, _: Models) -> DagLoss:
-    """The term of these settings."""
+    """Build the term with these settings."""
     return DagLoss(glancing=settings.glancing)

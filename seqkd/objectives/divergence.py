@@ -1,9 +1,9 @@
-"""How far a student's distributions are from a teacher's: values and gradients of rows of logits, without autograd.
+"""Divergences of a student's distributions from a teacher's: values and gradients by rows of logits, without autograd.
 
-A direction is "forward", cross-entropy of the student under the teacher, whose gradient is that of KL(teacher ||
-student); or "reverse", KL(student || teacher). Where the teacher's distribution is known for k ids and for all others
-together (`SoftTargets.tail`), both distributions are compared over these k + 1 events: the student learns the teacher's
-k probabilities as they are and how much is left for the rest, not how that is shared out.
+The direction "forward" is the cross-entropy of the student under the teacher, whose gradient is that of KL(teacher ||
+student). The direction "reverse" is KL(student || teacher). If the teacher's distribution is only known for k ids and
+for all others together (`SoftTargets.tail`), the distributions are compared over these k + 1 events. The student then
+learns the teacher's k probabilities and the probability of the rest, but not its distribution over the rest.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ Direction = Literal["forward", "reverse"]
 
 
 class Mixture(NamedTuple):
-    """What a word-level loss is mixed of.
+    """The mixture of divergence and likelihood in a word-level loss.
 
     Attributes:
-        temperature: T, of both models' distributions in the divergence.
-        alpha: Share of the teacher.
-        smoothing: Of the likelihood.
+        temperature: T, the temperature of both distributions in the divergence.
+        alpha: Share of the divergence.
+        smoothing: Label smoothing of the likelihood.
     """
 
     temperature: float
@@ -34,7 +34,7 @@ class Mixture(NamedTuple):
 
 
 def full_divergence(student: Tensor, teacher: Tensor, direction: Direction) -> tuple[Tensor, Tensor]:
-    """Over the whole vocabulary.
+    """Compute the divergence over the whole vocabulary.
 
     Args:
         student: `[rows, vocab]` log-probabilities.
@@ -54,11 +54,11 @@ def full_divergence(student: Tensor, teacher: Tensor, direction: Direction) -> t
 
 
 def sparse_divergence(student: Tensor, teacher: SoftTargets, direction: Direction) -> tuple[Tensor, Tensor]:
-    """Over the teacher's ids and, where it has one, its tail.
+    """Compute the divergence over the teacher's ids and its tail, if it has one.
 
     Args:
         student: `[rows, vocab]` log-probabilities.
-        teacher: Of the same rows; with a tail if the direction is reverse.
+        teacher: The teacher's distributions for the same rows. The direction reverse needs a tail.
         direction: See the module.
 
     Returns:
@@ -69,12 +69,12 @@ def sparse_divergence(student: Tensor, teacher: SoftTargets, direction: Directio
     q, p = logq.exp(), student.exp()
     if teacher.tail is None:
         if direction == "reverse":
-            raise ValueError("reverse KL needs a teacher's tail: it is infinite where the teacher has probability zero")
+            raise ValueError("reverse KL needs a teacher's tail: it is infinite if the teacher's probability is zero")
         value = -(q * top).sum(-1)
         p.mul_(q.sum(-1, keepdim=True))
         return value, p.scatter_add_(1, teacher.ids, -q)
     p_top = top.exp()
-    # Summed, not one minus the rest: that would leave nothing of a small tail.
+    # The tail is a sum of probabilities. One minus the other probabilities would lose the digits of a small tail.
     p_tail = p.scatter_(1, teacher.ids, 0.0).sum(-1, keepdim=True)
     kept_off_zero = p_tail.clamp_min(torch.finfo(p.dtype).tiny)
     log_tail = kept_off_zero.log()
@@ -86,7 +86,7 @@ def sparse_divergence(student: Tensor, teacher: SoftTargets, direction: Directio
         p.mul_(mass - q_tail / kept_off_zero)
         return value, p.scatter_(1, teacher.ids, p_top * mass - q)
     ratio = top - logq
-    # With all of the vocabulary in `ids` neither has a tail.
+    # If `ids` is the whole vocabulary, both tails are empty.
     tail_ratio = torch.where(p_tail == 0, 0.0, log_tail - log_q_tail)
     value = (p_top * ratio).sum(-1, keepdim=True) + p_tail * tail_ratio
     p.mul_(tail_ratio - value)
@@ -94,7 +94,7 @@ def sparse_divergence(student: Tensor, teacher: SoftTargets, direction: Directio
 
 
 def likelihood(student: Tensor, targets: Tensor, smoothing: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Label-smoothed cross-entropy, as in `projected_nll`.
+    """Compute the label-smoothed cross-entropy, as in `projected_nll`.
 
     Args:
         student: `[rows, vocab]` log-probabilities.
@@ -114,11 +114,11 @@ def likelihood(student: Tensor, targets: Tensor, smoothing: float) -> tuple[Tens
 
 
 def top_k(logprobs: Tensor, k: int) -> SoftTargets:
-    """The k likeliest ids of each row, the likeliest first, and the tail.
+    """Return the k likeliest ids of each row, the likeliest first, and the tail.
 
     Args:
         logprobs: `[rows, vocab]` log-probabilities.
-        k: 1 to the vocabulary's size.
+        k: A number from 1 to the size of the vocabulary.
     """
     values, ids = logprobs.topk(k, dim=-1)
     rest = logprobs.scatter(1, ids, -math.inf)

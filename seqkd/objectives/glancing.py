@@ -1,4 +1,4 @@
-"""Glancing: showing some of the answer to a model that writes all positions at once (Qian et al. 2021)."""
+"""Glancing: a model that writes all positions at once is shown some target tokens in training (Qian et al. 2021)."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ Glancing = Annotated[
 ]
 
 Show: TypeAlias = Callable[[Tensor, Tensor, float], Tensor]
-"""What draws the positions that are shown, as `draw_shown` does."""
+"""A function that draws the positions to show, such as `draw_shown`."""
 
 
 def draw_shown(real: Tensor, distance: Tensor, ratio: float) -> Tensor:
-    """Positions whose gold tokens the decoder is shown (Qian et al. 2021, section 3).
+    """Draw the positions at which the decoder is shown the gold tokens (Qian et al. 2021, section 3).
 
     Args:
         real: `[batch, length]` bool, True at target tokens.
-        distance: `[batch]` int64, how many tokens of the first pass are wrong (Hamming distance).
-        ratio: Share of that number that is shown, 0 to 1.
+        distance: `[batch]` int64, number of wrong tokens in the first pass (Hamming distance).
+        ratio: Share of that number to show, from 0 to 1.
 
     Returns:
-        `[batch, length]` bool: `round(ratio * distance)` of each row's real positions, half rounded to even, drawn
-        uniformly. (The authors' code rounds down.)
+        `[batch, length]` bool: in each row `round(ratio * distance)` of the real positions, drawn uniformly. Halves are
+        rounded to even. (The authors' code rounds down.)
     """
     return draw_positions(real, (ratio * distance.double()).round().long())

@@ -23,8 +23,8 @@ class WeightedTerm:
 
     Attributes:
         term: See `Term`.
-        name: For messages and curves; unique in its sum.
-        weight: Factor of the term's mean, above 0.
+        name: The name in messages and curves, unique in the sum.
+        weight: Factor of the mean of the term, above 0.
     """
 
     term: Term
@@ -33,19 +33,19 @@ class WeightedTerm:
 
 
 class Loss(nn.Module):
-    """A sum of terms, each divided by a denominator of its own and multiplied by its weight.
+    """A sum of terms, each divided by its own denominator and multiplied by its weight.
 
     Args:
-        terms: At least one.
-        teacher: Runs beside the student; None if no term asks one. It is no part of the module.
-        measure: Gives the negative log-likelihood of held-out text, where none of `terms` does.
+        terms: One or more terms.
+        teacher: The teacher that runs beside the student, or None if no term needs one. It is not part of the module.
+        measure: A term for the negative log-likelihood of held-out text if the first of `terms` does not compute it.
 
     Raises:
-        ValueError: Two terms have one name.
+        ValueError: Two terms have the same name.
 
     Attributes:
-        terms: As given.
-        reads: Those of all terms together.
+        terms: The terms.
+        reads: The internal tensors that any of the terms reads.
         measure: The term that measures a model; the first of `terms` unless another is given.
     """
 
@@ -64,15 +64,16 @@ class Loss(nn.Module):
             student=reduce(or_, (part.term.reads.student for part in self.terms), NO_TRACES),
             teacher=reduce(or_, (part.term.reads.teacher for part in self.terms), NO_TRACES),
         )
-        # A trace is there once a pass has been made. A term that makes passes of its own has no need of a trace.
+        # Terms that read a trace come last, because the trace exists only after a pass. Terms that run their own passes
+        # do not read one.
         self._order = sorted(range(len(self.terms)), key=lambda n: bool(self.terms[n].term.reads.student))
 
     def counts(self, batch: Batch) -> list[float]:
-        """The batch's part of each term's denominator."""
+        """Return the batch's part of the denominator of each term."""
         return [part.term.count(batch) for part in self.terms]
 
     def outputs(self, model: nn.Module, batch: Batch, *, by_row: bool = False) -> list[TermOutput]:
-        """Each term's value, not yet divided or multiplied by anything."""
+        """Compute the value of each term, without its denominator and weight."""
         wanted = self.reads.student
         with traced(model, wanted) if wanted else nullcontext() as trace:
             forward = Forward(model, batch, teacher=self._teacher, reads=self.reads, trace=trace, by_row=by_row)
@@ -80,14 +81,14 @@ class Loss(nn.Module):
         return [found[n] for n in range(len(self.terms))]
 
     def forward(self, model: nn.Module, batch: Batch) -> tuple[Tensor, ...]:
-        """Each term's sum, a scalar with gradient."""
+        """Compute the sum of each term, a scalar with a gradient."""
         return tuple(output.loss for output in self.outputs(model, batch))
 
     def nll(self, model: nn.Module, batch: Batch) -> tuple[Tensor, float]:
-        """The negative log-likelihood of a model in evaluation, summed in nats, and its denominator.
+        """Compute the negative log-likelihood of a model in evaluation, a sum in nats, and its denominator.
 
         Raises:
-            ValueError: `measure` does not know it.
+            ValueError: `measure` does not compute it.
         """
         found = self.measure(Forward(model, batch)).nll
         if found is None:

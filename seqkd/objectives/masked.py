@@ -1,4 +1,4 @@
-"""Random choices of positions, and a loss over some positions that weighs as much as one over all."""
+"""Random choices of positions, and a loss over some positions with the same scale as a loss over all positions."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ def draw_positions(real: Tensor, count: Tensor) -> Tensor:
     """Draw positions uniformly, without replacement.
 
     Args:
-        real: `[batch, length]` bool, where positions may be drawn.
-        count: `[batch]` int64, how many; all where a row has fewer.
+        real: `[batch, length]` bool, True at positions that may be drawn.
+        count: `[batch]` int64, the number of positions to draw. If a row has fewer, all are drawn.
 
     Returns:
         `[batch, length]` bool.
@@ -26,18 +26,18 @@ def draw_positions(real: Tensor, count: Tensor) -> Tensor:
 def nll_at(
     features: Tensor, weight: Tensor, target: Tensor, places: Tensor, smoothing: float, tokens: int
 ) -> tuple[Tensor, Tensor]:
-    """Label-smoothed cross-entropy at some positions, times `tokens` over their number.
+    """Compute the label-smoothed cross-entropy at some positions, multiplied by `tokens` and divided by their number.
 
-    The loop divides a loss by the batch's target tokens; so scaled, it gets the mean over the positions, and a batch
-    with few of them has its full say.
+    The training loop divides a loss by the batch's target tokens. With this scale the result is the mean over the
+    positions, and a batch with few positions has the same influence as others.
 
     Args:
         features: `[batch, target, dim]`.
         weight: `[vocab, dim]`, the output layer.
         target: `[batch, target]` ids.
-        places: `[positions]` int64, where `target.flatten()` is to be learned.
+        places: `[positions]` int64, the positions of `target.flatten()` to learn.
         smoothing: See `projected_nll`.
-        tokens: Of the batch.
+        tokens: Number of target tokens in the batch.
 
     Returns:
         The loss, and the unsmoothed negative log-likelihood without gradient; scalars in float32.

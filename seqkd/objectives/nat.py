@@ -1,4 +1,4 @@
-"""Cross-entropy of all target positions at once, and of the length; with glancing if asked for."""
+"""Cross-entropy of all target positions at once and of the length, optionally with glancing."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ class CopyingModel(Protocol):
     output_weight: Tensor
 
     def encode(self, source: Tensor) -> Tensor:
-        """`[batch, source]` ids to `[batch, source, dim]`."""
+        """Map `[batch, source]` ids to encoder states `[batch, source, dim]`."""
         ...
 
     def copy_source(self, memory: Tensor, source: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """The decoder's input for a known target, `[batch, target, dim]`, and the loss of its length, a scalar."""
+        """Compute the decoder's input `[batch, target, dim]` for a known target, and the scalar loss of its length."""
         ...
 
     def embed_target(self, ids: Tensor) -> Tensor:
-        """`[batch, target]` ids to `[batch, target, dim]`."""
+        """Map `[batch, target]` ids to embeddings `[batch, target, dim]`."""
         ...
 
     def decode(self, inputs: Tensor, real: Tensor, memory: Tensor, source: Tensor) -> Tensor:
-        """All positions at once, to `[batch, target, dim]`."""
+        """Decode all positions at once, to `[batch, target, dim]`."""
         ...
 
 
@@ -46,7 +46,7 @@ class NatLossSettings:
 
     Attributes:
         label_smoothing: Share of the uniform distribution in the target, 0 for none.
-        length_weight: Weight of the length's loss.
+        length_weight: Weight of the loss of the length.
         glancing: See `Glancing`.
     """
 
@@ -59,19 +59,19 @@ class NatLossSettings:
 class NatLoss:
     """Label-smoothed cross-entropy at every position of the gold length, plus that of the length.
 
-    Without glancing it is the loss of Gu et al. 2018. With it (GLAT, Qian et al. 2021, section 3) a first pass without
-    gradient writes the sentence; the more of it is wrong, the more gold tokens, at random places, take the place of the
-    copied source, and the loss is the mean over the other places.
+    Without glancing it is the loss of Gu et al. 2018. With glancing (GLAT, Qian et al. 2021, section 3) a first pass
+    without gradient writes the sentence. The more tokens are wrong, the more gold tokens at random positions replace
+    the copied source, and the loss is the mean over the other positions.
 
-    Every value is scaled so that, divided by the batch's target tokens, it is a mean: over the positions learned
-    from, and over the sentences for their lengths. In evaluation nothing is shown, and `nll` is that of all positions,
-    given the gold length, or the fertilities by which the gold target is aligned.
+    All values are scaled so that, divided by the batch's target tokens, they are means over the positions that are
+    learned, or over the sentences for their lengths. In evaluation nothing is shown, and `nll` is that of all
+    positions, given the gold length or the fertilities of the aligned gold target.
 
     Args:
         smoothing: Share of the uniform distribution in the target, 0 for none.
-        length_weight: Weight of the length's loss.
-        glancing: Share of the wrong positions' number that is shown, at the start and the end of training; None for
-            none.
+        length_weight: Weight of the loss of the length.
+        glancing: Number of shown positions as a share of the wrong ones, at the start and the end of training; None for
+            no glancing.
     """
 
     reads = NOTHING
@@ -81,16 +81,16 @@ class NatLoss:
     glancing: tuple[float, float] | None = None
 
     def count(self, batch: Batch) -> float:
-        """Target tokens."""
+        """Return the number of target tokens."""
         return batch.tokens
 
     def __call__(self, forward: Forward) -> TermOutput:
-        """The loss of a model such as `Nat`."""
+        """Compute the loss of a model such as `Nat`."""
         writer, batch = cast(CopyingModel, forward.model), forward.batch
         target = batch.target_out
         real = target.ne(writer.pad_id)
         seen = real.clone()
-        seen[:, 0] = True  # attention needs something to see in a row that is all padding
+        seen[:, 0] = True  # attention needs a visible key even in a row that is all padding
         memory = writer.encode(batch.source)
         inputs, length_loss = writer.copy_source(memory, batch.source, target)
         places = batch.kept
@@ -107,7 +107,7 @@ class NatLoss:
 
 @torch.no_grad()
 def _wrong(model: CopyingModel, batch: Batch, inputs: Tensor, real: Tensor, memory: Tensor) -> Tensor:
-    """How many tokens of each sentence the model gets wrong by itself, `[batch]` int64."""
+    """Count the tokens of each sentence that the model gets wrong without glancing, `[batch]` int64."""
     features = model.decode(inputs, real, memory, batch.source)
     wrong = torch.zeros_like(real)
     wrong[real] = best_pieces(features[real], model.output_weight).ne(batch.target_out[real])
@@ -115,5 +115,5 @@ def _wrong(model: CopyingModel, batch: Batch, inputs: Tensor, real: Tensor, memo
 
 
 def build(settings: NatLossSettings, _: Models) -> NatLoss:
-    """The term of these settings."""
+    """Build the term with these settings."""
     return NatLoss(smoothing=settings.label_smoothing, length_weight=settings.length_weight, glancing=settings.glancing)

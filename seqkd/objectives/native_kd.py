@@ -1,9 +1,10 @@
-"""Word-level distillation by the CPU's kernels: neither model's distributions are ever written to memory.
+"""Word-level distillation with the CPU kernels, which never write the distributions of either model to memory.
 
-The cross-entropy of the student under the teacher is the log-sum-exp of the student's logits less the logits that the
-teacher expects, and these are its features times the row of its output layer that the teacher expects. So its
-gradients are the student's softmax's less the teacher's, and each is one pass of the same kernel. A second temperature
-or a second teacher would be one more pass each, whose products cost more than they save: torch has these.
+The cross-entropy of the student under the teacher is the log-sum-exp of the student's logits minus the expectation of
+the student's logits under the teacher. This expectation is the product of the student's features and the expected row
+of its output layer. The gradient is the student's softmax minus that of the teacher, and each of the two parts is one
+pass of the same kernel. A second temperature or a second teacher would each need one more pass, whose products cost
+more than they save. These cases are left to torch.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from seqkd.objectives.teacher import Answer
 
 
 def kernels_serve(features: Tensor, weight: Tensor, teacher: Answer, mixture: Mixture) -> bool:
-    """Whether there is one teacher, all is at temperature 1, gradients are wanted, and products are the kernels'."""
+    """Whether there is one teacher, T is 1, gradients are needed, and the kernels support the products."""
     return (
         torch.is_grad_enabled()
         and mixture.temperature == 1.0
@@ -39,15 +40,15 @@ def native_kd(
     mixture: Mixture,
     scales: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """`projected_kd` with the cross-entropy of the student under a live teacher, over the whole vocabulary.
+    """Compute `projected_kd` for the cross-entropy of the student under a live teacher, over the whole vocabulary.
 
     Args:
         features: `[tokens, dim]`.
         weight: `[vocab, dim]`.
         targets: `[tokens]` int64.
-        teacher: One model, at temperature 1.
-        mixture: See `WordKd`; of that temperature.
-        scales: `[tokens]` float32, what each token's loss is multiplied by; None for 1.
+        teacher: The answer of one model.
+        mixture: See `WordKd`. Its temperature is 1.
+        scales: `[tokens]` float32, the factor of each token's loss; None for 1.
 
     Returns:
         See `projected_kd`.
@@ -56,7 +57,7 @@ def native_kd(
 
 
 class _NativeKd(torch.autograd.Function):
-    """Gradients come with the values."""
+    """The loss, whose gradients are computed in the forward pass."""
 
     @staticmethod
     def forward(
@@ -71,7 +72,7 @@ class _NativeKd(torch.autograd.Function):
         _, alpha, smoothing = mixture
         ((read, layer),) = teacher.members
         rows, weight = features.detach().float().contiguous(), weight.detach()
-        # The student's softmax serves the likelihood, too: the shares of both parts add up to one.
+        # One gradient of the student's softmax serves both the divergence and the likelihood, whose shares sum to one.
         sums, grad_rows, grad_weight = native.log_sum_exp_gradients(rows, weight, scales)
         shares = torch.full_like(sums, -alpha) if scales is None else -alpha * scales
         expected = native.expected_rows(read.float().contiguous(), layer.float(), weight, rows, shares, grad_weight)

@@ -1,4 +1,4 @@
-"""Negative log-likelihood: the gold or distilled target, word by word."""
+"""Negative log-likelihood of the gold or distilled target, word by word."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class NllSettings:
 class LabelSmoothedNll:
     """Negative log-likelihood under teacher forcing, with label smoothing (Szegedy et al. 2016, section 7).
 
-    Trained on a teacher's outputs it is sequence-level knowledge distillation (Kim and Rush 2016, equation 8).
+    On a teacher's outputs it is the loss of sequence-level knowledge distillation (Kim and Rush 2016, equation 8).
 
     Args:
         smoothing: Share of the uniform distribution in the target, 0 for none.
@@ -35,11 +35,11 @@ class LabelSmoothedNll:
     smoothing: float
 
     def count(self, batch: Batch) -> float:
-        """Target tokens, or the sum of their weights."""
+        """Return the number of target tokens, or the sum of their weights."""
         return batch.total
 
     def __call__(self, forward: Forward) -> TermOutput:
-        """The loss of a left-to-right model."""
+        """Compute the loss of a left-to-right model."""
         read = (forward.features, forward.output_weight, forward.targets)
         loss, nll = projected_nll(*read, self.smoothing, forward.weights)
         rows = forward.row_sums(nll_by_token(*read, self.smoothing)) if forward.by_row else None
@@ -47,5 +47,5 @@ class LabelSmoothedNll:
 
 
 def build(settings: NllSettings, _: Models) -> LabelSmoothedNll:
-    """The term of these settings."""
+    """Build the term with these settings."""
     return LabelSmoothedNll(smoothing=settings.label_smoothing)

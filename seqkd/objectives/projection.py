@@ -1,4 +1,4 @@
-"""The output layer and its cross-entropy in one: logits of all tokens never exist at the same time."""
+"""The output layer and its cross-entropy in one step, so that the logits of all tokens are never in memory together."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from torch.nn import functional
 from seqkd.kernels import products as native
 from seqkd.models.functional import pad_rows
 
-# Logits at a time. In float32 gradients add up inside the product; in lower types each chunk costs a pass over the
-# weight's gradient, so that fewer and larger ones are faster. See docs/performance.md.
+# Number of logits in a chunk. In float32 the product itself accumulates the weight's gradient. In lower types each
+# chunk needs a pass over this gradient, so that fewer and larger chunks are faster. See docs/performance.md.
 CHUNK_ELEMENTS = 1 << 22
 CHUNK_ELEMENTS_LOW = 1 << 23
 CHUNK_ELEMENTS_CUDA = 1 << 26
-ROUND_ROWS = 64  # few shapes of products, see `seqkd.models.functional`
+ROUND_ROWS = 64  # keeps the number of shapes of products small, see `seqkd.models.functional`
 
 
 def rows_within(elements: int, vocab: int) -> int:
-    """Rows of logits that are computed together, in multiples of ROUND_ROWS where `elements` allow it."""
+    """Return the number of rows of logits in a chunk, a multiple of ROUND_ROWS if `elements` is large enough."""
     step = max(1, elements // vocab)
     return step - step % padding_multiple(step)
 
 
 def padding_multiple(step: int) -> int:
-    """What the rows of a product are filled up to where `step` of them go together."""
+    """Return the number to a multiple of which the rows of a product are padded, for chunks of `step` rows."""
     return ROUND_ROWS if step >= ROUND_ROWS else 1
 
 
@@ -40,19 +40,20 @@ def projected_nll(
     *,
     elements: int | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Label-smoothed cross-entropy of `softmax(features @ weight.T)` (Szegedy et al. 2016, section 7), summed.
+    """Sum the label-smoothed cross-entropy of `softmax(features @ weight.T)` (Szegedy et al. 2016, section 7).
 
     The target distribution is `(1 - smoothing) * one_hot + smoothing / vocab`, as in torch's `cross_entropy`.
-    Rows go through in chunks. Gradients are computed at once, while a chunk's logits are at hand, which spares their
-    storage and a second product. Under autocast the products run in its type; the log-sum-exp is always float32.
+    Rows are computed in chunks. The gradients of a chunk are computed at once, while its logits are in memory, which
+    saves their storage and a second product. Under autocast the products use its type; the log-sum-exp is always
+    float32.
 
     Args:
         features: `[tokens, dim]`, float32 or lower.
         weight: `[vocab, dim]`.
         targets: `[tokens]` int64.
         smoothing: Share of the uniform distribution, 0 for none.
-        scales: `[tokens]` float32, what each token's loss is multiplied by; None for 1.
-        elements: Logits that exist at a time; None for a number that suits type and device.
+        scales: `[tokens]` float32, the factor of each token's loss; None for 1.
+        elements: Number of logits in a chunk; None for a number that suits type and device.
 
     Returns:
         The loss, and the unsmoothed negative log-likelihood without gradient; scalars in float32.
@@ -70,7 +71,7 @@ def projected_nll(
 
 
 class _ProjectedNll(torch.autograd.Function):
-    """`low` is the weight in the type of the products."""
+    """`projected_nll` in torch. `low` is the weight in the type of the products."""
 
     @staticmethod
     def forward(
@@ -98,7 +99,7 @@ class _ProjectedNll(torch.autograd.Function):
         log_sums = torch.zeros((), device=low.device)
         for start in range(0, len(rows), step):
             part = rows[start : start + step]
-            real = min(tokens - start, step)  # the rest are zeros below the last row
+            real = min(tokens - start, step)  # the other rows are padding
             wanted = targets[start : start + step, None]
             logits, x = narrow[: len(part)], wide[: len(part)]
             torch.mm(part, low.t(), out=logits)
@@ -113,11 +114,11 @@ class _ProjectedNll(torch.autograd.Function):
             log_sums += _times(log_sum, count)[:real].sum()
             if grad_weight is None:
                 continue
-            # The softmax is x / total. Dividing [rows, dim] instead, before and after the products, saves a pass.
+            # The softmax is x / total. Dividing tensors [rows, dim] before and after the products saves a pass over x.
             x.scatter_add_(1, wanted, total * (smoothing - 1))
             x[real:] = 0.0
             if count is not None:
-                total = total / count  # infinite where a row counts nothing
+                total = total / count  # infinite for rows of weight 0
             if wide is not narrow:
                 logits.copy_(x)
             torch.mm(logits, low, out=grad_rows[start : start + step])
@@ -126,10 +127,10 @@ class _ProjectedNll(torch.autograd.Function):
             if wide is narrow:
                 grad_weight.addmm_(logits.t(), scaled)
             else:
-                grad_weight += torch.mm(logits.t(), scaled).float()  # sums of two types are slow
+                grad_weight += torch.mm(logits.t(), scaled).float()  # a sum of two different types would be slow
         loss = nll
         if smoothing:
-            # Smoothing subtracts share * (sum of all logits); that and its gradients are rank one.
+            # Smoothing subtracts share * (sum of all logits). The gradients of this sum have rank one.
             weight_sum = weight.detach().sum(0, dtype=torch.float32)
             row_sum = _times(rows, counts).sum(0, dtype=torch.float32)
             loss = (1 - smoothing) * nll + smoothing * log_sums - share * (row_sum @ weight_sum)
@@ -162,21 +163,22 @@ def native_likelihood(
     grads: Sequence[Tensor] | None,
     factor: float = 1.0,
 ) -> tuple[Tensor, Tensor]:
-    """What `projected_nll` gives, from what the CPU's kernels gave.
+    """Compute the results of `projected_nll` from those of the CPU kernels.
 
     Args:
         rows: `[tokens, dim]` float32.
         weight: `[vocab, dim]` float32.
-        targets: See `projected_nll`; so are the next two.
-        smoothing: See above.
-        scales: See above.
-        sums: `[tokens]`, the logits' log-sum-exp.
-        grads: Gradients of rows and weight, which hold the softmax's part; the targets' is taken off them.
-        factor: What the likelihood counts in these gradients.
+        targets: See `projected_nll`.
+        smoothing: See `projected_nll`.
+        scales: See `projected_nll`.
+        sums: `[tokens]`, the log-sum-exp of the logits.
+        grads: Gradients of rows and weight that contain the part of the softmax. The part of the targets is subtracted
+            from them in place.
+        factor: Factor of the likelihood in these gradients.
     """
     counts = None if scales is None else scales[:, None]
     wanted = weight.index_select(0, targets)
-    # Rounded as the kernel rounds them, so that a certain token's loss is not below zero.
+    # The factors are rounded as in the kernel, so that the loss of a token of probability 1 is not below zero.
     picked = (rows.bfloat16().float() * wanted.bfloat16().float()).sum(-1)
     loss = nll = _times(sums - picked, scales).sum()
     if grads is not None:
@@ -194,7 +196,7 @@ def native_likelihood(
 
 
 class _NativeNll(torch.autograd.Function):
-    """The same by the CPU's kernels."""
+    """`projected_nll` with the CPU kernels."""
 
     @staticmethod
     def forward(
@@ -227,7 +229,7 @@ class _NativeNll(torch.autograd.Function):
 
 
 def projected_log_sum_exp(features: Tensor, weight: Tensor, *, elements: int | None = None) -> Tensor:
-    """Log-sum-exp of `features @ weight.T` for each row, in chunks; their logits are computed again for gradients.
+    """Compute the log-sum-exp of each row of `features @ weight.T` in chunks. Gradients compute the logits again.
 
     Args:
         features: `[rows, dim]`, float32 or lower.
@@ -235,7 +237,7 @@ def projected_log_sum_exp(features: Tensor, weight: Tensor, *, elements: int | N
         elements: See `projected_nll`.
 
     Returns:
-        `[rows]` float32. Under autocast the products run in its type.
+        `[rows]` float32. Under autocast the products use its type.
     """
     kind = features.device.type
     by_kernel = native.can_multiply(features, weight)
@@ -248,7 +250,7 @@ def projected_log_sum_exp(features: Tensor, weight: Tensor, *, elements: int | N
 
 
 def nll_by_token(features: Tensor, weight: Tensor, targets: Tensor, smoothing: float) -> Tensor:
-    """The loss of `projected_nll` for each token, `[tokens]` float32 without gradient; arguments as there."""
+    """Compute the loss of `projected_nll` for each token, `[tokens]` float32 without gradient."""
     with torch.no_grad():
         sums = projected_log_sum_exp(features, weight)
         with torch.autocast(features.device.type, enabled=False):
@@ -259,7 +261,7 @@ def nll_by_token(features: Tensor, weight: Tensor, targets: Tensor, smoothing: f
 
 
 def _step(low: Tensor, elements: int | None) -> int:
-    """Rows that are multiplied with the weight at a time."""
+    """Return the number of rows in a chunk."""
     limit = CHUNK_ELEMENTS if low.dtype == torch.float32 else CHUNK_ELEMENTS_LOW
     return rows_within(elements or (limit if low.device.type == "cpu" else CHUNK_ELEMENTS_CUDA), len(low))
 
@@ -270,7 +272,7 @@ def _row_chunks(rows: int, step: int) -> Iterator[slice]:
 
 
 class _ProjectedLogSumExp(torch.autograd.Function):
-    """`low` is the weight in the type of the products."""
+    """`projected_log_sum_exp` in torch. `low` is the weight in the type of the products."""
 
     @staticmethod
     def forward(ctx: Any, features: Tensor, weight: Tensor, low: Tensor, step: int) -> Tensor:
@@ -307,7 +309,7 @@ class _ProjectedLogSumExp(torch.autograd.Function):
 
 
 class _NativeLogSumExp(torch.autograd.Function):
-    """The same by the CPU's kernels."""
+    """`projected_log_sum_exp` with the CPU kernels."""
 
     @staticmethod
     def forward(ctx: Any, features: Tensor, weight: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""A teacher beside the student: its distributions at every target position, chunk by chunk."""
+"""A teacher that runs beside the student, and its distributions at every target position, in chunks."""
 
 from __future__ import annotations
 
@@ -17,35 +17,35 @@ from seqkd.models.trace import Trace, traced
 from seqkd.objectives.base import Batch, TeacherForced, kept_features
 from seqkd.objectives.projection import padding_multiple, rows_within
 
-# Logits at a time. Some five tensors of that size are at hand at once, the student's and the teacher's.
+# Number of logits in a chunk. About five tensors of that size, of the student and the teacher, exist at a time.
 CHUNK_ELEMENTS = 1 << 21
 CHUNK_ELEMENTS_CUDA = 1 << 24
 
 
 def chunk_rows(vocab: int, device: torch.device, elements: int | None = None) -> int:
-    """Rows of the student's and the teacher's logits that are computed together.
+    """Return the number of rows of logits in a chunk.
 
     Args:
-        vocab: Logits of a row.
-        device: Where they are computed.
-        elements: Logits that exist at a time; None for a number that suits the device.
+        vocab: Number of logits in a row.
+        device: The device of the logits.
+        elements: Number of logits in a chunk; None for a number that suits the device.
     """
     return rows_within(elements or (CHUNK_ELEMENTS if device.type == "cpu" else CHUNK_ELEMENTS_CUDA), vocab)
 
 
 class Projection:
-    """`features @ weight.T` in a type of its own, some rows at a time.
+    """The product `features @ weight.T` in its own type, computed in chunks of rows.
 
     Args:
         features: `[rows, dim]`.
         weight: `[vocab, dim]`.
-        dtype: Of the products.
+        dtype: The type of the products.
         elements: See `chunk_rows`.
 
     Attributes:
-        rows: The features, zeros below them.
-        weight: In `dtype`.
-        multiple: Rows of a product.
+        rows: The features in `dtype`, padded with zero rows.
+        weight: The weight in `dtype`.
+        multiple: The number to a multiple of which the rows are padded.
     """
 
     def __init__(self, features: Tensor, weight: Tensor, dtype: torch.dtype, elements: int | None = None) -> None:
@@ -54,7 +54,7 @@ class Projection:
         self.weight = weight.detach().to(dtype)
 
     def logits(self, start: int, stop: int) -> Tensor:
-        """`[stop - start, vocab]`, float32 at least, where `start` is that of a chunk."""
+        """Compute the logits `[stop - start, vocab]` of a chunk, in float32 or a wider type."""
         last = start - (start - stop) // self.multiple * self.multiple
         logits = torch.mm(self.rows[start:last], self.weight.t())[: stop - start]
         return logits.to(torch.promote_types(logits.dtype, torch.float32))
@@ -63,15 +63,16 @@ class Projection:
 class Teacher:
     """One model, or several as an ensemble whose members' probabilities are averaged.
 
-    Not a module: nothing of it gets into a student's parameters, its file, its optimiser or the state of a run.
+    It is not a module, so that it is not part of the student's parameters and file, the optimiser or the state of a
+    run.
 
     Args:
         models: Models in evaluation mode, with the student's target vocabulary, on the student's device.
-        autocast: What the models run in under autocast; None for the type of their weights.
+        autocast: The type of autocast for the models; None for the type of their weights.
         elements: See `chunk_rows`.
 
     Attributes:
-        models: As given.
+        models: The models.
     """
 
     def __init__(
@@ -85,7 +86,7 @@ class Teacher:
         self._autocast, self._elements = autocast, elements
 
     def __call__(self, batch: Batch, wanted: Traces = NO_TRACES) -> Answer:
-        """The teacher's answer at the batch's kept positions, with the states and attention that are wanted."""
+        """Compute the teacher's answer at the batch's kept positions, with the wanted states and attention."""
         kind = batch.source.device.type
         members, traces = [], []
         with torch.no_grad(), _autocast(kind, self._autocast):
@@ -126,7 +127,13 @@ class Answer:
         return [Projection(rows, weight, self.autocast or weight.dtype, self.elements) for rows, weight in self.members]
 
     def logprobs(self, start: int, stop: int, temperature: float = 1.0) -> Tensor:
-        """`[stop - start, vocab]` log-probabilities, float32 at least, of logits divided by `temperature`."""
+        """Compute the log-probabilities `[stop - start, vocab]` of a chunk, in float32 or a wider type.
+
+        Args:
+            start: The first row of the chunk.
+            stop: The row after its last one.
+            temperature: Divisor of the logits.
+        """
         with torch.no_grad(), torch.autocast(self.members[0][0].device.type, enabled=False):
             logits = (member.logits(start, stop) for member in self._projections)
             members = [(each / temperature).log_softmax(dim=-1) for each in logits]

@@ -1,4 +1,4 @@
-"""Terms of an objective: each a sum over a batch with a denominator of its own."""
+"""Terms of an objective. Each is a sum over a batch and has its own denominator."""
 
 from __future__ import annotations
 
@@ -118,8 +118,8 @@ class TermOutput(NamedTuple):
 
     Attributes:
         loss: Scalar float32, the loss as a sum over the batch, in which rows count by their weights.
-        nll: Scalar float32 without gradient, the negative log-likelihood in nats, summed likewise. None if the term
-            does not compute it.
+        nll: Scalar float32 without gradient, the negative log-likelihood in nats, summed in the same way. None if the
+            term does not compute it.
         rows: `[batch]` float32 without gradient, `loss` by row, if it is requested and the term can compute it.
     """
 

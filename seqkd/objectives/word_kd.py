@@ -21,25 +21,26 @@ from seqkd.objectives.teacher import Answer, Projection, chunk_rows
 from seqkd.objectives.terms import NOTHING, Forward, Models, TermOutput
 
 Divergence = Callable[[Tensor, int, int], tuple[Tensor, Tensor]]
-"""Of the student's `[rows, vocab]` log-probabilities, which are those of rows `start` to `stop`: see `divergence`."""
+"""A function of the student's log-probabilities `[rows, vocab]`, the start row and the stop row. It returns the values
+and the gradients of the divergence; see `seqkd.objectives.divergence`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WordKdSettings:
-    """Settings of `WordKd`: a `TaughtSettings`.
+    """Settings of `WordKd`. They are `TaughtSettings`.
 
     Attributes:
-        teachers: Model folders that run beside the student.
-        soft_targets: What teachers wrote down beforehand, in place of them.
+        teachers: Folders of models that run beside the student.
+        soft_targets: Folder of stored soft targets, in place of teachers that run beside the student.
         temperature: Temperature of both distributions.
-        alpha: Share of the teacher.
-        top_k: How many of a live teacher's likeliest ids are compared, the others as one; 0 for all ids.
+        alpha: Share of the divergence.
+        top_k: Number of a live teacher's likeliest ids to compare, with all others as one event; 0 for all ids.
         direction: See `seqkd.objectives.divergence`.
-        label_smoothing: Of the NLL: share of the uniform distribution in its target.
-        precision: Of the products of teachers that run along.
+        label_smoothing: Share of the uniform distribution in the target of the NLL.
+        precision: Precision of the products of teachers that run beside the student.
 
     Raises:
-        ValueError: There are soft targets, and settings for teachers that run along.
+        ValueError: There are both soft targets and settings for teachers that run beside the student.
     """
 
     teachers: Annotated[
@@ -51,8 +52,8 @@ class WordKdSettings:
     soft_targets: Annotated[
         Path | None,
         Field(
-            description="output of `distill --soft-targets`, in place of teachers; in a pipeline a [[soft_targets]]' "
-            "name"
+            description="output of `distill --soft-targets`, in place of teachers; in a pipeline the name of a "
+            "[[soft_targets]] table"
         ),
     ] = None
     temperature: Annotated[float, Field(gt=0.0)] = 1.0
@@ -60,14 +61,14 @@ class WordKdSettings:
         float, Field(ge=0.0, le=1.0, description="share of the teacher: alpha * KD + (1 - alpha) * NLL")
     ] = 0.5
     top_k: Annotated[
-        int, Field(ge=0, description="the teacher's likeliest ids, and all others as one; 0: the whole vocabulary")
+        int, Field(ge=0, description="number of likeliest ids to compare, with all others as one event; 0: all ids")
     ] = 0
     direction: Annotated[
         Direction,
         Field(description="forward: cross-entropy under the teacher; reverse: KL(student || teacher)"),
     ] = "forward"
     label_smoothing: Annotated[
-        float, Field(ge=0.0, lt=1.0, description="share of the uniform distribution in the NLL's target")
+        float, Field(ge=0.0, lt=1.0, description="share of the uniform distribution in the target of the NLL")
     ] = 0.0
     precision: Annotated[TeacherPrecision, Field(description="precision of the teachers' products")] = "auto"
 
@@ -75,7 +76,10 @@ class WordKdSettings:
         live = {"teachers": self.teachers, "top_k": self.top_k, "precision": self.precision != "auto"}
         given = [name for name, value in live.items() if value]
         if self.soft_targets is not None and given:
-            raise ValueError(f"{', '.join(given)}: for teachers that run along; leave out, or leave out soft_targets")
+            raise ValueError(
+                f"soft_targets cannot be combined with {', '.join(given)}: only teachers that run beside the student "
+                "use these settings"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,17 +87,19 @@ class WordKd:
     """`alpha * T^2 * KD + (1 - alpha) * NLL` (Kim and Rush 2016, equation 5), summed over the target tokens.
 
     KD is the divergence of the student's distribution from the teacher's, both at temperature T. Its gradients shrink
-    with 1 / T^2, which the factor makes up for (Hinton et al. 2015, section 2): alpha means the same at every T. NLL,
-    label-smoothed where wanted, is at temperature 1, and in evaluation it is all: the teacher is not asked.
+    with 1 / T^2. The factor T^2 compensates for this (Hinton et al. 2015, section 2), so that alpha means the same at
+    every T. The NLL, optionally with label smoothing, is at temperature 1. In evaluation the loss is the NLL alone, and
+    the teacher does not run.
 
-    The teacher runs beside the student, or the batches bring soft targets that were written at the same temperature.
+    Either the teacher runs beside the student, or the batches contain soft targets that were stored at the same
+    temperature.
 
     Args:
         temperature: T, above 0.
-        alpha: Share of the teacher, 0 to 1.
-        top: How many of a live teacher's likeliest ids are compared, the others as one event; 0 for all ids.
+        alpha: Share of the divergence, 0 to 1.
+        top: Number of a live teacher's likeliest ids to compare, with all others as one event; 0 for all ids.
         direction: See `seqkd.objectives.divergence`.
-        smoothing: Of the NLL: share of the uniform distribution in its target.
+        smoothing: Share of the uniform distribution in the target of the NLL.
     """
 
     reads = NOTHING
@@ -105,11 +111,11 @@ class WordKd:
     smoothing: float = 0.0
 
     def count(self, batch: Batch) -> float:
-        """Target tokens, or the sum of their weights."""
+        """Return the number of target tokens, or the sum of their weights."""
         return batch.total
 
     def __call__(self, forward: Forward) -> TermOutput:
-        """The loss of a left-to-right model."""
+        """Compute the loss of a left-to-right model."""
         if self.alpha == 0.0 or not forward.model.training:
             return LabelSmoothedNll(smoothing=self.smoothing)(forward)
         rows, layer, targets = forward.features, forward.output_weight, forward.targets
@@ -126,14 +132,14 @@ class WordKd:
         return TermOutput(loss, nll, forward.row_sums(tokens) if forward.by_row else None)
 
     def _compares_all(self, teacher: Answer) -> bool:
-        """Whether it is plain cross-entropy over the whole vocabulary."""
+        """Whether the divergence is the plain cross-entropy over the whole vocabulary."""
         return self.direction == "forward" and not 0 < self.top < len(teacher.members[0][1])
 
     def _divergence(self, batch: Batch, teacher: Answer | None) -> Divergence:
         soft = batch.soft
         if teacher is None:
             if soft is None:
-                raise ValueError("the batch has no soft targets, and there is no teacher to ask")
+                raise ValueError("the batch has no soft targets, and no teacher runs beside the student")
 
             def written(student: Tensor, start: int, stop: int) -> tuple[Tensor, Tensor]:
                 return sparse_divergence(student, _rows(soft, start, stop), self.direction)
@@ -164,21 +170,21 @@ def projected_kd(
     *,
     elements: int | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The output layer and `WordKd` in one; as in `projected_nll` logits of all tokens never exist at the same time.
+    """Compute the output layer and the loss of `WordKd` in chunks, as `projected_nll` does.
 
     Args:
         features: `[tokens, dim]`.
         weight: `[vocab, dim]`.
         targets: `[tokens]` int64.
-        divergence: Called once for each chunk of rows.
+        divergence: The divergence. It is called once for each chunk of rows.
         mixture: See `WordKd`.
-        scales: `[tokens]` float32, what each token's loss is multiplied by; None for 1.
-        elements: Logits that exist at a time; None for a number that suits the device.
+        scales: `[tokens]` float32, the factor of each token's loss; None for 1.
+        elements: Number of logits in a chunk; None for a number that suits the device.
 
     Returns:
         The loss; the unsmoothed negative log-likelihood at temperature 1, without gradient; and the loss by token
-        `[tokens]`, before `scales` and without gradient. All are float32 at least, the first two scalars. Under
-        autocast the products run in its type.
+        `[tokens]`, before `scales` and without gradient. All are float32 or wider, and the first two are scalars. Under
+        autocast the products use its type.
     """
     kind = features.device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
@@ -189,7 +195,7 @@ def projected_kd(
 
 
 class _ProjectedKd(torch.autograd.Function):
-    """Gradients are computed while a chunk's logits are at hand; `dtype` is that of the products."""
+    """`projected_kd` in torch. Gradients are computed in the forward pass; `dtype` is the type of the products."""
 
     @staticmethod
     def forward(
@@ -227,7 +233,7 @@ class _ProjectedKd(torch.autograd.Function):
             nll += exact.sum()
             if grad_rows is None or grad_weight is None:
                 continue
-            # One of the two temperatures goes into the derivative of logits / T.
+            # One factor T of T^2 is cancelled by the derivative of logits / T.
             grad = grad.mul_(1 - alpha).add_(grad_soft, alpha=alpha * temperature)
             if scales is not None:
                 grad *= scale[:, None]
@@ -250,7 +256,7 @@ class _ProjectedKd(torch.autograd.Function):
 
 
 def build(settings: WordKdSettings, _: Models) -> WordKd:
-    """The term of these settings."""
+    """Build the term with these settings."""
     return WordKd(
         temperature=settings.temperature,
         alpha=settings.alpha,

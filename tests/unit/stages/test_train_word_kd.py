@@ -253,7 +253,7 @@ def test_what_does_not_fit_is_refused_before_the_folder_is_begun(
         ({"alpha": 1.5}, {}, "objective.alpha: Input should be less than or equal to 1, got 1.5"),
         ({"alpha": -0.1}, {}, "objective.alpha: Input should be greater than or equal to 0, got -0.1"),
         ({"teachers": []}, {}, "objective: word_kd needs `teachers` or `soft_targets`"),
-        ({"soft_targets": "s"}, {}, "teachers: for teachers that run along"),
+        ({"soft_targets": "s"}, {}, "soft_targets cannot be combined with teachers"),
         ({}, {"arch": "ctc"}, "objective.type 'word_kd' does not fit model.arch 'ctc', which takes ctc"),
     ],
 )

@@ -1,7 +1,7 @@
-"""Transformer checkpoints of fairseq (Ott et al. 2019), in and out.
+"""Import and export of Transformer checkpoints of fairseq (Ott et al. 2019).
 
-fairseq itself is not needed. Its checkpoints are pickles; they are read with torch's `weights_only=True`, and the one
-class allowed beyond plain values is `argparse.Namespace`, which holds the training arguments.
+fairseq itself is not needed. Its checkpoints are pickles. They are read with torch's `weights_only=True`, and the only
+class that is allowed besides plain values is `argparse.Namespace`, which contains the training arguments.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from seqkd.text.vocabularies import SOURCE_VOCABULARY, VOCABULARY
 CHECKPOINT = "checkpoint.pt"
 SOURCE_LANGUAGE, TARGET_LANGUAGE = "src", "tgt"
 
-# Options that change what a Transformer computes in ways that ours does not; all are off by default.
+# Options of fairseq's Transformer that seqkd's does not have. All are off by default.
 _OTHER_MODEL = (
     "adaptive_input",
     "adaptive_softmax_cutoff",
@@ -55,7 +55,7 @@ _OTHER_MODEL = (
     "no_token_positional_embeddings",
 )
 
-# How torch's message names what it refuses to load.
+# The name of a refused class or function in torch's message.
 _GLOBAL = re.compile(r"GLOBAL ([\w.]+)")
 
 
@@ -128,8 +128,8 @@ def import_checkpoint(
 def export_checkpoint(model_dir: str | Path, out: str | Path, *, overwrite: bool = False) -> None:
     """Write a model folder as checkpoint.pt, dict.src.txt and dict.tgt.txt for fairseq and its converters.
 
-    fairseq loads the checkpoint where torch may unpickle `argparse.Namespace` (torch >= 2.6: set
-    TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1, or allow the class).
+    fairseq can load the checkpoint if torch is allowed to unpickle `argparse.Namespace`. With torch 2.6 or newer, set
+    TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1, or add the class to the safe globals.
 
     Raises:
         ModelError: fairseq has no equivalent architecture.
@@ -186,7 +186,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise _unsafe(path, error) from None
     except ModelError:
         raise
-    except Exception as error:  # torch's unpickler raises whatever the damage leads to
+    except Exception as error:  # the type of the unpickler's exception depends on the damage
         what = str(error).split("\n", 1)[0] or type(error).__name__
         raise ModelError(f"not a checkpoint: {what}", where=str(path), expected="a .pt file of fairseq") from None
     if not isinstance(contents, dict) or not isinstance(contents.get("model"), dict):
@@ -220,7 +220,7 @@ def build_model(
             raise ModelError(
                 f"it has {rows:,} {side} embeddings, but the {side} dictionary has {pieces:,} entries",
                 where=str(path),
-                expected=f"{rows:,} entries, the {len(SPECIALS)} special ones included",
+                expected=f"{rows:,} entries, including the {len(SPECIALS)} special ones",
                 hint="give the dict.txt files that the model was trained with",
             )
     try:
@@ -279,7 +279,7 @@ def _options(contents: Mapping[str, Any], path: Path) -> dict[str, Any]:
         for stack in ("encoder", "decoder"):
             flat |= {f"{stack}_{name}": value for name, value in (found.get(stack) or {}).items()}
         return flat
-    raise ModelError("it holds no training arguments (`args` or `cfg.model`)", where=str(path))
+    raise ModelError("it contains no training arguments (`args` or `cfg.model`)", where=str(path))
 
 
 def _shared_option(options: Mapping[str, Any], name: str, *, default: Any = None) -> Any:
@@ -295,7 +295,7 @@ def _shared_option(options: Mapping[str, Any], name: str, *, default: Any = None
 def _unsafe(path: Path, error: pickle.UnpicklingError) -> ModelError:
     try:
         needed = set(torch.serialization.get_unsafe_globals_in_checkpoint(path))
-    except Exception:  # a file from before torch's zip format, or damaged in yet another way
+    except Exception:  # a file from before torch's zip format, or another kind of damage
         needed = set(_GLOBAL.findall(str(error)))
     listed = ", ".join(sorted(needed - {"argparse.Namespace"}))
     return ModelError(

@@ -1,10 +1,10 @@
 """Decoding with fairseq's own generators.
 
-They are driven as `fairseq-generate` drives them, but for four things. All candidates of a length beam come back, not
-the best alone. Outputs end at the model's longest target: fairseq's refinement has no limit of its own, and runs out of
-learned positions. An output of padding alone has a score, the lowest. And a Levenshtein Transformer is handed attention
-weights of the right shape from the start: without any, fairseq fails as soon as one sentence of a batch is edited and
-another is not.
+The generators are called as in `fairseq-generate`, with four differences. All candidates of a length beam are returned,
+not only the best. Outputs end at the model's longest target, because fairseq's refinement has no limit of its own and
+would exceed the learned positions. An output that consists of padding gets the lowest score. A Levenshtein Transformer
+starts with attention weights of the right shape, because fairseq otherwise fails if it edits one sentence of a batch
+but not another.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ from torch import Tensor
 from seqkd.interop.fairseq_library import IterativeRefinementGenerator, SequenceGenerator
 from seqkd.models.protocol import Output
 
-LONGEST = 200  # tokens that the left-to-right generator writes at most: the default of fairseq-generate
-_NOTHING = -1e9  # score of an output that holds no token at all, of which fairseq takes the mean
+LONGEST = 200  # longest output of the left-to-right generator in tokens, the default of fairseq-generate
+_NOTHING = -1e9  # score of an output without tokens, for which fairseq's mean is undefined
 
 
 def generate(net: Any, dictionary: Any, inputs: dict[str, Tensor], *, beam: int) -> list[list[Output]]:
-    """Left to right, by fairseq's SequenceGenerator: greedy with a beam of 1.
+    """Decode left to right with fairseq's SequenceGenerator. The search is greedy if the beam is 1.
 
     Args:
         net: fairseq's model.
-        dictionary: Of the target.
+        dictionary: The target dictionary.
         inputs: `src_tokens` `[batch, source]` and `src_lengths` `[batch]`, longest first.
-        beam: Hypotheses of a sentence.
+        beam: Hypotheses for each sentence.
 
     Returns:
-        For each sentence its hypotheses, best first, scored by log-probability / length.
+        The hypotheses of each sentence, best first, scored by log-probability / length.
     """
-    # A limit that grew with the source would be that of the longest source in the batch.
+    # The limit does not depend on the source, because fairseq would use the longest source of the batch.
     generator = SequenceGenerator([net], dictionary, beam_size=beam, max_len_a=0, max_len_b=LONGEST)
     found = generator.generate([net], {"net_input": inputs})
     return [[_output(hypothesis, dictionary, LONGEST) for hypothesis in hypotheses] for hypotheses in found]
@@ -49,37 +49,37 @@ def refine(
     candidates: int,
     longest: int,
 ) -> list[list[Output]]:
-    """All positions at once, by fairseq's IterativeRefinementGenerator.
+    """Decode all positions at once with fairseq's IterativeRefinementGenerator.
 
     Args:
         net: fairseq's model.
-        dictionary: Of the target.
+        dictionary: The target dictionary.
         inputs: `src_tokens` `[batch, source]` and `src_lengths` `[batch]`.
-        passes: Of the decoder, at most.
-        stop_early: Whether a sentence that a pass leaves as it was is done.
-        candidates: Lengths that are tried, around the likeliest one; 1 where the model predicts none.
-        longest: Tokens of an output, beginning and end counted, at most.
+        passes: Maximum number of passes of the decoder.
+        stop_early: Whether a sentence is finished if a pass does not change it.
+        candidates: Number of lengths to try around the likeliest one; 1 if the model predicts no length.
+        longest: Maximum number of tokens of an output, including beginning and end of sentence.
 
     Returns:
-        For each sentence its candidates, best first, scored by the mean of their tokens' scores.
+        The candidates of each sentence, best first, scored by the mean of the scores of their tokens.
     """
     generator = IterativeRefinementGenerator(dictionary, max_iter=passes - 1, adaptive=stop_early)
     copies = {name: tensor.repeat_interleave(candidates, 0) for name, tensor in inputs.items()}
     model = _Candidates(net, dictionary, candidates, longest)
     refined = generator.generate([model], {"net_input": copies})
-    # Where the ends belong a model may have written words.
+    # The limit excludes beginning and end of sentence, because a model may have written words in their places.
     found = [_output(hypotheses[0], dictionary, longest - 2) for hypotheses in refined]
     groups = [found[start : start + candidates] for start in range(0, len(found), candidates)]
     return [sorted(group, key=lambda output: -output.score) for group in groups]
 
 
 class _Candidates:
-    """A model as the generator sees it: every candidate is a sentence of its own.
+    """A wrapper of a model for the generator, to which every candidate is a separate sentence.
 
     Args:
         net: fairseq's model.
-        dictionary: Of the target.
-        candidates: Of each sentence; they stand side by side in the batch.
+        dictionary: The target dictionary.
+        candidates: Number of candidates of each sentence. They are neighbours in the batch.
         longest: See `refine`.
     """
 

@@ -12,12 +12,13 @@ from sentencepiece import SentencePieceProcessor, sentencepiece_model_pb2
 from seqkd.errors import ModelError
 from seqkd.text.vocabulary import MARK
 
-schema: Any = sentencepiece_model_pb2  # made at import time from a protobuf description: no types to check
+schema: Any = sentencepiece_model_pb2  # built at import time from a protobuf description, without types to check
 
 SPECIALS = ("<s>", "<pad>", "</s>", "<unk>")
 _SPACE = "▁"
 _BYTES = 256
-_FEW_PIECES = 0.01  # of a dictionary of words; of a SentencePiece model at least a tenth begin a word
+# The largest share of `▁` entries in a dictionary of words. In a SentencePiece model at least 0.1 of the pieces begin so.
+_FEW_PIECES = 0.01
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,12 +28,12 @@ class DictionaryVocabulary:
     Attributes:
         model: The serialised model.
         matched: Dictionary entries that are pieces of the given SentencePiece model.
-        unmatched: Entries that it lacks; text never contains them, the model may still write them.
-        left_out: Its pieces that the dictionary lacks; text is segmented without them.
-        unreachable: Entries that a BPE model can no longer build, because the merges to them were left out.
-        bytes_off: Whether byte fallback went, because the dictionary lacks some of the 256 bytes.
-        words: Whether there is no SentencePiece model, and text must come segmented.
-        marked: Entries that end with subword-nmt's mark for a word that goes on.
+        unmatched: Entries that the SentencePiece model lacks. Text never contains them, but the model may write them.
+        left_out: Pieces that the dictionary lacks. Text is segmented without them.
+        unreachable: Entries that a BPE model can no longer build, because pieces of their merges were left out.
+        bytes_off: Whether byte fallback was turned off, because the dictionary lacks some of the 256 bytes.
+        words: Whether there is no SentencePiece model, so that text must be segmented beforehand.
+        marked: Entries that end with subword-nmt's mark for a piece that does not end a word.
     """
 
     model: bytes
@@ -45,31 +46,35 @@ class DictionaryVocabulary:
     marked: int = 0
 
     def notes(self, name: str) -> list[str]:
-        """What a person should know about it, a line each."""
+        """Return notes on the vocabulary for the user, one line each."""
         lines = [f"{name}: {len(SPECIALS) + self.matched + self.unmatched:,} pieces, ids as in the dictionary"]
         if self.marked:
             lines.append(
-                f"{name}: {self.marked:,} entries end with {MARK}: text must come segmented by the subword-nmt codes "
-                f"of the training text; outputs and references have their {MARK} joined"
+                f"{name}: {self.marked:,} entries end with {MARK}: segment all text with the subword-nmt codes of the "
+                f"training text; pieces with {MARK} are joined in outputs and references"
             )
         elif self.words:
-            lines.append(f"{name}: whole words: text must come tokenised as the training text was")
+            lines.append(f"{name}: the pieces are whole words: tokenise all text as the training text was tokenised")
         if self.unmatched:
-            lines.append(f"{name}: {self.unmatched:,} dictionary entries are no SentencePiece pieces: text has none")
+            lines.append(
+                f"{name}: {self.unmatched:,} dictionary entries are not SentencePiece pieces and never occur in text"
+            )
         if self.left_out:
             lines.append(f"{name}: {self.left_out:,} SentencePiece pieces are not in the dictionary and were left out")
         if self.unreachable:
-            lines.append(f"{name}: {self.unreachable:,} entries cannot be built any more, their merges were left out")
+            lines.append(
+                f"{name}: {self.unreachable:,} entries never occur in text, because their merges were left out"
+            )
         if self.bytes_off:
-            lines.append(f"{name}: byte fallback is off, the dictionary lacks some bytes")
+            lines.append(f"{name}: byte fallback is off, because the dictionary lacks some bytes")
         return lines
 
 
 def read_dictionary(path: str | Path) -> list[str]:
-    """The symbols of a dict.txt, in order; the four special ones come before them and are not in the file.
+    """Return the symbols of a dict.txt in order. The four special symbols precede them and are not in the file.
 
     Raises:
-        ModelError: Unreadable, a line is not `symbol count`, or a symbol occurs twice.
+        ModelError: The file cannot be read, a line is not `symbol count`, or a symbol occurs twice.
     """
     path = Path(path)
     try:
@@ -85,7 +90,7 @@ def read_dictionary(path: str | Path) -> list[str]:
         symbol, space, count = entry.rpartition(" ")
         where = f"{path}, line {number}"
         if not space or not symbol or not count.lstrip("-").isdigit():
-            raise ModelError(f"{line.strip()[:60]!r} is no dictionary entry", where=where, expected="`symbol count`")
+            raise ModelError(f"{line.strip()[:60]!r} is not a dictionary entry", where=where, expected="`symbol count`")
         if symbol in seen:
             raise ModelError(f"the symbol {symbol!r} occurs twice", where=where, expected="each symbol once")
         seen.add(symbol)
@@ -94,10 +99,10 @@ def read_dictionary(path: str | Path) -> list[str]:
 
 
 def dictionary_text(vocabulary: str | Path) -> str:
-    """A dict.txt with the pieces of one of our vocabularies; fairseq gives them the same ids.
+    """Return the text of a dict.txt with the pieces of a vocabulary of seqkd. fairseq gives them the same ids.
 
     Raises:
-        ModelError: A piece cannot stand in a dict.txt.
+        ModelError: A piece cannot be written in a dict.txt.
     """
     vocabulary = Path(vocabulary)
     model = _parse(vocabulary)
@@ -106,20 +111,20 @@ def dictionary_text(vocabulary: str | Path) -> str:
     for index, piece in enumerate(model.pieces):
         if index < len(SPECIALS):
             continue
-        # Whole-word vocabularies mark each word's start; fairseq's words carry no mark.
+        # Whole-word vocabularies mark the start of each word; fairseq's words have no mark.
         symbol = piece.piece.removeprefix(_SPACE) if words else piece.piece
         if not symbol or any(mark in symbol for mark in "\n\r"):
-            raise ModelError(f"the piece {piece.piece!r} cannot stand in a dict.txt", where=str(vocabulary))
+            raise ModelError(f"the piece {piece.piece!r} cannot be written in a dict.txt", where=str(vocabulary))
         lines.append(f"{symbol} 1\n")
     return "".join(lines)
 
 
 def word_vocabulary(symbols: Sequence[str]) -> DictionaryVocabulary:
-    """A vocabulary of whole words, for text that comes segmented as the dictionary's symbols are.
+    """Build a vocabulary of whole words, for text that is already segmented into the dictionary's symbols.
 
     Raises:
-        ModelError: The symbols are SentencePiece's: text would have to come with its marks for blanks, which
-            normalisation takes for blanks.
+        ModelError: The symbols are SentencePiece's. Text would need SentencePiece's marks for blanks, which
+            normalisation replaces with blanks.
     """
     pieces = sum(symbol.startswith(_SPACE) for symbol in symbols)
     if _SPACE in symbols or pieces > _FEW_PIECES * len(symbols):
@@ -143,10 +148,10 @@ def word_vocabulary(symbols: Sequence[str]) -> DictionaryVocabulary:
 
 
 def piece_vocabulary(symbols: Sequence[str], sentencepiece: str | Path) -> DictionaryVocabulary:
-    """The pieces of a SentencePiece model in a dictionary's order.
+    """Build a SentencePiece model whose pieces are in the order of a dictionary.
 
     Raises:
-        ModelError: It is no SentencePiece model, or shares no piece with the dictionary.
+        ModelError: The file is not a SentencePiece model, or shares no piece with the dictionary.
     """
     sentencepiece = Path(sentencepiece)
     old = _parse(sentencepiece)
@@ -159,7 +164,7 @@ def piece_vocabulary(symbols: Sequence[str], sentencepiece: str | Path) -> Dicti
             "none of its pieces is in the fairseq dictionary",
             where=str(sentencepiece),
             expected="the SentencePiece model that the checkpoint's training text was segmented with",
-            hint="leave it out if the text was segmented in another way",
+            hint="do not give a SentencePiece model if the text was segmented in another way",
         )
     byte_count = sum(pieces[symbol].type == kinds.BYTE for symbol in matched)
     bytes_off = bool(old.trainer_spec.byte_fallback) and byte_count < _BYTES
@@ -191,7 +196,7 @@ def piece_vocabulary(symbols: Sequence[str], sentencepiece: str | Path) -> Dicti
 
 
 def _unreachable(pieces: Sequence[str]) -> int:
-    """How many pieces no chain of merges within `pieces` leads to; single characters need none."""
+    """Count the pieces that no chain of merges within `pieces` builds. Single characters need no merges."""
     reachable: set[str] = set()
     for piece in sorted(pieces, key=len):
         halves = ((piece[:cut], piece[cut:]) for cut in range(1, len(piece)))

@@ -1,4 +1,4 @@
-"""fairseq's files as a format of `seqkd import`; torch is not imported before a file is read."""
+"""fairseq's files as a format of `seqkd import`. torch is imported only when a file is read."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pydantic import Field
 
 from seqkd.interop.formats import ImportReport
 
-_PICKLE = b"\x80\x02"  # how torch.save began before it wrote zip files
+_PICKLE = b"\x80\x02"  # the first bytes of files of torch.save before it wrote zip files
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,7 +24,7 @@ class FairseqFiles:
     )
     sentencepiece: Annotated[Path | None, Field(description="the SentencePiece model of the training text")] = None
     source_sentencepiece: Annotated[
-        Path | None, Field(description="the SentencePiece model of the source, if another")
+        Path | None, Field(description="the SentencePiece model of the source, if it differs")
     ] = None
     max_len_a: Annotated[
         float | None,
@@ -48,7 +48,7 @@ def sniff(path: Path) -> bool:
 
 
 def read(path: Path, out: Path, settings: FairseqFiles, *, overwrite: bool) -> ImportReport:
-    """Turn a checkpoint into a model folder; see `import_checkpoint`."""
+    """Convert a checkpoint to a model folder; see `import_checkpoint`."""
     from seqkd.interop.fairseq import import_checkpoint
     from seqkd.interop.fairseq_limits import MAX_LEN_A, MAX_LEN_B, limits_note
 

@@ -1,4 +1,4 @@
-"""What seqkd takes from an installed fairseq (the extra `fairseq`). Without it, importing this module is an error."""
+"""The parts of an installed fairseq (the extra `fairseq`) that seqkd uses. Importing it without fairseq is an error."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 from seqkd.errors import ModelError
 
-# Some of fairseq's modules set up logging for the whole process as they are imported, and speak at once.
+# When they are imported, some of fairseq's modules configure logging for the whole process and write messages.
 _root = logging.getLogger()
 _handlers, _level, _disabled = list(_root.handlers), _root.level, _root.manager.disable
 logging.disable(logging.INFO)
@@ -25,14 +25,14 @@ try:
 except ImportError as error:
     raise ModelError(
         f"this needs fairseq, which cannot be imported: {error}",
-        hint='pip install "seqkd[fairseq]"; the guide says how it is built',
+        hint='pip install "seqkd[fairseq]"; the guide explains how to build it',
     ) from None
 finally:
     logging.disable(_disabled)
     _root.handlers[:] = _handlers
     _root.setLevel(_level)
 
-# Its CRF takes infinity from a name that NumPy no longer has, and nothing else from NumPy.
+# fairseq's CRF module uses NumPy only for infinity, by a name that NumPy no longer has.
 dynamic_crf_layer.np = SimpleNamespace(float=float)
 
 __all__ = [

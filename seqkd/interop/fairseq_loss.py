@@ -1,4 +1,4 @@
-"""fairseq's own loss for its own architectures."""
+"""fairseq's own loss for fairseq's architectures."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _EVALUATION_SEED = 1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FairseqLoss:
-    """What `fairseq-train` minimises for an architecture.
+    """The loss that `fairseq-train` minimises for an architecture.
 
-    Left to right it is the criterion `label_smoothed_cross_entropy`. Elsewhere it is `nat_loss` on targets with the
-    noise of the task `translation_lev` that fairseq's examples use for the architecture: the sum of a mean
-    for each of the model's parts (words, lengths, insertions, deletions, CRF). The mean is multiplied by the tokens, as
-    the training loop divides by them. The negative log-likelihood is fairseq's `nll_loss`: that of words alone, where
-    the model is asked for them.
+    For models that decode left to right it is the criterion `label_smoothed_cross_entropy`. For other models it is
+    `nat_loss` on targets with the noise of the task `translation_lev` that fairseq's examples use for the architecture.
+    It is the sum of a mean for each part of the model (words, lengths, insertions, deletions, CRF). The result is
+    multiplied by the number of tokens, because the training loop divides by it. The negative log-likelihood is
+    fairseq's `nll_loss`, that of the words that the model predicts.
 
     Args:
         smoothing: Share of the uniform distribution in the target, 0 for none.
@@ -41,11 +41,11 @@ class FairseqLoss:
         return batch.tokens
 
     def __call__(self, forward: Forward) -> TermOutput:
-        """Compute the loss of a `FairseqModel`; noise is drawn from torch's generator, in evaluation always the same."""
+        """Compute the loss of a `FairseqModel`. The noise comes from torch's generator and is fixed in evaluation."""
         student, batch = cast(FairseqModel, forward.model), forward.batch
         order, inputs = student.inputs(batch.source)
         target_in, target = batch.target_in[order], batch.target_out[order]
-        if not batch.tokens:  # a rank without rows of its own takes part with a word that counts nothing
+        if not batch.tokens:  # a process without rows takes part with one word of weight 0
             target_in = target.new_tensor([[student.start_id, student.unk_id]])
             target = target.new_tensor([[student.unk_id, student.eos_id]])
         sample: dict[str, Any] = {
@@ -73,8 +73,8 @@ class FairseqLoss:
 
 @contextlib.contextmanager
 def _noise(device: torch.device, *, fixed: bool) -> Iterator[None]:
-    """Where fairseq draws random numbers; with `fixed` the same ones each time, and none of the others' are used."""
-    # It prints to stdout for each Levenshtein batch that its CUDA extension is missing; the CPU's does the same.
+    """Return a context for fairseq's random numbers. With `fixed` they are the same each time, in a separate stream."""
+    # For each Levenshtein batch fairseq prints to stdout that its CUDA extension is missing, although it is not needed.
     with contextlib.ExitStack() as stack:
         stack.enter_context(contextlib.redirect_stdout(None))
         if fixed:

@@ -1,7 +1,7 @@
 """Architectures of fairseq's own registry (Ott et al. 2019) as models of seqkd: `arch = "fairseq:NAME"`.
 
-fairseq builds the model, computes its loss (`fairseq_loss`) and decodes it (`fairseq_decoding`). Ids are the same on
-both sides, so nothing is translated between them.
+fairseq builds the model, computes its loss (`fairseq_loss`) and decodes with it (`fairseq_decoding`). fairseq and seqkd
+use the same ids, so they are not converted.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ PREFIX = "fairseq:"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Refinement:
-    """How fairseq trains and decodes a model that does not write left to right.
+    """fairseq's training and decoding of a model that does not write left to right.
 
     Attributes:
-        noise: What the task `translation_lev` makes the decoder's training input from the target with.
+        noise: The noise with which the task `translation_lev` makes the decoder's training input from the target.
         repeats: Whether decoding takes several passes.
-        stop_early: Whether a sentence that a pass leaves as it was is done.
-        lengths: Whether it predicts the length, so that several can be tried.
+        stop_early: Whether a sentence is finished if a pass does not change it.
+        lengths: Whether the model predicts the length, so that several lengths can be tried.
     """
 
     noise: str
@@ -48,8 +48,8 @@ class Refinement:
     lengths: bool = True
 
 
-# The noise is what fairseq's examples train each of them with. Mask-predict runs all its passes: fairseq would take
-# two passes that mask the same tokens for the end, and leave them masked.
+# The noise is that of fairseq's examples for each architecture. Mask-predict always runs all its passes, because
+# fairseq would stop after two passes that mask the same tokens and would leave these masked.
 PARALLEL: Mapping[str, Refinement] = {
     "cmlm_transformer": Refinement(noise="random_mask", stop_early=False),
     "insertion_transformer": Refinement(noise="random_delete", lengths=False),
@@ -60,8 +60,8 @@ PARALLEL: Mapping[str, Refinement] = {
 }
 LEFT_TO_RIGHT = ("bart", "fconv", "lightconv", "lstm", "transformer", "transformer_align")
 
-# fairseq evaluates some options as Python. These can call nothing and compute nothing large: names, or lists of numbers
-# that may be repeated and joined.
+# fairseq evaluates some options as Python. The allowed values cannot call functions or compute anything large: they are
+# names, or lists of numbers that may be repeated and joined.
 _NAME = re.compile(r"[\w .:,/+-]{0,1000}")
 _NUMBERS = re.compile(r"(?:[\d\s\[\](),.]|True|False){0,200}(?:\* *\d{1,3} *)?")
 
@@ -75,22 +75,22 @@ _INSTEAD = {
 
 
 def architectures() -> list[str]:
-    """The names in fairseq's registry that translate text, variants such as `transformer_iwslt_de_en` among them."""
+    """Return the names of fairseq's translation models, including variants such as `transformer_iwslt_de_en`."""
     models = {*PARALLEL, *LEFT_TO_RIGHT}
     return sorted(name for name, model in ARCH_MODEL_NAME_REGISTRY.items() if model in models)
 
 
 def build(arch: str, settings: FairseqSettings, *, source_vocab: int, target_vocab: int) -> FairseqModel:
-    """A model with fresh weights.
+    """Build a model with fresh weights.
 
     Args:
         arch: `fairseq:` and a name of fairseq's registry.
         settings: fairseq's own options, and the longest text.
-        source_vocab: Source pieces, special ids counted.
-        target_vocab: Target pieces.
+        source_vocab: Number of source pieces, including special ids.
+        target_vocab: Number of target pieces, including special ids.
 
     Raises:
-        ModelError: No such name, or options that fairseq does not take.
+        ModelError: The name does not exist, or fairseq does not accept the options.
     """
     name = arch.removeprefix(PREFIX)
     if name not in architectures():
@@ -100,10 +100,10 @@ def build(arch: str, settings: FairseqSettings, *, source_vocab: int, target_voc
     model = ARCH_MODEL_NAME_REGISTRY[name]
     refinement = PARALLEL.get(model)
     options = _options(name, settings.settings)
-    # Beside the end of sentence these read and write a beginning of sentence.
+    # Models with refinement read and write a beginning of sentence besides the end of sentence.
     options.max_source_positions = options.max_target_positions = settings.max_positions + (refinement is not None)
-    options.label_smoothing = 0.0  # the objective's, which sets it
-    options.criterion = "label_smoothed_cross_entropy"  # the LSTM asks
+    options.label_smoothing = 0.0  # the objective sets it
+    options.criterion = "label_smoothed_cross_entropy"  # the LSTM reads it
     ARCH_CONFIG_REGISTRY[name](options)
     if model == "nacrf_transformer" and options.crf_beam_approx > target_vocab:
         raise ModelError(
@@ -117,7 +117,7 @@ def build(arch: str, settings: FairseqSettings, *, source_vocab: int, target_voc
     )
     try:
         net = ARCH_MODEL_REGISTRY[name].build_model(options, task)
-    except Exception as error:  # fairseq checks few of its options: the rest fail as whatever they lead to
+    except Exception as error:  # fairseq checks few of its options, so that the others can raise any exception
         raise ModelError(
             f"fairseq cannot build it: {error or type(error).__name__}", where=f"settings of {arch}"
         ) from error
@@ -132,18 +132,18 @@ def build(arch: str, settings: FairseqSettings, *, source_vocab: int, target_voc
 
 
 class FairseqModel(nn.Module):
-    """A model of fairseq's.
+    """A model of fairseq.
 
     Args:
         net: fairseq's module.
         task: fairseq's task with the dictionaries and the noise.
-        refinement: None for a model that writes left to right.
-        source_vocab: Source pieces, special ids counted.
-        target_vocab: Target pieces.
-        max_positions: Longest source or target in tokens, end of sentence counted.
+        refinement: Training and decoding of the model; None if it writes left to right.
+        source_vocab: Number of source pieces, including special ids.
+        target_vocab: Number of target pieces, including special ids.
+        max_positions: Longest source or target in tokens, including end of sentence.
 
     Attributes:
-        shared_embeddings: Whether source and target have one table.
+        shared_embeddings: Whether source and target share one table.
     """
 
     def __init__(
@@ -165,19 +165,19 @@ class FairseqModel(nn.Module):
         self.shared_embeddings = net.encoder.embed_tokens is net.decoder.embed_tokens
 
     def unusable(self, lengths: PairLengths) -> dict[str, Marks]:
-        """See `SequenceModel`."""
+        """See `SequenceModel.unusable`."""
         return too_long(lengths, self.max_positions)
 
     def inputs(self, source: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """What fairseq's encoders read.
+        """Return the inputs of fairseq's encoders.
 
         Args:
-            source: `[batch, source]` ids, end of sentence appended, padded on the right.
+            source: `[batch, source]` ids, with end of sentence and padded on the right.
 
         Returns:
-            The order of the rows, longest first, as the LSTM needs them, `[batch]` int64; and in this order
-            `src_tokens` `[batch, source]` (where nothing is written left to right, `[batch, source + 1]`: a beginning
-            of sentence is read, too) and `src_lengths` `[batch]`.
+            The order of the rows, `[batch]` int64, longest first as the LSTM needs them; and in this order `src_tokens`
+            `[batch, source]` and `src_lengths` `[batch]`. If the model does not write left to right, `src_tokens` is
+            `[batch, source + 1]`, because the model also reads a beginning of sentence.
         """
         lengths = source.ne(self.pad_id).sum(1)
         order = lengths.argsort(descending=True, stable=True)
@@ -187,15 +187,15 @@ class FairseqModel(nn.Module):
         return order, {"src_tokens": tokens, "src_lengths": lengths}
 
     def add_begin(self, ids: Tensor) -> Tensor:
-        """`[batch, length]` ids to `[batch, length + 1]`, a beginning of sentence before each row."""
+        """Prepend a beginning of sentence to each row of `[batch, length]` ids, giving `[batch, length + 1]`."""
         return torch.cat((ids.new_full((len(ids), 1), self.bos_id), ids), 1)
 
     def translate(self, source: Tensor, settings: ParallelSettings) -> Sequence[Sequence[Output]]:
-        """See `ParallelModel`.
+        """See `ParallelModel.translate`.
 
-        Left to right, `settings.candidates` is the beam, and an output has 200 tokens at most, as by default in
-        fairseq. Elsewhere it is the number of lengths that are tried (1 for a model that predicts none), and
-        `settings.iterations` the passes of a model that takes several.
+        If the model writes left to right, `settings.candidates` is the beam, and an output has at most 200 tokens, the
+        default of fairseq. Otherwise `settings.candidates` is the number of lengths to try (1 for a model that predicts
+        no length), and `settings.iterations` is the number of passes of a model that takes several.
         """
         order, inputs = self.inputs(source)
         dictionary, way = self.task.target_dictionary, self.refinement
@@ -215,12 +215,12 @@ class FairseqModel(nn.Module):
         return [rows[row][: settings.nbest] for row in range(len(found))]
 
     def strategies(self) -> tuple[str, ...]:
-        """See `ParallelModel`."""
+        """See `ParallelModel.strategies`."""
         return ("beam",) if self.refinement is None else ("greedy",)
 
 
 def _dictionary(size: int) -> Any:
-    """A dictionary with our special ids, which are fairseq's too; a model needs of the other pieces but the number."""
+    """Make a dictionary with the special ids, which fairseq and seqkd share, and placeholders for the other pieces."""
     dictionary = Dictionary()
     for index in range(len(dictionary), size):
         dictionary.add_symbol(str(index))
@@ -234,10 +234,10 @@ def _harmless(value: object) -> bool:
 
 
 def _options(name: str, settings: Mapping[str, Any]) -> argparse.Namespace:
-    """The options of an architecture, read as `fairseq-train` reads them from its command line.
+    """Return the options of an architecture, parsed as `fairseq-train` parses its command line.
 
     Raises:
-        ModelError: fairseq does not know an option or cannot read its value.
+        ModelError: fairseq does not have an option or cannot read its value.
     """
     where = f"settings of {PREFIX}{name}"
     parser = argparse.ArgumentParser(

@@ -1,10 +1,11 @@
 """Tasks for `fairseq-train` that read seqkd's Arrow corpora; `fairseq_plugin` registers them.
 
-`seqkd_translation` is fairseq's task `translation` and `seqkd_translation_lev` its `translation_lev`, but for where
-dictionaries and rows come from. The `data` argument is a folder of `seqkd prepare`; ids are those of its vocabulary.
+`seqkd_translation` and `seqkd_translation_lev` are fairseq's tasks `translation` and `translation_lev` with other
+sources of dictionaries and rows. The `data` argument is a folder of `seqkd prepare`, and ids are those of its
+vocabulary.
 """
 
-# No `from __future__ import annotations`: fairseq makes options of the fields' types, and cannot read strings.
+# There is no `from __future__ import annotations`, because fairseq needs the types of the fields, not their names.
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,30 +37,30 @@ _WITHOUT = {"load_alignments": False, "truncate_source": False, "upsample_primar
 
 @dataclass
 class SeqkdTranslationConfig(TranslationConfig):  # type: ignore[misc]
-    """Options of `seqkd_translation`: those of `translation`, and the corpus."""
+    """The options of `translation`, and the corpus."""
 
     train_corpus: str = field(default="", metadata={"help": _CORPUS_HELP})
 
 
 @dataclass
 class SeqkdTranslationLevConfig(TranslationLevenshteinConfig):  # type: ignore[misc]
-    """Options of `seqkd_translation_lev`: those of `translation_lev`, and the corpus."""
+    """The options of `translation_lev`, and the corpus."""
 
     train_corpus: str = field(default="", metadata={"help": _CORPUS_HELP})
 
 
-# fairseq takes tasks that inherit from its own, and no others.
+# fairseq only accepts tasks that inherit from its own.
 @register_task("seqkd_translation", dataclass=SeqkdTranslationConfig)
 class SeqkdTranslationTask(TranslationTask):  # type: ignore[misc]
     """Translation with models that write left to right."""
 
     @classmethod
     def setup_task(cls, cfg: Any, **kwargs: Any) -> "SeqkdTranslationTask":  # noqa: ARG003
-        """Called by fairseq with the options."""
+        """Make the task. fairseq calls this method with the options."""
         return cls(cfg, *_dictionaries(cfg))
 
     def load_dataset(self, split: str, epoch: int = 1, combine: bool = False, **kwargs: Any) -> None:  # noqa: ARG002
-        """Called by fairseq for `train`, `valid` and `test`."""
+        """Load a split. fairseq calls this method for `train`, `valid` and `test`."""
         self.datasets[split] = _dataset(self, split, begin=False)
 
 
@@ -69,26 +70,26 @@ class SeqkdTranslationLevTask(TranslationLevenshteinTask):  # type: ignore[misc]
 
     @classmethod
     def setup_task(cls, cfg: Any, **kwargs: Any) -> "SeqkdTranslationLevTask":  # noqa: ARG003
-        """Called by fairseq with the options."""
+        """Make the task. fairseq calls this method with the options."""
         return cls(cfg, *_dictionaries(cfg))
 
     def load_dataset(self, split: str, epoch: int = 1, combine: bool = False, **kwargs: Any) -> None:  # noqa: ARG002
-        """Called by fairseq for `train`, `valid` and `test`."""
+        """Load a split. fairseq calls this method for `train`, `valid` and `test`."""
         self.datasets[split] = _dataset(self, split, begin=True)
 
 
 class CorpusSide:
-    """One side of a corpus as fairseq reads data: a row at a time, from the mapped files.
+    """One side of a corpus as a data set of fairseq, which reads one row at a time from the mapped files.
 
     Args:
-        corpus: Gold or distilled.
+        corpus: A gold or distilled corpus.
         column: source_ids or target_ids.
-        sizes: `[rows]` tokens of the column.
-        begin: What stands before each row: a beginning of sentence, or nothing.
-        end: What stands after each row: the end of sentence.
+        sizes: `[rows]`, numbers of tokens in the column.
+        begin: Ids before each row: a beginning of sentence, or nothing.
+        end: Ids after each row: the end of sentence.
 
     Attributes:
-        sizes: `[rows]` tokens with what stands before and after.
+        sizes: `[rows]`, numbers of tokens including `begin` and `end`.
     """
 
     def __init__(
@@ -102,16 +103,16 @@ class CorpusSide:
         return len(self.sizes)
 
     def __getitem__(self, index: int) -> Tensor:
-        """`[length]` int64."""
+        """Return the ids of a row, `[length]` int64."""
         shard = int(np.searchsorted(self._starts, index, side="right")) - 1
         rows = self.corpus.read_shard(shard, [self.column]).column(0)
         ids = rows[int(index - self._starts[shard])].values.to_numpy()
         return torch.from_numpy(np.concatenate([self.begin, ids, self.end]).astype(np.int64))
 
 
-# As with tasks: fairseq asks its datasets for a dozen things beside the batches.
+# The class inherits from fairseq's, because fairseq uses a dozen other methods of its data sets.
 class CorpusPairs(LanguagePairDataset):  # type: ignore[misc]
-    """Sentence pairs, all of them in some batch."""
+    """Sentence pairs, each of which is in one batch."""
 
     def batch_by_size(
         self,
@@ -120,10 +121,10 @@ class CorpusPairs(LanguagePairDataset):  # type: ignore[misc]
         max_sentences: int | None = None,
         required_batch_size_multiple: int = 1,
     ) -> list[npt.NDArray[np.int64]]:
-        """Called by fairseq with the rows in order; what it gives are slices of them.
+        """Split the rows into batches, which are slices of `indices`. fairseq calls this method with ordered rows.
 
-        fairseq 0.12.3 throws the last one away, without a word, where its rows are no multiple of the required number
-        (8 by default). They are the longest, and whoever decodes wants a translation of each.
+        fairseq 0.12.3 silently drops the last batch if its number of rows is not a multiple of the required number (8
+        by default). These rows are the longest, and decoding needs a translation of each of them.
         """
         batches: list[npt.NDArray[np.int64]] = super().batch_by_size(
             indices, max_tokens, max_sentences, required_batch_size_multiple
@@ -133,9 +134,11 @@ class CorpusPairs(LanguagePairDataset):  # type: ignore[misc]
 
 
 def _dictionaries(cfg: Any) -> tuple[Any, Any]:
-    """The prepared folder's vocabularies as dictionaries with the same ids, of the source and the target."""
+    """Return the source and target vocabularies of the prepared folder as dictionaries with the same ids."""
     if wrong := [f"--{name.replace('_', '-')}" for name, default in _WITHOUT.items() if cfg[name] != default]:
-        raise ConfigError(f"{', '.join(wrong)} cannot be used with seqkd's corpora", expected="these options left out")
+        raise ConfigError(
+            f"{', '.join(wrong)} cannot be used with seqkd's corpora", expected="a command without these options"
+        )
     cfg.source_lang, cfg.target_lang = cfg.source_lang or "source", cfg.target_lang or "target"
     vocabularies = Vocabularies.load(Path(cfg.data))
     return _dictionary(vocabularies.source), _dictionary(vocabularies.target)
@@ -159,7 +162,7 @@ def _dataset(task: Any, split: str, *, begin: bool) -> Any:
     )
     if "weight" in corpus.schema.names:
         raise CorpusError(
-            "its rows have weights, which fairseq's criteria do not count",
+            "its rows have weights, which fairseq's criteria ignore",
             where=str(corpus.path),
             expected='a corpus of another rule than "all"',
         )

@@ -1,4 +1,4 @@
-"""Which of fairseq's parameters are which of ours, both ways."""
+"""Conversion of parameters between fairseq's Transformer and seqkd's, in both directions."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from seqkd.models.transformer import POSITION_OFFSET
 # Buffers without weights, which some versions of fairseq save.
 _IGNORED = re.compile(r"(encoder|decoder)\.(version|embed_positions\.(weights|_float_tensor))$")
 _LAYER = re.compile(r"(encoder|decoder)\.layers\.(\d+)\.")
-# fairseq reads a stack without a version, or with one of at most 2, as one without a final layer norm.
+# fairseq takes a stack without a version, or with a version of at most 2, for one without a final layer norm.
 _VERSION = 3.0
 
 
 def layer_counts(weights: Mapping[str, Tensor]) -> tuple[int, int]:
-    """Encoder and decoder depth of fairseq's parameters."""
+    """Return the depths of the encoder and the decoder in fairseq's parameters."""
     counts = {"encoder": 0, "decoder": 0}
     for name in weights:
         if found := _LAYER.match(name):
@@ -28,19 +28,19 @@ def layer_counts(weights: Mapping[str, Tensor]) -> tuple[int, int]:
 
 
 def to_seqkd(weights: Mapping[str, Tensor], *, pre_norm: bool, learned: bool, max_positions: int) -> dict[str, Tensor]:
-    """Parameters of `seqkd.models.Transformer` from those of fairseq's.
+    """Convert fairseq's parameters to those of seqkd's `Transformer`.
 
     Args:
-        weights: fairseq's, of any float type.
+        weights: fairseq's parameters, of any float type.
         pre_norm: Whether there are final layer norms.
         learned: Whether positions are a trained table.
-        max_positions: Rows taken of that table.
+        max_positions: Number of rows to take from that table.
 
     Returns:
         float32 tensors by the names of `Transformer.state_dict()`.
 
     Raises:
-        ModelError: Parameters are missing, or some have no place in our architecture.
+        ModelError: Parameters are missing, or seqkd's architecture has no place for some parameters.
     """
     weights = {name: weight for name, weight in weights.items() if not _IGNORED.match(name)}
     if "decoder.output_projection.weight" not in weights:  # not saved by older versions
@@ -67,23 +67,23 @@ def to_seqkd(weights: Mapping[str, Tensor], *, pre_norm: bool, learned: bool, ma
 def to_fairseq(
     weights: Mapping[str, Tensor], *, pre_norm: bool, learned: bool, layers: tuple[int, int]
 ) -> dict[str, Tensor]:
-    """Parameters of fairseq from those of `seqkd.models.Transformer`.
+    """Convert the parameters of seqkd's `Transformer` to fairseq's.
 
     Args:
-        weights: `Transformer.state_dict()`.
+        weights: The result of `Transformer.state_dict()`.
         pre_norm: Whether there are final layer norms.
         learned: Whether positions are a trained table.
-        layers: Encoder and decoder depth.
+        layers: Depths of the encoder and the decoder.
 
     Returns:
-        Tensors by fairseq's names; tied ones share memory.
+        Tensors by fairseq's names. Tied tensors share memory.
     """
     theirs: dict[str, Tensor] = {}
     for name, parts in corresponding_names(*layers, pre_norm=pre_norm, learned=learned):
         weight = weights[name].detach().cpu()
         if name in ("source_positions", "target_positions"):
             weight = torch.cat([weight.new_zeros(POSITION_OFFSET, weight.size(1)), weight])
-        # A part of its own memory each: torch.save writes the whole storage of a view.
+        # Each part gets its own memory, because torch.save writes the whole storage of a view.
         pieces = [piece.clone() for piece in weight.chunk(len(parts))] if len(parts) > 1 else [weight]
         theirs.update(zip(parts, pieces, strict=True))
     for stack in ("encoder", "decoder"):
@@ -94,7 +94,7 @@ def to_fairseq(
 def corresponding_names(
     encoder_layers: int, decoder_layers: int, *, pre_norm: bool, learned: bool
 ) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """Each of our parameters with fairseq's that make it up, joined along the first dimension."""
+    """Yield each parameter of seqkd with its parts in fairseq, which are joined along the first dimension."""
     yield "source_embedding", ("encoder.embed_tokens.weight",)
     yield "target_embedding", ("decoder.embed_tokens.weight",)
     yield "output_weight", ("decoder.output_projection.weight",)

@@ -1,4 +1,4 @@
-"""A look at a checkpoint's pickles before torch reads them."""
+"""Checks of the pickles of a checkpoint before torch reads them."""
 
 from __future__ import annotations
 
@@ -9,19 +9,20 @@ from typing import IO
 
 from seqkd.errors import ModelError
 
-MOST_LETTERS = 200  # of a class's or function's name
-OLD_PICKLES = 5  # at the start of a file from before torch's zip format: a mark, versions, the contents, their keys
+MOST_LETTERS = 200  # longest name of a class or function
+# Number of pickles at the start of a file from before torch's zip format: mark, version, system, contents and keys.
+OLD_PICKLES = 5
 
 
 def check_pickles(path: Path) -> None:
-    """Refuse what makes torch's safe unpickler work without end; everything else is for torch to judge.
+    """Refuse files that would keep torch's safe unpickler busy without end. torch checks everything else.
 
-    Its message about a name that is not allowed takes the square of the name's length, and a file that unpacks to more
-    than its own size is none that torch wrote.
+    The time of torch's message about a forbidden name is quadratic in the length of the name. torch does not write
+    files that are larger when unpacked.
 
     Raises:
-        ModelError: A name is longer than any program's, or the file is compressed.
-        OSError: It cannot be read.
+        ModelError: A name is longer than `MOST_LETTERS`, or the file is compressed.
+        OSError: The file cannot be read.
     """
     try:
         if not zipfile.is_zipfile(path):
@@ -38,7 +39,7 @@ def check_pickles(path: Path) -> None:
                         _check(file, path)
     except (ModelError, OSError):
         raise
-    except Exception:  # not a pickle, not a zip: torch comes no further than this, and says so
+    except Exception:  # neither a pickle nor a zip file; torch fails at the same place and reports it
         return
 
 

@@ -19,12 +19,12 @@ RETRIED = "retried in float32"  # rows whose numbers overflowed in a lower preci
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSettings:
-    """What decodes, and how. In files these settings stand in the table of the decode itself.
+    """The models that decode and the settings of decoding. In files they are keys of the table of the decode itself.
 
     Attributes:
-        models: Model folders; several decode as an ensemble.
+        models: Model folders. Several models decode as an ensemble.
         search: Settings of the search.
-        batch_tokens: Source tokens, padding counted, that are decoded together.
+        batch_tokens: Source tokens that are decoded together, including padding.
         precision: Precision of the weights.
     """
 
@@ -38,8 +38,8 @@ class Search:
     """Decodes rows by beam search; see `Translate`.
 
     Args:
-        settings: What decodes, and how.
-        place: Where the models are.
+        settings: The models and the settings of decoding.
+        place: The device and the threads.
     """
 
     def __init__(self, settings: ModelSettings, place: Place) -> None:
@@ -54,7 +54,7 @@ class Search:
         sources = [(row.id, list(row.ids)) for row in rows]
         found = dict(search.decode(sources, batch_tokens=self._settings.batch_tokens))
         vocabulary = self._team.loaded[0].vocabularies.target
-        # One call for all texts of the group: a call costs as much as a short text.
+        # All texts of the group are decoded in one call, because a call costs as much as a short text.
         texts = iter(vocabulary.decode([hypothesis.ids for row in rows for hypothesis in found[row.id]]))
         lists = [
             [
@@ -67,5 +67,5 @@ class Search:
 
 
 def digests(settings: ModelSettings) -> dict[str, str]:
-    """The digest of each model folder: `model1`, `model2`, ..."""
+    """Return the digest of each model folder under the names `model1`, `model2` and so on."""
     return {f"model{number}": model_digest(path) for number, path in enumerate(settings.models, start=1)}

@@ -61,7 +61,10 @@ class WordKdSettings:
         float, Field(ge=0.0, le=1.0, description="share of the teacher: alpha * KD + (1 - alpha) * NLL")
     ] = 0.5
     top_k: Annotated[
-        int, Field(ge=0, description="number of likeliest ids to compare, with all others as one event; 0: all ids")
+        int,
+        Field(
+            ge=0, description="number of the teacher's likeliest ids to compare, all others as one event; 0: all ids"
+        ),
     ] = 0
     direction: Annotated[
         Direction,

@@ -48,7 +48,7 @@ class LengthPredictor(nn.Module):
         nn.init.zeros_(self.classes.bias)
 
     def logits(self, memory: Tensor, real: Tensor) -> Tensor:
-        """Map states `[batch, source, dim]`, with `real` `[batch, source]` True at tokens, to float32 `[batch, 256]`."""
+        """Map states `[batch, source, dim]`, with `real` `[batch, source]` True at tokens, to logits `[batch, 256]`."""
         inside = real[..., None].to(memory.dtype)
         mean = (memory * inside).sum(1) / inside.sum(1)
         return self.classes(mean).float()  # type: ignore[no-any-return]

@@ -193,4 +193,4 @@ def test_marks_of_subword_nmt_are_joined_in_outputs(tmp_path: Path) -> None:
 def test_other_vocabularies_leave_such_text_alone(tmp_path: Path) -> None:
     words = load(word_vocabulary(["the", "dog"]), tmp_path)
     assert words.join_words(["a@@ b", " c@@"]) == ["a@@ b", " c@@"]
-    assert "text must come tokenised" in " ".join(word_vocabulary(["the"]).notes("vocabulary"))
+    assert "tokenise all text" in " ".join(word_vocabulary(["the"]).notes("vocabulary"))

@@ -17,7 +17,7 @@ schema: Any = sentencepiece_model_pb2  # built at import time from a protobuf de
 SPECIALS = ("<s>", "<pad>", "</s>", "<unk>")
 _SPACE = "▁"
 _BYTES = 256
-# The largest share of `▁` entries in a dictionary of words. In a SentencePiece model at least 0.1 of the pieces begin so.
+# The largest share of entries that begin with `▁` in a dictionary of words. SentencePiece models have a tenth or more.
 _FEW_PIECES = 0.01
 
 

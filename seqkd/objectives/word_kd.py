@@ -62,9 +62,7 @@ class WordKdSettings:
     ] = 0.5
     top_k: Annotated[
         int,
-        Field(
-            ge=0, description="number of the teacher's likeliest ids to compare, all others as one event; 0: all ids"
-        ),
+        Field(ge=0, description="number of the teacher's likeliest ids to compare, others as one event; 0: all ids"),
     ] = 0
     direction: Annotated[
         Direction,

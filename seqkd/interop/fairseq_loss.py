@@ -74,7 +74,7 @@ class FairseqLoss:
 @contextlib.contextmanager
 def _noise(device: torch.device, *, fixed: bool) -> Iterator[None]:
     """Return a context for fairseq's random numbers. With `fixed` they are the same each time, in a separate stream."""
-    # For each Levenshtein batch fairseq prints to stdout that its CUDA extension is missing, although it is not needed.
+    # For each Levenshtein batch fairseq prints that its CUDA extension is missing. Its code for CPUs computes the same.
     with contextlib.ExitStack() as stack:
         stack.enter_context(contextlib.redirect_stdout(None))
         if fixed:

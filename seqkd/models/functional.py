@@ -164,6 +164,17 @@ def attend(
     return functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=causal)
 
 
+def leave_out_cudnn_attention(device: torch.device) -> None:
+    """Keep torch from computing attention with cuDNN, in this whole process, if the device is a CUDA device.
+
+    cuDNN makes a plan for each new combination of batch, lengths and strides. Batches of sentences have a new
+    combination almost every time, and a plan takes longer than the attention. torch's other fused kernels take the same
+    masks.
+    """
+    if device.type == "cuda":
+        torch.backends.cuda.enable_cudnn_sdp(False)
+
+
 def _attend_watched(
     query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, causal: bool, watcher: Watcher
 ) -> Tensor:

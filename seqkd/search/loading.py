@@ -14,6 +14,7 @@ from torch import nn
 from seqkd.errors import InputError, ModelError
 from seqkd.extensions import resolve
 from seqkd.models.checkpoint import LoadedModel, load_model, read_config
+from seqkd.models.functional import leave_out_cudnn_attention
 from seqkd.models.protocol import ParallelModel, ParallelSettings
 from seqkd.models.registry import ARCHITECTURES, Architecture
 from seqkd.search.beam import BeamSearch
@@ -88,8 +89,16 @@ class SearchTeam:
         return self.writer is not None
 
 
-def resolve_device(device: str) -> torch.device:
-    """Resolve a device. `auto` is the first CUDA device, or the CPU if there is none.
+def _allocate_on(device: torch.device) -> None:
+    torch.empty(0, device=device)
+
+
+def resolve_device(device: str, *, allocate: Callable[[torch.device], None] = _allocate_on) -> torch.device:
+    """Resolve a device, and set up torch for it. `auto` is the first CUDA device, or the CPU if there is none.
+
+    Args:
+        device: auto, cpu, cuda or cuda:N.
+        allocate: Fails if the device does not exist.
 
     Raises:
         InputError: The device does not exist on this machine.
@@ -98,11 +107,12 @@ def resolve_device(device: str) -> torch.device:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         found = torch.device(device)
-        torch.empty(0, device=found)
+        allocate(found)
     except (RuntimeError, AssertionError) as error:
         raise InputError(
             f"device {device!r} cannot be used here: {error}", expected="auto, cpu, cuda or cuda:N"
         ) from None
+    leave_out_cudnn_attention(found)
     return found
 
 

@@ -37,6 +37,7 @@ from tests.bench.gpu_marian import hugging_face  # noqa: E402
 triton_interpreter.choose()
 triton_interpreter.repair()
 
+from seqkd.models.functional import leave_out_cudnn_attention  # noqa: E402
 from seqkd.models.settings import StackSettings  # noqa: E402
 from seqkd.models.transformer import Transformer  # noqa: E402
 from seqkd.search import BeamSearch, BeamSettings, Hypothesis, SearchModel  # noqa: E402
@@ -344,6 +345,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     asked = parser.parse_args(arguments)
     scale = SMOKE if asked.smoke else Scale(sentences=asked.sentences)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    leave_out_cudnn_attention(device)  # for plain torch and the peer, too
     budgets = [16] if asked.smoke else asked.batch_tokens
     dtype = DTYPES["float32" if device.type == "cpu" else asked.precision]
     model = build(scale, device).to(dtype)

@@ -24,6 +24,7 @@ from seqkd.interop.seqkd_models import RETRIED
 from seqkd.objectives.base import Batch
 from seqkd.objectives.divergence import top_k
 from seqkd.objectives.teacher import Teacher, chunk_rows
+from seqkd.search.loading import resolve_device
 from seqkd.search.scoring import length_batches
 from seqkd.stages.distill.counting import note_counts
 from seqkd.stages.train.teaching import load_teachers
@@ -68,7 +69,7 @@ def start(
     """
     if threads is not None:
         torch.set_num_threads(threads)
-    return _Writer(config, out, torch.device(device), precision).write
+    return _Writer(config, out, resolve_device(device), precision).write
 
 
 class _Writer:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from seqkd.models.functional import leave_out_cudnn_attention
 from tests.bench.peers import harness
 from tests.bench.settings import Settings
 
@@ -19,6 +20,8 @@ def load(work: Path, settings: Settings) -> harness.Decoder:
     from fairseq import checkpoint_utils
     from fairseq.sequence_generator import SequenceGenerator
 
+    # As seqkd itself does, so that both are measured with the same attention.
+    leave_out_cudnn_attention(torch.device(settings.device))
     folder = work / "fairseq"
     with torch.serialization.safe_globals([argparse.Namespace]):
         models, config, task = checkpoint_utils.load_model_ensemble_and_task(

@@ -16,7 +16,7 @@ from seqkd.search.cpu.engine import NativeModel
 from seqkd.search.cpu.scoring import NativeScorer
 from seqkd.search.cpu.stack import NativeParallel
 from seqkd.search.cpu.weights import available
-from seqkd.search.loading import SearchTeam, build_engine, load_team, quick_decoder, team_precision
+from seqkd.search.loading import SearchTeam, build_engine, load_team, quick_decoder, resolve_device, team_precision
 from seqkd.search.parallel import ParallelSearch
 from seqkd.search.plain.lstm import IncrementalLstm
 from seqkd.search.plain.sru import IncrementalSru
@@ -66,6 +66,21 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 def every_arithmetic(_: str) -> bool:
     return True
+
+
+@pytest.mark.parametrize(("device", "left"), [("cpu", True), ("cuda", False), ("cuda:1", False)])
+def test_a_cuda_device_computes_no_attention_with_cudnn(device: str, left: bool) -> None:
+    backends: Any = torch.backends.cuda
+    before = backends.cudnn_sdp_enabled()
+    asked: list[torch.device] = []
+    try:
+        backends.enable_cudnn_sdp(True)
+        assert resolve_device(device, allocate=asked.append) == torch.device(device)
+        assert backends.cudnn_sdp_enabled() is left
+        assert backends.mem_efficient_sdp_enabled()
+    finally:
+        backends.enable_cudnn_sdp(before)
+    assert asked == [torch.device(device)]
 
 
 @pytest.mark.parametrize("arch", ["lstm", "sru"])

@@ -3,33 +3,54 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
+from contextlib import suppress
 from typing import Any, TypeVar
 
 import torch
 
 Result = TypeVar("Result")
 
+# Runs of a key before its graph is captured. The first run compiles kernels and sets up libraries. A capture costs
+# several ordinary runs, and sizes that are met only while a batch empties are met a few times.
+ORDINARY_RUNS = 3
+
+
+def clear_workspaces() -> None:
+    """Make torch forget the memory that cuBLAS works in; it allocates that anew at the next product."""
+    torch._C._cuda_clearCublasWorkspaces()
+
 
 class Recorder:
-    """Runs functions of fixed buffers, and replays them as CUDA graphs from their second run on.
+    """Runs functions of fixed buffers, and replays them as CUDA graphs once each has had a few ordinary runs.
 
-    The first run is an ordinary one: it compiles kernels and sets up libraries, and a shape that is met once is not
-    worth a graph. Capturing runs nothing, so no function is ever run for warming up, which would move its buffers on.
+    Capturing runs nothing, so no function is ever run for warming up, which would move its buffers on.
 
-    The graphs share their memory. What a run returns is good until the next run of any of them.
+    The graphs share their memory. What a run returns is good until the next run of any of them. They share no memory
+    with other recorders' graphs: torch keeps one cuBLAS workspace for each stream, in the memory of the graph that was
+    captured first, and frees it with that graph although graphs of others use it. So the workspaces are cleared around
+    each capture. Each recorder also captures on a stream of its own, because torch's common one belongs to one device.
 
     Args:
         device: Where the buffers are.
         enabled: Without it, or without CUDA, every run is an ordinary one.
         cuda: What makes, captures and replays graphs: `torch.cuda`.
+        clear_workspaces: What clears cuBLAS' workspaces.
     """
 
-    def __init__(self, device: torch.device, *, enabled: bool, cuda: Any = torch.cuda) -> None:
+    def __init__(
+        self,
+        device: torch.device,
+        *,
+        enabled: bool,
+        cuda: Any = torch.cuda,
+        clear_workspaces: Callable[[], None] = clear_workspaces,
+    ) -> None:
         self.device = device
-        self._cuda = cuda
+        self._cuda, self._clear_workspaces = cuda, clear_workspaces
         self.enabled = enabled and device.type == "cuda"
         self._pool = cuda.graph_pool_handle() if self.enabled else None
-        self._met: set[Hashable] = set()
+        self._stream: torch.cuda.Stream | None = None
+        self._runs: dict[Hashable, int] = {}
         self._recorded: dict[Hashable, tuple[torch.cuda.CUDAGraph, Any]] = {}
 
     def run(self, key: Hashable, function: Callable[[], Result]) -> Result:
@@ -41,8 +62,9 @@ class Recorder:
             return self._run(key, function) if self.enabled else function()
 
     def _run(self, key: Hashable, function: Callable[[], Result]) -> Result:
-        if key not in self._met:
-            self._met.add(key)
+        runs = self._runs.get(key, 0)
+        if runs < ORDINARY_RUNS:
+            self._runs[key] = runs + 1
             return function()
         if key not in self._recorded:
             self._recorded[key] = self._capture(function)
@@ -51,8 +73,28 @@ class Recorder:
         return result  # type: ignore[no-any-return]
 
     def _capture(self, function: Callable[[], Any]) -> tuple[torch.cuda.CUDAGraph, Any]:
+        """Capture a graph while the device goes on working.
+
+        `torch.cuda.graph` would wait for the device and hand all free memory, also that of the host, back to the system
+        before each capture.
+        """
+        if self._stream is None:
+            self._stream = self._cuda.Stream(self.device)
         graph = self._cuda.CUDAGraph()
-        # Other threads may go on using the device: only this one must keep to what can be captured.
-        with self._cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
-            result = function()
+        self._stream.wait_stream(self._cuda.current_stream(self.device))
+        self._clear_workspaces()
+        try:
+            with self._cuda.stream(self._stream):
+                # Other threads may go on using the device: only this one must keep to what can be captured.
+                graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
+                try:
+                    result = function()
+                except BaseException:
+                    # A capture that has failed must be ended; that this fails, too, says less than the first error.
+                    with suppress(RuntimeError):
+                        graph.capture_end()
+                    raise
+                graph.capture_end()
+        finally:
+            self._clear_workspaces()
         return graph, result

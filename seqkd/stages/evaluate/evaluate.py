@@ -24,6 +24,7 @@ from seqkd.metrics.tokenizers import Tokenizer, choose_tokenizer
 from seqkd.models.protocol import SOURCE_TOO_LONG
 from seqkd.progress import Progress, say
 from seqkd.search import Hypothesis, score_pairs
+from seqkd.search.gpu.graphs import ORDINARY_RUNS
 from seqkd.search.loading import SearchTeam, resolve_device, team_precision
 from seqkd.search.paths import slow_path
 from seqkd.stages.evaluate.comparing import Rival
@@ -35,7 +36,8 @@ from seqkd.stages.evaluate.ways import Way, baseline_of, quick_of, ways_of
 from seqkd.stages.slower import slow_path_note
 from seqkd.text.languages import has_blanks
 
-GPU_PASSES = 2  # a shape's first decode compiles, its second captures graphs
+# A shape that is met once in a decode has its graph captured in the last of these.
+GPU_PASSES = ORDINARY_RUNS + 1
 BASELINE = ""  # no decode is called so: it stands beside their names
 TOO_LONG_TO_SCORE = "source or reference longer than max_positions"
 

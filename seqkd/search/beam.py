@@ -121,17 +121,18 @@ class BeamSearch:
         for row in intake.too_long:
             yield row, []
         broken: list[Sentence] = []
-        while intake.queue:
-            run = _Run(model, self._applied, intake, self.pace)
-            try:
-                yield from run.results()
-            except (RuntimeError, MemoryError) as error:
-                intake.put_back(
-                    error, run.unfinished_sentences(), count=run.slots, width=run.width, device=model.device
-                )
-            broken.extend(run.broken)
+        yield from intake.drain(lambda: self._run(intake, broken))
         if broken:
             yield from self._again(broken, intake.batch_tokens)
+
+    def _run(self, intake: Intake, broken: list[Sentence]) -> Iterator[tuple[int, list[Hypothesis]]]:
+        """Decode with one set of caches. Sentences with NaN or infinite logits are added to `broken`."""
+        run = _Run(self.model, self._applied, intake, self.pace)
+        try:
+            yield from run.results()
+        except (RuntimeError, MemoryError) as error:
+            intake.put_back(error, run.unfinished_sentences(), count=run.slots, width=run.width)
+        broken.extend(run.broken)
 
     def _check_prefix(self, prefix: Sequence[int], row: int) -> list[int]:
         model = self.model

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import gc
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import torch
 
 from seqkd.errors import WorkError
 from seqkd.progress import say
+
+Result = TypeVar("Result")
+# Libraries that allocate beside torch's allocator raise a RuntimeError, or AcceleratorError, with one of these texts.
+NO_MEMORY = ("out of memory", "can't allocate memory", "ALLOC_FAILED", "ALLOCATION_FAILED")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +52,7 @@ class Intake:
         self.empty: list[int] = []
         self.too_long: list[int] = []
         self.batch_tokens = batch_tokens
+        self._failed = False
         waiting = []
         for sentence in sentences:
             if not sentence.source:
@@ -66,9 +73,30 @@ class Intake:
         """The number of waiting sentences that form a batch."""
         return max(1, min(self.batch_tokens // self.width, len(self.queue)))
 
-    def put_back(
-        self, error: BaseException, sentences: Iterable[Sentence], *, count: int, width: int, device: torch.device
-    ) -> None:
+    def drain(
+        self,
+        decode: Callable[[], Iterator[Result]],
+        *,
+        empty_cache: Callable[[], None] = torch.cuda.empty_cache,
+    ) -> Iterator[Result]:
+        """Decode batches until no sentence is waiting.
+
+        Args:
+            decode: Decodes waiting sentences, and calls `put_back` if memory does not suffice.
+            empty_cache: Gives memory that torch keeps for later back to the device, where other libraries can get it.
+
+        Yields:
+            The results of `decode`.
+        """
+        while self.queue:
+            yield from decode()
+            if self._failed:
+                # Only here have the frames of the failed batch, and their tensors, gone with the error.
+                gc.collect()
+                empty_cache()
+                self._failed = False
+
+    def put_back(self, error: BaseException, sentences: Iterable[Sentence], *, count: int, width: int) -> None:
         """Put sentences back whose batch did not fit in memory, and halve the size of batches.
 
         Args:
@@ -76,7 +104,6 @@ class Intake:
             sentences: The unfinished sentences of the batch, which are longer than all waiting ones.
             count: Number of sentences in the batch.
             width: Tokens of the longest sentence in the batch.
-            device: The device of the batch.
 
         Raises:
             WorkError: The batch was a single sentence.
@@ -92,8 +119,7 @@ class Intake:
             ) from error
         self.batch_tokens = max(1, count * width // 2)
         say(f"search: out of memory with {count} sentences; continuing with {self.batch_tokens:,} tokens a batch")
-        if device.type == "cuda":
-            torch.cuda.empty_cache()
+        self._failed = True
 
 
 def longest_first(sentences: Iterable[Sentence]) -> list[Sentence]:
@@ -103,4 +129,6 @@ def longest_first(sentences: Iterable[Sentence]) -> list[Sentence]:
 
 def out_of_memory(error: BaseException) -> bool:
     """Whether an error is a failed allocation on the device or the host, for which torch has no single type."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in NO_MEMORY)

@@ -107,21 +107,24 @@ class ParallelSearch:
         for row in intake.too_long:
             yield row, []
         broken: list[Sentence] = []
-        while intake.queue:
-            width, count = intake.width, intake.count
-            batch = [intake.queue.popleft() for _ in range(count)]
-            try:
-                found = self._together(batch, intake.batch_tokens)
-            except (RuntimeError, MemoryError) as error:
-                intake.put_back(error, batch, count=count, width=width, device=self.device)
-                continue
-            for sentence, hypotheses in zip(batch, found, strict=True):
-                if hypotheses is None:
-                    broken.append(sentence)
-                else:
-                    yield sentence.row, hypotheses
+        yield from intake.drain(lambda: self._batch(intake, broken))
         if broken:
             yield from self._again(broken, intake.batch_tokens)
+
+    def _batch(self, intake: Intake, broken: list[Sentence]) -> Iterator[tuple[int, list[Hypothesis]]]:
+        """Decode a batch. Sentences with NaN or infinite scores are added to `broken`."""
+        width, count = intake.width, intake.count
+        batch = [intake.queue.popleft() for _ in range(count)]
+        try:
+            found = self._together(batch, intake.batch_tokens)
+        except (RuntimeError, MemoryError) as error:
+            intake.put_back(error, batch, count=count, width=width)
+            return
+        for sentence, hypotheses in zip(batch, found, strict=True):
+            if hypotheses is None:
+                broken.append(sentence)
+            else:
+                yield sentence.row, hypotheses
 
     def _again(self, broken: list[Sentence], batch_tokens: int) -> Iterator[tuple[int, list[Hypothesis]]]:
         rows = sorted(sentence.row for sentence in broken)

@@ -24,6 +24,7 @@ from seqkd.search.frontier import Frontier
 from seqkd.search.frontier_state import FrontierState
 from seqkd.search.gpu.graphs import Recorder
 from seqkd.search.gpu.operations import Operations, SelfCache, project
+from seqkd.search.intake import out_of_memory
 from seqkd.search.settings import BeamSettings
 
 # Triton supports NVIDIA's devices from this compute capability on.
@@ -215,8 +216,8 @@ class GraphTransformer:
     def _allocate(self, shape: Shape) -> Buffers:
         try:
             return self._new_buffers(shape, self.model, self.graphs)
-        except torch.OutOfMemoryError:
-            if not self._buffers:
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error) or not self._buffers:
                 raise
             self._buffers.clear()
         return self._new_buffers(shape, self.model, self.graphs)
@@ -226,8 +227,9 @@ class GraphTransformer:
         """Buffers kept for later must not be why a smaller batch does not fit either."""
         try:
             yield
-        except torch.OutOfMemoryError:
-            self._buffers.clear()
+        except (RuntimeError, MemoryError) as error:
+            if out_of_memory(error):
+                self._buffers.clear()
             raise
 
     @torch.inference_mode()

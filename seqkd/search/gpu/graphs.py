@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 
 import torch
 
+from seqkd.search.intake import out_of_memory
+
 Result = TypeVar("Result")
 
 # Runs of a key before its graph is captured. The first run compiles kernels and sets up libraries. A capture costs
@@ -67,10 +69,23 @@ class Recorder:
             self._runs[key] = runs + 1
             return function()
         if key not in self._recorded:
-            self._recorded[key] = self._capture(function)
+            self._recorded[key] = self._capture_with_room(function)
         graph, result = self._recorded[key]
         graph.replay()
         return result  # type: ignore[no-any-return]
+
+    def _capture_with_room(self, function: Callable[[], Any]) -> tuple[torch.cuda.CUDAGraph, Any]:
+        """Capture a graph, if need be once more after the memory is freed that torch keeps for ordinary runs.
+
+        During a capture torch itself does not free it.
+        """
+        try:
+            return self._capture(function)
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+        self._cuda.empty_cache()
+        return self._capture(function)
 
     def _capture(self, function: Callable[[], Any]) -> tuple[torch.cuda.CUDAGraph, Any]:
         """Capture a graph while the device goes on working.

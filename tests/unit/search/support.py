@@ -20,6 +20,19 @@ from seqkd.search.plain.transformer import IncrementalTransformer
 
 BOS, PAD, EOS, UNK = 0, 1, 2, 3
 
+# How torch, Triton and CUDA's libraries say that memory does not suffice.
+MEMORY_ERRORS: list[Exception] = [
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+    torch.AcceleratorError("CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported"),
+    RuntimeError("CUDA error: out of memory"),
+    RuntimeError("CUDA driver error: out of memory"),
+    RuntimeError("Triton Error [CUDA]: out of memory"),
+    RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory"),
+    MemoryError(),
+]
+
 
 def tiny_model(
     *, vocab: int = 40, seed: int = 0, end_bias: float = 0.0, norm: str = "pre", heads: int = 2

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import weakref
+from collections.abc import Iterator
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from seqkd.errors import WorkError
-from seqkd.search.intake import Intake, Sentence
-
-CPU = torch.device("cpu")
+from seqkd.search.intake import Intake, Sentence, out_of_memory
+from tests.unit.search.support import MEMORY_ERRORS
 
 
 def of_lengths(lengths: list[int], *, batch_tokens: int, max_positions: int = 100) -> Intake:
@@ -44,16 +46,69 @@ def test_a_batch_that_does_not_fit_waits_again_and_the_next_ones_are_half_as_lar
     intake = of_lengths([5, 4, 5, 3, 1], batch_tokens=18)
     before, width, count = waiting(intake), intake.width, intake.count
     batch = [intake.queue.popleft() for _ in range(count)]
-    intake.put_back(torch.OutOfMemoryError(), reversed(batch[1:]), count=count, width=width, device=CPU)
+    intake.put_back(torch.OutOfMemoryError(), reversed(batch[1:]), count=count, width=width)
     assert waiting(intake) == before[1:]  # the first was done
     assert (intake.batch_tokens, intake.count) == (9, 1)
     assert "out of memory with 3 sentences; continuing with 9 tokens" in capfd.readouterr().err
     one = [intake.queue.popleft()]
     with pytest.raises(WorkError, match=f"row {one[0].row}: one sentence alone does not fit"):
-        intake.put_back(MemoryError(), one, count=1, width=intake.width, device=CPU)
+        intake.put_back(MemoryError(), one, count=1, width=intake.width)
 
 
 def test_other_errors_are_passed_on() -> None:
     intake = of_lengths([3, 2], batch_tokens=8)
     with pytest.raises(RuntimeError, match="shapes differ"):
-        intake.put_back(RuntimeError("shapes differ"), [], count=2, width=4, device=CPU)
+        intake.put_back(RuntimeError("shapes differ"), [], count=2, width=4)
+
+
+@pytest.mark.parametrize("error", MEMORY_ERRORS, ids=str)
+def test_every_kind_of_failed_allocation_is_recognised(error: Exception) -> None:
+    assert out_of_memory(error)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.AcceleratorError("CUDA error: an illegal memory access was encountered"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasGemmEx`"),
+        WorkError("a translation may say: out of memory"),
+    ],
+    ids=str,
+)
+def test_other_failures_are_not_taken_for_failed_allocations(error: Exception) -> None:
+    assert not out_of_memory(error)
+
+
+class Memory:
+    """On a device."""
+
+
+def test_memory_is_freed_after_a_failed_batch_has_gone_and_only_then() -> None:
+    intake = of_lengths([3, 3, 3], batch_tokens=8)
+    held: list[weakref.ref[Memory]] = []
+    emptied: list[int] = []
+
+    def work(count: int) -> None:
+        memory = Memory()
+        held.append(weakref.ref(memory))
+        if count > 1:
+            raise RuntimeError("CUDA error: out of memory")
+
+    def decode() -> Iterator[int]:
+        count, width = intake.count, intake.width
+        batch = [intake.queue.popleft() for _ in range(count)]
+        try:
+            work(count)
+        except RuntimeError as error:
+            assert held[-1]() is not None  # the error still holds its frames
+            intake.put_back(error, batch, count=count, width=width)
+            return
+        yield from (sentence.row for sentence in batch)
+
+    def empty_cache() -> None:
+        assert held[-1]() is None
+        emptied.append(len(held))
+
+    assert list(intake.drain(decode, empty_cache=empty_cache)) == [0, 1, 2]
+    assert emptied == [1]
+    assert len(held) == 4

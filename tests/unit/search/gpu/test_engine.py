@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+import weakref
 from collections.abc import Callable, Hashable
 from typing import Any
 
@@ -26,7 +27,7 @@ from seqkd.search.gpu.operations import PLAIN, Operations
 from seqkd.search.plain.transformer import IncrementalTransformer
 from tests.unit.search import support
 from tests.unit.search.gpu.support import DEVICE
-from tests.unit.search.support import EOS, engine_model, sentences
+from tests.unit.search.support import EOS, MEMORY_ERRORS, engine_model, sentences
 
 pytest.importorskip("triton")
 
@@ -272,7 +273,8 @@ def test_memory_that_runs_out_in_a_step_frees_what_is_kept() -> None:
         graph.advance(state, graph.frontier(state, BeamSettings(beam=2)))
 
 
-def test_the_search_goes_on_with_smaller_batches_when_memory_is_short() -> None:
+@pytest.mark.parametrize("error", MEMORY_ERRORS, ids=str)
+def test_the_search_goes_on_with_smaller_batches_when_memory_is_short(error: Exception) -> None:
     plain = model()
     rows = sentences(8, vocab=VOCAB, longest=5)
     chosen = BeamSettings(beam=2, max_length_ratio=1.0, max_length_extra=1)
@@ -280,11 +282,21 @@ def test_the_search_goes_on_with_smaller_batches_when_memory_is_short() -> None:
 
     def small_only(ancestors: Tensor, parents: Tensor, positions: Tensor, places: Tensor) -> None:
         if len(places) > 2:
-            raise torch.OutOfMemoryError("too many rows")
+            raise type(error)(*error.args)
         PLAIN.follow(ancestors, parents, positions, places)
 
-    graph = GraphTransformer(plain, operations=dataclasses.replace(PLAIN, follow=small_only))
+    def allocate(shape: Shape, plain: Transformer, graphs: bool) -> Buffers:
+        # Nothing of a batch that has failed is left when the next one begins.
+        assert all(buffers() is None for buffers in failing)
+        buffers = Buffers(shape, plain, graphs)
+        if shape.slots > 2:
+            failing.append(weakref.ref(buffers))
+        return buffers
+
+    failing: list[weakref.ref[Buffers]] = []
+    graph = GraphTransformer(plain, operations=dataclasses.replace(PLAIN, follow=small_only), buffers=allocate)
     found = dict(BeamSearch([graph], chosen).decode(rows, batch_tokens=60))
+    assert len(failing) > 1
     assert {r: [h.ids for h in k] for r, k in found.items()} == {r: [h.ids for h in k] for r, k in expected.items()}
 
 

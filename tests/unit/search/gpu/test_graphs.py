@@ -59,7 +59,7 @@ class FakeGraph:
 class FakeCuda:
     """Stands for `torch.cuda`: as torch does, it keeps one workspace a stream, in the memory of the first that asks.
 
-    It has neither `synchronize` nor `empty_cache`, so a capture cannot call them.
+    It has no `synchronize`, so a capture cannot call it.
     """
 
     graph_pool_handle = FakePool
@@ -103,6 +103,10 @@ class FakeCuda:
     def clear_workspaces(self) -> None:
         self.workspaces.clear()
         self.calls.append("clear")
+
+    def empty_cache(self) -> None:
+        assert self.capturing is None
+        self.calls.append("empty")
 
     def recorder(self) -> Recorder:
         return Recorder(DEVICE, enabled=True, cuda=self, clear_workspaces=self.clear_workspaces)
@@ -162,10 +166,10 @@ def test_a_failed_capture_is_ended_and_its_own_error_is_told(broken: bool) -> No
         recorder.run("one", cuda.product)
 
     def fail() -> None:
-        raise torch.OutOfMemoryError("no memory")
+        raise RuntimeError("shapes differ")
 
     cuda.broken = broken
-    with pytest.raises(torch.OutOfMemoryError, match="no memory"):
+    with pytest.raises(RuntimeError, match="shapes differ"):
         recorder.run("one", fail)
     assert cuda.calls[-3:] == ["begin", "end", "clear"]
     assert cuda.capturing is None
@@ -173,6 +177,24 @@ def test_a_failed_capture_is_ended_and_its_own_error_is_told(broken: bool) -> No
     cuda.broken = False
     recorder.run("one", cuda.product)
     assert cuda.calls[-1] == "replay"
+
+
+@pytest.mark.parametrize("enough", [False, True])
+def test_a_capture_that_lacks_memory_is_tried_once_more_after_the_cache_is_emptied(enough: bool) -> None:
+    cuda = FakeCuda()
+    recorder = cuda.recorder()
+    for _ in range(ORDINARY_RUNS):
+        recorder.run("one", cuda.product)
+    cuda.calls.clear()
+
+    def work() -> None:
+        if not enough or "empty" not in cuda.calls:
+            raise torch.AcceleratorError("CUDA error: out of memory")
+
+    with nullcontext() if enough else pytest.raises(torch.AcceleratorError):
+        recorder.run("one", work)
+    failed = ["wait", "clear", "begin", "end", "clear"]
+    assert cuda.calls == [*failed, "empty", *failed, *(["replay"] if enough else [])]
 
 
 @pytest.mark.parametrize(("device", "enabled"), [("cpu", True), ("cuda", False)])

@@ -6,8 +6,11 @@ sources on average. What is decoded means nothing; the work is that of a real ru
 
 Every variant decodes the same sentences: plain torch a step at a time, the engine, and the engine with one technique
 taken out, or with a host that waits. Beside them stand the floor that arithmetic and memory set (counted, over rates
-measured here), the time of each part of a step, and Hugging Face's Marian of the same size. `--smoke` runs it all on a
-toy, on any machine.
+measured here), the time of each part of a step, and Hugging Face's Marian of the same size. `--variants` names what is
+measured beside the engine, for a machine that is there for minutes. `--smoke` runs it all on a toy, on any machine.
+
+The engine's logits are float32 in every precision. Those of plain torch and of Marian have the precision of the
+weights, which stands beside their figures.
 """
 
 from __future__ import annotations
@@ -18,14 +21,12 @@ import json
 import random
 import statistics
 import sys
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 if str(REPOSITORY) not in sys.path:  # run as a script
@@ -41,15 +42,14 @@ from seqkd.models.functional import leave_out_cudnn_attention  # noqa: E402
 from seqkd.models.settings import StackSettings  # noqa: E402
 from seqkd.models.transformer import Transformer  # noqa: E402
 from seqkd.search import BeamSearch, BeamSettings, Hypothesis, SearchModel  # noqa: E402
-from seqkd.search.candidates import RowCandidates, top_candidates  # noqa: E402
-from seqkd.search.frontier import Frontier  # noqa: E402
-from seqkd.search.gpu.engine import Buffers, GraphTransformer  # noqa: E402
-from seqkd.search.gpu.graphs import Recorder  # noqa: E402
+from seqkd.search.gpu.engine import GraphTransformer  # noqa: E402
 from seqkd.search.gpu.kernels import TRITON  # noqa: E402
 from seqkd.search.gpu.operations import PLAIN, Operations  # noqa: E402
 from seqkd.search.gpu.output import fused_output  # noqa: E402
+from seqkd.search.pace import Pace  # noqa: E402
 from seqkd.search.plain.transformer import IncrementalTransformer  # noqa: E402
-from tests.bench.gpu_without import OTHER_PACES, Apart, paced  # noqa: E402
+from tests.bench.gpu_parts import parts, seconds  # noqa: E402
+from tests.bench.gpu_without import OTHER_PACES, Apart  # noqa: E402
 
 WMT14_SENTENCES = 4_500_000
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "float32": torch.float32}
@@ -132,54 +132,95 @@ def build(scale: Scale, device: torch.device) -> Transformer:
     return model
 
 
-def decode(engine: SearchModel, scale: Scale, sources: Sources, batch_tokens: int) -> dict[int, list[Hypothesis]]:
+def decode(
+    engine: SearchModel, scale: Scale, sources: Sources, batch_tokens: int, pace: Pace | None = None
+) -> dict[int, list[Hypothesis]]:
     """K-best lists of all sources."""
-    return dict(BeamSearch([engine], settings(scale)).decode(sources, batch_tokens=batch_tokens))
+    return dict(BeamSearch([engine], settings(scale), pace=pace).decode(sources, batch_tokens=batch_tokens))
 
 
-def seconds(function: Callable[[], object], device: torch.device) -> float:
-    """Of one run, until the device has done all of it."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    start = time.perf_counter()
-    function()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - start
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Variant:
+    """One way to decode.
+
+    Attributes:
+        label: What it is, for the table.
+        make: Makes its engine.
+        pace: When the host asks which sentences are done, if not as the engine's own way is.
+    """
+
+    label: str
+    make: Callable[[], SearchModel]
+    pace: Pace | None = None
 
 
-def variants(model: Transformer) -> dict[str, Callable[[], SearchModel]]:
+OPERATIONS = ("follow", "self_attention", "cross_attention", "add_norm", "output", "advance")
+# By name, what `--variants` takes; the engine itself is always measured.
+NAMES = (
+    "plain",
+    "without-graphs",
+    "without-kernels",
+    *(f"without-{part}" for part in OPERATIONS),
+    "search-apart",
+    "fused-output",
+    *OTHER_PACES,
+)
+PEER = "marian"
+
+
+def variants(model: Transformer) -> dict[str, Variant]:
     """What is compared. Parts in plain torch copy the caches that they read, which is part of what the kernels save."""
 
-    def engine(operations: Operations = TRITON, *, graphs: bool = True) -> Callable[[], SearchModel]:
-        return lambda: GraphTransformer(model, operations=operations, graphs=graphs)
+    def engine(
+        label: str, operations: Operations = TRITON, *, graphs: bool = True, pace: Pace | None = None
+    ) -> Variant:
+        return Variant(
+            label=label, make=lambda: GraphTransformer(model, operations=operations, graphs=graphs), pace=pace
+        )
 
-    found: dict[str, Callable[[], SearchModel]] = {
-        "plain torch (IncrementalTransformer)": lambda: IncrementalTransformer(model),
-        "engine": engine(),
-        "engine without graphs": engine(graphs=False),
-        "engine without any kernel": engine(PLAIN),
+    found = {
+        "engine": engine("engine"),
+        "plain": Variant(
+            label=f"plain torch (IncrementalTransformer), {name_of(model.output_weight.dtype)} logits",
+            make=lambda: IncrementalTransformer(model),
+        ),
+        "without-graphs": engine("engine without graphs", graphs=False),
+        "without-kernels": engine("engine without any kernel", PLAIN),
+        "search-apart": Variant(
+            label="engine with the search's step outside its graph", make=lambda: Apart(GraphTransformer(model))
+        ),
+        "fused-output": engine("engine with the fused output kernel", dataclasses.replace(TRITON, output=fused_output)),
     }
-    for part in ("follow", "self_attention", "cross_attention", "add_norm", "output", "advance"):
+    for part in OPERATIONS:
         without = dataclasses.replace(TRITON, **{part: getattr(PLAIN, part)})
-        found[f"engine without the {part} kernel"] = engine(without)
-    found["engine with the search's step outside its graph"] = lambda: Apart(GraphTransformer(model))
-    found["engine with the fused output kernel"] = engine(dataclasses.replace(TRITON, output=fused_output))
+        found[f"without-{part}"] = engine(f"engine without the {part} kernel", without)
+    for name, (label, pace) in OTHER_PACES.items():
+        found[name] = engine(label, pace=pace)
     return found
 
 
+def name_of(dtype: torch.dtype) -> str:
+    """As torch writes it, without `torch.`."""
+    return str(dtype).removeprefix("torch.")
+
+
 def measure(
-    make: Callable[[], SearchModel], scale: Scale, sources: Sources, batch_tokens: int, device: torch.device
+    variant: Variant, scale: Scale, sources: Sources, batch_tokens: int, device: torch.device
 ) -> dict[str, Any]:
-    """Speed of one variant; a first decode of everything compiles kernels and captures graphs."""
-    engine = make()
+    """Speed of one variant; a first decode of everything compiles kernels and captures most graphs."""
+    engine = variant.make()
     found: dict[int, list[Hypothesis]] = {}
-    first = seconds(lambda: found.update(decode(engine, scale, sources, batch_tokens)), device)
+
+    def once() -> None:
+        found.update(decode(engine, scale, sources, batch_tokens, variant.pace))
+
+    first = seconds(once, device)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    times = [seconds(lambda: decode(engine, scale, sources, batch_tokens), device) for _ in range(scale.repeats)]
+    times = [seconds(once, device) for _ in range(scale.repeats)]
     middle = statistics.median(times)
     return {
+        "label": variant.label,
         "batch_tokens": batch_tokens,
         "first_seconds": first,
         "seconds": times,
@@ -230,100 +271,6 @@ def ceilings(device: torch.device) -> dict[str, float] | None:
     return rates
 
 
-def parts(model: Transformer, scale: Scale, device: torch.device) -> dict[str, float]:
-    """Microseconds of each part of one step, replayed as a graph, at half of an average target's length."""
-    beam, groups, dim = scale.beam, scale.groups, scale.dim
-    rows, dtype = groups * beam, model.output_weight.dtype
-    engine = GraphTransformer(model)
-    width = round(2.718 ** (scale.middle + 0.15))
-    with torch.inference_mode():
-        state = engine.new_state(groups, beam, width + 1, 2 * width + 2)
-        buffers = state.buffers
-        sources = torch.randint(4, scale.vocab, (groups, width), device=device)
-        engine.admit(state, torch.arange(groups, device=device), sources)
-        frontier = engine.frontier(state, settings(scale))
-        everywhere = torch.zeros(groups, dtype=torch.long, device=device)
-        frontier.admit(
-            torch.arange(groups, device=device), minimums=everywhere, limits=everywhere + 2 * width, rows=range(groups)
-        )
-        # Ancestors meet in one hypothesis a few positions back, as those of a beam do.
-        buffers.ancestors[..., -4:].random_(0, beam)
-        x = torch.randn(rows, dim, device=device, dtype=dtype)
-        qkv = torch.randn(rows, 3 * dim, device=device, dtype=dtype)
-        wide = torch.randn(rows, scale.ffn_dim, device=device, dtype=dtype)
-        layer: Any = model.decoder[0]
-        weight, count = model.output_weight, 2 * beam + 2
-
-        def at_half(function: Callable[[], object]) -> Callable[[], object]:
-            def run() -> object:
-                buffers.positions.fill_(width // 2)
-                frontier.clock.positions.fill_(width // 2)
-                # Every hypothesis lives, and none has ended.
-                frontier.live.fill_(-1.0)
-                frontier.count.zero_()
-                frontier.done.zero_()
-                return function()
-
-            return run
-
-        functions: dict[str, Callable[[], object]] = {
-            "whole step": at_half(lambda: engine._advance(buffers, state.rows, frontier)),
-            "whole step without the search's": at_half(lambda: engine._candidates(buffers, state.rows, count)),
-            "encode and admit": lambda: engine.admit(state, torch.arange(groups, device=device), sources),
-            "product qkv (x layers)": lambda: layer.attention.qkv(x),
-            "product dim x dim (x 3 layers)": lambda: layer.attention.out(x),
-            "product ffn in (x layers)": lambda: layer.ffn.inner(x),
-            "product ffn out (x layers)": lambda: layer.ffn.out(wide),
-        }
-        for name, do in (("kernel", TRITON), ("torch", PLAIN)):
-            functions |= operation_parts(name, do, buffers, x, qkv, layer.ffn_norm, weight, count, scale.heads, at_half)
-            functions[f"the search's step, {name}"] = at_half(step_of(do, frontier, buffers, scale.vocab))
-        functions["output, fused kernel"] = lambda: fused_output(x, weight, count, 2)
-        return {name: microseconds(name, function, device) for name, function in functions.items()}
-
-
-def step_of(do: Operations, frontier: Frontier, buffers: Buffers, vocab: int) -> Callable[[], object]:
-    """Ranking, finishing and continuing random candidates of every slot."""
-    rows, device = frontier.live.shape, frontier.live.device
-    found: RowCandidates = top_candidates(
-        torch.randn(*rows, vocab, device=device), min(frontier.count_needed, vocab), frontier.eos_id
-    )
-    return lambda: do.advance(frontier, found, buffers.parents[: rows[0]])
-
-
-def operation_parts(
-    name: str,
-    do: Operations,
-    buffers: Buffers,
-    x: Tensor,
-    qkv: Tensor,
-    norm: torch.nn.LayerNorm,
-    weight: Tensor,
-    count: int,
-    heads: int,
-    at_half: Callable[[Callable[[], object]], Callable[[], object]],
-) -> dict[str, Callable[[], object]]:
-    """Each operation on its own."""
-    places, positions, ancestors = buffers.places, buffers.positions, buffers.ancestors
-    cache, cross, lengths = buffers.caches[0], buffers.cross[0], buffers.lengths
-    return {
-        f"follow, {name}": at_half(lambda: do.follow(ancestors, buffers.parents, positions, places)),
-        f"self-attention, {name} (x layers)": at_half(
-            lambda: do.self_attention(qkv, cache, ancestors, positions, places, heads)
-        ),
-        f"cross-attention, {name} (x layers)": lambda: do.cross_attention(x, cross, lengths, places, heads),
-        f"residual and norm, {name} (x 3 layers)": lambda: do.add_norm(x, x, norm),
-        f"output, {name}": lambda: do.output(x, weight, count, 2),
-    }
-
-
-def microseconds(name: str, function: Callable[[], object], device: torch.device) -> float:
-    """Median of replays; encoding has work outside its graph and is run as it is."""
-    recorder = Recorder(device, enabled=name != "encode and admit")
-    times = [seconds(lambda: recorder.run(name, function), device) for _ in range(23 if device.type == "cuda" else 1)]
-    return 1e6 * statistics.median(times[3:] or times)
-
-
 def same_share(model: Transformer, scale: Scale, sources: Sources) -> float:
     """Sentences whose k-best lists are those of plain torch in float32, over all."""
     exact = model.to(torch.float32)
@@ -342,6 +289,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--precision", choices=DTYPES, default="bf16")
     parser.add_argument("--batch-tokens", type=int, nargs="+", default=[8192, 16_384, 32_768, 65_536])
     parser.add_argument("--sentences", type=int, default=Scale().sentences)
+    parser.add_argument(
+        "--variants", nargs="*", choices=(*NAMES, PEER), default=[*NAMES, PEER], help="beside the engine (default: all)"
+    )
     asked = parser.parse_args(arguments)
     scale = SMOKE if asked.smoke else Scale(sentences=asked.sentences)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -353,7 +303,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     result: dict[str, Any] = {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu, Triton's interpreter",
         "torch": torch.__version__,
-        "precision": str(dtype).removeprefix("torch."),
+        "precision": name_of(dtype),
         "scale": dataclasses.asdict(scale),
         "variants": {},
     }
@@ -368,7 +318,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         keep()
     best = max(sweep, key=lambda row: float(row["sentences_per_second"]))
     result["variants"]["engine"] = best
-    found = decode(makers["engine"](), scale, sources, best["batch_tokens"])
+    found = decode(makers["engine"].make(), scale, sources, best["batch_tokens"])
     lengths = [len(found[row][0].ids) for row, _ in sources]
     result["mean_length"] = {"source": statistics.mean(len(s) for _, s in sources), "target": statistics.mean(lengths)}
     result["work"] = counted = work(scale, sources, found, best["batch_tokens"])
@@ -379,20 +329,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
         result["share_of_roofline"] = max(floors) / statistics.median(best["seconds"])
         result["wmt14_minutes"] = WMT14_SENTENCES / best["sentences_per_second"] / 60
     keep()
-    result["hugging_face"] = hugging_face(scale, sources[:2048], lengths[:2048], dtype, device)
-    keep()
-    for name, make in makers.items():
-        if name != "engine":
-            result["variants"][name] = measure(make, scale, sources, best["batch_tokens"], device)
+    if PEER in asked.variants:
+        result["hugging_face"] = hugging_face(scale, sources[:2048], lengths[:2048], dtype, device)
+        keep()
+    for name in asked.variants:
+        if name != PEER:
+            result["variants"][name] = measure(makers[name], scale, sources, best["batch_tokens"], device)
             keep()
-    for name, chosen in OTHER_PACES.items():
-        with paced(chosen):
-            result["variants"][name] = measure(makers["engine"], scale, sources, best["batch_tokens"], device)
-    result["microseconds"] = parts(model, scale, device)
+    result["microseconds"] = parts(model, scale, settings(scale), device)
     result["same_lists_float32"] = same_share(model, scale, sources[:256])
     keep()
-    for name, row in sorted(result["variants"].items(), key=lambda item: -item[1]["sentences_per_second"]):
-        print(f"{row['sentences_per_second']:12,.1f} sentences/s  {name}")
+    rows = [*result["variants"].values(), *([result["hugging_face"]] if result.get("hugging_face") else [])]
+    for row in sorted(rows, key=lambda row: -row["sentences_per_second"]):
+        print(f"{row['sentences_per_second']:12,.1f} sentences/s  {row['label']}")
     print(
         json.dumps({key: value for key, value in result.items() if key not in ("variants", "batch_tokens")}, indent=1)
     )

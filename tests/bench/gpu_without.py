@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 from seqkd.search.gpu.engine import GraphTransformer
-from seqkd.search.pace import PACES, Pace
+from seqkd.search.pace import Pace
 
 
 class Apart:
@@ -23,20 +20,9 @@ class Apart:
 
 # What the host does between groups of steps, beside the engine's own way.
 OTHER_PACES = {
-    "engine, the host waiting for each step": Pace(steps=1, lag=0),
-    "engine, the host waiting for every two steps": Pace(steps=2, lag=0),
-    "engine, the host waiting for every four steps": Pace(steps=4, lag=0),
-    "engine, the host one step behind": Pace(steps=1, lag=1),
-    "engine, the host four steps behind": Pace(steps=4, lag=1),
+    "wait-each-step": ("engine, the host waiting for each step", Pace(steps=1, lag=0)),
+    "wait-every-2-steps": ("engine, the host waiting for every two steps", Pace(steps=2, lag=0)),
+    "wait-every-4-steps": ("engine, the host waiting for every four steps", Pace(steps=4, lag=0)),
+    "1-step-behind": ("engine, the host one step behind", Pace(steps=1, lag=1)),
+    "4-steps-behind": ("engine, the host four steps behind", Pace(steps=4, lag=1)),
 }
-
-
-@contextmanager
-def paced(chosen: Pace) -> Iterator[None]:
-    """Searches within keep to this pace, on all devices."""
-    before = dict(PACES)
-    PACES.update(dict.fromkeys(PACES, chosen))
-    try:
-        yield
-    finally:
-        PACES.update(before)

@@ -6,15 +6,19 @@ import importlib.util
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 pytest.importorskip("triton")
 
-from seqkd.search import Hypothesis
-from tests.bench import gpu
-from tests.bench.gpu_without import OTHER_PACES
+from seqkd.search import BeamSettings, Hypothesis
+from seqkd.search.gpu.engine import GraphTransformer
+from tests.bench import gpu, gpu_parts
+from tests.unit.search.gpu.support import DEVICE
+from tests.unit.search.support import tiny_model
 
 
 @pytest.mark.slow
@@ -24,15 +28,61 @@ def test_smoke(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     result = json.loads((tmp_path / "gpu.json").read_text())
-    assert {"engine", "engine without graphs", "plain torch (IncrementalTransformer)"} <= result["variants"].keys()
-    assert {"engine with the search's step outside its graph", *OTHER_PACES} <= result["variants"].keys()
+    assert result["variants"].keys() == {"engine", *gpu.NAMES}
     assert all(row["sentences_per_second"] > 0 for row in result["variants"].values())
     assert result["same_lists_float32"] == 1.0
     assert result["work"]["flops"] > 0
     assert result["hugging_face"]["sentences_per_second"] > 0
     assert result["microseconds"]["whole step"] > 0
     assert result["microseconds"]["the search's step, kernel"] > 0
-    assert "sentences/s  engine" in done.stdout
+    assert "sentences/s  engine\n" in done.stdout
+    # Peers whose logits are rounded are told apart from the engine.
+    assert "sentences/s  plain torch (IncrementalTransformer), float32 logits\n" in done.stdout
+    assert "sentences/s  Hugging Face's Marian, float32 logits\n" in done.stdout
+
+
+@pytest.mark.slow
+def test_only_chosen_variants_are_measured(tmp_path: Path) -> None:
+    out = tmp_path / "gpu.json"
+    gpu.main(["--smoke", "--out", str(out), "--variants", "fused-output", "4-steps-behind"])
+    result = json.loads(out.read_text())
+    assert result["variants"].keys() == {"engine", "fused-output", "4-steps-behind"}
+    assert "hugging_face" not in result
+
+
+def test_every_name_of_a_variant_is_one(capsys: pytest.CaptureFixture[str]) -> None:
+    assert gpu.variants(tiny_model()).keys() == {"engine", *gpu.NAMES}
+    with pytest.raises(SystemExit):
+        gpu.main(["--smoke", "--out", "gpu.json", "--variants", "without-luck"])
+    assert "invalid choice: 'without-luck'" in capsys.readouterr().err
+
+
+def test_hypotheses_have_different_ancestors_right_before_their_position() -> None:
+    engine = GraphTransformer(tiny_model().to(DEVICE))
+    with torch.inference_mode():
+        state = engine.new_state(8, 4, 6, 20)
+        frontier = engine.frontier(state, BeamSettings(beam=4))
+        reset = gpu_parts.half_way(state.buffers, frontier, 10)
+        ancestors = state.buffers.ancestors
+        kept = ancestors.clone()
+        assert set(ancestors.nonzero()[:, 2].tolist()) == {6, 7, 8, 9}
+        assert ancestors.amax() == 3
+        assert set(state.buffers.positions.tolist()) == {10}
+        ancestors[..., :10] = 0
+        reset()
+    assert torch.equal(ancestors, kept)
+
+
+def test_what_puts_a_part_back_is_not_in_its_time() -> None:
+    done: list[float] = []
+
+    def timer(function: Callable[[], object], _: torch.device) -> float:
+        done.clear()
+        function()
+        return sum(done)
+
+    part = gpu_parts.Part(function=lambda: done.append(2e-6), reset=lambda: done.append(30e-6))
+    assert gpu_parts.microseconds(part, torch.device("cpu"), timer=timer) == pytest.approx(2)
 
 
 def test_work_is_counted() -> None:

@@ -6,9 +6,9 @@ The fields are those of `seqkd.search.BeamSettings` and of `seqkd.models.protoco
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from seqkd.corpus.files import is_kept
 
@@ -24,8 +24,23 @@ def _free(name: str) -> str:
     return name
 
 
+def _auto_or_number(value: Any) -> Any:
+    # A union of pydantic's would report two problems for one value, with places that are not in the file.
+    if value == "auto":
+        return value
+    try:
+        number = int(value)
+        sound = number >= 1 and number == float(value)
+    except (TypeError, ValueError, OverflowError):
+        sound = False
+    if not sound:
+        raise ValueError('should be a whole number of at least 1, or "auto"')
+    return number
+
+
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=MOST_LETTERS), AfterValidator(_free)]
 SearchPrecision = Literal["auto", "float32", "bf16x3", "bf16", "int8", "fp16"]
+DecodedTogether = Annotated[int | Literal["auto"], BeforeValidator(_auto_or_number)]
 Beams = Annotated[tuple[Annotated[int, Field(ge=1, le=64)], ...], Field(min_length=1)]
 
 

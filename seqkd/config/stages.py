@@ -35,7 +35,7 @@ from seqkd.config.prepare import PrepareConfig as PrepareConfig
 from seqkd.config.prepare import VocabularyConfig as VocabularyConfig
 from seqkd.config.prepare import one_or_several as one_or_several
 from seqkd.config.report import ReportConfig as ReportConfig
-from seqkd.config.search import Beams, Name, SearchPrecision, Strict, check_beams, check_decode
+from seqkd.config.search import Beams, DecodedTogether, Name, SearchPrecision, Strict, check_beams, check_decode
 from seqkd.config.search import ParallelConfig as ParallelConfig
 from seqkd.config.search import SearchConfig as SearchConfig
 from seqkd.config.select import SelectSettings
@@ -190,7 +190,9 @@ class DistillConfig(Strict):
     models: tuple[Path, ...] = ()
     corpus: Path
     search: SearchConfig = SearchConfig(beam=5, nbest=5)
-    batch_tokens: int = Field(4000, ge=1, description="source tokens, padding counted, that are decoded together")
+    batch_tokens: DecodedTogether = Field(
+        4000, description="source tokens, padding counted, that are decoded together; auto: by the device"
+    )
     precision: SearchPrecision = "auto"
     workers: int = Field(0, ge=0, description="processes on CPU; 0: one for each core")
     source: SourceConfig | None = Field(None, description="what writes the lists in place of models")

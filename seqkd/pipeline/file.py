@@ -22,6 +22,7 @@ from seqkd.config.models import (
 from seqkd.config.prepare import OWN_TEST
 from seqkd.config.search import (
     Beams,
+    DecodedTogether,
     Name,
     ParallelConfig,
     SearchConfig,
@@ -233,7 +234,7 @@ class DistillPart(Strict):
     source: SourceConfig | None = Field(None, description="what writes the lists in place of a teacher")
     corpus: Name | None = Field(None, description="what is decoded; left out: the only data set")
     search: SearchConfig = SearchConfig(beam=5, nbest=5)
-    batch_tokens: int = Field(4000, ge=1)
+    batch_tokens: DecodedTogether = 4000
     precision: SearchPrecision = "auto"
     workers: int = Field(0, ge=0)
 
@@ -274,7 +275,7 @@ class BackTranslationPart(ModelPart):
     )
     search: SearchConfig = SearchConfig()
     filters: FilterConfig = FilterConfig()
-    batch_tokens: int = Field(4000, ge=1)
+    batch_tokens: DecodedTogether = 4000
     precision: SearchPrecision = "auto"
     workers: int = Field(0, ge=0)
 

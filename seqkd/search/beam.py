@@ -20,7 +20,7 @@ from seqkd.search.constraints import Shaper
 from seqkd.search.ensemble import Ensemble
 from seqkd.search.frontier import Frontier
 from seqkd.search.frontier_state import FrontierState
-from seqkd.search.intake import Intake, Sentence
+from seqkd.search.intake import Intake, Sentence, most_together
 from seqkd.search.pace import PACES, Pace, Transfer, send
 from seqkd.search.protocol import FusedSearchModel, SearchModel, SteppingModel
 from seqkd.search.sampling import Sampler
@@ -95,7 +95,8 @@ class BeamSearch:
         Args:
             sources: Row ids and source ids without end of sentence.
             batch_tokens: Source tokens that are decoded together, including padding and end of sentence. The number is
-                halved when a batch does not fit in memory.
+                halved when a batch does not fit in memory. On CUDA devices a batch also has at most as many sentences
+                as `most_together` says.
             prefix: Target ids with which every output begins, such as a language tag, or a prefix for each row id (rows
                 without one are free). They count in the length and the log-probability of the output, and the longest
                 output has at least their number.
@@ -114,7 +115,8 @@ class BeamSearch:
             return self._check_prefix(prefix.get(row, ()) if isinstance(prefix, Mapping) else prefix, row)
 
         sentences = (Sentence(row, source, opening(row) if source else []) for row, source in sources)
-        intake = Intake(sentences, max_positions=model.max_positions, batch_tokens=batch_tokens)
+        most = most_together(model.device, vocab=model.target_vocab, beam=self.settings.beam)
+        intake = Intake(sentences, max_positions=model.max_positions, batch_tokens=batch_tokens, most=most)
         self.too_long.extend(intake.too_long)
         for row in intake.empty:
             yield row, [Hypothesis([], 0.0, 0.0, "eos")]

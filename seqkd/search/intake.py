@@ -14,6 +14,9 @@ from seqkd.errors import WorkError
 from seqkd.progress import say
 
 Result = TypeVar("Result")
+# The memory of the logits of a step on CUDA devices. Short sentences would fill a batch with so many rows that the
+# logits of a large vocabulary need more than everything else.
+LOGITS_BYTES = 2_000_000_000
 # Libraries that allocate beside torch's allocator raise a RuntimeError, or AcceleratorError, with one of these texts.
 NO_MEMORY = ("out of memory", "can't allocate memory", "ALLOC_FAILED", "ALLOCATION_FAILED")
 
@@ -40,6 +43,7 @@ class Intake:
         sentences: The sentences in any order.
         max_positions: The longest source of the model in tokens, including end of sentence.
         batch_tokens: Source tokens that are decoded together, including padding and end of sentence.
+        most: Sentences that are decoded together at most; None for any number.
 
     Attributes:
         empty: Row ids of sentences without tokens, which need no decoding.
@@ -48,10 +52,13 @@ class Intake:
         batch_tokens: The given number, or the number that was found to fit.
     """
 
-    def __init__(self, sentences: Iterable[Sentence], *, max_positions: int, batch_tokens: int) -> None:
+    def __init__(
+        self, sentences: Iterable[Sentence], *, max_positions: int, batch_tokens: int, most: int | None = None
+    ) -> None:
         self.empty: list[int] = []
         self.too_long: list[int] = []
         self.batch_tokens = batch_tokens
+        self.most = most
         self._failed = False
         waiting = []
         for sentence in sentences:
@@ -71,7 +78,8 @@ class Intake:
     @property
     def count(self) -> int:
         """The number of waiting sentences that form a batch."""
-        return max(1, min(self.batch_tokens // self.width, len(self.queue)))
+        fitting = min(self.batch_tokens // self.width, len(self.queue))
+        return max(1, fitting if self.most is None else min(fitting, self.most))
 
     def drain(
         self,
@@ -120,6 +128,11 @@ class Intake:
         self.batch_tokens = max(1, count * width // 2)
         say(f"search: out of memory with {count} sentences; continuing with {self.batch_tokens:,} tokens a batch")
         self._failed = True
+
+
+def most_together(device: torch.device, *, vocab: int, beam: int) -> int | None:
+    """Return the number of sentences whose logits, in float32, fit in `LOGITS_BYTES`; None on devices without limit."""
+    return max(1, LOGITS_BYTES // (4 * vocab * beam)) if device.type == "cuda" else None
 
 
 def longest_first(sentences: Iterable[Sentence]) -> list[Sentence]:

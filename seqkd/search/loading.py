@@ -37,6 +37,10 @@ HARDWARE: dict[Arithmetic, str] = {
 }
 
 
+# Source tokens that are decoded together if the settings leave the number to seqkd. A GPU is idle with few.
+BATCH_TOKENS = {"cpu": 4_000, "cuda": 65_536}
+
+
 @dataclass(frozen=True, slots=True)
 class SearchTeam:
     """Loaded models for decoding.
@@ -114,6 +118,13 @@ def resolve_device(device: str, *, allocate: Callable[[torch.device], None] = _a
         ) from None
     leave_out_cudnn_attention(found)
     return found
+
+
+def resolve_batch_tokens(batch_tokens: Literal["auto"] | int, device: torch.device) -> int:
+    """Resolve the number of source tokens that are decoded together on this device."""
+    if batch_tokens != "auto":
+        return batch_tokens
+    return BATCH_TOKENS.get(device.type, BATCH_TOKENS["cpu"])
 
 
 def resolve_precision(

@@ -162,7 +162,10 @@ def run(
             rows=rows,
             work=ShardWork(
                 start=partial(
-                    _Worker, config, source_settings(config, precision), Place(device=str(where), threads=threads)
+                    _Worker,
+                    config,
+                    source_settings(config, where, precision),
+                    Place(device=str(where), threads=threads),
                 ),
                 # A GPU decodes a whole shard at once, because the last batch of each piece runs empty.
                 pieces=partial(_pieces, rows, CHUNK_ROWS if where.type == "cpu" else max(rows, default=1)),

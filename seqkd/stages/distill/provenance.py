@@ -15,7 +15,7 @@ from seqkd.extensions import resolve
 from seqkd.interop.seqkd_models import ModelSettings
 from seqkd.interop.sources import MODELS, SOURCES, KBestSource
 from seqkd.search import BeamSettings
-from seqkd.search.loading import Precision
+from seqkd.search.loading import Precision, resolve_batch_tokens
 from seqkd.search.paths import engine_for
 
 
@@ -24,12 +24,19 @@ def source_of(config: DistillConfig) -> KBestSource:
     return SOURCES.own[MODELS] if config.source is None else config.source.record
 
 
-def source_settings(config: DistillConfig, precision: Precision | None) -> Any:
-    """Return the settings of the source. `precision` is that of models, or None for another source."""
+def source_settings(config: DistillConfig, where: torch.device, precision: Precision | None) -> Any:
+    """Return the settings of the source.
+
+    Args:
+        config: The settings of the stage.
+        where: The device of the models.
+        precision: Precision of the models' weights, or None for another source.
+    """
     if config.source is not None or precision is None:
         return None if config.source is None else config.source.settings
     search = BeamSettings(**config.search.model_dump())
-    return ModelSettings(models=config.models, search=search, batch_tokens=config.batch_tokens, precision=precision)
+    together = resolve_batch_tokens(config.batch_tokens, where)
+    return ModelSettings(models=config.models, search=search, batch_tokens=together, precision=precision)
 
 
 def settings(config: DistillConfig) -> dict[str, Any]:
@@ -50,7 +57,7 @@ def provenance(config: DistillConfig, corpus: Corpus, where: torch.device, preci
     Raises:
         ModelError: A model folder is damaged.
     """
-    made_from = resolve(source_of(config).inputs)(source_settings(config, precision))
+    made_from = resolve(source_of(config).inputs)(source_settings(config, where, precision))
     if config.source is not None:
         made_from = {f"source.{name}": digest for name, digest in made_from.items()}
     inputs = {"corpus": corpus.manifest.digest(), **made_from}
@@ -65,7 +72,7 @@ def provenance(config: DistillConfig, corpus: Corpus, where: torch.device, preci
             "device": where.type,
             "precision": precision,
             "engine": engine_for(config.models, precision, where),
-            "batch_tokens": config.batch_tokens,
+            "batch_tokens": resolve_batch_tokens(config.batch_tokens, where),
         },
         revisions=search_revisions(precision),
     )

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from seqkd.config.stages import EvaluateConfig, ParallelConfig, SearchConfig
+from seqkd.config.stages import DistillConfig, EvaluateConfig, ParallelConfig, SearchConfig
 from seqkd.config.toml import validate
 from seqkd.errors import ConfigError
 from seqkd.models.protocol import ParallelSettings
@@ -44,6 +44,16 @@ def test_what_the_settings_refuse_the_section_refuses(wrong: dict[str, Any]) -> 
         BeamSettings(**wrong)
     with pytest.raises(ValidationError):
         SearchConfig(**wrong)
+
+
+@pytest.mark.parametrize("wrong", [0, -1, 1.5, "big", "", None, [4000], float("inf")], ids=str)
+def test_batch_tokens_are_a_number_or_auto(wrong: Any) -> None:
+    given = {"models": ["m"], "corpus": "c"}
+    for value, expected in (("auto", "auto"), (1, 1), (4000.0, 4000)):
+        assert validate(DistillConfig, {**given, "batch_tokens": value}, "test").batch_tokens == expected
+    with pytest.raises(ConfigError) as caught:
+        validate(DistillConfig, {**given, "batch_tokens": wrong}, "test")
+    assert f'batch_tokens: should be a whole number of at least 1, or "auto", got {wrong!r}' in str(caught.value)
 
 
 def test_diverse_groups_must_divide_every_beam_of_an_evaluation() -> None:

@@ -104,6 +104,19 @@ def test_every_option_of_a_stage_is_neutral_or_required() -> None:
     assert "corpus" not in found
 
 
+def test_batch_tokens_leave_the_mark_that_they_left_when_they_were_a_number() -> None:
+    def written(**values: Any) -> dict[str, Any]:
+        config = validate(DistillConfig, {"models": ["m"], "corpus": "c", **values}, "test")
+        return provenance(config).fingerprint["config"]  # type: ignore[no-any-return]
+
+    assert written() == written(batch_tokens=4000)
+    assert "batch_tokens" not in written()
+    assert written(batch_tokens=2000)["batch_tokens"] == 2000
+    # As written, so that a folder made on a GPU is up to date on a CPU.
+    assert written(batch_tokens="auto")["batch_tokens"] == "auto"
+    assert in_full(DistillConfig, {"models": ["m"], "corpus": "c"})["batch_tokens"] == 4000
+
+
 def test_kinds_always_leave_a_mark_and_have_their_own_defaults() -> None:
     values = {"prepared": "p", "corpus": "c", "training": {"max_updates": 1}, "model": {"arch": "sru"}}
     config = validate(TrainConfig, values, "test")

@@ -207,6 +207,21 @@ def test_a_batch_that_does_not_fit_is_split_and_nothing_is_lost(late: bool, caps
     assert lists(found) == lists(decode(engine(tiny_model(end_bias=0.1)), chosen, rows))
 
 
+@pytest.mark.parametrize(("device", "slots"), [("cpu", 1000), ("cuda", 50)])
+def test_on_cuda_a_batch_is_bounded_by_its_logits(device: str, slots: int) -> None:
+    class Seen(Exception):  # noqa: N818
+        pass
+
+    class Wide(Small):
+        def new_state(self, slots: int, beam: int, max_source: int, max_target: int) -> Any:  # noqa: ARG002
+            raise Seen(slots)
+
+    model = Wide(0, late=False)
+    model.device, model.target_vocab = torch.device(device), 2_000_000
+    with pytest.raises(Seen, match=f"^{slots}$"):
+        list(BeamSearch([model], BeamSettings()).decode([(row, [4]) for row in range(1000)], batch_tokens=65_536))
+
+
 def test_one_sentence_that_does_not_fit_is_an_error_naming_it() -> None:
     with pytest.raises(WorkError, match="row 35"):
         list(BeamSearch([Small(0, late=False)], BeamSettings()).decode([(35, [4, 5])], batch_tokens=100))

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from seqkd.errors import WorkError
-from seqkd.search.intake import Intake, Sentence, out_of_memory
+from seqkd.search.intake import LOGITS_BYTES, Intake, Sentence, most_together, out_of_memory
 from tests.unit.search.support import MEMORY_ERRORS
 
 
@@ -38,6 +38,19 @@ def test_a_batch_is_within_the_budget_unless_one_sentence_is_not(lengths: list[i
     assert 1 <= intake.count <= len(lengths)
     assert intake.count == 1 or intake.count * intake.width <= budget
     assert intake.count == len(lengths) or (intake.count + 1) * intake.width > budget
+
+
+def test_short_sentences_form_no_larger_batch_than_their_logits_allow() -> None:
+    rows = [Sentence(row, [4] * length) for row, length in enumerate([9, 1, 1, 1])]
+    intake = Intake(rows, max_positions=100, batch_tokens=12, most=2)
+    assert intake.count == 1  # the longest fills it
+    intake.queue.popleft()
+    assert intake.count == 2
+    most = most_together(torch.device("cuda"), vocab=256_206, beam=5)
+    assert most is not None
+    assert most * 5 * 256_206 * 4 <= LOGITS_BYTES < (most + 1) * 5 * 256_206 * 4
+    assert most_together(torch.device("cuda"), vocab=10**9, beam=64) == 1
+    assert most_together(torch.device("cpu"), vocab=256_206, beam=5) is None
 
 
 def test_a_batch_that_does_not_fit_waits_again_and_the_next_ones_are_half_as_large(

@@ -16,7 +16,15 @@ from seqkd.search.cpu.engine import NativeModel
 from seqkd.search.cpu.scoring import NativeScorer
 from seqkd.search.cpu.stack import NativeParallel
 from seqkd.search.cpu.weights import available
-from seqkd.search.loading import SearchTeam, build_engine, load_team, quick_decoder, resolve_device, team_precision
+from seqkd.search.loading import (
+    SearchTeam,
+    build_engine,
+    load_team,
+    quick_decoder,
+    resolve_batch_tokens,
+    resolve_device,
+    team_precision,
+)
 from seqkd.search.parallel import ParallelSearch
 from seqkd.search.plain.lstm import IncrementalLstm
 from seqkd.search.plain.sru import IncrementalSru
@@ -81,6 +89,12 @@ def test_a_cuda_device_computes_no_attention_with_cudnn(device: str, left: bool)
     finally:
         backends.enable_cudnn_sdp(before)
     assert asked == [torch.device(device)]
+
+
+@pytest.mark.parametrize(("device", "auto"), [("cpu", 4_000), ("cuda", 65_536), ("cuda:1", 65_536), ("meta", 4_000)])
+def test_batch_tokens_are_those_of_the_device_only_if_auto(device: str, auto: int) -> None:
+    assert resolve_batch_tokens("auto", torch.device(device)) == auto
+    assert resolve_batch_tokens(120, torch.device(device)) == 120
 
 
 @pytest.mark.parametrize("arch", ["lstm", "sru"])

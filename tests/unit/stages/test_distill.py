@@ -161,6 +161,18 @@ def test_every_row_gets_its_list(prepared: Path, teacher: Path, tmp_path: Path) 
     assert read_manifest(tmp_path / "out").extra["beam"] == 3
 
 
+def test_auto_batch_tokens_are_recorded_as_the_number_that_was_used(
+    prepared: Path, teacher: Path, tmp_path: Path
+) -> None:
+    base = settings(prepared, teacher)
+    for name, value in (("auto", "auto"), ("given", 4000)):
+        distill.run(base.model_copy(update={"batch_tokens": value}), tmp_path / name, device="cpu")
+    auto, given = (read_manifest(tmp_path / name) for name in ("auto", "given"))
+    assert auto.extra["batch_tokens"] == given.extra["batch_tokens"] == 4000
+    assert auto.fingerprint["config"]["batch_tokens"] == "auto"
+    assert auto.shards == given.shards
+
+
 @pytest.mark.slow
 def test_more_processes_give_the_same_bytes(prepared: Path, teacher: Path, tmp_path: Path) -> None:
     folder = tmp_path / "several pieces"

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from seqkd.config.report import SyntheticPath
 from seqkd.config.stages import ReportConfig, TrainingConfig
-from seqkd.config.written import in_full
+from seqkd.config.written import fill_in_neutral
 from seqkd.corpus.cost import read_cost
 from seqkd.corpus.manifest import MANIFEST, read_manifest
 from seqkd.corpus.reader import Corpus
@@ -337,7 +337,11 @@ def _seeds(models: Sequence[Path]) -> tuple[int, ...]:
     for path in models:
         if (path / "manifest.json").is_file():
             training = read_manifest(path).fingerprint.get("config", {}).get("training", {})
-            seed = in_full(TrainingConfig, training).get("seed") if isinstance(training, dict) and training else None
+            seed = (
+                fill_in_neutral(TrainingConfig, training).get("seed")
+                if isinstance(training, dict) and training
+                else None
+            )
             if isinstance(seed, int):
                 seeds.add(seed)
     return tuple(sorted(seeds))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from seqkd.config.stages import ReportConfig
-from seqkd.config.written import neutral
+from seqkd.config.written import find_neutral
 from seqkd.corpus.manifest import Manifest, Provenance, StageOutput, atomic_write, read_manifest
 from seqkd.metrics.results import RESULT
 from seqkd.progress import say
@@ -43,7 +43,7 @@ def run(config: ReportConfig, out: str | Path, *, overwrite: bool = False, devic
         stage="report",
         settings=settings(config),
         inputs=inputs,
-        neutral=neutral(config),
+        neutral=find_neutral(config),
         optional=tuple(role for role in inputs if role.startswith(SOFT_TARGETS)),  # earlier versions did not read them
     )
     if StageOutput.up_to_date(out, "report", made_by, overwrite=overwrite):

@@ -19,7 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from seqkd.config.models import ObjectiveConfig
-from seqkd.config.written import in_full
+from seqkd.config.written import fill_in_neutral
 from seqkd.corpus.cost import read_cost
 from seqkd.corpus.files import is_kept
 from seqkd.corpus.manifest import MANIFEST, Manifest, read_manifest
@@ -253,7 +253,7 @@ def _training(path: Path, manifest: Manifest) -> dict[str, Any]:
     facts: dict[str, Any] = {}
     objective = dict(made_by.get("config", {}).get("objective") or {})
     if objective:
-        objective = {**in_full(ObjectiveConfig, objective), "teachers": None, "soft_targets": None}
+        objective = {**fill_in_neutral(ObjectiveConfig, objective), "teachers": None, "soft_targets": None}
         kind = objective.pop("type", "")
         options = (f"{name} {_shown(value)}" for name, value in objective.items() if value is not None)
         facts["objective"] = ", ".join([kind, *options])

@@ -11,7 +11,7 @@ from typing import Any
 
 from seqkd.config.models import ModelConfig, ObjectiveConfig
 from seqkd.config.stages import EvaluateConfig
-from seqkd.config.written import in_full
+from seqkd.config.written import fill_in_neutral
 from seqkd.corpus.manifest import MANIFEST, read_manifest
 from seqkd.corpus.reader import Corpus
 from seqkd.errors import CorpusError
@@ -99,7 +99,7 @@ def recipe_of(model: Path) -> tuple[str, str]:
     recipe: dict[str, Any] = {}
     for key, kind in (("model", ModelConfig), ("objective", ObjectiveConfig)):
         written = config.get(key)
-        full = in_full(kind, written) if isinstance(written, dict) else {}
+        full = fill_in_neutral(kind, written) if isinstance(written, dict) else {}
         # Folders of teachers are no settings; no fingerprint holds them.
         recipe[key] = {name: value for name, value in full.items() if name not in ("teachers", "soft_targets")} or None
     recipe |= {key: config[key] for key in ("hooks", "init_from") if key in config}

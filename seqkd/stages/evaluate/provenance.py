@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from seqkd.config.stages import EvaluateConfig
-from seqkd.config.written import neutral
+from seqkd.config.written import find_neutral
 from seqkd.corpus.manifest import Provenance
 from seqkd.corpus.reader import Corpus
 from seqkd.corpus.revisions import search_revisions
@@ -62,7 +62,7 @@ def provenance(
         stage="evaluate",
         settings=settings(config),
         inputs=inputs,
-        neutral=neutral(config),
+        neutral=find_neutral(config),
         optional=(OUTPUTS,),
         worked={
             "device": where.type,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from seqkd.config.stages import BitextConfig, FurtherTestConfig, FurtherText
-from seqkd.config.written import neutral
+from seqkd.config.written import find_neutral
 from seqkd.corpus.manifest import Manifest, Provenance, StageOutput
 from seqkd.corpus.unknowns import UNKNOWN_ROWS
 from seqkd.errors import SeqkdError
@@ -41,7 +41,7 @@ def run(config: FurtherTestConfig, out: str | Path, *, overwrite: bool = False, 
     out = Path(out)
     prepared = read_prepared(config.prepared)
     vocabularies = Vocabularies.load(config.prepared)
-    bitext = config.text.found()
+    bitext = config.text.find_files()
     problems: list[SeqkdError] = []
     facts, accepted = check_text(bitext, problems)
     tell_all(problems)
@@ -55,7 +55,7 @@ def run(config: FurtherTestConfig, out: str | Path, *, overwrite: bool = False, 
         stage="test",
         settings=settings(config) | languages,
         inputs=inputs | ({"accepted": accepted} if accepted else {}),
-        neutral=neutral(config),
+        neutral=find_neutral(config),
     )
     with StageOutput.open(out, "corpus", made_by, overwrite=overwrite) as output:
         if output.complete:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from seqkd.config.stages import MonolingualConfig
-from seqkd.config.written import neutral
+from seqkd.config.written import find_neutral
 from seqkd.corpus.manifest import PARTIAL, Manifest, Provenance, StageOutput, read_manifest
 from seqkd.errors import InputError, SeqkdError
 from seqkd.progress import say
@@ -63,7 +63,7 @@ def run(config: MonolingualConfig, out: str | Path, *, overwrite: bool = False, 
         settings=settings(config),
         inputs={"train": prepared.extra["train"]} | {f"text{index}": digest for index, digest in enumerate(digests, 1)},
         formerly={"prepared": ("train", prepared.digest())},
-        neutral=neutral(config),
+        neutral=find_neutral(config),
     )
     with StageOutput.open(out, "corpus", made_by, overwrite=overwrite) as output:
         if output.complete:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from seqkd.config.stages import BitextConfig, PrepareConfig
-from seqkd.config.written import neutral
+from seqkd.config.written import find_neutral
 from seqkd.corpus.files import atomic_write
 from seqkd.corpus.manifest import PARTIAL, Manifest, Provenance, StageOutput, read_manifest
 from seqkd.corpus.unknowns import UNKNOWN_ROWS
@@ -106,7 +106,7 @@ def _made_by(config: PrepareConfig, facts: dict[str, BitextFacts], accepted_dige
         stage="prepare",
         settings=settings(config),
         inputs=inputs,
-        neutral=neutral(config),
+        neutral=find_neutral(config),
         unused=() if config.vocabulary_from is None else ("seed",),  # it draws the sample of a vocabulary
     )
 

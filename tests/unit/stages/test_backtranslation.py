@@ -203,8 +203,8 @@ def test_a_tag_must_be_a_piece(made: Path, tmp_path: Path) -> None:
     ("more", "problem"),
     [
         ({"reverse": False}, "tag: is for sources that a model wrote"),
-        ({"rule": "seqinter"}, "monolingual text has no references"),
-        ({"filters": {"max_ter": 50.0}}, "monolingual text has no references"),
+        ({"rule": "seqinter"}, "reads references, and monolingual text has none"),
+        ({"filters": {"max_ter": 50.0}}, "reads references, and monolingual text has none"),
         ({"tag": "<b t>"}, "tag"),
     ],
 )

@@ -6,20 +6,22 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
-from seqkd.metrics.registry import METRICS, NLL, main_metric, validating
+from seqkd.metrics.registry import METRICS, NLL, list_validating, main_metric
 
 
 def _check_validating(name: str) -> str:
     record = METRICS.find(name)
     if name != NLL and (record is None or not record.validates):
-        raise ValueError(f"training cannot measure {name!r} at validations, expected one of: {', '.join(validating())}")
+        raise ValueError(
+            f"training cannot measure {name!r} at validations, expected one of: {', '.join(list_validating())}"
+        )
     return name
 
 
 def _check_output_metric(name: str) -> str:
     record = METRICS.find(name)
-    if record is None or not record.of_outputs:
-        known = ", ".join(record.name for record in METRICS.all() if record.of_outputs)
+    if record is None or not record.measures_outputs:
+        known = ", ".join(record.name for record in METRICS.all() if record.measures_outputs)
         raise ValueError(f"no metric of outputs is called {name!r}, expected one of: {known}")
     return name
 

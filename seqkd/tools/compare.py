@@ -13,11 +13,11 @@ from seqkd.corpus.manifest import MANIFEST, read_manifest
 from seqkd.errors import InputError, ModelError
 from seqkd.metrics.registry import METRICS, Metric, Outputs
 from seqkd.metrics.results import DecodeResult
-from seqkd.metrics.significance import Significance, by_both_tests
+from seqkd.metrics.significance import Significance, run_both_tests
 from seqkd.progress import Progress
 from seqkd.report.contents import CurvePoint
-from seqkd.report.gather import history
-from seqkd.report.twins import decode_label
+from seqkd.report.gather import read_history
+from seqkd.report.twins import format_decode
 from seqkd.tools.evaluations import Evaluation, Run, TestText, check_models, list_models, read_shared_text
 
 ROWS = 20  # the most gains, and the most losses, that are shown
@@ -116,7 +116,7 @@ class Pair:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Comparison:
+class RunComparison:
     """The comparison of two runs, or of two models.
 
     Attributes:
@@ -141,7 +141,9 @@ class Comparison:
         return json.dumps(values, indent=2, ensure_ascii=False) + "\n"
 
 
-def compare(first: str | Path, second: str | Path | None = None, models: tuple[str, str] | None = None) -> Comparison:
+def compare(
+    first: str | Path, second: str | Path | None = None, models: tuple[str, str] | None = None
+) -> RunComparison:
     """Compare two runs, or two models.
 
     Args:
@@ -182,7 +184,7 @@ def compare(first: str | Path, second: str | Path | None = None, models: tuple[s
             for pair, evaluations in zip(names, found, strict=True)
         ]
     left = {} if models else {str(a.path): a.models_beside(b), str(b.path): b.models_beside(a)}
-    return Comparison(a=str(a.path), b=str(b.path), chosen=models is not None, pairs=tuple(pairs), left=left)
+    return RunComparison(a=str(a.path), b=str(b.path), chosen=models is not None, pairs=tuple(pairs), left=left)
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,7 +251,7 @@ def _compare_models(
         seeds=tuple(found),
         settings=tuple(_list_differences(one.a, one.b)),
         measured=tuple(line for same in lines.values() for line in _add_means(same)),
-        curves=(history(one.a.config.model), history(one.b.config.model)),
+        curves=(read_history(one.a.config.model), read_history(one.b.config.model)),
         decode=changed[0],
         gains=tuple(gains[:ROWS]),
         losses=tuple(losses[:ROWS]),
@@ -267,7 +269,7 @@ def _match_decodes(both: _EvaluationPair) -> list[tuple[str, str]]:
 
 
 def _format_label(both: _EvaluationPair, names: tuple[str, str]) -> str:
-    a, b = (decode_label(side.result, name) for side, name in zip((both.a, both.b), names, strict=True))
+    a, b = (format_decode(side.result, name) for side, name in zip((both.a, both.b), names, strict=True))
     return a if a == b else f"{a} / {b}"
 
 
@@ -276,14 +278,14 @@ def _measure_decodes(
 ) -> Iterator[Measurement]:
     a, b = both.a.result.decodes[names[0]], both.b.result.decodes[names[1]]
     for metric in METRICS.all():
-        values = a.measured(metric.name), b.measured(metric.name)
+        values = a.get_value(metric.name), b.get_value(metric.name)
         if values == (None, None):
             continue
         significance = None
         if metric.statistics is not None and all(map(metric.fits, outputs)):
-            sides = [metric.statistics_of(one) for one in outputs]
+            sides = [metric.compute_statistics(one) for one in outputs]
             values = sides[0].score.value, sides[1].score.value
-            significance = by_both_tests(*sides)
+            significance = run_both_tests(*sides)
         yield _make_measurement(both, _format_label(both, names), metric.name, seed, values, significance)
     for name in SPEEDS:
         speeds = _get_speed(a, name), _get_speed(b, name)
@@ -348,7 +350,7 @@ def _compare_rows(text: TestText, a: Outputs, b: Outputs) -> list[RowChange]:
     metric: Metric = METRICS.get(ROW_METRIC)
     scores = []
     for outputs in (a, b):
-        found = metric.statistics_of(outputs)
+        found = metric.compute_statistics(outputs)
         scores.append(found.scores(found.rows).tolist())
     columns = zip(text.ids, text.sources, text.references, a.hypotheses, b.hypotheses, *scores, strict=True)
     return [

@@ -17,9 +17,9 @@ from seqkd.metrics.significance import Test
 from seqkd.report import plots
 from seqkd.report.contents import CurvePoint
 from seqkd.report.findings import MINUS
-from seqkd.report.gather import compare as marked
-from seqkd.report.tables import Cell, Head, Table, number, text
-from seqkd.tools.compare import Comparison, Measurement, Pair, RowChange
+from seqkd.report.gather import mark_differences as mark_differences
+from seqkd.report.tables import Cell, Head, Table, format_number, format_text
+from seqkd.tools.compare import Measurement, Pair, RowChange, RunComparison
 
 _NAMES = {
     "sentences_per_second": ("sentences/s, batches", 1),
@@ -36,7 +36,7 @@ CAPTION = (
 )
 
 
-def show(compared: Comparison, console: Console) -> None:
+def show(compared: RunComparison, console: Console) -> None:
     """Print the comparison as text."""
     console.print(Text(f"A: {compared.a}\nB: {compared.b}"))
     console.print()
@@ -58,7 +58,7 @@ def show(compared: Comparison, console: Console) -> None:
             console.print(Text(f"only in {run}: {', '.join(names)}"))
 
 
-def render(compared: Comparison) -> str:
+def render(compared: RunComparison) -> str:
     """Render the page. All text is escaped; equal comparisons give equal pages."""
     environment = Environment(
         loader=PackageLoader("seqkd.report", "."),
@@ -78,7 +78,7 @@ def render(compared: Comparison) -> str:
         scores=scores_table(compared),
         caption=CAPTION,
         curves=[] if pair is None else _draw_curves(pair),
-        legends=[(name, plots.colour(index)) for index, name in enumerate(_list_names(pair))] if pair else [],
+        legends=[(name, plots.pick_colour(index)) for index, name in enumerate(_list_names(pair))] if pair else [],
         changed=[
             (f"Largest {what} of B", [(_format_head(row), *_mark_texts(row)) for row in rows])
             for what, rows in (("gains", pair.gains), ("losses", pair.losses))
@@ -89,7 +89,7 @@ def render(compared: Comparison) -> str:
     )
 
 
-def format_title(compared: Comparison) -> str:
+def format_title(compared: RunComparison) -> str:
     """Return the names of the models or runs in one line."""
     if compared.chosen:
         (pair,) = compared.pairs
@@ -100,35 +100,35 @@ def format_title(compared: Comparison) -> str:
 # --- tables -------------------------------------------------------------------------------------------------------
 
 
-def settings_table(compared: Comparison) -> Table:
+def settings_table(compared: RunComparison) -> Table:
     """Make a table with a row for each setting that differs."""
     rows = [(pair, setting) for pair in compared.pairs for setting in pair.settings]
     columns: list[tuple[Head, Sequence[Cell]]] = []
     if not compared.chosen:
-        columns.append((Head(name="Model", number=False), [text(pair.a) for pair, _ in rows]))
+        columns.append((Head(name="Model", number=False), [format_text(pair.a) for pair, _ in rows]))
     columns += [
-        (Head(name="Setting", number=False), [text(setting.name) for _, setting in rows]),
-        (Head(name="A", number=False), [text(_format_value(setting.a)) for _, setting in rows]),
-        (Head(name="B", number=False), [text(_format_value(setting.b)) for _, setting in rows]),
+        (Head(name="Setting", number=False), [format_text(setting.name) for _, setting in rows]),
+        (Head(name="A", number=False), [format_text(_format_value(setting.a)) for _, setting in rows]),
+        (Head(name="B", number=False), [format_text(_format_value(setting.b)) for _, setting in rows]),
     ]
     return _make_table(columns)
 
 
-def scores_table(compared: Comparison) -> Table:
+def scores_table(compared: RunComparison) -> Table:
     """Make a table with a row for each number of two models."""
     rows = [(pair, line) for pair in compared.pairs for line in pair.measured]
     lines = [line for _, line in rows]
     columns: list[tuple[Head, Sequence[Cell]]] = []
     if not compared.chosen:
-        columns.append((Head(name="Model", number=False), [text(pair.a) for pair, _ in rows]))
+        columns.append((Head(name="Model", number=False), [format_text(pair.a) for pair, _ in rows]))
     if any(line.test != OWN_TEST for line in lines):
-        columns.append((Head(name="Test set", number=False), [text(line.test) for line in lines]))
+        columns.append((Head(name="Test set", number=False), [format_text(line.test) for line in lines]))
     columns += [
-        (Head(name="Decode", number=False), [text(line.decode) for line in lines]),
-        (Head(name="Measure", number=False), [text(_format_name(line)) for line in lines]),
+        (Head(name="Decode", number=False), [format_text(line.decode) for line in lines]),
+        (Head(name="Measure", number=False), [format_text(_format_name(line)) for line in lines]),
     ]
     if any(line.seed for line in lines):
-        columns.append((Head(name="Seed", number=False), [text(line.seed) for line in lines]))
+        columns.append((Head(name="Seed", number=False), [format_text(line.seed) for line in lines]))
     columns += [
         (Head(name="A"), [_format_number(line, line.a) for line in lines]),
         (Head(name="B"), [_format_number(line, line.b) for line in lines]),
@@ -151,11 +151,11 @@ def curves_table(pair: Pair) -> Table:
     sides = [{point.update: point for point in points} for points in pair.curves]
     updates = sorted({update for side in sides for update in side})
     heads = [Head(name="Update")]
-    columns: list[list[Cell]] = [[number(update, 0) for update in updates]]
+    columns: list[list[Cell]] = [[format_number(update, 0) for update in updates]]
     for what, label, digits in (("valid_nll", "NLL", 4), ("valid_bleu", "BLEU", 2)):
         for side, name in zip(sides, "AB", strict=True):
             heads.append(Head(name=f"{label} {name}"))
-            columns.append([number(_get_value(side, update, what), digits) for update in updates])
+            columns.append([format_number(_get_value(side, update, what), digits) for update in updates])
     return _make_table(list(zip(heads, columns, strict=True)))
 
 
@@ -193,7 +193,7 @@ def _scaled(line: Measurement, value: float) -> tuple[float, int]:
 
 
 def _format_number(line: Measurement, value: float | None) -> Cell:
-    return number(None, 0) if value is None else number(*_scaled(line, value))
+    return format_number(None, 0) if value is None else format_number(*_scaled(line, value))
 
 
 def _format_signed(line: Measurement, value: float) -> str:
@@ -203,19 +203,19 @@ def _format_signed(line: Measurement, value: float) -> str:
 
 def _format_difference(line: Measurement) -> Cell:
     if line.difference is None:
-        return number(None, 0)
+        return format_number(None, 0)
     best = line.significance is not None and line.significance.significant
     return Cell(text=_format_signed(line, line.difference), sort=repr(line.difference), best=best)
 
 
 def _format_p_value(line: Measurement, test: Test) -> Cell:
-    return number(None if line.significance is None else line.significance.p_values[test], 4)
+    return format_number(None if line.significance is None else line.significance.p_values[test], 4)
 
 
 def _format_interval(line: Measurement) -> Cell:
     found = line.significance
     if found is None:
-        return text("")
+        return format_text("")
     return Cell(text=f"{_format_signed(line, found.low)} to {_format_signed(line, found.high)}", sort="")
 
 
@@ -250,7 +250,11 @@ def _format_row(row: RowChange) -> str:
 
 def _mark_texts(row: RowChange) -> tuple[Any, ...]:
     """Return source, reference and both outputs, with runs of words marked that differ from the reference."""
-    return row.source, row.reference, [("A", marked(row.reference, row.a)), ("B", marked(row.reference, row.b))]
+    return (
+        row.source,
+        row.reference,
+        [("A", mark_differences(row.reference, row.a)), ("B", mark_differences(row.reference, row.b))],
+    )
 
 
 def _list_names(pair: Pair) -> list[str]:
@@ -261,7 +265,11 @@ def _draw_curves(pair: Pair) -> list[tuple[str, object, str]]:
     names = _list_names(pair)
     series = dict(zip(names, pair.curves, strict=True))
     drawn = [
-        ("Validation loss", plots.curves(series, names, {}, what="nll"), "Nats per token; lower is better."),
-        ("Validation BLEU", plots.curves(series, names, {}, what="bleu"), "Greedy outputs on the validation text."),
+        ("Validation loss", plots.plot_curves(series, names, {}, what="nll"), "Nats per token; lower is better."),
+        (
+            "Validation BLEU",
+            plots.plot_curves(series, names, {}, what="bleu"),
+            "Greedy outputs on the validation text.",
+        ),
     ]
     return [plot for plot in drawn if plot[1]]

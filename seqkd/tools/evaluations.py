@@ -20,7 +20,7 @@ from seqkd.metrics.registry import Outputs
 from seqkd.metrics.results import EvaluationResult, read_result
 from seqkd.metrics.tokenizers import Tokenizer, choose_tokenizer
 from seqkd.pipeline.folders import OF
-from seqkd.stages.evaluate.references import accepted_file, further_references
+from seqkd.stages.evaluate.references import accepted_file, read_further_references
 from seqkd.text.languages import has_blanks
 
 EVALUATIONS = "evaluations"
@@ -247,7 +247,7 @@ def read_text(evaluation: Evaluation) -> TestText:
         ids=ids,
         sources=sources,
         references=references,
-        further_references=further_references(corpus),
+        further_references=read_further_references(corpus),
         accepted=_read_accepted(accepted_file(path), ids) if "accepted" in evaluation.made_with["inputs"] else None,
         tokenizer=evaluation.config.tokenizer,
         language=corpus.manifest.extra.get("target_language"),

@@ -110,7 +110,9 @@ def test_an_interrupted_run_ends_with_the_same_bytes(prepared: Path, made: Path,
 def test_draws_are_of_the_size_asked_for_and_even(total: int, wanted: int) -> None:
     counts = [0] * total
     for seed in range(400):
-        chosen = [int(text) for text, _ in monolingual.drawn(((str(n), "") for n in range(total)), total, wanted, seed)]
+        chosen = [
+            int(text) for text, _ in monolingual.draw_texts(((str(n), "") for n in range(total)), total, wanted, seed)
+        ]
         assert len(chosen) == wanted
         assert chosen == sorted(set(chosen))
         for n in chosen:

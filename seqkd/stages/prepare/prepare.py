@@ -119,7 +119,7 @@ def read_prepared(folder: Path) -> Manifest:
     """
     manifest = read_manifest(folder)
     if manifest.kind != "prepared":
-        raise CorpusError(f"holds kind {manifest.kind!r}", where=str(folder), expected="output of `seqkd prepare`")
+        raise CorpusError(f"is of kind {manifest.kind!r}", where=str(folder), expected="output of `seqkd prepare`")
     return manifest
 
 

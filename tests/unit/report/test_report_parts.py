@@ -244,7 +244,7 @@ def test_rows_and_candidates_that_do_not_fit_are_told(root: Path) -> None:
     html = render(dataclasses.replace(contents, models=models))
     assert "Decode kbest: 12 rows: source longer than max_positions." in html
     assert "short: 7 of 100 test sources are longer than the model's positions." in html
-    assert "rescored, npd: 4 candidates are longer" in html
+    assert "rescored, npd: 4 candidates were lost" in html
     assert contents.to_json()["models"][0]["too_long"] == 0
 
 

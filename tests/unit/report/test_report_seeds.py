@@ -133,7 +133,7 @@ def test_tables_have_one_row_with_mean_and_spread(root: Path) -> None:
     differences = [2.0, 3.0]
     note = f"\N{PLUS-MINUS SIGN} {np.std(differences, ddof=1):.2f}, gold, n = 2"
     assert f'+2.50 <span class="note">{note}</span>' in table
-    assert "gold was trained with 2 seeds, kd was trained with 3 seeds; other models once." in html
+    assert "gold was trained with 2 seeds, kd was trained with 3 seeds, and other models once." in html
     assert "there are no error bars" not in html
 
 

@@ -25,7 +25,7 @@ LANGUAGES = ("en", "de", "fr", "cs")
 PARTS = ("train", "val", "test_2016_flickr")
 TIMEOUT_SECONDS = 60
 
-# Of the text, not of the gzip files: the same text can be packed in many ways.
+# Digests of the text, because the same text can be compressed in many ways.
 CHECKSUMS = {
     "train.en": "460a15fbd157e34a7a9957ee388c1ca247fe47af3ef25fb50442af6c274e0fc6",
     "train.de": "2c2b73fd2b548fbcde3a875e0a78d6ee94d498bfdee6bd3eae3945779e9ddf72",
@@ -43,7 +43,7 @@ CHECKSUMS = {
 
 
 class FetchError(Exception):
-    """The corpus cannot be had; the message says why and what to do."""
+    """The corpus cannot be fetched. The message gives the reason and the remedy."""
 
 
 def downloaded(url: str) -> bytes:

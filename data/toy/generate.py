@@ -20,7 +20,7 @@ from typing import TextIO
 
 from grammar import Sentence, render, sample_sentence, sample_translation, translations
 
-HELD_OUT_ROWS = 500  # validation and test, each
+HELD_OUT_ROWS = 500  # rows of the validation text, and of the test text
 _FIRST_CHARACTER = 0x4E00
 
 
@@ -36,7 +36,7 @@ def generate(out: Path, rows: int, seed: int, monolingual: int = 0, *, unsegment
     with contextlib.ExitStack() as stack:
         accepted = stack.enter_context(_whole(out / "test.accepted.jsonl"))
         for name, number in (("test", HELD_OUT_ROWS), ("valid", HELD_OUT_ROWS), ("train", rows)):
-            # A stream of random numbers for each part: more training rows leave the others alone.
+            # Each part has its own stream of random numbers, so that more training rows do not change the others.
             rng = random.Random(f"{seed}/{name}")
             source = stack.enter_context(_whole(out / f"{name}.src"))
             target = stack.enter_context(_whole(out / f"{name}.tgt"))
@@ -53,13 +53,13 @@ def generate(out: Path, rows: int, seed: int, monolingual: int = 0, *, unsegment
 
 
 def characters(text: str) -> str:
-    """The text in Chinese characters without blanks: each two letters of a word are one character."""
+    """Write the text in Chinese characters without blanks. Every two letters of a word give one character."""
     pairs = (word[start : start + 2] for word in text.replace("-", "").split() for start in range(0, len(word), 2))
     return "".join(chr(_FIRST_CHARACTER + 27 * _letter(pair[0]) + _letter(pair[1:])) for pair in pairs)
 
 
 def _letter(letter: str) -> int:
-    """1 to 26, and 0 for none."""
+    """Return the number of a letter, 1 to 26, or 0 for no letter."""
     return ord(letter) - ord("a") + 1 if letter else 0
 
 
@@ -75,7 +75,7 @@ def _new_sentences(number: int, rng: random.Random, seen: set[str]) -> Iterator[
 
 @contextlib.contextmanager
 def _whole(path: Path) -> Iterator[TextIO]:
-    """Open a file under another name for writing; it takes its own name only if all goes well."""
+    """Open a file for writing under a temporary name. It gets its own name only if no error occurs."""
     part = path.with_name(f".{path.name}.part")
     try:
         with part.open("w", encoding="utf-8", newline="\n") as file:

@@ -19,10 +19,11 @@ import lexicon as lex
 MOST_TRANSLATIONS = 480
 
 PLAIN, VERB_LAST, OBJECT_FIRST = 0, 1, 2  # the word orders
-_FORM = {PLAIN: "an", VERB_LAST: "ek", OBJECT_FIRST: "il"}  # what a verb adds to its stem
+_FORM = {PLAIN: "an", VERB_LAST: "ek", OBJECT_FIRST: "il"}  # the suffix of a verb, by word order
 _RELATIVE_FORM = "un"
 
-# How often a writer of each style takes the first, second, third option. Most writers have the first style.
+# The frequencies with which a writer of each style takes the first, second or third option. Most writers have the first
+# style.
 _FIRST_STYLE = 0.6
 _STYLES = ({2: (0.75, 0.25), 3: (0.6, 0.25, 0.15)}, {2: (0.35, 0.65), 3: (0.2, 0.5, 0.3)})
 
@@ -42,7 +43,7 @@ class NounPhrase:
 
 @dataclass(frozen=True)
 class Relative:
-    """`that SUBJECT VERB`, said of the main clause's object."""
+    """The relative clause of the object of the main clause, `that SUBJECT VERB`."""
 
     subject: NounPhrase
     verb: str
@@ -50,7 +51,7 @@ class Relative:
 
 @dataclass(frozen=True)
 class Second:
-    """`CONJUNCTION they VERB OBJECT`; no object phrase means `it`."""
+    """A second clause, `CONJUNCTION they VERB OBJECT`. Without an object phrase the object is `it`."""
 
     conjunction: str
     verb: str
@@ -116,7 +117,7 @@ def _phrase_options(found: dict[str, int], name: str, phrase: NounPhrase) -> Non
 
 
 def count(sentence: Sentence) -> int:
-    """Number of valid translations."""
+    """The number of valid translations."""
     total = 1
     for number in options(sentence).values():
         total *= number
@@ -124,7 +125,7 @@ def count(sentence: Sentence) -> int:
 
 
 def translate(sentence: Sentence, choice: Choice) -> str:
-    """The one translation that makes these choices."""
+    """Return the translation that makes these choices."""
     order = choice["order"]
     subject, subject_gender = _phrase(sentence.subject, "subject", choice)
     target, object_gender = _phrase(sentence.object, "object", choice)
@@ -167,7 +168,7 @@ def _clause(
     target_gender: int,
     rest: list[str],
 ) -> list[str]:
-    """Put a clause's parts in order; the verb takes its form from the order and its ending from a noun's gender."""
+    """Put the parts of a clause in order. The verb gets its form from the order and its ending from a noun."""
     target = [verb.marker, *target]
     stem = verb.stem + _FORM[order]
     if order == PLAIN:
@@ -198,14 +199,14 @@ def _phrase(phrase: NounPhrase, name: str, choice: Choice) -> tuple[list[str], i
 
 
 def translations(sentence: Sentence) -> Iterator[str]:
-    """All valid translations, each once, at most `MOST_TRANSLATIONS` for a sentence of `sample_sentence`."""
+    """List all valid translations, at most `MOST_TRANSLATIONS` for a sentence of `sample_sentence`."""
     found = options(sentence)
     for picks in product(*(range(number) for number in found.values())):
         yield translate(sentence, dict(zip(found, picks, strict=True)))
 
 
 def sample_translation(sentence: Sentence, rng: random.Random) -> str:
-    """One valid translation, as one writer would make it.
+    """Sample a valid translation, as one writer would make it.
 
     The writer's style makes some options likelier in the whole sentence; beyond that each choice is drawn on its own.
     """
@@ -226,7 +227,7 @@ def _weighted(weights: tuple[float, ...], rng: random.Random) -> int:
 
 
 def sample_sentence(rng: random.Random) -> Sentence:
-    """A random source sentence with at most `MOST_TRANSLATIONS` translations."""
+    """Sample a source sentence with at most `MOST_TRANSLATIONS` translations."""
     while True:
         sentence = Sentence(
             time=_pick(lex.TIMES, rng) if rng.random() < 0.5 else None,
@@ -263,7 +264,7 @@ def _pick(words: list[str] | tuple[str, ...], rng: random.Random) -> str:
 
 
 def parse(source: str) -> Sentence | None:
-    """Read a source text back; None if the grammar has no such sentence."""
+    """Parse a source text; None if it is not a sentence of the grammar."""
     reader = _Reader(source.split(" "))
     try:
         sentence = _parse_sentence(reader)
@@ -279,14 +280,14 @@ class _Reader:
         self.words = words[::-1]
 
     def take(self, allowed: list[str] | tuple[str, ...]) -> str:
-        """The next word, which must be one of these."""
+        """Take the next word, which must be one of these."""
         word = self.take_if(allowed)
         if word is None:
             raise ValueError
         return word
 
     def take_if(self, allowed: list[str] | tuple[str, ...]) -> str | None:
-        """The next word if it is one of these."""
+        """Take the next word if it is one of these."""
         return self.words.pop() if self.words and self.words[-1] in allowed else None
 
 

@@ -38,15 +38,15 @@ TIMES = _words("today often sometimes always now soon daily tonight usually agai
 CONJUNCTIONS = ("and", "but", "because")
 
 _ARTICLES = (("lo", "la", "li"), ("uno", "una", "uni"), ("sto", "sta", "sti"), ("omno", "omna", "omni"))
-ENDINGS = ("o", "a", "i")  # of adjectives and verbs, by gender
-RELATIVES = ("quo", "qua", "qui")  # by the gender of the noun they belong to
+ENDINGS = ("o", "a", "i")  # endings of adjectives and verbs, by gender
+RELATIVES = ("quo", "qua", "qui")  # relative pronouns, by the gender of their noun
 SUBJECT_PRONOUNS = ("lom", "lam", "lim")
 OBJECT_PRONOUNS = ("ton", "tan", "tin")
-CLOSINGS = ("do", "da", "di")  # end a clause that begins with its object, by the subject's gender
-OPENING = "ke"  # begins a sentence whose verbs come last
-BOTH = "tan-ke"  # begins a sentence whose two clauses are joined the strong way
-MARKERS = ("es", "ut")  # stand before an object; each verb asks for one
-PARTICLES = ("sor", "vit", "nul", "pek")  # each verb has one
+CLOSINGS = ("do", "da", "di")  # words that end a clause that begins with its object, by the gender of the subject
+OPENING = "ke"  # the word that begins a sentence whose verbs come last
+BOTH = "tan-ke"  # the word that begins a sentence whose two clauses have a strong conjunction
+MARKERS = ("es", "ut")  # words before an object; each verb requires one
+PARTICLES = ("sor", "vit", "nul", "pek")  # words of which each verb has one
 _SIMPLE = ("et", "med", "por")
 _STRONG = ("etan", "medan", "poran")  # the conjunctions after BOTH
 

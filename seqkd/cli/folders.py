@@ -53,9 +53,9 @@ def _verify(
     debug: Debug = False,  # noqa: ARG001
 ) -> None:
     """Check a folder and its inputs against their manifests."""
-    from seqkd.tools.verify import show, verify
+    from seqkd.tools.verify import format_result, verify
 
-    print(show(verify(path, inputs or ())))
+    print(format_result(verify(path, inputs or ())))
 
 
 @folders.command("compare")
@@ -76,7 +76,7 @@ def _compare(
     from seqkd.corpus.files import atomic_write
     from seqkd.tools.compare import compare
     from seqkd.tools.comparison_page import render, show
-    from seqkd.tools.inspect import output
+    from seqkd.tools.inspect import make_console
 
     compared = compare(first, second, models)
     if page is not None:
@@ -84,7 +84,7 @@ def _compare(
     if as_json:
         print(compared.to_json(), end="")
     else:
-        show(compared, output())
+        show(compared, make_console())
 
 
 @folders.command("forget")

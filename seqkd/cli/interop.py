@@ -47,9 +47,9 @@ def _import(record: Format) -> Command | None:
         return None
 
     def command(path: Path, out: Path, overwrite: bool, debug: bool, **options: Any) -> None:  # noqa: ARG001
-        from seqkd.config.tables import from_options
+        from seqkd.config.tables import read_options
 
-        settings = from_options(record.settings, options)
+        settings = read_options(record.settings, options)
         check_format(record, path)
         report = resolve(str(record.read))(path, out, settings, overwrite=overwrite)
         for note in report.notes:

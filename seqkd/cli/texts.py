@@ -112,7 +112,7 @@ def _translate(
         from seqkd.models.protocol import ParallelSettings
         from seqkd.search.loading import load_team
         from seqkd.search.settings import BeamSettings
-        from seqkd.tools.translate import Translator, arriving, translate_lines
+        from seqkd.tools.translate import Translator, read_chunks, translate_lines
 
     check_environment()
     lines, out = standard_input(context), standard_output(context)
@@ -146,7 +146,7 @@ def _translate(
     except ValueError as error:
         raise InputError(str(error)) from None
     translator = Translator(team, settings, batch_tokens=batch_tokens, prefix=prefix.split())
-    translate_lines(translator, arriving(lines.fileno()), out, as_json=json)
+    translate_lines(translator, read_chunks(lines.fileno()), out, as_json=json)
 
 
 def _refuse_unfit(context: typer.Context, model: Path, *, parallel: bool) -> None:

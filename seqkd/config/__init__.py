@@ -1,1 +1,1 @@
-"""Stage files: their schema, and the only reader of TOML."""
+"""The schema of stage files, and the only reader of TOML."""

@@ -1,7 +1,7 @@
-"""Architectures, objectives and hooks as pipeline and stage files give them.
+"""The tables of architectures, objectives and hooks in pipeline and stage files.
 
-A table names a record of a registry; its other keys are the settings that the record names. A file that does not name
-the architecture means a Transformer; one that does not name the objective means the architecture's own.
+A table names a record of a registry. Its other keys are the settings that the record declares. The default
+architecture is the Transformer, and the default objective is that of the architecture.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, cast
 from pydantic import Field, SerializationInfo, model_serializer, model_validator
 
 from seqkd.config.search import Strict
-from seqkd.config.tables import read_table, written
+from seqkd.config.tables import dump_settings, read_table
 from seqkd.models.registry import ARCHITECTURES, DEFAULT, Architecture
 from seqkd.models.settings import StackSettings
 from seqkd.objectives.registry import OBJECTIVES, AskingSettings, Objective, TaughtSettings, suitable_objectives
@@ -33,13 +33,13 @@ class ModelConfig(Strict):
 
     @model_validator(mode="before")
     @classmethod
-    def _of_table(cls, values: Any) -> Any:
+    def _from_table(cls, values: Any) -> Any:
         return values if isinstance(values, cls) else read_table(ARCHITECTURES, "arch", DEFAULT, values)
 
     @model_serializer
     def _to_table(self, info: SerializationInfo) -> dict[str, Any]:
-        found = list(written(self.record.settings, self.settings, info).items())
-        # The settings that stacks share have always stood before `arch`: a plan stays the same in every byte.
+        found = list(dump_settings(self.record.settings, self.settings, info).items())
+        # The settings that all stacks share stand before `arch`, so that plans do not change in a single byte.
         shared = len(fields(StackSettings)) if isinstance(self.settings, StackSettings) else 0
         return dict([*found[:shared], ("arch", self.arch), *found[shared:]])
 
@@ -63,13 +63,13 @@ class TermConfig(Strict):
 
     @property
     def taught(self) -> TaughtSettings | None:
-        """The settings, if the term takes a teacher's distributions from stored soft targets."""
+        """The settings, if the term reads a teacher's distributions from stored soft targets."""
         able = self.record.needs.soft_targets and self.settings.soft_targets is not None
         return cast(TaughtSettings, self.settings) if able else None
 
     @model_validator(mode="before")
     @classmethod
-    def _of_table(cls, values: Any) -> Any:
+    def _from_table(cls, values: Any) -> Any:
         if not isinstance(values, dict):
             return values
         own = {name: values[name] for name in ("weight",) if name in values}
@@ -80,14 +80,14 @@ class TermConfig(Strict):
     @model_serializer
     def _to_table(self, info: SerializationInfo) -> dict[str, Any]:
         weight = {} if self.weight == 1.0 else {"weight": self.weight}
-        return {"type": self.type, **weight, **written(self.record.settings, self.settings, info)}
+        return {"type": self.type, **weight, **dump_settings(self.record.settings, self.settings, info)}
 
 
 class ObjectiveConfig(Strict):
-    """A sum of terms. In a file it is a list under `terms`, or one term's own table, which means that term alone."""
+    """A sum of terms. In a file it is a list under `terms`, or the table of a single term."""
 
     terms: tuple[TermConfig, ...] = Field(..., min_length=1)
-    listed: bool = Field(description="whether the file has a list")
+    listed: bool = Field(description="whether the file holds a list of terms")
 
     @property
     def type(self) -> str:
@@ -111,33 +111,33 @@ class ObjectiveConfig(Strict):
 
     @property
     def teachers(self) -> tuple[Path, ...]:
-        """Folders of the teachers that run beside the student; all terms have the same ones."""
+        """Folders of the teachers that run beside the student. All terms have the same ones."""
         return next((settings.teachers for settings in self.asking if settings.teachers), ())
 
     @property
     def soft_targets(self) -> Path | None:
-        """The stored soft targets; all terms that read some read the same ones."""
+        """The stored soft targets. All terms that read soft targets read the same ones."""
         return self.taught[0].soft_targets if self.taught else None
 
     @property
-    def weighing(self) -> bool:
-        """Whether it counts each row by its weight."""
+    def weighs_rows(self) -> bool:
+        """Whether every term counts each row by its weight."""
         return all(term.record.needs.row_weights for term in self.terms)
 
-    def taught_by(self, *, teachers: tuple[Path, ...] = (), soft_targets: Path | None = None) -> ObjectiveConfig:
-        """The same with these teachers for the terms that need one, and these soft targets for those that read some."""
+    def with_teachers(self, *, teachers: tuple[Path, ...] = (), soft_targets: Path | None = None) -> ObjectiveConfig:
+        """Return a copy with these teachers for terms that run one, and these soft targets for terms that read some."""
 
-        def placed(term: TermConfig) -> TermConfig:
+        def set_teachers(term: TermConfig) -> TermConfig:
             if term.asking is None:
                 return term
             changed = {"teachers": teachers} if term.taught is None else {"soft_targets": soft_targets}
             return term.model_copy(update={"settings": replace(term.settings, **changed)})
 
-        return self.model_copy(update={"terms": tuple(map(placed, self.terms))})
+        return self.model_copy(update={"terms": tuple(map(set_teachers, self.terms))})
 
     @model_validator(mode="before")
     @classmethod
-    def _of_table(cls, values: Any) -> Any:
+    def _from_table(cls, values: Any) -> Any:
         if isinstance(values, cls):
             return values
         if not isinstance(values, dict) or "terms" not in values:
@@ -149,10 +149,10 @@ class ObjectiveConfig(Strict):
         return {**values, "listed": True}
 
     @model_validator(mode="after")
-    def _one_teacher(self) -> ObjectiveConfig:
+    def _check_same_teachers(self) -> ObjectiveConfig:
         live = {(settings.teachers, settings.precision) for settings in self.asking if settings.teachers}
         if len(live) > 1 or len({settings.soft_targets for settings in self.taught}) > 1:
-            raise ValueError("terms: they name different teachers, precisions or soft targets; give all the same")
+            raise ValueError("terms: different teachers, precisions or soft targets; give all terms the same ones")
         return self
 
     @model_serializer
@@ -174,26 +174,26 @@ class HookConfig(Strict):
 
     @model_validator(mode="before")
     @classmethod
-    def _of_table(cls, values: Any) -> Any:
+    def _from_table(cls, values: Any) -> Any:
         return values if isinstance(values, cls) else read_table(HOOKS, "type", "", values)
 
     @model_serializer
     def _to_table(self, info: SerializationInfo) -> dict[str, Any]:
-        return {"type": self.type, **written(self.record.settings, self.settings, info)}
+        return {"type": self.type, **dump_settings(self.record.settings, self.settings, info)}
 
 
 def default_model() -> ModelConfig:
-    """The model of a file that has no table for it."""
+    """Return the model of a file that has no table for it."""
     return ModelConfig.model_validate({})
 
 
 def default_objective() -> ObjectiveConfig:
-    """The objective of a file that has no table for it, and no architecture that could name one."""
+    """Return the objective of a file that has no table for it and names no architecture."""
     return ObjectiveConfig.model_validate({})
 
 
 def with_objective(values: Any) -> Any:
-    """Name the objective of a table with `model` and `objective` after its architecture, where it does not."""
+    """Fill in the objective of a table with `model` and `objective`: if it has none, the architecture's own."""
     if not isinstance(values, dict):
         return values
     objective, model = values.get("objective", {}), values.get("model", {})
@@ -217,6 +217,6 @@ def check_objective(model: ModelConfig, objective: ObjectiveConfig) -> None:
             )
 
 
-def weighing() -> list[str]:
-    """Names of the objectives that count each row by its weight."""
+def list_weighing_objectives() -> list[str]:
+    """List the names of the objectives that count each row by its weight."""
     return [record.name for record in OBJECTIVES.all() if record.needs.row_weights]

@@ -1,4 +1,4 @@
-"""What `seqkd prepare` takes, as stage and pipeline files give it."""
+"""The settings of `seqkd prepare` in stage and pipeline files."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ from seqkd.text.vocabulary import (
 OWN_TEST = "test"  # the name of a data set's own test text among its test sets
 
 
-def _language(code: str) -> str:
+def _check_code(code: str) -> str:
     if right := suggest_language(code):
-        raise ValueError(f"no language: the code of a country; the language's is {right!r}")
+        raise ValueError(f"this is the code of a country, not of a language; the code of the language is {right!r}")
     return code
 
 
-Language = Annotated[str, Field(pattern=LANGUAGE, description="a code, e.g. zh or pt-BR"), AfterValidator(_language)]
+Language = Annotated[str, Field(pattern=LANGUAGE, description="a code, e.g. zh or pt-BR"), AfterValidator(_check_code)]
 
 
 def one_or_several(value: Any) -> str:
-    """Which of the two ways a path, or a name, is given in: alone, or in a list."""
+    """Tell whether a path or a name stands alone (`one`) or in a list (`several`)."""
     return "several" if isinstance(value, (list, tuple)) else "one"
 
 
@@ -49,7 +49,8 @@ class BitextConfig(Strict):
     source: Path
     target: References | None = Field(
         None,
-        description="omitted: `source` is a TSV file with two columns; of test text also a list of references, each "
+        description="if omitted, `source` is a TSV file with two columns; test text may have a "
+        "list of references, each "
         "line-aligned with `source`",
     )
     accepted: Path | None = Field(
@@ -58,7 +59,7 @@ class BitextConfig(Strict):
 
     @property
     def references(self) -> tuple[Path, ...]:
-        """The files of the target side; none if `source` has both sides."""
+        """The files of the target side; empty if `source` holds both sides."""
         if self.target is None:
             return ()
         return (self.target,) if isinstance(self.target, Path) else self.target
@@ -68,8 +69,8 @@ class BitextConfig(Strict):
         """All files, the source first."""
         return (self.source, *self.references, *(() if self.accepted is None else (self.accepted,)))
 
-    def within(self, folder: Path) -> BitextConfig:
-        """The same text with its relative paths looked up in a folder."""
+    def resolve_in(self, folder: Path) -> BitextConfig:
+        """Return the same text with its relative paths resolved in a folder."""
         target = None if self.target is None else tuple(folder / path for path in self.references)
         return BitextConfig(
             source=folder / self.source,
@@ -88,7 +89,7 @@ class FurtherText(Strict):
     langpair: str | None = Field(None, description="the language pair of that set, e.g. en-de")
 
     @model_validator(mode="after")
-    def _either(self) -> FurtherText:
+    def _check_either(self) -> FurtherText:
         if (self.source is None) == (self.sacrebleu is None):
             raise ValueError("give either `source` and `target`, or `sacrebleu` and `langpair`")
         if (self.sacrebleu is None) != (self.langpair is None):
@@ -97,20 +98,20 @@ class FurtherText(Strict):
             raise ValueError("`target` and `accepted` are for files; sacrebleu has its own references")
         return self
 
-    def found(self) -> BitextConfig:
-        """The files; those of a set of sacrebleu lie in its folder on this machine.
+    def find_files(self) -> BitextConfig:
+        """Find the files of the test set. Sets of sacrebleu lie in its folder on this machine.
 
         Raises:
-            InputError: sacrebleu has no such set, or it is not on this machine.
+            InputError: sacrebleu does not know the set, or it is not on this machine.
         """
         if self.source is not None:
             return BitextConfig(source=self.source, target=self.target, accepted=self.accepted)
         source, *references = sacrebleu_files(str(self.sacrebleu), str(self.langpair))
         return BitextConfig(source=source, target=tuple(references))
 
-    def within(self, folder: Path) -> FurtherText:
-        """The same text with its relative paths looked up in a folder."""
-        return self if self.source is None else FurtherText(**self.found().within(folder).model_dump())
+    def resolve_in(self, folder: Path) -> FurtherText:
+        """Return the same text with its relative paths resolved in a folder."""
+        return self if self.source is None else FurtherText(**self.find_files().resolve_in(folder).model_dump())
 
 
 class VocabularyConfig(Strict):
@@ -122,30 +123,33 @@ class VocabularyConfig(Strict):
     byte_fallback: bool = True
     character_coverage: float = Field(1.0, ge=LEAST_COVERAGE, le=1.0)
     symbols: tuple[str, ...] = Field((), description="pieces that are never split")
-    tags: tuple[str, ...] = Field((), description="pieces that no text holds: they are put into rows by their ids")
+    tags: tuple[str, ...] = Field((), description="pieces that do not occur in text and are added to rows by their ids")
     normalization: Normalization = Field("nmt_nfkc", description="rules for characters, stored in the vocabulary")
     max_sentence_length: int = Field(
-        LINE_BYTES, ge=LEAST_LINE_BYTES, le=MOST_LINE_BYTES, description="bytes of the longest line that is learnt from"
+        LINE_BYTES,
+        ge=LEAST_LINE_BYTES,
+        le=MOST_LINE_BYTES,
+        description="longest line that the vocabulary is learnt from, in bytes",
     )
 
     @model_validator(mode="after")
-    def _possible(self) -> VocabularyConfig:
+    def _check_pieces(self) -> VocabularyConfig:
         pieces = self.symbols, self.tags
         problems = find_symbol_problems(*pieces, byte_fallback=self.byte_fallback, normalization=self.normalization)
         least = least_size(*pieces, byte_fallback=self.byte_fallback)
         if self.size < least:
             held = f"special pieces, symbols{' and bytes' * self.byte_fallback}"
-            problems.append(f"size {self.size:,} has no room for text: {held} take {least - 1:,} pieces")
+            problems.append(f"size {self.size:,} leaves no room for text: {held} take {least - 1:,} pieces")
         if problems:
             raise ValueError("; ".join(problems))
         return self
 
 
 class CleaningConfig(Strict):
-    """What leaves the training text, and why.
+    """Rules by which pairs are removed from the training text.
 
-    Lengths are words, and characters for a side whose script puts no blanks between words. If a side has such a
-    script, the ratio is of characters, relative to the corpus' usual ratio.
+    Lengths are in words, or in characters if the script of a side puts no blanks between words. If a side has such a
+    script, the ratio is of characters, relative to the median ratio of the corpus.
     """
 
     max_length: int = Field(250, ge=1)
@@ -155,7 +159,7 @@ class CleaningConfig(Strict):
 
 
 class PrepareConfig(Strict):
-    """Text files to gold corpora (train, valid, test) and a vocabulary."""
+    """Settings that turn text files into gold corpora (train, valid, test) and a vocabulary."""
 
     train: BitextConfig
     valid: BitextConfig
@@ -163,7 +167,9 @@ class PrepareConfig(Strict):
     source_language: Language | None = None
     target_language: Language | None = None
     vocabulary: VocabularyConfig = VocabularyConfig()
-    vocabulary_from: Path | None = Field(None, description="a model folder whose vocabulary is used; none is trained")
+    vocabulary_from: Path | None = Field(
+        None, description="a model folder whose vocabulary is used instead of training one"
+    )
     cleaning: CleaningConfig = CleaningConfig()
     shard_rows: int = Field(10_000, ge=1)
     seed: int = 1
@@ -178,12 +184,14 @@ class FurtherTestConfig(Strict):
 
 
 class MonolingualConfig(Strict):
-    """Text of the target language to the sources of a corpus in the other direction."""
+    """Settings that turn text of the target language into the sources of a corpus in the other direction."""
 
-    text: tuple[Path, ...] = Field(..., min_length=1, description="a sentence a line")
+    text: tuple[Path, ...] = Field(..., min_length=1, description="text files with one sentence per line")
     prepared: Path = Field(..., description="output of `prepare`: the vocabulary, and the gold text's rows")
     ratio: float = Field(1.0, gt=0.0, le=100.0, description="rows for each row of gold text")
-    max_length: int = Field(250, ge=1, description="words; characters if the script has no blanks between words")
+    max_length: int = Field(
+        250, ge=1, description="in words, or in characters if the script has no blanks between words"
+    )
     drop_duplicates: bool = True
     shard_rows: int = Field(10_000, ge=1)
-    seed: int = Field(1, description="of the draw")
+    seed: int = Field(1, description="seed by which rows are drawn")

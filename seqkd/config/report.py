@@ -10,7 +10,7 @@ from seqkd.config.search import Name, Strict
 
 
 class NamedPath(Strict):
-    """A thing in the report and where it lies."""
+    """A named input of the report and its path."""
 
     name: Name
     path: Path
@@ -26,14 +26,14 @@ class StudentRounds(Strict):
     """A student that is made again in each round."""
 
     name: Name
-    evaluations: tuple[Name, ...] = Field(..., description="of each round, the first one's first")
+    evaluations: tuple[Name, ...] = Field(..., description="one for each round, in order")
 
 
 class SeedRuns(Strict):
     """A model that was trained with several seeds."""
 
     name: Name
-    evaluations: tuple[Name, ...] = Field(..., min_length=2, description="of each seed, the first one's first")
+    evaluations: tuple[Name, ...] = Field(..., min_length=2, description="one for each seed, in order")
 
 
 class SyntheticPath(NamedPath):
@@ -43,21 +43,23 @@ class SyntheticPath(NamedPath):
 
 
 class ReportConfig(Strict):
-    """Everything a pipeline made, to one page."""
+    """Settings of the report on all results of a pipeline."""
 
     pipeline: str
     title: str = ""
     prepared: Path
     corpora: tuple[NamedPath, ...] = Field((), description="distilled corpora")
     distill: tuple[NamedPath, ...] = Field((), description="k-best lists")
-    soft_targets: tuple[NamedPath, ...] = Field((), description="soft targets, for what they cost")
+    soft_targets: tuple[NamedPath, ...] = Field((), description="soft targets, for their cost")
     models: tuple[NamedPath, ...] = Field((), description="model folders, for training curves")
     evaluations: tuple[NamedPath, ...] = Field((), description="output folders of `evaluate`, same names as models")
     tests: tuple[NamedEvaluations, ...] = Field((), description="evaluations on further test sets")
-    teachers: tuple[Name, ...] = Field((), description="who teaches in each round, by evaluation; () for one round")
+    teachers: tuple[Name, ...] = Field((), description="the evaluation of each round's teacher; () for one round")
     rounds: tuple[StudentRounds, ...] = Field((), description="students that are made again in each round")
     seeds: tuple[SeedRuns, ...] = Field((), description="models that were trained with several seeds")
     backtranslation: tuple[SyntheticPath, ...] = ()
-    baselines: tuple[tuple[str, str], ...] = Field((), description="a student, and the one that its gain is over")
+    baselines: tuple[tuple[str, str], ...] = Field(
+        (), description="a student, and the student that its gain is measured against"
+    )
     edges: tuple[tuple[str, str], ...] = Field((), description="the pipeline's graph, for its drawing")
     samples: int = Field(8, ge=0)

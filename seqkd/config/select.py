@@ -1,4 +1,4 @@
-"""How targets are selected, as stage and pipeline files give it."""
+"""The settings of the selection of targets in stage and pipeline files."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from pydantic import (
 from typing_extensions import Self
 
 from seqkd.config.search import Strict
-from seqkd.config.tables import adapter, read_table, record_of, together, written
+from seqkd.config.tables import adapter, dump_settings, find_record, merge_errors, read_table
 from seqkd.extensions import settings_class
 from seqkd.metrics.tokenizers import TokenizerChoice
 from seqkd.selection.registry import DEFAULT_SCORER, FILTERS, RULES, SCORERS, Filter, Read, Rule, Scorer
 
 
 class FilterConfig(Strict):
-    """What is rejected besides empty hypotheses. Lengths are subwords.
+    """The filters, which reject hypotheses besides empty ones. Lengths are in subwords.
 
     In a file it is one table with a key for each filter; see `Filter.name`.
     """
@@ -34,17 +34,17 @@ class FilterConfig(Strict):
     settings: dict[str, Any] = Field(default_factory=dict)
 
     def __getitem__(self, name: str) -> Any:
-        """The value of a filter's key, or its settings if the key holds a table; None if the key is missing."""
+        """Return the value of a filter's key, or its settings if the key holds a table; None if the key is missing."""
         settings = self.settings.get(name)
-        return getattr(settings, name) if settings is not None and _is_one(type(settings), name) else settings
+        return getattr(settings, name) if settings is not None and _holds_one_value(type(settings), name) else settings
 
-    def is_one(self, name: str) -> bool:
+    def holds_one_value(self, name: str) -> bool:
         """Whether a filter's key holds one value and not a table."""
-        return _is_one(type(self.settings[name]), name)
+        return _holds_one_value(type(self.settings[name]), name)
 
     @property
     def active(self) -> list[Filter]:
-        """The filters that reject something."""
+        """The filters that are switched on."""
         found = []
         for record in FILTERS.all():
             value = self[record.name]
@@ -53,12 +53,12 @@ class FilterConfig(Strict):
         return found
 
     def reads(self, what: Read) -> list[str]:
-        """The names of the filters that are on and look at this."""
+        """List the names of the active filters that read this."""
         return [record.name for record in self.active if what in record.reads]
 
     @model_validator(mode="before")
     @classmethod
-    def _of_table(cls, values: Any) -> Any:
+    def _from_table(cls, values: Any) -> Any:
         if isinstance(values, cls):
             return values
         if not isinstance(values, dict):
@@ -72,7 +72,7 @@ class FilterConfig(Strict):
                 errors.append(ValidationError.from_exception_data(cls.__name__, cast(Any, unknown)))
                 continue
             kind = settings_class(record.settings)
-            one = _is_one(kind, name)
+            one = _holds_one_value(kind, name)
             if name not in values and not (one and fields(kind)[0].default is not MISSING):
                 continue
             table = {key: values[key] for key in (name,) if key in values} if one else values[name]
@@ -81,20 +81,20 @@ class FilterConfig(Strict):
             except ValidationError as error:
                 errors.append(error if one else (name, error))
         if errors:
-            raise together(cls.__name__, errors)
+            raise merge_errors(cls.__name__, errors)
         return {"settings": found}
 
     @model_serializer
     def _to_table(self, info: SerializationInfo) -> dict[str, Any]:
         table: dict[str, Any] = {}
         for name, settings in self.settings.items():
-            values = written(cast(Filter, FILTERS.find(name)).settings, settings, info)
-            table |= values if _is_one(type(settings), name) else {name: values}
+            values = dump_settings(cast(Filter, FILTERS.find(name)).settings, settings, info)
+            table |= values if _holds_one_value(type(settings), name) else {name: values}
         return table
 
 
-def _is_one(settings: Any, name: str) -> bool:
-    """Whether settings are one field that is called as the filter itself."""
+def _holds_one_value(settings: Any, name: str) -> bool:
+    """Whether settings are one field that has the name of the filter."""
     return [field.name for field in fields(settings)] == [name]
 
 
@@ -111,35 +111,37 @@ class ScorerConfig(Strict):
 
     @property
     def models(self) -> dict[str, Path]:
-        """The model folders that it reads, by the names of their settings."""
+        """The model folders that the scorer reads, by the names of their settings."""
         found = {name: getattr(self.settings, name) for name in self.record.folders}
         return {name: folder for name, folder in found.items() if folder is not None}
 
     @model_validator(mode="before")
     @classmethod
-    def _of_table(cls, values: Any) -> Any:
+    def _from_table(cls, values: Any) -> Any:
         return values if isinstance(values, cls) else read_table(SCORERS, "type", DEFAULT_SCORER, values)
 
     @model_serializer
     def _to_table(self, info: SerializationInfo) -> dict[str, Any]:
         name = {} if self.type == DEFAULT_SCORER else {"type": self.type}
-        return {**name, **written(self.record.settings, self.settings, info)}
+        return {**name, **dump_settings(self.record.settings, self.settings, info)}
 
 
 class SelectSettings(Strict):
-    """Which hypothesis becomes the target. The rule's own settings stand in the same table of a file."""
+    """The choice of the hypothesis that becomes the target. In a file the rule's own settings are in the same table."""
 
     rule: str
     settings: Any = None
     tokenizer: TokenizerChoice | Literal["pieces"] = Field(
-        "auto", description="of sentence BLEU; auto: by the target's language; pieces: the vocabulary's subwords"
+        "auto",
+        description="tokenizer of sentence BLEU; auto: by the target's language; pieces: the vocabulary's subwords",
     )
-    smoothing: Literal["exp", "floor", "add-k", "none"] = Field("exp", description="of sentence BLEU")
-    seed: int = Field(1, ge=0, description='of rule "sample"')
+    smoothing: Literal["exp", "floor", "add-k", "none"] = Field("exp", description="smoothing of sentence BLEU")
+    seed: int = Field(1, ge=0, description='seed of rule "sample"')
     rerank: ScorerConfig | None = Field(None, description='the scorer of rule "rerank"')
     filters: FilterConfig = FilterConfig()
     rejected: Literal["drop", "next", "gold"] = Field(
-        "drop", description="what a row gets whose choice is rejected: nothing, the next best, or its gold target"
+        "drop",
+        description="if the chosen hypothesis is rejected: drop the row, take the next best, or take the gold target",
     )
     workers: int = Field(0, ge=0, description="processes; 0: one for each core")
 
@@ -160,13 +162,13 @@ class SelectSettings(Strict):
 
     @field_validator("rule")
     @classmethod
-    def _known(cls, name: str) -> str:
-        record_of(RULES, name)
+    def _check_rule(cls, name: str) -> str:
+        find_record(RULES, name)
         return name
 
     @model_validator(mode="wrap")
     @classmethod
-    def _of_table(cls, values: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+    def _from_table(cls, values: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
         if not isinstance(values, dict):
             return handler(values)
         record = RULES.find(str(values.get("rule", "")))
@@ -185,13 +187,16 @@ class SelectSettings(Strict):
         except ValidationError as error:
             errors.append(error)
         if errors:
-            raise together(cls.__name__, errors)
+            raise merge_errors(cls.__name__, errors)
         return made
 
     @model_validator(mode="after")
-    def _fits(self) -> SelectSettings:
+    def _check_settings(self) -> SelectSettings:
         if ("scorer" in self.record.reads) != (self.rerank is not None):
-            raise ValueError('a rule that reads a scorer, such as "rerank", and the table `rerank` go together')
+            raise ValueError(
+                "the table `rerank` is required by a rule that reads a scorer, such as "
+                '"rerank", and allowed for no other'
+            )
         if self.keeps_all and self.rejected == "next":
             raise ValueError(
                 f'rule "{self.rule}" keeps every hypothesis that no filter rejects: rejected is "drop" or "gold"'
@@ -202,5 +207,5 @@ class SelectSettings(Strict):
     def _to_table(self, handler: SerializerFunctionWrapHandler, info: SerializationInfo) -> dict[str, Any]:
         table = handler(self)
         table.pop("settings", None)
-        own = written(self.record.settings, self.settings, info)
+        own = dump_settings(self.record.settings, self.settings, info)
         return {**{name: value for name, value in table.items() if name == "rule"}, **own, **table}

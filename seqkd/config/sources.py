@@ -1,4 +1,4 @@
-"""Sources of k-best lists as stage and pipeline files give them."""
+"""The table of a source of k-best lists in stage and pipeline files."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, cast
 from pydantic import SerializationInfo, model_serializer, model_validator
 
 from seqkd.config.search import Strict
-from seqkd.config.tables import read_table, written
+from seqkd.config.tables import dump_settings, read_table
 from seqkd.interop.sources import MODELS, SOURCES, KBestSource
 
 
@@ -24,11 +24,11 @@ class SourceConfig(Strict):
 
     @model_validator(mode="before")
     @classmethod
-    def _of_table(cls, values: Any) -> Any:
+    def _from_table(cls, values: Any) -> Any:
         if isinstance(values, dict) and values.get("type") == MODELS:
-            raise ValueError(f"models of {MODELS} are no `source`: name them as the teacher, and leave `source` out")
+            raise ValueError(f"models of {MODELS} are not a `source`: name them as the teacher, and leave `source` out")
         return values if isinstance(values, cls) else read_table(SOURCES, "type", "", values)
 
     @model_serializer
     def _to_table(self, info: SerializationInfo) -> dict[str, Any]:
-        return {"type": self.type, **written(self.record.settings, self.settings, info)}
+        return {"type": self.type, **dump_settings(self.record.settings, self.settings, info)}

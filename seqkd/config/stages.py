@@ -25,7 +25,7 @@ from seqkd.config.models import (
     default_objective,
     with_objective,
 )
-from seqkd.config.prepare import BitextConfig as BitextConfig  # these are read from here by everybody else
+from seqkd.config.prepare import BitextConfig as BitextConfig  # other modules import these from here
 from seqkd.config.prepare import CleaningConfig as CleaningConfig
 from seqkd.config.prepare import FurtherTestConfig as FurtherTestConfig
 from seqkd.config.prepare import FurtherText as FurtherText
@@ -50,7 +50,7 @@ Precision = Literal["float32", "bf16", "fp16"]
 
 
 class TrainingConfig(Strict):
-    """The loop. Batches are counted in target tokens, end of sentence included."""
+    """Settings of the training loop. Batches are counted in target tokens, end of sentence included."""
 
     max_updates: int = Field(..., ge=1)
     batch_tokens: int = Field(4096, ge=16)
@@ -63,29 +63,31 @@ class TrainingConfig(Strict):
     warmup_updates: int = Field(4000, ge=1)
     clip_norm: float = Field(1.0, ge=0.0, description="0: no clipping")
     precision: Literal["auto"] | Precision = Field(
-        "auto", description="auto: bf16 where the device multiplies it in hardware"
+        "auto", description="auto: bf16 if the device multiplies it in hardware"
     )
     validate_every: int = Field(500, ge=1, description="updates between validations; each also saves a checkpoint")
-    valid_bleu: bool = Field(True, description="greedy BLEU on the validation corpus beside its NLL")
-    tokenizer: TokenizerChoice = Field("auto", description="of that BLEU; auto: by the target's language")
+    valid_bleu: bool = Field(True, description="measure greedy BLEU on the validation corpus besides NLL")
+    tokenizer: TokenizerChoice = Field("auto", description="tokenizer of that BLEU; auto: by the target's language")
     best_by: ValidatingMetric = "nll"
     patience: int = Field(0, ge=0, description="validations without improvement before stopping; 0: never")
-    average: int = Field(1, ge=1, description="how many of the latest checkpoints up to the best are averaged")
+    average: int = Field(
+        1, ge=1, description="number of checkpoints that are averaged: the best one and the latest before it"
+    )
     window: int = Field(100_000, ge=1, description="rows shuffled and sorted together")
     seed: int = 1
     keep: tuple[Annotated[int, Field(ge=0)], ...] = Field(
-        (), description="updates whose weights are kept; 0: the first ones"
+        (), description="updates whose weights are kept; 0: the initial weights"
     )
     keep_state: bool = Field(False, description="keep the optimiser and the checkpoints of a finished model")
 
     @model_validator(mode="after")
-    def _reached(self) -> TrainingConfig:
+    def _check_keep(self) -> TrainingConfig:
         if self.keep and max(self.keep) > self.max_updates:
             raise ValueError(f"keep names update {max(self.keep):,}, but max_updates is {self.max_updates:,}")
         return self
 
     @model_validator(mode="after")
-    def _judged(self) -> TrainingConfig:
+    def _check_best_by(self) -> TrainingConfig:
         if self.best_by == "bleu" and not self.valid_bleu:
             raise ValueError("best_by is bleu, but valid_bleu is false")
         return self
@@ -98,7 +100,7 @@ class WeightedPath(Strict):
     """A corpus among several."""
 
     path: Path
-    weight: Weight = Field(1.0, description="how often an epoch has each row, in the mean")
+    weight: Weight = Field(1.0, description="how often an epoch repeats each row, on average")
 
 
 CorpusPaths = Annotated[
@@ -132,7 +134,7 @@ InitFrom = Annotated[Initialiser | None, BeforeValidator(_from_name), PlainSeria
 
 
 class TrainConfig(Strict):
-    """A corpus, or several, and an architecture to a model."""
+    """Settings that turn one or several corpora and an architecture into a trained model."""
 
     role: Literal["teacher", "student"] = "student"
     prepared: Path = Field(..., description="output of `prepare`: vocabulary and validation corpus")
@@ -144,16 +146,16 @@ class TrainConfig(Strict):
     hooks: tuple[HookConfig, ...] | None = Field(None, min_length=1, description="called by the loop, in this order")
     reverse: bool = Field(False, description="learn to translate targets into sources")
 
-    _named = model_validator(mode="before")(with_objective)
+    _fill_in_objective = model_validator(mode="before")(with_objective)
 
     @model_validator(mode="after")
-    def _suits(self) -> TrainConfig:
+    def _check_model(self) -> TrainConfig:
         check_objective(self.model, self.objective)
         check_start(self.model, self.init_from)
         return self
 
     @model_validator(mode="after")
-    def _taught(self) -> TrainConfig:
+    def _check_teachers(self) -> TrainConfig:
         for term in self.objective.terms:
             if term.asking is not None and not term.asking.teachers and term.taught is None:
                 ways = "`teachers` or `soft_targets`" if term.record.needs.soft_targets else "`teachers`"
@@ -168,16 +170,16 @@ class TrainConfig(Strict):
 
 
 def check_mix(objective: ObjectiveConfig, corpora: Sequence[tuple[str, float]]) -> None:
-    """Raise ValueError where corpora, by name and weight, cannot be mixed, or not for this objective."""
+    """Raise ValueError if corpora, by name and weight, cannot be mixed, or not for this objective."""
     names = [name for name, _ in corpora]
     twice = [name for name in dict.fromkeys(names) if names.count(name) > 1]
     if twice:
-        raise ValueError(f"corpus: {', '.join(twice)} stands there twice; give it a larger weight")
+        raise ValueError(f"corpus: {', '.join(twice)} is listed twice; give it a larger weight")
     mixed = len(corpora) > 1 or any(weight != 1.0 for _, weight in corpora)
     if mixed and objective.soft_targets is not None:
         raise ValueError(
-            "objective.soft_targets: are of one corpus, each row once; the student has several corpora, or a weight. "
-            "Let teachers run along instead"
+            "objective.soft_targets: hold each row of one corpus once, but the student has several corpora or a "
+            "weight; let teachers run beside the student instead"
         )
 
 
@@ -185,86 +187,92 @@ def check_mix(objective: ObjectiveConfig, corpora: Sequence[tuple[str, float]]) 
 
 
 class DistillConfig(Strict):
-    """Teachers, or another source, and a corpus to k-best lists. Several teachers decode as an ensemble."""
+    """Settings that turn a corpus into k-best lists of teachers or another source. Several teachers are an ensemble."""
 
     models: tuple[Path, ...] = ()
     corpus: Path
     search: SearchConfig = SearchConfig(beam=5, nbest=5)
     batch_tokens: DecodedTogether = Field(
-        4000, description="source tokens, padding counted, that are decoded together; auto: by the device"
+        4000, description="source tokens, including padding, that are decoded together; auto: by the device"
     )
     precision: SearchPrecision = "auto"
     workers: int = Field(0, ge=0, description="processes on CPU; 0: one for each core")
-    source: SourceConfig | None = Field(None, description="what writes the lists in place of models")
+    source: SourceConfig | None = Field(None, description="the source of the lists in place of models")
     prepared: Path | None = Field(
         None, description="output of `prepare`, for `source`: its vocabulary encodes the texts that the source writes"
     )
 
     @model_validator(mode="after")
-    def _either(self) -> DistillConfig:
+    def _check_either(self) -> DistillConfig:
         if bool(self.models) == (self.source is not None):
-            raise ValueError("either `models` or `source`")
+            raise ValueError("give either `models` or `source`")
         if (self.source is None) != (self.prepared is None):
             raise ValueError("`prepared` goes with `source`: models have vocabularies of their own")
         return self
 
 
 class SoftOptions(Strict):
-    """What is kept of a teacher's distributions."""
+    """The part of a teacher's distributions that is stored."""
 
-    top_k: int | None = Field(None, ge=1, description="likeliest ids that are kept, 16 unless `samples` is given")
-    samples: int | None = Field(None, ge=1, le=256, description="ids drawn, with replacement, in place of top_k")
-    temperature: float = Field(1.0, gt=0.0, allow_inf_nan=False, description="that of the students' objective")
-    batch_tokens: int = Field(4000, ge=1, description="padded tokens worked on together")
+    top_k: int | None = Field(
+        None, ge=1, description="number of most likely ids that are kept; 16 unless `samples` is given"
+    )
+    samples: int | None = Field(
+        None, ge=1, le=256, description="number of ids drawn, with replacement, in place of top_k"
+    )
+    temperature: float = Field(
+        1.0, gt=0.0, allow_inf_nan=False, description="the temperature of the students' objective"
+    )
+    batch_tokens: int = Field(4000, ge=1, description="tokens, including padding, that are processed together")
     precision: Literal["auto"] | Precision = "auto"
     workers: int = Field(0, ge=0, description="processes on CPU; 0: one for each core")
 
     @model_validator(mode="before")
     @classmethod
-    def _usual(cls, values: Any) -> Any:
+    def _fill_in_top_k(cls, values: Any) -> Any:
         if isinstance(values, dict) and "top_k" not in values and "samples" not in values:
             return {**values, "top_k": 16}
         return values
 
     @model_validator(mode="after")
-    def _either(self) -> SoftOptions:
+    def _check_either(self) -> SoftOptions:
         if (self.top_k is None) == (self.samples is None):
-            raise ValueError("either top_k or samples")
+            raise ValueError("give either top_k or samples")
         return self
 
 
 class SoftTargetsConfig(SoftOptions):
-    """Teachers and a corpus to soft targets: the teachers' distributions at the corpus' own target positions."""
+    """Settings of soft targets: the teachers' distributions at the target positions of a corpus."""
 
     models: tuple[Path, ...] = Field(..., min_length=1, description="several are averaged as an ensemble")
     corpus: Path = Field(..., description="gold (references) or distilled (outputs)")
-    seed: int = Field(1, ge=0, description="of the samples; with the row id it decides every draw")
+    seed: int = Field(1, ge=0, description="seed of the samples; together with the row id it determines every draw")
 
 
 class SelectConfig(SelectSettings):
-    """K-best lists to a distilled corpus."""
+    """Settings that turn k-best lists into a distilled corpus."""
 
     kbest: Path
     gold: Path = Field(..., description="the corpus that was decoded: sources and references")
     prepared: Path = Field(
-        ..., description="output of `prepare`: the vocabulary that re-encodes nothing but is recorded"
+        ..., description="output of `prepare`, whose vocabulary is recorded; nothing is encoded again"
     )
     reverse: bool = Field(
         False, description="back-translation: `gold` is monolingual text; hypotheses become sources, the text targets"
     )
-    tag: str = Field("", pattern=r"^\S*$", description="a piece that such sources open with; none: no tag")
+    tag: str = Field("", pattern=r"^\S*$", description="the piece that such sources start with; empty: no tag")
 
     @model_validator(mode="after")
-    def _directed(self) -> SelectConfig:
+    def _check_reverse(self) -> SelectConfig:
         if self.tag and not self.reverse:
-            raise ValueError("tag: is for sources that a model wrote: set `reverse = true`")
+            raise ValueError("tag: is for sources that a model wrote; set `reverse = true`")
         if self.reverse and self.reads_references:
-            raise ValueError("reverse: monolingual text has no references, which the rule or a filter looks at")
+            raise ValueError("reverse: the rule or a filter reads references, and monolingual text has none")
         return self
 
 
 class EvaluateConfig(Strict):
-    """A model on the test corpus."""
+    """Settings of the evaluation of a model on a test corpus."""
 
     name: Name
     model: Path
@@ -272,27 +280,31 @@ class EvaluateConfig(Strict):
     role: Literal["teacher", "student"]
     corpus: Path = Field(..., description="test corpus")
     trained_on: str = Field("gold", description="name of the training corpus, for the report")
-    beams: Beams = Field((1, 5), description="decodes of a model that goes left to right")
+    beams: Beams = Field((1, 5), description="beams by which a left-to-right model is decoded")
     search: SearchConfig = SearchConfig()
     decode: tuple[ParallelConfig, ...] = Field(
-        (), description="decodes of a model that writes all positions at once; none given: one with the defaults"
+        (), description="decodes of a model that writes all positions at once; if left out, one with the defaults"
     )
-    rescore_with: Path | None = Field(None, description="the model that chooses where a decode has rescore = true")
+    rescore_with: Path | None = Field(None, description="the model that chooses if a decode has rescore = true")
     speed_against: Path | None = Field(
-        None, description="a model that is timed in turn with this one, at the largest beam; a teacher is its own"
+        None,
+        description="a model that is timed in turn with this one, at the largest beam; a "
+        "teacher is compared with itself",
     )
     baseline: Path | None = Field(
         None, description="finished evaluation on the same test corpus; differences from it are tested for significance"
     )
     batch_tokens: int = Field(4000, ge=1)
     precision: SearchPrecision = "auto"
-    threads: int = Field(1, ge=0, description="of torch and the kernels on a CPU; 0: as many as torch takes by itself")
-    tokenizer: TokenizerChoice = Field("auto", description="of BLEU; auto: by the test corpus' target language")
+    threads: int = Field(1, ge=0, description="threads of torch and the kernels on a CPU; 0: the default of torch")
+    tokenizer: TokenizerChoice = Field(
+        "auto", description="tokenizer of BLEU; auto: by the test corpus' target language"
+    )
     metrics: EvaluationMetrics = None
     timed: bool = Field(True, description="whether speed is measured")
 
     @model_validator(mode="after")
-    def _fits(self) -> EvaluateConfig:
+    def _check_decodes(self) -> EvaluateConfig:
         check_beams(self.search, self.beams)
         check_decode(self.decode)
         if self.rescore_with is None and any(way.rescore for way in self.decode):

@@ -1,4 +1,4 @@
-"""Tables of a file that name a record of a registry, and hold the settings that the record declares."""
+"""Tables of a file that name a record of a registry and hold the settings that the record declares."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from seqkd.extensions import Registry, settings_class
 
 @cache
 def adapter(settings: str) -> TypeAdapter[Any]:
-    """Reads and writes the settings that a record names as `module:attribute`."""
+    """Return the reader and writer of the settings that a record names as `module:attribute`."""
     kind = settings_class(settings)
     kind.__pydantic_config__ = ConfigDict(extra="forbid", allow_inf_nan=False)
     return TypeAdapter(kind)
 
 
-def record_of(registry: Registry[Any], name: str) -> Any:
-    """The record of a name.
+def find_record(registry: Registry[Any], name: str) -> Any:
+    """Find the record of a name.
 
     Raises:
-        ValueError: There is none.
+        ValueError: There is no record of this name.
         ExtensionError: The entry point of this name cannot be used.
     """
     record = registry.find(name)
@@ -35,20 +35,20 @@ def record_of(registry: Registry[Any], name: str) -> Any:
 
 
 def read_table(registry: Registry[Any], key: str, default: str, table: Any) -> dict[str, Any]:
-    """The name that stands in a table under `key`, and the settings that the table holds besides."""
+    """Read a table: the name under `key`, and the settings under the other keys."""
     if not isinstance(table, dict):
         raise ValueError("Input should be a table")
     name = str(table.get(key, default))
-    record = record_of(registry, name)
+    record = find_record(registry, name)
     given = {setting: value for setting, value in table.items() if setting != key}
     return {key: name, "settings": adapter(record.settings).validate_python(given)}
 
 
-def from_options(settings: str, options: Mapping[str, Any]) -> Any:
-    """Settings of options of the command line; an option that is None was not given.
+def read_options(settings: str, options: Mapping[str, Any]) -> Any:
+    """Make settings of command-line options. An option that is None was not given.
 
     Raises:
-        ConfigError: A value is out of its bounds; all of them in one message.
+        ConfigError: Values are out of bounds; one message lists all of them.
     """
     try:
         return adapter(settings).validate_python({name: value for name, value in options.items() if value is not None})
@@ -57,8 +57,8 @@ def from_options(settings: str, options: Mapping[str, Any]) -> Any:
         raise ConfigError("; ".join(lines), where="options", hint="see --help") from None
 
 
-def written(settings: str, values: Any, info: SerializationInfo) -> dict[str, Any]:
-    """Settings as plain values."""
+def dump_settings(settings: str, values: Any, info: SerializationInfo) -> dict[str, Any]:
+    """Return settings as plain values."""
     found: dict[str, Any] = adapter(settings).dump_python(
         values,
         mode="json" if info.mode_is_json() else "python",
@@ -70,8 +70,8 @@ def written(settings: str, values: Any, info: SerializationInfo) -> dict[str, An
     return found
 
 
-def together(title: str, errors: list[ValidationError | tuple[str, ValidationError]]) -> ValidationError:
-    """One error for those of several tables; a name in front of an error is its place."""
+def merge_errors(title: str, errors: list[ValidationError | tuple[str, ValidationError]]) -> ValidationError:
+    """Merge the errors of several tables into one. A name before an error is its place."""
     lines: list[Any] = []
     for entry in errors:
         place, error = entry if isinstance(entry, tuple) else ("", entry)

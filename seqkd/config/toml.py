@@ -1,4 +1,4 @@
-"""The only reader of TOML, all problems of a file in one message, and the writer of stage files."""
+"""The only reader of TOML files, and the writer of stage files. One message lists all problems of a file."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ else:
 
 T = TypeVar("T", bound=BaseModel)
 
-RUN = "{run}/"  # what paths in the run folder begin with in stage files: the folder can be moved and copied
+RUN = "{run}/"  # the start of paths in the run folder in stage files, so that the folder can be moved and copied
 
 MOST_CHARACTERS = 1_000_000
 MOST_DOTS = 1_000
@@ -30,12 +30,12 @@ def read_toml(path: str | Path) -> dict[str, Any]:
     """Read a TOML file.
 
     Raises:
-        ConfigError: The file is missing, not UTF-8 or not TOML; or it is none that a person would write.
+        ConfigError: The file is missing, not UTF-8, not TOML, or far larger than a file that a person would write.
     """
     path = Path(path)
     try:
         text = path.read_text(encoding="utf-8-sig")  # editors on Windows write a byte order mark
-        # The reader's time grows with the square of a key's parts.
+        # The reader's time grows with the square of the number of parts of a key.
         if len(text) > MOST_CHARACTERS or any(line.count(".") > MOST_DOTS for line in text.splitlines()):
             what = f"more than {MOST_CHARACTERS:,} characters, or a line with more than {MOST_DOTS:,} dots"
             raise ConfigError(what, where=str(path), expected="a stage or pipeline file")
@@ -48,41 +48,41 @@ def read_toml(path: str | Path) -> dict[str, Any]:
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot be read: {error}", where=str(path), expected="a UTF-8 TOML file") from None
-    except (ValueError, RecursionError) as error:  # beside its own error the reader lets through those of int()
+    except (ValueError, RecursionError) as error:  # besides its own errors, the reader raises those of int()
         raise ConfigError(f"not valid TOML: {error}", where=str(path)) from None
 
 
 def load_stage(kind: type[T], path: str | Path) -> T:
-    """Read a stage file. A path that begins with `{run}/` lies in the run folder, which is above the file's own folder.
+    """Read a stage file. A path that starts with `{run}/` lies in the run folder, the parent of the file's folder.
 
     Raises:
-        ConfigError: Unreadable, or with unknown keys or wrong values; all of them in one message.
+        ConfigError: The file cannot be read, or has unknown keys or wrong values; one message lists all of them.
     """
     run = os.path.normpath(Path(path).parent / "..")
-    return validate(kind, replaced(read_toml(path), RUN, f"{run}/"), str(path))
+    return validate(kind, replace_prefix(read_toml(path), RUN, f"{run}/"), str(path))
 
 
-def replaced(value: Any, start: str, new: str) -> Any:
-    """Plain values in which every text that begins with `start` begins with `new` in its place."""
+def replace_prefix(value: Any, start: str, new: str) -> Any:
+    """Return plain values with the prefix `start` of every text replaced by `new`."""
     if isinstance(value, dict):
-        return {key: replaced(item, start, new) for key, item in value.items()}
+        return {key: replace_prefix(item, start, new) for key, item in value.items()}
     if isinstance(value, list):
-        return [replaced(item, start, new) for item in value]
+        return [replace_prefix(item, start, new) for item in value]
     return new + value.removeprefix(start) if isinstance(value, str) and value.startswith(start) else value
 
 
 def validate(kind: type[T], values: dict[str, Any], where: str) -> T:
-    """Make a `kind` of plain values; raise one ConfigError that lists every problem."""
+    """Make a `kind` of plain values, or raise one ConfigError that lists all problems."""
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        raise listed([f"{dotted(loc)}: {text}" for loc, text in problems(error)], where) from None
+        raise merge_problems([f"{join_place(loc)}: {text}" for loc, text in list_problems(error)], where) from None
 
 
-def problems(error: ValidationError) -> list[tuple[tuple[str | int, ...], str]]:
-    """Each problem's place in the file and what is wrong there.
+def list_problems(error: ValidationError) -> list[tuple[tuple[str | int, ...], str]]:
+    """List the problems of a file, each as its place in the file and a message.
 
-    A list whose entries are all wrong counts as empty to pydantic. The entries' own problems say it better.
+    Pydantic reports a list whose entries are all wrong as empty, too. That problem is left out.
     """
     errors = error.errors()
     found = []
@@ -96,18 +96,20 @@ def problems(error: ValidationError) -> list[tuple[tuple[str | int, ...], str]]:
             text = "unknown key"
         elif problem["type"] == "missing":
             text = "missing"
-        elif isinstance(problem["input"], (dict, BaseModel)):  # about several keys at once; the message names them
+        elif isinstance(problem["input"], (dict, BaseModel)):  # a problem of several keys, which the message names
             text = problem["msg"].removeprefix("Value error, ")
         else:
             text, given = problem["msg"].removeprefix("Value error, "), repr(problem["input"])
-            named = isinstance(problem["input"], str) and given in text  # by a check of seqkd's own
+            named = (
+                isinstance(problem["input"], str) and given in text
+            )  # the message of a check of seqkd names the value
             text += "" if named else f", got {given}"
-        found.append((_untagged(loc), text))
+        found.append((_drop_tags(loc), text))
     return found
 
 
-def _untagged(loc: tuple[str | int, ...]) -> tuple[str | int, ...]:
-    """A place without what pydantic chose among several kinds by, which is not written there in the file."""
+def _drop_tags(loc: tuple[str | int, ...]) -> tuple[str | int, ...]:
+    """Drop the tags by which pydantic tells kinds apart from a place. The file does not contain them."""
     return tuple(
         part
         for before, part in zip((None, *loc), loc, strict=False)
@@ -115,13 +117,13 @@ def _untagged(loc: tuple[str | int, ...]) -> tuple[str | int, ...]:
     )
 
 
-def dotted(loc: tuple[str | int, ...]) -> str:
-    """A place in a file as one word: `students.0.model.dim`."""
+def join_place(loc: tuple[str | int, ...]) -> str:
+    """Write a place in a file as one word: `students.0.model.dim`."""
     return ".".join(str(part) for part in loc) or "(file)"
 
 
-def listed(lines: list[str], where: str) -> ConfigError:
-    """One error for all problems of a file."""
+def merge_problems(lines: list[str], where: str) -> ConfigError:
+    """Merge the problems of a file into one error."""
     what = f"{len(lines)} problem{'s' * (len(lines) > 1)}:\n    " + "\n    ".join(lines)
     return ConfigError(what, where=where)
 
@@ -131,16 +133,16 @@ def to_toml(config: BaseModel, run: Path | None = None) -> str:
 
     Args:
         config: The values.
-        run: The run folder, relative to which paths in it are written; the file must then lie in a folder of it.
+        run: The run folder. Paths in it are written relative to it; the file must be in a folder directly below it.
     """
     values = config.model_dump(mode="json", exclude_none=True)
     if run is not None:
-        values = replaced(values, f"{run}/", RUN)
+        values = replace_prefix(values, f"{run}/", RUN)
     return "\n".join(_table(values, ())).lstrip("\n") + "\n"
 
 
 def _table(values: Mapping[str, Any], path: tuple[str, ...]) -> list[str]:
-    """Lines of a table: its plain values first, since what follows a header belongs to that header."""
+    """Write the lines of a table: its plain values first, because all lines after a header belong to that header."""
     lines = [f"{key} = {_value(value)}" for key, value in values.items() if not isinstance(value, dict)]
     if path:
         lines = ["", f"[{'.'.join(path)}]", *lines]

@@ -1,4 +1,4 @@
-"""Settings and the options that leave no mark in fingerprints."""
+"""Neutral options, which fingerprints leave out."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from seqkd.config.sources import SourceConfig
 class Introduced:
     """Annotates an option whose default has changed: `Annotated[int, Introduced(5)] = 4`.
 
-    A fingerprint that does not name the option means the default of the version that introduced it.
+    In a fingerprint without the option, it has the default of the version that introduced it.
 
     Attributes:
-        default: That default, as a JSON value.
+        default: The default of that version, as a JSON value.
     """
 
     default: Any
@@ -30,7 +30,7 @@ class Introduced:
 
 @dataclass(frozen=True, slots=True)
 class _Option:
-    """A field of a settings class; without a default, `default` is `dataclasses.MISSING`."""
+    """A field of a settings class. If it has no default, `default` is `dataclasses.MISSING`."""
 
     name: str
     type: Any
@@ -38,24 +38,24 @@ class _Option:
     marks: tuple[Any, ...]
 
 
-def neutral(settings: Any) -> dict[str, Any]:
-    """By dotted name, the values of options that leave no mark in a fingerprint.
+def find_neutral(settings: Any) -> dict[str, Any]:
+    """Find the neutral values of options, by dotted name. Fingerprints leave out options that have their neutral value.
 
-    An option is neutral if it has the default of the version that introduced it. What tells kinds apart (`arch`,
-    `type`) always leaves a mark, because the defaults of the others depend on it.
+    The neutral value of an option is the default of the version that introduced it. The names of kinds (`arch`, `type`)
+    are always in the fingerprint, because the defaults of the other options depend on them.
 
     Args:
-        settings: A stage's settings; their classes are pydantic models or dataclasses, also those of tables in them.
+        settings: The settings of a stage. Their classes, also of nested tables, are pydantic models or dataclasses.
     """
-    return dict(_neutral(settings, ""))
+    return dict(_iterate_neutral(settings, ""))
 
 
-def in_full(kind: Any, written: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings as a fingerprint holds them, with the options that it leaves out.
+def fill_in_neutral(kind: Any, written: Mapping[str, Any]) -> dict[str, Any]:
+    """Add the options that a fingerprint leaves out to its settings.
 
     Args:
-        kind: Their class, or a union of classes.
-        written: From a fingerprint of any version.
+        kind: The class of the settings, or a union of classes.
+        written: The settings in a fingerprint of any version.
 
     Returns:
         `written` itself if it holds options that this version does not have.
@@ -65,39 +65,41 @@ def in_full(kind: Any, written: Mapping[str, Any]) -> dict[str, Any]:
     except ValidationError:
         return dict(written)
     full: dict[str, Any] = TypeAdapter(kind).dump_python(settings, mode="json")
-    return full | {name: value for name, value in neutral(settings).items() if name not in written and "." not in name}
+    return full | {
+        name: value for name, value in find_neutral(settings).items() if name not in written and "." not in name
+    }
 
 
-def _neutral(settings: Any, prefix: str) -> Iterator[tuple[str, Any]]:
+def _iterate_neutral(settings: Any, prefix: str) -> Iterator[tuple[str, Any]]:
     if isinstance(settings, ObjectiveConfig):
         for index, term in enumerate(settings.terms):
-            yield from _neutral(term, f"{prefix}terms.{index}." if settings.listed else prefix)
+            yield from _iterate_neutral(term, f"{prefix}terms.{index}." if settings.listed else prefix)
         return
-    # One table in a file: the name and its settings.
+    # These are one table in a file, with the name and the settings.
     if isinstance(settings, (ModelConfig, TermConfig, HookConfig, ScorerConfig, SourceConfig)):
-        yield from _neutral(settings.settings, prefix)
+        yield from _iterate_neutral(settings.settings, prefix)
         return
     if isinstance(settings, FilterConfig):
         for name, values in settings.settings.items():
-            yield from _neutral(values, prefix if settings.is_one(name) else f"{prefix}{name}.")
+            yield from _iterate_neutral(values, prefix if settings.holds_one_value(name) else f"{prefix}{name}.")
         return
     if isinstance(settings, SelectSettings):
-        yield from _neutral(settings.settings, prefix)
-    for option in _options(settings):
+        yield from _iterate_neutral(settings.settings, prefix)
+    for option in _list_options(settings):
         if isinstance(settings, SelectSettings) and option.name == "settings":
             continue
         if get_origin(option.type) is Literal and len(get_args(option.type)) == 1:
             continue
         key, value = f"{prefix}{option.name}", getattr(settings, option.name)
         if _is_settings(value):
-            yield from _neutral(value, f"{key}.")
+            yield from _iterate_neutral(value, f"{key}.")
             if _is_settings(option.default):
-                yield key, {}  # the table itself; one that is not there by default leaves a mark
+                yield key, {}  # the table itself; a table that is absent by default is in the fingerprint
             continue
         if isinstance(value, tuple):
             for index, item in enumerate(value):
                 if _is_settings(item):
-                    yield from _neutral(item, f"{key}.{index}.")
+                    yield from _iterate_neutral(item, f"{key}.{index}.")
         introduced = [mark.default for mark in option.marks if isinstance(mark, Introduced)]
         if introduced:
             yield key, introduced[0]
@@ -109,7 +111,7 @@ def _is_settings(value: Any) -> bool:
     return isinstance(value, BaseModel) or (dataclasses.is_dataclass(value) and not isinstance(value, type))
 
 
-def _options(settings: Any) -> Iterator[_Option]:
+def _list_options(settings: Any) -> Iterator[_Option]:
     if isinstance(settings, BaseModel):
         for name, info in type(settings).model_fields.items():
             default = dataclasses.MISSING if info.is_required() else info.get_default(call_default_factory=True)

@@ -1,8 +1,8 @@
 """Word alignment in a few matrix operations: IBM model 1 with fast_align's prior on the diagonal.
 
 Model 1: Brown et al. 1993. The prior: Dyer, Chahuneau & Smith 2013, "A Simple, Fast, and Effective Reparameterization
-of IBM Model 2", with its two parameters fixed where they leave them to be tuned. It serves to compare corpora over the
-same sources, where a small aligner that always does the same is worth more than a better one.
+of IBM Model 2", with its two parameters fixed instead of tuned. It serves to compare corpora with the same sources, for
+which a small deterministic aligner is worth more than a better one.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ NULL = -1
 DIAGONAL = 4.0  # how sharply the prior favours the diagonal (lambda)
 NULL_PRIOR = 0.08  # prior probability that a target word has no source word (p0)
 
-_PART = 1 << 20  # cells looked at together
+_PART = 1 << 20  # cells processed together
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -38,7 +38,7 @@ class RaggedIds:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AlignedCounts:
-    """How often a source word was aligned to a target word; pairs in rising order.
+    """How often each source word was aligned to each target word, with pairs in ascending order.
 
     Attributes:
         source: Source ids, `[pairs]`.
@@ -64,10 +64,10 @@ class _Cells:
 
 
 def align(source: RaggedIds, target: RaggedIds, *, iterations: int = 5) -> AlignedCounts:
-    """Align every target word to its likeliest source word or to none, and count the pairs.
+    """Align every target word to its most likely source word or to none, and count the pairs.
 
-    It needs some 50 bytes for each combination of a target word with a source word of its sentence; `cells` tells how
-    many there are.
+    Memory is about 50 bytes for each combination of a target word and a source word of its sentence. `count_cells`
+    returns the number of combinations.
 
     Args:
         source: Source sentences.
@@ -77,7 +77,7 @@ def align(source: RaggedIds, target: RaggedIds, *, iterations: int = 5) -> Align
     if not len(target.ids):
         empty = np.zeros(0, dtype=np.int64)
         return AlignedCounts(source=empty, target=empty, counts=empty)
-    grid = _cells(source, target)
+    grid = _make_cells(source, target)
     source_of_pair = grid.pairs // grid.base
     table = 1.0 / np.bincount(source_of_pair)[source_of_pair]
     for _ in range(iterations):
@@ -85,27 +85,27 @@ def align(source: RaggedIds, target: RaggedIds, *, iterations: int = 5) -> Align
         posterior /= np.add.reduceat(posterior, grid.starts)[grid.token]
         counts = np.bincount(grid.pair, weights=posterior, minlength=len(grid.pairs))
         table = counts / np.maximum(np.bincount(source_of_pair, weights=counts), 1e-300)[source_of_pair]
-    return _viterbi(grid, table)
+    return _align_best(grid, table)
 
 
-def cells(source_lengths: Ints, target_lengths: Ints) -> Ints:
-    """Combinations to weigh in each sentence, `[sentences]`: target words times source words and NULL."""
+def count_cells(source_lengths: Ints, target_lengths: Ints) -> Ints:
+    """Count the combinations in each sentence, `[sentences]`: target words times source words and NULL."""
     return (source_lengths.astype(np.int64) + 1) * target_lengths.astype(np.int64)
 
 
-def _cells(source: RaggedIds, target: RaggedIds) -> _Cells:
+def _make_cells(source: RaggedIds, target: RaggedIds) -> _Cells:
     sentence = np.repeat(np.arange(len(target.lengths)), target.lengths)  # [target tokens]
     width = source.lengths[sentence] + 1  # cells of each target token: NULL, then the source from left to right
     starts = np.cumsum(width) - width
     token = np.repeat(np.arange(len(sentence), dtype=np.int32), width)
     column = np.arange(len(token), dtype=np.int32) - starts.astype(np.int32)[token]  # 0 is NULL
     base = int(target.ids.max()) + 1
-    pairs, pair = _pairs(source, target, sentence, token, column, base)
-    prior = _prior(source, target, sentence, starts, token, column)
+    pairs, pair = _number_pairs(source, target, sentence, token, column, base)
+    prior = _compute_prior(source, target, sentence, starts, token, column)
     return _Cells(starts, token, pair, prior, pairs, base)
 
 
-def _pairs(
+def _number_pairs(
     source: RaggedIds, target: RaggedIds, sentence: Ints, token: Cells, column: Cells, base: int
 ) -> tuple[Ints, Cells]:
     first = np.cumsum(source.lengths) - source.lengths
@@ -113,7 +113,7 @@ def _pairs(
     position = first[sentence].astype(np.int32)[token]
     position += column
     position -= 1
-    keys = padded[position]  # NULL's position may be -1, which is the padding: it is not looked at
+    keys = padded[position]  # the position of NULL may be -1, which is the padding and is not used
     keys[column == 0] = 0
     keys *= base
     keys += target.ids[token]
@@ -130,7 +130,7 @@ def _pairs(
     return pairs, pair
 
 
-def _prior(
+def _compute_prior(
     source: RaggedIds, target: RaggedIds, sentence: Ints, starts: Ints, token: Cells, column: Cells
 ) -> NDArray[np.float32]:
     rows = np.arange(len(sentence)) - (np.cumsum(target.lengths) - target.lengths)[sentence]
@@ -149,11 +149,11 @@ def _prior(
     return weight
 
 
-def _viterbi(grid: _Cells, table: Floats) -> AlignedCounts:
+def _align_best(grid: _Cells, table: Floats) -> AlignedCounts:
     posterior = grid.prior * table[grid.pair]
     best = np.maximum.reduceat(posterior, grid.starts)
     hits = np.flatnonzero(posterior == best[grid.token])
-    _, first = np.unique(grid.token[hits], return_index=True)  # of equals the leftmost
+    _, first = np.unique(grid.token[hits], return_index=True)  # the leftmost of equal ones
     chosen, counts = np.unique(grid.pairs[grid.pair[hits[first]]], return_counts=True)
     words = chosen >= grid.base  # NULL's pairs come first
     return AlignedCounts(

@@ -5,7 +5,8 @@ Zhou, Neubig & Gu 2020, "Understanding Knowledge Distillation in Non-autoregress
     C(d) = 1/|V| * sum over source words x of H(y | x)                            conditional entropy of aligned words
     F(d) = 1/|V| * sum over source words x of KL(p_real(y | x) || p_distilled(y | x))
 
-p(y | x) are relative frequencies of aligned word pairs. Both are in nats. Lower C: simpler; lower F: more faithful.
+p(y | x) are relative frequencies of aligned word pairs. Both are in nats. A lower C means simpler text, and a lower F
+more faithful text.
 """
 
 from __future__ import annotations
@@ -14,11 +15,11 @@ import numpy as np
 
 from seqkd.metrics.alignment import AlignedCounts, Ints
 
-SMOOTHING = 0.1  # added to every count in F, or a pair that the distilled corpus lacks would make it infinite
+SMOOTHING = 0.1  # added to every count in F; otherwise a pair that the distilled corpus lacks would make F infinite
 
 
 def complexity(aligned: AlignedCounts) -> float:
-    """C(d) in nats; 0 without aligned words."""
+    """Return C(d) in nats; 0 without aligned words."""
     if not len(aligned.counts):
         return 0.0
     words, word = np.unique(aligned.source, return_inverse=True)
@@ -27,10 +28,10 @@ def complexity(aligned: AlignedCounts) -> float:
 
 
 def faithfulness(real: AlignedCounts, distilled: AlignedCounts) -> float:
-    """F(d) in nats, over the source words that are aligned in both corpora; 0 for a corpus with itself.
+    """Return F(d) in nats, over the source words that are aligned in both corpora; 0 for a corpus with itself.
 
-    The paper says nothing of pairs seen in the real corpus alone. Here both distributions of a source word range over
-    all target words it is aligned to in either corpus, each with `SMOOTHING` added to its count.
+    The paper does not treat pairs that occur only in the real corpus. Here both distributions of a source word range
+    over all target words that it is aligned to in either corpus, each with `SMOOTHING` added to its count.
     """
     base = 1 + max((int(side.target.max()) for side in (real, distilled) if len(side.target)), default=0)
     keys_real, keys_distilled = (side.source * base + side.target for side in (real, distilled))
@@ -46,7 +47,7 @@ def faithfulness(real: AlignedCounts, distilled: AlignedCounts) -> float:
 
 
 def _lookup(keys: Ints, known: Ints, counts: Ints) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-    """Counts of `keys` (sorted, a superset of `known`), smoothed."""
+    """Return smoothed counts of `keys` (sorted, a superset of `known`)."""
     found = np.full(len(keys), SMOOTHING)
     inside = np.isin(known, keys)
     found[np.searchsorted(keys, known[inside])] += counts[inside]

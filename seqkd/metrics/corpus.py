@@ -22,22 +22,22 @@ from seqkd.metrics.sentence_statistics import (
     mean_of,
     ter_scores,
 )
-from seqkd.metrics.sentence_statistics import MetricScore as MetricScore  # other packages read it from here
+from seqkd.metrics.sentence_statistics import MetricScore as MetricScore  # other packages import it from here
 from seqkd.metrics.tokenizers import Tokenizer
 
 
 def corpus_bleu(
     hypotheses: Sequence[str], references: Sequence[Sequence[str]], *, tokenizer: Tokenizer = "13a"
 ) -> MetricScore:
-    """BLEU (Papineni et al. 2002), higher is better.
+    """Compute BLEU (Papineni et al. 2002). Higher is better.
 
     Args:
-        hypotheses: One detokenised output a row.
+        hypotheses: One detokenised output per row.
         references: For each row its references, at least one; rows may have different numbers of them.
-        tokenizer: What cuts both into words; see `seqkd.metrics.tokenizers.choose_tokenizer`.
+        tokenizer: The tokenizer of both sides; see `seqkd.metrics.tokenizers.choose_tokenizer`.
 
     Raises:
-        InputError: No rows, not as many references as hypotheses, or a row without a reference.
+        InputError: There are no rows, the numbers of rows differ, or a row has no reference.
     """
     return bleu_statistics(hypotheses, references, tokenizer=tokenizer).score
 
@@ -46,12 +46,12 @@ def bleu_statistics(
     hypotheses: Sequence[str], references: Sequence[Sequence[str]], *, tokenizer: Tokenizer = "13a"
 ) -> Statistics:
     """See `corpus_bleu`."""
-    # force: no advice about detokenising on stderr
+    # force suppresses advice about detokenising on stderr
     return _statistics(BLEU(force=True, tokenize=tokenizer), bleu_scores, hypotheses, references)
 
 
 def corpus_chrf(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> MetricScore:
-    """chrF2 (Popović 2015), higher is better; arguments and errors as in `corpus_bleu`."""
+    """Compute chrF2 (Popović 2015). Higher is better. Arguments and errors are those of `corpus_bleu`."""
     return chrf_statistics(hypotheses, references).score
 
 
@@ -61,13 +61,13 @@ def chrf_statistics(hypotheses: Sequence[str], references: Sequence[Sequence[str
 
 
 def corpus_ter(hypotheses: Sequence[str], references: Sequence[Sequence[str]], *, blanks: bool = True) -> MetricScore:
-    """TER (Snover et al. 2006), case ignored, lower is better; arguments and errors as in `corpus_bleu`.
+    """Compute TER (Snover et al. 2006) without case. Lower is better. Errors are those of `corpus_bleu`.
 
     Args:
-        hypotheses: One detokenised output a row.
+        hypotheses: One detokenised output per row.
         references: For each row its references.
         blanks: Whether the language puts blanks between words. If not, each Chinese or Japanese character is a word,
-            as sacrebleu's `asian_support` has it, and the signature says so.
+            as with sacrebleu's `asian_support`, and the signature says so.
     """
     return ter_statistics(hypotheses, references, blanks=blanks).score
 
@@ -86,7 +86,7 @@ def _statistics(
     hypotheses: Sequence[str],
     references: Sequence[Sequence[str]],
 ) -> Statistics:
-    """Statistics of a metric of sacrebleu, and the score as its `corpus_score` computes it from them."""
+    """Return the statistics of a metric of sacrebleu, with the score that its `corpus_score` computes from them."""
     _check(hypotheses, references)
     rows = metric._extract_corpus_statistics(list(hypotheses), _streams(references))
     value = float(metric._aggregate_and_compute(rows).score)
@@ -105,22 +105,22 @@ def _check(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> No
 
 
 def _streams(references: Sequence[Sequence[str]]) -> list[list[str | None]]:
-    """Rows of references to sacrebleu's streams: stream i holds every row's i-th reference, or None."""
+    """Turn rows of references into sacrebleu's streams. Stream i holds the i-th reference of every row, or None."""
     most = max(len(texts) for texts in references)
     return [[texts[i] if i < len(texts) else None for texts in references] for i in range(most)]
 
 
 def share_valid(hypotheses: Sequence[str], accepted: Sequence[Collection[str]]) -> float:
-    """Share of outputs, 0 to 1, that are among their row's accepted translations; runs of spaces count as one.
+    """Return the share of outputs, 0 to 1, that are accepted translations of their row. Runs of spaces count as one.
 
     Raises:
-        InputError: No rows, not as many rows accepted as hypotheses, or a row that accepts nothing.
+        InputError: There are no rows, the numbers of rows differ, or a row has no accepted translation.
     """
     return valid_statistics(hypotheses, accepted).score.value
 
 
 def valid_statistics(hypotheses: Sequence[str], accepted: Sequence[Collection[str]]) -> Statistics:
-    """See `share_valid`; it has no signature."""
+    """See `share_valid`. The score has no signature."""
     _check(hypotheses, [list(texts) for texts in accepted])
     right = [
         " ".join(text.split()) in {" ".join(other.split()) for other in texts}

@@ -1,4 +1,4 @@
-"""Lengths of a corpus, for the report's histograms."""
+"""Histograms of the lengths of a corpus, for the report."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LengthHistogram:
-    """How long the rows of a corpus are.
+    """The distribution of the lengths of a corpus.
 
     Attributes:
         edges: Bin edges in tokens, `[bins + 1]`; the last bin also holds every longer row.
@@ -24,7 +24,7 @@ class LengthHistogram:
 
 
 def length_histogram(lengths: NDArray[np.int32], *, width: int, bins: int) -> LengthHistogram:
-    """Count `lengths` (tokens, `[rows]`) in `bins` bins of `width` tokens, the first starting at 0."""
+    """Count `lengths` (tokens, `[rows]`) in `bins` bins of `width` tokens, the first of which starts at 0."""
     edges = tuple(range(0, width * bins + 1, width))
     counts = np.bincount(np.minimum(lengths // width, bins - 1), minlength=bins)
     rows = max(len(lengths), 1)
@@ -36,7 +36,7 @@ def length_histogram(lengths: NDArray[np.int32], *, width: int, bins: int) -> Le
 
 
 def bin_width(longest: int, *, bins: int) -> int:
-    """The narrowest of 1, 2, 5, 10, 20, 50, ... tokens with which `bins` bins reach `longest`."""
+    """Return the narrowest of 1, 2, 5, 10, 20, 50, ... tokens with which `bins` bins reach `longest`."""
     width = 1
     for step in (1, 2, 5) * 9:
         candidate = step * width

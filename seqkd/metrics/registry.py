@@ -1,4 +1,4 @@
-"""Metrics by name: the numbers that describe a model on a corpus."""
+"""Metrics by name: numbers that describe a model on a corpus."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ Need = Literal["references", "sources", "accepted", "probabilities"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outputs:
-    """A decode of a corpus, as metrics see it; all sequences have the corpus's rows in its order.
+    """A decode of a corpus, the input of metrics. All sequences have the rows of the corpus in its order.
 
     Attributes:
         hypotheses: Detokenised outputs.
         references: The first reference of each row.
         further_references: All references of each row but the first; () if there are none.
-        sources: The sources' text.
+        sources: The text of the sources.
         accepted: All accepted translations of each row; None if the corpus has none.
         tokenizer: The tokenizer that BLEU counts words with.
         blanks: Whether the language puts blanks between words.
@@ -51,18 +51,18 @@ class Metric:
 
     Attributes:
         name: The name that files and reports use.
-        help: One line about it.
-        label: The head of its column in tables.
-        unit: Stands below the label.
-        direction: Which values are better.
-        needs: What it is computed from besides outputs: references, sources, accepted translations of each row, or the
-            model's probabilities.
-        measure: `module:attribute` of a function that takes `Outputs` and gives a `MetricScore`.
-        statistics: In place of `measure`, `module:attribute` of a function that takes `Outputs` and gives the
+        help: One line about the metric.
+        label: The head of the column in tables.
+        unit: The unit below the label.
+        direction: Whether higher or lower values are better, or neither.
+        needs: The inputs besides outputs: references, sources, accepted translations of each row, or the model's
+            probabilities.
+        measure: `module:attribute` of a function that takes `Outputs` and returns a `MetricScore`.
+        statistics: In place of `measure`, `module:attribute` of a function that takes `Outputs` and returns the
             `Statistics` of their rows. The score of any selection of rows follows from them, so that differences can
             be tested for significance. A metric with neither is computed by the stage that has the probabilities.
-        digits: How many a table shows.
-        percent: Whether its values are shares, 0 to 1, that tables show in per cent.
+        digits: The number of decimals in tables.
+        percent: Whether the values are shares, 0 to 1, that tables show in per cent.
     """
 
     name: str
@@ -77,28 +77,28 @@ class Metric:
     percent: bool = False
 
     @property
-    def of_outputs(self) -> bool:
-        """Whether it is computed from outputs."""
+    def measures_outputs(self) -> bool:
+        """Whether the metric is computed from outputs."""
         return self.measure is not None or self.statistics is not None
 
     @property
     def validates(self) -> bool:
         """Whether training can measure it on outputs for the validation text, which has no accepted translations."""
-        return self.of_outputs and "accepted" not in self.needs and self.direction != "neither"
+        return self.measures_outputs and "accepted" not in self.needs and self.direction != "neither"
 
     def fits(self, outputs: Outputs) -> bool:
-        """Whether outputs hold all that it is computed from."""
-        return self.of_outputs and (outputs.accepted is not None or "accepted" not in self.needs)
+        """Whether outputs hold all inputs of the metric."""
+        return self.measures_outputs and (outputs.accepted is not None or "accepted" not in self.needs)
 
     def score(self, outputs: Outputs) -> MetricScore:
-        """Compute it; only if it fits."""
+        """Compute the metric. The outputs must fit it."""
         if self.statistics is not None:
-            return self.statistics_of(outputs).score
+            return self.compute_statistics(outputs).score
         found: MetricScore = resolve(str(self.measure))(outputs)
         return found
 
-    def statistics_of(self, outputs: Outputs) -> Statistics:
-        """The statistics of the rows; only if it fits and has any."""
+    def compute_statistics(self, outputs: Outputs) -> Statistics:
+        """Compute the statistics of the rows. The metric must have statistics, and the outputs must fit it."""
         found: Statistics = resolve(str(self.statistics))(outputs)
         return found
 
@@ -115,7 +115,7 @@ METRICS = Registry(
             help="BLEU of the corpus by sacrebleu (Papineni et al. 2002)",
             label="BLEU",
             direction="higher",
-            statistics="seqkd.metrics.measures:bleu",
+            statistics="seqkd.metrics.measures:measure_bleu",
         ),
         "bleu_accepted": Metric(
             name="bleu_accepted",
@@ -123,21 +123,21 @@ METRICS = Registry(
             label="BLEU, all accepted",
             direction="higher",
             needs=frozenset({"accepted"}),
-            statistics="seqkd.metrics.measures:bleu_accepted",
+            statistics="seqkd.metrics.measures:measure_bleu_accepted",
         ),
         "chrf": Metric(
             name="chrf",
             help="Character n-gram F-score, chrF2, by sacrebleu (Popović 2015)",
             label="chrF",
             direction="higher",
-            statistics="seqkd.metrics.measures:chrf",
+            statistics="seqkd.metrics.measures:measure_chrf",
         ),
         "ter": Metric(
             name="ter",
             help="Edits for each 100 words of the reference by sacrebleu (Snover et al. 2006)",
             label="TER",
             direction="lower",
-            statistics="seqkd.metrics.measures:ter",
+            statistics="seqkd.metrics.measures:measure_ter",
         ),
         "valid": Metric(
             name="valid",
@@ -146,7 +146,7 @@ METRICS = Registry(
             unit="%",
             direction="higher",
             needs=frozenset({"accepted"}),
-            statistics="seqkd.metrics.measures:valid",
+            statistics="seqkd.metrics.measures:measure_valid",
             digits=1,
             percent=True,
         ),
@@ -179,12 +179,12 @@ METRICS = Registry(
 )
 
 
-def validating() -> list[str]:
-    """Names of the metrics that can choose a checkpoint: those of validation outputs, and the validation loss."""
+def list_validating() -> list[str]:
+    """List the metrics that can choose a checkpoint: the validation loss, and metrics of validation outputs."""
     return [NLL, *(record.name for record in METRICS.all() if record.validates)]
 
 
 def main_metric(names: Iterable[str]) -> str | None:
-    """The metric by which reports compare models: the first one for which higher is better; None if there is none."""
+    """Return the metric by which reports compare models: the first one for which higher is better, or None."""
     found = ((name, METRICS.find(name)) for name in names)
     return next((name for name, record in found if record is not None and record.direction == "higher"), None)

@@ -1,4 +1,4 @@
-"""The test sets that sacrebleu knows by name, read from its folder on this machine; nothing is downloaded."""
+"""The test sets that sacrebleu knows by name, in its folder on this machine. Nothing is downloaded."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from typing import Any
 
 from seqkd.errors import InputError
 
-NEAR_NAMES = 5  # in a message
-LEAST_SIMILARITY = 0.5  # of a name that is listed as near
+NEAR_NAMES = 5  # the most names in a message
+LEAST_SIMILARITY = 0.5  # the least similarity of a name that a message suggests
 
 
 def sacrebleu_files(name: str, langpair: str, *, folder: Path | None = None) -> tuple[Path, ...]:
-    """The files of a test set: the source, and each reference that sacrebleu itself scores against.
+    """Find the files of a test set: the source, and each reference that sacrebleu itself scores against.
 
     Args:
         name: The set, e.g. `wmt14`.
         langpair: The language pair, e.g. `en-de`.
-        folder: Where sacrebleu keeps its sets; None for its own choice, `$SACREBLEU` or `~/.sacrebleu`.
+        folder: The folder of the sets; None for sacrebleu's default, `$SACREBLEU` or `~/.sacrebleu`.
 
     Raises:
-        InputError: sacrebleu has no such set or pair, or the files are not in the folder.
+        InputError: sacrebleu does not have the set or the pair, or the files are not in the folder.
     """
     from sacrebleu.dataset import DATASETS
     from sacrebleu.utils import SACREBLEU_DIR
@@ -56,7 +56,7 @@ def sacrebleu_files(name: str, langpair: str, *, folder: Path | None = None) -> 
 
 
 def _references(dataset: Any, langpair: str) -> list[str]:
-    """The fields of a set that are its references, as `get_reference_files` of the set chooses them.
+    """List the fields of a set that hold references, as `get_reference_files` of the set chooses them.
 
     Sets in the XML of WMT name their references in the registry. Asking such a set for its fields downloads it.
     """
@@ -70,7 +70,7 @@ def _references(dataset: Any, langpair: str) -> list[str]:
 
 
 def _near(name: str, known: Iterable[str]) -> str:
-    """Names like one that is not known; the first ones if none is like it."""
+    """Suggest names that are similar to an unknown one; the first names if none is similar."""
     names = sorted(known)
     near = difflib.get_close_matches(name, names, n=NEAR_NAMES, cutoff=LEAST_SIMILARITY)
     if near or len(names) <= NEAR_NAMES:

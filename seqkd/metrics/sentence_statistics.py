@@ -1,4 +1,4 @@
-"""What corpus scores are computed from, row by row, so that the score of any selection of rows follows from a sum."""
+"""Statistics of rows, whose sum gives the corpus score of any selection of rows."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ class MetricScore:
     """A corpus score.
 
     Attributes:
-        value: 0 to 100; for TER edits per 100 reference words, which can exceed 100.
-        signature: sacrebleu's, with its version: what makes the number comparable.
+        value: The score, 0 to 100; for TER edits per 100 reference words, which can exceed 100.
+        signature: The signature of sacrebleu with its version, which makes the number comparable.
     """
 
     value: float
@@ -26,12 +26,12 @@ class MetricScore:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Statistics:
-    """A decode of a corpus, as tests of significance see it.
+    """The statistics of a decode of a corpus, for tests of significance.
 
     Attributes:
-        rows: What each row adds, `[rows, columns]`.
-        scores: Turns sums over rows, `[..., columns]`, into scores, `[...]`.
-        score: Of all rows.
+        rows: The statistics of each row, `[rows, columns]`.
+        scores: A function from sums over rows, `[..., columns]`, to scores, `[...]`.
+        score: The score of all rows.
     """
 
     rows: Floats
@@ -40,20 +40,20 @@ class Statistics:
 
 
 def mean_of(values: Sequence[float], *, signature: str = "") -> Statistics:
-    """The statistics of a metric whose corpus score is the mean of one number for each row."""
+    """Make the statistics of a metric whose corpus score is the mean of one number for each row."""
     rows = np.stack([np.asarray(values, dtype=np.float64), np.ones(len(values))], axis=1)
     score = MetricScore(value=float(rows[:, 0].mean()), signature=signature)
     return Statistics(rows=rows, scores=mean_scores, score=score)
 
 
 def mean_scores(sums: Floats) -> Floats:
-    """Means of sums `[..., 2]`: of the values, and of the rows."""
+    """Compute means from sums `[..., 2]` of the values and of the number of rows."""
     found: Floats = sums[..., 0] / sums[..., 1]
     return found
 
 
 def bleu_scores(sums: Floats) -> Floats:
-    """BLEU with sacrebleu's exponential smoothing.
+    """Compute BLEU with sacrebleu's exponential smoothing.
 
     Args:
         sums: `[..., 2 + 2 * orders]`: words of the outputs, words of the closest references, then for each order the
@@ -73,7 +73,7 @@ def bleu_scores(sums: Floats) -> Floats:
 
 
 def chrf_scores(sums: Floats) -> Floats:
-    """chrF2: precision and recall are means over the orders that both sides have.
+    """Compute chrF2. Precision and recall are means over the orders that both sides have.
 
     Args:
         sums: `[..., 3 * orders]`: for each order the n-grams of the outputs, of the references, and those that match.
@@ -89,7 +89,7 @@ def chrf_scores(sums: Floats) -> Floats:
 
 
 def ter_scores(sums: Floats) -> Floats:
-    """TER of sums `[..., 2]`: of the edits, and of the mean lengths of the references in words."""
+    """Compute TER from sums `[..., 2]` of the edits and of the mean lengths of the references in words."""
     edits, words = sums[..., 0], sums[..., 1]
     empty = np.where(edits > 0, 100.0, 0.0)
     found: Floats = np.where(words > 0, 100.0 * edits / np.where(words > 0, words, 1.0), empty)

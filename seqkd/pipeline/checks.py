@@ -1,4 +1,7 @@
-"""What is wrong with a pipeline's references beyond their names, each in one line with its place in the file."""
+"""Checks of the references between the parts of a pipeline, beyond their names.
+
+Each problem is one line with its place in the file.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from seqkd.config.search import MOST_LETTERS
 from seqkd.errors import ModelError
 from seqkd.models.registry import ARCHITECTURES
 from seqkd.pipeline.file import BackTranslationPart, PipelineConfig
-from seqkd.pipeline.graph import Graph, Node, unknown
+from seqkd.pipeline.graph import Graph, Node, explain_unknown
 from seqkd.pipeline.parts import asks_teacher
 from seqkd.selection.registry import RULES
 from seqkd.text.vocabularies import SOURCE_VOCABULARY, VOCABULARY
@@ -20,46 +23,47 @@ from seqkd.text.vocabulary import Vocabulary
 _OF_A_ROUND = re.compile(r"\.round\d+$")
 
 
-def reference_problems(graph: Graph) -> Iterator[str]:
-    """References that cannot be, from the plain values: the file may have other problems, too.
+def find_reference_problems(graph: Graph) -> Iterator[str]:
+    """Find references that are not possible, in plain values: the file may have other problems, too.
 
     Args:
-        graph: What `resolve` made of a file, whose names may be wrong.
+        graph: The result of `resolve` for a file whose names may be wrong.
     """
-    for node in graph.of("students"):
-        yield from _soft_target_problems(graph, node)
+    for node in graph.of_kind("students"):
+        yield from _find_soft_target_problems(graph, node)
         if "teacher" in node.settings and not asks_teacher(node.settings):
-            yield f"{node.place}.teacher: the objective asks no teacher that runs beside the student; leave it out"
+            yield f"{node.place}.teacher: the objective does not ask a teacher that runs "
+        "beside the student; leave it out"
         for key in node.links["vocabulary"]:
             yield (
-                f"{node.place}.vocabulary: {key[1]!r}: a student with another vocabulary than its data set's is not "
-                "supported yet; leave it out"
+                f"{node.place}.vocabulary: {key[1]!r}: a student whose vocabulary differs from that of its data set is "
+                "not supported yet; leave it out"
             )
-    for node in graph.of("teachers", "students"):
+    for node in graph.of_kind("teachers", "students"):
         if node.seed > 1 and len(node.name) > MOST_LETTERS:
             yield f"{node.place}.seeds: makes {node.name!r}; names have at most {MOST_LETTERS} letters"
-    for node in graph.of("distill"):
-        for corpus in graph.linked(node, "corpus"):
+    for node in graph.of_kind("distill"):
+        for corpus in graph.follow(node, "corpus"):
             rule = RULES.find(str(corpus.settings.get("rule")))
             if rule is not None and rule.values is None:
                 yield (
-                    f'{node.place}.corpus: {corpus.name!r} is of rule "{rule.name}", so that it has a source several '
-                    "times"
+                    f'{node.place}.corpus: {corpus.name!r} is of rule "{rule.name}", so it holds each source several '
+                    "times; name another corpus"
                 )
-    for node in graph.of("backtranslation"):
-        if not any(node.key in student.inputs for student in graph.of("students")):
-            yield (f'backtranslation: none of [[students]] has the corpus "{node.name}", by itself or among others')
+    for node in graph.of_kind("backtranslation"):
+        if not any(node.key in student.inputs for student in graph.of_kind("students")):
+            yield (f'backtranslation: no student has the corpus "{node.name}", alone or among others')
 
 
-def data_problems(graph: Graph, values: Mapping[str, Any]) -> Iterator[str]:
-    """Parts of several data sets, and what does not fit teachers that are brought along.
+def find_data_problems(graph: Graph, values: Mapping[str, Any]) -> Iterator[str]:
+    """Find parts made from several data sets, and settings that do not fit teachers that are brought along.
 
     Args:
-        graph: What `resolve` made of a file, without problems of names.
+        graph: The result of `resolve` for a file without problems of names.
         values: The file's plain values.
     """
     sets: dict[tuple[str, str], set[str]] = {}
-    for node in graph.order():
+    for node in graph.sort():
         below = [sets[key] for key in node.inputs]
         sets[node.key] = {node.name} if node.kind == "data" else set().union(*below)
         if len(sets[node.key]) > 1 and all(len(names) < 2 for names in below):
@@ -67,30 +71,30 @@ def data_problems(graph: Graph, values: Mapping[str, Any]) -> Iterator[str]:
                 f"{node.place}: is made from the data sets {', '.join(sorted(sets[node.key]))}, each of which has a "
                 "vocabulary of its own; mixing them is not supported yet: name parts of one data set"
             )
-    brought = [node for node in graph.of("teachers") if "path" in node.settings]
+    brought = [node for node in graph.of_kind("teachers") if "path" in node.settings]
     of = {name for node in brought for name in sets[node.key]}
     prepare = values.get("prepare")
-    if isinstance(prepare, Mapping) and "vocabulary" in prepare and of == {node.name for node in graph.of("data")}:
-        yield "prepare.vocabulary: the teacher that is brought along has its own, which all models share"
-    for node in graph.of("backtranslation"):
+    if isinstance(prepare, Mapping) and "vocabulary" in prepare and of == {node.name for node in graph.of_kind("data")}:
+        yield "prepare.vocabulary: all models use the vocabulary of the teacher that is brought along; leave it out"
+    for node in graph.of_kind("backtranslation"):
         for teacher in brought:
             if sets[teacher.key] == sets[node.key]:
-                yield from _tag_problems(node, teacher)
+                yield from _find_tag_problems(node, teacher)
 
 
-def _soft_target_problems(graph: Graph, student: Node) -> Iterator[str]:
+def _find_soft_target_problems(graph: Graph, student: Node) -> Iterator[str]:
     named = student.settings.get("corpus")
-    for soft in graph.linked(student, "objective.soft_targets"):
-        for corpus in graph.linked(soft, "corpus"):
+    for soft in graph.follow(student, "objective.soft_targets"):
+        for corpus in graph.follow(soft, "corpus"):
             if isinstance(named, str) and corpus.name != named:
                 yield (
-                    f"{student.place}.objective.soft_targets: {soft.name!r} is of the corpus {corpus.name!r}, the "
-                    f"student of {named!r}"
+                    f"{student.place}.objective.soft_targets: {soft.name!r} belongs to the corpus {corpus.name!r}, "
+                    f"but the student has {named!r}; name the soft targets of its corpus"
                 )
 
 
-def _tag_problems(node: Node, teacher: Node) -> Iterator[str]:
-    """A tag that the vocabulary of a teacher does not have; nothing if the vocabulary cannot be read."""
+def _find_tag_problems(node: Node, teacher: Node) -> Iterator[str]:
+    """Find a tag that is not in the vocabulary of a teacher. There is no problem if the vocabulary cannot be read."""
     mark = node.settings.get("tag", BackTranslationPart.model_fields["tag"].default)
     path = teacher.settings["path"]
     if not (isinstance(path, str) and isinstance(mark, str) and mark):
@@ -98,27 +102,27 @@ def _tag_problems(node: Node, teacher: Node) -> Iterator[str]:
     files = [Path(path) / name for name in (SOURCE_VOCABULARY, VOCABULARY)]
     try:
         vocabulary = next((Vocabulary.load(file) for file in files if file.exists()), None)
-    except ModelError:  # `seqkd prepare` says it better
+    except ModelError:  # `seqkd prepare` reports this in more detail
         return
     if vocabulary is not None and vocabulary.id_of(mark) is None:
         yield (
             f"backtranslation.tag: the vocabulary of the teacher that is brought along has no piece {mark!r}; "
-            'name one that it has, or tag = "" for none'
+            'name a piece that it has, or give tag = "" for no tag'
         )
 
 
-def model_problems(pipeline: PipelineConfig, graph: Graph) -> Iterator[str]:
-    """Students that cannot teach, and what is wrong with rounds, in a file that is right otherwise."""
+def find_model_problems(pipeline: PipelineConfig, graph: Graph) -> Iterator[str]:
+    """Find students that cannot teach and problems of rounds, in a file without other problems."""
     students = {part.name: part for part in pipeline.students}
     for node in (node for node in graph if "teacher" in node.links):
         for key in node.links["teacher"]:
             named = graph[key].first[1]
             if key[0] == "students" and not students[named].model.record.left_to_right:
-                yield f"{node.place}.teacher: {_cannot_teach(pipeline, named)}"
-    yield from _round_problems(pipeline, graph)
+                yield f"{node.place}.teacher: {_explain_cannot_teach(pipeline, named)}"
+    yield from _find_round_problems(pipeline, graph)
 
 
-def _cannot_teach(pipeline: PipelineConfig, name: str) -> str:
+def _explain_cannot_teach(pipeline: PipelineConfig, name: str) -> str:
     arch = next(part.model.arch for part in pipeline.students if part.name == name)
     teaching = ", ".join(record.name for record in ARCHITECTURES.all() if record.left_to_right)
     return (
@@ -127,18 +131,19 @@ def _cannot_teach(pipeline: PipelineConfig, name: str) -> str:
     )
 
 
-def _round_problems(pipeline: PipelineConfig, graph: Graph) -> Iterator[str]:
+def _find_round_problems(pipeline: PipelineConfig, graph: Graph) -> Iterator[str]:
     names = [part.name for part in pipeline.students]
     if pipeline.next_teacher is not None and pipeline.next_teacher not in names:
-        yield f"next_teacher: {unknown(pipeline.next_teacher, ('students',), graph)}"
+        yield f"next_teacher: {explain_unknown(pipeline.next_teacher, ('students',), graph)}"
         return
     if pipeline.rounds == 1:
         return
-    for node in graph.of("distill", "select", "soft_targets", "students"):
+    for node in graph.of_kind("distill", "select", "soft_targets", "students"):
         if _OF_A_ROUND.search(node.name):
-            yield f"{node.place}: names that end so are those of later rounds"
+            yield f"{node.place}: names that end in .round and a number are reserved for later "
+        "rounds; choose another name"
     if len(pipeline.teachers) > 1:
-        yield f"rounds: is {pipeline.rounds}, but there are several [[teachers]]; only one can have successors"
+        yield f"rounds: is {pipeline.rounds}, but there are several [[teachers]]; rounds need exactly one"
     successor = pipeline.successor
     if successor is None:
         yield (
@@ -148,9 +153,9 @@ def _round_problems(pipeline: PipelineConfig, graph: Graph) -> Iterator[str]:
             else f"rounds: is {pipeline.rounds}, but there are no [[students]] that could teach the next round"
         )
     elif not successor.model.record.left_to_right:
-        yield f"next_teacher: {_cannot_teach(pipeline, successor.name)}"
-    elif ("students", successor.name) not in graph.remade(node.key for node in graph.of("teachers")):
+        yield f"next_teacher: {_explain_cannot_teach(pipeline, successor.name)}"
+    elif ("students", successor.name) not in graph.find_remade(node.key for node in graph.of_kind("teachers")):
         yield (
-            f"next_teacher: {successor.name!r} learns nothing from the teacher, so that each round would be like the "
+            f"next_teacher: {successor.name!r} learns nothing from the teacher, so each round would repeat the "
             "one before; name a student of a distilled corpus, or of objective word_kd"
         )

@@ -1,6 +1,6 @@
-"""Settings of a pipeline that contradict each other, found before a teacher is trained or a corpus decoded.
+"""Checks for settings of a pipeline that contradict each other, before a teacher is trained or a corpus decoded.
 
-Each problem is one line with its place in the file. The file is right otherwise: the schema and the references fit.
+Each problem is one line with its place in the file. The schema and the references have no other problems.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from seqkd.errors import ModelError, SeqkdError
 from seqkd.metrics.registry import METRICS
 from seqkd.models.registry import ARCHITECTURES
 from seqkd.pipeline.file import PipelineConfig, StudentPart
-from seqkd.pipeline.folders import data_of
+from seqkd.pipeline.folders import find_data
 from seqkd.pipeline.graph import Graph
 from seqkd.text.vocabularies import Vocabularies
 
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A model that is trained here, or one that is brought along and can be read.
+    """A model that is trained here, or a readable one that is brought along.
 
     Attributes:
-        arch: Its architecture.
+        arch: The name of the architecture.
         settings: The architecture's settings, by name.
     """
 
@@ -33,48 +33,48 @@ class Model:
     settings: Mapping[str, Any]
 
 
-def setting_problems(pipeline: PipelineConfig, graph: Graph) -> Iterator[str]:
-    """The contradictions of a pipeline.
+def find_setting_problems(pipeline: PipelineConfig, graph: Graph) -> Iterator[str]:
+    """Find the contradictions of a pipeline.
 
     Args:
         pipeline: A file without other problems.
-        graph: Its parts, with the file's plain values.
+        graph: The parts of the file, with the file's plain values.
     """
-    models = _models(pipeline)
+    models = _list_models(pipeline)
     sizes = dict(_vocabulary_sizes(pipeline, graph))
-    yield from _teacher_problems(pipeline, graph)
-    yield from _soft_size_problems(pipeline, graph, sizes)
+    yield from _find_teacher_problems(pipeline, graph)
+    yield from _find_soft_size_problems(pipeline, graph, sizes)
     for part in pipeline.select:
         for side, path in () if part.rerank is None else part.rerank.models.items():
             if not path.is_dir():
                 yield f"select.{part.name}.rerank.{side}: no such model folder in {Path.cwd()}: {path}"
     for student in pipeline.students:
         place = f"students.{student.name}"
-        yield from _taught_problems(pipeline, student)
-        yield from _top_k_problems(place, student.objective, sizes.get(("students", student.name)))
+        yield from _find_taught_problems(pipeline, student)
+        yield from _find_top_k_problems(place, student.objective, sizes.get(("students", student.name)))
         if student.init_from is not None and student.init_from.model in models:
-            yield from _start_problems(place, student, models[student.init_from.model])
-    yield from _embedding_problems(pipeline, graph)
-    yield from _metric_problems(pipeline)
+            yield from _find_start_problems(place, student, models[student.init_from.model])
+    yield from _find_embedding_problems(pipeline, graph)
+    yield from _find_metric_problems(pipeline)
 
 
-def _models(pipeline: PipelineConfig) -> dict[str, Model]:
-    """All models by name; without those that are brought along and cannot be read, which `prepare` refuses."""
-    found = {student.name: _described(student.model) for student in pipeline.students}
+def _list_models(pipeline: PipelineConfig) -> dict[str, Model]:
+    """List all models by name, except unreadable ones that are brought along, which `prepare` refuses."""
+    found = {student.name: _describe(student.model) for student in pipeline.students}
     for part in pipeline.teachers:
         if part.path is None:
-            found |= {name: _described(part.model) for name in part.names}
-        elif (config := _read(part.path)) is not None:
+            found |= {name: _describe(part.model) for name in part.names}
+        elif (config := _read_config(part.path)) is not None:
             found[part.name] = Model(config["arch"], config["settings"])
     return found
 
 
-def _described(model: ModelConfig) -> Model:
+def _describe(model: ModelConfig) -> Model:
     return Model(model.arch, {name: value for name, value in model.model_dump().items() if name != "arch"})
 
 
-def _read(folder: Path) -> dict[str, Any] | None:
-    """What a model folder says of its model; None if it cannot be read."""
+def _read_config(folder: Path) -> dict[str, Any] | None:
+    """Read the description of a model from its folder; None if it cannot be read."""
     from seqkd.models.checkpoint import read_config  # imports torch
 
     if not (folder / "config.json").is_file():
@@ -88,12 +88,12 @@ def _read(folder: Path) -> dict[str, Any] | None:
 # --- teachers -----------------------------------------------------------------------------------------------------
 
 
-def _teacher_problems(pipeline: PipelineConfig, graph: Graph) -> Iterator[str]:
-    """Teachers that are brought along and cannot teach, or that have another vocabulary than the first of them."""
+def _find_teacher_problems(pipeline: PipelineConfig, graph: Graph) -> Iterator[str]:
+    """Find teachers that are brought along and cannot teach, or whose vocabulary differs from that of the first."""
     first: dict[str, tuple[Path, tuple[str, str]]] = {}
     asked = {key for node in graph for key in node.links.get("teacher", ())}
     for node, part in zip(graph.parts("teachers"), pipeline.teachers, strict=True):
-        config = None if part.path is None else _read(part.path)
+        config = None if part.path is None else _read_config(part.path)
         if config is None or part.path is None:
             continue
         record = ARCHITECTURES.find(config["arch"])
@@ -104,16 +104,16 @@ def _teacher_problems(pipeline: PipelineConfig, graph: Graph) -> Iterator[str]:
                 f"{teaching}"
             )
         own = (config["vocabulary"], config["source_vocabulary"] or config["vocabulary"])
-        path, shared = first.setdefault(data_of(graph, node).name, (part.path, own))
+        path, shared = first.setdefault(find_data(graph, node).name, (part.path, own))
         if own != shared:
             yield (
-                f"{node.place}.path: the vocabulary of {part.path} is not that of {path}, which the data set has; "
-                "teachers of one data set share a vocabulary"
+                f"{node.place}.path: the vocabulary of {part.path} differs from that of {path}, which the data set "
+                "uses; teachers of one data set must share a vocabulary"
             )
 
 
-def _metric_problems(pipeline: PipelineConfig) -> Iterator[str]:
-    """Metrics that need accepted translations, of test texts that have none."""
+def _find_metric_problems(pipeline: PipelineConfig) -> Iterator[str]:
+    """Find metrics that need accepted translations if a test text has none."""
     needing = [name for name in pipeline.evaluate.metrics or () if "accepted" in METRICS.get(name).needs]
     for data in pipeline.data:
         texts = {"test": data.test.accepted, **{f"tests.{name}": text.accepted for name, text in data.tests.items()}}
@@ -129,46 +129,48 @@ def _metric_problems(pipeline: PipelineConfig) -> Iterator[str]:
 
 
 def _vocabulary_sizes(pipeline: PipelineConfig, graph: Graph) -> Iterator[tuple[tuple[str, str], int]]:
-    """For each part that has a target vocabulary the most pieces that it can have, if that is known."""
+    """Find the largest possible size of the target vocabulary of each part that has one, if it is known."""
     brought: dict[str, int] = {}
     for node, part in zip(graph.parts("teachers"), pipeline.teachers, strict=True):
-        if part.path is not None and (name := data_of(graph, node).name) not in brought:
+        if part.path is not None and (name := find_data(graph, node).name) not in brought:
             try:
                 brought[name] = Vocabularies.load(part.path).target.size
             except ModelError:
                 brought[name] = 0
-    for node in graph.of("students", "soft_targets"):
-        name = data_of(graph, node).name
+    for node in graph.of_kind("students", "soft_targets"):
+        name = find_data(graph, node).name
         size = brought.get(name, pipeline.prepare.vocabulary.size)
         if size:
             yield node.key, size
 
 
-def _soft_size_problems(pipeline: PipelineConfig, graph: Graph, sizes: Mapping[tuple[str, str], int]) -> Iterator[str]:
-    for node, part in zip(graph.of("soft_targets"), pipeline.soft_targets, strict=True):
-        yield from _too_many(f"{node.place}.top_k", part.top_k, sizes.get(node.key))
+def _find_soft_size_problems(
+    pipeline: PipelineConfig, graph: Graph, sizes: Mapping[tuple[str, str], int]
+) -> Iterator[str]:
+    for node, part in zip(graph.of_kind("soft_targets"), pipeline.soft_targets, strict=True):
+        yield from _check_top_k(f"{node.place}.top_k", part.top_k, sizes.get(node.key))
 
 
-def _top_k_problems(place: str, objective: ObjectiveConfig, size: int | None) -> Iterator[str]:
-    for where, term in _terms(f"{place}.objective", objective):
-        yield from _too_many(f"{where}.top_k", getattr(term.asking, "top_k", None), size)
+def _find_top_k_problems(place: str, objective: ObjectiveConfig, size: int | None) -> Iterator[str]:
+    for where, term in _place_terms(f"{place}.objective", objective):
+        yield from _check_top_k(f"{where}.top_k", getattr(term.asking, "top_k", None), size)
 
 
-def _too_many(place: str, top_k: int | None, size: int | None) -> Iterator[str]:
+def _check_top_k(place: str, top_k: int | None, size: int | None) -> Iterator[str]:
     if top_k is not None and size is not None and top_k > size:
-        yield f"{place}: is {top_k:,}, but the vocabulary has {size:,} pieces; give at most as many"
+        yield f"{place}: is {top_k:,}, but the vocabulary has {size:,} pieces; give at most {size}"
 
 
-def _embedding_problems(pipeline: PipelineConfig, graph: Graph) -> Iterator[str]:
-    """Embeddings that source and target share although each side has a vocabulary of its own."""
+def _find_embedding_problems(pipeline: PipelineConfig, graph: Graph) -> Iterator[str]:
+    """Find embeddings that source and target share although each side has its own vocabulary."""
     if pipeline.prepare.vocabulary.joint:
         return
-    brought = {data_of(graph, node).name for node in graph.of("teachers") if "path" in node.settings}
+    brought = {find_data(graph, node).name for node in graph.of_kind("teachers") if "path" in node.settings}
     parts = [*zip(graph.parts("teachers"), pipeline.teachers, strict=True)]
     trained = [(node, part.model) for node, part in parts if part.path is None]
     trained += [(node, part.model) for node, part in zip(graph.parts("students"), pipeline.students, strict=True)]
     for node, model in trained:
-        if getattr(model.settings, "embeddings", None) == "shared" and data_of(graph, node).name not in brought:
+        if getattr(model.settings, "embeddings", None) == "shared" and find_data(graph, node).name not in brought:
             yield (
                 f'{node.place}.model.embeddings: is "shared", but prepare.vocabulary.joint is false; give "decoder" '
                 'or "separate"'
@@ -178,16 +180,16 @@ def _embedding_problems(pipeline: PipelineConfig, graph: Graph) -> Iterator[str]
 # --- students -----------------------------------------------------------------------------------------------------
 
 
-def _terms(place: str, objective: ObjectiveConfig) -> Iterator[tuple[str, Any]]:
-    """The terms of an objective with their places."""
+def _place_terms(place: str, objective: ObjectiveConfig) -> Iterator[tuple[str, Any]]:
+    """List the terms of an objective with their places."""
     for index, term in enumerate(objective.terms):
         yield (f"{place}.terms.{index}" if objective.listed else place), term
 
 
-def _taught_problems(pipeline: PipelineConfig, student: StudentPart) -> Iterator[str]:
-    """An objective that cannot learn from the soft targets that it names."""
+def _find_taught_problems(pipeline: PipelineConfig, student: StudentPart) -> Iterator[str]:
+    """Find objectives that cannot learn from the soft targets that they name."""
     written = {part.name: part for part in pipeline.soft_targets}
-    for place, term in _terms(f"students.{student.name}.objective", student.objective):
+    for place, term in _place_terms(f"students.{student.name}.objective", student.objective):
         taught = term.taught
         soft = None if taught is None else written.get(str(taught.soft_targets))
         if soft is None:
@@ -195,7 +197,7 @@ def _taught_problems(pipeline: PipelineConfig, student: StudentPart) -> Iterator
         if taught.temperature != soft.temperature:
             yield (
                 f"{place}.temperature: is {taught.temperature}, but the soft targets {soft.name!r} are written at "
-                f"temperature {soft.temperature}; give the same"
+                f"temperature {soft.temperature}; give both the same temperature"
             )
         if soft.samples is not None and taught.direction == "reverse":
             yield (
@@ -204,25 +206,25 @@ def _taught_problems(pipeline: PipelineConfig, student: StudentPart) -> Iterator
             )
 
 
-def _start_problems(place: str, student: StudentPart, first: Model) -> Iterator[str]:
-    """Reasons why a student cannot start from a model; found with both models built without memory."""
+def _find_start_problems(place: str, student: StudentPart, first: Model) -> Iterator[str]:
+    """Find reasons why a student cannot start from a model. Both models are built without memory for weights."""
     assert student.init_from is not None
-    own = _described(student.model)
+    own = _describe(student.model)
     if own == first and not student.init_from.choices:
         return
-    import torch  # only for those that start from a model that differs
+    import torch  # imported only if a student starts from a different model
 
     from seqkd.models.registry import build
     from seqkd.training.initialiser import Original, initialise
 
-    def built(model: Model) -> torch.nn.Module:
+    def build_empty(model: Model) -> torch.nn.Module:
         with torch.device("meta"):
             return build(model.arch, model.settings, source_vocab=16, target_vocab=16)
 
     if own.arch == first.arch:
         try:
-            models = built(own), built(first)
-        except (SeqkdError, RuntimeError):  # of a package that is missing, or that cannot build without memory
+            models = build_empty(own), build_empty(first)
+        except (SeqkdError, RuntimeError):  # a package is missing, or cannot build without memory
             return
     else:
         models = torch.nn.Module(), torch.nn.Module()

@@ -1,4 +1,4 @@
-"""The pipeline file: a whole experiment, which `seqkd plan` resolves into one stage file per stage."""
+"""The schema of the pipeline file, a whole experiment that `seqkd plan` resolves into one stage file per stage."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from seqkd.config.models import (
     check_objective,
     default_model,
     default_objective,
-    weighing,
+    list_weighing_objectives,
     with_objective,
 )
 from seqkd.config.prepare import OWN_TEST
@@ -51,10 +51,10 @@ from seqkd.metrics.tokenizers import TokenizerChoice
 from seqkd.models.registry import ARCHITECTURES
 from seqkd.text.vocabulary import find_symbol_problems
 
-GOLD = "gold"  # a data set without a name
-TEACHER = "teacher"  # a teacher without a name
-BACK_TRANSLATION = "backtranslation"  # the corpus of that name
-ENSEMBLE = "-ensemble"  # behind a teacher's name: its ensemble as a whole, in the report
+GOLD = "gold"  # the name of a data set without a name
+TEACHER = "teacher"  # the name of a teacher without a name
+BACK_TRANSLATION = "backtranslation"  # the name of the corpus that [backtranslation] makes
+ENSEMBLE = "-ensemble"  # the suffix of a teacher's name that stands for the whole ensemble in the report
 MOST_SEEDS = 16
 
 
@@ -66,26 +66,28 @@ class FetchConfig(Strict):
 
 
 class DataPart(Strict):
-    """A data set. Relative paths are looked up in the fetch step's output, or without one in the working folder."""
+    """A data set. Relative paths are resolved in the output of the fetch step or, if none, in the working folder."""
 
     name: Name = GOLD
     fetch: FetchConfig | None = None
     train: BitextConfig
     valid: BitextConfig
-    test: BitextConfig = Field(..., description='the test set that is called "test"')
+    test: BitextConfig = Field(..., description='the test set with the name "test"')
     tests: dict[Name, FurtherText] = Field({}, description="further test sets by name")
     source_language: Language | None = None
-    target_language: Language | None = Field(None, description="cleaning, BLEU and select follow it")
+    target_language: Language | None = Field(None, description="determines cleaning and the tokenizer of BLEU")
 
     @model_validator(mode="after")
-    def _test_names(self) -> DataPart:
+    def _check_test_names(self) -> DataPart:
         if OWN_TEST in self.tests:
-            raise ValueError(f"tests.{OWN_TEST}: the name is that of the data set's own test text; choose another name")
+            raise ValueError(
+                f"tests.{OWN_TEST}: this name belongs to the data set's own test text; choose another name"
+            )
         return self
 
 
 class PreparePart(Strict):
-    """`prepare` as a pipeline file gives it."""
+    """The settings of `prepare` in a pipeline file."""
 
     vocabulary: VocabularyConfig = VocabularyConfig()
     cleaning: CleaningConfig = CleaningConfig()
@@ -93,23 +95,25 @@ class PreparePart(Strict):
 
 
 class ModelPart(Strict):
-    """A model to train; in `[student]` it holds what all students share."""
+    """A model to train. `[student]` holds the settings that all students share."""
 
     model: ModelConfig = Field(default_factory=default_model)
     objective: ObjectiveConfig = Field(default_factory=default_objective)
     training: TrainingConfig
 
-    _named = model_validator(mode="before")(with_objective)
+    _fill_in_objective = model_validator(mode="before")(with_objective)
 
     @model_validator(mode="after")
-    def _suits(self) -> ModelPart:
+    def _check_model(self) -> ModelPart:
         check_objective(self.model, self.objective)
         return self
 
 
 Seeds = Annotated[
     int,
-    Field(ge=1, le=MOST_SEEDS, description="how many models that differ in their seed alone; the first has the name"),
+    Field(
+        ge=1, le=MOST_SEEDS, description="number of models that differ only in their seed; the first one has the name"
+    ),
 ]
 
 
@@ -117,7 +121,7 @@ class WeightedName(Strict):
     """A corpus among several."""
 
     name: Name
-    weight: Weight = Field(1.0, description="how often an epoch has each row, in the mean")
+    weight: Weight = Field(1.0, description="how often an epoch repeats each row, on average")
 
 
 CorpusNames = Annotated[
@@ -126,29 +130,31 @@ CorpusNames = Annotated[
 ]
 
 
-def several(corpus: CorpusNames | None) -> tuple[WeightedName, ...]:
-    """The corpora that a part names, as several; none if it leaves them out."""
+def list_corpora(corpus: CorpusNames | None) -> tuple[WeightedName, ...]:
+    """List the corpora that a part names; empty if it names none."""
     if corpus is None:
         return ()
     return (WeightedName(name=corpus),) if isinstance(corpus, str) else corpus
 
 
 class StudentPart(ModelPart):
-    """One student: `[student]` with its own keys laid over it."""
+    """One student: the keys of `[student]`, overridden by its own."""
 
     name: Name
-    corpus: CorpusNames = Field(..., description="a data set, such as 'gold', a [[select]], or several with weights")
-    teacher: Name | None = Field(None, description="the model that its objective asks; left out: the only teacher")
+    corpus: CorpusNames = Field(
+        ..., description="a data set, such as 'gold', a [[select]], or a list of them with weights"
+    )
+    teacher: Name | None = Field(None, description="the model that its objective asks; if left out, the only teacher")
     seeds: Seeds = 1
     init_from: InitFrom = Field(None, description="the name of another student, or of a teacher; or a table")
-    vocabulary: Name | None = Field(None, description="one of [[vocabularies]]; left out: its data set's")
+    vocabulary: Name | None = Field(None, description="one of [[vocabularies]]; if left out, that of its data set")
     hooks: tuple[HookConfig, ...] | None = Field(None, min_length=1, description="called by the loop, in this order")
     decode: tuple[ParallelConfig, ...] = Field(
-        (), description="for architectures that write all positions at once; none given: one with the defaults"
+        (), description="for architectures that write all positions at once; if left out, one with the defaults"
     )
 
     @model_validator(mode="after")
-    def _decodes(self) -> StudentPart:
+    def _check_decode(self) -> StudentPart:
         check_decode(self.decode)
         if self.decode and self.model.record.left_to_right:
             others = ", ".join(display_name(record.name) for record in ARCHITECTURES.all() if not record.left_to_right)
@@ -159,70 +165,72 @@ class StudentPart(ModelPart):
         return self
 
     @model_validator(mode="after")
-    def _taught_here(self) -> StudentPart:
+    def _check_teaching(self) -> StudentPart:
         if self.objective.teachers:
-            raise ValueError("objective.teachers: the pipeline's own teacher teaches its students; leave it out")
+            raise ValueError("objective.teachers: the students of a pipeline learn from its own teacher; leave it out")
         check_mix(self.objective, [(part.name, part.weight) for part in self.corpora])
         return self
 
     @property
     def corpora(self) -> tuple[WeightedName, ...]:
         """All training corpora."""
-        return several(self.corpus)
+        return list_corpora(self.corpus)
 
 
 def teacher_names(name: str, count: int) -> tuple[str, ...]:
-    """The members of an ensemble: `teacher`, `teacher-2`, ..."""
+    """Return the names of the members of an ensemble: `teacher`, `teacher-2`, ..."""
     return (name, *(f"{name}-{number}" for number in range(2, count + 1)))
 
 
 class TeacherPart(Strict):
-    """A teacher to train, an ensemble of them, or with `path` one that is brought along."""
+    """A teacher or an ensemble to train or, with `path`, a model folder that is brought along."""
 
     name: Name = TEACHER
-    corpus: CorpusNames | None = Field(None, description="its training text; left out: the only data set")
+    corpus: CorpusNames | None = Field(None, description="its training text; if left out, the only data set")
     path: Path | None = Field(None, description="a model folder; its vocabulary becomes that of its data set")
-    ensemble: int = Field(1, ge=1, le=16, description="teachers that differ in their seed alone and teach together")
+    ensemble: int = Field(
+        1, ge=1, le=16, description="number of teachers that differ only in their seed and teach together"
+    )
     seeds: Seeds = 1
     model: ModelConfig = Field(default_factory=default_model)
     objective: ObjectiveConfig = Field(default_factory=default_objective)
     training: TrainingConfig | None = None
 
-    _named = model_validator(mode="before")(with_objective)
+    _fill_in_objective = model_validator(mode="before")(with_objective)
 
     @model_validator(mode="after")
-    def _suits(self) -> TeacherPart:
+    def _check_model(self) -> TeacherPart:
         check_objective(self.model, self.objective)
         return self
 
     @model_validator(mode="after")
-    def _untaught(self) -> TeacherPart:
+    def _check_not_taught(self) -> TeacherPart:
         if self.objective.asking:
             raise ValueError(f"objective.type {self.objective.type!r} is for students: it asks the teacher")
-        check_mix(self.objective, [(part.name, part.weight) for part in several(self.corpus)])
+        check_mix(self.objective, [(part.name, part.weight) for part in list_corpora(self.corpus)])
         return self
 
     @model_validator(mode="after")
-    def _either(self) -> TeacherPart:
+    def _check_either(self) -> TeacherPart:
         if (self.path is None) == (self.training is None):
             raise ValueError("a teacher has either `path` (bring one) or `training` (train one)")
         if self.path is not None and self.ensemble > 1:
-            raise ValueError("ensemble: is of teachers that are trained here; leave it out, or leave out `path`")
+            raise ValueError("ensemble: is only for teachers that are trained here; leave out `ensemble` or `path`")
         if self.seeds > 1 and (self.path is not None or self.ensemble > 1):
             raise ValueError(
-                "seeds: is of a teacher that is trained here and teaches alone; leave it out, or leave out "
-                "`path` and `ensemble`"
+                "seeds: is only for a teacher that is trained here and teaches alone; leave out `seeds`, or leave "
+                "out `path` and `ensemble`"
             )
         return self
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The names of its members; one name unless it is an ensemble."""
+        """The names of the members; a single name unless it is an ensemble."""
         return teacher_names(self.name, self.ensemble)
 
     @property
     def whole(self) -> str:
-        """Under which name the report has it as a whole."""
+        """The name in the report of the teacher, or of the ensemble as a whole."""
         return self.name + ENSEMBLE if self.ensemble > 1 else self.name
 
 
@@ -230,19 +238,21 @@ class DistillPart(Strict):
     """One decode of a corpus: by a teacher, or by another source."""
 
     name: Name
-    teacher: Name | None = Field(None, description="a teacher or a student; left out: the only teacher")
-    source: SourceConfig | None = Field(None, description="what writes the lists in place of a teacher")
-    corpus: Name | None = Field(None, description="what is decoded; left out: the only data set")
+    teacher: Name | None = Field(None, description="a teacher or a student; if left out, the only teacher")
+    source: SourceConfig | None = Field(None, description="the source of the lists in place of a teacher")
+    corpus: Name | None = Field(None, description="the corpus that is decoded; if left out, the only data set")
     search: SearchConfig = SearchConfig(beam=5, nbest=5)
     batch_tokens: DecodedTogether = 4000
     precision: SearchPrecision = "auto"
     workers: int = Field(0, ge=0)
 
     @model_validator(mode="after")
-    def _searches(self) -> DistillPart:
+    def _check_source(self) -> DistillPart:
         others = self.model_fields_set & {"teacher", "search", "batch_tokens", "precision"}
         if self.source is not None and others:
-            raise ValueError(f"{', '.join(sorted(others))}: is for a teacher, and `source` stands in place of one")
+            raise ValueError(
+                f"{', '.join(sorted(others))}: is for a teacher, which `source` replaces; leave out one or the other"
+            )
         return self
 
 
@@ -257,21 +267,21 @@ class SoftTargetsPart(SoftOptions):
     """The teacher's distributions at a training corpus' target positions."""
 
     name: Name
-    teacher: Name | None = Field(None, description="a teacher or a student; left out: the only teacher")
-    corpus: Name | None = Field(None, description="a data set or a [[select]]; left out: the only data set")
+    teacher: Name | None = Field(None, description="a teacher or a student; if left out, the only teacher")
+    corpus: Name | None = Field(None, description="a data set or a [[select]]; if left out, the only data set")
 
 
 class BackTranslationPart(ModelPart):
-    """Monolingual target text, made training pairs by a model of the other direction (Sennrich et al. 2016).
+    """Training pairs from monolingual target text and a reverse model (Sennrich et al. 2016).
 
-    The reverse model is as `[teacher]` says but for what stands here.
+    The reverse model has the settings of `[teacher]`, overridden by the keys of this table.
     """
 
-    text: tuple[Path, ...] = Field(..., min_length=1, description="target-language text, a sentence a line")
+    text: tuple[Path, ...] = Field(..., min_length=1, description="target-language text, one sentence per line")
     ratio: float = Field(1.0, gt=0.0, le=100.0, description="synthetic pairs for each pair of gold text")
-    tag: str = Field("<bt>", pattern=r"^\S*$", description='piece that synthetic sources open with; "" for none')
+    tag: str = Field("<bt>", pattern=r"^\S*$", description='the piece that synthetic sources start with; "" for no tag')
     corpus: CorpusNames | None = Field(
-        None, description="what the reverse model learns, sides exchanged; left out: the only data set"
+        None, description="training text of the reverse model, with the sides exchanged; if left out, the only data set"
     )
     search: SearchConfig = SearchConfig()
     filters: FilterConfig = FilterConfig()
@@ -280,14 +290,16 @@ class BackTranslationPart(ModelPart):
     workers: int = Field(0, ge=0)
 
     @model_validator(mode="after")
-    def _fits(self) -> BackTranslationPart:
+    def _check_settings(self) -> BackTranslationPart:
         if not self.model.record.left_to_right:
-            raise ValueError(f"model.arch {self.model.arch!r} is not decoded by beam search: take another")
+            raise ValueError(f"model.arch {self.model.arch!r} is not decoded by beam search; take another architecture")
         if self.objective.asking:
-            raise ValueError(f"objective.type {self.objective.type!r} asks the teacher, which translates the other way")
+            raise ValueError(
+                f"objective.type {self.objective.type!r} asks the teacher, which translates in the other direction"
+            )
         for name in self.filters.reads("references"):
             raise ValueError(f"filters.{name}: monolingual text has no references")
-        check_mix(self.objective, [(part.name, part.weight) for part in several(self.corpus)])
+        check_mix(self.objective, [(part.name, part.weight) for part in list_corpora(self.corpus)])
         return self
 
 
@@ -295,28 +307,30 @@ class VocabularyPart(VocabularyConfig):
     """A further vocabulary."""
 
     name: Name
-    corpus: Name | None = Field(None, description="whose training text it is learnt from; left out: the only data set")
+    corpus: Name | None = Field(
+        None, description="the data set whose training text it is learnt from; if left out, the only data set"
+    )
 
 
 class EvaluatePart(Strict):
-    """How every model is evaluated."""
+    """The settings of the evaluation of all models."""
 
     beams: Beams = (1, 5)
     search: SearchConfig = SearchConfig()
     batch_tokens: int = Field(4000, ge=1)
     precision: SearchPrecision = "auto"
     threads: int = Field(1, ge=0)
-    tokenizer: TokenizerChoice = Field("auto", description="of BLEU; auto: by data.target_language")
+    tokenizer: TokenizerChoice = Field("auto", description="tokenizer of BLEU; auto: by data.target_language")
     metrics: EvaluationMetrics = None
 
     @model_validator(mode="after")
-    def _beams_fit(self) -> EvaluatePart:
+    def _check_beams(self) -> EvaluatePart:
         check_beams(self.search, self.beams)
         return self
 
 
-def as_lists(values: Mapping[str, Any]) -> dict[str, Any]:
-    """A file's values with [data] as the only one of [[data]], and [teacher] as the only one of [[teachers]]."""
+def put_in_lists(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Replace [data] and [teacher] in the values of a file by lists [[data]] and [[teachers]] with one entry."""
     changed = dict(values)
     if isinstance(changed.get("data"), dict):
         changed["data"] = [changed["data"]]
@@ -340,14 +354,14 @@ class PipelineConfig(Strict):
     soft_targets: tuple[SoftTargetsPart, ...] = ()
     backtranslation: BackTranslationPart | None = None
     students: tuple[StudentPart, ...] = ()
-    rounds: int = Field(1, ge=1, le=20, description="a student of each round is the teacher of the next")
-    next_teacher: Name | None = Field(None, description="which of several students that is")
+    rounds: int = Field(1, ge=1, le=20, description="number of rounds; a student of each round teaches the next")
+    next_teacher: Name | None = Field(None, description="the student that teaches the next round, if there are several")
     evaluate: EvaluatePart = EvaluatePart()
 
     @model_validator(mode="before")
     @classmethod
-    def _lists(cls, values: Any) -> Any:
-        return as_lists(values) if isinstance(values, dict) else values
+    def _put_in_lists(cls, values: Any) -> Any:
+        return put_in_lists(values) if isinstance(values, dict) else values
 
     @property
     def successor(self) -> StudentPart | None:
@@ -356,13 +370,13 @@ class PipelineConfig(Strict):
         return next((part for part in self.students if self.rounds > 1 and part.name == named), None)
 
     @model_validator(mode="after")
-    def _some(self) -> PipelineConfig:
+    def _check_parts(self) -> PipelineConfig:
         if not self.data or not self.teachers:
             raise ValueError("data, teachers: a pipeline has at least one of each")
         return self
 
     @model_validator(mode="after")
-    def _tag(self) -> PipelineConfig:
+    def _check_tag(self) -> PipelineConfig:
         settings, part = self.prepare.vocabulary, self.backtranslation
         if part is not None and part.tag and all(teacher.path is None for teacher in self.teachers):
             problems = find_symbol_problems(
@@ -373,7 +387,7 @@ class PipelineConfig(Strict):
         return self
 
     @model_validator(mode="after")
-    def _kernels(self) -> PipelineConfig:
+    def _check_kernels(self) -> PipelineConfig:
         models = {part.name: part.model for part in self.teachers if part.path is None}
         models |= {part.name: part.model for part in self.students}
         where, asked = [], set[str]()
@@ -393,17 +407,19 @@ class PipelineConfig(Strict):
         return self
 
     @model_validator(mode="after")
-    def _weights(self) -> PipelineConfig:
+    def _check_weights(self) -> PipelineConfig:
         weighted = {part.name for part in self.select if part.keeps_all}
         for where, models in (("teachers", self.teachers), ("students", self.students)):
             others = [
                 f"{part.name} ({part.objective.type})"
                 for part in models
-                if not part.objective.weighing and weighted.intersection(share.name for share in several(part.corpus))
+                if not part.objective.weighs_rows
+                and weighted.intersection(share.name for share in list_corpora(part.corpus))
             ]
             if others:
                 raise ValueError(
-                    f'{where}: rule "all" gives weights to rows, which objectives {", ".join(weighing())} count, not '
-                    f"those of {', '.join(others)}"
+                    f'{where}: rule "all" gives weights to rows, which '
+                    f"{', '.join(others)} cannot use; take an objective that can: "
+                    f"{', '.join(list_weighing_objectives())}"
                 )
         return self

@@ -1,7 +1,7 @@
-"""The graph of a pipeline: parts, the parts that each of them names, and what follows from these references.
+"""The graph of a pipeline: its parts and the references between them.
 
-This module knows no kind of part. `parts.py` declares the kinds, `expansion.py` adds the parts that the file does not
-write out, and `plan_stages` turns each node into stages.
+This module does not depend on any kind of part. `parts.py` declares the kinds, `expansion.py` adds the parts that the
+file does not contain, and `plan_stages` turns each node into stages.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 Key = tuple[str, str]  # the kind and the name of a part
 Table = Mapping[str, Any]  # a table of the pipeline file, as plain values
 
-SEED = ".seed"  # behind a model's name, with a number: the same model of another seed
+SEED = ".seed"  # the suffix, with a number, of a model's name for its later seeds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,14 +26,14 @@ class Reference:
     """A field by which a part names others.
 
     Attributes:
-        field: The field's place in the part's table, as messages have it.
-        kinds: The kinds of part that it may name, the usual one first.
+        field: The place of the field in the table of the part, as in messages.
+        kinds: The kinds of part that the field may name, the usual one first.
         default: The kind whose only part is meant if the field is left out; "" if the field then names nothing.
-        read: What the field holds, given the part's table, if it does not lie at the top of the table: a name, or a
-            list of tables with `name`.
+        read: A function from the table to the value of the field, a name or a list of tables with `name`; None if the
+            field is a key of the table itself.
         wanted: Whether a part, given its table, needs the reference; if not, the default does not apply.
         ensembles: Whether the name of an ensemble means all its members. Otherwise it means the first one.
-        follows: Whether the part is another one if a later round has another teacher for it to name.
+        follows: Whether the reference moves to the new teacher in a later round.
     """
 
     field: str
@@ -45,7 +45,7 @@ class Reference:
     follows: bool = True
 
     def names(self, table: Table) -> list[str]:
-        """The names that the field holds; what is not a name is left for the configuration's schema to refuse."""
+        """Return the names that the field holds. The schema of the file refuses other values."""
         value = table.get(self.field) if self.read is None else self.read(table)
         values = value if isinstance(value, (list, tuple)) else [value]
         named = [entry.get("name") if isinstance(entry, Mapping) else entry for entry in values]
@@ -58,19 +58,19 @@ class Part:
 
     Attributes:
         title: The kind as messages write it, e.g. `[[select]]`.
-        help: One line about it.
+        help: One line about the kind.
         stages: The stages that a part expands to.
-        makes: The kinds of thing that its name stands for. No two parts may give one name to two things of a kind.
-        references: By which its parts name others, in the order in which Make and the report have them.
+        makes: The kinds of thing that the name of a part stands for. Two things of one kind may not have the same name.
+        references: The references of a part to others, in their order in Make rules and in the report.
         name: The name of a part that has none in the file; "" if a name is required.
-        alone: Where such a part stands in the file.
-        owner: How a message calls the part that has taken a name.
+        alone: The place in the file of a part without a name.
+        owner: The part that has taken a name, as in messages.
         names: All names of a part, given its table and its own name: an ensemble has one for each member.
-        seeds: In how many models that differ in their seed alone a part results, given its table.
+        seeds: The number of models that differ only in their seed, given the table.
         reserved: Further names that an ensemble takes, given its own.
-        folder: In which folder of the run its parts have theirs; "" for the run folder itself.
-        only: The folder of the only part of the kind, in the run folder; "" if it is no exception.
-        label: How the report's drawing calls a part; `{}` stands for its name.
+        folder: The folder in the run folder that holds the folders of the parts; "" for the run folder itself.
+        only: The folder, in the run folder, of a part that is the only one of its kind; "" if it has no special folder.
+        label: The label of a part in the report's drawing; `{}` stands for its name.
     """
 
     title: str
@@ -94,16 +94,16 @@ class Node:
     """A part in the graph.
 
     Attributes:
-        key: Its kind and its name.
-        part: Its kind's record.
-        settings: What the file says about it: the validated table; the plain one while names are being resolved.
-        place: Where it stands in the file.
+        key: The kind and the name of the part.
+        part: The record of the kind.
+        settings: The validated table of the part; while names are being resolved, the plain one.
+        place: The place of the part in the file.
         links: The parts that it names, by the field of the reference.
         round: The round in which it is made, from 1.
-        origin: Its key in the first round.
-        whole: All members of the ensemble that it is the first member of, if it is one.
-        seed: The number of its seed, from 1, among models that differ in it alone.
-        seed_of: The first of these models, if it is a later one.
+        origin: The key of the same part in the first round.
+        whole: All members of the ensemble if the part is its first member; otherwise empty.
+        seed: The number of the seed, from 1, among models that differ only in their seed.
+        seed_of: The first of these models if this is a later one; otherwise None.
     """
 
     key: Key
@@ -119,27 +119,27 @@ class Node:
 
     @property
     def kind(self) -> str:
-        """Its kind, which is the name of its table in the file."""
+        """The kind, which is the name of the table in the file."""
         return self.key[0]
 
     @property
     def name(self) -> str:
-        """Its name."""
+        """The name of the part."""
         return self.key[1]
 
     @property
     def first(self) -> Key:
-        """The first of the models that differ in their seed alone; itself if there are no others."""
+        """The first of the models that differ only in their seed; the part itself if there are no others."""
         return self.seed_of or self.key
 
     @property
     def inputs(self) -> tuple[Key, ...]:
-        """All parts that it is made from."""
+        """All parts that the part is made from."""
         return tuple(dict.fromkeys(key for keys in self.links.values() for key in keys))
 
 
 class Graph:
-    """Parts by key, in the order of the file's kinds and, within a kind, of the file."""
+    """Parts by key, in the order of the kinds and, within a kind, of the file."""
 
     def __init__(self, nodes: Iterable[Node]) -> None:
         self.nodes = {node.key: node for node in nodes}
@@ -153,21 +153,21 @@ class Graph:
     def __iter__(self) -> Iterator[Node]:
         return iter(self.nodes.values())
 
-    def of(self, *kinds: str) -> list[Node]:
-        """All parts of these kinds."""
+    def of_kind(self, *kinds: str) -> list[Node]:
+        """List all parts of these kinds."""
         return [node for node in self if node.kind in kinds]
 
     def parts(self, kind: str) -> list[Node]:
-        """The parts of a kind as the file has them: of an ensemble, and of several seeds, the first one."""
+        """List the parts of a kind as in the file: the first members of ensembles, and the first of several seeds."""
         members = {key for node in self for key in node.whole[1:]}
-        return [node for node in self.of(kind) if node.key not in members and node.seed == 1]
+        return [node for node in self.of_kind(kind) if node.key not in members and node.seed == 1]
 
-    def linked(self, node: Node, field: str) -> list[Node]:
-        """The parts that a field of a part names."""
+    def follow(self, node: Node, field: str) -> list[Node]:
+        """List the parts that a field of a part names."""
         return [self[key] for key in node.links.get(field, ())]
 
-    def order(self) -> list[Node]:
-        """All parts, each behind those that it names, otherwise in the graph's order.
+    def sort(self) -> list[Node]:
+        """Sort the parts: each after the parts that it names, otherwise in the order of the graph.
 
         Raises:
             CycleError: Parts name each other in a circle.
@@ -185,8 +185,11 @@ class Graph:
             found.append(self[key])
         return found
 
-    def circles(self) -> list[list[Key]]:
-        """Circles of references: in each list a part is followed by one that it names, and the last is the first."""
+    def find_circles(self) -> list[list[Key]]:
+        """Find circles of references.
+
+        In each list a part is followed by a part that is made from it, and the last part is the first one.
+        """
         links = {node.key: set(node.inputs) for node in self}
         places = {key: place for place, key in enumerate(self.nodes)}
         found = []
@@ -194,7 +197,7 @@ class Graph:
             try:
                 TopologicalSorter(links).prepare()
             except CycleError as error:
-                way: list[Key] = error.args[1][:0:-1]  # without its end, which is its beginning; what is made first
+                way: list[Key] = error.args[1][:0:-1]  # inputs first, without the end, which repeats the beginning
                 start = way.index(min(way, key=places.__getitem__))
                 way = [*way[start:], *way[:start]]
                 found.append([*way, way[0]])
@@ -203,10 +206,10 @@ class Graph:
             else:
                 return sorted(found, key=lambda way: places[way[0]])
 
-    def remade(self, teachers: Iterable[Key]) -> set[Key]:
-        """The parts that other teachers in the place of `teachers` would make other ones."""
+    def find_remade(self, teachers: Iterable[Key]) -> set[Key]:
+        """Find the parts that would change if other teachers took the place of `teachers`."""
         old, found = set(teachers), set[Key]()
-        for node in self.order():
+        for node in self.sort():
             kept = {reference.field for reference in node.part.references if not reference.follows}
             for name, keys in node.links.items():
                 if any(key in found or (key in old and name not in kept) for key in keys):
@@ -214,7 +217,7 @@ class Graph:
         return found
 
     def upstream(self, node: Node) -> Iterator[Node]:
-        """All parts that a part is made from, directly or not, the nearest first."""
+        """Iterate over all parts that a part is made from, directly or indirectly, the nearest first."""
         seen, waiting = {node.key}, [node]
         for here in waiting:
             for key in here.inputs:
@@ -228,29 +231,29 @@ def resolve(values: Table, parts: Mapping[str, Part]) -> tuple[Graph, list[str]]
     """Make the graph of a file's plain values.
 
     Args:
-        values: The file's values, each kind of part a list of tables or one table. They may have any other problem.
+        values: The values of the file, each kind of part a list of tables or one table. They may be invalid otherwise.
         parts: The kinds of part.
 
     Returns:
         The graph, and a line for each problem with a name: taken twice, unknown, of the wrong kind, missing although
-        there are several parts that could be meant, or part of a circle.
+        several parts could be meant, or part of a circle.
     """
-    nodes = [node for kind, part in parts.items() for node in _nodes(kind, part, values.get(kind))]
-    lines = _doubled(nodes)
-    named = Graph(_first(nodes))
+    nodes = [node for kind, part in parts.items() for node in _make_nodes(kind, part, values.get(kind))]
+    lines = _find_doubles(nodes)
+    named = Graph(_drop_doubles(nodes))
     resolved = []
     for node in nodes:
         links = {}
         for reference in node.part.references:
-            links[reference.field], problems = _linked(reference, node, named)
+            links[reference.field], problems = _find_links(reference, node, named)
             lines += problems
         resolved.append(replace(node, links=links))
-    graph = Graph(_first(resolved))
-    return graph, list(dict.fromkeys([*lines, *(_circle(graph, way) for way in graph.circles())]))
+    graph = Graph(_drop_doubles(resolved))
+    return graph, list(dict.fromkeys([*lines, *(_explain_circle(graph, way) for way in graph.find_circles())]))
 
 
-def _nodes(kind: str, part: Part, tables: Any) -> Iterator[Node]:
-    """The parts of a kind, not yet linked. A part without the name that it must have is called `?` and a number."""
+def _make_nodes(kind: str, part: Part, tables: Any) -> Iterator[Node]:
+    """Make the nodes of a kind, without links. A part whose required name is missing is named `?` and a number."""
     for index, table in enumerate(tables if isinstance(tables, (list, tuple)) else [tables]):
         if not isinstance(table, Mapping):
             continue
@@ -266,16 +269,16 @@ def _nodes(kind: str, part: Part, tables: Any) -> Iterator[Node]:
             yield Node(key=key, part=part, settings=table, place=place, origin=key, seed=number, seed_of=keys[0])
 
 
-def _first(nodes: Iterable[Node]) -> list[Node]:
-    """Of parts with the same kind and name the first."""
+def _drop_doubles(nodes: Iterable[Node]) -> list[Node]:
+    """Keep only the first of parts with the same kind and name."""
     found: dict[Key, Node] = {}
     for node in nodes:
         found.setdefault(node.key, node)
     return list(found.values())
 
 
-def _doubled(nodes: Sequence[Node]) -> list[str]:
-    """Names that two parts take. A part whose name the file does not choose has the better claim."""
+def _find_doubles(nodes: Sequence[Node]) -> list[str]:
+    """Find names that two parts take. A part whose name the file cannot choose has priority."""
     taken: dict[tuple[str, str], Node] = {}
     lines = []
     for node in sorted(nodes, key=lambda node: not node.part.name):
@@ -293,8 +296,8 @@ def _doubled(nodes: Sequence[Node]) -> list[str]:
     return lines
 
 
-def _linked(reference: Reference, node: Node, graph: Graph) -> tuple[tuple[Key, ...], list[str]]:
-    """The parts that a field of a part names, and a line for each name that fits nothing."""
+def _find_links(reference: Reference, node: Node, graph: Graph) -> tuple[tuple[Key, ...], list[str]]:
+    """Find the parts that a field of a part names, and a problem for each name that no part has."""
     place, table = f"{node.place}.{reference.field}", node.settings
     names, lines, keys = reference.names(table), [], list[Key]()
     if reference.default and reference.field not in table and reference.wanted(table):
@@ -306,22 +309,22 @@ def _linked(reference: Reference, node: Node, graph: Graph) -> tuple[tuple[Key, 
     for name in names:
         key = next(((kind, name) for kind in reference.kinds if (kind, name) in graph), None)
         if key is None:
-            lines.append(f"{place}: {unknown(name, reference.kinds, graph)}")
+            lines.append(f"{place}: {explain_unknown(name, reference.kinds, graph)}")
         else:
             keys += (graph[key].whole if reference.ensembles else ()) or (key,)
     return tuple(keys), lines
 
 
-def unknown(name: str, kinds: Sequence[str], graph: Graph) -> str:
-    """Say that no part of these kinds has a name, which part has it, and which names there are."""
+def explain_unknown(name: str, kinds: Sequence[str], graph: Graph) -> str:
+    """Explain that no part of these kinds has a name: which other part has it, and which names exist."""
     other = next((node.part.title for node in graph if node.name == name and node.part.makes), None)
-    there = ", ".join(dict.fromkeys(node.name for node in graph.of(*kinds) if node.name[0] != "?"))
+    there = ", ".join(dict.fromkeys(node.name for node in graph.of_kind(*kinds) if node.name[0] != "?"))
     wrong = "" if other is None else f", which is a {other}"
     return f"no [[{kinds[0]}]] is named {name!r}{wrong}; there is {there or 'nothing'}"
 
 
-def _circle(graph: Graph, way: Sequence[Key]) -> str:
-    """Say which parts name each other; only names are needed if all are of one kind."""
+def _explain_circle(graph: Graph, way: Sequence[Key]) -> str:
+    """Explain which parts name each other in a circle. The kinds are left out if all are equal."""
     first, named = graph[way[0]], way[1]
     field = next(field for field, keys in first.links.items() if named in keys)
     alike = len({kind for kind, _ in way}) == 1

@@ -1,6 +1,6 @@
-"""A pipeline file to Make rules: one rule a stage, each with its own resolved stage file.
+"""Make rules of a pipeline file: one rule for each stage, each with its own resolved stage file.
 
-Make does the rest: it makes what is missing, side by side where it may, and after a change only what depends on it.
+Make runs the missing stages, in parallel if asked to, and after a change only the stages that depend on it.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ from seqkd.progress import say
 
 GOALS = ("prepare", "teacher", "distill", "students", "report")
 
-_MADE_FROM = "# Made from "  # the Makefile reads the file behind it
-_RECORD = ".inputs"  # beside a stage file: what its inputs from outside the run are
+_MADE_FROM = "# Made from "  # the Makefile reads the name of the file after it
+_RECORD = ".inputs"  # the suffix of the record of a stage's inputs from outside the run, beside its stage file
 
 
 def write_plan(file: str | Path, runs: str | Path) -> Path:
     """Write `RUNS/NAME/plan.mk` and the stage files, `RUNS/NAME/config/*.toml`.
 
-    A stage file that would not change is left alone, so that Make sees what changed. Paths in the run folder are
-    written relative to it, so that the folder can be moved and copied.
+    Stage files that would not change are not written again, so that Make sees which ones changed. Paths in the run
+    folder are written relative to it, so that the folder can be moved and copied.
 
     Returns:
         The path of plan.mk.
 
     Raises:
-        ConfigError: The pipeline file cannot be read or has problems, all of them in one message; or the run folder is
-            that of another file.
+        ConfigError: The pipeline file cannot be read or has problems, which one message lists; or the run folder
+            belongs to another file.
         WorkError: The files cannot be written.
     """
     file, runs = Path(file), Path(runs)
@@ -55,10 +55,10 @@ def write_plan(file: str | Path, runs: str | Path) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise WorkError(f"cannot be made: {error.strerror}", where=str(folder)) from error
+        raise WorkError(f"cannot be created: {error.strerror}", where=str(folder)) from error
     _tell_misfits(pipeline)
     stages = plan_stages(pipeline, runs)
-    _from_the_future(stages, folder)
+    _reset_future_times(stages, folder)
     for stage in stages:
         _write_if_new(folder / f"{stage.name}.toml", to_toml(stage.config, root))
     atomic_write(plan, make_rules(file, stages, root).encode())
@@ -66,18 +66,18 @@ def write_plan(file: str | Path, runs: str | Path) -> Path:
 
 
 def make_rules(file: Path, stages: Sequence[Stage], root: Path) -> str:
-    """The text of plan.mk.
+    """Return the text of plan.mk.
 
-    Make compares times, and a file that replaces an input may be older than what was made from it. Therefore a record
-    of size, time and inode number of a stage's inputs from outside the run is compared, too, when Make reads the plan.
+    Make compares times, and a file that replaces an input may be older than the output of the stage. Therefore Make
+    also compares a record of the sizes, times and inode numbers of a stage's inputs from outside the run.
 
     Args:
         file: The pipeline file, named in the first line.
-        stages: What `plan_stages` gave.
+        stages: The result of `plan_stages`.
         root: The run folder.
     """
 
-    def named(*paths: Path) -> str:
+    def format_paths(*paths: Path) -> str:
         inside = [path.is_relative_to(root) for path in paths]
         return " ".join(
             f"$(RUN)/{path.relative_to(root)}" if own else str(path) for path, own in zip(paths, inside, strict=True)
@@ -93,10 +93,10 @@ def make_rules(file: Path, stages: Sequence[Stage], root: Path) -> str:
         "",
         f".PHONY: {' '.join(GOALS)}",
         # An interrupted Make must not delete the manifest of a finished folder.
-        f".PRECIOUS: {named(*(stage.target for stage in stages))}",
+        f".PRECIOUS: {format_paths(*(stage.target for stage in stages))}",
     ]
     for goal in GOALS:
-        lines.append(f"{goal}: {named(*(stage.target for stage in stages if stage.goal == goal))}".rstrip())
+        lines.append(f"{goal}: {format_paths(*(stage.target for stage in stages if stage.goal == goal))}".rstrip())
     lines += [
         "",
         "# Write the sizes, times and inode numbers of files, if they differ from those that were written last.",
@@ -110,26 +110,26 @@ def make_rules(file: Path, stages: Sequence[Stage], root: Path) -> str:
         if files := outside[stage.name]:
             record = root / "config" / f"{stage.name}{_RECORD}"
             needs.append(record)
-            lines.append(f"$(call recorded,{named(*files)},{named(record)})")
-        lines.append(f"{named(stage.target)}: {named(*needs)}")
+            lines.append(f"$(call recorded,{format_paths(*files)},{format_paths(record)})")
+        lines.append(f"{format_paths(stage.target)}: {format_paths(*needs)}")
         if isinstance(stage.config, FetchConfig):
-            words = " ".join(_quoted(word) for word in stage.config.args)
-            lines.append(f"\t@mkdir -p {named(stage.out)}")
-            script = _quoted(str(stage.config.script))
-            lines.append(f"\t$(SEQKD_PYTHON) {script} --out {named(stage.out)} {words}".rstrip())
+            words = " ".join(_quote(word) for word in stage.config.args)
+            lines.append(f"\t@mkdir -p {format_paths(stage.out)}")
+            script = _quote(str(stage.config.script))
+            lines.append(f"\t$(SEQKD_PYTHON) {script} --out {format_paths(stage.out)} {words}".rstrip())
             lines.append("\t@touch $@")
         else:
             command, *options = stage.words
-            words = " ".join([command, "--config", named(config), "--out", named(stage.out), *options])
+            words = " ".join([command, "--config", format_paths(config), "--out", format_paths(stage.out), *options])
             lines.append(f"\t$(SEQKD) {words} --device $(DEVICE) --overwrite-changed")
     if files := [path for paths in outside.values() for path in paths]:
-        # A stage says better than Make that one of them is missing.
-        lines += ["", f"{named(*dict.fromkeys(files))}:"]
+        # If one of them is missing, the message of the stage is better than that of Make.
+        lines += ["", f"{format_paths(*dict.fromkeys(files))}:"]
     return "\n".join(lines) + "\n"
 
 
 def _check_owner(plan: Path, file: Path) -> None:
-    """Refuse a run folder that another pipeline file of the same name has, if that is there and says something else."""
+    """Refuse a run folder that belongs to another existing pipeline file with the same name and other contents."""
     try:
         line = plan.read_text().partition("\n")[0]
     except (OSError, UnicodeDecodeError):
@@ -139,16 +139,16 @@ def _check_owner(plan: Path, file: Path) -> None:
         return
     if other.read_bytes() != file.read_bytes():
         raise ConfigError(
-            f"the run folder is that of {other}, another pipeline file of the same name",
+            f"the run folder belongs to {other}, another pipeline file with the same name",
             where=str(plan.parent),
             expected=f"the results of {file}, or no folder yet",
-            hint=f"rename one of the pipelines, or give another run folder (make RUNS=...); if {file} is to go on with "
-            f"these results, delete {plan}",
+            hint=f"rename one of the pipelines, or give another run folder (make RUNS=...); if {file} is to continue "
+            f"with these results, delete {plan}",
         )
 
 
 def _tell_misfits(pipeline: PipelineConfig) -> None:
-    """Say which models the CPU kernels do not fit: they train and decode, but slower."""
+    """Say which models the CPU kernels do not support: they train and decode, but slower."""
     models = {
         "teacher" if part.name == TEACHER else f"teachers.{part.name}": part.model
         for part in pipeline.teachers
@@ -163,10 +163,10 @@ def _tell_misfits(pipeline: PipelineConfig) -> None:
             say(f"plan: {place}.model: {why}")
 
 
-def _from_the_future(stages: Sequence[Stage], folder: Path) -> None:
-    """Give files with a time yet to come, left by a clock that has been set back, the present one, in their order.
+def _reset_future_times(stages: Sequence[Stage], folder: Path) -> None:
+    """Set the times of files from the future, left by a clock that has been set back, to the present, in their order.
 
-    Make would take them for newer than everything that is made from now on.
+    Otherwise Make would take them for newer than all files that are written from now on.
     """
     now = time.time_ns()
     made = [(folder / f"{stage.name}.toml", folder / f"{stage.name}{_RECORD}", stage.target) for stage in stages]
@@ -177,7 +177,7 @@ def _from_the_future(stages: Sequence[Stage], folder: Path) -> None:
         except FileNotFoundError:
             continue
         except OSError as error:
-            raise WorkError(f"its time cannot be set: {error.strerror}", where=str(path)) from error
+            raise WorkError(f"the time of the file cannot be set: {error.strerror}", where=str(path)) from error
 
 
 def _write_if_new(path: Path, text: str) -> None:
@@ -189,5 +189,5 @@ def _write_if_new(path: Path, text: str) -> None:
     atomic_write(path, text.encode())
 
 
-def _quoted(word: str) -> str:
+def _quote(word: str) -> str:
     return shlex.quote(word).replace("$", "$$")

@@ -1,4 +1,4 @@
-"""The kinds of part that a pipeline has: what each may name, and the stages that it expands to."""
+"""The kinds of part of a pipeline, with their references to other parts and the stages that they expand to."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from typing import Any
 
 from seqkd.models.registry import ARCHITECTURES, DEFAULT
 from seqkd.objectives.registry import OBJECTIVES
-from seqkd.pipeline.evaluation import evaluated
+from seqkd.pipeline.evaluation import plan_evaluation
 from seqkd.pipeline.file import BACK_TRANSLATION, ENSEMBLE, GOLD, MOST_SEEDS, TEACHER, teacher_names
 from seqkd.pipeline.graph import Part, Reference, Table
 from seqkd.pipeline.recipes import (
-    decoded,
-    monolingual,
-    paired,
-    prepared,
-    reverse,
-    selected,
-    softened,
-    student,
-    teacher,
-    tested,
+    plan_distill,
+    plan_monolingual,
+    plan_pairs,
+    plan_prepare,
+    plan_reverse,
+    plan_select,
+    plan_soft_targets,
+    plan_student,
+    plan_teacher,
+    plan_test,
 )
 
 
@@ -30,12 +30,14 @@ def asks_teacher(table: Table) -> bool:
     model = table.get("model")
     architecture = ARCHITECTURES.find(str(model.get("arch", DEFAULT) if isinstance(model, Mapping) else DEFAULT))
     usual = "" if architecture is None else architecture.objective
-    records = [OBJECTIVES.find(str(term.get("type", usual))) for term in _terms(table) if "soft_targets" not in term]
+    records = [
+        OBJECTIVES.find(str(term.get("type", usual))) for term in _list_terms(table) if "soft_targets" not in term
+    ]
     return any(record is not None and record.needs.teacher for record in records)
 
 
-def _terms(table: Table) -> list[Table]:
-    """The tables of an objective's terms; an objective without a list is one term."""
+def _list_terms(table: Table) -> list[Table]:
+    """List the tables of the terms of an objective. An objective without a list is one term."""
     objective = table.get("objective", {})
     if not isinstance(objective, Mapping):
         return []
@@ -43,25 +45,25 @@ def _terms(table: Table) -> list[Table]:
     return [term for term in terms if isinstance(term, Mapping)] if isinstance(terms, (list, tuple)) else []
 
 
-def _soft_targets(table: Table) -> Any:
-    """The soft targets that an objective reads; all its terms read the same ones."""
-    return next((term["soft_targets"] for term in _terms(table) if "soft_targets" in term), None)
+def _find_soft_targets(table: Table) -> Any:
+    """Find the soft targets that an objective reads. All its terms read the same ones."""
+    return next((term["soft_targets"] for term in _list_terms(table) if "soft_targets" in term), None)
 
 
-def _start(table: Table) -> Any:
-    """The model that another one starts from, which stands alone or in a table."""
+def _find_start(table: Table) -> Any:
+    """Find the name of the model that another one starts from, given alone or in a table."""
     first = table.get("init_from")
     return first.get("model") if isinstance(first, Mapping) else first
 
 
-def _members(table: Table, name: str) -> Sequence[str]:
+def _name_members(table: Table, name: str) -> Sequence[str]:
     count = table.get("ensemble")
-    return teacher_names(name, min(count, 16) if isinstance(count, int) else 1)  # the schema refuses more
+    return teacher_names(name, min(count, 16) if isinstance(count, int) else 1)  # the schema refuses larger numbers
 
 
-def _seeds(table: Table) -> int:
+def _count_seeds(table: Table) -> int:
     count = table.get("seeds")
-    return min(count, MOST_SEEDS) if isinstance(count, int) else 1  # the schema refuses more
+    return min(count, MOST_SEEDS) if isinstance(count, int) else 1  # the schema refuses larger numbers
 
 
 _TEXT = ("select", "data", "backtranslation")
@@ -71,7 +73,7 @@ PARTS: Mapping[str, Part] = {
     "data": Part(
         title="[[data]]",
         help="A data set: training, validation and test text in two languages",
-        stages=prepared,
+        stages=plan_prepare,
         makes=("corpus",),
         name=GOLD,
         alone="data",
@@ -83,14 +85,14 @@ PARTS: Mapping[str, Part] = {
     "teachers": Part(
         title="[[teachers]]",
         help="A model that teaches: trained here, an ensemble of such models, or a model folder",
-        stages=teacher,
+        stages=plan_teacher,
         makes=("model",),
         references=(Reference(field="corpus", kinds=_TEXT, default="data"),),
         name=TEACHER,
         alone="teacher",
         owner="the teacher",
-        names=_members,
-        seeds=_seeds,
+        names=_name_members,
+        seeds=_count_seeds,
         reserved=lambda name: (name + ENSEMBLE,),
         folder="teachers",
         only="teacher",
@@ -99,7 +101,7 @@ PARTS: Mapping[str, Part] = {
     "distill": Part(
         title="[[distill]]",
         help="K-best lists for the sources of a corpus, written by a teacher or another source",
-        stages=decoded,
+        stages=plan_distill,
         makes=("k-best lists",),
         references=(
             replace(_TEACHER, wanted=lambda table: "source" not in table),
@@ -111,7 +113,7 @@ PARTS: Mapping[str, Part] = {
     "select": Part(
         title="[[select]]",
         help="A distilled corpus: targets that a rule chooses from k-best lists",
-        stages=selected,
+        stages=plan_select,
         makes=("corpus",),
         references=(Reference(field="kbest", kinds=("distill",)),),
         folder="corpora",
@@ -120,7 +122,7 @@ PARTS: Mapping[str, Part] = {
     "backtranslation": Part(
         title="[backtranslation]",
         help="Training pairs from monolingual target text, whose sources a reverse model writes",
-        stages=paired,
+        stages=plan_pairs,
         makes=("corpus", "k-best lists"),
         references=(Reference(field="corpus", kinds=("select", "data"), default="data"),),
         name=BACK_TRANSLATION,
@@ -132,7 +134,7 @@ PARTS: Mapping[str, Part] = {
     "soft_targets": Part(
         title="[[soft_targets]]",
         help="A teacher's distributions at the target positions of a training corpus",
-        stages=softened,
+        stages=plan_soft_targets,
         makes=("soft targets",),
         references=(_TEACHER, Reference(field="corpus", kinds=("select", "data"), default="data")),
         folder="soft_targets",
@@ -141,12 +143,12 @@ PARTS: Mapping[str, Part] = {
     "students": Part(
         title="[[students]]",
         help="A model that is trained on one or several corpora",
-        stages=student,
+        stages=plan_student,
         makes=("model",),
         references=(
             Reference(field="corpus", kinds=_TEXT),
-            Reference(field="init_from", kinds=("students", "teachers"), read=_start, follows=False),
-            Reference(field="objective.soft_targets", kinds=("soft_targets",), read=_soft_targets),
+            Reference(field="init_from", kinds=("students", "teachers"), read=_find_start, follows=False),
+            Reference(field="objective.soft_targets", kinds=("soft_targets",), read=_find_soft_targets),
             Reference(
                 field="teacher",
                 kinds=("teachers", "students"),
@@ -156,7 +158,7 @@ PARTS: Mapping[str, Part] = {
             ),
             Reference(field="vocabulary", kinds=("vocabularies",)),
         ),
-        seeds=_seeds,
+        seeds=_count_seeds,
         owner="[[students]]",
         folder="students",
         label="student {}",
@@ -171,23 +173,25 @@ PARTS: Mapping[str, Part] = {
     "evaluate": Part(
         title="[evaluate]",
         help="The decodes and metrics by which every model is evaluated",
-        stages=evaluated,
+        stages=plan_evaluation,
         name="evaluate",
         alone="evaluate",
     ),
 }
 
-# What no table of the file stands for: `expansion.py` adds these parts.
+# The file has no tables for these parts; `expansion.py` adds them.
 TESTS = Part(
     title="[data.tests]",
     help="A further test set of a data set",
-    stages=tested,
+    stages=plan_test,
     folder="tests",
 )
 MONOLINGUAL = Part(
     title="monolingual text",
     help="The target text of [backtranslation]",
-    stages=monolingual,
+    stages=plan_monolingual,
     label="monolingual text",
 )
-REVERSE = Part(title="reverse model", help="The model that translates the text of [backtranslation]", stages=reverse)
+REVERSE = Part(
+    title="reverse model", help="The model that translates the text of [backtranslation]", stages=plan_reverse
+)

@@ -1,4 +1,4 @@
-"""How the parts of a pipeline belong together, in the words of its report."""
+"""The relations between the parts of a pipeline, in the words of its report."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from seqkd.pipeline.file import TEACHER
 from seqkd.pipeline.graph import Graph, Node
 
 
-def trained_on(graph: Graph, model: Node) -> str:
-    """The training corpora of a model in a word: `gold + 2 seqkd`. The text of the data set itself is `gold`."""
+def describe_corpora(graph: Graph, model: Node) -> str:
+    """Describe the training corpora of a model: `gold + 2 seqkd`. The text of the data set itself is `gold`."""
     named = model.settings.corpus
     weights = [part.weight for part in named] if isinstance(named, tuple) else [1.0]
-    corpora = [_label(part).removeprefix("corpus ") for part in graph.linked(model, "corpus")]
+    corpora = [_format_label(part).removeprefix("corpus ") for part in graph.follow(model, "corpus")]
     shares = zip(corpora, weights, strict=True)
     return " + ".join(name if weight == 1 else f"{weight:g} {name}" for name, weight in shares)
 
 
-def baselines(graph: Graph, students: Sequence[Node]) -> Iterator[tuple[str, str]]:
-    """For each student the first one of the same model settings that learns from gold text alone, if it is another.
+def find_baselines(graph: Graph, students: Sequence[Node]) -> Iterator[tuple[str, str]]:
+    """Find the baseline of each student: the first other student with the same model settings and gold text alone.
 
-    Of students with several seeds it is the one with the same number, so that gains are paired by seed.
+    The baseline of a later seed is the seed with the same number, so that gains are paired by seed.
     """
     plain = [
         node
         for node in students
         if node.seed == 1
-        and trained_on(graph, node) == "gold"
+        and describe_corpora(graph, node) == "gold"
         and node.settings.init_from is None
         and node.settings.objective.type == node.settings.model.record.objective
     ]
@@ -37,25 +37,29 @@ def baselines(graph: Graph, students: Sequence[Node]) -> Iterator[tuple[str, str
             yield from ((student.name, node.name) for node in pair)
 
 
-def edges(graph: Graph, parts: Sequence[Node]) -> Iterator[tuple[str, str]]:
-    """What is made from what, for the report's drawing."""
+def list_edges(graph: Graph, parts: Sequence[Node]) -> Iterator[tuple[str, str]]:
+    """List the edges of the report's drawing, from each part to the parts made from it."""
     for node in parts:
-        if node.kind in ("data", "monolingual", "evaluate", "tests", "vocabularies") or _brought(node) or node.seed > 1:
-            continue  # models that differ in their seed alone have one box
+        if (
+            node.kind in ("data", "monolingual", "evaluate", "tests", "vocabularies")
+            or _is_brought(node)
+            or node.seed > 1
+        ):
+            continue  # models that differ only in their seed have one box
         first = {reference.field for reference in node.part.references if not reference.follows}
-        for field in sorted(node.links, key=lambda field: field in first):  # the weights that it starts from at last
-            yield from ((_label(other), _label(node)) for other in graph.linked(node, field))
+        for field in sorted(node.links, key=lambda field: field in first):  # the model that it starts from is last
+            yield from ((_format_label(other), _format_label(node)) for other in graph.follow(node, field))
         if node.kind == "select" and "references" in node.settings.record.reads:
-            (lists,) = graph.linked(node, "kbest")
-            yield from ((_label(other), _label(node)) for other in graph.linked(lists, "corpus"))
+            (lists,) = graph.follow(node, "kbest")
+            yield from ((_format_label(other), _format_label(node)) for other in graph.follow(lists, "corpus"))
 
 
-def _brought(node: Node) -> bool:
+def _is_brought(node: Node) -> bool:
     return node.kind == "teachers" and node.settings.path is not None
 
 
-def _label(node: Node) -> str:
-    """The name of a box. Kinds stand before names: a corpus and a student may share one."""
+def _format_label(node: Node) -> str:
+    """Return the label of a box. It includes the kind, because a corpus and a student may share a name."""
     if node.kind == "teachers" and node.settings.name == TEACHER:
         return node.name
     return node.part.label.format(node.name)

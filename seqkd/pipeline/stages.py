@@ -1,27 +1,27 @@
-"""Which stages a pipeline has."""
+"""The list of all stages of a pipeline."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from seqkd.pipeline.expansion import graph_of
+from seqkd.pipeline.expansion import build_graph
 from seqkd.pipeline.file import PipelineConfig
 from seqkd.pipeline.folders import Plan, Stage
 
 
 def plan_stages(pipeline: PipelineConfig, runs: Path) -> list[Stage]:
-    """All stages of a pipeline, each after those that it needs.
+    """Plan all stages of a pipeline, each after the stages that it needs.
 
-    Of stages with equal settings and inputs there is only the first: what names the others gets its folder.
+    Only the first of stages with equal settings and inputs is kept. References to the others get its folder.
 
     Raises:
-        ConfigError: Names of the pipeline fit nothing.
+        ConfigError: Names in the pipeline do not name a part.
     """
-    plan = Plan(pipeline, graph_of(pipeline), runs / pipeline.name)
+    plan = Plan(pipeline, build_graph(pipeline), runs / pipeline.name)
     stages: dict[tuple[str | None, str], Stage] = {}
-    for node in plan.graph.order():
+    for node in plan.graph.sort():
         done = plan.done.setdefault(plan.data(node).name, {})
-        for stage in node.part.stages(node, plan):  # made one by one: a stage may name the folder of the one before
+        for stage in node.part.stages(node, plan):  # one by one, because a stage may name the folder of the one before
             settings = stage.config.model_dump_json()
             twin = stages.setdefault((stage.kind, settings), stage)
             if twin is not stage:

@@ -1,7 +1,7 @@
-"""What the report shows and how: `contents` gathers, `findings` concludes, `plots` and `graph` draw, `page` sets it."""
+"""The report: `gather` reads the folders, `findings` concludes, `plots` and `graph` draw, `page` renders."""
 
 import logging
 
-# Matplotlib tells that it has no home for its cache, or is looking for fonts: nothing that a report depends on. Set
-# before anything imports it, since it says the first of these then.
+# Matplotlib logs that it has no home for its cache, or that it looks for fonts. Reports do not depend on either. The
+# level is set before the first import, which logs the former.
 logging.getLogger("matplotlib").setLevel(logging.ERROR)

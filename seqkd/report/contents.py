@@ -1,4 +1,4 @@
-"""Everything the report states, as plain values."""
+"""The contents of the report as plain values."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ class CorpusEntry:
     """A training corpus.
 
     Attributes:
-        name: "gold" or the distilled corpus's name.
-        rule: How its targets were chosen; "reference" for gold.
-        rows: Its rows.
+        name: "gold" or the name of the distilled corpus.
+        rule: The rule that chose the targets; "reference" for gold.
+        rows: The number of rows.
         target_tokens: Target subwords in all rows.
         mean_length: Mean target length in subwords.
-        complexity: C(d) in nats (Zhou et al. 2020), None where there was nothing to align.
+        complexity: C(d) in nats (Zhou et al. 2020), or None if there was nothing to align.
         faithfulness: F(d) in nats, 0 for gold.
         equal_reference: Share of rows, 0 to 1, whose target is the reference; None for gold.
         rejected: Rows left out, by reason.
-        unknown_rows: Rows whose target holds the unknown piece.
+        unknown_rows: Rows whose target contains the unknown piece.
         lengths: Target lengths.
     """
 
@@ -63,7 +63,7 @@ class DistillEntry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CurvePoint:
-    """One validation; None for what was not measured."""
+    """One validation. Numbers that were not measured are None."""
 
     update: int
     train_loss: float | None
@@ -73,7 +73,7 @@ class CurvePoint:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SampleText:
-    """One target of a sample: words, each with whether the reference lacks it."""
+    """One target of a sample: runs of words, each with whether it differs from the reference."""
 
     name: str
     words: tuple[tuple[str, bool], ...]
@@ -81,7 +81,7 @@ class SampleText:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
-    """One training row and what became of it."""
+    """One training row and its targets in the distilled corpora."""
 
     id: int
     source: str
@@ -94,10 +94,10 @@ class RoundEntry:
     """A student in one round.
 
     Attributes:
-        student: Its name in the first round.
+        student: The name of the student in the first round.
         number: The round, from 1.
-        model: The evaluated model's name.
-        teacher: That of the round's teacher.
+        model: The name of the evaluated model.
+        teacher: The name of the teacher of the round.
     """
 
     student: str
@@ -111,14 +111,14 @@ class SyntheticEntry:
     """A corpus of back-translations.
 
     Attributes:
-        name: Its name.
-        rows: Its rows.
+        name: The name of the corpus.
+        rows: The number of rows.
         ratio: Rows for each row of gold text.
-        tag: What its sources open with; "" for nothing.
+        tag: The piece that sources start with; "" for none.
         rejected: Rows left out, by reason.
         source_length: Mean source length in subwords, the tag counted.
         target_length: Mean target length in subwords.
-        bleu: The reverse model's, greedy, on the validation text with its sides exchanged.
+        bleu: Greedy BLEU of the reverse model on the validation text with its sides exchanged.
     """
 
     name: str
@@ -137,8 +137,8 @@ class CostEntry:
 
     Attributes:
         stage: The stage that made it.
-        name: Its name in the pipeline.
-        cost: Over all attempts and workers.
+        name: The name in the pipeline.
+        cost: The cost over all attempts and workers.
     """
 
     stage: str
@@ -148,25 +148,25 @@ class CostEntry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Contents:
-    """The report.
+    """The contents of a report.
 
     Attributes:
-        pipeline: Its name.
-        title: A line on what it is about, may be empty.
-        corpora: Gold first.
-        distill: Decodes.
-        models: Evaluated models, as in the pipeline.
+        pipeline: The name of the pipeline.
+        title: The title of the pipeline, which may be empty.
+        corpora: The training corpora, gold first.
+        distill: The decodes of training corpora.
+        models: The evaluated models, in the order of the pipeline.
         rounds: Students that were made again in each round, each with all its rounds; empty for one round.
-        synthetic: Back-translations.
+        synthetic: The corpora of back-translations.
         tests: Evaluations on further test sets, by the name of the set and that of the model.
-        baselines: The student that a student's gain is over, by name.
-        curves: Validations of each model that was trained here.
-        samples: Training rows.
-        edges: The pipeline's graph.
-        kinds: What each node of the graph is: corpus, kbest, model or other.
+        baselines: For each student the student that its gain is measured against, by name.
+        curves: The validations of each model that was trained here.
+        samples: Training rows with their targets.
+        edges: The edges of the pipeline's graph.
+        kinds: The kind of each node of the graph: corpus, kbest, model or other.
         aligned_rows: Rows that complexity and faithfulness were computed on.
-        splits: Rows of train, valid and test.
-        runs: For models that were trained with several seeds the evaluations of each seed, the first one's first.
+        splits: The number of rows of train, valid and test.
+        runs: For models that were trained with several seeds, the evaluations of each seed, in order.
         seeds: Seeds of the training runs, as far as they are known.
         costs: The costs of the folders, as far as they were recorded, in the pipeline's order.
     """
@@ -191,7 +191,7 @@ class Contents:
     costs: tuple[CostEntry, ...]
 
     def to_json(self, pooled: Sequence[dict[str, Any]] = ()) -> dict[str, Any]:
-        """report.json: these keys stay; others may be added.
+        """Return the contents of report.json. Later versions keep these keys and may add others.
 
         Args:
             pooled: Models that were trained with several seeds.
@@ -234,18 +234,18 @@ class Contents:
         }
 
     def results(self, model: EvaluationResult) -> dict[str, EvaluationResult]:
-        """The evaluations of a model by test set, the data set's own one first."""
+        """Return the evaluations of a model by test set, the own one of the data set first."""
         further = {name: found[model.name] for name, found in self.tests.items() if model.name in found}
         return {OWN_TEST: model, **further}
 
     def gains(self, model: EvaluationResult) -> dict[str, float]:
-        """By decode, how much better the model is than its baseline; of decodes that both have."""
+        """Return the gains of a model over its baseline, for decodes that both have."""
         baseline = next((other for other in self.models if other.name == self.baselines.get(model.name)), None)
         theirs = {} if baseline is None else baseline.decodes
         return {name: found.score - theirs[name].score for name, found in model.decodes.items() if name in theirs}
 
     def significance(self, model: EvaluationResult) -> dict[str, dict[str, Any]]:
-        """What tests say about the gains, by decode and metric; without decodes that were not compared."""
+        """Return the tests of the gains by decode and metric, without decodes that were not compared."""
         if not model.compared_with or model.compared_with != self.baselines.get(model.name):
             return {}
         return {
@@ -266,7 +266,7 @@ def _corpus_json(corpus: CorpusEntry) -> dict[str, Any]:
 
 
 def model_json(model: EvaluationResult) -> dict[str, Any]:
-    """One entry of `models`, without gains: the model, and its evaluation on the data set's own test text."""
+    """Return an entry of `models` without gains: the model, and its evaluation on the own test text of the data set."""
     return {
         "name": model.name,
         "role": model.role,
@@ -279,10 +279,10 @@ def model_json(model: EvaluationResult) -> dict[str, Any]:
 
 
 def evaluation_json(model: EvaluationResult) -> dict[str, Any]:
-    """The numbers of an evaluation.
+    """Return the numbers of an evaluation.
 
-    Single numbers are those of the largest beam or the last decode, but where sentences are decoded one at a time
-    (`latency_ms` and what ends in `batch1`): there they are those of the first. `decodes` has them all.
+    Single numbers are those of the largest beam or the last decode. The numbers of sentences decoded one at a time
+    (`latency_ms` and keys that end in `batch1`) are those of the first decode. `decodes` has all numbers.
     """
     best, first = model.decodes[model.quality], model.decodes[model.quick]
     entry = {

@@ -1,4 +1,4 @@
-"""Why distilled text helped the students of a run, or did not, in plain words."""
+"""The explanation of why distilled text helped the students of a run or not, in plain words."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from collections.abc import Sequence
 
 from seqkd.metrics.results import EvaluationResult
 from seqkd.report.contents import CorpusEntry
-from seqkd.report.twins import GOLD, Measure, Twins, find_twins, measure_of, shown_gap
+from seqkd.report.twins import GOLD, Measure, Twins, choose_measure, compute_gap, find_twins
 
 MOST_WORDS = 60
 
 
 def explain(models: Sequence[EvaluationResult], corpora: Sequence[CorpusEntry]) -> str:
-    """One paragraph of at most `MOST_WORDS` words.
+    """Write one paragraph of at most `MOST_WORDS` words.
 
-    It says that distilled text is more regular only if that was measured, and that invalid sentences were written only
+    The paragraph says that distilled text is more regular only if that was measured. It mentions invalid sentences only
     if the test corpus has accepted translations.
 
     Args:
@@ -32,37 +32,37 @@ def explain(models: Sequence[EvaluationResult], corpora: Sequence[CorpusEntry]) 
             "No student of gold text was trained with the same settings as a student of distilled text, so this run "
             "does not show whether distillation helped."
         )
-    measure = measure_of(groups)
+    measure = choose_measure(groups)
     best = [max(group.distilled, key=measure) for group in groups]
-    gains = [shown_gap(measure(student), measure(group.gold)) for group, student in zip(groups, best, strict=True)]
+    gains = [compute_gap(measure(student), measure(group.gold)) for group, student in zip(groups, best, strict=True)]
     sentences = [
         "A sentence has several valid translations, and gold text holds one of them."
         if measure.valid
         else "A sentence can be translated in several ways, and gold text holds one of them."
     ]
     if max(gains) > 0:
-        sentences.append(_mixing(groups, measure))
-    regular = _more_regular({student.trained_on for student in best}, corpora)
+        sentences.append(_explain_mixing(groups, measure))
+    regular = _is_more_regular({student.trained_on for student in best}, corpora)
     sentences.append(f"The teacher prefers some{', so its text is more regular' if regular else ' of them'}.")
-    sentences.append(_outcome(gains, measure))
+    sentences.append(_explain_outcome(gains, measure))
     return " ".join(sentences)
 
 
-def _mixing(groups: Sequence[Twins], measure: Measure) -> str:
+def _explain_mixing(groups: Sequence[Twins], measure: Measure) -> str:
     lowest = min(groups, key=lambda group: measure(group.gold))
     blind = lowest.gold.parallel and not all(group.gold.parallel for group in groups)
     where = "into invalid sentences" if measure.valid else "up"
     return f"Small students of gold text mix them {where}{', most of all those that write all words at once' * blind}."
 
 
-def _more_regular(distilled: set[str], corpora: Sequence[CorpusEntry]) -> bool:
+def _is_more_regular(distilled: set[str], corpora: Sequence[CorpusEntry]) -> bool:
     """Whether each of these corpora has a lower conditional entropy than gold text."""
     measured = {corpus.name: corpus.complexity for corpus in corpora}
     gold, others = measured.get(GOLD), [measured.get(name) for name in distilled]
     return gold is not None and all(other is not None and other < gold for other in others)
 
 
-def _outcome(gains: Sequence[float], measure: Measure) -> str:
+def _explain_outcome(gains: Sequence[float], measure: Measure) -> str:
     risen = [gain for gain in gains if gain > 0]
     if not risen:
         return (

@@ -1,4 +1,4 @@
-"""Read everything that the report states from the pipeline's folders."""
+"""The reader of the contents of the report from the folders of a pipeline."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ import pyarrow.compute as pc
 
 from seqkd.config.report import SyntheticPath
 from seqkd.config.stages import ReportConfig, TrainingConfig
-from seqkd.config.written import in_full
+from seqkd.config.written import fill_in_neutral
 from seqkd.corpus.cost import read_cost
 from seqkd.corpus.manifest import MANIFEST, read_manifest
 from seqkd.corpus.reader import Corpus
 from seqkd.corpus.row_ids import row_ids
 from seqkd.corpus.unknowns import UNKNOWN_ROWS
 from seqkd.errors import CorpusError
-from seqkd.metrics.alignment import AlignedCounts, Ints, RaggedIds, align, cells
+from seqkd.metrics.alignment import AlignedCounts, Ints, RaggedIds, align, count_cells
 from seqkd.metrics.complexity import complexity, faithfulness
 from seqkd.metrics.lengths import bin_width, length_histogram
 from seqkd.metrics.results import read_result
@@ -39,9 +39,9 @@ from seqkd.report.contents import (
 )
 from seqkd.text.languages import word_spans
 
-ALIGNED_ROWS = 20_000  # at most so many rows are aligned for complexity and faithfulness
-ALIGNED_CELLS = 6_000_000  # and at most so many word combinations: some 300 MB
-SEARCHED_ROWS = 2_000  # among which samples are looked for
+ALIGNED_ROWS = 20_000  # the most rows that are aligned for complexity and faithfulness
+ALIGNED_CELLS = 6_000_000  # the most word combinations that are aligned: about 300 MB
+SEARCHED_ROWS = 2_000  # the rows among which samples are chosen
 SAMPLE_WORDS = 30  # longer samples are hard to compare
 BINS = 40
 GOLD = "gold"
@@ -51,25 +51,25 @@ SPEED = "speed.json"
 
 @dataclass(frozen=True, slots=True)
 class _Texts:
-    """A training corpus, and where its ids are.
+    """A training corpus, with the positions of its ids.
 
-    Several rows may be hypotheses of one: then they share its id here, and stand in the order of their ranks.
+    Several rows may be hypotheses of one row. They share its id here, in the order of their ranks.
     """
 
     name: str
     corpus: Corpus
     ids: Ints  # [rows], by position
-    order: Ints  # positions by rising id
+    order: Ints  # positions by ascending id
     source_lengths: Ints
     target_lengths: Ints
 
-    def positions(self, ids: Ints) -> Ints:
-        """Positions of ids that are all in the corpus, of several rows with an id the first."""
+    def find_positions(self, ids: Ints) -> Ints:
+        """Find the positions of ids that are all in the corpus; of several rows with an id, the first one."""
         found: Ints = self.order[np.searchsorted(self.ids, ids, sorter=self.order)]
         return found
 
-    def every_position(self, ids: Ints) -> Ints:
-        """Positions of all rows with these ids."""
+    def find_all_positions(self, ids: Ints) -> Ints:
+        """Find the positions of all rows with these ids."""
         first, last = (np.searchsorted(self.ids, ids, side, sorter=self.order) for side in ("left", "right"))
         counts = last - first
         inside = np.arange(int(counts.sum())) - np.repeat(np.cumsum(counts) - counts, counts)
@@ -81,46 +81,46 @@ def gather(config: ReportConfig, *, aligned_cells: int = ALIGNED_CELLS) -> Conte
     """Read the folders.
 
     Args:
-        config: The stage's settings.
+        config: The settings of the stage.
         aligned_cells: The most word combinations that are held to align a corpus.
 
     Raises:
-        CorpusError: One of them is missing, unfinished or damaged.
+        CorpusError: A folder is missing, unfinished or damaged.
     """
-    gold = _texts(GOLD, config.prepared / "train")
-    distilled = [_texts(named.name, named.path) for named in config.corpora]
-    shared = _shared_ids(gold, distilled)
-    corpora, aligned_rows = _corpora(gold, distilled, shared, aligned_cells)
-    curves = {named.name: history(named.path) for named in config.models}
+    gold = _open_texts(GOLD, config.prepared / "train")
+    distilled = [_open_texts(named.name, named.path) for named in config.corpora]
+    shared = _find_shared_ids(gold, distilled)
+    corpora, aligned_rows = _describe_corpora(gold, distilled, shared, aligned_cells)
+    curves = {named.name: read_history(named.path) for named in config.models}
     models = tuple(read_result(named.path) for named in config.evaluations)
     return Contents(
         pipeline=config.pipeline,
         title=config.title,
         corpora=corpora,
-        distill=tuple(_distill(named.name, named.path) for named in config.distill),
+        distill=tuple(_describe_decode(named.name, named.path) for named in config.distill),
         models=models,
         rounds=tuple(
             RoundEntry(student=student.name, number=number, model=model, teacher=teacher)
             for student in config.rounds
             for number, (model, teacher) in enumerate(zip(student.evaluations, config.teachers, strict=True), start=1)
         ),
-        synthetic=tuple(_synthetic(part, gold.corpus.rows) for part in config.backtranslation),
+        synthetic=tuple(_describe_synthetic(part, gold.corpus.rows) for part in config.backtranslation),
         runs={part.name: part.evaluations for part in config.seeds},
         tests={part.name: {named.name: read_result(named.path) for named in part.evaluations} for part in config.tests},
         baselines=dict(config.baselines),
         curves={name: points for name, points in curves.items() if points},
-        samples=_samples(gold, distilled, shared, config.samples),
+        samples=_choose_samples(gold, distilled, shared, config.samples),
         edges=config.edges,
-        kinds=_kinds(config),
+        kinds=_list_kinds(config),
         aligned_rows=aligned_rows,
-        splits=_splits(config.prepared),
-        seeds=_seeds([named.path for named in config.models]),
-        costs=tuple(_costs(config)),
+        splits=_count_splits(config.prepared),
+        seeds=_list_seeds([named.path for named in config.models]),
+        costs=tuple(_list_costs(config)),
     )
 
 
-def _costs(config: ReportConfig) -> Iterator[CostEntry]:
-    """The cost of each folder. A folder that was made before costs were recorded, or brought along, has no entry."""
+def _list_costs(config: ReportConfig) -> Iterator[CostEntry]:
+    """List the cost of each folder. Folders without a record of their cost are left out."""
     folders = [(GOLD, config.prepared)]
     for part in config.backtranslation:
         folders += [(part.name, path) for path in (part.model, part.path)]
@@ -137,9 +137,9 @@ def _costs(config: ReportConfig) -> Iterator[CostEntry]:
                 yield CostEntry(stage=str(manifest.fingerprint.get("stage", manifest.kind)), name=name, cost=cost)
 
 
-def _kinds(config: ReportConfig) -> dict[str, str]:
-    """What each node of the graph is. The plan calls them by kind and name: a corpus and a student may share a name."""
-    kinds = {named.name: "model" for named in config.models}  # teachers stand there by their names alone
+def _list_kinds(config: ReportConfig) -> dict[str, str]:
+    """Return the kind of each node of the graph. Nodes have kind and name, because two kinds may share a name."""
+    kinds = {named.name: "model" for named in config.models}  # the graph has teachers by their names alone
     kinds |= {GOLD: "corpus", "teacher": "model"}
     kinds |= {f"corpus {named.name}": "corpus" for named in config.corpora}
     kinds |= {f"k-best {named.name}": "kbest" for named in (*config.distill, *config.backtranslation)}
@@ -149,7 +149,7 @@ def _kinds(config: ReportConfig) -> dict[str, str]:
     return kinds | {f"student {named.name}": "model" for named in (*config.models, *config.evaluations)}
 
 
-def _texts(name: str, path: Path) -> _Texts:
+def _open_texts(name: str, path: Path) -> _Texts:
     corpus = Corpus.open(path, "corpus")
     ids, sources, targets = corpus.lengths()
     if "weight" in corpus.schema.names:
@@ -157,29 +157,31 @@ def _texts(name: str, path: Path) -> _Texts:
     return _Texts(name, corpus, ids, np.argsort(ids, kind="stable"), sources.astype(np.int64), targets.astype(np.int64))
 
 
-def _shared_ids(gold: _Texts, distilled: Sequence[_Texts]) -> Ints:
-    """Ids that every corpus has, rising."""
+def _find_shared_ids(gold: _Texts, distilled: Sequence[_Texts]) -> Ints:
+    """Find the ids that all corpora share, in ascending order."""
     shared: Ints = np.sort(gold.ids)
     for texts in distilled:
         shared = shared[np.isin(shared, texts.ids)]
     return shared
 
 
-def _spread(ids: Ints, count: int) -> Ints:
-    """At most `count` of `ids`, evenly spread."""
+def _pick_evenly(ids: Ints, count: int) -> Ints:
+    """Pick at most `count` of `ids`, evenly spread."""
     return ids if len(ids) <= count else ids[np.arange(count) * len(ids) // count]
 
 
-def _corpora(
+def _describe_corpora(
     gold: _Texts, distilled: Sequence[_Texts], shared: Ints, aligned_cells: int
 ) -> tuple[tuple[CorpusEntry, ...], int]:
     everything = [gold, *distilled]
-    sample = _spread(shared, ALIGNED_ROWS)
-    places = [texts.every_position(sample) for texts in everything]
-    weights = [cells(t.source_lengths[at], t.target_lengths[at]) for t, at in zip(everything, places, strict=True)]
+    sample = _pick_evenly(shared, ALIGNED_ROWS)
+    places = [texts.find_all_positions(sample) for texts in everything]
+    weights = [
+        count_cells(t.source_lengths[at], t.target_lengths[at]) for t, at in zip(everything, places, strict=True)
+    ]
     most = max((int(weight.sum()) for weight in weights), default=0)
     if most > aligned_cells:
-        sample = _spread(sample, max(1, len(sample) * aligned_cells // most))
+        sample = _pick_evenly(sample, max(1, len(sample) * aligned_cells // most))
     longest = max((int(np.quantile(t.target_lengths, 0.99)) for t in everything if len(t.ids)), default=0)
     width = bin_width(longest, bins=BINS)
     real = _align(gold, sample)
@@ -207,23 +209,25 @@ def _corpora(
 
 
 def _align(texts: _Texts, ids: Ints) -> AlignedCounts:
-    table = texts.corpus.take(texts.every_position(ids), ["source_ids", "target_ids"])
-    return align(_ragged(table.column("source_ids")), _ragged(table.column("target_ids")))
+    table = texts.corpus.take(texts.find_all_positions(ids), ["source_ids", "target_ids"])
+    return align(_to_ragged(table.column("source_ids")), _to_ragged(table.column("target_ids")))
 
 
-def _ragged(column: pa.ChunkedArray) -> RaggedIds:
+def _to_ragged(column: pa.ChunkedArray) -> RaggedIds:
     lengths = pc.list_value_length(column).to_numpy().astype(np.int64)
     return RaggedIds(ids=pc.list_flatten(column).to_numpy().astype(np.int64), lengths=lengths)
 
 
-def _samples(gold: _Texts, distilled: Sequence[_Texts], shared: Ints, count: int) -> tuple[Sample, ...]:
-    """Rows to look at: first those on which the corpora differ most, then others, each part in the order of ids."""
+def _choose_samples(gold: _Texts, distilled: Sequence[_Texts], shared: Ints, count: int) -> tuple[Sample, ...]:
+    """Choose rows to show, preferring those on which the corpora differ most, and return them in the order of ids."""
     if not distilled or not count or not len(shared):
         return ()
-    ids = _spread(shared, SEARCHED_ROWS)
-    rows = gold.corpus.take(gold.positions(ids), ["source", "target"])
+    ids = _pick_evenly(shared, SEARCHED_ROWS)
+    rows = gold.corpus.take(gold.find_positions(ids), ["source", "target"])
     sources, references = (rows.column(name).to_pylist() for name in ("source", "target"))
-    columns = [texts.corpus.take(texts.positions(ids), ["target"]).column("target").to_pylist() for texts in distilled]
+    columns = [
+        texts.corpus.take(texts.find_positions(ids), ["target"]).column("target").to_pylist() for texts in distilled
+    ]
 
     def rank(row: int) -> tuple[bool, int]:
         texts = [references[row], *(column[row] for column in columns)]
@@ -233,7 +237,7 @@ def _samples(gold: _Texts, distilled: Sequence[_Texts], shared: Ints, count: int
     chosen: list[int] = []
     for wanted in sorted(set(ranks)):
         alike = np.array([row for row, found in enumerate(ranks) if found == wanted], dtype=np.int64)
-        chosen += _spread(alike, count - len(chosen)).tolist()
+        chosen += _pick_evenly(alike, count - len(chosen)).tolist()
         if len(chosen) >= count:
             break
     return tuple(
@@ -242,7 +246,7 @@ def _samples(gold: _Texts, distilled: Sequence[_Texts], shared: Ints, count: int
             source=sources[row],
             reference=references[row],
             targets=tuple(
-                SampleText(name=texts.name, words=compare(references[row], column[row]))
+                SampleText(name=texts.name, words=mark_differences(references[row], column[row]))
                 for texts, column in zip(distilled, columns, strict=True)
             ),
         )
@@ -250,11 +254,11 @@ def _samples(gold: _Texts, distilled: Sequence[_Texts], shared: Ints, count: int
     )
 
 
-def compare(reference: str, text: str) -> tuple[tuple[str, bool], ...]:
-    """The words of `text`, in runs, each with whether it differs from the reference there.
+def mark_differences(reference: str, text: str) -> tuple[tuple[str, bool], ...]:
+    """Split `text` into runs of words, each with whether it differs from the reference.
 
-    In scripts that put no blanks between words, runs are of characters. A run keeps the blank that follows it, so that
-    the runs together are the text.
+    In scripts that put no blanks between words, runs consist of characters. A run keeps the blank that follows it, so
+    that the runs together are the text.
     """
     spans = word_spans(text)
     ours, theirs = ([one[start:end] for start, end in word_spans(one)] for one in (text, reference))
@@ -263,9 +267,9 @@ def compare(reference: str, text: str) -> tuple[tuple[str, bool], ...]:
     return tuple((text[starts[start] : starts[end]], tag != "equal") for tag, _, _, start, end in blocks if end > start)
 
 
-def _synthetic(part: SyntheticPath, gold: int) -> SyntheticEntry:
-    """Its rows are none of the gold text's, so that it stands apart from distilled corpora."""
-    manifest, points = read_manifest(part.path), history(part.model)
+def _describe_synthetic(part: SyntheticPath, gold: int) -> SyntheticEntry:
+    """Describe a corpus of back-translations. Its rows are not gold, so that distilled corpora do not include it."""
+    manifest, points = read_manifest(part.path), read_history(part.model)
     best = read_manifest(part.model).extra.get("best_update")
     rows = max(manifest.rows, 1)
     return SyntheticEntry(
@@ -280,9 +284,9 @@ def _synthetic(part: SyntheticPath, gold: int) -> SyntheticEntry:
     )
 
 
-def _distill(name: str, path: Path) -> DistillEntry:
+def _describe_decode(name: str, path: Path) -> DistillEntry:
     manifest = read_manifest(path)
-    speed: dict[str, Any] = _json(path / SPEED, dict) or {}
+    speed: dict[str, Any] = _read_json(path / SPEED, dict) or {}
     return DistillEntry(
         name=name,
         rows=manifest.rows,
@@ -295,9 +299,9 @@ def _distill(name: str, path: Path) -> DistillEntry:
     )
 
 
-def history(path: Path) -> tuple[CurvePoint, ...]:
-    """Validations of a training run; none for a model that was brought along."""
-    entries: list[dict[str, Any]] = _json(path / HISTORY, list) or []
+def read_history(path: Path) -> tuple[CurvePoint, ...]:
+    """Read the validations of a training run; empty for a model that was brought along."""
+    entries: list[dict[str, Any]] = _read_json(path / HISTORY, list) or []
     return tuple(
         CurvePoint(
             update=int(entry["update"]),
@@ -309,21 +313,23 @@ def history(path: Path) -> tuple[CurvePoint, ...]:
     )
 
 
-def _json(path: Path, kind: type[Any]) -> Any:
+def _read_json(path: Path, kind: type[Any]) -> Any:
     try:
         values = json.loads(path.read_bytes())
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
         raise CorpusError(
-            f"cannot be read: {error}", where=str(path), hint="make its folder again with the stage that wrote it"
+            f"cannot be read: {error}", where=str(path), hint="make the folder again with the stage that wrote it"
         ) from None
     if not isinstance(values, kind):
-        raise CorpusError("is not what seqkd writes there", where=str(path), expected=f"a JSON {kind.__name__}")
+        raise CorpusError(
+            "does not have the contents that seqkd writes", where=str(path), expected=f"a JSON {kind.__name__}"
+        )
     return values
 
 
-def _splits(prepared: Path) -> dict[str, int]:
+def _count_splits(prepared: Path) -> dict[str, int]:
     return {
         split: read_manifest(prepared / split).rows
         for split in ("train", "valid", "test")
@@ -331,13 +337,17 @@ def _splits(prepared: Path) -> dict[str, int]:
     }
 
 
-def _seeds(models: Sequence[Path]) -> tuple[int, ...]:
-    """Seeds that the models' manifests name."""
+def _list_seeds(models: Sequence[Path]) -> tuple[int, ...]:
+    """List the seeds in the manifests of the models."""
     seeds = set()
     for path in models:
         if (path / "manifest.json").is_file():
             training = read_manifest(path).fingerprint.get("config", {}).get("training", {})
-            seed = in_full(TrainingConfig, training).get("seed") if isinstance(training, dict) and training else None
+            seed = (
+                fill_in_neutral(TrainingConfig, training).get("seed")
+                if isinstance(training, dict) and training
+                else None
+            )
             if isinstance(seed, int):
                 seeds.add(seed)
     return tuple(sorted(seeds))

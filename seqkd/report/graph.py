@@ -1,4 +1,4 @@
-"""The pipeline's graph as SVG: inputs on the left, what is made of them to the right."""
+"""The graph of the pipeline as SVG, with inputs on the left and outputs to the right."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FONT = 13
 
 @dataclass(frozen=True, slots=True)
 class _Node:
-    """A box, or where `name` is empty a bend of a long edge."""
+    """A box or, if `name` is empty, a bend of a long edge."""
 
     name: str
     key: tuple[str, ...]
@@ -28,16 +28,16 @@ class _Node:
 def draw_graph(edges: Edges, kinds: Mapping[str, str]) -> Markup:
     """Draw boxes and curves; empty without edges.
 
-    Edges that only repeat what a longer way says are left out.
+    Edges are left out if a longer way connects the same boxes.
 
     Args:
-        edges: From, to. Nodes are their names.
-        kinds: A node's class for its colour: corpus, kbest, model; others are plain.
+        edges: Pairs of the names of boxes, from input to output.
+        kinds: The class of each box, for its colour: corpus, kbest, model; others are plain.
     """
     unique = list(dict.fromkeys((start, end) for start, end in edges if start != end))
     if not unique:
         return Markup("")
-    columns, links = _layers(_without_shortcuts(unique))
+    columns, links = _make_layers(_drop_shortcuts(unique))
     _untangle(columns, links)
     tallest = max(len(column) for column in columns)
     height = (tallest - 1) * ROW + NODE_HEIGHT + 2 * MARGIN
@@ -50,26 +50,26 @@ def draw_graph(edges: Edges, kinds: Mapping[str, str]) -> Markup:
             places[node] = (x, top + index * ROW, x + width)
         x += width + GAP
     width = x - GAP + MARGIN
-    lines = [_curve(places[start], places[end], tip=bool(end.name)) for start, end in links]
-    boxes = [_box(node.name, places[node], kinds.get(node.name, "other")) for node in places if node.name]
-    bends = [_bend(places[node]) for node in places if not node.name]
+    lines = [_draw_curve(places[start], places[end], tip=bool(end.name)) for start, end in links]
+    boxes = [_draw_box(node.name, places[node], kinds.get(node.name, "other")) for node in places if node.name]
+    bends = [_draw_bend(places[node]) for node in places if not node.name]
     return Markup(
         f'<svg class="graph" viewBox="0 0 {width:.0f} {height:.0f}" width="{width:.0f}" height="{height:.0f}" '
-        f'role="img" aria-label="Stages and what they read">{"".join(lines + bends + boxes)}</svg>'
+        f'role="img" aria-label="Stages and their inputs">{"".join(lines + bends + boxes)}</svg>'
     )
 
 
-def _without_shortcuts(edges: Edges) -> list[tuple[str, str]]:
-    """Leave out an edge where another way leads from its start to its end."""
+def _drop_shortcuts(edges: Edges) -> list[tuple[str, str]]:
+    """Leave out edges if another way leads from their start to their end."""
     kept = list(edges)
-    for edge in edges:  # one at a time, so that two ways round a circle do not leave each other out
+    for edge in edges:  # one at a time, so that two ways around a circle do not remove each other
         others = [other for other in kept if other != edge]
-        if _leads(others, *edge):
+        if _leads_to(others, *edge):
             kept = others
     return kept
 
 
-def _leads(edges: Edges, start: str, goal: str) -> bool:
+def _leads_to(edges: Edges, start: str, goal: str) -> bool:
     seen, waiting = {start}, [start]
     while waiting:
         here = waiting.pop()
@@ -79,11 +79,11 @@ def _leads(edges: Edges, start: str, goal: str) -> bool:
     return goal in seen - {start}
 
 
-def _layers(edges: Edges) -> tuple[list[list[_Node]], list[tuple[_Node, _Node]]]:
-    """Nodes in columns by the longest way to them, and links between neighbouring columns."""
+def _make_layers(edges: Edges) -> tuple[list[list[_Node]], list[tuple[_Node, _Node]]]:
+    """Arrange nodes in columns by the longest way to them, with links between neighbouring columns."""
     names = list(dict.fromkeys(name for edge in edges for name in edge))
     depth = dict.fromkeys(names, 0)
-    for _ in names:  # as many rounds as the longest way can have steps: a cycle cannot go on for ever
+    for _ in names:  # as many rounds as the longest way can have steps, so that a cycle ends
         for start, end in edges:
             depth[end] = max(depth[end], min(depth[start] + 1, len(names) - 1))
     columns: list[list[_Node]] = [[] for _ in range(max(depth.values()) + 1)]
@@ -102,7 +102,7 @@ def _layers(edges: Edges) -> tuple[list[list[_Node]], list[tuple[_Node, _Node]]]
 
 
 def _untangle(columns: list[list[_Node]], links: list[tuple[_Node, _Node]]) -> None:
-    """Order each column by the mean place of its neighbours: forwards, backwards and forwards again."""
+    """Order each column by the mean place of its neighbours, forwards, backwards and forwards again."""
     into: dict[_Node, list[_Node]] = {}
     outof: dict[_Node, list[_Node]] = {}
     for start, end in links:
@@ -128,7 +128,7 @@ def _untangle(columns: list[list[_Node]], links: list[tuple[_Node, _Node]]) -> N
         place(column, into)
 
 
-def _curve(start: tuple[float, float, float], end: tuple[float, float, float], *, tip: bool) -> str:
+def _draw_curve(start: tuple[float, float, float], end: tuple[float, float, float], *, tip: bool) -> str:
     x1, y1, x2, y2 = start[2], start[1], end[0], end[1]
     stop = x2 - 6 if tip else x2
     middle = x2 - GAP / 2
@@ -137,12 +137,12 @@ def _curve(start: tuple[float, float, float], end: tuple[float, float, float], *
     return path + (f'<path class="tip" d="M{x2 - 7:.1f} {y2 - 4:.1f} l7 4 l-7 4 z"/>' if tip else "")
 
 
-def _bend(place: tuple[float, float, float]) -> str:
+def _draw_bend(place: tuple[float, float, float]) -> str:
     left, y, right = place
     return f'<path class="edge" d="M{left:.1f} {y:.1f} H{right:.1f}"/>'
 
 
-def _box(name: str, place: tuple[float, float, float], kind: str) -> str:
+def _draw_box(name: str, place: tuple[float, float, float], kind: str) -> str:
     left, y, right = place
     return (
         f'<g class="node {escape(kind)}"><rect x="{left:.1f}" y="{y - NODE_HEIGHT / 2:.1f}" '

@@ -1,4 +1,4 @@
-"""The report as one HTML page that needs nothing else: no network, no fonts, no other files."""
+"""The report as a self-contained HTML page without network access, fonts or other files."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from seqkd.metrics.results import EvaluationResult
 from seqkd.report import plots, tables
 from seqkd.report.contents import Contents
 from seqkd.report.explanation import explain
-from seqkd.report.findings import find
+from seqkd.report.findings import conclude
 from seqkd.report.graph import draw_graph
-from seqkd.report.pooling import Pooled, pool
+from seqkd.report.pooling import PooledReport, pool
 from seqkd.report.test_sets import tests_table
-from seqkd.report.twins import decode_label, find_twins, measure_of, unit_of
+from seqkd.report.twins import choose_measure, find_twins, find_unit, format_decode
 
 LENGTH_LEGEND = "triangles mark the means"
 
 
 def render(contents: Contents) -> str:
-    """Set the page. All text is escaped; equal contents give equal pages."""
+    """Render the page. All text is escaped; equal contents give equal pages."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -34,37 +34,37 @@ def render(contents: Contents) -> str:
     )
     pooled = pool(contents)
     models, corpora, shown = contents.models, contents.corpora, pooled.contents
-    gains, quality_plots = _gains(pooled), _quality_plots(pooled)
+    gains, quality_plots = _plot_gains(pooled), _plot_quality(pooled)
     order = [model.name for model in shown.models]
     order += [name for name in shown.curves if name not in order]
     return environment.get_template("page.html").render(
         contents=contents,
-        findings=find(shown.models),
+        findings=conclude(shown.models),
         explanation=explain(shown.models, corpora),
         graph=draw_graph(contents.edges, contents.kinds),
         models=tables.models_table(pooled) if models else None,
         corpora=tables.corpora_table(corpora),
         tests=tests_table(pooled) if contents.tests else None,
-        tests_rows=", ".join(f"{name} ({rows:,} rows)" for name, rows in _test_rows(contents).items()),
-        rounds=_rounds(shown),
+        tests_rows=", ".join(f"{name} ({rows:,} rows)" for name, rows in _count_test_rows(contents).items()),
+        rounds=_show_rounds(shown),
         synthetic=tables.synthetic_table(contents.synthetic) if contents.synthetic else None,
         distill=tables.distill_table(contents.distill) if contents.distill else None,
         cost=tables.cost_table(contents.costs) if contents.costs else None,
-        model_legend=[(name, plots.colour(index)) for index, name in enumerate(order)],
-        corpus_legend=[(corpus.name, plots.colour(index)) for index, corpus in enumerate(corpora)],
+        model_legend=[(name, plots.pick_colour(index)) for index, name in enumerate(order)],
+        corpus_legend=[(corpus.name, plots.pick_colour(index)) for index, corpus in enumerate(corpora)],
         opening_plots=[gains, *quality_plots[:1]] if gains else [],
         quality_plots=quality_plots[1:] if gains else quality_plots,
-        curve_plots=_curve_plots(pooled, order),
-        lengths=plots.lengths([corpus.lengths for corpus in corpora]),
+        curve_plots=_plot_curves(pooled, order),
+        lengths=plots.plot_lengths([corpus.lengths for corpus in corpora]),
         devices=sorted({f"{model.device}, {model.precision}" for model in models}),
-        signatures=_signatures(contents),
-        timed=_timed(models),
+        signatures=_list_signatures(contents),
+        timed=_describe_timing(models),
         tested=any(contents.significance(model) for model in models),
         aligned_rows=f"{contents.aligned_rows:,}",
         test_rows=", ".join(f"{rows:,}" for rows in sorted({model.rows for model in models})),
         splits=", ".join(f"{rows:,} {name}" for name, rows in contents.splits.items()),
         cut=[
-            (model.name, decode_label(model, name), result.cut)
+            (model.name, format_decode(model, name), result.cut)
             for model in models
             for name, result in model.decodes.items()
             if result.cut
@@ -74,13 +74,13 @@ def render(contents: Contents) -> str:
         ],
         too_long=[(model.name, f"{model.too_long:,}", f"{model.rows:,}") for model in models if model.too_long],
         unsettled=[
-            (model.name, decode_label(model, name), f"{100.0 * result.speed.deviation:,.0f}", model.load)
+            (model.name, format_decode(model, name), f"{100.0 * result.speed.deviation:,.0f}", model.load)
             for model in models
             for name, result in model.decodes.items()
             if result.speed is not None and result.speed.deviation is not None and not result.speed.agreed
         ],
         unjudged=[
-            (model.name, decode_label(model, name), f"{result.unjudged:,}")
+            (model.name, format_decode(model, name), f"{result.unjudged:,}")
             for model in models
             for name, result in model.decodes.items()
             if result.unjudged
@@ -88,18 +88,19 @@ def render(contents: Contents) -> str:
     )
 
 
-def _test_rows(contents: Contents) -> dict[str, int]:
-    """Rows by test set."""
+def _count_test_rows(contents: Contents) -> dict[str, int]:
+    """Count the rows of each test set."""
     sets = {OWN_TEST: {model.name: model for model in contents.models}, **contents.tests}
     return {name: next(iter(found.values())).rows for name, found in sets.items() if found}
 
 
-def _quality_plots(pooled: Pooled) -> list[tuple[str, object, str]]:
-    """Title, SVG, caption."""
+def _plot_quality(pooled: PooledReport) -> list[tuple[str, object, str]]:
+    """Plot quality by speed and by size; for each plot its title, SVG and caption."""
     models, deviations = pooled.contents.models, pooled.deviations
     if not models:
         return []
-    marks = "Circles go left to right, diamonds write all positions at once; hollow: trained on gold text."
+    marks = "Circles are left-to-right models, diamonds write all positions at once. "
+    marks += "Hollow marks are trained on gold text."
     if any(len(model.decodes) > 1 for model in models):
         marks += " A line joins the decodes of a model."
     if deviations:
@@ -107,26 +108,26 @@ def _quality_plots(pooled: Pooled) -> list[tuple[str, object, str]]:
     drawn = [
         (
             "Quality and speed, one sentence at a time",
-            plots.quality_by_speedup(models, deviations, batch1=True),
-            f"Test {unit_of(models)} over speed-up. {marks}",
+            plots.plot_quality_by_speedup(models, deviations, batch1=True),
+            f"Test {find_unit(models)} over speed-up. {marks}",
         ),
         (
             "Quality and speed, in batches",
-            plots.quality_by_speedup(models, deviations, batch1=False),
-            "The same where each model decodes in its best batches.",
+            plots.plot_quality_by_speedup(models, deviations, batch1=False),
+            "The same in batches, each model with its best batch size.",
         ),
         (
             "Quality and size",
-            plots.quality_by_size(models, deviations),
-            f"Test {unit_of(models)} over millions of parameters. "
-            "Hollow: smallest beam or first decode; full: largest or last.",
+            plots.plot_quality_by_size(models, deviations),
+            f"Test {find_unit(models)} over millions of parameters. "
+            "Hollow marks are the smallest beam or first decode, full marks the largest or last.",
         ),
     ]
     return [plot for plot in drawn if plot[1]]
 
 
-def _rounds(contents: Contents) -> dict[str, object] | None:
-    """Table, plot and legend of students that were made again in each round."""
+def _show_rounds(contents: Contents) -> dict[str, object] | None:
+    """Return table, plot and legend of students that were made again in each round."""
     if not contents.rounds:
         return None
     models = {model.name: model for model in contents.models}
@@ -136,63 +137,66 @@ def _rounds(contents: Contents) -> dict[str, object] | None:
         students.setdefault(entry.student, []).append(models[entry.model])
     return {
         "table": tables.rounds_table(contents),
-        "plot": plots.rounds(teacher, students),
-        "unit": unit_of([teacher]),
-        "legend": [(name, plots.colour(index)) for index, name in enumerate([teacher.name, *students])],
+        "plot": plots.plot_rounds(teacher, students),
+        "unit": find_unit([teacher]),
+        "legend": [(name, plots.pick_colour(index)) for index, name in enumerate([teacher.name, *students])],
     }
 
 
-def _gains(pooled: Pooled) -> tuple[str, object, str] | None:
-    """What distilled text gives each kind of student: title, SVG, caption."""
+def _plot_gains(pooled: PooledReport) -> tuple[str, object, str] | None:
+    """Plot the gains of distilled text for each kind of student; title, SVG and caption."""
     contents = pooled.contents
     twins = find_twins(contents.models)
     if not twins:
         return None
-    measure = measure_of(twins)
-    bars = plots.gold_and_distilled(twins, measure, [corpus.name for corpus in contents.corpora], pooled.deviations)
+    measure = choose_measure(twins)
+    bars = plots.plot_gold_and_distilled(
+        twins, measure, [corpus.name for corpus in contents.corpora], pooled.deviations
+    )
     what = "Share of outputs that are valid translations" if measure.valid else f"Test {measure.name}"
-    ways = list(dict.fromkeys(decode_label(model, model.quick) for group in twins for model in group.members))
+    ways = list(dict.fromkeys(format_decode(model, model.quick) for group in twins for model in group.members))
     caption = (
-        f"{what}, each model at its first decode ({', '.join(ways)}). Models of a group differ in their text alone."
+        f"{what}, each model at its first decode ({', '.join(ways)}). Models of a group "
+        "differ only in their training text."
     )
     return "Students of gold and of distilled text", bars, caption
 
 
-def _timed(models: Sequence[EvaluationResult]) -> dict[str, str]:
-    """How many sentences were timed, in words."""
+def _describe_timing(models: Sequence[EvaluationResult]) -> dict[str, str]:
+    """Describe how many sentences were timed."""
     decodes = [result for model in models for result in model.decodes.values()]
     speeds = [result.speed for result in decodes if result.speed is not None]
     return {
-        "alone": _range([speed.latency_sentences for speed in speeds]),
-        "together": _range([speed.sentences for speed in speeds]),
-        "budgets": _range([speed.batch_tokens for speed in speeds]),
+        "alone": _format_range([speed.latency_sentences for speed in speeds]),
+        "together": _format_range([speed.sentences for speed in speeds]),
+        "budgets": _format_range([speed.batch_tokens for speed in speeds]),
     }
 
 
-def _range(values: Sequence[int]) -> str:
+def _format_range(values: Sequence[int]) -> str:
     if not values:
         return ""
     return f"{min(values):,}" if min(values) == max(values) else f"{min(values):,} to {max(values):,}"
 
 
-def _curve_plots(pooled: Pooled, order: list[str]) -> list[tuple[str, object, str]]:
+def _plot_curves(pooled: PooledReport, order: list[str]) -> list[tuple[str, object, str]]:
     drawn = [
         (
             "Validation loss",
-            plots.curves(pooled.contents.curves, order, pooled.curves, what="nll"),
+            plots.plot_curves(pooled.contents.curves, order, pooled.curves, what="nll"),
             "Negative log-likelihood of the gold validation references, in nats per token; lower is better.",
         ),
         (
             "Validation BLEU",
-            plots.curves(pooled.contents.curves, order, pooled.curves, what="bleu"),
+            plots.plot_curves(pooled.contents.curves, order, pooled.curves, what="bleu"),
             "BLEU of greedy outputs on the validation text.",
         ),
     ]
     return [plot for plot in drawn if plot[1]]
 
 
-def _signatures(contents: Contents) -> list[tuple[str, list[str]]]:
-    """Each metric's signatures; models evaluated with one version of sacrebleu share one."""
+def _list_signatures(contents: Contents) -> list[tuple[str, list[str]]]:
+    """List the signatures of each metric. Models evaluated with one version of sacrebleu share one."""
     found = []
     results = [*contents.models, *(result for found in contents.tests.values() for result in found.values())]
     for metric in METRICS.all():

@@ -21,67 +21,71 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 from seqkd.metrics.lengths import LengthHistogram
 from seqkd.metrics.results import DecodeResult, EvaluationResult
 from seqkd.report.contents import CurvePoint
-from seqkd.report.twins import GOLD, Measure, Twins, find_twins, unit_of
+from seqkd.report.twins import GOLD, Measure, Twins, find_twins, find_unit
 
-Deviations: TypeAlias = Mapping[str, EvaluationResult]  # standard deviations in place of the values, by name
+Deviations: TypeAlias = Mapping[
+    str, EvaluationResult
+]  # evaluations that hold standard deviations in place of values, by name
 NONE: Deviations = {}
 
 COLOURS = 8  # --series-0 to --series-7 in page.css
-DASHES = ("solid", (0, (5, 2)), (0, (1, 1.5)))  # where the colours come again
+DASHES = ("solid", (0, (5, 2)), (0, (1, 1.5)))  # for series whose colour is used again
 
 STEPS = (1, 2, 5, 10)  # round numbers on the axes
-LABEL_SIZE = 9.0  # of a point's name; letters are about LETTER times as wide
+LABEL_SIZE = 9.0  # size of the name of a point; letters are about LETTER times as wide
 LETTER = 0.56
 
-# Matplotlib wants colours that it knows; these stand for the page's variables and are replaced in the SVG.
+# Matplotlib needs real colours. These stand for the CSS variables of the page, which replace them in the SVG.
 _INK, _MUTED, _LINE, _PAPER = "#0a0a01", "#0a0a02", "#0a0a03", "#0a0a04"
 _SERIES = [f"#0b0b0{index}" for index in range(COLOURS)]
 _VARIABLES = {_INK: "--ink", _MUTED: "--muted", _LINE: "--line", _PAPER: "--card"} | {
     colour: f"--series-{index}" for index, colour in enumerate(_SERIES)
 }
-_SIZE = (4.4, 3.1)  # inches of 72 units: about the width of a phone, so that letters keep their size there
+_SIZE = (4.4, 3.1)  # inches of 72 units, about the width of a phone, so that letters keep their size there
 
 
-def colour(index: int) -> str:
-    """The CSS variable of a series' colour. The first one's, a teacher's or the gold corpus', does not come again."""
-    return f"--series-{_number(index)}"
+def pick_colour(index: int) -> str:
+    """Return the CSS variable of the colour of a series. The first colour (teacher, gold corpus) is not used again."""
+    return f"--series-{_find_colour(index)}"
 
 
-def _number(index: int) -> int:
+def _find_colour(index: int) -> int:
     return index if index == 0 else 1 + (index - 1) % (COLOURS - 1)
 
 
-def _shade(index: int) -> str:
-    return _SERIES[_number(index)]
+def _find_shade(index: int) -> str:
+    return _SERIES[_find_colour(index)]
 
 
-def _turn(index: int) -> int:
-    """How often the colours have come before."""
+def _find_turn(index: int) -> int:
+    """Return how often the colours have been used before."""
     return max(index - 1, 0) // (COLOURS - 1)
 
 
-def quality_by_size(models: Sequence[EvaluationResult], deviations: Deviations = NONE) -> Markup:
-    """Quality by parameters: hollow at the smallest beam or first decode, full at the largest or last.
+def plot_quality_by_size(models: Sequence[EvaluationResult], deviations: Deviations = NONE) -> Markup:
+    """Plot quality by parameters, hollow at the smallest beam or first decode and full at the largest or last.
 
     Args:
         models: A model's place gives its colour.
         deviations: For models that are the mean of several seeds their standard deviations, drawn as error bars.
     """
-    figure, axes = _figure("parameters (millions)", unit_of(models))
+    figure, axes = _make_figure("parameters (millions)", find_unit(models))
     for index, model in enumerate(models):
         x = model.parameters / 1e6
         low, high = (model.decodes[name].score for name in (model.quick, model.quality))
-        axes.plot([x, x], [low, high], color=_shade(index), linewidth=1.2)
+        axes.plot([x, x], [low, high], color=_find_shade(index), linewidth=1.2)
         for name, bleu, full in ((model.quick, low, False), (model.quality, high, True)):
-            _point(axes, x, bleu, _shade(index), marker="oDsv"[_turn(index) % 4], full=full)
+            _draw_point(axes, x, bleu, _find_shade(index), marker="oDsv"[_find_turn(index) % 4], full=full)
             if model.name in deviations:
-                _bar(axes, x, bleu, deviations[model.name].decodes[name].score, _shade(index))
-    _logarithmic(axes, [model.parameters / 1e6 for model in models])
-    return _svg(figure, axes, "size")
+                _draw_error_bar(axes, x, bleu, deviations[model.name].decodes[name].score, _find_shade(index))
+    _set_logarithmic(axes, [model.parameters / 1e6 for model in models])
+    return _write_svg(figure, axes, "size")
 
 
-def quality_by_speedup(models: Sequence[EvaluationResult], deviations: Deviations = NONE, *, batch1: bool) -> Markup:
-    """Quality over speed-up; empty where nobody was timed beside a teacher.
+def plot_quality_by_speedup(
+    models: Sequence[EvaluationResult], deviations: Deviations = NONE, *, batch1: bool
+) -> Markup:
+    """Plot quality over speed-up; empty if no model was timed in turn with a teacher.
 
     Circles go left to right, diamonds write all positions at once; students of gold text are hollow. A thin line joins
     a model's decodes. Twins share a label, which stands at the best of them.
@@ -92,7 +96,7 @@ def quality_by_speedup(models: Sequence[EvaluationResult], deviations: Deviation
         batch1: Speed-ups where sentences are decoded one at a time, not those in batches.
     """
     what = "one sentence at a time" if batch1 else "in batches"
-    figure, axes = _figure(f"times the teacher's speed, {what}", unit_of(models))
+    figure, axes = _make_figure(f"times the teacher's speed, {what}", find_unit(models))
     labels: dict[str, tuple[float, float]] = {}
     points: list[tuple[float, float]] = []
     twins = {model.name: group.label for group in find_twins(models) for model in group.members}
@@ -100,32 +104,32 @@ def quality_by_speedup(models: Sequence[EvaluationResult], deviations: Deviation
         way = [
             (speedup, result.score)
             for result in model.decodes.values()
-            if (speedup := _speedup(result, batch1=batch1)) is not None
+            if (speedup := _get_speedup(result, batch1=batch1)) is not None
         ]
         if not way:
             continue
-        shade, marker = _shade(index), "D" if model.parallel else "o"
+        shade, marker = _find_shade(index), "D" if model.parallel else "o"
         axes.plot(*zip(*way, strict=True), color=shade, linewidth=0.9, zorder=2)
         for x, y in way:
-            _point(axes, x, y, shade, marker=marker, full=model.role == "teacher" or model.trained_on != GOLD)
+            _draw_point(axes, x, y, shade, marker=marker, full=model.role == "teacher" or model.trained_on != GOLD)
         if model.name in deviations:
-            timed = [name for name, result in model.decodes.items() if _speedup(result, batch1=batch1) is not None]
+            timed = [name for name, result in model.decodes.items() if _get_speedup(result, batch1=batch1) is not None]
             for name, (x, y) in zip(timed, way, strict=True):
-                _bar(axes, x, y, deviations[model.name].decodes[name].score, shade)
+                _draw_error_bar(axes, x, y, deviations[model.name].decodes[name].score, shade)
         points += way
         label, best = twins.get(model.name, model.name), max(way, key=lambda point: point[1])
         labels[label] = max(labels.get(label, best), best, key=lambda point: point[1])
     if not points:
         return Markup("")
-    _logarithmic(axes, [x for x, _ in points])
+    _set_logarithmic(axes, [x for x, _ in points])
     _place_labels(figure, axes, labels, points)
-    return _svg(figure, axes, "speedup-batch1" if batch1 else "speedup")
+    return _write_svg(figure, axes, "speedup-batch1" if batch1 else "speedup")
 
 
-def gold_and_distilled(
+def plot_gold_and_distilled(
     twins: Sequence[Twins], measure: Measure, corpora: Sequence[str], deviations: Deviations = NONE
 ) -> Markup:
-    """Bars for each group of twins: hollow for the student of gold text, full for those of other text.
+    """Plot bars for each group of twins, hollow for the student of gold text and full for students of other text.
 
     Long names are shortened, so that they leave room for the bars; the page's tables and legends have them in full.
 
@@ -136,21 +140,21 @@ def gold_and_distilled(
         deviations: As for `quality_by_size`.
     """
     bars = sum(len(group.members) for group in twins)
-    figure, axes = _figure(measure.name, "", height=0.62 + 0.21 * bars + 0.16 * len(twins))
+    figure, axes = _make_figure(measure.name, "", height=0.62 + 0.21 * bars + 0.16 * len(twins))
     top, ticks = 0.0, []
-    # Of a percentage or a score: bars of nothing have an axis, too.
+    # The axis also exists if all bars have length zero.
     longest = max(1.0, *(measure(model) for group in twins for model in group.members))
     for group in twins:
         for place, model in enumerate(group.members):
-            shade = _shade(corpora.index(model.trained_on) if model.trained_on in corpora else 0)
+            shade = _find_shade(corpora.index(model.trained_on) if model.trained_on in corpora else 0)
             hollow, y, value = model is group.gold, top - place, measure(model)
             axes.barh(y, value, height=0.72, color="none" if hollow else shade, edgecolor=shade, linewidth=1.4)
-            text = f"{value:.1f}  {_shortened(model.trained_on, 16)}"
+            text = f"{value:.1f}  {_shorten(model.trained_on, 16)}"
             beside = measure(deviations[model.name]) if model.name in deviations else 0.0
             if model.name in deviations:
                 axes.errorbar([value], [y], xerr=[beside], fmt="none", ecolor=_INK, elinewidth=1.0, capsize=3)
             axes.text(value + beside + 0.015 * longest, y, text, color=_INK, va="center", fontsize=9)
-        ticks.append((top - (len(group.members) - 1) / 2, _shortened(group.label, 24)))
+        ticks.append((top - (len(group.members) - 1) / 2, _shorten(group.label, 24)))
         top -= len(group.members) + 0.75
     axes.set_yticks([y for y, _ in ticks], [label for _, label in ticks])
     axes.tick_params(axis="y", labelcolor=_INK)
@@ -158,37 +162,37 @@ def gold_and_distilled(
     axes.set_xlim(0.0, 1.3 * longest)
     axes.set_ylim(top + 0.75 + 0.4, 0.6)
     axes.xaxis.set_major_locator(MaxNLocator(5, steps=STEPS))
-    return _svg(figure, axes, "twins", numbers=False)
+    return _write_svg(figure, axes, "twins", numbers=False)
 
 
-def rounds(teacher: EvaluationResult, students: Mapping[str, Sequence[EvaluationResult]]) -> Markup:
-    """Quality over rounds, at the largest beam or last decode: the teacher in round 0, and a line a student.
+def plot_rounds(teacher: EvaluationResult, students: Mapping[str, Sequence[EvaluationResult]]) -> Markup:
+    """Plot quality over rounds, at the largest beam or last decode, with the teacher in round 0 and a line per student.
 
     Args:
         teacher: The first round's.
         students: Each student's models, the first round's first; the teacher has the first colour, they those after it.
     """
-    figure, axes = _figure("round", unit_of([teacher]))
+    figure, axes = _make_figure("round", find_unit([teacher]))
     start = teacher.decodes[teacher.quality].score
     for index, members in enumerate(students.values(), start=1):
         found = [start, *(model.decodes[model.quality].score for model in members)]
-        style = DASHES[_turn(index) % 3]
-        axes.plot(range(len(found)), found, color=_shade(index), linewidth=1.6, linestyle=style)
+        style = DASHES[_find_turn(index) % 3]
+        axes.plot(range(len(found)), found, color=_find_shade(index), linewidth=1.6, linestyle=style)
         for number, bleu in enumerate(found[1:], start=1):
-            _point(axes, number, bleu, _shade(index), marker="o", full=True)
-    _point(axes, 0, start, _SERIES[0], marker="o", full=True)
+            _draw_point(axes, number, bleu, _find_shade(index), marker="o", full=True)
+    _draw_point(axes, 0, start, _SERIES[0], marker="o", full=True)
     axes.xaxis.set_major_locator(MaxNLocator(6, steps=STEPS, integer=True))
-    return _svg(figure, axes, "rounds")
+    return _write_svg(figure, axes, "rounds")
 
 
-def curves(
+def plot_curves(
     series: Mapping[str, Sequence[CurvePoint]],
     order: Sequence[str],
     deviations: Mapping[str, Sequence[CurvePoint]],
     *,
     what: str,
 ) -> Markup:
-    """Validation over updates, a line a model; empty where nothing was measured.
+    """Plot validations over updates, one line per model; empty if nothing was measured.
 
     Args:
         series: Validations by model.
@@ -197,65 +201,65 @@ def curves(
         what: "nll" or "bleu".
     """
     labels = {"nll": "validation NLL (nats per token)", "bleu": "validation BLEU, greedy"}
-    figure, axes = _figure("updates", labels[what])
+    figure, axes = _make_figure("updates", labels[what])
     drawn = False
     for index, name in enumerate(order):
         measured = [
-            (point.update, value) for point in series.get(name, ()) if (value := _valid(point, what)) is not None
+            (point.update, value) for point in series.get(name, ()) if (value := _get_value(point, what)) is not None
         ]
         if measured:
             x, y = zip(*measured, strict=True)
-            style = DASHES[_turn(index) % 3]
+            style = DASHES[_find_turn(index) % 3]
             marker = "o" if len(measured) == 1 else ""
-            axes.plot(x, y, color=_shade(index), linewidth=1.6, linestyle=style, marker=marker, markersize=4)
+            axes.plot(x, y, color=_find_shade(index), linewidth=1.6, linestyle=style, marker=marker, markersize=4)
             if deviations.get(name):
-                beside = {point.update: _valid(point, what) or 0.0 for point in deviations[name]}
+                beside = {point.update: _get_value(point, what) or 0.0 for point in deviations[name]}
                 errors = [beside.get(update, 0.0) for update in x]
-                axes.errorbar(x, y, yerr=errors, fmt="none", ecolor=_shade(index), elinewidth=0.9, capsize=2)
+                axes.errorbar(x, y, yerr=errors, fmt="none", ecolor=_find_shade(index), elinewidth=0.9, capsize=2)
             drawn = True
-    axes.xaxis.set_major_formatter(FuncFormatter(_thousands))
+    axes.xaxis.set_major_formatter(FuncFormatter(_format_thousands))
     axes.xaxis.set_major_locator(MaxNLocator(6, steps=STEPS, integer=True))
-    return _svg(figure, axes, f"curve-{what}") if drawn else Markup("")
+    return _write_svg(figure, axes, f"curve-{what}") if drawn else Markup("")
 
 
-def lengths(histograms: Sequence[LengthHistogram]) -> Markup:
-    """Target lengths: the outline of each corpus's histogram, and its mean as a tick on the axis."""
-    figure, axes = _figure("target length (subwords)", "share of rows (%)")
+def plot_lengths(histograms: Sequence[LengthHistogram]) -> Markup:
+    """Plot target lengths: the outline of the histogram of each corpus, and its mean as a tick on the axis."""
+    figure, axes = _make_figure("target length (subwords)", "share of rows (%)")
     right = max(histogram.edges[-1] for histogram in histograms)
     for index, histogram in enumerate(histograms):
-        shade, style = _shade(index), DASHES[_turn(index) % 3]
+        shade, style = _find_shade(index), DASHES[_find_turn(index) % 3]
         shares = [100.0 * share for share in histogram.shares]
-        if index == 0:  # gold, as the ground that the others stand out from
+        if index == 0:  # gold is filled, as the background of the others
             axes.stairs(shares, list(histogram.edges), color=shade, fill=True, alpha=0.16)
         axes.stairs(shares, list(histogram.edges), color=shade, linewidth=1.6, linestyle=style)
-        mean = min(histogram.mean, right)  # a few very long rows can put it beyond the last bin
+        mean = min(histogram.mean, right)  # a few very long rows can move it beyond the last bin
         axes.plot([mean], [0.0], marker="^", markersize=7, color=shade, clip_on=False, zorder=5)
     axes.set_ylim(bottom=0.0)
     axes.set_xlim(left=0.0, right=right)
-    return _svg(figure, axes, "lengths")
+    return _write_svg(figure, axes, "lengths")
 
 
-def _valid(point: CurvePoint, what: str) -> float | None:
+def _get_value(point: CurvePoint, what: str) -> float | None:
     return point.valid_nll if what == "nll" else point.valid_bleu
 
 
-def _speedup(result: DecodeResult, *, batch1: bool) -> float | None:
+def _get_speedup(result: DecodeResult, *, batch1: bool) -> float | None:
     return result.speedup_batch1 if batch1 else result.speedup
 
 
-def _bar(axes: Axes, x: float, y: float, deviation: float, shade: str) -> None:
-    """An error bar: a standard deviation up and down."""
+def _draw_error_bar(axes: Axes, x: float, y: float, deviation: float, shade: str) -> None:
+    """Draw an error bar of one standard deviation up and down."""
     axes.errorbar([x], [y], yerr=[deviation], fmt="none", ecolor=shade, elinewidth=1.1, capsize=3, zorder=2)
 
 
-def _shortened(name: str, most: int) -> str:
-    """A name of at most `most` letters, with its start and its end."""
+def _shorten(name: str, most: int) -> str:
+    """Shorten a name to at most `most` letters, keeping its start and its end."""
     if len(name) <= most:
         return name
     return f"{name[: (most - 1) // 2]}…{name[len(name) - most // 2 :]}"
 
 
-def _point(axes: Axes, x: float, y: float, shade: str, *, marker: str, full: bool) -> None:
+def _draw_point(axes: Axes, x: float, y: float, shade: str, *, marker: str, full: bool) -> None:
     face = shade if full else _PAPER
     axes.plot([x], [y], marker=marker, markersize=6.5, color=shade, markerfacecolor=face, zorder=3)
 
@@ -263,8 +267,8 @@ def _point(axes: Axes, x: float, y: float, shade: str, *, marker: str, full: boo
 def _place_labels(
     figure: Figure, axes: Axes, labels: Mapping[str, tuple[float, float]], points: Sequence[tuple[float, float]]
 ) -> None:
-    """Write each label beside its point, where it covers as little as may be of points and other labels."""
-    figure.draw_without_rendering()  # the layout settles where points come to lie
+    """Write each label beside its point so that it covers as little as possible of points and other labels."""
+    figure.draw_without_rendering()  # the layout determines the positions of points
     scale = 72.0 / figure.dpi
     dots = [axes.transData.transform(point) * scale for point in points]
     taken = [(x - 4.0, y - 4.0, x + 4.0, y + 4.0) for x, y in dots]
@@ -282,8 +286,8 @@ def _place_labels(
         ) -> float:
             left, low = boxes[place]
             box = (left, low, left + size[0], low + size[1])
-            covered = sum(_shared(box, other) for other in taken)
-            return covered + 3.0 * (size[0] * size[1] - _shared(box, inside)) + 0.01 * place
+            covered = sum(_compute_overlap(box, other) for other in taken)
+            return covered + 3.0 * (size[0] * size[1] - _compute_overlap(box, inside)) + 0.01 * place
 
         left, low = boxes[min(range(len(boxes)), key=cost)]
         taken.append((left, low, left + width, low + height))
@@ -298,14 +302,14 @@ def _place_labels(
         ).set_in_layout(False)
 
 
-def _shared(one: Sequence[float], other: Sequence[float]) -> float:
-    """Area that two boxes (left, low, right, high) have in common."""
+def _compute_overlap(one: Sequence[float], other: Sequence[float]) -> float:
+    """Compute the area that two boxes (left, low, right, high) have in common."""
     wide = min(one[2], other[2]) - max(one[0], other[0])
     high = min(one[3], other[3]) - max(one[1], other[1])
     return max(0.0, wide) * max(0.0, high)
 
 
-def _figure(x: str, y: str, *, height: float = _SIZE[1]) -> tuple[Figure, Axes]:
+def _make_figure(x: str, y: str, *, height: float = _SIZE[1]) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(_SIZE[0], height), layout="constrained")
     FigureCanvasSVG(figure)
     figure.patch.set_visible(False)
@@ -324,8 +328,8 @@ def _figure(x: str, y: str, *, height: float = _SIZE[1]) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _logarithmic(axes: Axes, values: Sequence[float]) -> None:
-    """Models differ by factors; where all are alike a linear axis says as much."""
+def _set_logarithmic(axes: Axes, values: Sequence[float]) -> None:
+    """Use a logarithmic axis, because models differ by factors, unless all values are about equal."""
     if min(values, default=0.0) > 0.0 and max(values) > 3 * min(values):
         axes.set_xscale("log")
         low, high = min(values), max(values)
@@ -334,24 +338,24 @@ def _logarithmic(axes: Axes, values: Sequence[float]) -> None:
         axes.xaxis.set_minor_formatter(NullFormatter())
     else:
         axes.xaxis.set_major_locator(MaxNLocator(6, steps=STEPS))
-    axes.xaxis.set_major_formatter(FuncFormatter(_thousands))
+    axes.xaxis.set_major_formatter(FuncFormatter(_format_thousands))
 
 
-def _thousands(value: float, _: int) -> str:
+def _format_thousands(value: float, _: int) -> str:
     return f"{value:,.10g}"
 
 
-def _svg(figure: Figure, axes: Axes, name: str, *, numbers: bool = True) -> Markup:
+def _write_svg(figure: Figure, axes: Axes, name: str, *, numbers: bool = True) -> Markup:
     if numbers:
         axes.yaxis.set_major_locator(MaxNLocator(6, steps=STEPS))
     sink = io.StringIO()
-    # A fixed salt and no date: the same numbers give the same bytes.
+    # With a fixed salt and no date, the same numbers give the same bytes.
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": name, "font.family": "sans-serif"}):
         figure.savefig(sink, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
-    return Markup(_for_the_page(sink.getvalue(), name))
+    return Markup(_adapt_svg(sink.getvalue(), name))
 
 
-def _for_the_page(svg: str, name: str) -> str:
+def _adapt_svg(svg: str, name: str) -> str:
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r"<!--.*?-->", "", svg, flags=re.DOTALL)

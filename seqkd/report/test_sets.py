@@ -1,4 +1,4 @@
-"""The report's table of several test sets."""
+"""The table of several test sets in the report."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from collections.abc import Sequence
 
 from seqkd.config.prepare import OWN_TEST
 from seqkd.metrics.registry import METRICS
-from seqkd.report.plots import colour
-from seqkd.report.pooling import Pooled
-from seqkd.report.tables import Cell, Head, Table, highest, role_of, with_spreads
+from seqkd.report.plots import pick_colour
+from seqkd.report.pooling import PooledReport
+from seqkd.report.tables import Cell, Head, Table, add_spreads, describe_role, mark_highest
 
-SHOWN = ("bleu", "chrf")  # of each test set
+SHOWN = ("bleu", "chrf")  # the metrics that the table shows for each test set
 
 
-def tests_table(pooled: Pooled) -> Table:
-    """A row for each model, and columns for each test set: quality at the largest beam or last decode."""
+def tests_table(pooled: PooledReport) -> Table:
+    """Make a table with a row for each model and columns for each test set, at the largest beam or last decode."""
     contents = pooled.contents
     models = contents.models
     spreads = {OWN_TEST: pooled.deviations, **pooled.tests}
@@ -24,8 +24,8 @@ def tests_table(pooled: Pooled) -> Table:
             Cell(
                 text=model.name,
                 sort=model.name,
-                series=colour(index),
-                note=role_of(model, pooled.runs.get(model.name, ())),
+                series=pick_colour(index),
+                note=describe_role(model, pooled.runs.get(model.name, ())),
             )
             for index, model in enumerate(models)
         ]
@@ -33,11 +33,11 @@ def tests_table(pooled: Pooled) -> Table:
     for metric in (METRICS.own[name] for name in SHOWN):
         for test in (OWN_TEST, *contents.tests):
             found = [contents.results(model).get(test) for model in models]
-            values = [None if one is None else one.decodes[one.quality].measured(metric.name) for one in found]
+            values = [None if one is None else one.decodes[one.quality].get_value(metric.name) for one in found]
             beside = [spreads.get(test, {}).get(model.name) for model in models]
-            deviations = [None if one is None else one.decodes[one.quality].measured(metric.name) for one in beside]
-            column = Head(name=metric.label, unit=test), highest(values, metric.digits)
-            head, cells = with_spreads(column, metric.name, deviations)
+            deviations = [None if one is None else one.decodes[one.quality].get_value(metric.name) for one in beside]
+            column = Head(name=metric.label, unit=test), mark_highest(values, metric.digits)
+            head, cells = add_spreads(column, metric.name, deviations)
             heads.append(head)
             columns.append(cells)
     return Table(heads=tuple(heads), rows=tuple(zip(*columns, strict=True)))

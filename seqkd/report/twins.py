@@ -1,4 +1,4 @@
-"""Students that differ in their training text alone, and what they are compared by."""
+"""Students that differ only in their training text, and the measure by which they are compared."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ GOLD = "gold"
 
 @dataclass(frozen=True, slots=True)
 class Twins:
-    """A student of gold text and those that were trained alike on other text.
+    """A student of gold text, and students that were trained alike on other text.
 
     Attributes:
-        label: What they have in common, e.g. "lstm".
-        gold: The best, if there are several.
-        distilled: In the pipeline's order.
+        label: The common part of their names, e.g. "lstm".
+        gold: The student of gold text; the best one if there are several.
+        distilled: The other students, in the order of the pipeline.
     """
 
     label: str
@@ -27,19 +27,19 @@ class Twins:
 
     @property
     def members(self) -> tuple[EvaluationResult, ...]:
-        """Gold first."""
+        """All students, that of gold text first."""
         return (self.gold, *self.distilled)
 
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """What twins are compared by: the share of valid outputs where all have one, or the metric that their results name.
+    """The measure by which twins are compared: the share of valid outputs if all have one, or their main metric.
 
     Attributes:
-        metric: Of the numbers.
-        name: Of the numbers.
-        unit: After a number.
-        unit_of_gaps: After the difference of two.
+        metric: The name of the metric in files.
+        name: The name of the measure in text.
+        unit: The unit after a number.
+        unit_of_gaps: The unit after the difference of two numbers.
     """
 
     metric: str
@@ -49,22 +49,22 @@ class Measure:
 
     @property
     def valid(self) -> bool:
-        """Whether it is the share of valid outputs."""
+        """Whether the measure is the share of valid outputs."""
         return self.metric == "valid"
 
     def __call__(self, model: EvaluationResult) -> float:
-        """A model's number, 0 to 100, at the decode that it is meant to be used with."""
-        found = quick(model)
+        """Return the number of a model, 0 to 100, at the decode that it is meant to be used with."""
+        found = find_quick(model)
         return 100.0 * found.valid if self.valid and found.valid is not None else found.score
 
 
-def quick(model: EvaluationResult) -> DecodeResult:
-    """The decode that a student is meant to be used with."""
+def find_quick(model: EvaluationResult) -> DecodeResult:
+    """Return the decode that a student is meant to be used with."""
     return model.decodes[model.quick]
 
 
-def unit_of(models: Sequence[EvaluationResult]) -> str:
-    """The unit of the numbers that models are compared by: BLEU, unless their results name another metric."""
+def find_unit(models: Sequence[EvaluationResult]) -> str:
+    """Return the unit of the numbers by which models are compared: BLEU, unless their results name another metric."""
     main = next((result.main for model in models for result in model.decodes.values()), BLEU)
     record = METRICS.find(main)
     if record is None:
@@ -72,13 +72,13 @@ def unit_of(models: Sequence[EvaluationResult]) -> str:
     return f"% {record.label.lower()}" if record.percent else record.label
 
 
-def decode_label(model: EvaluationResult, name: str) -> str:
-    """A decode in words, as a table or a legend has it."""
+def format_decode(model: EvaluationResult, name: str) -> str:
+    """Write a decode in words, for tables and legends."""
     return name if model.parallel else f"beam {name}"
 
 
 def find_twins(models: Sequence[EvaluationResult]) -> list[Twins]:
-    """Groups of students with a member of gold text and one of other text, in the order of their first members."""
+    """Find groups of students of gold text and of other text, in the order of their first members."""
     groups: dict[tuple[str, str, str, int], list[EvaluationResult]] = {}
     for model in models:
         if model.role == "student":
@@ -88,29 +88,29 @@ def find_twins(models: Sequence[EvaluationResult]) -> list[Twins]:
         gold = [model for model in group if model.trained_on == GOLD]
         distilled = tuple(model for model in group if model.trained_on != GOLD)
         if gold and distilled:
-            label = _label(group)
+            label = _find_label(group)
             if any(twins.label == label for twins in found):
                 label = f"{label} ({group[0].name})"
-            found.append(Twins(label, max(gold, key=lambda model: quick(model).score), distilled))
+            found.append(Twins(label, max(gold, key=lambda model: find_quick(model).score), distilled))
     return found
 
 
-def measure_of(twins: Sequence[Twins]) -> Measure:
-    """What all of them can be compared by."""
-    if all(quick(model).valid is not None for group in twins for model in group.members):
+def choose_measure(twins: Sequence[Twins]) -> Measure:
+    """Choose the measure by which all twins can be compared."""
+    if all(find_quick(model).valid is not None for group in twins for model in group.members):
         return Measure("valid", "valid outputs (%)", " % valid outputs", "points")
     first = twins[0].gold
-    unit = unit_of([first])
-    return Measure(quick(first).main, unit, f" {unit}", unit)
+    unit = find_unit([first])
+    return Measure(find_quick(first).main, unit, f" {unit}", unit)
 
 
-def shown_gap(one: float, other: float) -> float:
-    """The difference of two numbers as they are shown, with one decimal."""
+def compute_gap(one: float, other: float) -> float:
+    """Compute the difference of two numbers as they are shown, with one decimal."""
     return round(round(one, 1) - round(other, 1), 1) + 0.0  # no -0.0
 
 
-def _label(group: Sequence[EvaluationResult]) -> str:
-    """Their names without the corpora's, if these agree: `ctc-gold` and `ctc-seqkd` are `ctc`."""
+def _find_label(group: Sequence[EvaluationResult]) -> str:
+    """Return the names without those of the corpora, if these agree: `ctc-gold` and `ctc-seqkd` give `ctc`."""
     stems = {model.name.replace(model.trained_on, "").strip("-_.") for model in group}
     if len(stems) == 1 and "" not in stems:
         return stems.pop()

@@ -1,4 +1,4 @@
-"""A comparison for people to read: as text, and as a page like that of the report."""
+"""A comparison as text, and as a page like that of the report."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from seqkd.metrics.significance import Test
 from seqkd.report import plots
 from seqkd.report.contents import CurvePoint
 from seqkd.report.findings import MINUS
-from seqkd.report.gather import compare as marked
-from seqkd.report.tables import Cell, Head, Table, number, text
-from seqkd.tools.compare import Changed, Compared, Measured, Pair
+from seqkd.report.gather import mark_differences as mark_differences
+from seqkd.report.tables import Cell, Head, Table, format_number, format_text
+from seqkd.tools.compare import Measurement, Pair, RowChange, RunComparison
 
 _NAMES = {
     "sentences_per_second": ("sentences/s, batches", 1),
@@ -36,8 +36,8 @@ CAPTION = (
 )
 
 
-def show(compared: Compared, console: Console) -> None:
-    """Print it as text."""
+def show(compared: RunComparison, console: Console) -> None:
+    """Print the comparison as text."""
     console.print(Text(f"A: {compared.a}\nB: {compared.b}"))
     console.print()
     settings, scores = settings_table(compared), scores_table(compared)
@@ -47,19 +47,19 @@ def show(compared: Compared, console: Console) -> None:
     for pair in compared.pairs if compared.chosen else ():
         if any(pair.curves):
             _print(console, curves_table(pair), "Validation")
-        for title, rows in (("Largest gains", pair.gains), ("Largest losses", pair.losses)):
+        for format_title, rows in (("Largest gains", pair.gains), ("Largest losses", pair.losses)):
             if rows:
-                console.print(Text(f"{title} of B, by chrF of the row, {pair.decode}"))
+                console.print(Text(f"{format_title} of B, by chrF of the row, {pair.decode}"))
                 for row in rows:
-                    console.print(Text(_row(row)))
+                    console.print(Text(_format_row(row)))
                 console.print()
     for run, names in compared.left.items():
         if names:
             console.print(Text(f"only in {run}: {', '.join(names)}"))
 
 
-def render(compared: Compared) -> str:
-    """Set the page. All text is escaped; equal comparisons give equal pages."""
+def render(compared: RunComparison) -> str:
+    """Render the page. All text is escaped; equal comparisons give equal pages."""
     environment = Environment(
         loader=PackageLoader("seqkd.report", "."),
         autoescape=True,
@@ -73,14 +73,14 @@ def render(compared: Compared) -> str:
     return environment.get_template("compare.html").render(
         compared=compared,
         pair=pair,
-        title=title(compared),
+        title=format_title(compared),
         settings=settings if settings.rows else None,
         scores=scores_table(compared),
         caption=CAPTION,
-        curves=[] if pair is None else _curves(pair),
-        legends=[(name, plots.colour(index)) for index, name in enumerate(_names(pair))] if pair else [],
+        curves=[] if pair is None else _draw_curves(pair),
+        legends=[(name, plots.pick_colour(index)) for index, name in enumerate(_list_names(pair))] if pair else [],
         changed=[
-            (f"Largest {what} of B", [(_head(row), *_texts(row)) for row in rows])
+            (f"Largest {what} of B", [(_format_head(row), *_mark_texts(row)) for row in rows])
             for what, rows in (("gains", pair.gains), ("losses", pair.losses))
             if rows
         ]
@@ -89,98 +89,100 @@ def render(compared: Compared) -> str:
     )
 
 
-def title(compared: Compared) -> str:
-    """The names of the models or runs, in a line."""
+def format_title(compared: RunComparison) -> str:
+    """Return the names of the models or runs in one line."""
     if compared.chosen:
         (pair,) = compared.pairs
-        return ", ".join(_names(pair))
+        return ", ".join(_list_names(pair))
     return f"{compared.a} and {compared.b}"
 
 
 # --- tables -------------------------------------------------------------------------------------------------------
 
 
-def settings_table(compared: Compared) -> Table:
-    """A row for each setting that differs."""
+def settings_table(compared: RunComparison) -> Table:
+    """Make a table with a row for each setting that differs."""
     rows = [(pair, setting) for pair in compared.pairs for setting in pair.settings]
     columns: list[tuple[Head, Sequence[Cell]]] = []
     if not compared.chosen:
-        columns.append((Head(name="Model", number=False), [text(pair.a) for pair, _ in rows]))
+        columns.append((Head(name="Model", number=False), [format_text(pair.a) for pair, _ in rows]))
     columns += [
-        (Head(name="Setting", number=False), [text(setting.name) for _, setting in rows]),
-        (Head(name="A", number=False), [text(_value(setting.a)) for _, setting in rows]),
-        (Head(name="B", number=False), [text(_value(setting.b)) for _, setting in rows]),
+        (Head(name="Setting", number=False), [format_text(setting.name) for _, setting in rows]),
+        (Head(name="A", number=False), [format_text(_format_value(setting.a)) for _, setting in rows]),
+        (Head(name="B", number=False), [format_text(_format_value(setting.b)) for _, setting in rows]),
     ]
-    return _table(columns)
+    return _make_table(columns)
 
 
-def scores_table(compared: Compared) -> Table:
-    """A row for each number of two models."""
+def scores_table(compared: RunComparison) -> Table:
+    """Make a table with a row for each number of two models."""
     rows = [(pair, line) for pair in compared.pairs for line in pair.measured]
     lines = [line for _, line in rows]
     columns: list[tuple[Head, Sequence[Cell]]] = []
     if not compared.chosen:
-        columns.append((Head(name="Model", number=False), [text(pair.a) for pair, _ in rows]))
+        columns.append((Head(name="Model", number=False), [format_text(pair.a) for pair, _ in rows]))
     if any(line.test != OWN_TEST for line in lines):
-        columns.append((Head(name="Test set", number=False), [text(line.test) for line in lines]))
+        columns.append((Head(name="Test set", number=False), [format_text(line.test) for line in lines]))
     columns += [
-        (Head(name="Decode", number=False), [text(line.decode) for line in lines]),
-        (Head(name="Measure", number=False), [text(_name(line)) for line in lines]),
+        (Head(name="Decode", number=False), [format_text(line.decode) for line in lines]),
+        (Head(name="Measure", number=False), [format_text(_format_name(line)) for line in lines]),
     ]
     if any(line.seed for line in lines):
-        columns.append((Head(name="Seed", number=False), [text(line.seed) for line in lines]))
+        columns.append((Head(name="Seed", number=False), [format_text(line.seed) for line in lines]))
     columns += [
-        (Head(name="A"), [_number(line, line.a) for line in lines]),
-        (Head(name="B"), [_number(line, line.b) for line in lines]),
-        (Head(name="Difference"), [_difference(line) for line in lines]),
+        (Head(name="A"), [_format_number(line, line.a) for line in lines]),
+        (Head(name="B"), [_format_number(line, line.b) for line in lines]),
+        (Head(name="Difference"), [_format_difference(line) for line in lines]),
     ]
     if any(line.deviation is not None for line in lines):
-        columns.append((Head(name="Deviation", unit="over seeds"), [_number(line, line.deviation) for line in lines]))
+        columns.append(
+            (Head(name="Deviation", unit="over seeds"), [_format_number(line, line.deviation) for line in lines])
+        )
     columns += [
-        (Head(name="Interval", unit="95 %", number=False), [_interval(line) for line in lines]),
-        (Head(name="p", unit="bootstrap"), [_p_value(line, "bootstrap") for line in lines]),
-        (Head(name="p", unit="randomisation"), [_p_value(line, "randomization") for line in lines]),
+        (Head(name="Interval", unit="95 %", number=False), [_format_interval(line) for line in lines]),
+        (Head(name="p", unit="bootstrap"), [_format_p_value(line, "bootstrap") for line in lines]),
+        (Head(name="p", unit="randomisation"), [_format_p_value(line, "randomization") for line in lines]),
     ]
-    return _table(columns)
+    return _make_table(columns)
 
 
 def curves_table(pair: Pair) -> Table:
-    """Validations of both models by update."""
+    """Make a table of the validations of both models by update."""
     sides = [{point.update: point for point in points} for points in pair.curves]
     updates = sorted({update for side in sides for update in side})
     heads = [Head(name="Update")]
-    columns: list[list[Cell]] = [[number(update, 0) for update in updates]]
+    columns: list[list[Cell]] = [[format_number(update, 0) for update in updates]]
     for what, label, digits in (("valid_nll", "NLL", 4), ("valid_bleu", "BLEU", 2)):
         for side, name in zip(sides, "AB", strict=True):
             heads.append(Head(name=f"{label} {name}"))
-            columns.append([number(_at(side, update, what), digits) for update in updates])
-    return _table(list(zip(heads, columns, strict=True)))
+            columns.append([format_number(_get_value(side, update, what), digits) for update in updates])
+    return _make_table(list(zip(heads, columns, strict=True)))
 
 
-def _table(columns: Sequence[tuple[Head, Sequence[Cell]]]) -> Table:
+def _make_table(columns: Sequence[tuple[Head, Sequence[Cell]]]) -> Table:
     rows = tuple(zip(*(cells for _, cells in columns), strict=True))
     return Table(heads=tuple(head for head, _ in columns), rows=rows)
 
 
-def _at(points: dict[int, CurvePoint], update: int, what: str) -> float | None:
+def _get_value(points: dict[int, CurvePoint], update: int, what: str) -> float | None:
     value: float | None = getattr(points.get(update), what, None)
     return value
 
 
-def _value(value: Any) -> str:
+def _format_value(value: Any) -> str:
     if value is None:
         return ""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def _name(line: Measured) -> str:
+def _format_name(line: Measurement) -> str:
     if line.metric in _NAMES:
         return _NAMES[line.metric][0]
     metric = METRICS.find(line.metric)
     return line.metric if metric is None else metric.label + (", %" if metric.percent else "")
 
 
-def _scaled(line: Measured, value: float) -> tuple[float, int]:
+def _scaled(line: Measurement, value: float) -> tuple[float, int]:
     """A value as it is shown, and its digits."""
     if line.metric in _NAMES:
         return value / 1e6 if line.metric == "parameters" else value, _NAMES[line.metric][1]
@@ -190,38 +192,38 @@ def _scaled(line: Measured, value: float) -> tuple[float, int]:
     return value * (100.0 if metric.percent else 1.0), metric.digits
 
 
-def _number(line: Measured, value: float | None) -> Cell:
-    return number(None, 0) if value is None else number(*_scaled(line, value))
+def _format_number(line: Measurement, value: float | None) -> Cell:
+    return format_number(None, 0) if value is None else format_number(*_scaled(line, value))
 
 
-def _signed(line: Measured, value: float) -> str:
+def _format_signed(line: Measurement, value: float) -> str:
     scaled, digits = _scaled(line, value)
     return f"{round(scaled, digits) + 0.0:+,.{digits}f}".replace("-", MINUS)
 
 
-def _difference(line: Measured) -> Cell:
+def _format_difference(line: Measurement) -> Cell:
     if line.difference is None:
-        return number(None, 0)
+        return format_number(None, 0)
     best = line.significance is not None and line.significance.significant
-    return Cell(text=_signed(line, line.difference), sort=repr(line.difference), best=best)
+    return Cell(text=_format_signed(line, line.difference), sort=repr(line.difference), best=best)
 
 
-def _p_value(line: Measured, test: Test) -> Cell:
-    return number(None if line.significance is None else line.significance.p_values[test], 4)
+def _format_p_value(line: Measurement, test: Test) -> Cell:
+    return format_number(None if line.significance is None else line.significance.p_values[test], 4)
 
 
-def _interval(line: Measured) -> Cell:
+def _format_interval(line: Measurement) -> Cell:
     found = line.significance
     if found is None:
-        return text("")
-    return Cell(text=f"{_signed(line, found.low)} to {_signed(line, found.high)}", sort="")
+        return format_text("")
+    return Cell(text=f"{_format_signed(line, found.low)} to {_format_signed(line, found.high)}", sort="")
 
 
 # --- text and page ------------------------------------------------------------------------------------------------
 
 
-def _print(console: Console, table: Table, title: str) -> None:
-    shown = TextTable(title=title, title_justify="left")
+def _print(console: Console, table: Table, format_title: str) -> None:
+    shown = TextTable(title=format_title, title_justify="left")
     for head in table.heads:
         shown.add_column(
             f"{head.name}, {head.unit}" if head.unit else head.name,
@@ -236,30 +238,38 @@ def _print(console: Console, table: Table, title: str) -> None:
     console.print()
 
 
-def _head(row: Changed) -> str:
+def _format_head(row: RowChange) -> str:
     change = f"{round(row.difference, 1) + 0.0:+.1f}".replace("-", MINUS)
     return f"row {row.id:,}: {row.score_a:.1f} to {row.score_b:.1f} chrF, {change}"
 
 
-def _row(row: Changed) -> str:
+def _format_row(row: RowChange) -> str:
     lines = [("source", row.source), ("reference", row.reference), ("A", row.a), ("B", row.b)]
-    return "\n".join([f"  {_head(row)}", *(f"    {name:9} {value}" for name, value in lines)])
+    return "\n".join([f"  {_format_head(row)}", *(f"    {name:9} {value}" for name, value in lines)])
 
 
-def _texts(row: Changed) -> tuple[Any, ...]:
-    """Source, reference, and both outputs in runs of words, each with whether it differs from the reference."""
-    return row.source, row.reference, [("A", marked(row.reference, row.a)), ("B", marked(row.reference, row.b))]
+def _mark_texts(row: RowChange) -> tuple[Any, ...]:
+    """Return source, reference and both outputs, with runs of words marked that differ from the reference."""
+    return (
+        row.source,
+        row.reference,
+        [("A", mark_differences(row.reference, row.a)), ("B", mark_differences(row.reference, row.b))],
+    )
 
 
-def _names(pair: Pair) -> list[str]:
+def _list_names(pair: Pair) -> list[str]:
     return [f"A: {pair.a}", f"B: {pair.b}"]
 
 
-def _curves(pair: Pair) -> list[tuple[str, object, str]]:
-    names = _names(pair)
+def _draw_curves(pair: Pair) -> list[tuple[str, object, str]]:
+    names = _list_names(pair)
     series = dict(zip(names, pair.curves, strict=True))
     drawn = [
-        ("Validation loss", plots.curves(series, names, {}, what="nll"), "Nats per token; lower is better."),
-        ("Validation BLEU", plots.curves(series, names, {}, what="bleu"), "Greedy outputs on the validation text."),
+        ("Validation loss", plots.plot_curves(series, names, {}, what="nll"), "Nats per token; lower is better."),
+        (
+            "Validation BLEU",
+            plots.plot_curves(series, names, {}, what="bleu"),
+            "Greedy outputs on the validation text.",
+        ),
     ]
     return [plot for plot in drawn if plot[1]]

@@ -1,4 +1,4 @@
-"""The evaluations of a run, as `seqkd compare` reads them."""
+"""The reader of the evaluations of a run, for `seqkd compare`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from seqkd.metrics.registry import Outputs
 from seqkd.metrics.results import EvaluationResult, read_result
 from seqkd.metrics.tokenizers import Tokenizer, choose_tokenizer
 from seqkd.pipeline.folders import OF
-from seqkd.stages.evaluate.references import accepted_file, further_references
+from seqkd.stages.evaluate.references import accepted_file, read_further_references
 from seqkd.text.languages import has_blanks
 
 EVALUATIONS = "evaluations"
@@ -36,10 +36,10 @@ class Evaluation:
         run: The run folder.
         model: The model's name.
         test: The test set's name.
-        folder: Where it lies.
+        folder: The output folder of the evaluation.
         result: The numbers that were measured.
-        config: Its stage file.
-        made_with: Its fingerprint.
+        config: The stage file.
+        made_with: The fingerprint.
     """
 
     run: Path
@@ -51,10 +51,10 @@ class Evaluation:
     made_with: Mapping[str, Any]
 
     def outputs(self, decode: str, text: TestText) -> Outputs:
-        """The outputs of a decode, with the references that they are measured against.
+        """Read the outputs of a decode, with the references that they are measured against.
 
         Raises:
-            CorpusError: Their file is missing or damaged.
+            CorpusError: The file is missing or damaged.
         """
         path = self.folder / f"hypotheses.{'' if self.result.parallel else 'beam'}{decode}.txt"
         try:
@@ -86,17 +86,17 @@ class TestText:
     """A test text.
 
     Attributes:
-        path: Its corpus.
-        ids: Of its rows.
-        sources: Text.
-        references: Text.
+        path: The folder of the corpus.
+        ids: The ids of the rows.
+        sources: The text of the sources.
+        references: The text of the first references.
         further_references: The further references of each row; empty if no row has any.
         accepted: All accepted translations of each row, if the corpus has them.
-        tokenizer: The setting of the evaluation that it is read for.
-        language: Of the references, if it was given.
+        tokenizer: The tokenizer setting of the evaluation.
+        language: The language of the references, if it was given.
     """
 
-    __test__ = False  # no test, whatever its name
+    __test__ = False  # not a test, in spite of its name
 
     path: Path
     ids: list[int]
@@ -118,7 +118,7 @@ class Run:
         path: The folder.
 
     Raises:
-        CorpusError: It is no run folder, or no model in it has been evaluated.
+        CorpusError: The folder is not a run folder, or no model in it has been evaluated.
     """
 
     def __init__(self, path: Path) -> None:
@@ -141,7 +141,7 @@ class Run:
 
     @property
     def models(self) -> list[str]:
-        """Names of the evaluated models; students that differ in their seed alone are named once."""
+        """The names of the evaluated models; models that differ only in their seed are named once."""
         names = sorted(self._folders)
         return [name for name in names if not ((seed := _SEED.match(name)) and seed[1] in self._folders)]
 
@@ -150,7 +150,7 @@ class Run:
         return model in self._folders
 
     def models_beside(self, other: Run) -> list[str]:
-        """Names of the models that another run lacks."""
+        """Return the names of the models that another run lacks."""
         return [name for name in self.models if not other.has(name)]
 
     def is_planned(self, model: str) -> bool:
@@ -159,7 +159,7 @@ class Run:
         return made or (self.path / "config" / f"evaluate.{model}.toml").is_file()
 
     def seeds(self, model: str) -> dict[int, str]:
-        """The evaluated models that differ only in their seed, by number; number 1 is the model of this name."""
+        """Return the evaluated models that differ only in their seed, by number; number 1 is the model of this name."""
         found = {1: model}
         for name in self._folders:
             seed = _SEED.match(name)
@@ -168,7 +168,7 @@ class Run:
         return dict(sorted(found.items()))
 
     def tests(self, model: str) -> list[str]:
-        """The test sets that a model was evaluated on, the data set's own one first."""
+        """Return the test sets that a model was evaluated on, the own one of the data set first."""
         return sorted(self._folders[model], key=lambda test: (test != OWN_TEST, test))
 
     def evaluation(self, model: str, test: str) -> Evaluation:
@@ -177,7 +177,7 @@ class Run:
         Raises:
             InputError: The model was not evaluated on this test set.
             CorpusError: A file is damaged or missing.
-            ConfigError: So is its stage file.
+            ConfigError: The stage file is damaged or missing.
         """
         folder = self._folders[model].get(test)
         if folder is None:
@@ -196,16 +196,16 @@ class Run:
 _REPORT = "evaluate the models: make PIPELINE=NAME report"
 
 
-def listed(*runs: Run) -> str:
-    """The models of runs, in words."""
+def list_models(*runs: Run) -> str:
+    """List the models of runs, in words."""
     return "; ".join(f"{run.path} has {', '.join(run.models)}" for run in dict.fromkeys(runs))
 
 
-def choose(runs: tuple[Run, Run], models: tuple[str, str]) -> None:
+def check_models(runs: tuple[Run, Run], models: tuple[str, str]) -> None:
     """Check that the first model is in the first run, and the second one in the second.
 
     Raises:
-        InputError: One is not; the message lists the models that are there.
+        InputError: A model is not there; the message lists the models that are there.
     """
     for run, model in zip(runs, models, strict=True):
         if run.has(model):
@@ -214,10 +214,12 @@ def choose(runs: tuple[Run, Run], models: tuple[str, str]) -> None:
             raise InputError(f"the model {model!r} has not been evaluated", where=str(run.path), hint=_REPORT)
         elsewhere = [other for other in runs if other is not run and other.has(model)]
         raise InputError(
-            f"no evaluated model is called {model!r}",
+            f"no evaluated model has the name {model!r}",
             where=str(run.path),
-            expected=f"the name of a model of the run: {listed(*runs)}",
-            hint=f"{model!r} is in {elsewhere[0].path}: the first name is of the first run" if elsewhere else "",
+            expected=f"the name of a model of the run: {list_models(*runs)}",
+            hint=f"{model!r} is in {elsewhere[0].path}; the first name must be that of a model of the first run"
+            if elsewhere
+            else "",
         )
 
 
@@ -225,13 +227,13 @@ def read_text(evaluation: Evaluation) -> TestText:
     """Read the test text of an evaluation.
 
     Raises:
-        CorpusError: It is missing or damaged, or has been made again since.
+        CorpusError: The text is missing or damaged, or has been made again since the evaluation.
     """
     path = evaluation.config.corpus
     corpus = Corpus.open(path, "corpus")
     if evaluation.made_with.get("inputs", {}).get("corpus") != corpus.manifest.digest():
         raise CorpusError(
-            f"is another test text than {evaluation.model!r} was evaluated on", where=str(path), hint=_REPORT
+            f"differs from the test text that {evaluation.model!r} was evaluated on", where=str(path), hint=_REPORT
         )
     ids: list[int] = []
     sources: list[str] = []
@@ -245,14 +247,14 @@ def read_text(evaluation: Evaluation) -> TestText:
         ids=ids,
         sources=sources,
         references=references,
-        further_references=further_references(corpus),
-        accepted=_accepted(accepted_file(path), ids) if "accepted" in evaluation.made_with["inputs"] else None,
+        further_references=read_further_references(corpus),
+        accepted=_read_accepted(accepted_file(path), ids) if "accepted" in evaluation.made_with["inputs"] else None,
         tokenizer=evaluation.config.tokenizer,
         language=corpus.manifest.extra.get("target_language"),
     )
 
 
-def _accepted(path: Path, ids: list[int]) -> list[list[str]]:
+def _read_accepted(path: Path, ids: list[int]) -> list[list[str]]:
     try:
         lines = path.read_bytes().splitlines()
         return [json.loads(lines[row]) for row in ids]
@@ -260,12 +262,12 @@ def _accepted(path: Path, ids: list[int]) -> list[list[str]]:
         raise CorpusError(f"cannot be read: {error}", where=str(path), hint=_REPORT) from None
 
 
-def shared_text(first: Evaluation, second: Evaluation) -> TestText:
-    """The test text of two evaluations, which must be the same; vocabularies may differ.
+def read_shared_text(first: Evaluation, second: Evaluation) -> TestText:
+    """Read the test text of two evaluations, which must be the same. Vocabularies may differ.
 
     Raises:
-        InputError: The texts differ; the message says in how many rows of which files. Or there is only one row.
-        CorpusError: One is missing or damaged.
+        InputError: The texts differ, or have only one row. The message says in how many rows they differ.
+        CorpusError: A text is missing or damaged.
     """
     text = read_text(first)
     digests = [evaluation.made_with.get("inputs", {}).get("corpus") for evaluation in (first, second)]
@@ -273,15 +275,15 @@ def shared_text(first: Evaluation, second: Evaluation) -> TestText:
         _check_same(text, read_text(second))
     if len(text.references) < 2:
         raise InputError(
-            f"a test text of {len(text.references)} row: significance cannot be tested",
+            f"significance cannot be tested on a test text of {len(text.references)} row",
             where=str(text.path),
             expected="at least two rows",
         )
     return text
 
 
-def _references(text: TestText) -> list[list[str]]:
-    """For each row all references."""
+def _list_references(text: TestText) -> list[list[str]]:
+    """List all references of each row."""
     if not text.further_references:
         return [[reference] for reference in text.references]
     return [[first, *more] for first, more in zip(text.references, text.further_references, strict=True)]
@@ -293,7 +295,7 @@ def _check_same(text: TestText, other: TestText) -> None:
     else:
         sides: dict[str, tuple[Sequence[object], Sequence[object]]] = {
             "sources": (text.sources, other.sources),
-            "references": (_references(text), _references(other)),
+            "references": (_list_references(text), _list_references(other)),
         }
         counts = {name: sum(a != b for a, b in zip(*both, strict=True)) for name, both in sides.items()}
         if text.accepted != other.accepted and None not in (text.accepted, other.accepted):

@@ -1,4 +1,4 @@
-"""`seqkd forget`: delete the rows of an intermediate folder, and leave its manifest for all that was made from it."""
+"""`seqkd forget`: delete the rows of an intermediate folder, but keep its manifest for the folders made from it."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from seqkd.corpus.manifest import MANIFEST, read_manifest, write_manifest
 from seqkd.corpus.records import FORGOTTEN, shard_index
 from seqkd.errors import CorpusError
 
-FORGETTABLE = ("kbest", "soft")  # no stage that has nothing to do reads their rows
+FORGETTABLE = ("kbest", "soft")  # a stage that has nothing to do does not read their rows
 
 
 def forget(path: str | Path) -> int:
     """Delete the shards of k-best lists or soft targets.
 
-    The manifest stays, with a mark, so that Make and the stages take the folder for finished and `verify` does not take
-    it for damaged. Its digest does not change, and neither does its time, by which Make would call later stages. A
-    stage that needs the rows refuses with a message.
+    The manifest stays, with a mark, so that Make and the stages regard the folder as finished, and `verify` does not
+    regard it as damaged. Its digest and its time do not change, so that Make does not run later stages again. A stage
+    that needs the rows reports an error.
 
     Args:
         path: The folder of a finished stage.
@@ -28,14 +28,14 @@ def forget(path: str | Path) -> int:
         The number of bytes that were freed.
 
     Raises:
-        CorpusError: The folder is not finished, or holds something else.
-        ConflictError: Another process is at work in it.
+        CorpusError: The folder is not finished, or does not hold k-best lists or soft targets.
+        ConflictError: Another process is writing into the folder.
     """
     path = Path(path)
     manifest = read_manifest(path)
     if manifest.kind not in FORGETTABLE:
         raise CorpusError(
-            f"holds kind {manifest.kind!r}, which later stages read even if they have nothing to do",
+            f"is of kind {manifest.kind!r}, which later stages read even if they have nothing to do",
             where=str(path),
             expected="k-best lists (kbest/NAME) or soft targets (soft_targets/NAME)",
         )

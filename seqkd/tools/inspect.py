@@ -1,4 +1,4 @@
-"""What a folder holds, as a person would want to see it."""
+"""`seqkd inspect`: the contents of a folder, for people."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from seqkd.config.models import ObjectiveConfig
-from seqkd.config.written import in_full
+from seqkd.config.written import fill_in_neutral
 from seqkd.corpus.cost import read_cost
 from seqkd.corpus.files import is_kept
 from seqkd.corpus.manifest import MANIFEST, Manifest, read_manifest
@@ -31,8 +31,8 @@ from seqkd.models.registry import misfit
 
 WEIGHTS = "model.safetensors"
 HISTORY = "history.json"
-PLAN = "plan.mk"  # lies in a pipeline's run folder
-FILE_WIDTH = 120  # letters, where no terminal says how wide it is
+PLAN = "plan.mk"  # a file in the run folder of a pipeline
+FILE_WIDTH = 120  # letters, if the output is not a terminal
 RESULTS = {"evaluation": "result.json", "report": "report.json"}
 
 _TITLES = {
@@ -45,11 +45,11 @@ _TITLES = {
     "report": "Report",
 }
 _DIGEST = re.compile(r"^[0-9a-f]{64}$")
-_CORPUS = re.compile(r"^corpus\d*$")  # among a model's inputs
+_CORPUS = re.compile(r"^corpus\d*$")  # the training corpora among the inputs of a model
 
 
 def inspect(path: str | Path, *, rows: int = 3, console: Console | None = None) -> None:
-    """Print what the folder `path` holds.
+    """Print the contents of the folder `path`.
 
     Args:
         path: Output folder of a stage, a model folder, or a folder with such folders in it.
@@ -57,29 +57,29 @@ def inspect(path: str | Path, *, rows: int = 3, console: Console | None = None) 
         console: Where to print; stdout if None.
 
     Raises:
-        CorpusError: Nothing that seqkd made, or damaged.
-        ModelError: A model that cannot be read.
+        CorpusError: The folder is damaged, or holds nothing that seqkd made.
+        ModelError: The model cannot be read.
     """
     path = Path(path)
-    console = console or output()
+    console = console or make_console()
     if (path / MANIFEST).exists() or not path.is_dir():
-        _show(path, read_manifest(path), rows, console)
+        _print_folder(path, read_manifest(path), rows, console)
     elif (path / WEIGHTS).exists():
-        _heading(console, "Model", path)
-        _model(path, None, console)
+        _print_heading(console, "Model", path)
+        _print_model(path, None, console)
     else:
-        _folders(path, console)
+        _print_folders(path, console)
 
 
-def output() -> Console:
-    """The console that prints on stdout."""
+def make_console() -> Console:
+    """Make a console that prints on stdout."""
     return Console(highlight=False, width=None if sys.stdout.isatty() else FILE_WIDTH)
 
 
-def _show(path: Path, manifest: Manifest, rows: int, console: Console) -> None:
-    _heading(console, _TITLES.get(manifest.kind, manifest.kind), path)
+def _print_folder(path: Path, manifest: Manifest, rows: int, console: Console) -> None:
+    _print_heading(console, _TITLES.get(manifest.kind, manifest.kind), path)
     if manifest.kind == "model":
-        _model(path, manifest, console)
+        _print_model(path, manifest, console)
         return
     facts: dict[str, Any] = {}
     if manifest.rows:
@@ -90,32 +90,32 @@ def _show(path: Path, manifest: Manifest, rows: int, console: Console) -> None:
         facts["shards"] = f"{len(manifest.shards):,}, {sum(shard.bytes for shard in manifest.shards) / 1e6:,.1f} MB"
     if manifest.vocabulary:
         facts["vocabulary"] = manifest.vocabulary
-    console.print(_pairs({**facts, **_flat(manifest.extra)}))
+    console.print(_make_table({**facts, **_flatten(manifest.extra)}))
     if manifest.extra.get(FORGOTTEN):
         console.print("rows: deleted on purpose, by seqkd forget")
     elif manifest.kind in KINDS:
-        _rows(Corpus.open(path), rows, console)
+        _print_rows(Corpus.open(path), rows, console)
     elif manifest.kind in RESULTS:
-        console.print(_pairs(_flat(_read_json(path / RESULTS[manifest.kind])), "result"))
+        console.print(_make_table(_flatten(_read_json(path / RESULTS[manifest.kind])), "result"))
     elif manifest.kind == "prepared":
-        _folders(path, console)
+        _print_folders(path, console)
     if manifest.counts:
-        console.print(_pairs(manifest.counts, "rows by reason"))
-    _cost(path, console)
-    console.print(_pairs(_flat(manifest.fingerprint), "made with"))
+        console.print(_make_table(manifest.counts, "rows by reason"))
+    _print_cost(path, console)
+    console.print(_make_table(_flatten(manifest.fingerprint), "made with"))
 
 
 # --- corpora ------------------------------------------------------------------------------------------------------
 
 
-def _rows(corpus: Corpus, number: int, console: Console) -> None:
+def _print_rows(corpus: Corpus, number: int, console: Console) -> None:
     kind = corpus.manifest.kind
     lengths: dict[str, npt.NDArray[np.int32]] = {}
     if kind == "corpus":
         _, lengths["source"], lengths["target"] = corpus.lengths()
-        _selected(corpus, console)
+        _print_selection(corpus, console)
     elif kind == "kbest":
-        lengths = _kbest_lengths(corpus, console)
+        lengths = _print_kbest(corpus, console)
     if corpus.rows and lengths:
         table = Table("tokens a row", "least", "mean", "median", "95 %", "most", title_justify="left")
         for column in table.columns[1:]:
@@ -131,11 +131,11 @@ def _rows(corpus: Corpus, number: int, console: Console) -> None:
                 *(f"{value:,.0f}" for value in (median, high, most)),
             )
         console.print(table)
-    _samples(corpus, number, console)
+    _print_samples(corpus, number, console)
 
 
-def _selected(corpus: Corpus, console: Console) -> None:
-    """Where a distilled corpus's targets are from, and how they scored, a shard at a time."""
+def _print_selection(corpus: Corpus, console: Console) -> None:
+    """Print the origins, scores and weights of the targets of a distilled corpus, reading one shard at a time."""
     there = [name for name in ("score", "origin", "weight") if name in corpus.schema.names]
     scores: list[npt.NDArray[np.float32]] = []
     weights: list[npt.NDArray[np.float32]] = []
@@ -146,7 +146,7 @@ def _selected(corpus: Corpus, console: Console) -> None:
         if "weight" in there:
             weights.append(table.column("weight").to_numpy())
         if "origin" in there:
-            counts = pc.value_counts(_array(table.column("origin"))).to_pylist()
+            counts = pc.value_counts(_join_chunks(table.column("origin"))).to_pylist()
             origins.update({pair["values"]: pair["counts"] for pair in counts})
     facts: dict[str, Any] = {f"targets from {origin}": count for origin, count in sorted(origins.items())}
     for what, parts in (("scores", scores), ("weights", weights)):
@@ -157,20 +157,20 @@ def _selected(corpus: Corpus, console: Console) -> None:
         for name, percent in (("least", 0), ("5 %", 5), ("median", 50), ("95 %", 95), ("most", 100)):
             facts[f"{what}: {name}"] = float(np.percentile(values, percent))
     if facts:
-        console.print(_pairs(facts))
+        console.print(_make_table(facts))
 
 
-def _kbest_lengths(corpus: Corpus, console: Console) -> dict[str, npt.NDArray[np.int32]]:
-    """Count why hypotheses ended, print it, and give the lengths of sources and best hypotheses, a shard at a time."""
+def _print_kbest(corpus: Corpus, console: Console) -> dict[str, npt.NDArray[np.int32]]:
+    """Print why hypotheses ended, and return the lengths of sources and best hypotheses. Read one shard at a time."""
     sources, best, sizes = [], [], []
     ended: Counter[str] = Counter()
     for table in corpus.tables(["source_ids", "hypotheses"]):
-        lists = _array(table.column("hypotheses"))
+        lists = _join_chunks(table.column("hypotheses"))
         flat = lists.flatten()
-        counts = _numpy(pc.list_value_length(lists))
+        counts = _to_numpy(pc.list_value_length(lists))
         starts = (np.cumsum(counts) - counts)[counts > 0]
-        sources.append(_numpy(pc.list_value_length(_array(table.column("source_ids")))))
-        best.append(_numpy(pc.list_value_length(flat.field("ids")))[starts])
+        sources.append(_to_numpy(pc.list_value_length(_join_chunks(table.column("source_ids")))))
+        best.append(_to_numpy(pc.list_value_length(flat.field("ids")))[starts])
         sizes.append(counts)
         ended.update({pair["values"]: pair["counts"] for pair in pc.value_counts(flat.field("ended")).to_pylist()})
     if not sizes:
@@ -178,11 +178,11 @@ def _kbest_lengths(corpus: Corpus, console: Console) -> dict[str, npt.NDArray[np
     size = np.concatenate(sizes)
     facts: dict[str, Any] = {"hypotheses": int(size.sum()), "hypotheses a row": f"{size.min()} to {size.max()}"}
     facts |= {f"ended by {reason}": count for reason, count in sorted(ended.items())}
-    console.print(_pairs(facts))
+    console.print(_make_table(facts))
     return {"source": np.concatenate(sources), "best hypothesis": np.concatenate(best)}
 
 
-def _samples(corpus: Corpus, number: int, console: Console) -> None:
+def _print_samples(corpus: Corpus, number: int, console: Console) -> None:
     if not number or not corpus.rows or corpus.manifest.kind == "soft":
         return
     positions = np.unique(np.linspace(0, corpus.rows - 1, min(number, corpus.rows)).astype(np.int64))
@@ -203,11 +203,11 @@ def _samples(corpus: Corpus, number: int, console: Console) -> None:
     console.print(table)
 
 
-def _array(column: pa.ChunkedArray) -> Any:
+def _join_chunks(column: pa.ChunkedArray) -> Any:
     return pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)
 
 
-def _numpy(values: Any) -> npt.NDArray[np.int32]:
+def _to_numpy(values: Any) -> npt.NDArray[np.int32]:
     result: npt.NDArray[np.int32] = values.to_numpy(zero_copy_only=False)
     return result
 
@@ -215,58 +215,58 @@ def _numpy(values: Any) -> npt.NDArray[np.int32]:
 # --- other folders ------------------------------------------------------------------------------------------------
 
 
-def _model(path: Path, manifest: Manifest | None, console: Console) -> None:
-    weights, config = _weights(path / WEIGHTS), _read_json(path / "config.json")
-    facts = {"architecture": config.get("arch"), "parameters": weights, **_vocabularies(path)}
+def _print_model(path: Path, manifest: Manifest | None, console: Console) -> None:
+    weights, config = _count_weights(path / WEIGHTS), _read_json(path / "config.json")
+    facts = {"architecture": config.get("arch"), "parameters": weights, **_describe_vocabularies(path)}
     unfit = misfit(str(config.get("arch")), config.get("settings") or {})
     if unfit is not None:
         facts["CPU kernels"] = unfit
     if manifest is not None:
-        facts |= _training(path, manifest)
-    console.print(_pairs(facts))
-    console.print(_pairs(_flat(config.get("settings") or {}), "settings"))
+        facts |= _describe_training(path, manifest)
+    console.print(_make_table(facts))
+    console.print(_make_table(_flatten(config.get("settings") or {}), "settings"))
     if manifest is None:
         return
     if manifest.counts:
-        console.print(_pairs(manifest.counts, "rows left out"))
-    _cost(path, console)
-    made_with = _flat(manifest.fingerprint)
+        console.print(_make_table(manifest.counts, "rows left out"))
+    _print_cost(path, console)
+    made_with = _flatten(manifest.fingerprint)
     shown_above = ("config.model.", "config.objective.")
     console.print(
-        _pairs({key: value for key, value in made_with.items() if not key.startswith(shown_above)}, "made with")
+        _make_table({key: value for key, value in made_with.items() if not key.startswith(shown_above)}, "made with")
     )
 
 
-def _vocabularies(path: Path) -> dict[str, str]:
+def _describe_vocabularies(path: Path) -> dict[str, str]:
     from seqkd.text.vocabularies import SOURCE_VOCABULARY, VOCABULARY
     from seqkd.text.vocabulary import Vocabulary
 
     target, source = path / VOCABULARY, path / SOURCE_VOCABULARY
     files = {"source vocabulary": source, "target vocabulary": target} if source.exists() else {"vocabulary": target}
     found = {side: Vocabulary.load(file) for side, file in files.items() if file.exists()}
-    return {side: f"{own.size:,} pieces, {_shown(own.digest)}" for side, own in found.items()}
+    return {side: f"{own.size:,} pieces, {_format_value(own.digest)}" for side, own in found.items()}
 
 
-def _training(path: Path, manifest: Manifest) -> dict[str, Any]:
-    """What a model was trained for, on what, how long, and how good it was then."""
+def _describe_training(path: Path, manifest: Manifest) -> dict[str, Any]:
+    """Describe the training of a model: its objective, corpora, length and validation results."""
     made_by, extra = manifest.fingerprint, manifest.extra
     facts: dict[str, Any] = {}
     objective = dict(made_by.get("config", {}).get("objective") or {})
     if objective:
-        objective = {**in_full(ObjectiveConfig, objective), "teachers": None, "soft_targets": None}
+        objective = {**fill_in_neutral(ObjectiveConfig, objective), "teachers": None, "soft_targets": None}
         kind = objective.pop("type", "")
-        options = (f"{name} {_shown(value)}" for name, value in objective.items() if value is not None)
+        options = (f"{name} {_format_value(value)}" for name, value in objective.items() if value is not None)
         facts["objective"] = ", ".join([kind, *options])
     if manifest.rows:
         inputs, weights = made_by.get("inputs", {}), made_by.get("config", {}).get("weights", [1.0])
         digests = [inputs[key] for key in sorted(inputs, key=lambda key: (len(key), key)) if _CORPUS.match(key)]
-        names = [_corpus_name(path, digest) for digest in digests]
+        names = [_find_corpus_name(path, digest) for digest in digests]
         shares = zip(weights, names, strict=False)
         facts["trained on"] = " + ".join(f"{weight:g} {name}" if weight != 1.0 else name for weight, name in shares)
         facts["rows"] = manifest.rows
         if manifest.target_tokens:
             facts["source tokens"], facts["target tokens"] = manifest.source_tokens, manifest.target_tokens
-    told = {"arch", "parameters", "source_vocabulary", "files"}  # above, or of no interest
+    told = {"arch", "parameters", "source_vocabulary", "files"}  # shown above, or not useful
     facts |= {name.replace("_", " "): value for name, value in extra.items() if name not in told}
     if (path / HISTORY).exists():
         for line in _read_lines(path / HISTORY):
@@ -277,25 +277,25 @@ def _training(path: Path, manifest: Manifest) -> dict[str, Any]:
     return {name: value for name, value in facts.items() if value is not None}
 
 
-def _corpus_name(path: Path, digest: str) -> str:
-    """The corpus with this digest by its name in the model's run folder; its digest where it is not there."""
+def _find_corpus_name(path: Path, digest: str) -> str:
+    """Find the name of the corpus with this digest in the run folder of a model; the digest if it is not there."""
     run = next((folder for folder in path.resolve().parents[:2] if (folder / PLAN).exists()), None)
     if run is None:
-        return _shown(digest)
+        return _format_value(digest)
     for file in sorted(run.glob(f"*/*/{MANIFEST}")):
-        if not _kept(file, run) and read_manifest(file.parent).digest() == digest:
+        if not _is_kept(file, run) and read_manifest(file.parent).digest() == digest:
             return str(file.parent.relative_to(file.parents[2]))
-    return _shown(digest)
+    return _format_value(digest)
 
 
-def _cost(path: Path, console: Console) -> None:
+def _print_cost(path: Path, console: Console) -> None:
     cost = read_cost(path)
     if cost is not None:
-        console.print(_pairs(cost.facts(), "cost"))
+        console.print(_make_table(cost.facts(), "cost"))
 
 
-def _weights(path: Path) -> str:
-    """Numbers and types in a safetensors file; its header alone is read."""
+def _count_weights(path: Path) -> str:
+    """Count the numbers in a safetensors file by type, from its header alone."""
     from safetensors import SafetensorError, safe_open
 
     counts: Counter[str] = Counter()
@@ -309,10 +309,10 @@ def _weights(path: Path) -> str:
     return ", ".join(f"{count:,} ({kind})" for kind, count in counts.items())
 
 
-def _folders(path: Path, console: Console) -> None:
-    """What the folders below hold, e.g. all that a pipeline made."""
+def _print_folders(path: Path, console: Console) -> None:
+    """List the contents of the folders below, such as all outputs of a pipeline."""
     files = {file for pattern in ("*", "*/*") for file in path.glob(f"{pattern}/{MANIFEST}")}
-    found = sorted(file.parent for file in files if not _kept(file, path))
+    found = sorted(file.parent for file in files if not _is_kept(file, path))
     if not found:
         raise CorpusError(
             f"no {MANIFEST} here or in the folders below",
@@ -329,26 +329,26 @@ def _folders(path: Path, console: Console) -> None:
     console.print(table)
 
 
-def _kept(file: Path, root: Path) -> bool:
-    """Whether a file below `root` belongs to a folder that its stage has replaced."""
+def _is_kept(file: Path, root: Path) -> bool:
+    """Whether a file below `root` belongs to an old folder that its stage has replaced."""
     return any(is_kept(part) for part in file.relative_to(root).parts)
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    values = _read(path)
+    values = _read_values(path)
     if not isinstance(values, dict):
         raise CorpusError("not a JSON object", where=str(path))
     return values
 
 
 def _read_lines(path: Path) -> list[dict[str, Any]]:
-    values = _read(path)
+    values = _read_values(path)
     if not isinstance(values, list) or not all(isinstance(line, dict) for line in values):
         raise CorpusError("not a list of JSON objects", where=str(path))
     return values
 
 
-def _read(path: Path) -> Any:
+def _read_values(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -358,20 +358,20 @@ def _read(path: Path) -> Any:
 # --- printing -----------------------------------------------------------------------------------------------------
 
 
-def _heading(console: Console, title: str, path: Path) -> None:
+def _print_heading(console: Console, title: str, path: Path) -> None:
     console.print(Text.assemble((f"{title} ", "bold"), str(path)))
 
 
-def _pairs(values: Mapping[str, Any], title: str | None = None) -> Table:
+def _make_table(values: Mapping[str, Any], title: str | None = None) -> Table:
     table = Table(show_header=False, title=title, title_justify="left")
     table.add_column()
     table.add_column(overflow="fold")
     for key, value in values.items():
-        table.add_row(Text(str(key)), Text(_shown(value)))
+        table.add_row(Text(str(key)), Text(_format_value(value)))
     return table
 
 
-def _shown(value: Any) -> str:
+def _format_value(value: Any) -> str:
     if isinstance(value, bool) or value is None:
         return str(value)
     if isinstance(value, int):
@@ -383,16 +383,16 @@ def _shown(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def _flat(values: Mapping[str, Any], path: Sequence[str] = ()) -> dict[str, Any]:
-    """Nested tables as one, with dotted keys."""
+def _flatten(values: Mapping[str, Any], path: Sequence[str] = ()) -> dict[str, Any]:
+    """Flatten nested tables into one, with dotted keys."""
     found: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, Mapping) and value:
-            found |= _flat(value, (*path, str(key)))
-        elif not isinstance(value, list) or _plain(value):
+            found |= _flatten(value, (*path, str(key)))
+        elif not isinstance(value, list) or _holds_no_tables(value):
             found[".".join((*path, str(key)))] = value
     return found
 
 
-def _plain(values: Iterable[Any]) -> bool:
+def _holds_no_tables(values: Iterable[Any]) -> bool:
     return not any(isinstance(value, (dict, list)) for value in values)

@@ -1,4 +1,4 @@
-"""The page docs/reference.md: every record that seqkd itself has, with its settings.
+"""The writer of docs/reference.md, with all records of seqkd itself and their settings.
 
 `python -m seqkd.tools.reference` prints the page.
 """
@@ -32,8 +32,8 @@ BOUNDS = {
 _WORDS = {"object": "table", "string": "string", "integer": "integer", "number": "number", "boolean": "boolean"}
 
 
-def reference(kinds: Iterable[Kind] = KINDS) -> str:
-    """The page, in Markdown; records of packages outside seqkd are left out."""
+def write_reference(kinds: Iterable[Kind] = KINDS) -> str:
+    """Return the page in Markdown. Records of packages outside seqkd are left out."""
     lines = [
         "# Reference",
         "",
@@ -42,12 +42,12 @@ def reference(kinds: Iterable[Kind] = KINDS) -> str:
         f"generated; after a change run `{COMMAND}`.",
     ]
     for kind in kinds:
-        lines += ["", *_section(kind)]
+        lines += ["", *_write_section(kind)]
     return "\n".join(lines) + "\n"
 
 
 def settings_rows(settings: str) -> list[tuple[str, str, str, str, str]]:
-    """Name, type, default, bounds and description of each setting.
+    """Return the name, type, default, bounds and description of each setting.
 
     Args:
         settings: `module:attribute` of a dataclass.
@@ -57,20 +57,20 @@ def settings_rows(settings: str) -> list[tuple[str, str, str, str, str]]:
     """
     kind = resolve(settings)
     schema = TypeAdapter(kind).json_schema()
-    described = _attributes(kind)
+    described = _read_attributes(kind)
     return [
         (
             f"`{name}`",
-            _type(setting, schema),
-            _default(setting, required=name in schema.get("required", ())),
-            ", ".join(_bounds(setting)),
+            _name_type(setting, schema),
+            _format_default(setting, required=name in schema.get("required", ())),
+            ", ".join(_list_bounds(setting)),
             str(setting.get("description") or described.get(name, "")),
         )
         for name, setting in schema.get("properties", {}).items()
     ]
 
 
-def _section(kind: Kind) -> list[str]:
+def _write_section(kind: Kind) -> list[str]:
     lines = [f"## {kind.title}", "", kind.place]
     if kind.registry is not None:
         lines[-1] += f" Packages add records with entry points of the group `{kind.registry.group}`."
@@ -78,24 +78,28 @@ def _section(kind: Kind) -> list[str]:
         return [*lines, "", "seqkd itself has none."]
     tables = {entry.name: settings_rows(entry.settings) for entry in kind.own}
     if not any(tables.values()):
-        return [*lines, "", *_table(("name", "description"), [(f"`{entry.name}`", entry.help) for entry in kind.own])]
+        return [
+            *lines,
+            "",
+            *_write_table(("name", "description"), [(f"`{entry.name}`", entry.help) for entry in kind.own]),
+        ]
     for entry in kind.own:
-        lines += ["", *_record(entry, tables[entry.name])]
+        lines += ["", *_write_record(entry, tables[entry.name])]
     return lines
 
 
-def _record(entry: Entry, rows: list[tuple[str, str, str, str, str]]) -> list[str]:
+def _write_record(entry: Entry, rows: list[tuple[str, str, str, str, str]]) -> list[str]:
     lines = [f"### `{entry.name}`", "", f"{entry.help}."]
-    return [*lines, "", *_table(("setting", "type", "default", "bounds", "description"), rows)] if rows else lines
+    return [*lines, "", *_write_table(("setting", "type", "default", "bounds", "description"), rows)] if rows else lines
 
 
-def _table(heads: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> list[str]:
+def _write_table(heads: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> list[str]:
     cells = [[cell.replace("|", "\\|") for cell in row] for row in rows]
     return [f"| {' | '.join(row)} |" for row in (heads, ["---"] * len(heads), *cells)]
 
 
-def _attributes(kind: type) -> dict[str, str]:
-    """The descriptions of a dataclass' fields in its docstring and in those of its bases."""
+def _read_attributes(kind: type) -> dict[str, str]:
+    """Read the descriptions of the fields of a dataclass from its docstring and those of its bases."""
     found: dict[str, str] = {}
     for base in reversed(kind.__mro__):
         _, _, section = (inspect.cleandoc(base.__doc__ or "")).partition("Attributes:\n")
@@ -104,58 +108,58 @@ def _attributes(kind: type) -> dict[str, str]:
     return found
 
 
-def _alternatives(schema: Schema) -> list[Schema]:
-    """The schemas that a value may follow; null is left out, since TOML has none."""
+def _list_alternatives(schema: Schema) -> list[Schema]:
+    """List the schemas that a value may follow, without null, which TOML does not have."""
     others = schema.get("anyOf", schema.get("oneOf", [schema]))
     return [other for other in others if other.get("type") != "null"]
 
 
-def _type(schema: Schema, root: Schema) -> str:
-    return _either(list(dict.fromkeys(_single(other, root) for other in _alternatives(schema))))
+def _name_type(schema: Schema, root: Schema) -> str:
+    return _join_words(list(dict.fromkeys(_name_single_type(other, root) for other in _list_alternatives(schema))))
 
 
-def _either(words: list[str]) -> str:
+def _join_words(words: list[str]) -> str:
     return " or ".join(filter(None, (", ".join(words[:-1]), words[-1])))
 
 
-def _single(schema: Schema, root: Schema) -> str:
+def _name_single_type(schema: Schema, root: Schema) -> str:
     if "$ref" in schema:
-        return _type(root["$defs"][schema["$ref"].rpartition("/")[2]], root)
+        return _name_type(root["$defs"][schema["$ref"].rpartition("/")[2]], root)
     if "enum" in schema:
-        return _either([f"`{json.dumps(value)}`" for value in schema["enum"]])
+        return _join_words([f"`{json.dumps(value)}`" for value in schema["enum"]])
     if schema.get("type") == "array":
-        return f"array of {_type(_entries(schema), root)}s"
+        return f"array of {_name_type(_get_entry_schema(schema), root)}s"
     return "path" if schema.get("format") == "path" else _WORDS[schema["type"]]
 
 
-def _bounds(schema: Schema) -> list[str]:
+def _list_bounds(schema: Schema) -> list[str]:
     found = []
-    for other in _alternatives(schema):
+    for other in _list_alternatives(schema):
         if "prefixItems" in other:
             found.append(f"{len(other['prefixItems'])} entries")
         else:
-            found += [text.format(_number(other[bound])) for bound, text in BOUNDS.items() if bound in other]
+            found += [text.format(_format_number(other[bound])) for bound, text in BOUNDS.items() if bound in other]
         if other.get("type") == "array":
-            found += [f"each {bound}" for bound in _bounds(_entries(other))]
+            found += [f"each {bound}" for bound in _list_bounds(_get_entry_schema(other))]
     return list(dict.fromkeys(found))
 
 
-def _entries(array: Schema) -> Schema:
-    """The schema of an array's entries; those of a tuple of fixed length are alike."""
+def _get_entry_schema(array: Schema) -> Schema:
+    """Return the schema of the entries of an array. All entries of a tuple of fixed length have the same schema."""
     found: Schema = array["prefixItems"][0] if "prefixItems" in array else array["items"]
     return found
 
 
-def _number(value: Any) -> str:
+def _format_number(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _default(schema: Schema, *, required: bool) -> str:
+def _format_default(schema: Schema, *, required: bool) -> str:
     if required:
         return "(required)"
-    value = schema.get("default", {})  # a default that a function makes is an empty table
+    value = schema.get("default", {})  # a default from a function is shown as an empty table
     return "(none)" if value is None else f"`{json.dumps(value)}`"
 
 
 if __name__ == "__main__":
-    print(reference(), end="")
+    print(write_reference(), end="")

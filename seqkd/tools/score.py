@@ -1,4 +1,4 @@
-"""Log-probability of given translations: what `seqkd score` does."""
+"""`seqkd score`: the log-probabilities of given translations."""
 
 from __future__ import annotations
 
@@ -27,24 +27,25 @@ def score_files(
     precision: Literal["auto"] | Precision,
     batch_tokens: int,
 ) -> None:
-    """Write `LOGPROB<tab>TOKENS` for each pair of lines, and say the perplexity of the whole.
+    """Write `LOGPROB<tab>TOKENS` for each pair of lines, and print the perplexity of all of them.
 
-    Log-probabilities are natural; the end of sentence counts in both numbers.
+    Log-probabilities are natural logarithms. Both numbers include the end of sentence.
 
     Args:
         models: Model folders; several are averaged as in ensemble search.
-        source: Source text, a sentence a line: a file, plain or compressed, or a pipe, which is copied first.
-        target: Target text, line by line.
-        out: Where the numbers go.
+        source: Source text, one sentence per line: a plain or compressed file, or a pipe, which is copied first.
+        target: Target text, aligned line by line.
+        out: The stream that the numbers are written to.
         device: auto, cpu, cuda or cuda:N.
-        precision: Of the weights.
-        batch_tokens: Padded target tokens scored together.
+        precision: The precision of the weights.
+        batch_tokens: Target tokens, including padding, that are scored together.
 
     Raises:
-        TextError: The texts cannot be read, do not line up, or a line is not UTF-8 or longer than the model takes.
-        ModelError: A folder is no model, or the models' vocabularies differ.
-        InputError: No such device here, or a precision that it or a model does not have.
-        WorkError: A log-probability is NaN or infinite, in float32 too.
+        TextError: The texts cannot be read or have different numbers of lines, or a line is not UTF-8 or too long for
+            the model.
+        ModelError: A folder is not a model, or the vocabularies of the models differ.
+        InputError: The device does not exist, or it or a model does not support the precision.
+        WorkError: A log-probability is NaN or infinite, even in float32.
     """
     with copy_pipes(Path(source), Path(target)) as (source, target):
         check_bitext(source, target)

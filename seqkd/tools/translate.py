@@ -1,4 +1,4 @@
-"""Text lines to translations: what `seqkd translate` does."""
+"""`seqkd translate`: the translation of lines of text."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from seqkd.search.loading import SearchTeam, parallel_search
 from seqkd.search.parallel import ParallelSearch
 from seqkd.text.opening import detect_compression
 
-CHUNK_LINES = 2048  # held and searched together: enough to sort by length, little enough to see output soon
-PAUSE = 0.05  # seconds without input after which the lines that are there are translated
-LONGEST_WAIT = 1.0  # seconds that a line is held while more of them come
-BLOCK = 1 << 16  # bytes read at a time: what a pipe holds
+CHUNK_LINES = 2048  # lines translated together: enough to sort by length, few enough for early output
+PAUSE = 0.05  # seconds without input after which the lines read so far are translated
+LONGEST_WAIT = 1.0  # the longest time in seconds that a line waits for further lines
+BLOCK = 1 << 16  # bytes read at a time, the capacity of a pipe
 
-SEPARATOR = "|||"  # between the fields of a k-best list's line
+SEPARATOR = "|||"  # between the fields of a line of a k-best list
 ESCAPED = SEPARATOR.replace("|", "&#124;")
 
 
 @dataclass(frozen=True, slots=True)
 class Translation:
-    """One translation of a line: its text, final score, log-probability, and why it ended (eos, max_length)."""
+    """One translation of a line: text, final score, log-probability, and the reason why it ended (eos, max_length)."""
 
     text: str
     score: float
@@ -43,17 +43,16 @@ class Translator:
 
     Args:
         team: One model, or several as an ensemble.
-        settings: Of beam search; for a model that writes all positions at once `ParallelSettings`.
+        settings: The settings of beam search or, for a model that writes all positions at once, `ParallelSettings`.
         batch_tokens: Source tokens that are decoded together.
-        prefix: Pieces of the vocabulary that every translation opens with, such as a language tag; for beam search.
+        prefix: Pieces of the vocabulary that every translation starts with, such as a language tag; for beam search.
 
     Attributes:
-        too_long: Positions, in the last call's texts, of those that are longer than the model's positions: they have no
-            translation.
-        retried: Likewise of those that were decoded again in float32.
+        too_long: Indices, in the last call, of texts without a translation: they exceed the model's positions.
+        retried: Indices, in the last call, of texts that were decoded again in float32.
 
     Raises:
-        InputError: The prefix holds what is no piece.
+        InputError: The prefix contains a text that is not a piece.
     """
 
     def __init__(
@@ -69,9 +68,9 @@ class Translator:
         strange = [piece for piece in prefix if piece not in ids]
         if strange:
             raise InputError(
-                f"the prefix holds {strange[0]!r}, which is no piece of the vocabulary",
+                f"the prefix contains {strange[0]!r}, which is not a piece of the vocabulary",
                 where="--prefix",
-                expected="pieces separated by spaces; a piece at the start of a word opens with '\u2581'",
+                expected="pieces separated by spaces; a piece at the start of a word starts with '\u2581'",
             )
         self.team, self.settings, self.batch_tokens = team, settings, batch_tokens
         self.prefix = [ids[piece] for piece in prefix]
@@ -79,11 +78,11 @@ class Translator:
         self.retried: list[int] = []
 
     def __call__(self, texts: Sequence[str], *, first_row: int = 0) -> list[list[Translation]]:
-        """Translate texts; each gets its k-best list, best first. A text without words gets k empty translations.
+        """Translate texts into k-best lists, best first. A text without words gets k empty translations.
 
         The list of a text in `too_long` is empty.
 
-        Texts are rows `first_row` and on: with the seed, that decides their samples.
+        The first text is row `first_row`. Together with the seed, the row determines the samples of a text.
         """
         vocabularies = self.team.loaded[0].vocabularies
         sources = vocabularies.source.encode(vocabularies.source.normalize(list(texts)))
@@ -114,7 +113,7 @@ class Translator:
         return found
 
 
-def arriving(
+def read_chunks(
     descriptor: int,
     *,
     lines_at_most: int = CHUNK_LINES,
@@ -122,25 +121,25 @@ def arriving(
     longest_wait: float = LONGEST_WAIT,
     block_bytes: int = BLOCK,
 ) -> Iterator[list[bytes]]:
-    """Yield a stream's lines in chunks: full chunks while lines keep coming, the lines that are there when they pause.
+    """Read the lines of a stream in chunks: full chunks while lines arrive, and smaller ones when the stream pauses.
 
-    A program that writes a line and waits for its translation gets it, and a stream without pauses comes in chunks of
-    `lines_at_most`. A stream that is slower than that, but never pauses for `pause` seconds, comes in chunks of
+    A program that writes a line and waits for its translation therefore gets it, and a stream without pauses is read
+    in chunks of `lines_at_most`. A slower stream that never pauses for `pause` seconds is read in chunks of
     `longest_wait` seconds.
 
     Args:
         descriptor: The file descriptor to read from. Nothing else may read from it.
         lines_at_most: The size of a full chunk.
-        pause: Seconds without input after which the lines that are there are given.
-        longest_wait: Seconds that a line is held while more of them come.
+        pause: Seconds without input after which the lines read so far are yielded.
+        longest_wait: The longest time in seconds that a line waits for further lines.
         block_bytes: Bytes that are read at a time.
 
     Yields:
         One to `lines_at_most` lines without their line feeds.
     """
     lines: list[bytes] = []
-    start: list[bytes] = []  # parts of a line whose end has not come yet
-    due = 0.0  # when the lines that are held must go
+    start: list[bytes] = []  # parts of a line whose end has not arrived yet
+    due = 0.0  # the time at which waiting lines must be yielded
     while True:
         patience = max(0.0, min(pause, due - time.monotonic())) if lines else None
         if select.select([descriptor], [], [], patience)[0]:
@@ -171,16 +170,16 @@ def arriving(
 def translate_lines(translator: Translator, chunks: Iterable[list[bytes]], out: BinaryIO, *, as_json: bool) -> None:
     """Translate lines in their order.
 
-    With one translation a line, that is what each output line is. With more, it is `LINE ||| TEXT ||| SCORE` with the
-    line's number from 0, as Moses and Marian write k-best lists; `|||` within a text is written as Moses escapes it.
-    With `as_json`, it is an object for each line. A line that is longer than the model's positions is named on stderr.
-    It is answered by an empty line, by no line of a k-best list, or by an object without translations.
+    With one translation per line, each output line is a translation. With more, it is `LINE ||| TEXT ||| SCORE` with
+    the number of the line from 0, as Moses and Marian write k-best lists; `|||` within a text is escaped as by Moses.
+    With `as_json`, each output line is an object. A line that is longer than the model's positions is reported on
+    stderr. Its output is an empty line, no line of a k-best list, or an object without translations.
 
     Args:
-        translator: Does the work.
+        translator: The models and their settings.
         chunks: Lines that are translated together: UTF-8 without line feeds.
-        out: Flushed after each chunk.
-        as_json: See above.
+        out: The output stream, which is flushed after each chunk.
+        as_json: Whether to write objects.
 
     Raises:
         TextError: A line is not UTF-8, or the input is compressed.
@@ -189,14 +188,14 @@ def translate_lines(translator: Translator, chunks: Iterable[list[bytes]], out: 
     for chunk in chunks:
         if number == 0:
             _check_plain(chunk[0])
-        texts = [_text(line, number + index) for index, line in enumerate(chunk, 1)]
+        texts = [_decode_line(line, number + index) for index, line in enumerate(chunk, 1)]
         for index, found in enumerate(translator(texts, first_row=number)):
             if as_json:
-                written = _object(number + index, texts[index], found)
+                written = _write_object(number + index, texts[index], found)
             elif translator.settings.nbest == 1:
-                written = _one_line(found[0].text if found else "") + "\n"
+                written = _replace_line_ends(found[0].text if found else "") + "\n"
             else:
-                written = _entries(number + index, found)
+                written = _write_entries(number + index, found)
                 escaped += sum(SEPARATOR in translation.text for translation in found)
             out.write(written.encode())
         out.flush()
@@ -217,7 +216,7 @@ def _check_plain(line: bytes) -> None:
         raise TextError(what, where="stdin", expected="text in UTF-8", hint=hint)
 
 
-def _text(line: bytes, number: int) -> str:
+def _decode_line(line: bytes, number: int) -> str:
     if number == 1:
         line = line.removeprefix(codecs.BOM_UTF8)
     try:
@@ -226,19 +225,19 @@ def _text(line: bytes, number: int) -> str:
         raise TextError(f"not UTF-8: {error.reason}", where=f"stdin, line {number}") from None
 
 
-def _object(number: int, source: str, found: Sequence[Translation]) -> str:
+def _write_object(number: int, source: str, found: Sequence[Translation]) -> str:
     values = {"line": number, "source": source, "translations": [asdict(translation) for translation in found]}
     return json.dumps(values, ensure_ascii=False) + "\n"
 
 
-def _entries(number: int, found: Sequence[Translation]) -> str:
-    texts = [_one_line(translation.text).replace(SEPARATOR, ESCAPED) for translation in found]
+def _write_entries(number: int, found: Sequence[Translation]) -> str:
+    texts = [_replace_line_ends(translation.text).replace(SEPARATOR, ESCAPED) for translation in found]
     return "".join(
         f"{number} {SEPARATOR} {text} {SEPARATOR} {translation.score:.6f}\n"
         for text, translation in zip(texts, found, strict=True)
     )
 
 
-def _one_line(text: str) -> str:
-    """Byte pieces can spell a line end; it must not shift the lines after it."""
+def _replace_line_ends(text: str) -> str:
+    """Replace line ends, which byte pieces can spell, so that the lines after them are not shifted."""
     return text.replace("\r", " ").replace("\n", " ")

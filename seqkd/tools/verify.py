@@ -1,4 +1,4 @@
-"""`seqkd verify`: whether a folder, and all that it was made from, is as it was written."""
+"""`seqkd verify`: a check that a folder, and the folders it was made from, are as they were written."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ from seqkd.errors import CorpusError, SeqkdError
 from seqkd.progress import Progress
 from seqkd.selection.lists import one_array
 from seqkd.text.vocabularies import SOURCE_VOCABULARY, VOCABULARY
-from seqkd.tools.verify_chain import Link, Shelf, chain
+from seqkd.tools.verify_chain import Link, Shelf, find_chain
 
-NAMED = 5  # ids in a message
-BUCKET_IDS = 4_000_000  # ids looked at together: 32 MB, and as much again to sort them
+NAMED = 5  # the most ids in a message
+BUCKET_IDS = 4_000_000  # ids compared together: 32 MB, and as much again to sort them
 
 Ids = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
-class Verified:
-    """What was looked at, and what is wrong.
+class Verification:
+    """The result of a verification.
 
     Attributes:
-        folders: Each with what it holds, inputs after what was made from them.
-        problems: One line each; none: everything is as it was written.
-        notes: What could not be looked at.
+        folders: The folders that were checked, with a description of each; inputs follow the folders made from them.
+        problems: One line for each problem; empty if everything is as it was written.
+        notes: One line for each thing that could not be checked.
     """
 
     folders: list[tuple[Path, str]]
@@ -43,24 +43,24 @@ class Verified:
     notes: list[str]
 
 
-def verify(path: str | Path, inputs: Sequence[str | Path] = (), *, bucket_ids: int = BUCKET_IDS) -> Verified:
+def verify(path: str | Path, inputs: Sequence[str | Path] = (), *, bucket_ids: int = BUCKET_IDS) -> Verification:
     """Check a folder and the folders that it was made from, back to the gold corpus and the checkpoints.
 
-    Of shards: that they are there, of their size, rows and SHA-256, readable, and each id comes once. Of models: the
-    files' SHA-256. Of inputs: that a folder with the digest that the fingerprint names is there, and that rows and
-    sources are the same in both. What is held does not grow with the corpus: two shards and some 64 MB of ids.
+    The checks cover the size, rows and SHA-256 of shards, and that each id occurs once; the SHA-256 of the files of
+    models; and for inputs that a folder with the digest in the fingerprint exists, with the same rows and sources.
+    Memory does not grow with the corpus: two shards and some 64 MB of ids.
 
     Args:
         path: Output folder of a stage, a model folder, or a folder with such folders in it.
-        inputs: Where the folders are that it was made from, beside the run that it lies in.
-        bucket_ids: Ids that are compared with each other at a time, if they are not in rising order.
+        inputs: Folders in which to look for inputs, besides the run folder.
+        bucket_ids: Ids that are compared with each other at a time, if they are not in ascending order.
 
     Raises:
-        CorpusError: There is nothing that seqkd made.
+        CorpusError: The folder contains nothing that seqkd made.
     """
     path = Path(path)
     shelf = Shelf(path, [Path(folder) for folder in inputs])
-    links, problems, notes = chain(path, shelf)
+    links, problems, notes = find_chain(path, shelf)
     size = sum(link.bytes for link in links)
     folders = []
     with Progress("verify", size, "bytes") as progress:
@@ -68,34 +68,38 @@ def verify(path: str | Path, inputs: Sequence[str | Path] = (), *, bucket_ids: i
             progress.note(str(link.path))
             if link.forgotten:
                 notes.append(f"{link.path}: its rows were deleted on purpose, by `seqkd forget`")
-                folders.append((link.path, f"{_holds(link)}, forgotten"))
+                folders.append((link.path, f"{_describe(link)}, forgotten"))
                 continue
-            found = _shards(link, shelf, progress, bucket_ids) if link.kind in KINDS else list(_files(link, progress))
+            found = (
+                _check_shards(link, shelf, progress, bucket_ids)
+                if link.kind in KINDS
+                else list(_check_files(link, progress))
+            )
             problems += found
-            folders.append((link.path, f"{_holds(link)}{', damaged' if found else ''}"))
-    return Verified(folders, problems, notes)
+            folders.append((link.path, f"{_describe(link)}{', damaged' if found else ''}"))
+    return Verification(folders, problems, notes)
 
 
-def show(found: Verified) -> str:
-    """What was verified, for a person.
+def format_result(found: Verification) -> str:
+    """Format the result for people.
 
     Raises:
-        CorpusError: Something is wrong; all of it in one message.
+        CorpusError: There are problems; one message lists all of them.
     """
     width = max(len(str(path)) for path, _ in found.folders)
     lines = [f"{path!s:<{width}}  {what}" for path, what in found.folders]
-    lines += [f"not looked at: {note}" for note in found.notes]
+    lines += [f"not checked: {note}" for note in found.notes]
     if found.problems:
         what = f"{len(found.problems)} problem{'s' * (len(found.problems) > 1)}:\n    " + "\n    ".join(found.problems)
         raise CorpusError(
             what,
             where=str(found.folders[0][0]),
-            hint="copy the damaged folder again, or make it again: the stage's command with --overwrite",
+            hint="copy the damaged folder again, or make it again with the command of the stage and --overwrite",
         )
     return "\n".join([*lines, "everything is as it was written"])
 
 
-def _holds(link: Link) -> str:
+def _describe(link: Link) -> str:
     manifest = link.manifest
     if manifest is None:
         return f"model, {link.bytes / 1e6:,.1f} MB, no manifest"
@@ -109,7 +113,7 @@ def _holds(link: Link) -> str:
 
 @dataclass(slots=True)
 class _Ids:
-    """Whether ids come once in all shards; in the usual case, ascending ids, told without a second look."""
+    """Whether ids ascend over all shards, so that each occurs once. Otherwise a second pass compares them."""
 
     last: int | None = None
     ascending: bool = True
@@ -121,7 +125,7 @@ class _Ids:
             self.last = int(ids[-1])
 
 
-def _shards(link: Link, shelf: Shelf, progress: Progress, bucket_ids: int) -> list[str]:
+def _check_shards(link: Link, shelf: Shelf, progress: Progress, bucket_ids: int) -> list[str]:
     manifest = link.manifest
     assert manifest is not None
     listed = {shard.name for shard in manifest.shards}
@@ -135,36 +139,36 @@ def _shards(link: Link, shelf: Shelf, progress: Progress, bucket_ids: int) -> li
         try:
             table = read_table(link.path / shard.name, shard, manifest.kind)
         except CorpusError as error:
-            problems.append(_why(error, link, shard, shelf))
+            problems.append(_explain(error, link, shard, shelf))
         else:
-            ids.add(_id_column(table))
+            ids.add(_get_ids(table))
             sound.append(shard)
-            problems += _joined(link, shard, table)
+            problems += _compare_rows(link, shard, table)
         progress.advance(shard.bytes)
     if not ids.ascending:
-        problems += _repeated(link, sound, bucket_ids)
+        problems += _find_repeated(link, sound, bucket_ids)
     return problems
 
 
-def _why(error: CorpusError, link: Link, shard: ShardInfo, shelf: Shelf) -> str:
-    """The error in one line, with what lies in the shard's place where that is known."""
+def _explain(error: CorpusError, link: Link, shard: ShardInfo, shelf: Shelf) -> str:
+    """Write the error in one line, with the origin of the file in place of the shard if it is known."""
     path = link.path / shard.name
     text = f"{path}: {error.what}"
     if not path.is_file():
         return text
-    digest = _digest(path)
-    if digest == shard.sha256:  # its bytes are what was written; what was written is wrong
+    digest = _hash_file(path)
+    if digest == shard.sha256:  # the bytes are those that were written, so they were wrong from the start
         return text
     assert link.manifest is not None
     for other in link.manifest.shards:
         if other.sha256 == digest:
-            return f"{text}; in its place lies this folder's {other.name}"
-    if found := shelf.shard(digest):
-        return f"{text}; in its place lies {found}, a shard of another run"
+            return f"{text}; the file is {other.name} of this folder"
+    if found := shelf.find_shard(digest):
+        return f"{text}; the file is {found}, a shard of another run"
     return text
 
 
-def _digest(path: Path) -> str:
+def _hash_file(path: Path) -> str:
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 20):
@@ -172,15 +176,15 @@ def _digest(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _id_column(table: pa.Table) -> Ids:
+def _get_ids(table: pa.Table) -> Ids:
     ids: Ids = table.column("id").to_numpy()
     return ids
 
 
-def _repeated(link: Link, shards: Sequence[ShardInfo], bucket_ids: int) -> list[str]:
-    """Name the ids that come more than once.
+def _find_repeated(link: Link, shards: Sequence[ShardInfo], bucket_ids: int) -> list[str]:
+    """Find the ids that occur more than once.
 
-    Ids are looked at by their hash, a part of them at a time, so that memory does not grow with the corpus.
+    Ids are compared by parts of their hashes, so that memory does not grow with the corpus.
     """
     assert link.manifest is not None
     parts = -(-sum(shard.rows for shard in shards) // bucket_ids)
@@ -188,8 +192,8 @@ def _repeated(link: Link, shards: Sequence[ShardInfo], bucket_ids: int) -> list[
     for part in range(parts):
         found: list[Ids] = []
         for shard in shards:
-            ids = _id_column(read_table(link.path / shard.name, shard, link.manifest.kind, checked=True))
-            found.append(ids[_bucket(ids, parts) == part])
+            ids = _get_ids(read_table(link.path / shard.name, shard, link.manifest.kind, checked=True))
+            found.append(ids[_assign_parts(ids, parts) == part])
         values, times = np.unique(np.concatenate(found), return_counts=True)
         problems += [f"{value} ({count} times)" for value, count in zip(values, times, strict=True) if count > 1]
         if len(problems) > NAMED:
@@ -197,19 +201,19 @@ def _repeated(link: Link, shards: Sequence[ShardInfo], bucket_ids: int) -> list[
     if not problems:
         return []
     more = " and more" if len(problems) > NAMED else ""
-    return [f"{link.path}: ids that come more than once: {', '.join(problems[:NAMED])}{more}"]
+    return [f"{link.path}: ids that occur more than once: {', '.join(problems[:NAMED])}{more}"]
 
 
-def _bucket(ids: Ids, parts: int) -> npt.NDArray[np.uint64]:
-    """A part number for each id, spread evenly whatever the ids are."""
+def _assign_parts(ids: Ids, parts: int) -> npt.NDArray[np.uint64]:
+    """Assign each id to a part, evenly for any ids."""
     mixed = ids.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)  # Fibonacci hashing; wraps around
     return (mixed >> np.uint64(32)) % np.uint64(parts)
 
 
-def _joined(link: Link, shard: ShardInfo, table: pa.Table) -> Iterator[str]:
-    """Compare a shard with those that it was made from: shards line up, by number, and rows by id."""
+def _compare_rows(link: Link, shard: ShardInfo, table: pa.Table) -> Iterator[str]:
+    """Compare a shard with the shards that it was made from. Shards correspond by number, and rows by id."""
     here = f"{link.path / shard.name}"
-    ids = _id_column(table)
+    ids = _get_ids(table)
     for role, origin in link.rows_from.items():
         assert origin.manifest is not None
         if origin.forgotten:
@@ -222,18 +226,18 @@ def _joined(link: Link, shard: ShardInfo, table: pa.Table) -> Iterator[str]:
         try:
             other = read_table(there, theirs, origin.manifest.kind)
         except CorpusError:
-            continue  # told where that folder is looked at
-        found = _id_column(other)
-        # Rows with weights may be further hypotheses of a row; their ids say of which one.
+            continue  # reported when that folder is checked
+        found = _get_ids(other)
+        # Rows with weights may be further hypotheses of a row, which their ids name.
         owners = row_ids(ids) if link.kind == "corpus" and "weight" in table.column_names else ids
         strangers = ids[~np.isin(owners, found)]
         if len(strangers):
-            yield f"{here}: ids that {there} does not have: {_named(strangers)}; swapped, or of another run"
+            yield f"{here}: ids that {there} does not have: {_name_ids(strangers)}; swapped, or of another run"
             continue
-        # Every row of the gold corpus has its k-best list; later stages leave rows out.
+        # Every row of the gold corpus has a k-best list; later stages leave rows out.
         if link.kind == "kbest" and len(missing := np.setdiff1d(found, ids)):
-            yield f"{here}: no rows for ids of {there}: {_named(missing)}"
-        column, theirs_column = _same_text(link)
+            yield f"{here}: no rows for ids of {there}: {_name_ids(missing)}"
+        column, theirs_column = _find_shared_columns(link)
         if theirs_column not in other.column_names:
             continue
         order = np.argsort(found, kind="stable")
@@ -242,36 +246,36 @@ def _joined(link: Link, shard: ShardInfo, table: pa.Table) -> Iterator[str]:
         if not mine.equals(ours):
             pairs = zip(ids.tolist(), mine, ours, strict=True)
             changed = [row for row, one, two in pairs if not one.equals(two)]
-            yield f"{here}: rows with another {column} than in {there}: {_named(changed)}; of another run"
+            yield f"{here}: rows with another {column} than in {there}: {_name_ids(changed)}; of another run"
 
 
-def _same_text(link: Link) -> tuple[str, str]:
-    """The column of a folder that it has from the folder that its rows are from, and that column's name there."""
+def _find_shared_columns(link: Link) -> tuple[str, str]:
+    """Find the column that a folder shares with the folder of its inputs, and the name of that column there."""
     if link.kind == "soft":
-        return "target_ids", "target_ids"  # soft targets hold no source; their targets are the corpus' own
+        return "target_ids", "target_ids"  # soft targets hold no sources; their targets are those of the corpus
     assert link.manifest is not None
     config = link.manifest.fingerprint.get("config")
     turned = isinstance(config, dict) and config.get("reverse") is True
-    return ("target_ids" if turned else "source_ids"), "source_ids"  # back-translations: the text became the targets
+    return ("target_ids" if turned else "source_ids"), "source_ids"  # in back-translations the text became the targets
 
 
-def _named(ids: Sequence[int] | Ids) -> str:
+def _name_ids(ids: Sequence[int] | Ids) -> str:
     return ", ".join(str(row) for row in ids[:NAMED]) + (f" and {len(ids) - NAMED:,} more" if len(ids) > NAMED else "")
 
 
 # --- folders without shards ---------------------------------------------------------------------------------------
 
 
-def _files(link: Link, progress: Progress) -> Iterator[str]:
+def _check_files(link: Link, progress: Progress) -> Iterator[str]:
     if link.kind == "model":
-        yield from _model(link)
+        yield from _check_model(link)
     elif link.kind == "prepared" and link.manifest is not None:
-        yield from _vocabularies(link.path, link.manifest)
+        yield from _check_vocabularies(link.path, link.manifest)
     progress.advance(link.bytes)
 
 
-def _model(link: Link) -> Iterator[str]:
-    # torch is not loaded for folders that hold no model
+def _check_model(link: Link) -> Iterator[str]:
+    # torch is loaded only if a folder holds a model
     from seqkd.models.checkpoint import changed_files, check_model, model_files
 
     try:
@@ -283,7 +287,7 @@ def _model(link: Link) -> Iterator[str]:
         yield f"{error.where or link.path}: {error.what}"
 
 
-def _vocabularies(folder: Path, manifest: Manifest) -> Iterator[str]:
+def _check_vocabularies(folder: Path, manifest: Manifest) -> Iterator[str]:
     source = manifest.extra.get("source_vocabulary", manifest.vocabulary)
     files = {VOCABULARY: manifest.vocabulary}
     if source != manifest.vocabulary:
@@ -295,4 +299,4 @@ def _vocabularies(folder: Path, manifest: Manifest) -> Iterator[str]:
             yield f"{folder / name}: cannot be read: {error.strerror}"
             continue
         if digest != expected:
-            yield f"{folder / name}: SHA-256 {digest[:12]}... is not the manifest's {str(expected)[:12]}..."
+            yield f"{folder / name}: SHA-256 is {digest[:12]}..., but {str(expected)[:12]}... in the manifest"

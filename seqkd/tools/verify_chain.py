@@ -18,12 +18,12 @@ from seqkd.errors import ConfigError, CorpusError, SeqkdError
 from seqkd.stages.registry import STAGES
 
 WEIGHTS = "model.safetensors"
-PLAN = "plan.mk"  # lies in a pipeline's run folder
+PLAN = "plan.mk"  # a file in the run folder of a pipeline
 DEPTH = 3  # folders below a run folder: RUN/gold/train is two
 
-# Roles in fingerprints: folders with a manifest, models, which are known by their files, and files outside any folder
-# of a stage: text, vocabularies, foreign checkpoints, curves, measured speeds, outputs, and what sources of
-# other packages name.
+# Roles in fingerprints: files outside the folders of stages (text, vocabularies, foreign checkpoints, curves, measured
+# speeds, outputs, and inputs of sources of other packages), folders with a manifest, and models, which their files
+# identify.
 _FILES = re.compile(
     r"^((train|valid|test)\.(source|target\d*|accepted)|source|target\d*|text\d+|accepted|checkpoint|baseline\.outputs"
     r"|(source_)?vocabulary|vocab(\.source)?\.model|.+\.(speed|history|result)\.json|source\..+)$"
@@ -32,18 +32,22 @@ _FOLDERS = re.compile(
     r"^(prepared|train|valid|corpus\d*|gold|kbest|soft_targets|(corpora|distill|soft_targets|evaluations|backtranslation)\..+)$"
 )
 _MODELS = re.compile(r"^(model\d*|teacher\d*|forward|reverse|init_from|rescore_with|speed_against)$")
-_ROWS = {"kbest": ("corpus",), "soft": ("corpus",), "corpus": ("kbest", "gold")}  # by kind: whose rows these are
+_ROWS = {
+    "kbest": ("corpus",),
+    "soft": ("corpus",),
+    "corpus": ("kbest", "gold"),
+}  # by kind: the roles of the inputs that have the same rows
 _STAGES = {*STAGES, "import", "export"}
 
 
 @dataclass(slots=True)
 class Link:
-    """One folder to look at.
+    """A folder to check.
 
     Attributes:
         path: The folder.
-        manifest: None for a model that was brought along without one.
-        rows_from: Folders whose rows, by id and shard, are its own, by their role.
+        manifest: The manifest; None for a model that was brought along without one.
+        rows_from: Folders with the same rows, by id and shard, by their role.
     """
 
     path: Path
@@ -52,17 +56,17 @@ class Link:
 
     @property
     def kind(self) -> str:
-        """As in the manifest."""
+        """The kind, as in the manifest."""
         return "model" if self.manifest is None else self.manifest.kind
 
     @property
     def forgotten(self) -> bool:
-        """Whether its shards were deleted on purpose."""
+        """Whether the shards were deleted on purpose."""
         return self.manifest is not None and bool(self.manifest.extra.get(FORGOTTEN))
 
     @property
     def bytes(self) -> int:
-        """What is read to look at it."""
+        """The number of bytes that are read to check the folder."""
         if self.forgotten:
             return 0
         if self.kind != "model":
@@ -71,25 +75,25 @@ class Link:
 
 
 class Shelf:
-    """Folders in which inputs are looked for.
+    """Folders in which to look for inputs.
 
-    These are the run that the folder lies in (without one, its neighbours), what the run's stage files name, and what
-    the user gives.
+    These are the run folder (without one, the neighbours of the folder), the folders that the stage files of the run
+    name, and the folders that the user gives.
 
     Args:
         path: The folder to verify.
-        inputs: Given by the user.
+        inputs: The folders that the user gives.
 
     Raises:
-        CorpusError: One of `inputs` is no folder.
+        CorpusError: One of `inputs` is not a folder.
     """
 
     def __init__(self, path: Path, inputs: Sequence[Path]) -> None:
         for folder in inputs:
             if not folder.is_dir():
                 raise CorpusError("no such folder", where=str(folder), expected="a folder to look for inputs in")
-        run = _run(path)
-        self.roots = [run, *inputs, *_named_by(run)]
+        run = _find_run(path)
+        self.roots = [run, *inputs, *_find_named_folders(run)]
         self._manifests: dict[str, tuple[Path, Manifest]] = {}
         self._models: list[Path] = []
         self._unreadable: list[Path] = []
@@ -107,8 +111,8 @@ class Shelf:
         self._digests: dict[str, Path] | None = None
         self._turned: dict[str, Path] | None = None
 
-    def folder(self, digest: str) -> Path | None:
-        """The folder whose manifest has this digest, as it is or with the sides of its corpus exchanged."""
+    def find_folder(self, digest: str) -> Path | None:
+        """Find the folder whose manifest has this digest, as it is or with the sides of its corpus exchanged."""
         known = self._manifests.get(digest)
         if known is not None:
             return known[0]
@@ -120,22 +124,22 @@ class Shelf:
             }
         return self._turned.get(digest)
 
-    def model(self, digest: str) -> Path | None:
-        """The model folder whose files had this digest when they were written; those without a record are hashed."""
+    def find_model(self, digest: str) -> Path | None:
+        """Find the model folder whose files had this digest when written. Files without a record are hashed."""
         if self._digests is None:
             self._digests = {}
             for folder in self._models:
                 self._digests.setdefault(_model_digest(folder), folder)
         return self._digests.get(digest)
 
-    def like(self, role: str) -> str:
-        """What may be in an input's place: damaged, or made again."""
+    def explain_absence(self, role: str) -> str:
+        """Explain why an input may not have been found: folders that cannot be read."""
         if self._unreadable and not _MODELS.match(role):
             return f"; {', '.join(map(str, self._unreadable))} cannot be read"
         return ""
 
-    def shard(self, digest: str) -> str | None:
-        """The shard, of whatever folder, that was written with this SHA-256."""
+    def find_shard(self, digest: str) -> str | None:
+        """Find the shard, in any folder, that was written with this SHA-256."""
         for folder, manifest in self._manifests.values():
             for shard in manifest.shards:
                 if shard.sha256 == digest:
@@ -143,20 +147,23 @@ class Shelf:
         return None
 
 
-def chain(path: Path, shelf: Shelf) -> tuple[list[Link], list[str], list[str]]:
-    """`path` and all folders that it was made from, each once, nearest first; problems; and what was not looked for.
+def find_chain(path: Path, shelf: Shelf) -> tuple[list[Link], list[str], list[str]]:
+    """Find `path` and all folders that it was made from, each once, nearest first.
+
+    Returns:
+        The folders, the problems, and notes on inputs that were not looked for.
 
     Raises:
-        CorpusError: There is nothing that seqkd made.
+        CorpusError: The folder contains nothing that seqkd made.
     """
     links: dict[Path, Link] = {}
     problems: list[str] = []
     notes: list[str] = []
-    given = _given(path)
+    given = _find_folders(path)
     waiting = []
     for folder in given:
         try:
-            waiting.append(_link(folder, links))
+            waiting.append(_make_link(folder, links))
         except CorpusError as error:
             if len(given) == 1:
                 raise
@@ -166,9 +173,9 @@ def chain(path: Path, shelf: Shelf) -> tuple[list[Link], list[str], list[str]]:
         made_by: dict[str, Any] = link.manifest.fingerprint if link.manifest is not None else {}
         digests = made_by.get("inputs")
         if link.manifest is None:
-            notes.append(f"{link.path}: has no manifest, so nothing says what its files were")
+            notes.append(f"{link.path}: has no manifest, so its files cannot be compared with a record")
         elif link.kind == "model" and "files" not in link.manifest.extra:
-            notes.append(f"{link.path}: its manifest does not record its files' SHA-256")
+            notes.append(f"{link.path}: its manifest does not record the SHA-256 of its files")
         if link.manifest is not None and made_by.get("stage") not in _STAGES:
             notes.append(
                 f"{link.path}: this version does not know the stage {made_by.get('stage')!r} that made it, and has not "
@@ -179,14 +186,14 @@ def chain(path: Path, shelf: Shelf) -> tuple[list[Link], list[str], list[str]]:
             digests = {}
         for role, digest in sorted(digests.items()):
             if not isinstance(digest, str):
-                problems.append(f"{link.path}: its input `{role}` is named by {digest!r}, which is no digest")
+                problems.append(f"{link.path}: its input `{role}` is named by {digest!r}, which is not a digest")
                 continue
             if _FILES.match(role):
                 continue
             if _MODELS.match(role):
-                found = shelf.model(digest)
+                found = shelf.find_model(digest)
             elif _FOLDERS.match(role):
-                found = shelf.folder(digest)
+                found = shelf.find_folder(digest)
             else:
                 notes.append(f"{link.path}: this version does not know the input `{role}`, and has not looked for it")
                 continue
@@ -194,25 +201,25 @@ def chain(path: Path, shelf: Shelf) -> tuple[list[Link], list[str], list[str]]:
                 where = ", ".join(map(str, shelf.roots))
                 problems.append(
                     f"{link.path}: its input `{role}` ({str(digest)[:12]}...) is not in {where}: missing, changed or "
-                    f"made again{shelf.like(role)}; --inputs FOLDER names where else it may be"
+                    f"made again{shelf.explain_absence(role)}; --inputs FOLDER names a further folder to look in"
                 )
                 continue
             new = found.resolve() not in links
-            origin = _link(found, links)
+            origin = _make_link(found, links)
             if new:
                 waiting.append(origin)
             if role in _ROWS.get(link.kind, ()):
                 link.rows_from[role] = origin
-        for part in _parts(link, problems):
+        for part in _check_parts(link, problems):
             new = part.resolve() not in links
-            below = _link(part, links)
+            below = _make_link(part, links)
             if new:
                 waiting.append(below)
     return list(links.values()), problems, notes
 
 
 def walk(root: Path) -> Iterator[Path]:
-    """`root` and the folders below it, down to `DEPTH`, without those that their stages have replaced."""
+    """Iterate over `root` and the folders below it, down to `DEPTH`, without old folders that stages have replaced."""
     for folder, names, _ in os.walk(root):
         below = len(Path(folder).relative_to(root).parts)
         names[:] = sorted(name for name in names if not name.startswith(".") and not is_kept(name))
@@ -221,16 +228,16 @@ def walk(root: Path) -> Iterator[Path]:
         yield Path(folder)
 
 
-def _given(path: Path) -> list[Path]:
+def _find_folders(path: Path) -> list[Path]:
     if (path / MANIFEST).exists() or (path / WEIGHTS).exists() or not path.is_dir():
         return [path]
     found = [folder for folder in walk(path) if (folder / MANIFEST).exists() or (folder / WEIGHTS).exists()]
     if not found:
-        read_manifest(path)  # says what is wrong with the folder
+        read_manifest(path)  # raises an error that describes the problem
     return found
 
 
-def _link(folder: Path, links: dict[Path, Link]) -> Link:
+def _make_link(folder: Path, links: dict[Path, Link]) -> Link:
     key = folder.resolve()
     if key not in links:
         bare = (folder / WEIGHTS).exists() and not (folder / MANIFEST).exists()
@@ -238,8 +245,8 @@ def _link(folder: Path, links: dict[Path, Link]) -> Link:
     return links[key]
 
 
-def _parts(link: Link, problems: list[str]) -> Iterator[Path]:
-    """The corpora of a prepared folder; its manifest names their manifests' digests."""
+def _check_parts(link: Link, problems: list[str]) -> Iterator[Path]:
+    """Check the corpora of a prepared folder, whose manifest holds the digests of their manifests."""
     if link.kind != "prepared" or link.manifest is None:
         return
     for part in ("train", "valid", "test"):
@@ -250,12 +257,14 @@ def _parts(link: Link, problems: list[str]) -> Iterator[Path]:
             problems.append(f"{error.where}: {error.what}")
             continue
         if digest != link.manifest.extra.get(part):
-            problems.append(f"{folder}: not the corpus that {link.path} was finished with: of another run, or changed")
+            problems.append(
+                f"{folder}: not the corpus that {link.path} was finished with: it is from another run, or changed"
+            )
         yield folder
 
 
-def _run(path: Path) -> Path:
-    """The run folder that `path` is or lies in; its parent where it lies in none."""
+def _find_run(path: Path) -> Path:
+    """Find the run folder that `path` is or is in. Without a run folder, return its parent."""
     whole = path.resolve()
     for folder in (whole, *whole.parents):
         if (folder / PLAN).is_file():
@@ -267,14 +276,14 @@ def _holds_folders(path: Path) -> bool:
     return path.is_dir() and not (path / MANIFEST).exists() and not (path / WEIGHTS).exists()
 
 
-def _named_by(run: Path) -> list[Path]:
-    """Folders outside the run that its stage files name, such as a teacher that was brought along."""
+def _find_named_folders(run: Path) -> list[Path]:
+    """Find folders outside the run that its stage files name, such as a teacher that was brought along."""
     found: dict[Path, None] = {}
     for file in sorted(run.glob("config/*.toml")):
         try:
-            values = list(_texts(read_toml(file)))
+            values = list(_iterate_texts(read_toml(file)))
         except ConfigError:
-            continue  # not what is verified here
+            continue  # stage files are not verified here
         for text in values:
             folder = Path(text)
             if folder.is_dir() and ((folder / MANIFEST).is_file() or (folder / WEIGHTS).is_file()):
@@ -283,26 +292,26 @@ def _named_by(run: Path) -> list[Path]:
     return [folder for folder in found if inside not in folder.resolve().parents]
 
 
-def _texts(value: object) -> Iterator[str]:
+def _iterate_texts(value: object) -> Iterator[str]:
     if isinstance(value, str):
         yield value
     elif isinstance(value, dict):
         for item in value.values():
-            yield from _texts(item)
+            yield from _iterate_texts(item)
     elif isinstance(value, list):
         for item in value:
-            yield from _texts(item)
+            yield from _iterate_texts(item)
 
 
 def _model_digest(folder: Path) -> str:
-    # torch is not loaded where no input is a model
+    # torch is loaded only if an input is a model
     from seqkd.models.checkpoint import combine_digests, model_digest
 
     try:
         if (folder / MANIFEST).is_file():
             files = read_manifest(folder).extra.get("files")
             if isinstance(files, dict):
-                return combine_digests(files)  # whether the files are still these is told where the folder is looked at
+                return combine_digests(files)  # changes of the files are reported when the folder is checked
         return model_digest(folder)
     except SeqkdError:
         return ""

@@ -19,7 +19,7 @@ from seqkd.cli.main import main
 from seqkd.corpus.manifest import MANIFEST, read_manifest
 from seqkd.corpus.reader import Corpus
 from seqkd.models.checkpoint import load_model, model_digest
-from seqkd.pipeline.expansion import graph_of
+from seqkd.pipeline.expansion import build_graph
 from seqkd.pipeline.reading import read_pipeline
 from seqkd.pipeline.stages import plan_stages
 from tests.integration.pipelines import (
@@ -212,7 +212,7 @@ def test_every_shipped_pipeline_runs_through_the_command_line(
     report = json.loads((tmp_path / "runs" / file.stem / "report" / "report.json").read_text())
     assert [model["name"] for model in report["models"]] == [
         "teacher",
-        *(student.name for student in graph_of(read_pipeline(written)).of("students")),
+        *(student.name for student in build_graph(read_pipeline(written)).of_kind("students")),
     ]
 
 

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from seqkd.cli.main import main
 from seqkd.config import stages
 from seqkd.config.search import Strict
-from seqkd.config.toml import dotted, problems
+from seqkd.config.toml import join_place, list_problems
 from seqkd.pipeline import file as pipeline_file
 from tests.snippets import (
     ROOT,
@@ -102,7 +102,7 @@ KINDS = [
 
 def misfits(text: str) -> list[str]:
     """What is wrong with a part of a pipeline or stage file, by the schema that has its keys; a part may lack some."""
-    values = pipeline_file.as_lists(read_toml(text))
+    values = pipeline_file.put_in_lists(read_toml(text))
     if isinstance(values.get("students"), dict):  # a part of one of [[students]]
         values["students"] = [values["students"]]
     shared = values.pop("student", {})
@@ -115,7 +115,7 @@ def misfits(text: str) -> list[str]:
         try:
             kind.model_validate(values)
         except ValidationError as error:
-            wrong = [f"{dotted(loc)}: {said}" for loc, said in problems(error) if said != "missing"]
+            wrong = [f"{join_place(loc)}: {said}" for loc, said in list_problems(error) if said != "missing"]
             if wrong:
                 found.append(wrong)
                 continue

@@ -74,4 +74,4 @@ def test_another_pipeline_file_of_the_same_name_is_refused(tmp_path: Path) -> No
         assert "seqkd prepare" in shown
     code, shown = make(*words, f"PIPELINE={files[1]}")
     assert code == 2
-    assert f"the run folder is that of {files[0]}, another pipeline file of the same name" in shown
+    assert f"the run folder belongs to {files[0]}, another pipeline file with the same name" in shown

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from seqkd.config.stages import DistillConfig
-from seqkd.config.written import neutral
+from seqkd.config.written import find_neutral
 from seqkd.corpus.manifest import Provenance
 from seqkd.corpus.reader import Corpus
 from seqkd.corpus.revisions import search_revisions
@@ -62,12 +62,12 @@ def provenance(config: DistillConfig, corpus: Corpus, where: torch.device, preci
         made_from = {f"source.{name}": digest for name, digest in made_from.items()}
     inputs = {"corpus": corpus.manifest.digest(), **made_from}
     if precision is None:
-        return Provenance(stage="distill", settings=settings(config), inputs=inputs, neutral=neutral(config))
+        return Provenance(stage="distill", settings=settings(config), inputs=inputs, neutral=find_neutral(config))
     return Provenance(
         stage="distill",
         settings=settings(config),
         inputs=inputs,
-        neutral=neutral(config),
+        neutral=find_neutral(config),
         worked={
             "device": where.type,
             "precision": precision,

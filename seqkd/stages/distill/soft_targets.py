@@ -12,7 +12,7 @@ import pyarrow as pa
 import torch
 
 from seqkd.config.stages import SoftTargetsConfig
-from seqkd.config.written import neutral
+from seqkd.config.written import find_neutral
 from seqkd.corpus.manifest import Manifest, Provenance, ShardInfo, StageOutput
 from seqkd.corpus.reader import Corpus
 from seqkd.corpus.revisions import scoring_revisions
@@ -109,7 +109,7 @@ def _made_by(config: SoftTargetsConfig, corpus: Corpus, where: torch.device, pre
         stage="soft_targets",
         settings=settings(config),
         inputs={"corpus": corpus.manifest.digest(), **teachers},
-        neutral=neutral(config),
+        neutral=find_neutral(config),
         worked={"device": where.type, "precision": precision, "batch_tokens": config.batch_tokens},
         revisions=scoring_revisions(precision),
     )

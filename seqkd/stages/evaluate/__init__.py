@@ -1,1 +1,1 @@
-"""A model on a test corpus."""
+"""The evaluation of a model on a test corpus."""

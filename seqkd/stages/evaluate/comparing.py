@@ -1,4 +1,4 @@
-"""The baseline's evaluation: outputs for the same test text, which a model's outputs are compared with."""
+"""The outputs of the baseline for the same test text, with which the outputs of a model are compared."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ FILES = "hypotheses.*.txt"
 
 
 @dataclass(frozen=True, slots=True)
-class Rival:
+class BaselineOutputs:
     """A finished evaluation on the same test text.
 
     Attributes:
-        name: The name of its model.
-        texts: The outputs of each decode, one a row, by the name of their file.
-        digest: SHA-256 (hex) of both.
+        name: The name of the model.
+        texts: The outputs of each decode, one per row, by the name of the file.
+        digest: SHA-256 (hex) of name and texts.
     """
 
     name: str
@@ -30,37 +30,37 @@ class Rival:
     digest: str
 
     @classmethod
-    def open(cls, folder: Path, corpus: Corpus) -> Rival:
+    def open(cls, folder: Path, corpus: Corpus) -> BaselineOutputs:
         """Read an evaluation.
 
         Args:
-            folder: Where it lies.
-            corpus: The test text that it must be of.
+            folder: The folder of the evaluation.
+            corpus: The test corpus, which must be that of the evaluation.
 
         Raises:
-            CorpusError: It is missing, unfinished, damaged or no evaluation, or is of another test text.
+            CorpusError: The folder is missing, unfinished, damaged or not an evaluation, or has another test text.
         """
         manifest = read_manifest(folder)
         if manifest.kind != "evaluation":
             raise CorpusError(
-                f"holds {manifest.kind!r}, not an evaluation",
+                f"is of kind {manifest.kind!r}, not an evaluation",
                 where=str(folder),
                 expected="the folder that `seqkd evaluate` wrote for the baseline",
             )
         inputs = manifest.fingerprint.get("inputs")
         if not isinstance(inputs, Mapping) or inputs.get("corpus") != corpus.manifest.digest():
             raise CorpusError(
-                f"is an evaluation on another test text than {corpus.path}",
+                f"is an evaluation on a test text other than {corpus.path}",
                 where=str(folder),
                 expected="a baseline that was evaluated on the same test text, prepared with the same vocabulary",
                 hint=f"evaluate the baseline on {corpus.path}",
             )
         name = str(manifest.extra.get("name", folder.name))
-        texts = {path.name: _lines(path, manifest.rows) for path in sorted(folder.glob(FILES))}
+        texts = {path.name: _read_lines(path, manifest.rows) for path in sorted(folder.glob(FILES))}
         return cls(name, texts, hashlib.sha256(canonical_json({"name": name, "texts": texts})).hexdigest())
 
 
-def _lines(path: Path, rows: int) -> list[str]:
+def _read_lines(path: Path, rows: int) -> list[str]:
     try:
         lines = path.read_bytes().decode().split("\n")
     except (OSError, UnicodeDecodeError) as error:

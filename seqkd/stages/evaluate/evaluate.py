@@ -19,7 +19,7 @@ from seqkd.errors import CorpusError
 from seqkd.kernels.processors import model_name
 from seqkd.metrics.registry import METRICS, Outputs, main_metric
 from seqkd.metrics.results import BLEU, FIELDS, RESULT, Baseline, DecodeResult, EvaluationResult
-from seqkd.metrics.speed import TOLERANCE, Speed, load_now, measure
+from seqkd.metrics.speed import TOLERANCE, Speed, measure, read_load
 from seqkd.metrics.tokenizers import Tokenizer, choose_tokenizer
 from seqkd.models.protocol import SOURCE_TOO_LONG
 from seqkd.progress import Progress, say
@@ -27,59 +27,57 @@ from seqkd.search import Hypothesis, score_pairs
 from seqkd.search.gpu.graphs import ORDINARY_RUNS
 from seqkd.search.loading import SearchTeam, resolve_device, team_precision
 from seqkd.search.paths import slow_path
-from seqkd.stages.evaluate.comparing import Rival
-from seqkd.stages.evaluate.models import Models, recipe_of
+from seqkd.stages.evaluate.comparing import BaselineOutputs
+from seqkd.stages.evaluate.models import Models, find_recipe
 from seqkd.stages.evaluate.provenance import OUTPUTS, provenance
-from seqkd.stages.evaluate.references import accepted_file, further_references, shown
-from seqkd.stages.evaluate.scoring import Quality, check_accepted, measured
-from seqkd.stages.evaluate.ways import Way, baseline_of, quick_of, ways_of
+from seqkd.stages.evaluate.references import accepted_file, format_model, read_further_references
+from seqkd.stages.evaluate.scoring import Quality, check_accepted, measure_quality
+from seqkd.stages.evaluate.ways import Way, find_baseline_way, find_quick, list_ways
 from seqkd.stages.slower import slow_path_note
 from seqkd.text.languages import has_blanks
 
 # A shape that is met once in a decode has its graph captured in the last of these.
 GPU_PASSES = ORDINARY_RUNS + 1
-BASELINE = ""  # no decode is called so: it stands beside their names
+BASELINE = ""  # the key of the baseline beside the names of decodes, none of which is empty
 TOO_LONG_TO_SCORE = "source or reference longer than max_positions"
 
 
 def run(config: EvaluateConfig, out: str | Path, *, overwrite: bool = False, device: str = "auto") -> None:
-    """Evaluate `config.model` on `config.corpus`: result.json, and the outputs of each decode as text.
+    """Evaluate `config.model` on `config.corpus`, and write result.json and the outputs of each decode as text.
 
-    With `config.ensemble` it decodes and scores together with these.
+    The model decodes and scores as an ensemble with the models in `config.ensemble`. Decodes that `config.baseline`
+    also has are compared with its outputs by both tests of `seqkd.metrics.significance`.
 
-    With `config.baseline` each decode that the baseline has as well is compared with its outputs, by both tests of
-    `seqkd.metrics.significance`.
+    If the prepared folder has accepted translations, the share of valid outputs and multi-reference BLEU are measured,
+    too. `config.speed_against` is timed in turn with the model; the speed-ups of a teacher are relative to itself.
+    Without `config.timed` no speed is measured. On a CPU `config.threads` threads do all the work. The result records
+    the load of the machine.
 
-    Where the prepared folder has accepted translations, the share of valid outputs and multi-reference BLEU are
-    measured too. `config.speed_against` is timed in turn with the model; a teacher's speed-ups are over itself.
-    Without `config.timed` no speed is measured. All of it is done by `config.threads` threads on a CPU, and the result
-    records the machine's load.
-
-    A row whose source, with its end of sentence, is longer than the model's positions is not decoded: its output is
-    empty and counts as such in every score, so that scores of models with different positions are of the same rows.
-    Perplexity, mode probability and speed are of the rows that fit. The rows are counted.
+    A row whose source, with its end of sentence, is longer than the model's positions is not decoded. Its output is
+    empty and counts as such in every score, so that models with different positions are scored on the same rows.
+    Perplexity, mode probability and speed leave such rows out. The rows are counted.
 
     Args:
-        config: The stage's settings.
-        out: Output folder.
-        overwrite: Start anew where `out` was made with other settings.
+        config: The settings of the stage.
+        out: The output folder.
+        overwrite: Whether to start anew if `out` was made with other settings.
         device: auto, cpu, cuda or cuda:N.
 
     Raises:
-        CorpusError: The test corpus is missing or empty, is in another vocabulary than the model, or has no row that
-            fits the models' positions; the baseline's evaluation is missing, damaged or of another test text.
+        CorpusError: The test corpus is missing or empty, its vocabulary is not that of the model, or no row fits the
+            positions of the models; or the evaluation of the baseline is missing, damaged or has another test text.
         ModelError: A model folder is damaged.
         InputError: A decode does not fit the model, or the tokenizer of BLEU is not installed.
         ConflictError: `out` was made with other settings.
-        WorkError: Logits are not finite, or the system refuses to write.
+        WorkError: Logits are not finite, or a file cannot be written.
     """
-    with _threads(config.threads):
+    with _set_threads(config.threads):
         _run(config, Path(out), overwrite, device)
 
 
 @contextmanager
-def _threads(count: int) -> Iterator[None]:
-    """Let torch, and engines that are made meanwhile, use so many threads; 0: as many as before."""
+def _set_threads(count: int) -> Iterator[None]:
+    """Let torch, and engines that are made meanwhile, use this number of threads; 0: as many as before."""
     before = torch.get_num_threads()
     torch.set_num_threads(count or before)
     try:
@@ -94,20 +92,20 @@ def _run(config: EvaluateConfig, out: Path, overwrite: bool, device: str) -> Non
     where = resolve_device(device)
     precision = team_precision([config.model, *config.ensemble], config.precision, where)
     accepted = accepted_file(config.corpus)
-    rival = None if config.baseline is None else Rival.open(config.baseline, corpus)
+    rival = None if config.baseline is None else BaselineOutputs.open(config.baseline, corpus)
     made_by = provenance(config, corpus, accepted, rival, where, precision)
     if StageOutput.up_to_date(out, "evaluation", made_by, overwrite=overwrite):
-        say(f"evaluate: {out} is up to date{_uncompared(out, rival)}")
+        say(f"evaluate: {out} is up to date{_note_uncompared(out, rival)}")
         return
-    # What can be wrong is found before the folder is begun.
+    # Problems are found before the folder is created.
     check_accepted(config.metrics or (), accepted)
     models = Models.load(config, str(where))
     models.check(corpus, config)
     test = _read(corpus, accepted if "accepted" in made_by.inputs else None, tokenizer)
-    timed, ways = models.fitting(test.sources, corpus), ways_of(config, models.team, models.judge)
+    timed, ways = models.select_fitting(test.sources, corpus), list_ways(config, models.team, models.judge)
     with StageOutput.open(out, "evaluation", made_by, overwrite=overwrite, device=str(where)) as output:
         if output.complete:
-            return  # by another process, while this one has looked
+            return  # another process has finished it meanwhile
         result, counts = _evaluate(config, test, models, timed, ways, rival, out)
         atomic_write(out / RESULT, result.to_json().encode())
         extra = {"name": config.name, "role": config.role, **made_by.extra}
@@ -123,26 +121,33 @@ def _run(config: EvaluateConfig, out: Path, overwrite: bool, device: str) -> Non
             )
         )
     for name, found in result.decodes.items():
-        say(f"evaluate: {shown(config)}, {'beam ' * (not result.parallel)}{name}: {_summary(found)} on {result.device}")
-    _say_load(result)
+        say(
+            f"evaluate: {format_model(config)}, {'beam ' * (not result.parallel)}{name}: "
+            f"{_summarize(found)} on {result.device}"
+        )
+    _say_unsettled(result)
     if rival is not None and len(test.ids) < 2:
         say(
-            f"evaluate: {shown(config)} is not compared with {rival.name}: the test text has one row, and significance "
+            f"evaluate: {format_model(config)} is not compared with {rival.name}: the test text "
+            "has one row, and significance "
             "needs at least two"
         )
     if result.too_long:
-        say(f"evaluate: {shown(config)} left {result.too_long:,} of {result.rows:,} outputs empty: {SOURCE_TOO_LONG}")
+        say(
+            f"evaluate: {format_model(config)} left {result.too_long:,} of {result.rows:,} "
+            f"outputs empty: {SOURCE_TOO_LONG}"
+        )
 
 
-def _uncompared(out: Path, rival: Rival | None) -> str:
-    """Say that a finished folder, made before there was a baseline, has no comparison with it."""
+def _note_uncompared(out: Path, rival: BaselineOutputs | None) -> str:
+    """Return a note that a finished folder, made before there was a baseline, has no comparison with it."""
     if rival is None or OUTPUTS in read_manifest(out).fingerprint["inputs"]:
         return ""
     return f", without a comparison with {rival.name}; --overwrite makes one"
 
 
-def _say_load(result: EvaluationResult) -> None:
-    """Say which decodes have no reliable speed, and what the machine's load was."""
+def _say_unsettled(result: EvaluationResult) -> None:
+    """Say which decodes have no reliable speed, and the load of the machine."""
     speeds = {name: found.speed for name, found in result.decodes.items() if found.speed is not None}
     if result.baseline is not None:
         speeds["the baseline"] = result.baseline.speed
@@ -151,12 +156,12 @@ def _say_load(result: EvaluationResult) -> None:
         named = ", ".join(unsettled)
         say(
             f"evaluate: repeated timings of {result.name} differ by more than {TOLERANCE:.0%} ({named}), with "
-            f"{result.load}; evaluate again on an idle machine before the speeds are used"
+            f"{result.load}; evaluate again on an idle machine before you use the speeds"
         )
 
 
-def _summary(found: DecodeResult) -> str:
-    values = {name: found.measured(name) for name in ("bleu", "chrf", "ter", *found.further)}
+def _summarize(found: DecodeResult) -> str:
+    values = {name: found.get_value(name) for name in ("bleu", "chrf", "ter", *found.further)}
     parts = [f"{METRICS.get(name).label} {value:.2f}" for name, value in values.items() if value is not None]
     parts += [] if found.valid is None else [f"{found.valid:.1%} valid"]
     faster = "" if found.speedup is None else f" ({found.speedup:.2f} times the baseline)"
@@ -165,8 +170,8 @@ def _summary(found: DecodeResult) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class _Test:
-    """The test corpus; test corpora are small enough to hold."""
+class _TestCorpus:
+    """The test corpus. Test corpora are small enough to be held in memory."""
 
     ids: list[int]
     sources: list[list[int]]
@@ -181,7 +186,7 @@ class _Test:
 
 @dataclass(frozen=True, slots=True)
 class _Decode:
-    """One decode's outputs, in the corpus's order; None and an empty text for a row that is too long for the model."""
+    """The outputs of a decode, in the order of the corpus. Rows that are too long have None and an empty text."""
 
     hypotheses: list[Hypothesis | None]
     texts: list[str]
@@ -189,7 +194,7 @@ class _Decode:
     unjudged: int
 
 
-def _read(corpus: Corpus, accepted: Path | None, tokenizer: Tokenizer) -> _Test:
+def _read(corpus: Corpus, accepted: Path | None, tokenizer: Tokenizer) -> _TestCorpus:
     if not corpus.rows:
         raise CorpusError("has no rows to evaluate on", where=str(corpus.path))
     ids: list[int] = []
@@ -204,13 +209,13 @@ def _read(corpus: Corpus, accepted: Path | None, tokenizer: Tokenizer) -> _Test:
         texts += table.column("source").to_pylist()
         references += table.column("target").to_pylist()
     language = corpus.manifest.extra.get("target_language")
-    return _Test(
+    return _TestCorpus(
         ids,
         sources,
         targets,
         texts,
         references,
-        further_references(corpus),
+        read_further_references(corpus),
         _read_accepted(accepted, ids) if accepted else None,
         tokenizer,
         blanks=language is None or has_blanks(language),
@@ -218,7 +223,7 @@ def _read(corpus: Corpus, accepted: Path | None, tokenizer: Tokenizer) -> _Test:
 
 
 def _read_accepted(path: Path, ids: list[int]) -> list[list[str]]:
-    """Accepted translations of each of `ids`; line n of the file, from 0, is row n."""
+    """Read the accepted translations of `ids`. Line n of the file, from 0, is row n."""
     try:
         lines = [json.loads(line) for line in path.read_bytes().splitlines()]
         rows = [lines[row] for row in ids]
@@ -231,17 +236,17 @@ def _read_accepted(path: Path, ids: list[int]) -> list[list[str]]:
 
 def _evaluate(
     config: EvaluateConfig,
-    test: _Test,
+    test: _TestCorpus,
     models: Models,
     timed: list[list[int]],
     ways: list[Way],
-    rival: Rival | None,
+    rival: BaselineOutputs | None,
     out: Path,
 ) -> tuple[EvaluationResult, dict[str, int]]:
     team, loaded = models.team, models.team.loaded[0]
     over = None
     if models.over is not None and config.timed:
-        over = ways[-1] if models.over is team else baseline_of(config, models.over)
+        over = ways[-1] if models.over is team else find_baseline_way(config, models.over)
     decoded: dict[str, _Decode] = {}
     with Progress(f"evaluate {config.name}", len(ways) * len(test.ids), "sentences") as progress:
         for way in ways:
@@ -249,25 +254,25 @@ def _evaluate(
             _write_texts(out / way.file, decoded[way.name].texts)
     load, speeds, baseline = None, dict[str, Speed](), None
     if config.timed:
-        load = load_now(torch.get_num_threads())
-        speeds, baseline = _speeds(ways, over, timed, config, team.device)
+        load = read_load(torch.get_num_threads())
+        speeds, baseline = _measure_speeds(ways, over, timed, config, team.device)
     decodes: dict[str, DecodeResult] = {}
     signatures: dict[str, str] = {}
     metrics = [METRICS.get(name) for name in config.metrics or METRICS.own]
     compared = rival if len(test.ids) > 1 else None
     for way in ways:
         theirs = None if compared is None else compared.texts.get(way.file)
-        quality = measured(_outputs(test, decoded[way.name]), metrics, theirs)
+        quality = measure_quality(_make_outputs(test, decoded[way.name]), metrics, theirs)
         signatures = quality.signatures
-        decodes[way.name] = _result(test, decoded[way.name], quality, way.engine, speeds.get(way.name), baseline)
+        decodes[way.name] = _make_result(test, decoded[way.name], quality, way.engine, speeds.get(way.name), baseline)
     perplexity, mode, unscored = None, None, 0
     retried = sum(decode.retried for decode in decoded.values())
     if not team.parallel:
-        perplexity, unscored, scored_again = _perplexity(test, team, config.batch_tokens)
+        perplexity, unscored, scored_again = _measure_perplexity(test, team, config.batch_tokens)
         retried += scored_again
-        mode = _mode_probability(test, decoded[ways[-1].name].hypotheses)
+        mode = _measure_mode_probability(test, decoded[ways[-1].name].hypotheses)
     too_long = sum(hypothesis is None for hypothesis in decoded[ways[-1].name].hypotheses)
-    objective, recipe = recipe_of(config.model)
+    objective, recipe = find_recipe(config.model)
     result = EvaluationResult(
         name=config.name,
         role=config.role,
@@ -279,7 +284,7 @@ def _evaluate(
         rows=len(test.ids),
         decodes=decodes,
         quality=ways[-1].name,
-        quick=quick_of(config, ways),
+        quick=find_quick(config, ways),
         parallel=team.parallel,
         perplexity=perplexity,
         mode_probability=mode,
@@ -288,7 +293,7 @@ def _evaluate(
         compared_with="" if compared is None else compared.name,
         load=load,
         signatures=signatures,
-        device=describe(team.device),
+        device=describe_device(team.device),
         precision=team.precision,
     )
     counts = {
@@ -300,10 +305,10 @@ def _evaluate(
     return result, {reason: count for reason, count in counts.items() if count}
 
 
-def _speeds(
+def _measure_speeds(
     ways: Sequence[Way], over: Way | None, sources: list[list[int]], config: EvaluateConfig, device: torch.device
 ) -> tuple[dict[str, Speed], Baseline | None]:
-    """How fast each way is, and what it is compared with; all of one run, in turn."""
+    """Measure the speed of each way, and of the baseline, in turn in one run."""
     timed = {way.name: way.open for way in ways}
     own = over in ways  # a teacher that is compared with itself is timed once
     if over is not None and not own:
@@ -315,7 +320,7 @@ def _speeds(
     return speeds, Baseline(decode=over.name, speed=speeds[over.name if own else BASELINE], engine=over.engine)
 
 
-def _decode(way: Way, test: _Test, team: SearchTeam, batch_tokens: int, progress: Progress) -> _Decode:
+def _decode(way: Way, test: _TestCorpus, team: SearchTeam, batch_tokens: int, progress: Progress) -> _Decode:
     hypotheses: list[Hypothesis | None] = [None] * len(test.sources)
     decoder = way.open()
     for row, nbest in decoder.decode(enumerate(test.sources), batch_tokens=batch_tokens):
@@ -326,7 +331,7 @@ def _decode(way: Way, test: _Test, team: SearchTeam, batch_tokens: int, progress
     return _Decode(hypotheses, texts, len(decoder.retried), len(decoder.unjudged))
 
 
-def _outputs(test: _Test, decode: _Decode) -> Outputs:
+def _make_outputs(test: _TestCorpus, decode: _Decode) -> Outputs:
     return Outputs(
         hypotheses=decode.texts,
         references=test.references,
@@ -338,13 +343,13 @@ def _outputs(test: _Test, decode: _Decode) -> Outputs:
     )
 
 
-def _result(
-    test: _Test, decode: _Decode, quality: Quality, engine: str, speed: Speed | None, baseline: Baseline | None
+def _make_result(
+    test: _TestCorpus, decode: _Decode, quality: Quality, engine: str, speed: Speed | None, baseline: Baseline | None
 ) -> DecodeResult:
     values = quality.values
     reference_tokens = sum(map(len, test.targets))
     written = [hypothesis for hypothesis in decode.hypotheses if hypothesis is not None]
-    speedup, speedup_batch1 = _speedups(speed, baseline)
+    speedup, speedup_batch1 = _compute_speedups(speed, baseline)
     return DecodeResult(
         bleu=values.get("bleu"),
         chrf=values.get("chrf"),
@@ -364,8 +369,8 @@ def _result(
     )
 
 
-def _speedups(speed: Speed | None, baseline: Baseline | None) -> tuple[float | None, float | None]:
-    """Times the baseline's speed, in batches and one sentence at a time."""
+def _compute_speedups(speed: Speed | None, baseline: Baseline | None) -> tuple[float | None, float | None]:
+    """Compute the speed relative to the baseline, in batches and one sentence at a time."""
     if speed is None or baseline is None:
         return None, None
     ours, theirs = speed, baseline.speed
@@ -375,8 +380,8 @@ def _speedups(speed: Speed | None, baseline: Baseline | None) -> tuple[float | N
     )
 
 
-def _mode_probability(test: _Test, hypotheses: Sequence[Hypothesis | None]) -> float | None:
-    """Mean probability of the outputs of sources that have tokens and were decoded; None if there are none."""
+def _measure_mode_probability(test: _TestCorpus, hypotheses: Sequence[Hypothesis | None]) -> float | None:
+    """Compute the mean probability of the outputs of decoded sources that have tokens; None if there are none."""
     found = [
         math.exp(hypothesis.logprob)
         for source, hypothesis in zip(test.sources, hypotheses, strict=True)
@@ -385,10 +390,10 @@ def _mode_probability(test: _Test, hypotheses: Sequence[Hypothesis | None]) -> f
     return statistics.fmean(found) if found else None
 
 
-def _perplexity(test: _Test, team: SearchTeam, batch_tokens: int) -> tuple[float | None, int, int]:
-    """Perplexity of the references, how many rows are longer than the model's positions, and how many were retried.
+def _measure_perplexity(test: _TestCorpus, team: SearchTeam, batch_tokens: int) -> tuple[float | None, int, int]:
+    """Compute the perplexity of the references, and count rows that are too long and rows that were retried.
 
-    Rows that are longer are left out. The perplexity is None if that leaves none.
+    Rows that are too long are left out. The perplexity is None if no other rows exist.
     """
     every = zip(test.sources, test.targets, strict=True)
     pairs = [pair for pair in every if max(map(len, pair)) < team.max_positions]
@@ -399,18 +404,18 @@ def _perplexity(test: _Test, team: SearchTeam, batch_tokens: int) -> tuple[float
         team.scorers, pairs, batch_tokens=batch_tokens, device=team.device, fallback=team.scorers_in_float32
     )
     mean = sum(score.logprob for score in scores) / sum(score.tokens for score in scores)
-    perplexity = math.exp(min(-mean, 700.0))  # a float holds no more than e^709
+    perplexity = math.exp(min(-mean, 700.0))  # a float cannot exceed e^709
     return perplexity, unscored, sum(score.retried for score in scores)
 
 
 def _write_texts(path: Path, texts: list[str]) -> None:
-    """One output a line, in the corpus's order; a line break inside an output becomes a space."""
+    """Write one output per line, in the order of the corpus. A line break in an output becomes a space."""
     lines = [text.replace("\r", " ").replace("\n", " ") + "\n" for text in texts]
     atomic_write(path, "".join(lines).encode())
 
 
-def describe(device: torch.device) -> str:
-    """The device in words: a GPU's name, or the processor's with the number of threads."""
+def describe_device(device: torch.device) -> str:
+    """Describe the device: the name of a GPU, or of the processor with the number of threads."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     threads = torch.get_num_threads()

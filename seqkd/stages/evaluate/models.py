@@ -1,4 +1,4 @@
-"""The models that `evaluate` needs together: loaded, checked, and asked which rows they have positions for."""
+"""The models that `evaluate` needs together, with the checks that they fit the test corpus."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 from seqkd.config.models import ModelConfig, ObjectiveConfig
 from seqkd.config.stages import EvaluateConfig
-from seqkd.config.written import in_full
+from seqkd.config.written import fill_in_neutral
 from seqkd.corpus.manifest import MANIFEST, read_manifest
 from seqkd.corpus.reader import Corpus
 from seqkd.errors import CorpusError
@@ -20,12 +20,12 @@ from seqkd.search.loading import SearchTeam, load_team
 
 @dataclass(frozen=True, slots=True)
 class Models:
-    """The model, and those that stand beside it.
+    """The evaluated model, and the models that it needs.
 
     Attributes:
-        team: What is evaluated.
-        judge: What rescores its candidates.
-        over: What its speed is compared with.
+        team: The evaluated model or ensemble.
+        judge: The model that rescores its candidates.
+        over: The model that its speed is compared with.
     """
 
     team: SearchTeam
@@ -34,32 +34,32 @@ class Models:
 
     @classmethod
     def load(cls, config: EvaluateConfig, device: str) -> Models:
-        """Load all of them.
+        """Load all models.
 
         Raises:
             ModelError: A model folder is damaged.
-            InputError: A precision that a model does not have.
+            InputError: A model does not support the precision.
         """
 
-        def one(*paths: Path, parallel: bool) -> SearchTeam:
-            # Each in the precision that suits it best, unless the stage file names one.
+        def load(*paths: Path, parallel: bool) -> SearchTeam:
+            # Each model has the precision that suits it best, unless the stage file names one.
             return load_team(paths, device=device, precision=config.precision, parallel=parallel)
 
-        team = one(config.model, *config.ensemble, parallel=True)
-        judge = None if config.rescore_with is None else one(config.rescore_with, parallel=False)
+        team = load(config.model, *config.ensemble, parallel=True)
+        judge = None if config.rescore_with is None else load(config.rescore_with, parallel=False)
         if config.speed_against is None:
             over = team if config.role == "teacher" else None
         elif config.speed_against == config.rescore_with:
             over = judge
         else:
-            over = one(config.speed_against, parallel=True)
+            over = load(config.speed_against, parallel=True)
         return cls(team, judge, over)
 
-    def fitting(self, sources: Sequence[list[int]], corpus: Corpus) -> list[list[int]]:
-        """The sources that all timed models have positions for.
+    def select_fitting(self, sources: Sequence[list[int]], corpus: Corpus) -> list[list[int]]:
+        """Select the sources that all timed models have positions for.
 
         Raises:
-            CorpusError: There are none.
+            CorpusError: There are no such sources.
         """
         timed = [self.team] if self.over is None else [self.team, self.over]
         room = min(team.max_positions for team in timed)
@@ -73,7 +73,7 @@ class Models:
         return found
 
     def check(self, corpus: Corpus, config: EvaluateConfig) -> None:
-        """Refuse models of another vocabulary than the corpus's."""
+        """Refuse models whose vocabulary differs from that of the corpus."""
         folders = (config.model, config.rescore_with, config.speed_against)
         for team, folder in zip((self.team, self.judge, self.over), folders, strict=True):
             if team is not None:
@@ -87,8 +87,8 @@ class Models:
         corpus.check_ids("target_ids", vocabularies.target.size)
 
 
-def recipe_of(model: Path) -> tuple[str, str]:
-    """What the model's manifest says it was trained to minimise, and a digest of that and of its architecture.
+def find_recipe(model: Path) -> tuple[str, str]:
+    """Return the training objective of a model from its manifest, and a digest of its objective and architecture.
 
     Both are "" for a model that was brought along.
     """
@@ -99,12 +99,12 @@ def recipe_of(model: Path) -> tuple[str, str]:
     recipe: dict[str, Any] = {}
     for key, kind in (("model", ModelConfig), ("objective", ObjectiveConfig)):
         written = config.get(key)
-        full = in_full(kind, written) if isinstance(written, dict) else {}
-        # Folders of teachers are no settings; no fingerprint holds them.
+        full = fill_in_neutral(kind, written) if isinstance(written, dict) else {}
+        # Folders of teachers are not settings, and fingerprints do not hold them.
         recipe[key] = {name: value for name, value in full.items() if name not in ("teachers", "soft_targets")} or None
     recipe |= {key: config[key] for key in ("hooks", "init_from") if key in config}
     if "init_from" in made_by.get("inputs", {}):
-        recipe["tuned"] = True  # it was trained for longer than one that began anew
+        recipe["tuned"] = True  # the model was trained for longer than one with random initial weights
     objective = recipe["objective"]
     if not isinstance(objective, dict):
         return "", ""

@@ -1,4 +1,4 @@
-"""What an evaluation is made from."""
+"""The provenance of an evaluation."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from typing import Any
 import torch
 
 from seqkd.config.stages import EvaluateConfig
-from seqkd.config.written import neutral
+from seqkd.config.written import find_neutral
 from seqkd.corpus.manifest import Provenance
 from seqkd.corpus.reader import Corpus
 from seqkd.corpus.revisions import search_revisions
 from seqkd.models.checkpoint import model_digest
 from seqkd.search.loading import Precision
 from seqkd.search.paths import engine_for
-from seqkd.stages.evaluate.comparing import Rival
+from seqkd.stages.evaluate.comparing import BaselineOutputs
 
-OUTPUTS = "baseline.outputs"  # the role of the outputs that a model's are compared with
+OUTPUTS = "baseline.outputs"  # the role of the outputs of the baseline
 
 
 def settings(config: EvaluateConfig) -> dict[str, Any]:
-    """The settings that the output depends on, as the stage file gives them."""
+    """Return the settings that the output depends on, as in the stage file."""
     names = {"name", "role", "trained_on", "beams", "decode", "batch_tokens", "precision", "threads"}
     names |= {"tokenizer", "metrics", "timed"}
     search = config.search.model_dump(mode="json", exclude={"beam", "nbest"})
@@ -33,19 +33,19 @@ def provenance(
     config: EvaluateConfig,
     corpus: Corpus,
     accepted: Path,
-    rival: Rival | None,
+    rival: BaselineOutputs | None,
     where: torch.device,
     precision: Precision,
 ) -> Provenance:
-    """What `evaluate` compares with the folder that is there.
+    """Return the provenance that `evaluate` compares with an existing folder.
 
     Args:
-        config: The stage's settings.
+        config: The settings of the stage.
         corpus: The test corpus.
-        accepted: Its accepted translations, if there is such a file.
-        rival: The baseline's evaluation, if there is one.
-        where: Where the models are.
-        precision: Of their weights.
+        accepted: The file of accepted translations, which may not exist.
+        rival: The outputs of the baseline, if there is one.
+        where: The device of the models.
+        precision: The precision of their weights.
 
     Raises:
         ModelError: A model folder is damaged.
@@ -62,7 +62,7 @@ def provenance(
         stage="evaluate",
         settings=settings(config),
         inputs=inputs,
-        neutral=neutral(config),
+        neutral=find_neutral(config),
         optional=(OUTPUTS,),
         worked={
             "device": where.type,

@@ -1,4 +1,4 @@
-"""What a test corpus has besides its rows' first references."""
+"""Further references and accepted translations of a test corpus."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ FURTHER = "further_references"
 
 
 def accepted_file(corpus: Path) -> Path:
-    """The accepted translations of a test corpus, if there are any.
+    """Return the file of accepted translations of a test corpus, which may not exist.
 
-    Those of a further test set lie in its folder, those of a prepared folder's own test text beside it.
+    The file of a further test set is in its folder, and that of a prepared folder's own test text beside the corpus.
     """
     inside = corpus / ACCEPTED
     return inside if inside.is_file() else corpus.parent / f"{corpus.name}.accepted.jsonl"
 
 
-def further_references(corpus: Corpus) -> list[list[str]]:
-    """For each row the references besides the first; an empty list if each row has one reference."""
+def read_further_references(corpus: Corpus) -> list[list[str]]:
+    """Read the references of each row besides the first one; an empty list if each row has one reference."""
     if FURTHER not in corpus.schema.names:
         return []
     return [row for table in corpus.tables([FURTHER]) for row in table.column(FURTHER).to_pylist()]
 
 
-def shown(config: EvaluateConfig) -> str:
-    """The model in a message, with the name of a further test set."""
+def format_model(config: EvaluateConfig) -> str:
+    """Write the name of the model in messages, with the name of a further test set."""
     return config.name if config.timed else f"{config.name} on {config.corpus.name}"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from seqkd.errors import InputError
 from seqkd.metrics.registry import METRICS, Metric, Outputs
-from seqkd.metrics.significance import Significance, by_both_tests
+from seqkd.metrics.significance import Significance, run_both_tests
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,9 +16,9 @@ class Quality:
     """The metrics of a decode, by name.
 
     Attributes:
-        values: Scores.
-        signatures: Of the metrics that have one.
-        significance: Differences from the baseline, of metrics that can be tested; empty without baseline.
+        values: The scores.
+        signatures: The signatures of metrics that have one.
+        significance: Differences from the baseline for metrics that can be tested; empty without baseline.
     """
 
     values: dict[str, float]
@@ -27,11 +27,11 @@ class Quality:
 
 
 def check_accepted(names: Sequence[str], accepted: Path) -> None:
-    """Refuse metrics that need accepted translations where there are none.
+    """Refuse metrics that need accepted translations if there are none.
 
     Args:
         names: Metrics that the stage file asks for.
-        accepted: Where accepted translations are, if there are any.
+        accepted: The file of accepted translations, which may not exist.
 
     Raises:
         InputError: Such a metric is among them.
@@ -46,23 +46,25 @@ def check_accepted(names: Sequence[str], accepted: Path) -> None:
         )
 
 
-def measured(outputs: Outputs, metrics: Sequence[Metric], baseline: Sequence[str] | None) -> Quality:
+def measure_quality(outputs: Outputs, metrics: Sequence[Metric], baseline: Sequence[str] | None) -> Quality:
     """Measure outputs.
 
     Args:
-        outputs: Those of the model.
-        metrics: Those that do not fit the outputs are left out.
-        baseline: The baseline's outputs, at least two; None: they are not compared.
+        outputs: The outputs of the model.
+        metrics: The metrics; those that do not fit the outputs are left out.
+        baseline: The outputs of the baseline, at least two; None for no comparison.
     """
     fitting = [metric for metric in metrics if metric.fits(outputs)]
-    statistics = {metric.name: metric.statistics_of(outputs) for metric in fitting if metric.statistics is not None}
+    statistics = {
+        metric.name: metric.compute_statistics(outputs) for metric in fitting if metric.statistics is not None
+    }
     scores = {metric.name: metric.score(outputs) for metric in fitting if metric.name not in statistics}
     scores |= {name: found.score for name, found in statistics.items()}
     significance = {}
     if baseline is not None:
         theirs = replace(outputs, hypotheses=baseline)
         significance = {
-            metric.name: by_both_tests(metric.statistics_of(theirs), statistics[metric.name])
+            metric.name: run_both_tests(metric.compute_statistics(theirs), statistics[metric.name])
             for metric in fitting
             if metric.name in statistics
         }

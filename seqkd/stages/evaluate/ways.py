@@ -1,4 +1,4 @@
-"""The ways in which `evaluate` decodes: beams of a left-to-right model, or decodes of one that writes all at once."""
+"""The ways in which `evaluate` decodes: beams of a left-to-right model, or decodes of a parallel model."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from seqkd.config.stages import EvaluateConfig, ParallelConfig
 from seqkd.errors import InputError
-from seqkd.metrics.speed import Open
+from seqkd.metrics.speed import DecoderFactory
 from seqkd.models.protocol import ParallelSettings
 from seqkd.search import BeamSearch, BeamSettings
 from seqkd.search.loading import SearchTeam, parallel_search
@@ -21,53 +21,57 @@ class Way:
 
     Attributes:
         name: "5" for a beam of five, "nat" for a decode of that name.
-        label: The same in words.
-        file: Where its outputs go.
-        open: Opens it for one decode.
+        label: The name in words.
+        file: The file of the outputs.
+        open: A function that opens the decoder for one decode.
         engine: The search engine that drives the model; see `engine_of`.
     """
 
     name: str
     label: str
     file: str
-    open: Open
+    open: DecoderFactory
     engine: str
 
 
-def ways_of(config: EvaluateConfig, team: SearchTeam, judge: SearchTeam | None) -> list[Way]:
-    """All decodes of a model: its beams from small to large, or its parallel decodes as the file gives them.
+def list_ways(config: EvaluateConfig, team: SearchTeam, judge: SearchTeam | None) -> list[Way]:
+    """List all decodes of a model: its beams in ascending order, or its parallel decodes in the order of the file.
 
     Args:
-        config: The stage's settings.
+        config: The settings of the stage.
         team: The model.
-        judge: What chooses among candidates where a decode is to be rescored.
+        judge: The model that chooses among candidates if a decode is rescored.
 
     Raises:
-        InputError: `decode` is given for a model that goes left to right, or names a strategy that the model lacks.
+        InputError: `decode` is given for a left-to-right model, or names a strategy that the model lacks.
     """
     if team.parallel:
-        return [_parallel(way, team, judge) for way in config.decode or (ParallelConfig(),)]
+        return [_make_parallel_way(way, team, judge) for way in config.decode or (ParallelConfig(),)]
     if config.decode:
         raise InputError(
             f"`decode` is for models that write all positions at once, and {team.loaded[0].arch!r} goes left to right",
             where=str(config.model),
             hint="leave `decode` out of this model's table: it is decoded with `beams`",
         )
-    return [_beam(config, team, beam) for beam in sorted(set(config.beams))]
+    return [_make_beam_way(config, team, beam) for beam in sorted(set(config.beams))]
 
 
-def baseline_of(config: EvaluateConfig, team: SearchTeam) -> Way:
-    """How the model that speed-ups are over is decoded: at the largest beam."""
-    return _parallel(ParallelConfig(), team, None) if team.parallel else _beam(config, team, max(config.beams))
+def find_baseline_way(config: EvaluateConfig, team: SearchTeam) -> Way:
+    """Return the way in which the baseline of speed-ups is decoded: at the largest beam."""
+    return (
+        _make_parallel_way(ParallelConfig(), team, None)
+        if team.parallel
+        else _make_beam_way(config, team, max(config.beams))
+    )
 
 
-def quick_of(config: EvaluateConfig, ways: Sequence[Way]) -> str:
-    """The first decode that the stage file names."""
+def find_quick(config: EvaluateConfig, ways: Sequence[Way]) -> str:
+    """Return the name of the first decode of the stage file."""
     beam = str(config.beams[0])
     return beam if beam in {way.name for way in ways} else ways[0].name
 
 
-def _beam(config: EvaluateConfig, team: SearchTeam, beam: int) -> Way:
+def _make_beam_way(config: EvaluateConfig, team: SearchTeam, beam: int) -> Way:
     settings = BeamSettings(**{**config.search.model_dump(), "beam": beam, "nbest": 1})
     return Way(
         name=str(beam),
@@ -78,7 +82,7 @@ def _beam(config: EvaluateConfig, team: SearchTeam, beam: int) -> Way:
     )
 
 
-def _parallel(way: ParallelConfig, team: SearchTeam, judge: SearchTeam | None) -> Way:
+def _make_parallel_way(way: ParallelConfig, team: SearchTeam, judge: SearchTeam | None) -> Way:
     settings = ParallelSettings(
         iterations=way.iterations,
         candidates=way.candidates,
@@ -87,14 +91,14 @@ def _parallel(way: ParallelConfig, team: SearchTeam, judge: SearchTeam | None) -
     )
     chosen = judge if way.rescore else None
 
-    def opened() -> ParallelSearch:
+    def open_search() -> ParallelSearch:
         return parallel_search(team, settings, chosen)
 
-    opened()  # a strategy that the model lacks is told before any work
+    open_search()  # a strategy that the model lacks is reported before any work
     return Way(
         name=way.name,
         label=f"decode {way.name}",
         file=f"hypotheses.{way.name}.txt",
-        open=opened,
+        open=open_search,
         engine=engine_of(team),
     )

@@ -1,4 +1,4 @@
-"""What both ways of `seqkd prepare` do: rows judged, encoded shard by shard, and those left out listed."""
+"""Common parts of the stages of `seqkd prepare`: judging rows, encoding shards, and listing rows left out."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ from seqkd.text.reading import RawPair
 from seqkd.text.screening import read_rejected, screen
 from seqkd.text.vocabularies import Vocabularies
 
-SAMPLE_ROWS = 20_000  # of the training text, for its script and its usual ratio of lengths
-LENGTHS = "lengths"  # in a manifest: what cleaning counted; absent if words
-NORMALIZED = "targets_changed_by_normalization"  # in a manifest: rows whose metrics see another text than models
+SAMPLE_ROWS = 20_000  # rows of training text from which script and usual ratio of lengths are determined
+LENGTHS = "lengths"  # in a manifest: the units that cleaning counted; absent for words
+NORMALIZED = "targets_changed_by_normalization"  # in a manifest: rows whose text differs between metrics and models
 
 
-def tell_all(problems: Sequence[SeqkdError]) -> None:
-    """Raise what is wrong with the input, all of it in one message; nothing if nothing is.
+def raise_problems(problems: Sequence[SeqkdError]) -> None:
+    """Raise one error for all problems of the input, if there are any.
 
     Raises:
-        SeqkdError: The only problem.
-        InputError: Several.
+        SeqkdError: The problem, if there is only one.
+        InputError: All problems, if there are several.
     """
     if len(problems) == 1:
         raise problems[0]
@@ -47,7 +47,7 @@ def tell_all(problems: Sequence[SeqkdError]) -> None:
         raise InputError(f"{len(problems)} problems:\n" + "\n".join(f"    {problem}" for problem in problems))
 
 
-def screened(
+def screen_rows(
     pairs: Iterable[RawPair],
     work: Path,
     rows: int,
@@ -58,17 +58,17 @@ def screened(
     label: str,
     unit: str,
 ) -> Path:
-    """Judge the rows; an earlier run's verdicts are taken as they are.
+    """Judge the rows. Verdicts of an earlier run are used again.
 
     Args:
-        pairs: The rows as they stand in the files.
-        work: Folder of the run under way.
-        rows: How many there are.
-        normalizers: Of sources and of targets.
-        cleaner: Judges normalised rows one by one.
-        drop_duplicates: A pair that an earlier row had goes.
-        label: What progress is called.
-        unit: What it counts.
+        pairs: The rows of the files.
+        work: The folder of temporary files of the run.
+        rows: The number of rows.
+        normalizers: The normalizers of sources and of targets.
+        cleaner: The judge of single normalised rows.
+        drop_duplicates: Whether to leave out pairs that equal an earlier one.
+        label: The label of the progress.
+        unit: The unit of the progress.
 
     Returns:
         The file of verdicts; see `seqkd.text.screening`.
@@ -92,19 +92,19 @@ def screened(
     return verdicts
 
 
-def units_of(
+def find_units(
     pairs: Iterable[RawPair],
     normalizers: tuple[Normalizer, Normalizer],
     source_language: str | None,
     target_language: str | None,
 ) -> Units:
-    """What lengths are counted in; text is looked at only if a language is not known or puts no blanks between words.
+    """Find the units of lengths. Text is read only if a language is unknown or puts no blanks between words.
 
     Args:
-        pairs: The rows as they stand in the files; the first ones are the sample.
-        normalizers: Of sources and of targets.
-        source_language: Its code, or None.
-        target_language: Likewise.
+        pairs: The rows of the files; the first ones are the sample.
+        normalizers: The normalizers of sources and of targets.
+        source_language: The code of the source language, or None.
+        target_language: The code of the target language, or None.
     """
     if all(language is not None and has_blanks(language) for language in (source_language, target_language)):
         return Units()
@@ -114,8 +114,8 @@ def units_of(
     return Units.of(list(zip(sources, targets, strict=True)), source_language, target_language)
 
 
-def units_record(units: Units) -> dict[str, Any]:
-    """Units as a manifest holds them; nothing if both sides are counted in words, which is the usual way."""
+def describe_units(units: Units) -> dict[str, Any]:
+    """Return the entry of a manifest for units; empty if both sides are counted in words."""
     if units.words:
         return {}
     sides = {"source": units.source_blanks, "target": units.target_blanks}
@@ -134,21 +134,21 @@ def encode_shards(
     as_given: bool = False,
     stop: StopRequest | None = None,
 ) -> list[ShardInfo]:
-    """Normalise, encode and write shard by shard. Shards that an earlier run finished stay.
+    """Normalise, encode and write shard by shard. Finished shards of an earlier run are kept.
 
     Args:
         texts: For each row its source, its target, and its further references if there are any.
-        output: The folder.
-        rows: Number of texts.
-        shard_rows: Rows of a shard.
-        vocabularies: Of sources and of targets.
-        first_id: Id of the first row; those after it count up.
-        as_given: Whether the columns of text hold what the files hold. Metrics read them there, so validation and test
-            text does; otherwise they hold the normalised text. Ids are of the normalised text either way.
+        output: The output folder.
+        rows: The number of texts.
+        shard_rows: The rows of a shard.
+        vocabularies: The vocabularies of sources and of targets.
+        first_id: The id of the first row; later ids count up.
+        as_given: Whether the columns of text hold the text of the files, as for validation and test text, which metrics
+            read there. Otherwise they hold the normalised text. Token ids are always those of the normalised text.
         stop: The caller's own request to stop; None if the caller does not listen for one.
 
     Raises:
-        WorkError: The run was stopped, or the system refuses to write.
+        WorkError: The run was stopped, or a file cannot be written.
     """
     sizes = [min(shard_rows, rows - first) for first in range(0, rows, shard_rows)]
     encoder = _Encoder(texts, output.path, sizes, first_id, vocabularies, as_given)
@@ -165,15 +165,15 @@ def encode_shards(
 
 
 class _Encoder:
-    """Encodes and writes shards in rising order, from texts that can be read once.
+    """Encodes and writes shards in ascending order, from texts that can be read once.
 
     Args:
-        texts: As for `encode_shards`.
-        folder: Where the shards are written.
-        sizes: Rows of each shard.
-        first_id: Id of the first row.
-        vocabularies: Of sources and of targets.
-        as_given: As for `encode_shards`.
+        texts: See `encode_shards`.
+        folder: The folder of the shards.
+        sizes: The rows of each shard.
+        first_id: The id of the first row.
+        vocabularies: The vocabularies of sources and of targets.
+        as_given: See `encode_shards`.
     """
 
     def __init__(
@@ -187,18 +187,18 @@ class _Encoder:
     ) -> None:
         self._texts, self._folder, self._sizes = texts, folder, sizes
         self._first_id, self._vocabularies, self._as_given = first_id, vocabularies, as_given
-        self._read = 0  # texts
+        self._read = 0  # the number of texts read
 
     def __call__(self, shard: int) -> ShardInfo:
         first = sum(self._sizes[:shard])
-        deque(islice(self._texts, first - self._read), maxlen=0)  # those of shards that are there
+        deque(islice(self._texts, first - self._read), maxlen=0)  # the texts of finished shards
         self._read = first + self._sizes[shard]
         part = islice(self._texts, self._sizes[shard])
-        table = _table(part, self._first_id + first, self._vocabularies, self._as_given)
+        table = _encode_rows(part, self._first_id + first, self._vocabularies, self._as_given)
         return write_shard(self._folder, shard, table)
 
 
-def _table(texts: Iterable[tuple[str, ...]], first: int, vocabularies: Vocabularies, as_given: bool) -> pa.Table:
+def _encode_rows(texts: Iterable[tuple[str, ...]], first: int, vocabularies: Vocabularies, as_given: bool) -> pa.Table:
     sources, targets, *further = (list(side) for side in zip(*texts, strict=True))
     source, target = vocabularies.source.normalize(sources), vocabularies.target.normalize(targets)
     columns = {
@@ -222,14 +222,14 @@ def corpus_manifest(
     *,
     as_given: bool = False,
 ) -> Manifest:
-    """The manifest of a corpus whose shards are written.
+    """Make the manifest of a corpus whose shards are written.
 
     Args:
-        output: The folder.
-        shards: Its shards.
-        vocabularies: Of sources and of targets.
+        output: The output folder.
+        shards: The shards.
+        vocabularies: The vocabularies of sources and of targets.
         counts: Rows left out, by reason.
-        as_given: As it was for `encode_shards`.
+        as_given: See `encode_shards`.
     """
     tokens, unknown = {"source_ids": 0, "target_ids": 0}, Counter[str]()
     changed = 0

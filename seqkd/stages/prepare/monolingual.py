@@ -1,6 +1,6 @@
-"""`seqkd prepare --monolingual`: text of the target language alone, ready for a model of the other direction.
+"""`seqkd prepare --monolingual`: text of the target language, encoded for a reverse model.
 
-What comes of it is a corpus in that direction: the text is its source, and there are no targets yet.
+The output is a corpus in the reverse direction. The text is its source, and it has no targets yet.
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ from pathlib import Path
 from typing import Any
 
 from seqkd.config.stages import MonolingualConfig
-from seqkd.config.written import neutral
+from seqkd.config.written import find_neutral
 from seqkd.corpus.manifest import PARTIAL, Manifest, Provenance, StageOutput, read_manifest
 from seqkd.errors import InputError, SeqkdError
 from seqkd.progress import say
 from seqkd.stages.prepare.encoding import (
     corpus_manifest,
+    describe_units,
     encode_shards,
+    find_units,
     list_rejected,
-    screened,
-    tell_all,
-    units_of,
-    units_record,
+    raise_problems,
+    screen_rows,
 )
 from seqkd.stages.prepare.prepare import read_prepared
 from seqkd.stages.rejected import REJECTED
@@ -35,23 +35,23 @@ from seqkd.text.vocabularies import Vocabularies
 
 MONOLINGUAL = "monolingual"  # in a manifest: the corpus has no targets
 
-_WORK = "work"  # files of the run under way
+_WORK = "work"  # the folder of temporary files of the run
 
 
 def run(config: MonolingualConfig, out: str | Path, *, overwrite: bool = False, device: str = "auto") -> None:  # noqa: ARG001
     """Draw `config.ratio` rows of text for each row of gold text, and encode them as the sources of a corpus.
 
-    Ids follow those of the gold text, so that no synthetic pair is ever taken for a gold one.
+    Ids follow those of the gold text, so that synthetic pairs cannot be taken for gold ones.
 
     Args:
-        config: The stage's settings.
+        config: The settings of the stage.
         out: The output folder.
-        overwrite: Start anew whatever is there.
-        device: Not used: text needs none.
+        overwrite: Whether to start anew if the folder exists.
+        device: Not used.
 
     Raises:
-        CorpusError: `config.prepared` is no output of `prepare`.
-        InputError: Text cannot be used, or there is too little of it.
+        CorpusError: `config.prepared` is not an output of `prepare`.
+        InputError: The text cannot be used, or there is too little of it.
         ConflictError: `out` was made with other settings or text.
         WorkError: The files cannot be written, or the run was stopped.
     """
@@ -63,7 +63,7 @@ def run(config: MonolingualConfig, out: str | Path, *, overwrite: bool = False, 
         settings=settings(config),
         inputs={"train": prepared.extra["train"]} | {f"text{index}": digest for index, digest in enumerate(digests, 1)},
         formerly={"prepared": ("train", prepared.digest())},
-        neutral=neutral(config),
+        neutral=find_neutral(config),
     )
     with StageOutput.open(out, "corpus", made_by, overwrite=overwrite) as output:
         if output.complete:
@@ -72,7 +72,7 @@ def run(config: MonolingualConfig, out: str | Path, *, overwrite: bool = False, 
         try:
             manifest = _prepare(config, output, rows, prepared)
         except InputError:
-            for name in (_WORK, PARTIAL):  # corrected settings must not meet a conflict
+            for name in (_WORK, PARTIAL):  # so that corrected settings do not cause a conflict
                 shutil.rmtree(out / name) if (out / name).is_dir() else (out / name).unlink(missing_ok=True)
             raise
         output.commit(manifest)
@@ -80,12 +80,12 @@ def run(config: MonolingualConfig, out: str | Path, *, overwrite: bool = False, 
 
 
 def settings(config: MonolingualConfig) -> dict[str, Any]:
-    """The settings that the output depends on, as the stage file gives them."""
+    """Return the settings that the output depends on, as in the stage file."""
     return config.model_dump(mode="json", exclude={"text", "prepared"})
 
 
 def _check(paths: tuple[Path, ...]) -> tuple[int, list[str]]:
-    """Lines of all files, and each one's digest; all that is wrong in one message."""
+    """Count the lines of all files and compute their digests. One message lists all problems."""
     rows = 0
     digests: list[str] = []
     problems: list[SeqkdError] = []
@@ -96,18 +96,18 @@ def _check(paths: tuple[Path, ...]) -> tuple[int, list[str]]:
             digests += facts.digests
         except InputError as error:
             problems.append(error)
-    tell_all(problems)
+    raise_problems(problems)
     return rows, digests
 
 
 def _prepare(config: MonolingualConfig, output: StageOutput, rows: int, prepared: Manifest) -> Manifest:
     work = output.path / _WORK
     work.mkdir(exist_ok=True)
-    vocabularies = Vocabularies.load(config.prepared).reversed()  # the text is in the target's language
+    vocabularies = Vocabularies.load(config.prepared).reversed()  # the text is in the target language
     normalizer = Normalizer(vocabularies.source.normalization)
     language = prepared.extra.get("target_language")
-    units = units_of(read_lines(config.text), (normalizer, normalizer), language, language)
-    verdicts = screened(
+    units = find_units(read_lines(config.text), (normalizer, normalizer), language, language)
+    verdicts = screen_rows(
         read_lines(config.text),
         work,
         rows,
@@ -129,23 +129,23 @@ def _prepare(config: MonolingualConfig, output: StageOutput, rows: int, prepared
             hint=f"give more text, or a ratio of at most {int(1000 * usable / gold) / 1000:g}",
         )
     texts = ((text, "") for text, _ in read_kept(read_lines(config.text), verdicts))
-    chosen = drawn(texts, usable, wanted, config.seed)
+    chosen = draw_texts(texts, usable, wanted, config.seed)
     shards = encode_shards(chosen, output, wanted, config.shard_rows, vocabularies, first_id=gold)
     list_rejected(output.path / REJECTED, verdicts)
     shutil.rmtree(work)
     manifest = corpus_manifest(output, shards, vocabularies, counts)
     manifest.extra.update({MONOLINGUAL: True, "ratio": config.ratio, "gold": prepared.extra["train"]})
-    manifest.extra.update(units_record(units))
+    manifest.extra.update(describe_units(units))
     for name, other in (("source_language", "target_language"), ("target_language", "source_language")):
-        if other in prepared.extra:  # its sources are what the gold text's targets are
+        if other in prepared.extra:  # its sources are in the target language of the gold text
             manifest.extra[name] = prepared.extra[other]
     return manifest
 
 
-def drawn(texts: Iterator[tuple[str, str]], total: int, wanted: int, seed: int) -> Iterator[tuple[str, str]]:
-    """Yield `wanted` of `total` texts in their order, each set of them as likely as any other.
+def draw_texts(texts: Iterator[tuple[str, str]], total: int, wanted: int, seed: int) -> Iterator[tuple[str, str]]:
+    """Draw `wanted` of `total` texts in their order. All sets of texts are equally likely.
 
-    Algorithm S of Knuth, The Art of Computer Programming 2, section 3.4.2: one pass, and nothing is held.
+    This is algorithm S of Knuth, The Art of Computer Programming 2, section 3.4.2, in one pass and constant memory.
     """
     draw = random.Random(seed).random
     for left, text in zip(range(total, 0, -1), texts, strict=True):

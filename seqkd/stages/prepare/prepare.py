@@ -1,7 +1,7 @@
-"""Text files to gold corpora and a vocabulary.
+"""`seqkd prepare`: gold corpora and a vocabulary from text files.
 
-The training text is read three times: to judge its rows, for the vocabulary's sample, and to encode what stays. No
-pass holds more than a shard of it.
+The training text is read three times: to judge its rows, to sample text for the vocabulary, and to encode the rows that
+are kept. At most one shard is held in memory.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from seqkd.config.stages import BitextConfig, PrepareConfig
-from seqkd.config.written import neutral
+from seqkd.config.written import find_neutral
 from seqkd.corpus.files import atomic_write
 from seqkd.corpus.manifest import PARTIAL, Manifest, Provenance, StageOutput, read_manifest
 from seqkd.corpus.unknowns import UNKNOWN_ROWS
@@ -23,14 +23,14 @@ from seqkd.stages.prepare.encoding import (
     LENGTHS,
     NORMALIZED,
     corpus_manifest,
+    describe_units,
     encode_shards,
+    find_units,
     list_rejected,
-    screened,
-    tell_all,
-    units_of,
-    units_record,
+    raise_problems,
+    screen_rows,
 )
-from seqkd.stages.prepare.references import by_side, check_text, copy_accepted, read_text
+from seqkd.stages.prepare.references import check_text, copy_accepted, name_digests, read_text
 from seqkd.stages.rejected import REJECTED
 from seqkd.stopping import StopRequest
 from seqkd.text.cleaning import Cleaner
@@ -42,26 +42,26 @@ from seqkd.text.vocabulary import Vocabulary
 
 ACCEPTED = "test.accepted.jsonl"
 
-_WORK = "work"  # files of the run under way
+_WORK = "work"  # the folder of temporary files of the run
 
 
 def run(config: PrepareConfig, out: str | Path, *, overwrite: bool = False, device: str = "auto") -> None:  # noqa: ARG001
     """Make `out`/train, /valid and /test, the vocabulary, and the list of the rows left out.
 
     Args:
-        config: The stage's settings.
+        config: The settings of the stage.
         out: The output folder.
-        overwrite: Start anew whatever is there.
-        device: Not used: text needs none.
+        overwrite: Whether to start anew if the folder exists.
+        device: Not used.
 
     Raises:
-        InputError: The text cannot be used, nothing is left after cleaning, or the vocabulary's size does not fit.
+        InputError: The text cannot be used, no row is left after cleaning, or the size of the vocabulary does not fit.
         ConflictError: `out` was made with other settings or text.
         WorkError: The files cannot be written, or the run was stopped.
     """
     out = Path(out)
     facts, accepted_digest = _check_inputs(config)
-    made_by = _made_by(config, facts, accepted_digest)
+    made_by = _make_provenance(config, facts, accepted_digest)
     with StageOutput.open(out, "prepared", made_by, overwrite=overwrite) as output:
         if output.complete:
             say(f"prepare: {out} is up to date")
@@ -73,29 +73,29 @@ def run(config: PrepareConfig, out: str | Path, *, overwrite: bool = False, devi
             _discard(out)
             raise
         output.commit(manifest)
-    say(_summary(manifest, out))
-    for note in _notes(config, out):
+    say(_summarize(manifest, out))
+    for note in _list_notes(config, out):
         say(f"prepare: {note}")
 
 
-def _languages(config: PrepareConfig) -> dict[str, Any]:
-    """The languages that are given."""
+def _list_languages(config: PrepareConfig) -> dict[str, Any]:
+    """Return the languages that are given."""
     return config.model_dump(mode="json", include={"source_language", "target_language"}, exclude_none=True)
 
 
 def settings(config: PrepareConfig) -> dict[str, Any]:
-    """The settings that the output depends on, as the stage file gives them."""
+    """Return the settings that the output depends on, as in the stage file."""
     own = {"cleaning", "shard_rows"} | ({"vocabulary", "seed"} if config.vocabulary_from is None else set())
-    values = config.model_dump(mode="json", include=own) | _languages(config)
+    values = config.model_dump(mode="json", include=own) | _list_languages(config)
     if "vocabulary" in values:
-        # Tags were symbols in the first version: folders that it made are those of the same pipelines today.
+        # Tags were symbols in the first version, whose folders must fit the same pipelines today.
         values["vocabulary"]["symbols"] += values["vocabulary"].pop("tags")
     return values
 
 
-def _made_by(config: PrepareConfig, facts: dict[str, BitextFacts], accepted_digest: str) -> Provenance:
+def _make_provenance(config: PrepareConfig, facts: dict[str, BitextFacts], accepted_digest: str) -> Provenance:
     inputs = {
-        f"{part}.{side}": digest for part, fact in facts.items() for side, digest in by_side(fact.digests).items()
+        f"{part}.{side}": digest for part, fact in facts.items() for side, digest in name_digests(fact.digests).items()
     }
     if accepted_digest:
         inputs["test.accepted"] = accepted_digest
@@ -106,20 +106,20 @@ def _made_by(config: PrepareConfig, facts: dict[str, BitextFacts], accepted_dige
         stage="prepare",
         settings=settings(config),
         inputs=inputs,
-        neutral=neutral(config),
-        unused=() if config.vocabulary_from is None else ("seed",),  # it draws the sample of a vocabulary
+        neutral=find_neutral(config),
+        unused=() if config.vocabulary_from is None else ("seed",),  # the seed only draws the sample of a vocabulary
     )
 
 
 def read_prepared(folder: Path) -> Manifest:
-    """The manifest of what this stage has made.
+    """Read the manifest of an output of this stage.
 
     Raises:
-        CorpusError: The folder is not whole, or something else made it.
+        CorpusError: The folder is not complete, or is not an output of this stage.
     """
     manifest = read_manifest(folder)
     if manifest.kind != "prepared":
-        raise CorpusError(f"holds kind {manifest.kind!r}", where=str(folder), expected="output of `seqkd prepare`")
+        raise CorpusError(f"is of kind {manifest.kind!r}", where=str(folder), expected="output of `seqkd prepare`")
     return manifest
 
 
@@ -128,12 +128,12 @@ def _prepare(
 ) -> Manifest:
     work = out / _WORK
     work.mkdir(exist_ok=True)
-    rules, normalizers = config.cleaning, _normalizers(config)
-    units = units_of(_training_text(config), normalizers, config.source_language, config.target_language)
+    rules, normalizers = config.cleaning, _make_normalizers(config)
+    units = find_units(_training_text(config), normalizers, config.source_language, config.target_language)
     cleaner = Cleaner(
         max_length=rules.max_length, max_ratio=rules.max_ratio, drop_identical=rules.drop_identical, units=units
     )
-    verdicts = screened(
+    verdicts = screen_rows(
         _training_text(config),
         work,
         facts["train"].rows,
@@ -150,17 +150,17 @@ def _prepare(
         raise InputError(
             f"no training pair is left after cleaning ({reasons})",
             where=str(config.train.source),
-            hint="look at the text and at [cleaning]",
+            hint="check the text and the settings of [cleaning]",
         )
-    vocabularies = _vocabularies(config, out, verdicts)
+    vocabularies = _make_vocabularies(config, out, verdicts)
     stop.check("after the vocabulary")
-    languages = _languages(config)
+    languages = _list_languages(config)
     manifests = {}
     for part in ("train", "valid", "test"):
         bitext: BitextConfig = getattr(config, part)
-        digests = by_side(facts[part].digests)
+        digests = name_digests(facts[part].digests)
         digests |= {"vocabulary": vocabularies.target.digest, "source_vocabulary": vocabularies.source.digest}
-        # Valid and test are not cleaned: what cleans the training text does not make them.
+        # Valid and test are not cleaned, so they do not depend on the settings of cleaning.
         own = made_by.settings if part == "train" else {"shard_rows": config.shard_rows, **languages}
         texts = read_kept(_training_text(config), verdicts) if part == "train" else read_text(bitext)
         part_made_by = replace(made_by, settings={**own, "part": part}, inputs=digests)
@@ -200,13 +200,13 @@ def _prepare(
             "test_rows": manifests["test"].rows,
             **({"normalization": form} if (form := vocabularies.target.normalization) != "nmt_nfkc" else {}),
             **languages,
-            **units_record(units),
+            **describe_units(units),
         },
     )
 
 
 def _discard(out: Path) -> None:
-    """Empty a folder whose settings or text proved wrong, so that corrected ones do not meet a conflict."""
+    """Empty a folder whose settings or text were wrong, so that corrected ones do not cause a conflict."""
     if not (out / "train").exists():
         shutil.rmtree(out / _WORK, ignore_errors=True)
         for name in (SOURCE_VOCABULARY, VOCABULARY, PARTIAL):
@@ -217,7 +217,7 @@ def _discard(out: Path) -> None:
 
 
 def _check_inputs(config: PrepareConfig) -> tuple[dict[str, BitextFacts], str]:
-    """Look at all input files; report all that is wrong at once.
+    """Check all input files, and report all problems at once.
 
     Returns:
         Facts by part, and the digest of the accepted translations or "".
@@ -243,17 +243,17 @@ def _check_inputs(config: PrepareConfig) -> tuple[dict[str, BitextFacts], str]:
             accepted_digest = digest or accepted_digest
             if found is not None:
                 facts[part] = found
-    tell_all(problems)
+    raise_problems(problems)
     return facts, accepted_digest
 
 
 def _training_text(config: PrepareConfig) -> Iterator[RawPair]:
-    """The rows of the training text as they stand in the files."""
+    """Read the rows of the training text."""
     return read_bitext(config.train.source, *(config.train.references or (None,)))
 
 
-def _normalizers(config: PrepareConfig) -> tuple[Normalizer, Normalizer]:
-    """Those of source and target: a vocabulary that is brought along has its own."""
+def _make_normalizers(config: PrepareConfig) -> tuple[Normalizer, Normalizer]:
+    """Make the normalizers of source and target. A vocabulary that is brought along has its own."""
     if config.vocabulary_from is None:
         normalizer = Normalizer(config.vocabulary.normalization)
         return normalizer, normalizer
@@ -261,25 +261,25 @@ def _normalizers(config: PrepareConfig) -> tuple[Normalizer, Normalizer]:
     return Normalizer(given.source.normalization), Normalizer(given.target.normalization)
 
 
-# --- what is made ------------------------------------------------------------------------------------------------
+# --- outputs -----------------------------------------------------------------------------------------------------
 
 
-def _vocabularies(config: PrepareConfig, out: Path, verdicts: Path) -> Vocabularies:
-    """Copy, train, or take from an earlier run the vocabularies of source and target; joint: the same one twice."""
+def _make_vocabularies(config: PrepareConfig, out: Path, verdicts: Path) -> Vocabularies:
+    """Copy, train, or take from an earlier run the vocabularies of source and target; if joint, the same one twice."""
     if config.vocabulary_from is not None:
         given = Vocabularies.load(config.vocabulary_from)
         for name, vocabulary in given.files().items():
             atomic_write(out / name, vocabulary.path.read_bytes())
         return given
     if config.vocabulary.joint:
-        both = _vocabulary(config, out / VOCABULARY, verdicts, (0, 1))
+        both = _make_vocabulary(config, out / VOCABULARY, verdicts, (0, 1))
         return Vocabularies(both, both)
-    source = _vocabulary(config, out / SOURCE_VOCABULARY, verdicts, (0,))
-    return Vocabularies(source, _vocabulary(config, out / VOCABULARY, verdicts, (1,)))
+    source = _make_vocabulary(config, out / SOURCE_VOCABULARY, verdicts, (0,))
+    return Vocabularies(source, _make_vocabulary(config, out / VOCABULARY, verdicts, (1,)))
 
 
-def _vocabulary(config: PrepareConfig, path: Path, verdicts: Path, sides: tuple[int, ...]) -> Vocabulary:
-    if path.exists():  # written whole, and of this fingerprint: the folder was opened with it
+def _make_vocabulary(config: PrepareConfig, path: Path, verdicts: Path, sides: tuple[int, ...]) -> Vocabulary:
+    if path.exists():  # it is complete and fits the fingerprint, with which the folder was opened
         return Vocabulary.load(path)
     settings = config.vocabulary
     say(f"prepare: training a vocabulary of {settings.size:,} pieces")
@@ -299,7 +299,7 @@ def _vocabulary(config: PrepareConfig, path: Path, verdicts: Path, sides: tuple[
     )
 
 
-def _summary(manifest: Manifest, out: Path) -> str:
+def _summarize(manifest: Manifest, out: Path) -> str:
     left_out = [f"{number:,} {reason}" for reason, number in manifest.counts.items() if number]
     total = manifest.rows + sum(manifest.counts.values())
     cleaned = f", left out: {', '.join(left_out)} (see {out / REJECTED})" if left_out else ""
@@ -309,13 +309,13 @@ def _summary(manifest: Manifest, out: Path) -> str:
     )
 
 
-def _notes(config: PrepareConfig, out: Path) -> Iterator[str]:
-    """What a person should know about the text, a line each."""
+def _list_notes(config: PrepareConfig, out: Path) -> Iterator[str]:
+    """Yield notes about the text for the user."""
     lengths = read_manifest(out).extra.get(LENGTHS, {})
     sides = [side for side in ("source", "target") if lengths.get(side) == "characters"]
     if sides:
         unset = [f"data.{side}_language" for side in sides if getattr(config, f"{side}_language") is None]
-        advice = f"; set {' and '.join(unset)}, by which BLEU is measured, too" if unset else ""
+        advice = f"; set {' and '.join(unset)}, which BLEU uses, too" if unset else ""
         yield (
             f"lengths of {' and '.join(sides)} are counted in characters: the script puts no blanks between words. "
             f"Ratios are relative to the usual one, {lengths['usual_ratio']:g} target characters for each of the "
@@ -328,17 +328,17 @@ def _notes(config: PrepareConfig, out: Path) -> Iterator[str]:
         for side, number in manifest.extra.get(UNKNOWN_ROWS, {}).items()
     ]
     if unknown:
-        yield f"{', '.join(unknown)} hold pieces that the vocabulary does not know: {_remedy(config)}"
+        yield f"{', '.join(unknown)} contain pieces that the vocabulary does not have: {_suggest_remedy(config)}"
     changed = {part: manifest.extra[NORMALIZED] for part, manifest in parts.items() if NORMALIZED in manifest.extra}
     if changed:
         rows = " and ".join(f"{number:,} of {parts[part].rows:,} {part} targets" for part, number in changed.items())
         yield (
-            f"normalisation ({Vocabularies.load(out).target.normalization}) changes {rows}: metrics compare with them "
-            "as given, models write normalised text; vocabulary.normalization is the choice"
+            f"normalisation ({Vocabularies.load(out).target.normalization}) changes {rows}: metrics use them as "
+            "given, but models write normalised text; see vocabulary.normalization"
         )
 
 
-def _remedy(config: PrepareConfig) -> str:
+def _suggest_remedy(config: PrepareConfig) -> str:
     if config.vocabulary_from is not None:
-        return f"is the text segmented as that of {config.vocabulary_from} was?"
+        return f"check that the text is segmented like that of {config.vocabulary_from}"
     return "models cannot learn them; set vocabulary.byte_fallback = true, or character_coverage = 1.0"

@@ -1,4 +1,4 @@
-"""Validation and test text, of which every row stays, and which may have several references."""
+"""Validation and test text, which keeps every row and may have several references."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from seqkd.text.opening import open_text
 from seqkd.text.reading import BitextFacts, check_bitext, read_bitext
 
 _MOST_ROWS_NAMED = 5
-_SURROGATE = re.compile("[\ud800-\udfff]")  # JSON can spell one without its other half; UTF-8 cannot
+_SURROGATE = re.compile("[\ud800-\udfff]")  # JSON can write half of a pair, which UTF-8 cannot
 
 
-def by_side(digests: tuple[str, ...]) -> dict[str, str]:
-    """The digests of a text's files by their roles: `source`, `target`, and further references from `target2` on."""
+def name_digests(digests: tuple[str, ...]) -> dict[str, str]:
+    """Name the digests of the files of a text by role: `source`, `target`, and further references from `target2` on."""
     names = ["source", "target", *(f"target{number}" for number in range(2, len(digests)))]
     return dict(zip(names, digests, strict=False))
 
 
 def check_text(bitext: BitextConfig, problems: list[SeqkdError]) -> tuple[BitextFacts | None, str]:
-    """Look at the files of a text of which every row stays.
+    """Check the files of a text that keeps every row.
 
     Args:
         bitext: The text.
-        problems: What is wrong is added here.
+        problems: The list to which problems are added.
 
     Returns:
-        Rows and the digests of the source and of each reference, or None if a file cannot be used; and the digest of
-        the accepted translations, or "".
+        The number of rows and the digests of the source and of each reference, or None if a file cannot be used; and
+        the digest of the accepted translations, or "".
     """
     found: BitextFacts | None = None
     accepted = ""
@@ -43,7 +43,7 @@ def check_text(bitext: BitextConfig, problems: list[SeqkdError]) -> tuple[Bitext
             facts = check_bitext(bitext.source, target)
             _check_every_row(bitext.source, target)
         except TextError as error:
-            if str(error) not in map(str, problems):  # one source that is missing is one problem
+            if str(error) not in map(str, problems):  # a missing source is one problem for all references
                 problems.append(error)
         else:
             further = () if found is None else (*found.digests, facts.digests[1])
@@ -64,14 +64,14 @@ def read_text(bitext: BitextConfig) -> Iterator[tuple[str, ...]]:
 
 
 def copy_accepted(path: Path, out: Path) -> None:
-    """Copy the accepted translations as they are given, like the references, in JSON's shortest spelling."""
+    """Copy the accepted translations as given, like the references, in the shortest form of JSON."""
     with open_text(path) as file, atomic_path(out) as temporary, temporary.open("w", encoding="utf-8") as copy:
         for number, line in enumerate(file, 1):
-            copy.write(json.dumps(_accepted_row(line, path, number), ensure_ascii=False) + "\n")
+            copy.write(json.dumps(_read_accepted_row(line, path, number), ensure_ascii=False) + "\n")
 
 
 def _check_every_row(source: Path, target: Path | None) -> None:
-    """Refuse validation and test text with rows that cannot be read: no row may leave it."""
+    """Refuse validation and test text with rows that cannot be read, because every row must be kept."""
     bad = (row for row in read_bitext(source, target) if row.problem)
     named = [f"line {row.line} ({row.problem})" for row in islice(bad, _MOST_ROWS_NAMED)]
     if named:
@@ -79,7 +79,7 @@ def _check_every_row(source: Path, target: Path | None) -> None:
         raise TextError(
             f"rows that cannot be read: {', '.join(named)}{f' and {more:,} more' if more else ''}",
             where=str(source if target is None else f"{source}, {target}"),
-            hint="mend them: only training text is cleaned, validation and test rows all stay",
+            hint="correct them: only training text is cleaned; all validation and test rows are kept",
         )
 
 
@@ -88,24 +88,24 @@ def _check_accepted(path: Path, rows: int) -> str:
     with open_text(path) as file:
         for number, line in enumerate(file, 1):
             digest.update(line)
-            _accepted_row(line, path, number)
+            _read_accepted_row(line, path, number)
     if number != rows:
         raise TextError(f"{number:,} rows for {rows:,} rows of test text", where=str(path), expected="a row for each")
     return digest.hexdigest()
 
 
-def _accepted_row(line: bytes, path: Path, number: int) -> list[str]:
+def _read_accepted_row(line: bytes, path: Path, number: int) -> list[str]:
     try:
         texts = json.loads(line)
     except ValueError:
         texts = None
     if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
         raise TextError(
-            "no list of translations", where=f"{path}, line {number}", expected='JSON such as ["one", "another"]'
+            "not a list of translations", where=f"{path}, line {number}", expected='JSON such as ["one", "another"]'
         )
     if any(_SURROGATE.search(text) for text in texts):
         raise TextError(
-            "holds half of a surrogate pair (\\ud800 to \\udfff), which is no character",
+            "contains half of a surrogate pair (\\ud800 to \\udfff), which is not a character",
             where=f"{path}, line {number}",
             expected="both halves of the pair, or the character itself in UTF-8",
         )

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from seqkd.config.stages import SelectConfig
-from seqkd.config.written import neutral
+from seqkd.config.written import find_neutral
 from seqkd.corpus.manifest import Provenance
 from seqkd.corpus.reader import Corpus
 from seqkd.corpus.revisions import scoring_revisions
@@ -42,7 +42,7 @@ def provenance(config: SelectConfig, kbest: Corpus, gold: Corpus, device: str, s
         stage="select",
         settings=values,
         inputs={"kbest": kbest.manifest.digest(), "gold": gold.manifest.digest()},
-        neutral=neutral(config),
+        neutral=find_neutral(config),
     )
     if config.rerank is None or not config.rerank.models:
         return made_by

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from seqkd.config.models import weighing
+from seqkd.config.models import list_weighing_objectives
 from seqkd.config.stages import TrainConfig
 from seqkd.corpus.reader import Corpus
 from seqkd.errors import ConfigError, CorpusError
@@ -43,11 +43,11 @@ class Inputs:
         self.corpora = [_open_directed(part.path, config) for part in config.corpora]
         self.mixed = is_mixed(config)
         for corpus in self.corpora:
-            if WEIGHT in corpus.schema.names and not config.objective.weighing:
+            if WEIGHT in corpus.schema.names and not config.objective.weighs_rows:
                 raise ConfigError(
                     f"is {config.objective.type!r}, which cannot count rows by the weights of {corpus.path}",
                     where="objective.type",
-                    expected=f'one of: {", ".join(weighing())}; or a corpus of another rule than "all"',
+                    expected=f'one of: {", ".join(list_weighing_objectives())}; or a corpus of another rule than "all"',
                 )
         self.valid = _open_directed(config.prepared / "valid", config)
         own = Vocabularies.load(config.prepared)

@@ -16,7 +16,7 @@ from torch import nn
 from torch.utils.tensorboard.writer import SummaryWriter
 
 from seqkd.config.stages import TrainConfig, TrainingConfig
-from seqkd.config.written import neutral
+from seqkd.config.written import find_neutral
 from seqkd.corpus.cost import Meter
 from seqkd.corpus.files import atomic_path, make_folder
 from seqkd.corpus.manifest import Manifest, Provenance, StageOutput, atomic_write
@@ -170,7 +170,7 @@ def _made_by(config: TrainConfig, inputs: Inputs, where: torch.device, precision
         settings=settings(config),
         inputs=inputs.digests(),
         formerly={"prepared": ("valid", inputs.prepared.digest())},
-        neutral=neutral(config),
+        neutral=find_neutral(config),
         worked={"device": where.type, "precision": precision, "batch_tokens": config.training.batch_tokens},
         revisions=training_revisions(precision),
     )

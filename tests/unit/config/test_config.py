@@ -219,7 +219,10 @@ def test_files_that_nobody_writes(tmp_path: Path, text: str, message: str) -> No
         ({"symbols": ["\u00bd"]}, "never occurs in text: normalization 'nmt_nfkc' makes it"),
         ({"symbols": ["<0x41>"]}, "one of the pieces of byte_fallback"),
         ({"symbols": ["a b"]}, "contains a space"),
-        ({"size": 262, "symbols": ["<a>", "<b>"]}, "has no room for text: special pieces, symbols and bytes take 262"),
+        (
+            {"size": 262, "symbols": ["<a>", "<b>"]},
+            "leaves no room for text: special pieces, symbols and bytes take 262",
+        ),
         ({"max_sentence_length": 9}, "greater than or equal to 10"),
         ({"normalization": "nfd"}, "nmt_nfkc"),
     ],

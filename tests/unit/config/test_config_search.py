@@ -76,9 +76,9 @@ def test_decodes_and_their_settings_have_the_same_defaults() -> None:
 @pytest.mark.parametrize(
     ("decode", "problem"),
     [
-        ([{"name": "5"}], "name '5' is a number: beams are called so"),
+        ([{"name": "5"}], "name '5' is a number; numbers are the names of beams"),
         ([{"rescore": True}], "set `candidates` to 2 or more"),
-        ([{"name": "a"}, {"name": "a", "iterations": 4}], "the name 'a' is taken"),
+        ([{"name": "a"}, {"name": "a", "iterations": 4}], "two decodes have the name 'a'"),
         ([{"candidates": 2, "rescore": True}], "rescore = true needs `rescore_with`"),
         ([{"iterations": 0}], "iterations: Input should be greater"),
     ],

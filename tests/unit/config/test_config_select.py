@@ -103,7 +103,9 @@ def test_settings_that_have_no_place_are_unknown_keys() -> None:
 @pytest.mark.parametrize("values", [{"rule": "ter"}, {"rule": "seqkd", "filters": {"max_ter": 9.0}}])
 def test_monolingual_text_has_no_references_to_look_at(values: dict[str, Any]) -> None:
     assert read(**values).reads_references
-    with pytest.raises(ConfigError, match="reverse: monolingual text has no references"):
+    with pytest.raises(
+        ConfigError, match="reverse: the rule or a filter reads references, and monolingual text has none"
+    ):
         read(reverse=True, **values)
 
 

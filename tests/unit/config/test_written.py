@@ -23,7 +23,7 @@ from seqkd.config.stages import (
     TrainConfig,
 )
 from seqkd.config.toml import validate
-from seqkd.config.written import Introduced, in_full, neutral
+from seqkd.config.written import Introduced, fill_in_neutral, find_neutral
 from seqkd.corpus.fingerprints import Provenance
 from seqkd.pipeline.file import FetchConfig
 from seqkd.pipeline.reading import read_pipeline
@@ -58,7 +58,7 @@ STAGES: dict[type, tuple[str, Any]] = {
 def provenance(config: Any) -> Provenance:
     stage, settings = STAGES[type(config)]
     worked = {"precision": "float32", "device": "cpu"}  # what `auto` meant where the recorded ones were made
-    return Provenance(stage=stage, settings=settings(config), inputs={}, neutral=neutral(config), worked=worked)
+    return Provenance(stage=stage, settings=settings(config), inputs={}, neutral=find_neutral(config), worked=worked)
 
 
 def shipped(files: Iterable[Path] = PIPELINES) -> Iterator[tuple[str, Provenance]]:
@@ -97,7 +97,7 @@ def test_the_fingerprints_of_the_shipped_pipelines_stay_as_they_are(monkeypatch:
 
 
 def test_every_option_of_a_stage_is_neutral_or_required() -> None:
-    found = neutral(DistillConfig(models=(Path("m"),), corpus=Path("c")))
+    found = find_neutral(DistillConfig(models=(Path("m"),), corpus=Path("c")))
     assert found["search.beam"] == 5
     assert found["search"] == {}
     assert found["precision"] == "auto"
@@ -114,7 +114,7 @@ def test_batch_tokens_leave_the_mark_that_they_left_when_they_were_a_number() ->
     assert written(batch_tokens=2000)["batch_tokens"] == 2000
     # As written, so that a folder made on a GPU is up to date on a CPU.
     assert written(batch_tokens="auto")["batch_tokens"] == "auto"
-    assert in_full(DistillConfig, {"models": ["m"], "corpus": "c"})["batch_tokens"] == 4000
+    assert fill_in_neutral(DistillConfig, {"models": ["m"], "corpus": "c"})["batch_tokens"] == 4000
 
 
 def test_kinds_always_leave_a_mark_and_have_their_own_defaults() -> None:
@@ -124,20 +124,20 @@ def test_kinds_always_leave_a_mark_and_have_their_own_defaults() -> None:
     assert written["model"] == {"arch": "sru"}
     assert written["objective"] == {"type": "nll"}
     assert written["training"] == {"max_updates": 1}
-    assert neutral(config)["model.decoder_layers"] == 2
+    assert find_neutral(config)["model.decoder_layers"] == 2
 
 
 @pytest.mark.parametrize("given", [{}, {"arch": "lstm"}, {"arch": "nat", "dim": 128, "norm": "post"}])
 def test_a_fingerprint_gives_back_the_settings_that_it_leaves_out(given: dict[str, Any]) -> None:
-    full = in_full(ModelConfig, given)
+    full = fill_in_neutral(ModelConfig, given)
     assert full["dropout"] == (0.2 if given.get("arch") == "lstm" else 0.1)
     assert full.items() >= given.items()
-    assert in_full(ModelConfig, full) == full
-    assert in_full(ObjectiveConfig, {"type": "word_kd"})["alpha"] == 0.5
+    assert fill_in_neutral(ModelConfig, full) == full
+    assert fill_in_neutral(ObjectiveConfig, {"type": "word_kd"})["alpha"] == 0.5
 
 
 def test_settings_that_this_version_does_not_have_are_given_back_as_they_are() -> None:
-    assert in_full(ModelConfig, {"arch": "mamba", "dim": 8}) == {"arch": "mamba", "dim": 8}
+    assert fill_in_neutral(ModelConfig, {"arch": "mamba", "dim": 8}) == {"arch": "mamba", "dim": 8}
 
 
 @dataclass(frozen=True)
@@ -157,14 +157,14 @@ class _Settings:
 
 
 def test_dataclasses_and_defaults_that_have_changed() -> None:
-    assert neutral(_Settings(1)) == {
+    assert find_neutral(_Settings(1)) == {
         "beam": 5, "names": [], "table.depth": 3, "table": {}, "further": None, "tables": [],
     }  # fmt: skip
-    assert neutral(_Settings(1, further=_Table(), tables=(_Table(),))) == {
+    assert find_neutral(_Settings(1, further=_Table(), tables=(_Table(),))) == {
         "beam": 5, "names": [], "table.depth": 3, "table": {}, "further.depth": 3, "tables.0.depth": 3, "tables": [],
     }  # fmt: skip
-    assert in_full(_Settings, {"given": 1})["beam"] == 5
-    assert in_full(_Settings, {"given": 1, "beam": 4})["beam"] == 4
+    assert fill_in_neutral(_Settings, {"given": 1})["beam"] == 5
+    assert fill_in_neutral(_Settings, {"given": 1, "beam": 4})["beam"] == 4
 
 
 def test_terms_of_an_objective_have_neutral_options() -> None:

@@ -12,7 +12,7 @@ from seqkd.metrics.alignment import (
     AlignedCounts,
     RaggedIds,
     align,
-    cells,
+    count_cells,
 )
 from tests.properties import examples
 
@@ -110,4 +110,4 @@ def test_empty_sides_align_nothing() -> None:
 
 
 def test_cells_count_the_combinations() -> None:
-    assert cells(np.array([2, 0]), np.array([3, 4])).tolist() == [9, 4]
+    assert count_cells(np.array([2, 0]), np.array([3, 4])).tolist() == [9, 4]

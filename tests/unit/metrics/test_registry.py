@@ -84,6 +84,6 @@ def test_a_new_metric_has_a_place_in_results(monkeypatch: pytest.MonkeyPatch) ->
         bleu=1.0, chrf=2.0, ter=3.0, bleu_accepted=None, valid=None, length_ratio=1.0, cut=0, speed=speed, speedup=None,
         speedup_batch1=None, further={"nearness": 4.0},
     )  # fmt: skip
-    assert [result.measured(name) for name in ("chrf", "nearness", "valid", "comet")] == [2.0, 4.0, None, None]
-    head, (cell,) = metric_column("nearness", [result.measured("nearness")])
+    assert [result.get_value(name) for name in ("chrf", "nearness", "valid", "comet")] == [2.0, 4.0, None, None]
+    head, (cell,) = metric_column("nearness", [result.get_value("nearness")])
     assert (head.name, cell.text) == ("Nearness", "4.0")

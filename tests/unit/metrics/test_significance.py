@@ -23,7 +23,7 @@ from seqkd.metrics.sentence_statistics import (
     mean_of,
     ter_scores,
 )
-from seqkd.metrics.significance import SEED, Test, comparable, compare, paired
+from seqkd.metrics.significance import SEED, Test, compare_outputs, compare_statistics, list_comparable
 
 WORDS = [f"{a}{b}{c}" for a in "bdfgklmnprst" for b in "aeiou" for c in ("", "n", "r")]
 TESTS: tuple[Test, ...] = ("bootstrap", "randomization")
@@ -69,7 +69,7 @@ def test_results_are_sacrebleus(
     systems = [("first", first.hypotheses), ("second", second.hypotheses)]
     signatures, scores = PairedTest(systems, metrics, streams, test_type=KINDS[test], n_samples=samples)()
     for name, shown in zip(names, ("BLEU", "chrF2", "TER"), strict=False):
-        found = paired(name, first, second, test=test, samples=samples)
+        found = compare_outputs(name, first, second, test=test, samples=samples)
         theirs: Any = scores[shown]
         assert (found.baseline.score, found.system.score) == (theirs[0].score, theirs[1].score)
         if (name, test) == ("ter", "randomization"):
@@ -120,7 +120,7 @@ def pool() -> tuple[Statistics, Statistics, Statistics]:
     full = Outputs(hypotheses=first, references=references, sources=references)
     bleu = METRICS.get("bleu")
     systems = [first, similar(0.25), similar(0.12)]
-    return tuple(bleu.statistics_of(replace(full, hypotheses=texts)) for texts in systems)  # type: ignore[return-value]
+    return tuple(bleu.compute_statistics(replace(full, hypotheses=texts)) for texts in systems)  # type: ignore[return-value]
 
 
 def drawn(system: Statistics, rows: Floats) -> Statistics:
@@ -136,7 +136,7 @@ def test_two_bleu_are_significant(test: Test, pool: tuple[Statistics, Statistics
     found = 0
     for _ in range(DRAWS):
         chosen = rng.integers(len(first.rows), size=TEST_ROWS)
-        result = compare(
+        result = compare_statistics(
             drawn(first, first.rows[chosen]), drawn(second, second.rows[chosen]), test=test, samples=SAMPLES
         )
         found += result.significant and result.difference.score > 0
@@ -158,7 +158,7 @@ def test_equally_good_systems_are_rarely_significant(
         chosen = rng.integers(len(first.rows), size=TEST_ROWS)
         swapped = rng.integers(2, size=(TEST_ROWS, 1), dtype=bool)  # the pool's own difference is chance, too
         one, other = first.rows[chosen], second.rows[chosen]
-        result = compare(
+        result = compare_statistics(
             drawn(first, np.where(swapped, other, one)),
             drawn(second, np.where(swapped, one, other)),
             test=test,
@@ -175,7 +175,7 @@ def test_equally_good_systems_are_rarely_significant(
 @pytest.mark.parametrize("metric", ["bleu", "chrf", "ter"])
 def test_equal_outputs_do_not_differ(metric: str, test: Test) -> None:
     first, _ = outputs(20)
-    found = paired(metric, first, first, test=test, samples=99)
+    found = compare_outputs(metric, first, first, test=test, samples=99)
     assert (found.p_value, found.difference.score, found.difference.low, found.significant) == (1.0, 0.0, 0.0, False)
 
 
@@ -183,7 +183,7 @@ def test_equal_outputs_do_not_differ(metric: str, test: Test) -> None:
 def test_one_row_is_no_evidence(test: Test) -> None:
     first, second = outputs(200)
     almost = replace(first, hypotheses=[second.references[0], *first.hypotheses[1:]])
-    assert not paired("bleu", first, almost, test=test, samples=999).significant
+    assert not compare_outputs("bleu", first, almost, test=test, samples=999).significant
 
 
 def test_shares_of_right_outputs_are_tested_as_mcnemars_exact_test_does() -> None:
@@ -192,7 +192,7 @@ def test_shares_of_right_outputs_are_tested_as_mcnemars_exact_test_does() -> Non
     first = Outputs(
         hypotheses=["b"] * 8 + right[8:], references=right, sources=right, accepted=[["a", "c"]] * len(right)
     )
-    found = paired("valid", first, replace(first, hypotheses=right), test="randomization")
+    found = compare_outputs("valid", first, replace(first, hypotheses=right), test="randomization")
     assert found.p_value == pytest.approx(2 / 2**8, rel=0.3)
     assert (found.baseline.score, found.system.score, found.signature) == (0.8, 1.0, "")
     assert found.difference.score == pytest.approx(0.2)
@@ -202,10 +202,10 @@ def test_shares_of_right_outputs_are_tested_as_mcnemars_exact_test_does() -> Non
 def test_results_depend_on_the_seed_alone(test: Test, monkeypatch: pytest.MonkeyPatch) -> None:
     first, second = outputs(40)
     monkeypatch.setenv("SACREBLEU_SEED", "1")
-    found = paired("bleu", first, second, test=test, samples=200)
+    found = compare_outputs("bleu", first, second, test=test, samples=200)
     monkeypatch.setenv("SACREBLEU_SEED", "none")
-    assert paired("bleu", first, second, test=test, samples=200) == found
-    other = paired("bleu", first, second, test=test, samples=200, seed=SEED + 1)
+    assert compare_outputs("bleu", first, second, test=test, samples=200) == found
+    other = compare_outputs("bleu", first, second, test=test, samples=200, seed=SEED + 1)
     assert other.difference.score == found.difference.score
     assert other.difference.mean != found.difference.mean
 
@@ -213,7 +213,7 @@ def test_results_depend_on_the_seed_alone(test: Test, monkeypatch: pytest.Monkey
 def test_a_difference_lies_in_its_interval_and_has_the_sign_of_the_change() -> None:
     first, second = outputs(300)
     for metric, sign in (("bleu", 1), ("ter", -1)):
-        gap = paired(metric, first, second).difference
+        gap = compare_outputs(metric, first, second).difference
         assert gap.low < gap.score < gap.high
         assert gap.low < gap.mean < gap.high
         assert gap.score * sign > 0
@@ -223,28 +223,28 @@ def test_any_metric_that_is_a_mean_of_rows_can_be_tested() -> None:
     rng = np.random.default_rng(3)
     scores = rng.normal(size=100)
     better = mean_of((scores + rng.normal(0.5, 0.1, size=100)).tolist(), signature="comet")
-    found = compare(mean_of(scores.tolist(), signature="comet"), better, samples=99)
+    found = compare_statistics(mean_of(scores.tolist(), signature="comet"), better, samples=99)
     assert found.significant
     assert found.difference.score == pytest.approx(0.5, abs=0.05)
     assert found.signature == f"comet|bs:99|seed:{SEED}"
 
 
 def test_metrics_without_statistics_of_rows_are_refused() -> None:
-    assert comparable()[:5] == ["bleu", "bleu_accepted", "chrf", "ter", "valid"]
+    assert list_comparable()[:5] == ["bleu", "bleu_accepted", "chrf", "ter", "valid"]
     first, second = outputs(5)
     for name in ("perplexity", "comet"):
         with pytest.raises(InputError, match=rf"differences of '{name}' cannot be tested (?s:.*)one of: bleu, "):
-            paired(name, first, second)
+            compare_outputs(name, first, second)
 
 
 def test_texts_that_cannot_be_compared_are_refused() -> None:
     first, second = outputs(5)
     with pytest.raises(InputError, match="different references\n  expected: outputs for one test text"):
-        paired("bleu", first, replace(second, references=second.references[::-1]))
+        compare_outputs("bleu", first, replace(second, references=second.references[::-1]))
     with pytest.raises(InputError, match="valid needs accepted translations"):
-        paired("valid", first, second)
+        compare_outputs("valid", first, second)
     alone = Outputs(hypotheses=["a b"], references=["a c"], sources=["x"])
     with pytest.raises(InputError, match="cannot be tested on 1 row\n  expected: at least two rows"):
-        paired("bleu", alone, alone)
+        compare_outputs("bleu", alone, alone)
     with pytest.raises(InputError, match="outputs of 2 and 3 rows"):
-        compare(mean_of([0, 1]), mean_of([0, 1, 1]))
+        compare_statistics(mean_of([0, 1]), mean_of([0, 1, 1]))

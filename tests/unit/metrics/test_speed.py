@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import pytest
 
 from seqkd.metrics import speed
-from seqkd.metrics.speed import Open, measure
+from seqkd.metrics.speed import DecoderFactory, measure
 from seqkd.search import Hypothesis
 
 SOURCES = [[5] * (row % 3 + 1) for row in range(200)]
@@ -54,7 +54,9 @@ def clock() -> Clock:
     return Clock()
 
 
-def fake(clock: Clock, name: str, each: float, batch: Callable[[int], float] = lambda _: 0.0) -> dict[str, Open]:
+def fake(
+    clock: Clock, name: str, each: float, batch: Callable[[int], float] = lambda _: 0.0
+) -> dict[str, DecoderFactory]:
     return {name: lambda: Fake(clock, name, each, batch)}
 
 
@@ -116,7 +118,7 @@ class Shaken(Fake):
         return super().decode(rows, batch_tokens=batch_tokens)
 
 
-def shaken(clock: Clock, slow: list[float]) -> dict[str, Open]:
+def shaken(clock: Clock, slow: list[float]) -> dict[str, DecoderFactory]:
     def opened() -> Shaken:
         made = Shaken(clock, "a", 1e-3, lambda _: 0.0)
         made.slow = slow
@@ -143,6 +145,6 @@ def test_timings_that_never_agree_are_marked(clock: Clock) -> None:
 
 
 def test_the_load_is_that_of_the_system() -> None:
-    load = speed.load_now(3)
+    load = speed.read_load(3)
     assert (load.threads, load.cores) == (3, os.cpu_count())
     assert load.average is None or load.average >= 0.0

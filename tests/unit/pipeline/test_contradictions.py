@@ -180,8 +180,9 @@ def test_a_brought_teacher_that_cannot_teach_and_one_of_another_vocabulary(pipel
     tables = [f'[[teachers]]\nname = "{name}"\npath = "{path}"\n\n' for name, path in (("a", "big"), ("b", "foreign"))]
     pipeline.write_text(text.replace("[[distill]]", f"{''.join(tables)}[[distill]]"))
     assert problems(pipeline) == [
-        "teachers.b.path: the vocabulary of foreign is not that of big, which the data set has; teachers of one data "
-        "set share a vocabulary"
+        "teachers.b.path: the vocabulary of foreign differs from that of big, which the data "
+        "set uses; teachers of one data "
+        "set must share a vocabulary"
     ]
     pipeline.write_text(pipeline.read_text().replace('"foreign"', '"big"').replace('"big"', '"parallel"', 1))
     (line,) = problems(pipeline)  # installed packages may add further architectures

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from seqkd.config.stages import DistillConfig, EvaluateConfig, PrepareConfig, ReportConfig, SelectConfig, TrainConfig
 from seqkd.errors import ConfigError
-from seqkd.pipeline.expansion import graph_of
+from seqkd.pipeline.expansion import build_graph
 from seqkd.pipeline.folders import Stage
 from seqkd.pipeline.graph import Graph, Key, Node, Part
 from seqkd.pipeline.reading import read_pipeline
@@ -318,7 +318,7 @@ def test_equal_stages_are_one(several: Path) -> None:
         (
             'corpus = "de-seqkd"',
             'corpus = "de-seqkd"\nteacher = "en-de"',
-            "students.assistant.teacher: the objective as",
+            "students.assistant.teacher: the objective does not ask",
         ),
         (
             'corpus = "de-seqkd"',
@@ -347,7 +347,7 @@ def test_another_vocabulary_is_not_supported_yet(several: Path) -> None:
     assert len(stages_of(several)) == 23
     edited(several, 'corpus = "de-seqkd"', 'corpus = "de-seqkd"\nvocabulary = "tiny"')
     (line,) = problems(several)
-    assert line.startswith("students.assistant.vocabulary: 'tiny': a student with another vocabulary")
+    assert line.startswith("students.assistant.vocabulary: 'tiny': a student whose vocabulary differs")
     edited(several, 'size = 300\ncorpus = "de"', 'size = 1\ncorpus = "german"')
     assert [line.split(":")[0] for line in problems(several)] == [
         "vocabularies.tiny.size",
@@ -401,8 +401,8 @@ def acyclic(draw: st.DrawFn) -> list[list[int]]:
 @given(acyclic())
 def test_the_order_respects_needs_and_otherwise_the_file(links: list[list[int]]) -> None:
     graph = _graph(links)
-    assert not graph.circles()
-    order = [int(node.name) for node in graph.order()]
+    assert not graph.find_circles()
+    order = [int(node.name) for node in graph.sort()]
     assert sorted(order) == list(range(len(links)))
     for place, number in enumerate(order):
         assert set(links[number]) <= set(order[:place])
@@ -417,7 +417,7 @@ def test_a_circle_is_found_wherever_it_is(links: list[list[int]], data: st.DataO
     start = data.draw(st.sampled_from(list(graph)))
     end = data.draw(st.sampled_from([start, *graph.upstream(start)]))
     links[int(end.name)].append(int(start.name))  # a part that `start` is made from names `start`
-    ways = _graph(links).circles()
+    ways = _graph(links).find_circles()
     assert ways
     for way in ways:
         assert way[0] == way[-1] == min(way, key=lambda key: int(key[1]))
@@ -437,8 +437,8 @@ def test_stages_of_shipped_pipelines_come_after_what_they_need(path: Path, monke
 
 
 def _remade(file: Path) -> set[str]:
-    graph = graph_of(read_pipeline(file))
-    return {".".join(key) for key in graph.remade(node.key for node in graph.of("teachers"))}
+    graph = build_graph(read_pipeline(file))
+    return {".".join(key) for key in graph.find_remade(node.key for node in graph.of_kind("teachers"))}
 
 
 def test_a_new_teacher_remakes_what_it_taught_and_nothing_else(pipeline: Path) -> None:

@@ -235,7 +235,7 @@ def test_two_pipeline_files_of_one_name_do_not_share_a_run_folder(pipeline: Path
     write_plan(other, "runs")  # the same pipeline
     other.write_text(pipeline.read_text().replace("seed = 3", "seed = 4"))
     plan = write_plan(other, "runs").read_text()  # the same file, changed
-    with pytest.raises(ConfigError, match=r"the run folder is that of other/small\.toml") as caught:
+    with pytest.raises(ConfigError, match=r"the run folder belongs to other/small\.toml") as caught:
         write_plan(pipeline, "runs")
     assert "delete runs/small/plan.mk" in caught.value.hint
     assert Path("runs/small/plan.mk").read_text() == plan

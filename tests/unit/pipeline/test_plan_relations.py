@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from seqkd.pipeline.expansion import graph_of
+from seqkd.pipeline.expansion import build_graph
 from seqkd.pipeline.reading import read_pipeline
-from seqkd.pipeline.relations import baselines
+from seqkd.pipeline.relations import find_baselines
 
 STUDENTS = """
 [[students]]
@@ -61,8 +61,8 @@ model = { arch = "lstm" }
 
 def test_a_baseline_has_the_same_model_and_gold_text_alone(pipeline: Path) -> None:
     pipeline.write_text(pipeline.read_text() + STUDENTS)
-    graph = graph_of(read_pipeline(pipeline))
-    assert dict(baselines(graph, graph.of("students"))) == {
+    graph = build_graph(read_pipeline(pipeline))
+    assert dict(find_baselines(graph, graph.of_kind("students"))) == {
         "kd": "gold",
         "tuned": "gold",
         "word": "gold",

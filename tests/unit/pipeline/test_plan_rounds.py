@@ -264,7 +264,11 @@ def test_make_goes_round_by_round_and_more_rounds_remake_nothing(rounds: Path) -
             'model = { arch = "nat" }',
             "next_teacher: 'kd' is of arch 'nat', which beam search does not decode",
         ),
-        ('name = "tuned"', 'name = "x.round2"', "students.x.round2: names that end so are those of later rounds"),
+        (
+            'name = "tuned"',
+            'name = "x.round2"',
+            "students.x.round2: names that end in .round and a number are reserved",
+        ),
     ],
 )
 def test_rounds_that_cannot_be(rounds: Path, old: str, new: str, problem: str) -> None:
@@ -304,7 +308,7 @@ def test_rounds_without_students(rounds: Path) -> None:
         (
             "ratio = 0.5",
             'corpus = [{ name = "gold" }, { name = "gold" }]',
-            "backtranslation: corpus: gold stands there",
+            "backtranslation: corpus: gold is listed",
         ),
         ("ratio = 0.5", 'model = { arch = "ctc" }', "backtranslation: model.arch 'ctc' is not decoded by beam search"),
         (
@@ -318,7 +322,7 @@ def test_rounds_without_students(rounds: Path) -> None:
             "backtranslation: filters.max_ter: monolingual text has no ref",
         ),
         ("ratio = 0.5", "rati = 0.5", "backtranslation.rati: unknown key"),
-        (', { name = "backtranslation", weight = 2.0 }', "", "backtranslation: none of [[students]] has the corpus"),
+        (', { name = "backtranslation", weight = 2.0 }', "", "backtranslation: no student has the corpus"),
         (
             'name = "beam5"',
             'name = "backtranslation"\n\n[[distill]]\nname = "beam5"',

@@ -8,10 +8,10 @@ import pytest
 
 from seqkd.config.stages import EvaluateConfig, ReportConfig, TrainConfig
 from seqkd.errors import ConfigError
-from seqkd.pipeline.expansion import graph_of
-from seqkd.pipeline.folders import Stage, seed_of
+from seqkd.pipeline.expansion import build_graph
+from seqkd.pipeline.folders import Stage, derive_seed
 from seqkd.pipeline.reading import read_pipeline
-from seqkd.pipeline.relations import baselines, edges
+from seqkd.pipeline.relations import find_baselines, list_edges
 from seqkd.pipeline.stages import plan_stages
 from tests.unit.pipeline.pipeline_files import WORD_KD, edited
 
@@ -40,7 +40,7 @@ def test_a_student_of_several_seeds_is_several_students_that_differ_in_their_see
     assert isinstance(first.config, TrainConfig)
     for number in (2, 3):
         other = after[f"student.kd.seed{number}"]
-        seed = seed_of(training_seed(first), f"seed{number}")
+        seed = derive_seed(training_seed(first), f"seed{number}")
         training = first.config.training.model_copy(update={"seed": seed})
         assert other.config == first.config.model_copy(update={"training": training})
         assert (other.out, other.needs, other.goal) == (RUN / f"students/kd.seed{number}", first.needs, first.goal)
@@ -87,7 +87,7 @@ def test_the_nth_seeds_of_all_students_are_equal(pipeline: Path) -> None:
     stages = planned(pipeline)
     seeds = {name: training_seed(stages[f"student.{name}"]) for name in ("gold.seed2", "tuned.seed2", "kd.seed2")}
     assert seeds["gold.seed2"] == seeds["tuned.seed2"]
-    assert seeds["kd.seed2"] == seed_of(7, "seed2")
+    assert seeds["kd.seed2"] == derive_seed(7, "seed2")
 
 
 def test_gains_are_over_the_same_seed_of_the_baseline(pipeline: Path) -> None:
@@ -96,8 +96,8 @@ def test_gains_are_over_the_same_seed_of_the_baseline(pipeline: Path) -> None:
     def pairs(gold: int, kd: int) -> list[tuple[str, str]]:
         changed = text.replace('corpus = "gold"', f'corpus = "gold"\nseeds = {gold}', 1)
         pipeline.write_text(changed.replace('corpus = "kd"\n', f'corpus = "kd"\nseeds = {kd}\n', 1))
-        graph = graph_of(read_pipeline(pipeline))
-        return list(baselines(graph, graph.of("students")))
+        graph = build_graph(read_pipeline(pipeline))
+        return list(find_baselines(graph, graph.of_kind("students")))
 
     assert pairs(1, 1) == [("kd", "gold"), ("tuned", "gold")]
     assert pairs(2, 2) == [("kd", "gold"), ("kd.seed2", "gold.seed2"), ("tuned", "gold")]
@@ -107,8 +107,8 @@ def test_gains_are_over_the_same_seed_of_the_baseline(pipeline: Path) -> None:
 
 def test_the_drawing_has_a_model_of_several_seeds_once(pipeline: Path) -> None:
     def drawn() -> list[tuple[str, str]]:
-        graph = graph_of(read_pipeline(pipeline))
-        return list(edges(graph, list(graph)))
+        graph = build_graph(read_pipeline(pipeline))
+        return list(list_edges(graph, list(graph)))
 
     before = drawn()
     edited(pipeline, "[student.model]", "[student]\nseeds = 2\n\n[student.model]")
@@ -145,7 +145,11 @@ def test_in_rounds_the_first_teaches_and_every_seed_is_made_again(pipeline: Path
     [
         ('corpus = "gold"', 'corpus = "gold"\nseeds = 0', r"students\.gold\.seeds: .*greater than or equal to 1"),
         ('corpus = "gold"', 'corpus = "gold"\nseeds = 17', r"students\.gold\.seeds: .*less than or equal to 16"),
-        ("[teacher.training]", "[teacher]\nseeds = 2\nensemble = 2\n[teacher.training]", "seeds: is of a teacher that"),
+        (
+            "[teacher.training]",
+            "[teacher]\nseeds = 2\nensemble = 2\n[teacher.training]",
+            "seeds: is only for a teacher that",
+        ),
         (
             'name = "kd"\ncorpus',
             'name = "gold.seed2"\ncorpus = "gold"\n\n[[students]]\nname = "kd"\ncorpus',
@@ -171,7 +175,7 @@ def test_seeds_that_cannot_be(pipeline: Path, old: str, new: str, message: str) 
 
 def test_a_teacher_that_is_brought_along_has_one_seed(pipeline: Path) -> None:
     edited(pipeline, "[teacher.training]\nmax_updates = 10", '[teacher]\npath = "there"\nseeds = 2')
-    with pytest.raises(ConfigError, match="seeds: is of a teacher that is trained here"):
+    with pytest.raises(ConfigError, match="seeds: is only for a teacher that is trained here"):
         read_pipeline(pipeline)
 
 

@@ -291,7 +291,7 @@ def test_a_sum_of_terms_and_a_start_from_chosen_layers_reach_the_stage(pipeline:
     [
         ('model = "teacher"', 'model = "nobody"', "students.summed.init_from: no [[students]] is named 'nobody'"),
         ("encoder_layers = [0, 2]", "layers = [0, 2]", "students.summed.init_from.layers: unknown key"),
-        ("[0, 2]", "[0, 3]", "students.summed.init_from.encoder_layers names layer 3, teacher has layers 0 to 2"),
+        ("[0, 2]", "[0, 3]", "students.summed.init_from.encoder_layers names layer 3, but teacher has layers 0 to 2"),
         ("[0, 2]", "[0]", "init_from.encoder_layers names 1 layers, but the model has 2; name one for each"),
         (
             "encoder_layers = [0, 2], ",
@@ -299,7 +299,11 @@ def test_a_sum_of_terms_and_a_start_from_chosen_layers_reach_the_stage(pipeline:
             "init_from: teacher has 3 encoder layers, but the model that starts from it has 2",
         ),
         ('type = "nll"', 'type = "mse"', "students.summed.objective.terms.1: unknown objective 'mse'"),
-        ("weight = 0.7", 'teachers = ["t"]', "objective.teachers: the pipeline's own teacher teaches its students"),
+        (
+            "weight = 0.7",
+            'teachers = ["t"]',
+            "objective.teachers: the students of a pipeline learn from its own teacher",
+        ),
         (
             "weight = 0.7",
             'soft_targets = "top4"',
@@ -328,5 +332,5 @@ def test_a_source_stands_in_place_of_the_teacher(pipeline: Path, monkeypatch: py
     assert not [path for path in distill.needs if "teacher" in path.parts]
     assert validate(DistillConfig, tomllib.loads(to_toml(distill.config)), "stage file") == distill.config
     pipeline.write_text(f'{text[:at]}\nsource = {{ type = "echo" }}\nprecision = "bf16"\n\n[[{rest}')
-    with pytest.raises(ConfigError, match="precision: is for a teacher, and `source` stands in place of one"):
+    with pytest.raises(ConfigError, match="precision: is for a teacher, which `source` replaces"):
         read_pipeline(pipeline)

@@ -50,7 +50,7 @@ def test_a_test_set_adds_its_stage_and_evaluations_and_changes_no_other_stage(pi
     }
     news = after["test.news"]
     assert isinstance(news.config, FurtherTestConfig)
-    assert news.config.text.found() == BitextConfig(
+    assert news.config.text.find_files() == BitextConfig(
         source=Path("d.src"), target=(Path("d.one"), Path("d.two")), accepted=Path("d.jsonl")
     )
     assert (news.config.prepared, news.out, news.goal) == (RUN / "gold", RUN / "tests/news", "prepare")
@@ -104,7 +104,7 @@ def test_with_a_fetch_step_texts_lie_in_what_it_wrote(pipeline: Path) -> None:
     edited(pipeline, "[data]", '[data]\nfetch = { script = "fetch.py" }')
     news = with_tests(pipeline)["test.news"]
     assert isinstance(news.config, FurtherTestConfig)
-    assert news.config.text.found().references == (RUN / "raw/d.one", RUN / "raw/d.two")
+    assert news.config.text.find_files().references == (RUN / "raw/d.one", RUN / "raw/d.two")
     assert news.needs == (RUN / "gold/manifest.json",)
 
 
@@ -171,7 +171,7 @@ def test_make_names_the_stages(pipeline: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('[data.tests.test]\nsource = "a"', r"data: tests\.test: the name is that of the data set's own test text"),
+        ('[data.tests.test]\nsource = "a"', r"data: tests\.test: this name belongs to the data set's own test text"),
         ('[data.tests."a@b"]\nsource = "a"', r"data\.tests\.a@b"),
         ('[data.tests."a.old"]\nsource = "a"', "reserved for finished folders"),
         ('[data.tests.a]\nsource = "a"\ntarget = ["b c"]', r"data\.tests\.a\.target: 'b c' cannot be a Make target"),

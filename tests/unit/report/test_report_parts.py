@@ -19,12 +19,12 @@ from seqkd.metrics.lengths import LengthHistogram
 from seqkd.metrics.results import DecodeResult, EvaluationResult
 from seqkd.metrics.speed import Load
 from seqkd.report import gather, plots
-from seqkd.report.findings import find
-from seqkd.report.gather import compare
+from seqkd.report.findings import conclude
+from seqkd.report.gather import mark_differences
 from seqkd.report.graph import draw_graph
 from seqkd.report.page import render
-from seqkd.report.tables import highest
-from seqkd.report.twins import find_twins, measure_of
+from seqkd.report.tables import mark_highest
+from seqkd.report.twins import choose_measure, find_twins
 from tests.properties import examples
 from tests.unit.report.report_folders import (
     FAMILIES,
@@ -50,7 +50,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def test_the_headline_compares_twins() -> None:
-    found = find(MODELS)
+    found = conclude(MODELS)
     expected = "Student small, trained on seqkd, reaches 23.2 BLEU greedy: 3.2 more than the same model trained on gold"
     assert found.headline.startswith(expected)
     assert "1.7 above" in found.context
@@ -58,10 +58,10 @@ def test_the_headline_compares_twins() -> None:
 
 
 def test_the_headline_says_that_a_difference_may_be_chance() -> None:
-    found = find([*MODELS[:2], compared(MODELS[2], 0.21)])
+    found = conclude([*MODELS[:2], compared(MODELS[2], 0.21)])
     assert "on gold text (20.0), which may be chance (p = 0.210)." in found.headline
     for other in (compared(MODELS[2], 0.01), compared(MODELS[2], 0.21, baseline="another")):
-        assert find([*MODELS[:2], other]).headline.endswith("on gold text (20.0).")
+        assert conclude([*MODELS[:2], other]).headline.endswith("on gold text (20.0).")
 
 
 def test_models_are_compared_by_the_metric_that_their_results_name(root: Path) -> None:
@@ -73,7 +73,7 @@ def test_models_are_compared_by_the_metric_that_their_results_name(root: Path) -
         return dataclasses.replace(model, decodes=found, signatures={})
 
     models = [by_chrf(MODELS[0], 60.0), by_chrf(MODELS[1], 40.0), by_chrf(MODELS[2], 45.5)]
-    found = find(models)
+    found = conclude(models)
     assert found.headline == (
         "Student small, trained on seqkd, reaches 45.5 chrF greedy: 5.5 more than the same model trained on gold text "
         "(40.0)."
@@ -89,36 +89,36 @@ def test_models_are_compared_by_the_metric_that_their_results_name(root: Path) -
 
 
 def test_gains_that_may_be_chance_are_not_counted() -> None:
-    found = find([*FAMILIES[:2], compared(FAMILIES[2], 0.01), FAMILIES[3], compared(FAMILIES[4], 0.2, "nat-gold")])
+    found = conclude([*FAMILIES[:2], compared(FAMILIES[2], 0.01), FAMILIES[3], compared(FAMILIES[4], 0.2, "nat-gold")])
     assert found.headline.startswith("1 of 2 kinds of student translate better")
     assert "transformer most: 23.2 BLEU" in found.headline
     assert "Gains that may be chance are not counted: nat (p = 0.200)." in found.context
-    found = find([*FAMILIES[:2], compared(FAMILIES[2], 0.06), FAMILIES[3], compared(FAMILIES[4], 0.2, "nat-gold")])
+    found = conclude([*FAMILIES[:2], compared(FAMILIES[2], 0.06), FAMILIES[3], compared(FAMILIES[4], 0.2, "nat-gold")])
     assert found.headline.startswith("None of 2 kinds")
     assert "transformer (p = 0.060), nat (p = 0.200)." in found.context
 
 
 def test_the_headline_does_not_compare_models_of_another_size() -> None:
     larger = dataclasses.replace(MODELS[1], parameters=2_000_000)
-    assert "same model" not in find([MODELS[0], larger, MODELS[2]]).headline
+    assert "same model" not in conclude([MODELS[0], larger, MODELS[2]]).headline
 
 
 def test_the_headline_says_when_distillation_did_not_help() -> None:
-    assert "1.5 less than" in find([MODELS[1], bleu(MODELS[2], 18.5)]).headline
-    assert "level with" in find([MODELS[1], bleu(MODELS[2], 20.01)]).headline
+    assert "1.5 less than" in conclude([MODELS[1], bleu(MODELS[2], 18.5)]).headline
+    assert "level with" in conclude([MODELS[1], bleu(MODELS[2], 20.01)]).headline
 
 
 def test_the_headline_counts_valid_outputs_where_they_are_known() -> None:
     def valid(model: EvaluationResult, share: float) -> EvaluationResult:
         return dataclasses.replace(model, decodes={"1": dataclasses.replace(model.decodes["1"], valid=share)})
 
-    figures = find([valid(MODELS[1], 0.625), valid(MODELS[2], 0.75)]).figures
+    figures = conclude([valid(MODELS[1], 0.625), valid(MODELS[2], 0.75)]).figures
     assert [(figure.value, figure.unit) for figure in figures][:2] == [("+3.2", "BLEU"), ("+12.5", "points")]
 
 
 @given(st.floats(0, 99), st.floats(0, 99))
 def test_the_headlines_numbers_agree_with_one_another(student: float, twin: float) -> None:
-    headline = find([bleu(MODELS[1], twin), bleu(MODELS[2], student)]).headline
+    headline = conclude([bleu(MODELS[1], twin), bleu(MODELS[2], student)]).headline
     shown = [float(number) for number in re.findall(r"\d+\.\d", headline)]
     if "level" in headline:
         assert f"{student:.1f}" == f"{twin:.1f}"
@@ -129,11 +129,11 @@ def test_the_headlines_numbers_agree_with_one_another(student: float, twin: floa
 def test_speeds_of_two_runs_are_not_compared() -> None:
     decodes = {name: dataclasses.replace(found, speedup=None) for name, found in MODELS[2].decodes.items()}
     untimed = dataclasses.replace(MODELS[2], decodes=decodes, baseline=None)
-    assert "sentences/s" not in " ".join(figure.label for figure in find([MODELS[0], MODELS[1], untimed]).figures)
+    assert "sentences/s" not in " ".join(figure.label for figure in conclude([MODELS[0], MODELS[1], untimed]).figures)
 
 
 def test_the_headline_counts_the_kinds_of_student_that_distilled_text_helps() -> None:
-    found = find(FAMILIES)
+    found = conclude(FAMILIES)
     assert found.headline == (
         "All 2 kinds of student translate better when they are trained on distilled text, nat most: "
         "17.8 BLEU, 12.3 BLEU more than on gold text."
@@ -141,9 +141,9 @@ def test_the_headline_counts_the_kinds_of_student_that_distilled_text_helps() ->
     assert "small, reaches 23.2 BLEU greedy" in found.context
     assert [figure.value for figure in found.figures] == ["+12.3", "20.0", "12.0"]
     worse = [*FAMILIES[:2], bleu(FAMILIES[2], 10.0), *FAMILIES[3:]]
-    assert find(worse).headline.startswith("1 of 2 kinds of student")
+    assert conclude(worse).headline.startswith("1 of 2 kinds of student")
     none = [*FAMILIES[:2], bleu(FAMILIES[2], 10.0), FAMILIES[3], parallel("nat-seqkd", 5.5, trained_on="seqkd")]
-    assert find(none).headline.startswith("None of 2 kinds")
+    assert conclude(none).headline.startswith("None of 2 kinds")
 
 
 def test_twins_differ_in_their_text_alone() -> None:
@@ -163,24 +163,24 @@ def test_the_page_opens_with_gold_against_distilled_text(root: Path) -> None:
     contents = dataclasses.replace(gather.gather(full(root)), models=FAMILIES)
     html = render(contents)
     bars = html[html.index("Students of gold and of distilled text") :]
-    assert html.index("What distillation gives") < html.index("<h2>Models</h2>")
+    assert html.index("Gains of distillation") < html.index("<h2>Models</h2>")
     for text in ("5.5  gold", "17.8  seqkd", "20.0  gold", "23.2  seqkd"):
         assert text in bars
-    assert "What distillation gives" not in render(dataclasses.replace(contents, models=FAMILIES[:2]))
+    assert "Gains of distillation" not in render(dataclasses.replace(contents, models=FAMILIES[:2]))
 
 
 def test_the_plot_of_speed_ups_tells_models_apart_without_colour(root: Path) -> None:
     contents = gather.gather(full(root))
-    alone = plots.quality_by_speedup(FAMILIES, batch1=True)
+    alone = plots.plot_quality_by_speedup(FAMILIES, batch1=True)
     assert "times the teacher" in alone
     assert all(f">{label}<" in alone for label in ("teacher", "transformer", "nat"))
     everyone = [dataclasses.replace(model, decodes=untimed(model)) for model in FAMILIES]
-    assert plots.quality_by_speedup(everyone, batch1=False) == ""
+    assert plots.plot_quality_by_speedup(everyone, batch1=False) == ""
     assert "Quality and speed" not in render(dataclasses.replace(contents, models=tuple(everyone)))
 
 
 def test_the_first_colour_does_not_come_again() -> None:
-    shades = [plots.colour(index) for index in range(30)]
+    shades = [plots.pick_colour(index) for index in range(30)]
     assert shades.count(shades[0]) == 1
     assert len(set(shades)) == len(set(shades[: plots.COLOURS])) == plots.COLOURS
 
@@ -198,7 +198,7 @@ def test_every_label_is_drawn_wherever_the_points_lie(points: list[tuple[float, 
         parallel(f"m{index}", 0.0, arch=f"a{index}", decodes={"nat": decode(y, 30 * x)})
         for index, (x, y) in enumerate(points)
     ]
-    svg = plots.quality_by_speedup(models, batch1=False)
+    svg = plots.plot_quality_by_speedup(models, batch1=False)
     assert all(f">m{index}<" in svg for index in range(len(points)))
 
 
@@ -207,7 +207,7 @@ WORDS = st.lists(st.sampled_from("abcd"), max_size=8).map(" ".join)
 
 @given(reference=WORDS, text=WORDS)
 def test_compared_words_are_the_text(reference: str, text: str) -> None:
-    runs = compare(reference, text)
+    runs = mark_differences(reference, text)
     assert "".join(words for words, _ in runs) == text
     if text and text == reference:
         assert runs == ((text, False),)
@@ -216,7 +216,7 @@ def test_compared_words_are_the_text(reference: str, text: str) -> None:
 
 
 def test_texts_without_blanks_are_compared_character_by_character() -> None:
-    assert compare("\u6211\u7231\u5317\u4eac\u3002", "\u6211\u7231\u4e0a\u6d77\u3002") == (
+    assert mark_differences("\u6211\u7231\u5317\u4eac\u3002", "\u6211\u7231\u4e0a\u6d77\u3002") == (
         ("\u6211\u7231", False),
         ("\u4e0a\u6d77", True),
         ("\u3002", False),
@@ -244,7 +244,7 @@ def test_rows_and_candidates_that_do_not_fit_are_told(root: Path) -> None:
     html = render(dataclasses.replace(contents, models=models))
     assert "Decode kbest: 12 rows: source longer than max_positions." in html
     assert "short: 7 of 100 test sources are longer than the model's positions." in html
-    assert "rescored, npd: 4 candidates are longer" in html
+    assert "rescored, npd: 4 candidates were lost" in html
     assert contents.to_json()["models"][0]["too_long"] == 0
 
 
@@ -289,7 +289,7 @@ def test_alignment_is_bounded(root: Path) -> None:
 def test_bars_of_nothing_stand_on_an_axis_of_whole_numbers() -> None:
     twins = find_twins([MODELS[0], bleu(MODELS[1], 0.0), bleu(MODELS[2], 0.0)])
     assert twins
-    drawn = str(plots.gold_and_distilled(twins, measure_of(twins), ["gold", "seqkd"]))
+    drawn = str(plots.plot_gold_and_distilled(twins, choose_measure(twins), ["gold", "seqkd"]))
     assert re.search("1e.?9", drawn) is None
     assert "0.0  seqkd" in drawn
 
@@ -304,7 +304,7 @@ def test_long_names_leave_room_for_the_bars() -> None:
     assert twins
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # matplotlib's, that nothing fits
-        drawn = str(plots.gold_and_distilled(twins, measure_of(twins), ["gold", name]))
+        drawn = str(plots.plot_gold_and_distilled(twins, choose_measure(twins), ["gold", name]))
     assert f"  {name[:7]}…{name[-8:]}" in drawn
 
 
@@ -313,7 +313,7 @@ def test_a_mean_beyond_the_last_bin_stays_within_the_plot() -> None:
     histogram = LengthHistogram(edges=(0, 1, 2), shares=(0.5, 0.5), mean=1e4)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert "<svg" in plots.lengths([histogram])
+        assert "<svg" in plots.plot_lengths([histogram])
 
 
 def test_matplotlib_does_not_talk_of_its_caches(tmp_path: Path) -> None:
@@ -343,4 +343,4 @@ def test_matplotlib_does_not_talk_of_its_caches(tmp_path: Path) -> None:
 def test_the_highest_of_a_column_is_bold_unless_all_are_the_same(
     values: tuple[float | None, ...], bold: list[bool]
 ) -> None:
-    assert [cell.best for cell in highest(values, 2)] == bold
+    assert [cell.best for cell in mark_highest(values, 2)] == bold

@@ -14,7 +14,7 @@ from seqkd.config.report import NamedEvaluations, SeedRuns
 from seqkd.config.stages import ReportConfig
 from seqkd.errors import ConflictError
 from seqkd.metrics.results import EvaluationResult
-from seqkd.report.pooling import Spread, spread
+from seqkd.report.pooling import Spread, compute_spread
 from tests.unit.report.report_folders import evaluation, full, make, named, write_evaluation, write_root
 
 KD = {"kd": 22.0, "kd.seed2": 23.5, "kd.seed3": 21.25}
@@ -65,11 +65,11 @@ def config(root: Path, gold: int = 2, kd: int = 3, **changes: Any) -> ReportConf
 
 @pytest.mark.parametrize("values", [[1.0, 2.5], [20.1, 22.3, 21.7, 19.9], [3.0, 3.0, 3.0]])
 def test_mean_and_sample_standard_deviation_are_those_of_numpy(values: list[float]) -> None:
-    found = spread(values)
+    found = compute_spread(values)
     assert found.n == len(values)
     assert found.mean == pytest.approx(np.mean(values))
     assert found.deviation == pytest.approx(np.std(values, ddof=1))
-    assert spread([2.0]) == Spread(2.0, None, 1)
+    assert compute_spread([2.0]) == Spread(2.0, None, 1)
 
 
 def test_report_json_pools_every_number_of_a_model(root: Path) -> None:
@@ -133,7 +133,7 @@ def test_tables_have_one_row_with_mean_and_spread(root: Path) -> None:
     differences = [2.0, 3.0]
     note = f"\N{PLUS-MINUS SIGN} {np.std(differences, ddof=1):.2f}, gold, n = 2"
     assert f'+2.50 <span class="note">{note}</span>' in table
-    assert "gold was trained with 2 seeds, kd was trained with 3 seeds; other models once." in html
+    assert "gold was trained with 2 seeds, kd was trained with 3 seeds, and other models once." in html
     assert "there are no error bars" not in html
 
 
@@ -162,7 +162,7 @@ def test_without_seeds_nothing_is_pooled(root: Path) -> None:
     html, values = make(config(root, gold=1, kd=1), root / "out")
     assert "pooled" not in values
     assert "\N{PLUS-MINUS SIGN}" not in html
-    assert "One training run a model" in html
+    assert "Each model was trained once, so" in html
 
 
 def test_a_report_whose_pools_differ_is_another_one(root: Path) -> None:

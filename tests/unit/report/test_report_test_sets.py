@@ -67,7 +67,7 @@ def test_the_page_has_a_table_of_models_and_test_sets(root: Path) -> None:
     assert all(head in table for head in heads)
     for shown in ("21.50", "35.00", "36.00", "37.00", "90.00", "92.00"):
         assert f">{shown}</td>" in table
-    assert "on test (100 rows), news (7 rows). Speed is measured on the first one." in html
+    assert "on test (100 rows), news (7 rows). Speed is measured on the first test set." in html
     assert "<code>nrefs:1|v</code>; <code>nrefs:2|v</code>" in html
 
 

@@ -110,7 +110,9 @@ def test_an_interrupted_run_ends_with_the_same_bytes(prepared: Path, made: Path,
 def test_draws_are_of_the_size_asked_for_and_even(total: int, wanted: int) -> None:
     counts = [0] * total
     for seed in range(400):
-        chosen = [int(text) for text, _ in monolingual.drawn(((str(n), "") for n in range(total)), total, wanted, seed)]
+        chosen = [
+            int(text) for text, _ in monolingual.draw_texts(((str(n), "") for n in range(total)), total, wanted, seed)
+        ]
         assert len(chosen) == wanted
         assert chosen == sorted(set(chosen))
         for n in chosen:
@@ -203,8 +205,8 @@ def test_a_tag_must_be_a_piece(made: Path, tmp_path: Path) -> None:
     ("more", "problem"),
     [
         ({"reverse": False}, "tag: is for sources that a model wrote"),
-        ({"rule": "seqinter"}, "monolingual text has no references"),
-        ({"filters": {"max_ter": 50.0}}, "monolingual text has no references"),
+        ({"rule": "seqinter"}, "reads references, and monolingual text has none"),
+        ({"filters": {"max_ter": 50.0}}, "reads references, and monolingual text has none"),
         ({"tag": "<b t>"}, "tag"),
     ],
 )

@@ -133,11 +133,11 @@ def test_an_answer_of_another_length_shifts_no_rows(gold: Path, tmp_path: Path) 
 def test_a_source_stands_in_place_of_models() -> None:
     plain = {"corpus": "c"}
     for values, message in (
-        ({}, "either `models` or `source`"),
-        ({"models": ["m"], "source": {"type": "echo"}, "prepared": "p"}, "either `models` or `source`"),
+        ({}, "give either `models` or `source`"),
+        ({"models": ["m"], "source": {"type": "echo"}, "prepared": "p"}, "give either `models` or `source`"),
         ({"source": {"type": "echo"}}, "`prepared` goes with `source`"),
         ({"source": {"type": "echo", "most": 0}, "prepared": "p"}, "source.most: Input should be greater"),
-        ({"source": {"type": "seqkd"}, "prepared": "p"}, "source: models of seqkd are no `source`"),
+        ({"source": {"type": "seqkd"}, "prepared": "p"}, "source: models of seqkd are not a `source`"),
         ({"source": {"type": "oracle"}, "prepared": "p"}, "unknown source of k-best lists 'oracle', expected .* echo"),
     ):
         with pytest.raises(ConfigError, match=message):

@@ -18,13 +18,13 @@ from seqkd.corpus.writer import write_shard
 from seqkd.errors import ConflictError, CorpusError, InputError
 from seqkd.metrics.registry import Outputs
 from seqkd.metrics.results import DecodeResult, EvaluationResult, read_result
-from seqkd.metrics.significance import paired
+from seqkd.metrics.significance import compare_outputs
 from seqkd.metrics.speed import Speed
 from seqkd.models.checkpoint import load_model, save_model
 from seqkd.models.registry import build
 from seqkd.search import score_pairs
 from seqkd.stages.evaluate import evaluate
-from seqkd.stages.evaluate.models import recipe_of
+from seqkd.stages.evaluate.models import find_recipe
 from seqkd.text.vocabulary import Vocabulary
 from tests.unit.stages.support import write_echo
 
@@ -407,7 +407,7 @@ def test_objective_and_recipe_come_from_the_manifest(tmp_path: Path) -> None:
         inputs = {"init_from": first} if first else {}
         made_by = build_fingerprint("train", {"model": {"arch": "ctc"}, "objective": objective}, inputs)
         write_manifest(tmp_path / name, Manifest(kind="model", fingerprint=made_by))
-        return recipe_of(tmp_path / name)
+        return find_recipe(tmp_path / name)
 
     plain, again = trained("a", type="ctc", glancing=None), trained("b", type="ctc", glancing=None)
     glanced = trained("c", type="ctc", glancing=[0.5, 0.3])
@@ -435,7 +435,7 @@ def test_differences_from_the_baseline_are_tested(
     tested = found.decodes["1"].significance
     assert tested.keys() == {"bleu", "bleu_accepted", "chrf", "ter", "valid"}
     for name, one in tested.items():
-        ours, theirs = found.decodes["1"].measured(name), result.decodes["1"].measured(name)
+        ours, theirs = found.decodes["1"].get_value(name), result.decodes["1"].get_value(name)
         assert ours is not None
         assert theirs is not None
         assert one.difference == ours - theirs
@@ -444,7 +444,7 @@ def test_differences_from_the_baseline_are_tested(
         assert all(0 < p_value <= 1 for p_value in one.p_values.values())
     hypotheses = [(tmp_path / "out" / "hypotheses.beam1.txt").read_text().splitlines(), texts(folders, 1)]
     own, baseline = (Outputs(hypotheses=lines, references=TARGETS, sources=SOURCES) for lines in hypotheses)
-    assert tested["chrf"].p_values["bootstrap"] == paired("chrf", baseline, own).p_value
+    assert tested["chrf"].p_values["bootstrap"] == compare_outputs("chrf", baseline, own).p_value
     # With other outputs of the baseline it is made again, and with equal ones it is not.
     capsys.readouterr()
     evaluate.run(settings, tmp_path / "out", device="cpu")
@@ -473,11 +473,11 @@ def test_a_finished_evaluation_without_comparison_is_used(
 def test_a_baseline_that_cannot_be_compared_is_refused_before_any_work(folders: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     other = write_test(tmp_path / "other", Vocabulary.load(folders / "vocab.model"), rows=5)
-    with pytest.raises(CorpusError, match="is an evaluation on another test text than") as raised:
+    with pytest.raises(CorpusError, match="is an evaluation on a test text other than") as raised:
         evaluate.run(config(folders, corpus=other, baseline=folders / "out"), out, device="cpu")
     assert str(folders / "out") in str(raised.value)
     assert str(other) in str(raised.value)
-    with pytest.raises(CorpusError, match="holds 'corpus', not an evaluation"):
+    with pytest.raises(CorpusError, match="is of kind 'corpus', not an evaluation"):
         evaluate.run(config(folders, baseline=folders / "gold" / "test"), out, device="cpu")
     with pytest.raises(CorpusError, match="no such folder"):
         evaluate.run(config(folders, baseline=tmp_path / "none"), out, device="cpu")

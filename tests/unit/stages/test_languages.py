@@ -17,7 +17,7 @@ from seqkd.config.toml import validate
 from seqkd.corpus.manifest import read_manifest
 from seqkd.corpus.reader import Corpus
 from seqkd.metrics.results import read_result
-from seqkd.pipeline.file import PipelineConfig, as_lists
+from seqkd.pipeline.file import PipelineConfig, put_in_lists
 from seqkd.pipeline.reading import read_pipeline
 from seqkd.pipeline.stages import plan_stages
 from seqkd.report import stage as report
@@ -67,7 +67,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for part in (values["teacher"], *values["students"]):
         part["model"] |= TINY
         part["training"] |= BRIEF
-    for stage in plan_stages(validate(PipelineConfig, as_lists(values), "file"), folder):
+    for stage in plan_stages(validate(PipelineConfig, put_in_lists(values), "file"), folder):
         config = stage.config
         if isinstance(config, EvaluateConfig):
             if config.name != "seqinter":

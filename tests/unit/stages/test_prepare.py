@@ -391,7 +391,7 @@ def test_unknown_pieces_are_counted_and_told(raw: Path, tmp_path: Path, capsys: 
     assert read_manifest(tmp_path / "gold" / "test").extra["unknown_rows"]["source"] == 1
     assert "unknown_rows" not in read_manifest(tmp_path / "gold" / "valid").extra
     told = capsys.readouterr().err
-    assert "1.2% of train targets, 50.0% of test sources hold pieces that the vocabulary does not know" in told
+    assert "1.2% of train targets, 50.0% of test sources contain pieces that the vocabulary does not have" in told
     assert "byte_fallback = true" in told
 
 
@@ -404,7 +404,7 @@ def test_unknown_pieces_are_counted_and_told(raw: Path, tmp_path: Path, capsys: 
         ('["a"]\n' * 11 + '"a"\n', "line 12"),
         ("a\n" * 12, "line 1"),
         (None, "no such file"),
-        ('["a"]\n' * 3 + '["a", "\\ud83d"]\n' + '["a"]\n' * 8, "line 4: holds half of a surrogate pair"),
+        ('["a"]\n' * 3 + '["a", "\\ud83d"]\n' + '["a"]\n' * 8, "line 4: contains half of a surrogate pair"),
     ],
 )
 def test_accepted_translations_must_fit(raw: Path, tmp_path: Path, text: str | None, message: str) -> None:

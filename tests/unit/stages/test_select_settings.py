@@ -390,7 +390,7 @@ def test_rows_that_a_reranking_model_has_no_positions_for_are_rejected(
 @pytest.mark.parametrize("values", [{"rule": "rerank"}, {"rule": "seqkd", "rerank": {"forward": "x"}}])
 def test_rerank_and_its_models_go_together(values: dict[str, Any]) -> None:
     plain = {"kbest": "k", "gold": "g", "prepared": "p", **values}
-    with pytest.raises(ConfigError, match="go together"):
+    with pytest.raises(ConfigError, match="is required by a rule that reads a scorer"):
         validate(SelectConfig, plain, "file")
 
 

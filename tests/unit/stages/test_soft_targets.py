@@ -205,7 +205,7 @@ def test_logits_that_are_not_finite_name_their_rows(prepared: Path, tmp_path: Pa
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"top_k": 4, "samples": 4}, "either top_k or samples"),
+        ({"top_k": 4, "samples": 4}, "give either top_k or samples"),
         ({"temperature": 0.0}, "temperature: Input should be greater than 0"),
         ({"samples": 300}, "samples: Input should be less than or equal to 256"),
     ],

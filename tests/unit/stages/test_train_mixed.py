@@ -125,8 +125,12 @@ def test_live_teachers_teach_on_all_corpora(prepared: Path, other: Path, tmp_pat
 @pytest.mark.parametrize(
     ("corpus", "more", "message"),
     [
-        (["a", "a"], {}, "corpus: a stands there twice; give it a larger weight"),
-        (["a", "b"], {"objective": {"type": "word_kd", "soft_targets": "s"}}, "objective.soft_targets: are of one"),
+        (["a", "a"], {}, "corpus: a is listed twice; give it a larger weight"),
+        (
+            ["a", "b"],
+            {"objective": {"type": "word_kd", "soft_targets": "s"}},
+            "objective.soft_targets: hold each row of one",
+        ),
         ([], {}, "corpus: Tuple should have at least 1 item"),
     ],
 )

@@ -118,7 +118,7 @@ def test_a_bare_name_leaves_no_mark_beside_the_models_digest(tmp_path: Path, pre
         ({"objective": {"terms": [{"type": "word_kd"}]}}, "word_kd needs `teachers` or `soft_targets`"),
         (
             {"objective": {"terms": [{"type": "word_kd", "teachers": [name]} for name in "ab"]}},
-            "they name different teachers, precisions or soft targets",
+            "terms: different teachers, precisions or soft targets",
         ),
         ({"hooks": [{"type": "pruning"}]}, r"hooks\.0: unknown hook 'pruning', expected one of: "),
         ({"hooks": []}, "hooks: Tuple should have at least 1 item"),

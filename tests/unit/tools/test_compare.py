@@ -15,8 +15,8 @@ from rich.console import Console
 from seqkd.cli.main import main
 from seqkd.errors import SeqkdError
 from seqkd.metrics.registry import METRICS, Outputs
-from seqkd.metrics.significance import paired
-from seqkd.tools.compare import ROWS, Compared, Measured, compare
+from seqkd.metrics.significance import compare_outputs
+from seqkd.tools.compare import ROWS, Measurement, RunComparison, compare
 from seqkd.tools.comparison_page import render, scores_table, settings_table, show
 from tests.unit.report.report_folders import EVIL
 from tests.unit.tools.comparison_runs import (
@@ -39,11 +39,11 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 @pytest.fixture(scope="module")
-def compared(runs: tuple[Path, Path]) -> Compared:
+def compared(runs: tuple[Path, Path]) -> RunComparison:
     return compare(*runs, ("small", "small"))
 
 
-def line(compared: Compared, metric: str, decode: str, seed: str = "") -> Measured:
+def line(compared: RunComparison, metric: str, decode: str, seed: str = "") -> Measurement:
     (pair,) = compared.pairs
     (found,) = (one for one in pair.measured if (one.metric, one.decode, one.seed) == (metric, decode, seed))
     return found
@@ -53,7 +53,7 @@ def outputs(texts: list[str]) -> Outputs:
     return Outputs(hypotheses=texts, references=REFERENCES, sources=REFERENCES)
 
 
-def shown(compared: Compared) -> str:
+def shown(compared: RunComparison) -> str:
     console = Console(width=200, record=True, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123
     show(compared, console)
     return console.export_text()
@@ -63,30 +63,30 @@ def shown(compared: Compared) -> str:
 
 
 @pytest.mark.parametrize("metric", ["bleu", "chrf", "ter"])
-def test_scores_and_p_values_are_those_of_the_outputs(compared: Compared, metric: str) -> None:
+def test_scores_and_p_values_are_those_of_the_outputs(compared: RunComparison, metric: str) -> None:
     found = line(compared, metric, "beam 1")
     first, second = outputs(worse(4)), outputs(worse(6))
     assert (found.a, found.b) == (METRICS.get(metric).score(first).value, METRICS.get(metric).score(second).value)
     assert found.significance is not None
     for test in ("bootstrap", "randomization"):
-        expected = paired(metric, first, second, test=test)
+        expected = compare_outputs(metric, first, second, test=test)
         assert found.significance.p_values[test] == expected.p_value
         assert found.difference == pytest.approx(expected.difference.score)
     assert found.significance.p_value < 0.05
 
 
-def test_numbers_without_a_test_have_a_difference_alone(compared: Compared) -> None:
+def test_numbers_without_a_test_have_a_difference_alone(compared: RunComparison) -> None:
     found = line(compared, "parameters", "")
     assert (found.a, found.b, found.difference, found.significance) == (1e6, 2e6, 1e6, None)
     assert line(compared, "latency_ms", "beam 5").difference == 0.0
 
 
-def test_settings_that_differ(compared: Compared) -> None:
+def test_settings_that_differ(compared: RunComparison) -> None:
     (pair,) = compared.pairs
     assert [(one.name, one.a, one.b) for one in pair.settings] == [("model.dim", 32, 64)]
 
 
-def test_rows_that_changed_most(compared: Compared) -> None:
+def test_rows_that_changed_most(compared: RunComparison) -> None:
     (pair,) = compared.pairs
     assert pair.decode == "beam 5"
     assert 0 < len(pair.gains) <= ROWS
@@ -100,7 +100,7 @@ def test_rows_that_changed_most(compared: Compared) -> None:
         assert worse(5)[row.id] == row.a
 
 
-def test_curves_are_those_of_both(compared: Compared) -> None:
+def test_curves_are_those_of_both(compared: RunComparison) -> None:
     (pair,) = compared.pairs
     assert [[point.update for point in points] for points in pair.curves] == [[10, 20], [10, 20]]
 
@@ -192,7 +192,7 @@ def test_models_with_seeds_are_paired_by_seed(tmp_path: Path) -> None:
 # --- text, JSON and page ------------------------------------------------------------------------------------------
 
 
-def test_text_json_and_page_agree(compared: Compared) -> None:
+def test_text_json_and_page_agree(compared: RunComparison) -> None:
     text, page = shown(compared), render(compared)
     cells = [re.sub(r"<[^>]*>", "", cell) for cell in re.findall(r"<t[dh][^>]* data-sort=.*?</t[dh]>", page)]
     on_page = "\n".join(html.unescape(cell) for cell in cells)
@@ -212,7 +212,7 @@ def test_text_json_and_page_agree(compared: Compared) -> None:
     assert pair["curves"][0][1]["valid_bleu"] == 10.0
 
 
-def test_the_page_escapes_what_models_and_texts_say(compared: Compared) -> None:
+def test_the_page_escapes_what_models_and_texts_say(compared: RunComparison) -> None:
     page = render(compared)
     assert "<script>alert" not in page
     assert "<img" not in page
@@ -308,10 +308,10 @@ BAD: list[tuple[Callable[[Path], tuple[Path, Path]], str]] = [
     (no_folder, r"b: not a run .*no such folder"),
     (nothing_evaluated, r"b/evaluations: holds no finished evaluation"),
     (further_test, r"b: 'small' was evaluated on test sets that the other model lacks: news"),
-    (made_again, r"a/gold/test: is another test text than 'small' was evaluated on"),
+    (made_again, r"a/gold/test: differs from the test text that 'small' was evaluated on"),
     (cut_outputs, r"hypotheses.beam1.txt: damaged: 1 whole lines for 40 rows"),
     (no_weights, r"b/students/small/config.json: cannot be read"),
-    (other_names, r"no model of the same name(.|\n)*a has small; .*b has large"),
+    (other_names, r"no model with the same name(.|\n)*a has small; .*b has large"),
 ]
 
 
@@ -333,8 +333,8 @@ def test_bad_input_is_one_message_and_nothing_is_written(
 @pytest.mark.parametrize(
     ("models", "message"),
     [
-        (("none", "small"), r"a: no evaluated model is called 'none'\n.*a has small; .*b has other, small"),
-        (("other", "small"), r"'other' is in .*b: the first name is of the first run"),
+        (("none", "small"), r"a: no evaluated model has the name 'none'\n.*a has small; .*b has other, small"),
+        (("other", "small"), r"'other' is in .*b: the first name must be that of a model of the first run"),
         (("small", "planned"), r"b: the model 'planned' has not been evaluated"),
         (("small", "begun"), r"b: the model 'begun' has not been evaluated"),
     ],

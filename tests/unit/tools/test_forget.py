@@ -19,7 +19,7 @@ from seqkd.stages.select import select
 from seqkd.stages.train import train
 from seqkd.tools.forget import forget
 from seqkd.tools.inspect import inspect
-from seqkd.tools.verify import show, verify
+from seqkd.tools.verify import format_result, verify
 from tests.unit.stages.teachers import soft_config, student_config
 from tests.unit.stages.whole_run import decode_config, make_run
 
@@ -74,7 +74,7 @@ def test_verify_and_inspect_know_it(run: Path) -> None:
     found = verify(run / "distilled")
     assert found.problems == []
     assert found.notes == [f"{run / 'kbest'}: its rows were deleted on purpose, by `seqkd forget`"]
-    assert "forgotten" in show(found)
+    assert "forgotten" in format_result(found)
     shown = io.StringIO()
     inspect(run / "kbest", console=Console(file=shown))
     assert "rows: deleted on purpose" in shown.getvalue()

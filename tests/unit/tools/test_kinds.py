@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from seqkd.cli.main import main
-from seqkd.tools.kinds import KINDS, Kind, registered, show_kinds
+from seqkd.tools.kinds import KINDS, Kind, make_registry_kind, show_kinds
 from tests.snippets import ROOT
 from tests.unit.test_extensions import HERE, install, things
 
@@ -26,7 +26,7 @@ def printed(kinds: list[Kind]) -> list[list[str]]:
 
 def test_records_of_packages_are_marked_and_broken_entry_points_are_named(tmp_path: Path) -> None:
     install(tmp_path, "forest", tree=f"{HERE}:TREE", shrub=f"{HERE}:SHRUB")
-    lines = printed([registered(things(tmp_path), title="Things", place="Anywhere.")])
+    lines = printed([make_registry_kind(things(tmp_path), title="Things", place="Anywhere.")])
     assert ["stone", "a thing", "seqkd"] in lines
     assert ["moss:NAME", "a thing", "seqkd"] in lines
     assert ["tree", "a thing", "forest"] in lines
@@ -39,7 +39,7 @@ def test_two_packages_with_one_name_leave_the_other_kinds_and_seqkds_own_records
     install(tmp_path / "two", "forest", tree=f"{HERE}:TREE")
     install(tmp_path / "two", "wood", tree=f"{HERE}:TREE")
     install(tmp_path / "one", "forest", tree=f"{HERE}:TREE")
-    kinds = [registered(things(tmp_path / name), title=name, place="Anywhere.") for name in ("two", "one")]
+    kinds = [make_registry_kind(things(tmp_path / name), title=name, place="Anywhere.") for name in ("two", "one")]
     lines = printed(kinds)
     assert lines.count(["stone", "a thing", "seqkd"]) == 2
     assert lines.count(["tree", "a thing", "forest"]) == 1

@@ -12,7 +12,7 @@ from pydantic import Field, TypeAdapter
 
 from seqkd.extensions import resolve
 from seqkd.tools.kinds import KINDS, Entry, Kind
-from seqkd.tools.reference import BOUNDS, COMMAND, reference, settings_rows
+from seqkd.tools.reference import BOUNDS, COMMAND, settings_rows, write_reference
 from tests.snippets import ROOT
 
 OWN = {f"{kind.title}: {entry.name}": entry for kind in KINDS for entry in kind.own}
@@ -52,7 +52,7 @@ class Derived(Base):
 
 def test_the_page_in_docs_is_the_generated_one() -> None:
     written = (ROOT / "docs" / "reference.md").read_text(encoding="utf-8")
-    assert written == reference(), f"run `{COMMAND}`"
+    assert written == write_reference(), f"run `{COMMAND}`"
 
 
 def test_settings_have_their_type_default_bounds_and_description() -> None:
@@ -67,7 +67,7 @@ def test_settings_have_their_type_default_bounds_and_description() -> None:
 
 def test_a_page_has_a_section_for_each_kind() -> None:
     entries = (Entry(name="thing", help="A thing", settings=f"{__name__}:Derived"), Entry(name="bare", help="Bare"))
-    page = reference(
+    page = write_reference(
         [
             Kind(title="Things", place="Anywhere.", own=entries),
             Kind(title="Plain", place="Here.", own=(Entry(name="x", help="An x"),)),

@@ -27,7 +27,7 @@ from seqkd.search.cpu.weights import available
 from seqkd.search.loading import load_team
 from seqkd.text.vocabulary import Vocabulary
 from seqkd.tools.score import score_files
-from seqkd.tools.translate import CHUNK_LINES, Translation, Translator, arriving, translate_lines
+from seqkd.tools.translate import CHUNK_LINES, Translation, Translator, read_chunks, translate_lines
 from tests.properties import examples
 from tests.unit.stages.support import write_echo
 
@@ -83,7 +83,7 @@ def load(model: Path, prefix: Sequence[str] = (), **options: Any) -> Translator:
 def translated(translator: Translator, text: bytes, *, as_json: bool = False, lines_at_most: int = CHUNK_LINES) -> str:
     out = io.BytesIO()
     with stdin(text) as file:
-        chunks = arriving(file.fileno(), lines_at_most=lines_at_most)
+        chunks = read_chunks(file.fileno(), lines_at_most=lines_at_most)
         translate_lines(translator, chunks, out, as_json=as_json)
     return out.getvalue().decode()
 
@@ -150,7 +150,7 @@ def test_a_program_gets_each_answer_before_its_next_question(model: Path) -> Non
 
     def work() -> None:
         with os.fdopen(answers, "wb") as out:
-            translate_lines(load(model), arriving(questions), out, as_json=False)
+            translate_lines(load(model), read_chunks(questions), out, as_json=False)
 
     worker = Thread(target=work, daemon=True)
     worker.start()
@@ -180,7 +180,7 @@ def test_lines_without_a_pause_come_in_full_chunks() -> None:
     thread = Thread(target=write, daemon=True)
     thread.start()
     # The waits are long because the writer may be slow on a loaded machine.
-    chunks = list(arriving(reader, lines_at_most=1000, pause=600.0, longest_wait=600.0))
+    chunks = list(read_chunks(reader, lines_at_most=1000, pause=600.0, longest_wait=600.0))
     thread.join()
     assert [line for chunk in chunks for line in chunk] == lines
     assert [len(chunk) for chunk in chunks] == [1000] * 5 + [500]
@@ -188,7 +188,7 @@ def test_lines_without_a_pause_come_in_full_chunks() -> None:
 
 def test_a_stream_that_never_pauses_is_not_held_for_ever() -> None:
     reader, writer = os.pipe()
-    chunks = arriving(reader, pause=600.0, longest_wait=0.1)
+    chunks = read_chunks(reader, pause=600.0, longest_wait=0.1)
     os.write(writer, b"one\ntwo\nthr")
     assert next(chunks) == [b"one", b"two"]
     os.write(writer, b"ee\n")
@@ -202,7 +202,7 @@ def test_a_stream_that_never_pauses_is_not_held_for_ever() -> None:
 @examples(50)
 def test_lines_arrive_whole_whatever_is_read_at_a_time(block: int, text: bytes, size: int) -> None:
     with stdin(text) as file:
-        chunks = list(arriving(file.fileno(), lines_at_most=size, block_bytes=block))
+        chunks = list(read_chunks(file.fileno(), lines_at_most=size, block_bytes=block))
     expected = text.split(b"\n")
     assert [line for chunk in chunks for line in chunk] == (expected if expected[-1] else expected[:-1])
     assert all(1 <= len(chunk) <= size for chunk in chunks)
@@ -269,7 +269,7 @@ def test_every_translation_opens_with_the_prefix(model: Path) -> None:
     translator = load(model, ["h", "o"], nbest=3)
     for line in translated(translator, b"a dog\nthe cat\n").splitlines():
         assert line.split(" ||| ")[1].startswith("ho")
-    with pytest.raises(InputError, match="'<2de>', which is no piece"):
+    with pytest.raises(InputError, match="'<2de>', which is not a piece"):
         load(model, ["<2de>"])
 
 

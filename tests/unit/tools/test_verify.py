@@ -69,7 +69,7 @@ def test_what_stages_wrote_is_sound(made: Path, name: str) -> None:
     }
     if name in chain:
         assert {str(path.relative_to(made)) for path, _ in found.folders} == chain[name]
-    assert "everything is as it was written" in verify.show(found)
+    assert "everything is as it was written" in verify.format_result(found)
 
 
 @pytest.mark.parametrize(
@@ -123,7 +123,7 @@ def test_all_problems_at_once(run: Path) -> None:
     found = verify.verify(run / "distilled")
     assert len(found.problems) == 3
     with pytest.raises(CorpusError, match="3 problems:") as caught:
-        verify.show(found)
+        verify.format_result(found)
     assert caught.value.exit_code == 2
     for name in ("gold/train/shard-00001.arrow", "distilled/shard-00000.arrow", "model.safetensors"):
         assert name in str(caught.value)
@@ -159,7 +159,7 @@ def test_damage_anywhere(run: Path, full: bool, record: Record) -> None:
         shutil.copy(other, path)
         (line,) = problems(run / "kbest")
         assert line.startswith(str(path)), line
-        assert line.endswith(f"in its place lies {other}, a shard of another run"), line
+        assert line.endswith(f"the file is {other}, a shard of another run"), line
         (run / "away").rename(path)
     record(
         "a shard of another run", "takes the place of one of the k-best lists", len(others),
@@ -179,8 +179,8 @@ def test_swapped_shards(run: Path) -> None:
     swap(run / "distilled")
     found = problems(run / "distilled")
     assert len(found) == 2
-    assert found[0].endswith("in its place lies this folder's shard-00001.arrow")
-    assert found[1].endswith("in its place lies this folder's shard-00000.arrow")
+    assert found[0].endswith("the file is shard-00001.arrow of this folder")
+    assert found[1].endswith("the file is shard-00000.arrow of this folder")
 
 
 @pytest.mark.parametrize("name", ["kbest", "distilled", "soft"])
@@ -302,7 +302,7 @@ def test_an_id_twice(tmp_path: Path, bucket: int) -> None:
     assert problems(sound, bucket_ids=bucket) == []
     found = problems(corpus(tmp_path / "twice", [5, 6, 9, 9], [], [7, 5, 1], [9]), bucket_ids=bucket)
     assert len(found) == 1
-    assert "ids that come more than once: " in found[0]
+    assert "ids that occur more than once: " in found[0]
     assert set(found[0].split(": ")[2].split(", ")) == {"5 (2 times)", "9 (3 times)"}
 
 
@@ -353,7 +353,7 @@ def test_an_unknown_stage_is_noted_in_one_line(run: Path) -> None:
     assert found.problems == []
     (note,) = found.notes
     assert note.startswith(f"{run / 'kbest'}: this version does not know the stage 'prune'")
-    assert note in verify.show(found)
+    assert note in verify.format_result(found)
 
 
 def test_an_unknown_input_is_noted_in_one_line_and_the_others_are_looked_for(run: Path) -> None:

@@ -23,7 +23,7 @@ from seqkd.config.stages import (
     TrainConfig,
 )
 from seqkd.config.toml import validate
-from seqkd.config.written import neutral
+from seqkd.config.written import find_neutral
 from seqkd.interop.sources import SOURCES
 from seqkd.report import stage as report
 from seqkd.stages.distill import distill, soft_targets
@@ -321,7 +321,7 @@ def test_the_table_has_every_option_of_every_stage(tmp_path: Path) -> None:
     for stage, values in ROWS:
         config = config_of(stage, values, tmp_path)
         plain = TypeAdapter(type(config)).dump_python(config, mode="json")
-        for name, default in neutral(config).items():
+        for name, default in find_neutral(config).items():
             if default == {}:
                 continue  # the table itself
             key = f"{stage}.{re.sub(r'[.][0-9]+[.]', '.*.', name)}".replace("objective.terms.*.", "objective.")

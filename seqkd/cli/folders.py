@@ -72,7 +72,10 @@ def _compare(
     page: Annotated[Path | None, typer.Option(help="write an HTML page to this file, too")] = None,
     debug: Debug = False,  # noqa: ARG001
 ) -> None:
-    """Show two runs, or two models, side by side, with the significance of differences."""
+    """Show two runs, or two models, side by side.
+
+    The tables say which differences are significant.
+    """
     from seqkd.corpus.files import atomic_write
     from seqkd.tools.compare import compare
     from seqkd.tools.comparison_page import render, show

@@ -26,7 +26,7 @@ def test_help_lists_the_commands_in_the_order_in_which_the_data_passes_through_t
     listed = capsys.readouterr().out.partition("Commands:\n")[2].splitlines()
     assert [line.split()[0] for line in listed if line.startswith("  ") and line[2] != " "] == [
         *("plan", "prepare", "train", "distill", "select", "evaluate", "report"),
-        *("translate", "score", "inspect", "verify", "forget", "import", "export", "build-kernels"),
+        *("translate", "score", "inspect", "verify", "compare", "forget", "import", "export", "build-kernels"),
     ]
     assert "..." not in "".join(listed)  # no description is cut at the width of a terminal
 

@@ -137,7 +137,7 @@ def test_another_vocabulary_is_refused(tmp_path: Path, vocabularies: tuple[Path,
 
 def test_a_vocabulary_of_another_size_is_not_saved(tmp_path: Path, vocabularies: tuple[Path, Path]) -> None:
     model = make(tmp_path, vocabularies[0])
-    with pytest.raises(ModelError, match="290 target pieces, the vocabulary 285"):
+    with pytest.raises(ModelError, match="290 target pieces, but the vocabulary has 285"):
         save_model(tmp_path, model, arch="transformer", settings=SETTINGS, vocab=vocabularies[1])
 
 
@@ -149,7 +149,7 @@ def test_damage_is_named(tmp_path: Path, vocabularies: tuple[Path, Path]) -> Non
     with pytest.raises(ModelError, match=r"model\.safetensors: damaged"):
         load_model(tmp_path)
     weights.unlink()
-    with pytest.raises(ModelError, match=r"no model\.safetensors"):
+    with pytest.raises(ModelError, match=r"model\.safetensors is missing"):
         load_model(tmp_path)
     with pytest.raises(ModelError, match="no such folder"):
         load_model(tmp_path / "nowhere")

@@ -63,7 +63,7 @@ STAGES: dict[str, tuple[Stage, Stage, str]] = {
     "distill: a second teacher of another vocabulary": (
         lambda root, out: distilled((root / "good", root / "stranger"), root, out),
         lambda root, out: distilled((root / "good", root / "good"), root, out),
-        "another target vocabulary",
+        "the target vocabulary of this teacher is not that of the corpus",
     ),
     "distill: a teacher that writes all positions at once": (
         lambda root, out: distilled((root / "nat",), root, out),
@@ -73,7 +73,7 @@ STAGES: dict[str, tuple[Stage, Stage, str]] = {
     "soft targets: a second teacher of another vocabulary": (
         lambda root, out: soft_targets.run(soft_config(root / "gold", root / "good", root / "stranger"), out),
         lambda root, out: soft_targets.run(soft_config(root / "gold", root / "good"), out),
-        "another target vocabulary",
+        "the target vocabulary of this teacher is not that of the corpus",
     ),
     "soft targets: a teacher that writes all positions at once": (
         lambda root, out: soft_targets.run(soft_config(root / "gold", root / "nat"), out),

@@ -137,7 +137,7 @@ def test_an_empty_test_set_is_refused(run: Path, tmp_path: Path) -> None:
     for name in ("no.de", "no.en"):
         (tmp_path / name).touch()
     empty = further(run, source=str(tmp_path / "no.de"), target=[str(tmp_path / "no.en"), str(run / "more.en1")])
-    with pytest.raises(InputError, match=r"no\.de: empty corpus"):
+    with pytest.raises(InputError, match=r"no\.de: the corpus is empty"):
         further_test.run(empty, tmp_path / "out")
 
 

@@ -79,7 +79,7 @@ def test_the_output_is_as_promised(raw: Path, tmp_path: Path) -> None:
     out = tmp_path / "gold"
     prepare.run(config(raw), out)
     names = {path.name for path in out.iterdir()}
-    assert names == {"train", "valid", "test", "vocab.model", "rejected.tsv", "manifest.json"}
+    assert names == {"train", "valid", "test", "vocab.model", "rejected.tsv", "manifest.json", "cost.json"}
     manifest = read_manifest(out)
     assert manifest.kind == "prepared"
     assert (manifest.rows, manifest.extra["valid_rows"], manifest.extra["test_rows"]) == (245, 20, 12)

@@ -223,11 +223,15 @@ def test_what_does_not_fit_is_refused_before_the_folder_is_begun(
         ({"teachers": [tmp_path / "nowhere"]}, ModelError, "cannot be read|no such"),
         ({"soft_targets": prepared / "train"}, CorpusError, "is of kind 'corpus'"),
         ({"soft_targets": valid}, CorpusError, "not made for the corpus .*train"),
-        ({"soft_targets": rewritten(soft, tmp_path / "v", vocabulary="0" * 64)}, CorpusError, "another vocabulary"),
+        (
+            {"soft_targets": rewritten(soft, tmp_path / "v", vocabulary="0" * 64)},
+            CorpusError,
+            "the vocabulary of these soft targets is not that of the corpus",
+        ),
         (
             {"soft_targets": rewritten(soft, tmp_path / "few", list(range(3, 200)))},
             CorpusError,
-            "3 rows .* row 0, 1, 2",
+            "3 training rows have no soft targets: row 0, 1, 2",
         ),
         (
             {"soft_targets": rewritten(soft, tmp_path / "cut", cut=True)},

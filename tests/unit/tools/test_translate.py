@@ -393,7 +393,7 @@ def test_options_of_parallel_models_are_not_for_others(
     model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run_command(model, monkeypatch, b"a\n", "--candidates", "2") == 2
-    assert "--candidates: for models that write all positions at once" in capsys.readouterr().err
+    assert "--candidates cannot be used: this model decodes left to right" in capsys.readouterr().err
 
 
 def test_scores_and_ensembles_need_models_that_go_left_to_right(student: Path, model: Path, tmp_path: Path) -> None:

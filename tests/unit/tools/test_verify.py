@@ -85,7 +85,7 @@ def test_a_flipped_byte_in_a_shard(run: Path, path: str) -> None:
     flip(run / path)
     found = problems(run / "soft")
     assert len(found) == 1
-    assert found[0].startswith(f"{run / path}: SHA-256 ")
+    assert found[0].startswith(f"{run / path}: its SHA-256 is ")
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json", "vocab.model"])
@@ -93,7 +93,7 @@ def test_a_flipped_byte_in_a_checkpoint(run: Path, name: str) -> None:
     flip(run / "teacher" / name)
     found = problems(run / "distilled")
     assert len(found) == 1
-    assert found[0].startswith(f"{run / 'teacher'}: {name}: SHA-256 ")
+    assert found[0].startswith(f"{run / 'teacher'}: {name}: the SHA-256 is ")
     with pytest.raises(ModelError, match=rf"changed after it was made:\n +{name}"):
         load_model(run / "teacher")
 
@@ -105,7 +105,7 @@ def test_prepared_data(run: Path) -> None:
     found = problems(run / "gold")
     assert len(found) == 2
     assert f"{manifest.parent}: not the corpus that {run / 'gold'} was finished with" in found[0]
-    assert found[1].startswith(f"{run / 'gold' / 'vocab.model'}: SHA-256 ")
+    assert found[1].startswith(f"{run / 'gold' / 'vocab.model'}: the SHA-256 is ")
 
 
 def test_a_missing_shard_and_one_too_many(run: Path) -> None:

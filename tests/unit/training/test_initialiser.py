@@ -71,7 +71,7 @@ def test_one_side_may_be_chosen_alone_and_a_layer_may_be_taken_twice() -> None:
 @pytest.mark.parametrize(
     ("wanted", "more", "message"),
     [
-        ({"encoder_layers": (0, 4)}, {"encoder_layers": 2}, "names layer 4, big has layers 0 to 3"),
+        ({"encoder_layers": (0, 4)}, {"encoder_layers": 2}, "names layer 4, but big has layers 0 to 3"),
         (
             {"encoder_layers": (0,)},
             {"encoder_layers": 2},

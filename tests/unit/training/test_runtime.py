@@ -29,7 +29,7 @@ def test_a_lost_process_is_told(error: Exception) -> None:
         lost_processes_told(),
     ):
         raise error
-    assert "go on" in raised.value.hint
+    assert "to continue after the last validation" in raised.value.hint
     assert "more" not in str(raised.value)
 
 

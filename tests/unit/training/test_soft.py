@@ -61,7 +61,13 @@ def test_rows_come_by_id_in_the_order_asked_for(tmp_path: Path) -> None:
     table.check(np.array([40, 3]), np.array([2, 0]))
 
 
-@pytest.mark.parametrize(("ids", "message"), [([9, 4], "1 rows .* row 4"), ([100, 1], "2 rows .* row 100, 1")])
+@pytest.mark.parametrize(
+    ("ids", "message"),
+    [
+        ([9, 4], "1 training rows have no soft targets: row 4"),
+        ([100, 1], "2 training rows have no soft targets: row 100, 1"),
+    ],
+)
 def test_missing_rows_are_named(tmp_path: Path, ids: list[int], message: str) -> None:
     table = table_of(tmp_path / "soft", [soft_row(9, [{5: 0.5}]), soft_row(3, [{5: 0.5}])])
     with pytest.raises(CorpusError, match=message):

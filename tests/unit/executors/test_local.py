@@ -153,7 +153,10 @@ def test_workers_do_not_outlive_a_killed_parent(tmp_path: Path, delay: float) ->
 
 def cores_when_allowed(processors: set[int]) -> int:
     """Return the result of `count_cores` in a process that may use only these processors."""
-    code = f"import os; os.sched_setaffinity(0, {processors}); from seqkd.executors import local; print(local.count_cores())"
+    code = (
+        f"import os; os.sched_setaffinity(0, {processors}); "
+        "from seqkd.executors import local; print(local.count_cores())"
+    )
     return int(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout)
 
 

@@ -18,7 +18,7 @@ from torch.utils.tensorboard.writer import SummaryWriter
 from seqkd.config.stages import TrainConfig, TrainingConfig
 from seqkd.config.written import find_neutral
 from seqkd.corpus.cost import Meter
-from seqkd.corpus.files import atomic_path, make_folder
+from seqkd.corpus.files import atomic_path, make_folder, work_error
 from seqkd.corpus.manifest import Manifest, Provenance, StageOutput, atomic_write
 from seqkd.corpus.reader import Corpus
 from seqkd.corpus.revisions import training_revisions
@@ -302,7 +302,10 @@ def _train(config: TrainConfig, inputs: Inputs, work: _Work, fabric: Fabric, out
         return nll, fabric.broadcast(score(current) if fabric.is_global_zero else {})
 
     state = out / STATE
-    make_folder(state)
+    try:
+        make_folder(state)
+    except OSError as error:
+        raise work_error(error, state, "cannot be made") from error
     options = training.model_dump(
         include={"max_updates", "accumulate", "clip_norm", "validate_every", "patience", "average", "best_by", "keep"}
         | {"seed"}

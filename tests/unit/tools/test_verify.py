@@ -105,7 +105,7 @@ def test_prepared_data(run: Path) -> None:
     found = problems(run / "gold")
     assert len(found) == 2
     assert f"{manifest.parent}: not the corpus that {run / 'gold'} was finished with" in found[0]
-    assert found[1].startswith(f"{run / 'gold' / 'vocab.model'}: the SHA-256 is ")
+    assert found[1].startswith(f"{run / 'gold' / 'vocab.model'}: SHA-256 is ")
 
 
 def test_a_missing_shard_and_one_too_many(run: Path) -> None:

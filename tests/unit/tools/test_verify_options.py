@@ -303,9 +303,12 @@ def _inputs(value: Any) -> Iterator[str]:
     """The folders of stages among a row's values."""
     if isinstance(value, dict):
         for name, item in value.items():
-            # The vocabulary is copied, or that of the corpus, and known by its own digest.
+            # The vocabulary is copied, or that of the corpus, and known by its own digest. A baseline is known by the
+            # digest of its outputs.
             further = isinstance(value.get("text"), dict)
-            if name != "vocabulary_from" and not (name == "prepared" and ("source" in value or further)):
+            if name not in ("vocabulary_from", "baseline") and not (
+                name == "prepared" and ("source" in value or further)
+            ):
                 yield from _inputs(item)
     elif isinstance(value, list):
         for item in value:

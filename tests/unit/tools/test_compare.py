@@ -334,7 +334,7 @@ def test_bad_input_is_one_message_and_nothing_is_written(
     ("models", "message"),
     [
         (("none", "small"), r"a: no evaluated model has the name 'none'\n.*a has small; .*b has other, small"),
-        (("other", "small"), r"'other' is in .*b: the first name must be that of a model of the first run"),
+        (("other", "small"), r"'other' is in .*b; the first name must be that of a model of the first run"),
         (("small", "planned"), r"b: the model 'planned' has not been evaluated"),
         (("small", "begun"), r"b: the model 'begun' has not been evaluated"),
     ],

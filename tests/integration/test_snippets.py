@@ -60,6 +60,7 @@ COPIED = {
     "runs/own/students/small": "students/seqkd",
     "corpora/seqkd": "corpora/seqkd",
     "archive/run7": "",
+    "runs/toy-large": "",
 }
 
 

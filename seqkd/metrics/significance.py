@@ -153,13 +153,24 @@ def compare_statistics(
     Raises:
         InputError: There are fewer than two rows, or not as many of one output as of the other.
     """
+    _check_rows(baseline, system)
+    count = SAMPLES[test] if samples is None else samples
+    drawn = _bootstrap(baseline, system, min(count, SAMPLES["bootstrap"]) if test != "bootstrap" else count, seed)
+    return _judge(baseline, system, drawn, test=test, count=count, seed=seed)
+
+
+def _check_rows(baseline: Statistics, system: Statistics) -> None:
     rows = len(system.rows)
     if len(baseline.rows) != rows:
         raise InputError(f"outputs of {len(baseline.rows):,} and {rows:,} rows", expected="outputs for one test text")
     if rows < 2:
         raise InputError(f"significance cannot be tested on {rows} row", expected="at least two rows")
-    count = SAMPLES[test] if samples is None else samples
-    drawn = _bootstrap(baseline, system, min(count, SAMPLES["bootstrap"]) if test != "bootstrap" else count, seed)
+
+
+def _judge(
+    baseline: Statistics, system: Statistics, drawn: tuple[Floats, Floats], *, test: Test, count: int, seed: int
+) -> Comparison:
+    """Compare two outputs; `drawn` are their scores on rows drawn with replacement."""
     gaps = drawn[1] - drawn[0]
     if test == "bootstrap":
         found = np.abs(gaps) - np.abs(gaps).mean()
@@ -281,7 +292,11 @@ class Significance:
 
 def run_both_tests(baseline: Statistics, system: Statistics) -> Significance:
     """Compare two outputs by both tests. Errors are those of `compare_statistics`."""
-    found = {test: compare_statistics(baseline, system, test=test) for test in SAMPLES}
+    _check_rows(baseline, system)
+    drawn = _bootstrap(baseline, system, SAMPLES["bootstrap"], SEED)  # both tests need it
+    found = {
+        test: _judge(baseline, system, drawn, test=test, count=count, seed=SEED) for test, count in SAMPLES.items()
+    }
     difference = found["bootstrap"].difference
     return Significance(
         difference=difference.score,

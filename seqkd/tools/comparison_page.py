@@ -15,7 +15,7 @@ from seqkd.config.prepare import OWN_TEST
 from seqkd.metrics.registry import METRICS
 from seqkd.metrics.significance import Test
 from seqkd.report import plots
-from seqkd.report.contents import CurvePoint
+from seqkd.report.contents import CurvePoint, SampleText
 from seqkd.report.findings import MINUS
 from seqkd.report.gather import mark_differences as mark_differences
 from seqkd.report.tables import Cell, Head, Table, format_number, format_text
@@ -253,7 +253,10 @@ def _mark_texts(row: RowChange) -> tuple[Any, ...]:
     return (
         row.source,
         row.reference,
-        [("A", mark_differences(row.reference, row.a)), ("B", mark_differences(row.reference, row.b))],
+        [
+            SampleText(name=name, words=mark_differences(row.reference, text))
+            for name, text in (("A", row.a), ("B", row.b))
+        ],
     )
 
 

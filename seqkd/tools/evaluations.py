@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +19,8 @@ from seqkd.metrics.registry import Outputs
 from seqkd.metrics.results import EvaluationResult, read_result
 from seqkd.metrics.tokenizers import Tokenizer, choose_tokenizer
 from seqkd.pipeline.folders import OF
-from seqkd.stages.evaluate.references import accepted_file, read_further_references
+from seqkd.stages.evaluate.comparing import read_outputs
+from seqkd.stages.evaluate.references import accepted_file, read_accepted, read_further_references
 from seqkd.text.languages import has_blanks
 
 EVALUATIONS = "evaluations"
@@ -57,18 +57,8 @@ class Evaluation:
             CorpusError: The file is missing or damaged.
         """
         path = self.folder / f"hypotheses.{'' if self.result.parallel else 'beam'}{decode}.txt"
-        try:
-            lines = path.read_bytes().decode().split("\n")
-        except (OSError, UnicodeDecodeError) as error:
-            raise CorpusError(f"cannot be read: {error}", where=str(path), hint=_AGAIN) from None
-        if len(lines) - 1 != len(text.references) or lines[-1]:
-            raise CorpusError(
-                f"damaged: {len(lines) - 1:,} whole lines for {len(text.references):,} rows",
-                where=str(path),
-                hint=_AGAIN,
-            )
         return Outputs(
-            hypotheses=lines[:-1],
+            hypotheses=read_outputs(path, len(text.references), of="model"),
             references=text.references,
             sources=text.sources,
             further_references=text.further_references,
@@ -76,9 +66,6 @@ class Evaluation:
             tokenizer=choose_tokenizer(text.tokenizer, text.language),
             blanks=text.language is None or has_blanks(text.language),
         )
-
-
-_AGAIN = "evaluate the model again with --overwrite"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -248,18 +235,10 @@ def read_text(evaluation: Evaluation) -> TestText:
         sources=sources,
         references=references,
         further_references=read_further_references(corpus),
-        accepted=_read_accepted(accepted_file(path), ids) if "accepted" in evaluation.made_with["inputs"] else None,
+        accepted=read_accepted(accepted_file(path), ids) if "accepted" in evaluation.made_with["inputs"] else None,
         tokenizer=evaluation.config.tokenizer,
         language=corpus.manifest.extra.get("target_language"),
     )
-
-
-def _read_accepted(path: Path, ids: list[int]) -> list[list[str]]:
-    try:
-        lines = path.read_bytes().splitlines()
-        return [json.loads(lines[row]) for row in ids]
-    except (OSError, ValueError, IndexError) as error:
-        raise CorpusError(f"cannot be read: {error}", where=str(path), hint=_REPORT) from None
 
 
 def read_shared_text(first: Evaluation, second: Evaluation) -> TestText:

@@ -56,19 +56,30 @@ class BaselineOutputs:
                 hint=f"evaluate the baseline on {corpus.path}",
             )
         name = str(manifest.extra.get("name", folder.name))
-        texts = {path.name: _read_lines(path, manifest.rows) for path in sorted(folder.glob(FILES))}
+        texts = {path.name: read_outputs(path, manifest.rows, of="baseline") for path in sorted(folder.glob(FILES))}
         return cls(name, texts, hashlib.sha256(canonical_json({"name": name, "texts": texts})).hexdigest())
 
 
-def _read_lines(path: Path, rows: int) -> list[str]:
+def read_outputs(path: Path, rows: int, *, of: str) -> list[str]:
+    """Read the outputs of a decode, one on each line.
+
+    Args:
+        path: The file.
+        rows: Number of rows of the test text.
+        of: The evaluated model in words, for the message.
+
+    Raises:
+        CorpusError: The file is missing or damaged.
+    """
+    hint = f"evaluate the {of} again with --overwrite"
     try:
         lines = path.read_bytes().decode().split("\n")
     except (OSError, UnicodeDecodeError) as error:
-        raise CorpusError(f"cannot be read: {error}", where=str(path)) from None
+        raise CorpusError(f"cannot be read: {error}", where=str(path), hint=hint) from None
     if len(lines) - 1 != rows or lines[-1]:
         raise CorpusError(
             f"damaged: {len(lines) - 1:,} whole lines for {rows:,} rows",
             where=str(path),
-            hint="evaluate the baseline again with --overwrite",
+            hint=hint,
         )
     return lines[:-1]

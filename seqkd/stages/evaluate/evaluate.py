@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import statistics
 from collections.abc import Iterator, Sequence
@@ -30,7 +29,7 @@ from seqkd.search.paths import slow_path
 from seqkd.stages.evaluate.comparing import BaselineOutputs
 from seqkd.stages.evaluate.models import Models, find_recipe
 from seqkd.stages.evaluate.provenance import OUTPUTS, provenance
-from seqkd.stages.evaluate.references import accepted_file, format_model, read_further_references
+from seqkd.stages.evaluate.references import accepted_file, format_model, read_accepted, read_further_references
 from seqkd.stages.evaluate.scoring import Quality, check_accepted, measure_quality
 from seqkd.stages.evaluate.ways import Way, find_baseline_way, find_quick, list_ways
 from seqkd.stages.slower import slow_path_note
@@ -216,22 +215,10 @@ def _read(corpus: Corpus, accepted: Path | None, tokenizer: Tokenizer) -> _TestC
         texts,
         references,
         read_further_references(corpus),
-        _read_accepted(accepted, ids) if accepted else None,
+        read_accepted(accepted, ids) if accepted else None,
         tokenizer,
         blanks=language is None or has_blanks(language),
     )
-
-
-def _read_accepted(path: Path, ids: list[int]) -> list[list[str]]:
-    """Read the accepted translations of `ids`. Line n of the file, from 0, is row n."""
-    try:
-        lines = [json.loads(line) for line in path.read_bytes().splitlines()]
-        rows = [lines[row] for row in ids]
-    except (ValueError, IndexError) as error:
-        raise CorpusError(
-            f"does not fit the test corpus: {error}", where=str(path), expected="a JSON list of texts for each row"
-        ) from None
-    return rows
 
 
 def _evaluate(

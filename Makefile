@@ -17,7 +17,6 @@ ifneq ($(VENV),)
   SEQKD_PYTHON := $(VENV)/bin/python
   SETUP := $(VENV)/.installed
   FAIRSEQ := $(VENV)/.fairseq
-  PEERS := $(VENV)/.peers
   PIP := $(SEQKD_PYTHON) -m pip --disable-pip-version-check
 else
   SEQKD_PYTHON := $(PYTHON)
@@ -57,10 +56,6 @@ $(FAIRSEQ): $(SETUP)
 	@echo "Compiling fairseq, the reference of the search tests: about four minutes, once"
 	$(PIP) install --quiet -c $(VENV)/constraints.txt numpy cython setuptools wheel
 	$(PIP) install --quiet -c $(VENV)/constraints.txt --no-build-isolation -e '.[dev,fairseq]'
-	@touch $@
-
-$(PEERS): $(SETUP)
-	$(PIP) install --quiet -c $(VENV)/constraints.txt -e '.[dev,ctranslate2,marian]'
 	@touch $@
 endif
 
@@ -122,7 +117,7 @@ check: $(SETUP) ## format, lint, types, import contract, unit tests
 	OMP_NUM_THREADS=1 $(SEQKD_PYTHON) -m pytest -m 'not slow' tests/unit \
 	  --numprocesses auto --maxprocesses 8 --dist loadfile
 
-bench: $(SETUP) $(FAIRSEQ) $(PEERS) ## speed beside other systems; MODEL=folder: a teacher of multi30k-en-de
+bench: $(SETUP) $(FAIRSEQ) ## speed beside other systems; MODEL=folder: a teacher of multi30k-en-de
 	$(SEQKD_PYTHON) tests/bench/run.py --model $(MODEL) --data $(MODEL)/../raw
 	$(SEQKD_PYTHON) tests/bench/techniques.py --model $(MODEL) --corpus $(MODEL)/../gold/train
 	$(SEQKD_PYTHON) tests/bench/train.py --data $(MODEL)/../raw

@@ -12,7 +12,7 @@ import os
 import signal
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from seqkd import __version__
 from seqkd.corpus.manifest import PARTIAL
 from seqkd.corpus.records import ShardInfo
 from seqkd.errors import InputError, SeqkdError, WorkError
-from seqkd.executors.work import Done, Piece, ShardWork
+from seqkd.executors.work import Completion, Done, Piece, ShardWork
 from seqkd.progress import say
 from seqkd.stopping import StopRequest
 
@@ -84,7 +84,7 @@ def run_shards(
     stop: StopRequest,
     look_seconds: float = LOOK_SECONDS,
     most_deaths: int = MOST_DEATHS,
-) -> Iterator[tuple[int, ShardInfo]]:
+) -> Generator[tuple[int, ShardInfo], None, None]:
     """Do the work and yield the shards as they are finished, in any order.
 
     Args:
@@ -126,7 +126,7 @@ class _Worker:
 
     def __init__(self, work: ShardWork[Any, Any], cwd: str, note: str, expected: bytes) -> None:
         self.work, self.cwd, self.note, self.expected = work, cwd, Path(note), expected
-        self.do: Callable[[Any], Any] | None = None
+        self.do: Callable[[Any], Completion[Any]] | None = None
 
     def ready(self) -> SeqkdError | None:
         """Check that this node can do the work, and start the work."""
@@ -156,7 +156,7 @@ class _Worker:
         """Make a shard."""
         assert self.do is not None
         try:
-            return self.work.finish(shard, [self.do(piece) for piece in self.work.pieces(shard)])
+            return self.work.finish(shard, [self.do(piece)() for piece in self.work.pieces(shard)])
         except SeqkdError as error:
             return error
 

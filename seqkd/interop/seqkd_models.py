@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -11,7 +12,7 @@ import torch
 from seqkd.interop.sources import Answer, Candidate, Place, Row
 from seqkd.models.checkpoint import model_digest
 from seqkd.models.protocol import SOURCE_TOO_LONG
-from seqkd.search import BeamSearch, BeamSettings
+from seqkd.search import BeamSearch, BeamSettings, Hypothesis
 from seqkd.search.loading import Precision, load_team
 
 RETRIED = "retried in float32"  # rows whose numbers overflowed in a lower precision
@@ -48,11 +49,17 @@ class Search:
         self._settings = settings
         self._team = load_team(settings.models, device=place.device, precision=settings.precision)
 
-    def __call__(self, rows: Sequence[Row]) -> Answer:
-        """Decode rows together."""
+    def __call__(self, rows: Sequence[Row]) -> Callable[[], Answer]:
+        """Decode rows together, and return the function that makes the texts."""
         search = BeamSearch(self._team.engines, self._settings.search, fallback=self._team.fallback)
         sources = [(row.id, list(row.ids)) for row in rows]
         found = dict(search.decode(sources, batch_tokens=self._settings.batch_tokens))
+        counts = {SOURCE_TOO_LONG: len(search.too_long), RETRIED: len(search.retried)}
+        return partial(self._answer, rows, found, counts)
+
+    def _answer(
+        self, rows: Sequence[Row], found: Mapping[int, Sequence[Hypothesis]], counts: Mapping[str, int]
+    ) -> Answer:
         vocabulary = self._team.loaded[0].vocabularies.target
         # All texts of the group are decoded in one call, because a call costs as much as a short text.
         texts = iter(vocabulary.decode([hypothesis.ids for row in rows for hypothesis in found[row.id]]))
@@ -63,7 +70,7 @@ class Search:
             ]
             for row in rows
         ]
-        return Answer(lists=lists, counts={SOURCE_TOO_LONG: len(search.too_long), RETRIED: len(search.retried)})
+        return Answer(lists=lists, counts=counts)
 
 
 def digests(settings: ModelSettings) -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -80,8 +80,13 @@ class RowTranslator(Protocol):
     rows of a group may be processed together.
     """
 
-    def __call__(self, rows: Sequence[Row]) -> Answer:
-        """Translate a group of rows of one shard."""
+    def __call__(self, rows: Sequence[Row]) -> Answer | Callable[[], Answer]:
+        """Translate a group of rows of one shard.
+
+        Returns:
+            The answer, or a function that makes the answer from what was found. Another thread may call this function
+            while the next group is translated.
+        """
         ...
 
 

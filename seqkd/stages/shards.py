@@ -8,8 +8,8 @@ which of several workers finishes the folder.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic
@@ -18,7 +18,7 @@ from seqkd.corpus.locks import Part
 from seqkd.corpus.manifest import ShardInfo, StageOutput
 from seqkd.corpus.writer import finished_shards
 from seqkd.executors import local
-from seqkd.executors.work import HERE, Done, Piece, Scale, ShardWork
+from seqkd.executors.work import HERE, Done, Piece, Scale, ShardWork, Waits
 from seqkd.progress import Progress, say
 from seqkd.stopping import StopRequest
 
@@ -61,17 +61,20 @@ class ShardJob(Generic[Piece, Done]):
         found = finished_shards(folder, wanted) if wanted else {}
         return {shard: info for shard, info in found.items() if self.keeps is None or self.keeps(shard, info)}
 
-    def start(
-        self, output: StageOutput, shards: list[int], scale: Scale, stop: StopRequest
-    ) -> Iterable[tuple[int, ShardInfo]]:
-        """Start to make these shards, and yield them as they are finished."""
+    def make(
+        self, output: StageOutput, shards: list[int], scale: Scale, stop: StopRequest, waits: Waits
+    ) -> Generator[tuple[int, ShardInfo], None, None]:
+        """Make these shards, and yield them as they are finished."""
         if not shards:
-            return ()
+            return
         if scale.executor == "ray":
             from seqkd.executors import ray  # its package is an extra
 
-            return ray.run_shards(self.work, shards, workers=self.workers, gpu=self.gpu, folder=output.path, stop=stop)
-        return local.run_shards(self.work, shards, processes=self.processes, stop=stop)
+            yield from ray.run_shards(
+                self.work, shards, workers=self.workers, gpu=self.gpu, folder=output.path, stop=stop
+            )
+        else:
+            yield from local.run_shards(self.work, shards, processes=self.processes, stop=stop, waits=waits)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +98,7 @@ def make_shards(
     *,
     scale: Scale = HERE,
     stop: StopRequest | None = None,
-    note: Callable[[int, float], None] | None = None,
+    note: Callable[[int, float, float | None], None] | None = None,
 ) -> FinishedShards | None:
     """Make the missing shards of this run's part.
 
@@ -104,8 +107,8 @@ def make_shards(
         job: The definition of the shards.
         scale: The executor and the part of the work.
         stop: The caller's own request to stop, or None if the caller has none.
-        note: Called with the rows that this run has made and the seconds that it took, once its part is done and before
-            other workers can finish the folder.
+        note: Called with the rows that this run has made, the seconds that it took, and the seconds of `Waits`, once
+            its part is done and before other workers can finish the folder.
 
     Returns:
         All shards if this process is to finish the folder. None if other workers are still working or shards of other
@@ -120,21 +123,23 @@ def make_shards(
     if scale.executor == "ray":
         output.leave_out_cost("workers of the Ray cluster")
     mine = list(range(len(rows))) if scale.part is None else scale.part.shards(len(rows))
-    started, shards = time.monotonic(), job.finished(output.path, set(mine))
+    started, shards, waits = time.monotonic(), job.finished(output.path, set(mine)), Waits()
     todo = [shard for shard in mine if shard not in shards]
     before = sum(rows[shard] for shard in shards)
     with (
         StopRequest() if stop is None else nullcontext(stop) as request,
         Progress(job.label, sum(rows[shard] for shard in mine), job.unit, done=before) as progress,
+        # Whatever ends this block, no thread or process goes on writing into a folder that others may then hold.
+        closing(job.make(output, todo, scale, request, waits)) as making,
     ):
-        for shard, info in job.start(output, todo, scale, request):
+        for shard, info in making:
             shards[shard] = info
             progress.advance(rows[shard])
         if len(shards) < len(mine):
             request.check(f"after {len(shards):,} of {len(mine):,} shards of {output.path.name}")
     made, seconds = sum(rows[shard] for shard in todo), time.monotonic() - started
     if note is not None:
-        note(made, seconds)
+        note(made, seconds, waits.seconds)
     if scale.part is not None:
         if not output.last():
             say(

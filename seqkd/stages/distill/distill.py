@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +22,15 @@ from seqkd.corpus.schema import KBEST_SCHEMA
 from seqkd.corpus.writer import write_shard
 from seqkd.errors import WorkError
 from seqkd.executors.local import count_cores
-from seqkd.executors.work import HERE, Scale, ShardWork
+from seqkd.executors.work import HERE, Completion, Scale, ShardWork
 from seqkd.extensions import resolve
-from seqkd.interop.sources import Candidate, Place, Row, RowTranslator
+from seqkd.interop.sources import Answer, Place, Row, RowTranslator
 from seqkd.models.protocol import SOURCE_TOO_LONG
 from seqkd.progress import say
 from seqkd.search.loading import Precision, team_precision
 from seqkd.search.paths import slow_path
 from seqkd.stages.distill.counting import UNSCORED, note_counts, read_counts
+from seqkd.stages.distill.lists import kbest_table
 from seqkd.stages.distill.provenance import provenance, source_of, source_settings
 from seqkd.stages.rejected import REJECTED, list_rows
 from seqkd.stages.shards import ShardJob, make_shards, own_device, stage_device
@@ -40,6 +40,7 @@ from seqkd.stages.train.vocabularies import teacher_vocabularies
 from seqkd.text.vocabularies import Vocabularies
 
 SPEED = "speed.json"
+WAITING = "waiting_for_writing"  # the share of the time in which the search stood still because results were written
 NOTHING = "no translation by the source"  # the reason for an empty list
 # Rows are decoded in fixed pieces, so that neither the number of processes nor a restart changes which sentences share
 # a batch. The result is then the same to the last bit.
@@ -57,9 +58,9 @@ class _Piece:
 
 @dataclass(frozen=True, slots=True)
 class _DecodedPiece:
-    """A decoded piece."""
+    """The k-best table of a piece, and numbers of its rows by reason."""
 
-    rows: list[dict[str, Any]]
+    table: pa.Table
     counts: Mapping[str, int]
 
 
@@ -78,40 +79,26 @@ class _Worker:
         # Models write pieces of their own vocabulary, which is the corpus's.
         self.vocabulary = None if config.prepared is None else Vocabularies.load(config.prepared).target
 
-    def __call__(self, piece: _Piece) -> _DecodedPiece:
+    def __call__(self, piece: _Piece) -> Completion[_DecodedPiece]:
         columns = ["id", "source", "source_ids"]
         table = self.corpus.read_shard(piece.shard, columns).slice(piece.start, piece.stop - piece.start)
         values = (table.column(name).to_pylist() for name in columns)
         rows = [Row(id=row, text=text, ids=ids) for row, text, ids in zip(*values, strict=True)]
-        answer = self.source(rows)
-        if len(answer.lists) != len(rows):
+        return partial(self._complete, piece, table, rows[0].id, self.source(rows))
+
+    def _complete(
+        self, piece: _Piece, table: pa.Table, first: int, found: Answer | Callable[[], Answer]
+    ) -> _DecodedPiece:
+        """Make the texts and the table of a piece whose first row has the id `first`."""
+        answer = found() if callable(found) else found
+        if len(answer.lists) != table.num_rows:
             raise WorkError(
-                f"the source returned {len(answer.lists):,} lists for {len(rows):,} rows",
-                where=f"shard {piece.shard}, rows from id {rows[0].id}",
+                f"the source returned {len(answer.lists):,} lists for {table.num_rows:,} rows",
+                where=f"shard {piece.shard}, rows from id {first}",
                 expected="one list for each row",
             )
-        flat = [candidate for found in answer.lists for candidate in found]
-        ids = self._encode([candidate for candidate in flat if candidate.ids is None])
-        hypotheses = iter(
-            {
-                "ids": next(ids) if candidate.ids is None else list(candidate.ids),
-                "text": candidate.text,
-                "score": candidate.score,
-                "logprob": candidate.logprob,
-                "ended": candidate.ended,
-            }
-            for candidate in flat
-        )
-        made = [
-            {"id": row.id, "source_ids": row.ids, "hypotheses": list(islice(hypotheses, len(found)))}
-            for row, found in zip(rows, answer.lists, strict=True)
-        ]
-        bare = sum(candidate.score is None or candidate.logprob is None for candidate in flat)
-        return _DecodedPiece(made, {**answer.counts, UNSCORED: bare})
-
-    def _encode(self, candidates: Sequence[Candidate]) -> Iterator[list[int]]:
-        """Encode the texts of candidates without ids."""
-        return iter(self.vocabulary.encode([one.text for one in candidates]) if self.vocabulary else ())
+        bare = sum(one.score is None or one.logprob is None for candidates in answer.lists for one in candidates)
+        return _DecodedPiece(kbest_table(table, answer.lists, self.vocabulary), {**answer.counts, UNSCORED: bare})
 
 
 def run(
@@ -236,15 +223,23 @@ def _write(out: Path, shard: int, decoded: list[_DecodedPiece]) -> ShardInfo:
     for piece in decoded:
         counts.update(piece.counts)
     note_counts(out, shard, counts)
-    table = pa.Table.from_pylist([row for piece in decoded for row in piece.rows], schema=KBEST_SCHEMA)
-    return write_shard(out, shard, table)
+    return write_shard(out, shard, pa.concat_tables([KBEST_SCHEMA.empty_table(), *(piece.table for piece in decoded)]))
 
 
-def _note_speed(out: Path, part: Part | None, device: str, precision: str, sentences: int, seconds: float) -> None:
+def _note_speed(
+    out: Path,
+    part: Part | None,
+    device: str,
+    precision: str,
+    sentences: int,
+    seconds: float,
+    waited: float | None,
+) -> None:
     """Record the speed of this run. Each worker of a shared folder has its own file; the last worker sums them."""
     values = {
         "sentences_per_second": sentences / seconds if sentences else None,
         "seconds": seconds,
+        WAITING: waited / seconds if waited is not None and sentences else None,
         "device": device,
         "precision": precision,
     }
@@ -261,11 +256,19 @@ def _join_speeds(out: Path) -> float:
             **found[0],
             "sentences_per_second": sum(values["sentences_per_second"] or 0.0 for values in found) or None,
             "seconds": max(values["seconds"] for values in found),
+            WAITING: _mean_share(found),
         }
         atomic_write(out / SPEED, (json.dumps(together, indent=2) + "\n").encode())
         for path in parts:
             path.unlink()
     return json.loads((out / SPEED).read_text())["sentences_per_second"] or 0.0
+
+
+def _mean_share(workers: Sequence[Mapping[str, Any]]) -> float | None:
+    """Return the share of the time of all workers in which they waited for writing; None if no worker knows it."""
+    known = [values for values in workers if values.get(WAITING) is not None]
+    seconds = sum(values["seconds"] for values in known)
+    return sum(values[WAITING] * values["seconds"] for values in known) / seconds if known else None
 
 
 def _account(folder: Path, names: list[str]) -> tuple[int, list[int]]:

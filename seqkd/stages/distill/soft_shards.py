@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from seqkd.corpus.reader import Corpus
 from seqkd.corpus.schema import SOFT_SCHEMA
 from seqkd.corpus.writer import write_shard
 from seqkd.errors import WorkError
+from seqkd.executors.work import Completion
 from seqkd.interop.seqkd_models import RETRIED
 from seqkd.objectives.base import Batch
 from seqkd.objectives.divergence import top_k
@@ -54,8 +56,8 @@ class _Row:
 
 def start(
     config: SoftTargetsConfig, out: Path, device: str, precision: Precision, threads: int | None
-) -> Callable[[int], ShardInfo]:
-    """Load the teachers and return the function that makes and writes a shard, given its number.
+) -> Callable[[int], Completion[ShardInfo]]:
+    """Load the teachers and return the function that makes a shard, given its number; see `whole_shards`.
 
     Args:
         config: The settings of the stage.
@@ -69,10 +71,10 @@ def start(
     """
     if threads is not None:
         torch.set_num_threads(threads)
-    return _Writer(config, out, resolve_device(device), precision).write
+    return _Maker(config, out, resolve_device(device), precision).make
 
 
-class _Writer:
+class _Maker:
     """Makes shards, one at a time in each process. The bytes of a shard depend on its own rows alone.
 
     Args:
@@ -87,8 +89,8 @@ class _Writer:
         self.corpus = Corpus.open(config.corpus, "corpus")
         self.team = load_teachers(config.models, precision=precision, device=device)
 
-    def write(self, shard: int) -> ShardInfo:
-        """Write the soft targets of a shard in the order of its rows. The count of retried rows is written before."""
+    def make(self, shard: int) -> Completion[ShardInfo]:
+        """Make the soft targets of a shard."""
         table = self.corpus.read_shard(shard, list(TRANSLATION.columns))
         longest = np.maximum(*pair_lengths(table)) + 1
         fits = longest <= self.team.max_positions
@@ -105,6 +107,10 @@ class _Writer:
             if bad:
                 found.update(self._again(batch, bad))
                 retried += len(bad)
+        return partial(self._write, shard, table, found, retried)
+
+    def _write(self, shard: int, table: pa.Table, found: dict[int, _Row], retried: int) -> ShardInfo:
+        """Write the soft targets of a shard in the order of its rows. The count of retried rows is written before."""
         note_counts(self.out, shard, {RETRIED: retried})
         ids = table.column("id")
         return write_shard(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from seqkd.corpus.manifest import Manifest, ShardInfo, StageOutput, shard_name
 from seqkd.corpus.unknowns import UNKNOWN_ROWS, count_unknown
 from seqkd.corpus.writer import write_shard
 from seqkd.errors import InputError, SeqkdError
-from seqkd.executors.work import whole_shards
+from seqkd.executors.work import Completion, whole_shards
 from seqkd.progress import Progress
 from seqkd.stages.shards import ShardJob, make_shards
 from seqkd.stopping import StopRequest
@@ -165,7 +166,7 @@ def encode_shards(
 
 
 class _Encoder:
-    """Encodes and writes shards in ascending order, from texts that can be read once.
+    """Encodes shards in ascending order, from texts that can be read once.
 
     Args:
         texts: See `encode_shards`.
@@ -189,13 +190,13 @@ class _Encoder:
         self._first_id, self._vocabularies, self._as_given = first_id, vocabularies, as_given
         self._read = 0  # the number of texts read
 
-    def __call__(self, shard: int) -> ShardInfo:
+    def __call__(self, shard: int) -> Completion[ShardInfo]:
         first = sum(self._sizes[:shard])
         deque(islice(self._texts, first - self._read), maxlen=0)  # the texts of finished shards
         self._read = first + self._sizes[shard]
         part = islice(self._texts, self._sizes[shard])
         table = _encode_rows(part, self._first_id + first, self._vocabularies, self._as_given)
-        return write_shard(self._folder, shard, table)
+        return partial(write_shard, self._folder, shard, table)
 
 
 def _encode_rows(texts: Iterable[tuple[str, ...]], first: int, vocabularies: Vocabularies, as_given: bool) -> pa.Table:

@@ -23,7 +23,7 @@ from seqkd.corpus.unknowns import UNKNOWN_ROWS, count_unknown
 from seqkd.corpus.writer import write_shard
 from seqkd.errors import CorpusError, InputError
 from seqkd.executors.local import count_cores
-from seqkd.executors.work import HERE, Scale, whole_shards
+from seqkd.executors.work import HERE, Completion, Scale, whole_shards
 from seqkd.kernels.bleu import kernels
 from seqkd.kernels.build import missing_kernels
 from seqkd.progress import say
@@ -262,12 +262,12 @@ def _is_listed(out: Path, index: int, shard: ShardInfo) -> bool:  # noqa: ARG001
 
 def _start(
     config: SelectConfig, filters: Filters, device: str, out: Path, threads: int | None
-) -> Callable[[int], ShardInfo]:
+) -> Callable[[int], Completion[ShardInfo]]:
     if config.rerank is not None and threads is not None:
         import torch
 
         torch.set_num_threads(threads)
-    return partial(ShardSelector(config, filters, device).write, out)
+    return partial(ShardSelector(config, filters, device).make, out)
 
 
 def _drop_duplicates(out: Path, shards: list[ShardInfo]) -> list[ShardInfo]:

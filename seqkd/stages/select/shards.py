@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from seqkd.corpus.row_ids import ranked_ids, row_ids
 from seqkd.corpus.schema import exchange_sides
 from seqkd.corpus.writer import write_shard
 from seqkd.errors import CorpusError, ModelError
+from seqkd.executors.work import Completion
 from seqkd.extensions import resolve
 from seqkd.metrics.tokenizers import choose_tokenizer
 from seqkd.selection.choosing import DROPPED, GOLD, Choice, choose, judge_all, softmax_weights
@@ -58,12 +60,11 @@ class ShardSelector:
             settings=config.settings,
         )
 
-    def write(self, out: Path, index: int) -> ShardInfo:
-        """Select one shard into `out`. The list of rejected rows is written first, so a shard never lacks its list.
+    def make(self, out: Path, index: int) -> Completion[ShardInfo]:
+        """Select one shard, and return the function that writes it into `out`.
 
         Raises:
             CorpusError: The rows of the two shards do not belong together.
-            WorkError: A file cannot be written.
         """
         rows, lists = self._gold.read_shard(index), self._kbest.read_shard(index)
         lists = lists.take(pa.array(_match_rows(rows, lists, self._kbest.path / self._kbest.shards[index].name)))
@@ -71,8 +72,7 @@ class ShardSelector:
         table, rejected = self._all(rows, everything) if self._config.keeps_all else self._best(rows, everything)
         if self._config.reverse:
             table = _swap_sides(table, self._config.tag, self._tag)
-        atomic_write(rejects_path(out, index), rejected.encode())
-        return write_shard(out, index, table)
+        return partial(_write, out, index, table, rejected)
 
     def _best(self, rows: pa.Table, lists: Lists) -> tuple[pa.Table, str]:
         """Select one hypothesis for each row; return the distilled rows and the list of rejected ones."""
@@ -101,6 +101,12 @@ class ShardSelector:
         ranks = np.where(picks == GOLD, 0, np.append(lists.ranks, 0)[picks])
         ids = pa.array(ranked_ids(lists.ids[kept], ranks))
         return add_weights(table.set_column(0, "id", ids)), _list_all_rejected(lists, codes, lost, self._filters)
+
+
+def _write(out: Path, index: int, table: pa.Table, rejected: str) -> ShardInfo:
+    """Write a shard. The list of rejected rows is written first, so a shard never lacks its list."""
+    atomic_write(rejects_path(out, index), rejected.encode())
+    return write_shard(out, index, table)
 
 
 def add_weights(table: pa.Table) -> pa.Table:

@@ -11,27 +11,28 @@ from pathlib import Path
 
 from seqkd.corpus.records import ShardInfo, shard_name
 from seqkd.errors import ModelError
+from seqkd.executors.work import Completion
 
 
-def start(folder: Path, slow: float) -> Callable[[int], str]:
+def start(folder: Path, slow: float) -> Callable[[int], Completion[str]]:
     return partial(note, folder, slow)
 
 
-def note(folder: Path, slow: float, shard: int) -> str:
+def note(folder: Path, slow: float, shard: int) -> Completion[str]:
     time.sleep(slow)
     (folder / f"done-{shard}-{os.getpid()}").touch()
-    return str(shard)
+    return partial(str, shard)
 
 
-def unloadable(folder: Path) -> Callable[[int], str]:
+def unloadable(folder: Path) -> Callable[[int], Completion[str]]:
     raise ModelError("damaged", where=str(folder))
 
 
-def deadly(folder: Path) -> Callable[[int], str]:
+def deadly(folder: Path) -> Callable[[int], Completion[str]]:
     return partial(die, folder)
 
 
-def die(folder: Path, shard: int) -> str:
+def die(folder: Path, shard: int) -> Completion[str]:
     if shard == 1:
         os.kill(os.getpid(), signal.SIGKILL)
     return note(folder, 0.0, shard)

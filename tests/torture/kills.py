@@ -12,20 +12,26 @@ import random
 import shutil
 import signal
 import sys
+import threading
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from seqkd.corpus.files import is_temporary
 from seqkd.corpus.reader import Corpus
+from seqkd.corpus.records import shard_name
+from tests.events import before
 from tests.torture import stages
 
 CROWD = "workers"
 WORKERS = 3
 TICK = 1 / os.sysconf("SC_CLK_TCK")  # seconds, what the system counts a process' time in
 TRIES = 20  # for a moment: the process may be over before it comes
+PIECE_SECONDS = 0.05  # about the time that a shard's decoding takes
 
 
 @dataclass(slots=True)
@@ -36,9 +42,11 @@ class Result:
         moments: How often it was killed, gone on with, and found to give the same bytes, each row once.
         good_ends: How often it ended by itself, with the work in hand done.
         shards: How many were there, each time.
+        both: How often a shard was being written and the next one decoded.
     """
 
     moments: int = 0
+    both: int = 0
     good_ends: int = 0
     shards: list[int] = field(default_factory=list)
 
@@ -57,6 +65,12 @@ def forked(work: Callable[[], int]) -> int:
     finally:
         sys.stderr.flush()
         os._exit(code)
+
+
+def within(context: AbstractContextManager[None], work: Callable[[], int]) -> int:
+    """Do the work within a context."""
+    with context:
+        return work()
 
 
 def code_of(child: int) -> int:
@@ -82,12 +96,34 @@ def work_until_shards(child: int, out: Path, count: int) -> None:
         time.sleep(0.001)
 
 
+@contextmanager
+def struck_while_writing(number: int, shard: int, seconds: float) -> Iterator[None]:
+    """Within, send this process a signal when a shard is put in its place while the next one is being decoded.
+
+    Args:
+        number: The signal.
+        shard: Number of the shard.
+        seconds: How long the writing thread is held up before, in which the decoding goes on.
+    """
+
+    def strike(_: object, target: Any, *__: object) -> None:
+        if Path(target).name == shard_name(shard):
+            assert threading.current_thread() is not threading.main_thread(), "the search waits for writing"
+            time.sleep(seconds)
+            os.kill(os.getpid(), number)
+
+    with before("os.rename", strike):
+        yield
+
+
 def main(folder: Path, moments: int, workers: int, names: Sequence[str]) -> dict[str, dict[str, Result]]:
     """By stage and signal, what came of killing it, each time in a new folder, and starting it again."""
     inputs = folder / "inputs"
     assert code_of(forked(lambda: stages.build_inputs(inputs, workers=workers))) == 0
     return {
-        name: crowd(inputs, folder / name, moments) if name == CROWD else torment(name, inputs, folder / name, moments)
+        name: crowd(inputs, folder / name, moments)
+        if name == CROWD
+        else torment(name, inputs, folder / name, moments, overlapping=name == "distill" and workers == 1)
         for name in names
     }
 
@@ -122,11 +158,14 @@ def crowd(inputs: Path, folder: Path, moments: int) -> dict[str, Result]:
     return {"SIGKILL": found}
 
 
-def torment(stage: str, inputs: Path, folder: Path, moments: int) -> dict[str, Result]:
+def torment(stage: str, inputs: Path, folder: Path, moments: int, *, overlapping: bool) -> dict[str, Result]:
     """Kill a stage at so many moments, by SIGKILL and SIGTERM in turn.
 
-    Two are drawn from its whole time, the next two, where it makes shards, from the time after some of them are there.
+    If a thread of it writes while it decodes (`overlapping`), two moments are drawn from the time in which both happen.
+    The next two are drawn from its whole time, and two more, where it makes shards, from the time after some of them
+    are there.
     """
+    kinds = [*(["both"] if overlapping else []), "any time", *(["after a shard"] if stage != "train" else [])]
     _, status, usage = os.wait4(forked(lambda: stages.run(stage, inputs, folder / "whole")), 0)
     assert status == 0
     seconds = usage.ru_utime + usage.ru_stime
@@ -137,14 +176,22 @@ def torment(stage: str, inputs: Path, folder: Path, moments: int) -> dict[str, R
         for _ in range(TRIES):
             out = folder / "out"
             shutil.rmtree(out, ignore_errors=True)
-            child = forked(lambda: stages.run(stage, inputs, out))  # noqa: B023
-            if stage != "train" and moment % 4 >= 2:
-                work_until_shards(child, out, draw.randint(1, stages.SHARDS - 1))
+            kind = kinds[moment // 2 % len(kinds)]
+            if kind == "both":
+                # The next shard is decoded meanwhile, and there is another one, so that the run is not over after it.
+                shard, held = draw.randrange(stages.SHARDS - 2), draw.uniform(0, PIECE_SECONDS)
+                strike = struck_while_writing(number, shard, held)
+                child = forked(lambda: within(strike, lambda: stages.run(stage, inputs, out)))  # noqa: B023
             else:
-                work_until(child, draw.uniform(0, seconds))
-            time.sleep(draw.uniform(0, TICK))
-            os.kill(child, number)
+                child = forked(lambda: stages.run(stage, inputs, out))  # noqa: B023
+                if kind == "after a shard":
+                    work_until_shards(child, out, draw.randint(1, stages.SHARDS - 1))
+                else:
+                    work_until(child, draw.uniform(0, seconds))
+                time.sleep(draw.uniform(0, TICK))
+                os.kill(child, number)
             code = code_of(child)
+            assert kind != "both" or code == (-number if number == signal.SIGKILL else 1), code
             if code != 0:
                 break
         else:
@@ -162,6 +209,7 @@ def torment(stage: str, inputs: Path, folder: Path, moments: int) -> dict[str, R
                 ids = [row for table in Corpus.open(path.parent).tables(["id"]) for row in table["id"].to_pylist()]
                 assert len(set(ids)) == len(ids), "a row came twice"
         found[number.name].moments += 1
+        found[number.name].both += kind == "both"
         found[number.name].good_ends += code == 1
         found[number.name].shards.append(len(there))
     return found

@@ -35,8 +35,10 @@ def kill(folder: Path, moments: int, workers: int, *stages: str) -> dict[str, di
 
 
 def note(record: Record, stage: str, results: dict[str, Any], more: str = "") -> None:
-    after = "" if stage == "train" else ", half after a shard"
     for number, result in results.items():
+        after = "" if stage == "train" else ", half after a shard"
+        if result["both"]:
+            after = f", a third after a shard, {result['both']} while a shard was written and the next one decoded"
         end = "manifest and shards" if stage != "train" else "parameters"
         outcome = f"same {end}, byte by byte"
         if stage != "train":
@@ -70,6 +72,8 @@ def test_a_stage(tmp_path: Path, full: bool, record: Record, stage: str) -> None
     results = kill(tmp_path, MOMENTS, 1, stage)[stage]
     assert sum(result["moments"] for result in results.values()) == MOMENTS
     assert results["SIGTERM"]["good_ends"] > 0
+    if stage == "distill":
+        assert all(result["both"] == MOMENTS // 6 for result in results.values())
     if stage != "train":
         assert max(results["SIGKILL"]["shards"]) > 0, f"never killed after one of {SHARDS} shards"
     note(record, stage, results)

@@ -159,6 +159,7 @@ def test_every_row_gets_its_list(prepared: Path, teacher: Path, tmp_path: Path) 
                 assert hypothesis["logprob"] == pytest.approx(scored.logprob, abs=1e-3)
     speed = json.loads((tmp_path / "out" / "speed.json").read_text())
     assert speed["sentences_per_second"] > 0
+    assert 0 <= speed["waiting_for_writing"] < 1
     assert read_manifest(tmp_path / "out").extra["beam"] == 3
 
 

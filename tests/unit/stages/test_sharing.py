@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from pathlib import Path
@@ -85,7 +86,7 @@ def test_distill_in_parts(made: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     assert "part 3/3 is done, but shards 0, 3 of other parts are missing" in capsys.readouterr().err
     distill.run(distilling(made), out, device="cpu", scale=part("1/3"))
     assert contents(out) == contents(made / "kbest")
-    assert (out / "speed.json").exists()
+    assert 0 <= json.loads((out / "speed.json").read_text())["waiting_for_writing"] < 1
     distill.run(distilling(made), out, device="cpu", scale=part("2/3"))
     assert "up to date" in capsys.readouterr().err
 
@@ -162,9 +163,10 @@ def test_a_stop_ends_after_the_shard_in_hand(made: Path, tmp_path: Path) -> None
         if Path(target).name == "shard-00002.arrow":
             os.kill(os.getpid(), signal.SIGTERM)
 
-    with before("os.rename", stop), pytest.raises(WorkError, match="stopped after 3 of 5 shards") as raised:
+    # While a shard is written, the next one is decoded, unless it has not been begun yet.
+    with before("os.rename", stop), pytest.raises(WorkError, match=r"stopped after [34] of 5 shards") as raised:
         distill.run(distilling(made), out, device="cpu")
     assert raised.value.exit_code == 1
-    assert len(list(out.glob("shard-*"))) == 3
+    assert f"after {len(list(out.glob('shard-*')))} of" in raised.value.what
     distill.run(distilling(made), out, device="cpu")
     assert contents(out) == contents(made / "kbest")

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from seqkd.errors import InputError, WorkError
-from seqkd.search.candidates import RowCandidates, penalize, top_candidates
+from seqkd.search.candidates import RowCandidates, penalize
+from seqkd.search.choosing import Choosing, choosing_on
 from seqkd.search.constraints import Shaper
 from seqkd.search.ensemble import Ensemble
 from seqkd.search.frontier import Frontier
@@ -58,6 +59,7 @@ class BeamSearch:
         fallback: Returns the same models in float32. Sentences with NaN or infinite logits are decoded again with them;
             without a fallback such logits are an error.
         pace: The pace at which the host asks for finished sentences; None for the default of the models' device.
+        choosing: How continuations are chosen from logits; None for the fastest functions on the models' device.
 
     Attributes:
         too_long: See `Decoder`.
@@ -72,6 +74,7 @@ class BeamSearch:
         *,
         fallback: Callable[[], Sequence[SearchModel]] | None = None,
         pace: Pace | None = None,
+        choosing: Choosing | None = None,
     ) -> None:
         self.settings = settings
         # The settings of the runs. An ensemble has already applied the temperature to its members' logits.
@@ -79,6 +82,7 @@ class BeamSearch:
         self.model: SearchModel = models[0] if len(models) == 1 else Ensemble(models, temperature=settings.temperature)
         self.fallback = fallback
         self.pace = pace or PACES.get(self.model.device.type, PACES["cuda"])
+        self.choosing = choosing or choosing_on(self.model.device)
         self.too_long: list[int] = []
         self.unjudged: list[int] = []
         self.retried: list[int] = []
@@ -129,7 +133,7 @@ class BeamSearch:
 
     def _run(self, intake: Intake, broken: list[Sentence]) -> Iterator[tuple[int, list[Hypothesis]]]:
         """Decode with one set of caches. Sentences with NaN or infinite logits are added to `broken`."""
-        run = _Run(self.model, self._applied, intake, self.pace)
+        run = _Run(self.model, self._applied, intake, self.pace, self.choosing)
         try:
             yield from run.results()
         except (RuntimeError, MemoryError) as error:
@@ -163,7 +167,7 @@ class BeamSearch:
                 hint="check the checkpoint; if it was decoded in fp16, use bf16 or float32",
             )
         self.retried.extend(rows)
-        again = BeamSearch(self.fallback(), self.settings, pace=self.pace)
+        again = BeamSearch(self.fallback(), self.settings, pace=self.pace, choosing=self.choosing)
         yield from again.decode(
             ((s.row, s.source) for s in broken),
             batch_tokens=batch_tokens,
@@ -174,7 +178,9 @@ class BeamSearch:
 class _Run:
     """A run with one set of caches, from its first sentence until all slots are empty."""
 
-    def __init__(self, model: SearchModel, settings: BeamSettings, intake: Intake, pace: Pace) -> None:
+    def __init__(
+        self, model: SearchModel, settings: BeamSettings, intake: Intake, pace: Pace, choosing: Choosing
+    ) -> None:
         self.model, self.settings, self.queue = model, settings, intake.queue
         self.width, self.slots = intake.width, intake.count
         self.broken: list[Sentence] = []
@@ -182,7 +188,7 @@ class _Run:
         self.leaving: deque[_LeavingSentences] = deque()
         self.fused = model if isinstance(model, FusedSearchModel) else None
         self.stepping = model if isinstance(model, SteppingModel) else None
-        self.pace = pace
+        self.pace, self.choosing = pace, choosing
         self.longest_prefix = max(len(sentence.prefix) for sentence in self.queue)
         # `shaper` changes whole distributions; it is None if no step needs them. `quick` is the frontier for steps on
         # the best few candidates; it is None if every step needs whole distributions.
@@ -247,6 +253,7 @@ class _Run:
                 start_id=model.start_id,
                 eos_id=model.eos_id,
                 device=model.device,
+                draw=self.choosing.draw,
             )
         if self.stepping is not None:
             return self.stepping.frontier(state, settings)
@@ -255,8 +262,9 @@ class _Run:
 
     @torch.inference_mode()
     def _shrink(self, state: Any, frontier: Frontier | Sampler, busy: list[int]) -> None:
-        keep = self._places(busy)
-        self.model.shrink(state, keep)
+        kept = torch.tensor(busy)
+        self.model.shrink(state, kept)
+        keep = send(kept, self.model.device)
         frontier.shrink(keep)
         if self.shaper is not None:
             self.shaper.shrink(keep)
@@ -281,8 +289,8 @@ class _Run:
         source = pad_rows([[*sentence.source, model.eos_id] for sentence in sentences], model.pad_id)
         minimums = [self.settings.shortest(len(s.source)) for s in sentences]
         limits = [self._limit(sentence) for sentence in sentences]
+        model.admit(state, torch.tensor(slots), send(source, device))
         places = self._places(slots)
-        model.admit(state, places, send(source, device))
         frontier.admit(
             places,
             minimums=send(torch.tensor(minimums), device),
@@ -306,7 +314,7 @@ class _Run:
             if self.stepping is not None:
                 self.stepping.advance(state, quick)
             else:
-                self.model.reorder(state, quick.advance(self._candidates(state, quick)))
+                self.model.reorder(state, self.choosing.advance(quick, self._candidates(state, quick)))
             return
         assert shaper is not None
         positions = frontier.clock.positions.clone()
@@ -324,7 +332,7 @@ class _Run:
             closing = frontier.clock.at_limit()
             candidates = RowCandidates(*self.fused.step_candidates(state, frontier.last, count, live, closing))
         else:
-            candidates = top_candidates(model.step(state, frontier.last), count, model.eos_id)
+            candidates = self.choosing.candidates(model.step(state, frontier.last), count, model.eos_id)
         return penalize(candidates, model.unk_id, penalty) if penalty else candidates
 
     @torch.inference_mode()
@@ -346,9 +354,9 @@ class _Run:
         sound = [sentence for sentence, broken in over if not broken]
         fields = None
         if over:
-            places = self._places(slots[id(sentence)] for sentence, _ in over)
-            frontier.done.index_fill_(0, places, 1)
-            self.model.release(state, places)
+            free = [slots[id(sentence)] for sentence, _ in over]
+            frontier.done.index_fill_(0, self._places(free), 1)
+            self.model.release(state, torch.tensor(free))
         if sound:
             places = self._places(slots[id(sentence)] for sentence in sound)
             fields = Transfer(frontier.collect(places, 1 + max(map(self._limit, sound))))

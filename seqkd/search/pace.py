@@ -32,9 +32,10 @@ PACES = {"cpu": Pace(steps=1, lag=0), "cuda": Pace(steps=2, lag=1)}
 def send(tensor: Tensor, device: torch.device) -> Tensor:
     """Copy a tensor from the host to `device`, in order with the work that is queued there.
 
-    The copy starts from pinned memory. Otherwise the host would wait for all of the queued work.
+    The copy starts from pinned memory. Otherwise the host would wait for all of the queued work. A tensor that is on
+    the device already is returned as it is.
     """
-    if device.type != "cuda":
+    if device.type != "cuda" or tensor.is_cuda:
         return tensor.to(device)
     return tensor.pin_memory().to(device, non_blocking=True)
 

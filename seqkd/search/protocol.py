@@ -37,8 +37,9 @@ class SearchModel(Protocol):
 
         Args:
             state: The result of `new_state`.
-            slots: `[n]` int64 slot numbers.
-            source: `[n, length]` ids with end of sentence, padded on the right.
+            slots: `[n]` int64 slot numbers, on the host. `seqkd.search.pace.send` copies them to the device without
+                waiting for it.
+            source: `[n, length]` ids with end of sentence, padded on the right, on the model's device.
         """
         ...
 
@@ -59,11 +60,14 @@ class SearchModel(Protocol):
         ...
 
     def release(self, state: Any, slots: Tensor) -> None:
-        """Release finished slots, `[n]` int64. Results for them are ignored until they are admitted again."""
+        """Release finished slots, `[n]` int64 on the host.
+
+        Results for them are ignored until they are admitted again.
+        """
         ...
 
     def shrink(self, state: Any, slots: Tensor) -> None:
-        """Keep only these slots, `[n]` int64, in this order."""
+        """Keep only these slots, `[n]` int64 on the host, in this order."""
         ...
 
 

@@ -7,6 +7,7 @@ A row therefore gets the same samples whatever the batches, their order and rest
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -59,8 +60,19 @@ def uniform(keys: Tensor, positions: Tensor) -> Tensor:
     return _shift_right(bits, SPARE_BITS).double() * UNIT
 
 
+class Draw(Protocol):
+    """A function that draws a continuation of each hypothesis; see `draw`."""
+
+    def __call__(self, logprobs: Tensor, numbers: Tensor, *, count: int, mass: float) -> Tensor:
+        """See `draw`."""
+        ...
+
+
 def draw(logprobs: Tensor, numbers: Tensor, *, count: int, mass: float) -> Tensor:
     """Invert the cumulative distribution of each row.
+
+    This is the reference for the kernel in `seqkd.search.gpu.sampling`, and the CPU's way: its sums are float64, which
+    decides the draws. With `mass` it asks the device once whether a few continuations hold the mass.
 
     Continuations are ordered by their ids, not by their probabilities. Rounding, which depends on the batch size, may
     swap two continuations of almost equal probability, and this must not change a draw.
@@ -117,9 +129,18 @@ class Sampler:
     """
 
     def __init__(
-        self, settings: BeamSettings, *, slots: int, max_target: int, start_id: int, eos_id: int, device: torch.device
+        self,
+        settings: BeamSettings,
+        *,
+        slots: int,
+        max_target: int,
+        start_id: int,
+        eos_id: int,
+        device: torch.device,
+        draw: Draw = draw,
     ) -> None:
         self.settings, self.start_id, self.eos_id = settings, start_id, eos_id
+        self._draw = draw
         shape = (slots, settings.beam)
         self.clock = Clock.idle(slots, device)
         self.last = torch.full(shape, start_id, device=device)
@@ -146,7 +167,7 @@ class Sampler:
         settings, positions = self.settings, self.clock.positions
         self.bad |= (~distribution.finite & ~self.ended).any(dim=1)
         numbers = uniform(self.keys, positions)
-        self.last = draw(distribution.logprobs, numbers, count=settings.top_k, mass=settings.top_p)
+        self.last = self._draw(distribution.logprobs, numbers, count=settings.top_k, mass=settings.top_p)
         gained = distribution.logprobs.gather(2, self.last[..., None])[..., 0]
         # At the first position all samples continue hypothesis 0.
         parents = self._beams * positions.ne(0)[:, None]

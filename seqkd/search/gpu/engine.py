@@ -25,6 +25,7 @@ from seqkd.search.frontier_state import FrontierState
 from seqkd.search.gpu.graphs import Recorder
 from seqkd.search.gpu.operations import Operations, SelfCache, project
 from seqkd.search.intake import out_of_memory
+from seqkd.search.pace import send
 from seqkd.search.settings import BeamSettings
 
 # Triton supports NVIDIA's devices from this compute capability on.
@@ -244,7 +245,7 @@ class GraphTransformer:
         padded[:count, :length] = source
         # Rows that fill up the shape read one token, so that their attention is over something.
         padded[count:, 0] = self.eos_id
-        buffers.into[:count] = buffers.places[slots]
+        buffers.into[:count] = buffers.places[send(slots, self.device)]
         buffers.into[count:rows] = buffers.shape.slots
         with self._giving_way():
             buffers.recorder.run(("admit", rows, width), lambda: self._admit(buffers, rows, width))
@@ -369,7 +370,7 @@ class GraphTransformer:
     def release(self, state: GraphState, slots: Tensor) -> None:
         """See `SearchModel.release`: an idle slot costs its rows of the products, and no attention."""
         buffers = state.buffers
-        places = buffers.places[slots]
+        places = buffers.places[send(slots, self.device)]
         buffers.busy.index_fill_(0, places, 0)
         buffers.positions.index_fill_(0, places, 0)
         buffers.lengths.index_fill_(0, places, 1)
@@ -381,7 +382,7 @@ class GraphTransformer:
         No cache moves: the list of places gets shorter. Steps go on with the next power of two of rows, or the middle
         between two of them, so that a batch of a thousand needs graphs for some fifteen sizes until it is empty.
         """
-        buffers = state.buffers
+        buffers, slots = state.buffers, send(slots, self.device)
         buffers.places[: len(slots)] = buffers.places[slots]
         # The first step after this one must follow parents in the new order; those in use were noted in the old one.
         buffers.parents[: len(slots)] = buffers.parents[slots]

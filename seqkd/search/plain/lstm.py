@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from seqkd.models.lstm import CarriedState, Lstm
+from seqkd.search.pace import send
 
 
 @dataclass(slots=True, kw_only=True)
@@ -61,19 +62,20 @@ class IncrementalLstm:
     @torch.inference_mode()
     def admit(self, state: LstmState, slots: Tensor, source: Tensor) -> None:
         """See `SearchModel.admit`."""
-        model, width = self.model, source.size(1)
+        model, width, there = self.model, source.size(1), send(slots, self.device)
         memory, lengths = model.encode(source), model.lengths(source)
         keys, values = model.decoder.keys_values(memory)
-        state.keys[slots, :width] = keys
-        state.values[slots, :width] = values
+        state.keys[there, :width] = keys
+        state.values[there, :width] = values
         places = torch.arange(state.mask.size(-1), device=self.device)
-        state.mask[slots] = torch.where(places < lengths[:, None, None], 0.0, -math.inf).to(self.dtype)
+        state.mask[there] = torch.where(places < lengths[:, None, None], 0.0, -math.inf).to(self.dtype)
         cells = model.decoder.first_cells(memory, lengths)[:, :, None].to(state.carried.dtype)
         carried = self._by_slot(state)
-        carried[: self.layers, slots] = cells
-        carried[self.layers : -1, slots] = cells.tanh()
-        carried[-1, slots] = 0
-        state.source_lengths[slots.cpu()] = width
+        carried[: self.layers, there] = cells
+        carried[self.layers : -1, there] = cells.tanh()
+        # index_fill_ passes its value with the kernel launch; an assignment would copy it to the device.
+        carried[-1].index_fill_(0, there, 0)
+        state.source_lengths[slots] = width
 
     def _by_slot(self, state: LstmState) -> Tensor:
         """Return a view of `carried` as `[2 * layers + 1, slots, beam, dim]`."""
@@ -101,11 +103,12 @@ class IncrementalLstm:
     @torch.inference_mode()
     def release(self, state: LstmState, slots: Tensor) -> None:
         """See `SearchModel.release`. The width of a free slot is reset, so that steps read no more keys than needed."""
-        state.source_lengths[slots.cpu()] = 1
+        state.source_lengths[slots] = 1
 
     @torch.inference_mode()
     def shrink(self, state: LstmState, slots: Tensor) -> None:
         """See `SearchModel.shrink`."""
-        state.carried = self._by_slot(state)[:, slots].flatten(1, 2)
-        state.keys, state.values, state.mask = state.keys[slots], state.values[slots], state.mask[slots]
-        state.source_lengths = state.source_lengths[slots.cpu()]
+        there = send(slots, self.device)
+        state.carried = self._by_slot(state)[:, there].flatten(1, 2)
+        state.keys, state.values, state.mask = state.keys[there], state.values[there], state.mask[there]
+        state.source_lengths = state.source_lengths[slots]

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from seqkd.models.sru import RecurrentLayer, Sru
+from seqkd.search.pace import send
 
 
 @dataclass(slots=True, kw_only=True)
@@ -61,17 +62,17 @@ class IncrementalSru:
     def admit(self, state: SruState, slots: Tensor, source: Tensor) -> None:
         """See `SearchModel.admit`."""
         memory = self.model.encode(source)
-        width = source.size(1)
+        width, there = source.size(1), send(slots, self.device)
         for index, layer in enumerate(self.model.decoder):
             assert isinstance(layer, RecurrentLayer)
             key, value = layer.cross.keys_values(memory)
-            state.cross_keys[index][slots, :, :width] = key
-            state.cross_values[index][slots, :, :width] = value
-        state.source_mask[slots] = False
-        state.source_mask[slots, ..., :width] = self.model.memory_mask(source)
-        state.positions[slots] = 0
-        state.cells[slots] = 0
-        state.source_lengths[slots.cpu()] = width
+            state.cross_keys[index][there, :, :width] = key
+            state.cross_values[index][there, :, :width] = value
+        # index_fill_ passes its value with the kernel launch; an assignment would copy it to the device.
+        for field in (state.source_mask, state.positions, state.cells):
+            field.index_fill_(0, there, 0)
+        state.source_mask[there, ..., :width] = self.model.memory_mask(source)
+        state.source_lengths[slots] = width
 
     @torch.inference_mode()
     def step(self, state: SruState, tokens: Tensor) -> Tensor:
@@ -101,14 +102,15 @@ class IncrementalSru:
     @torch.inference_mode()
     def release(self, state: SruState, slots: Tensor) -> None:
         """See `SearchModel.release`. The width of a free slot is reset, so that steps read no more keys than needed."""
-        state.source_lengths[slots.cpu()] = 1
+        state.source_lengths[slots] = 1
 
     @torch.inference_mode()
     def shrink(self, state: SruState, slots: Tensor) -> None:
         """See `SearchModel.shrink`."""
+        there = send(slots, self.device)
         for group in (state.cross_keys, state.cross_values):
             for index, buffer in enumerate(group):
-                group[index] = buffer[slots]
-        state.positions, state.cells = state.positions[slots], state.cells[slots]
-        state.source_mask = state.source_mask[slots]
-        state.source_lengths = state.source_lengths[slots.cpu()]
+                group[index] = buffer[there]
+        state.positions, state.cells = state.positions[there], state.cells[there]
+        state.source_mask = state.source_mask[there]
+        state.source_lengths = state.source_lengths[slots]

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from seqkd.models.transformer import DecoderLayer, Transformer, merge_heads, split_heads
+from seqkd.search.pace import send
 
 
 @dataclass(slots=True, kw_only=True)
@@ -80,19 +81,19 @@ class IncrementalTransformer:
     def admit(self, state: TransformerState, slots: Tensor, source: Tensor) -> None:
         """See `SearchModel.admit`."""
         memory = self.model.encode(source)
-        width = source.size(1)
+        width, there = source.size(1), send(slots, self.device)
         for index, layer in enumerate(self.model.decoder):
             assert isinstance(layer, DecoderLayer)
             key, value = layer.cross.keys_values(memory)
-            state.cross_keys[index][slots, :, :width] = key
-            state.cross_values[index][slots, :, :width] = value
+            state.cross_keys[index][there, :, :width] = key
+            state.cross_values[index][there, :, :width] = value
         mask = torch.zeros(len(slots), 1, 1, state.source_mask.size(-1), dtype=torch.bool, device=self.device)
         mask[..., :width] = self.model.memory_mask(source)
-        state.source_mask[slots] = mask
-        state.positions[slots] = 0
-        host = slots.cpu()
-        state.host_positions[host] = 0
-        state.source_lengths[host] = width
+        state.source_mask[there] = mask
+        # index_fill_ passes its value with the kernel launch; an assignment would copy it to the device.
+        state.positions.index_fill_(0, there, 0)
+        state.host_positions[slots] = 0
+        state.source_lengths[slots] = width
 
     @torch.inference_mode()
     def step(self, state: TransformerState, tokens: Tensor) -> Tensor:
@@ -155,18 +156,17 @@ class IncrementalTransformer:
     @torch.inference_mode()
     def release(self, state: TransformerState, slots: Tensor) -> None:
         """See `SearchModel.release`. The lengths of a free slot are reset, so that steps read a shorter cache."""
-        host = slots.cpu()
-        state.positions[slots] = 0
-        state.host_positions[host] = 0
-        state.source_lengths[host] = 1
+        state.positions.index_fill_(0, send(slots, self.device), 0)
+        state.host_positions[slots] = 0
+        state.source_lengths[slots] = 1
 
     @torch.inference_mode()
     def shrink(self, state: TransformerState, slots: Tensor) -> None:
         """See `SearchModel.shrink`."""
+        there = send(slots, self.device)
         for group in (state.keys, state.values, state.cross_keys, state.cross_values):
             for index, buffer in enumerate(group):
-                group[index] = buffer[slots]
-        state.positions, state.ancestors = state.positions[slots], state.ancestors[slots]
-        state.source_mask = state.source_mask[slots]
-        host = slots.cpu()
-        state.host_positions, state.source_lengths = state.host_positions[host], state.source_lengths[host]
+                group[index] = buffer[there]
+        state.positions, state.ancestors = state.positions[there], state.ancestors[there]
+        state.source_mask = state.source_mask[there]
+        state.host_positions, state.source_lengths = state.host_positions[slots], state.source_lengths[slots]

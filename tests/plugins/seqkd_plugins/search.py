@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from seqkd.search.pace import send
 from seqkd_plugins.architecture import SummaryGru
 
 
@@ -38,7 +39,7 @@ class IncrementalSummaryGru:
     @torch.inference_mode()
     def admit(self, state: State, slots: Tensor, source: Tensor) -> None:
         """See `SearchModel.admit`."""
-        state.cells[slots] = self.model.open(source, self.model.encode(source)).unsqueeze(1)
+        state.cells[send(slots, self.device)] = self.model.open(source, self.model.encode(source)).unsqueeze(1)
 
     @torch.inference_mode()
     def step(self, state: State, tokens: Tensor) -> Tensor:
@@ -60,4 +61,4 @@ class IncrementalSummaryGru:
     @torch.inference_mode()
     def shrink(self, state: State, slots: Tensor) -> None:
         """See `SearchModel.shrink`."""
-        state.cells = state.cells[slots]
+        state.cells = state.cells[send(slots, self.device)]

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from seqkd.errors import ModelError, WorkError
 from seqkd.search import BeamSearch, BeamSettings, Hypothesis, score_pairs
+from seqkd.search.choosing import TORCH
 from tests.properties import examples
 from tests.unit.search.support import EOS, PAD, Broken, Small, decode, engine, exhaustive, lists, sentences, tiny_model
 
@@ -218,8 +219,9 @@ def test_on_cuda_a_batch_is_bounded_by_its_logits(device: str, slots: int) -> No
 
     model = Wide(0, late=False)
     model.device, model.target_vocab = torch.device(device), 2_000_000
+    search = BeamSearch([model], BeamSettings(), choosing=TORCH)  # there need be no CUDA device
     with pytest.raises(Seen, match=f"^{slots}$"):
-        list(BeamSearch([model], BeamSettings()).decode([(row, [4]) for row in range(1000)], batch_tokens=65_536))
+        list(search.decode([(row, [4]) for row in range(1000)], batch_tokens=65_536))
 
 
 def test_one_sentence_that_does_not_fit_is_an_error_naming_it() -> None:

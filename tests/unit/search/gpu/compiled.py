@@ -22,12 +22,14 @@ from seqkd.search.frontier_state import FrontierState
 from seqkd.search.gpu.kernels import TRITON
 from seqkd.search.gpu.operations import SelfCache
 from seqkd.search.gpu.output import candidates, fused_output
+from seqkd.search.gpu.sampling import draw
 from seqkd.search.settings import BeamSettings, Stopping
 
 TYPES = {
     torch.float32: "*fp32",
     torch.bfloat16: "*bf16",
     torch.float16: "*fp16",
+    torch.float64: "*fp64",
     torch.long: "*i64",
     torch.uint8: "*u8",
     torch.bool: "*i1",
@@ -80,6 +82,8 @@ def launch_all(*, beam: int, heads: int, size: int, dtype: torch.dtype, vocab: i
     TRITON.add_norm(x, x, nn.LayerNorm(dim, dtype=dtype))
     candidates(torch.zeros(2 * beam, vocab), count, 2)
     fused_output(x, torch.zeros(vocab, dim, dtype=dtype), count, 2)
+    for most, mass in ((0, 1.0), (10, 1.0), (0, 0.9), (10, 0.9)):
+        draw(torch.zeros(2, beam, vocab), torch.zeros(2, beam, dtype=torch.double), count=most, mass=mass)
     found = RowCandidates(
         lse=torch.zeros(2, beam),
         values=torch.zeros(2, beam, count),

@@ -13,7 +13,7 @@ pytest.importorskip("triton")
 
 REPOSITORY = Path(__file__).resolve().parents[4]
 KERNELS = {"_follow_kernel", "_self_attention_kernel", "_cross_attention_kernel", "_add_norm_kernel"}
-KERNELS |= {"_reduce_kernel", "_select_kernel", "_project_kernel", "_advance_kernel"}
+KERNELS |= {"_reduce_kernel", "_select_kernel", "_project_kernel", "_advance_kernel", "_draw_kernel"}
 
 
 @pytest.mark.slow

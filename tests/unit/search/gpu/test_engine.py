@@ -55,7 +55,7 @@ def through_a_decode(
     def both(name: str, *arguments: Tensor) -> list[Tensor]:
         return [getattr(e, name)(s, *arguments) for e, s in zip(engines, states, strict=True)]
 
-    both("admit", torch.arange(slots, device=DEVICE), padded([3, 40, 17, 1, 33, *range(2, 14)][:slots], 2))
+    both("admit", torch.arange(slots), padded([3, 40, 17, 1, 33, *range(2, 14)][:slots], 2))
     idle: set[int] = set()
     for step in range(steps):
         tokens = torch.randint(4, VOCAB, (slots, beam), generator=draw).to(DEVICE)
@@ -64,18 +64,18 @@ def through_a_decode(
         torch.testing.assert_close(found[busy], expected[busy], atol=2e-5, rtol=0)
         both("reorder", torch.randint(0, beam, (slots, beam), generator=draw).to(DEVICE))
         if step == 1:
-            both("release", torch.tensor([1, 2], device=DEVICE))
+            both("release", torch.tensor([1, 2]))
             idle = {1, 2}
         if step == 2:
-            both("admit", torch.tensor([2], device=DEVICE), padded([9], 3))
+            both("admit", torch.tensor([2]), padded([9], 3))
             idle = {1}
         if step == 3:
             # the reorder before this one has not been followed yet; and the slots come in another order
-            both("shrink", torch.tensor(keep, device=DEVICE))
+            both("shrink", torch.tensor(keep))
             slots, idle = len(keep), set()
         if step == 4:
-            both("release", torch.tensor([1, 3], device=DEVICE))
-            both("admit", torch.tensor([3, 1], device=DEVICE), padded([5, 30], 4))
+            both("release", torch.tensor([1, 3]))
+            both("admit", torch.tensor([3, 1]), padded([5, 30], 4))
 
 
 @pytest.mark.slow

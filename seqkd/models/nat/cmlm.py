@@ -92,7 +92,8 @@ class Cmlm(nn.Module):
         found = self.lengths.candidates(memory, self.stack.source_mask(source), settings.candidates, self.max_positions)
         count = found.lengths.size(1)
         lengths = found.lengths.flatten() - 1
-        steps = torch.arange(int(lengths.max()) + 1, device=source.device)
+        known = lengths.cpu()  # all that the host needs to know, so that no pass waits for the device
+        steps = torch.arange(int(known.max()) + 1, device=source.device)
         real, inner = steps <= lengths[:, None], steps < lengths[:, None]
         ids = torch.full(real.shape, self.eos_id, device=source.device)
         logprobs = torch.zeros(real.shape, device=source.device)
@@ -101,7 +102,8 @@ class Cmlm(nn.Module):
             masked = least_probable(logprobs, inner, count_masked(lengths, iteration, settings.iterations))
             inputs = self.stack.embed_target(ids.masked_fill(masked, self.mask_id))
             features = stack.decode(inputs, real, states, several)
-            written, chances = best_tokens(stack, features, masked, (self.pad_id, self.eos_id))
+            number = int(count_masked(known, iteration, settings.iterations).sum())
+            written, chances = best_tokens(stack, features, masked, number, (self.pad_id, self.eos_id))
             ids, logprobs = torch.where(masked, written, ids), torch.where(masked, chances, logprobs)
         return rank_outputs(ids, logprobs, found.lengths - 1, found.logprobs, settings.nbest)
 

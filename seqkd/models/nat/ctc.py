@@ -95,11 +95,14 @@ class Ctc(nn.Module):
             strategy = "greedy" if settings.candidates == 1 else "beam"
         if strategy == "greedy":
             return self._greedy(stack, source)
+        # The device is asked before it has work, for which the host would otherwise wait.
+        count = self.upsample * int(self.stack.source_mask(source).sum())
         features, real = stack.decode_upsampled(source, self.split)
         found = prefix_beam(
             stack,
             features,
             real,
+            count=count,
             beam=settings.candidates,
             blank=self.blank_id,
             banned=self._banned,

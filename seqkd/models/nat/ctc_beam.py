@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from seqkd.models.nat.ctc_lattice import log_likelihood
+from seqkd.models.nat.output import marked_places
 from seqkd.models.nat.stack import DecodingStack
 
 TOP_PIECES = 16  # number of pieces that may extend a prefix at one frame
@@ -34,7 +35,14 @@ class _Beam(NamedTuple):
 
 
 def prefix_beam(
-    stack: DecodingStack, features: Tensor, real: Tensor, *, beam: int, blank: int, banned: tuple[int, ...]
+    stack: DecodingStack,
+    features: Tensor,
+    real: Tensor,
+    *,
+    count: int,
+    beam: int,
+    blank: int,
+    banned: tuple[int, ...],
 ) -> list[list[tuple[list[int], float]]]:
     """Find the most probable outputs, each summed over its alignments.
 
@@ -45,6 +53,7 @@ def prefix_beam(
         stack: The stack that computes the output layer.
         features: `[batch, frames, dim]`.
         real: `[batch, frames]`, True at the frames of a row, which come first.
+        count: Number of frames of all rows.
         beam: Prefixes for each sentence.
         blank: Id of the blank.
         banned: Ids that are never written.
@@ -55,10 +64,12 @@ def prefix_beam(
     batch, width, _ = features.shape
     device = features.device
     weight, frames = stack.output_weight, real.sum(1)
-    logits, ids, sums = stack.top_pieces(features[real], TOP_PIECES, (*banned, blank))
-    blanks = functional.linear(features[real], weight[blank]).float()
-    pieces = _pad(ids, real)
-    piece_ratios = _pad(logits - blanks[:, None], real)
+    places = marked_places(real, count)
+    rows = features.flatten(0, 1)[places]
+    logits, ids, sums = stack.top_pieces(rows, TOP_PIECES, (*banned, blank))
+    blanks = functional.linear(rows, weight[blank]).float()
+    pieces = _pad(ids, places, real)
+    piece_ratios = _pad(logits - blanks[:, None], places, real)
     contrast = (weight - weight[blank]).float()
 
     shape = (batch, beam)
@@ -76,15 +87,15 @@ def prefix_beam(
         parents.append(torch.where(inside, parent, torch.arange(beam, device=device)))
         added.append(torch.where(inside, piece, -1))
     outputs = _trace_back(torch.stack(parents).cpu(), torch.stack(added).cpu(), now)
-    base = _pad(blanks - sums, real).double().sum(1)
+    base = _pad(blanks - sums, places, real).double().sum(1)
     return _sum_alignments(outputs, features, frames, contrast, base)
 
 
-def _pad(rows: Tensor, real: Tensor) -> Tensor:
+def _pad(rows: Tensor, places: Tensor, real: Tensor) -> Tensor:
     """Spread the frames of all sentences `[frames, ...]` to `[batch, frames, ...]`, with zeros if `real` is False."""
-    padded = rows.new_zeros(real.shape + rows.shape[1:])
-    padded[real] = rows
-    return padded
+    padded = rows.new_zeros((real.numel(), *rows.shape[1:]))
+    padded[places] = rows
+    return padded.view(*real.shape, *rows.shape[1:])
 
 
 def _step(now: _Beam, last_ratio: Tensor, pieces: Tensor, ratios: Tensor) -> tuple[_Beam, Tensor, Tensor]:

@@ -129,8 +129,10 @@ class Dag(nn.Module):
         lookahead.
         """
         stack = self.stack if stack is None else stack
+        # The device is asked before it has work, for which the host would otherwise wait.
+        count = self.upsample * int(self.stack.source_mask(source).sum())
         features, real = stack.decode_upsampled(source, self.split)
-        pieces, emitted = best_tokens(stack, features, real, (self.pad_id, self.eos_id))
+        pieces, emitted = best_tokens(stack, features, real, count, (self.pad_id, self.eos_id))
         last = real.sum(1, keepdim=True) - 1
         emitted = emitted.scatter(1, last, 0.0)
         going = self.transitions(features, real).log()

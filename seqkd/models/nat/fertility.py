@@ -114,7 +114,7 @@ class FertilityPredictor(nn.Module):
         logprobs[..., 0] = logprobs[..., 0].masked_fill(ends, float("-inf"))
         # The fertility of padding is 0 with probability 1.
         silent = torch.full((self.classes.out_features,), float("-inf"), device=real.device)
-        silent[0] = 0.0
+        silent[:1] = 0.0
         logprobs = torch.where(real[..., None], logprobs, silent)
         best, classes = logprobs.sort(dim=-1, descending=True, stable=True)
         best, classes = best[..., :wanted], classes[..., :wanted]

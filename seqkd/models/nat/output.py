@@ -15,6 +15,20 @@ CHUNK_ELEMENTS = 1 << 21
 CHUNK_ELEMENTS_CUDA = 1 << 27
 
 
+def marked_places(marks: Tensor, count: int) -> Tensor:
+    """Return the flat places of the marks that are True, in order.
+
+    Args:
+        marks: Bool of any shape.
+        count: Number of marks that are True. An index of bools would ask the device for it, and so wait for all work
+            that is queued there.
+
+    Returns:
+        `[count]` int64.
+    """
+    return marks.flatten().nonzero_static(size=count)[:, 0]
+
+
 def top_pieces(
     features: Tensor, weight: Tensor, count: int, banned: Sequence[int] = (), *, elements: int | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -34,7 +48,8 @@ def top_pieces(
     logits, ids, sums = [], [], []
     for chunk in _logits(features, weight, elements):
         sums.append(chunk.logsumexp(-1))
-        chunk[:, list(banned)] = -torch.inf
+        for piece in banned:
+            chunk[:, piece].fill_(-torch.inf)
         best = chunk.max(-1, keepdim=True) if count == 1 else chunk.topk(count)
         logits.append(best[0])
         ids.append(best[1])

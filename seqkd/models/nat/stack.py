@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from seqkd.models.functional import Dropout
-from seqkd.models.nat.output import top_pieces
+from seqkd.models.nat.output import marked_places, top_pieces
 from seqkd.models.nat.upsampling import split_states, upsample_mask
 from seqkd.models.settings import StackSettings
 from seqkd.models.transformer import DecoderLayer, EncoderLayer, embedding_tables, last_norm, position_table
@@ -150,8 +150,10 @@ class ParallelStack(nn.Module):
         Returns:
             Ids and log-probabilities (float32), each `[positions]`.
         """
+        # The device is asked before it has work, for which the host would otherwise wait.
+        count = split.out_features // split.in_features * int(self.source_mask(source).sum())
         features, real = self.decode_upsampled(source, split)
-        logits, ids, sums = self.top_pieces(features[real], 1, banned)
+        logits, ids, sums = self.top_pieces(features.flatten(0, 1)[marked_places(real, count)], 1, banned)
         return ids[:, 0], logits[:, 0] - sums
 
     def top_pieces(self, features: Tensor, count: int, banned: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:

@@ -7,12 +7,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from seqkd.models.nat.output import marked_places
 from seqkd.models.nat.stack import DecodingStack
 from seqkd.models.protocol import Output
 
 
 def best_tokens(
-    stack: DecodingStack, features: Tensor, wanted: Tensor, forbidden: Sequence[int]
+    stack: DecodingStack, features: Tensor, wanted: Tensor, count: int, forbidden: Sequence[int]
 ) -> tuple[Tensor, Tensor]:
     """Find the likeliest token of each position.
 
@@ -20,17 +21,19 @@ def best_tokens(
         stack: The stack that computes the output layer.
         features: `[batch, target, dim]`.
         wanted: `[batch, target]`, True at the positions to compute.
+        count: Number of these positions.
         forbidden: Ids that must not be chosen. They keep their share of the probability.
 
     Returns:
         Ids `[batch, target]` int64 and their log-probabilities `[batch, target]` float32. Both are 0 at other
         positions.
     """
-    peaks, best, totals = stack.top_pieces(features[wanted], 1, forbidden)
-    ids = torch.zeros(wanted.shape, dtype=torch.int64, device=features.device)
-    logprobs = torch.zeros(wanted.shape, device=features.device)
-    ids[wanted], logprobs[wanted] = best[:, 0], peaks[:, 0] - totals
-    return ids, logprobs
+    places = marked_places(wanted, count)
+    peaks, best, totals = stack.top_pieces(features.flatten(0, 1)[places], 1, forbidden)
+    ids = torch.zeros(wanted.numel(), dtype=torch.int64, device=features.device)
+    logprobs = torch.zeros(wanted.numel(), device=features.device)
+    ids[places], logprobs[places] = best[:, 0], peaks[:, 0] - totals
+    return ids.view(wanted.shape), logprobs.view(wanted.shape)
 
 
 def rank_outputs(ids: Tensor, logprobs: Tensor, lengths: Tensor, priors: Tensor, nbest: int) -> list[list[Output]]:

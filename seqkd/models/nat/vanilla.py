@@ -129,34 +129,37 @@ class Nat(nn.Module):
         """
         stack = self.stack if stack is None else stack
         memory = stack.encode(source)
-        places, lengths, priors = self._candidates(memory, source, settings.candidates)
+        places, lengths, known, priors = self._candidates(memory, source, settings.candidates)
         count = lengths.size(1)
         rows = lengths.flatten()[:, None]
         steps = torch.arange(places.size(1), device=source.device)
         inputs = copy_states(self._embed_source(source).repeat_interleave(count, 0), places)
         several = source.repeat_interleave(count, 0)
         features = stack.decode(inputs, steps < rows, memory.repeat_interleave(count, 0), several)
-        written = best_tokens(stack, features, steps < rows - 1, (self.pad_id, self.eos_id))
+        number = int((known - 1).sum())
+        written = best_tokens(stack, features, steps < rows - 1, number, (self.pad_id, self.eos_id))
         return rank_outputs(*written, lengths - 1, priors, settings.nbest)
 
-    def _candidates(self, memory: Tensor, source: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    def _candidates(self, memory: Tensor, source: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Choose the candidates.
 
         Returns:
             Source positions to copy, `[batch * candidates, target]`; lengths with end of sentence,
-            `[batch, candidates]`; and the log-probabilities of the candidates, `[batch, candidates]`.
+            `[batch, candidates]`; the same on the host; and the log-probabilities of the candidates,
+            `[batch, candidates]`.
         """
         real = self.stack.source_mask(source)
         if self.lengths is not None:
             lengths, logprobs = self.lengths.candidates(memory, real, count, self.max_positions)
             sources = real.sum(1).repeat_interleave(lengths.size(1), 0)
-            places = uniform_places(sources, lengths.flatten(), int(lengths.max()))
-            return places, lengths, logprobs
+            known = lengths.cpu()
+            return uniform_places(sources, lengths.flatten(), int(known.max())), lengths, known, logprobs
         assert self.fertilities is not None
         fertilities, logprobs = self.fertilities.candidates(memory, real, count)
         # A translation that is too long for the model is cut.
         lengths = fertilities.sum(2).clamp(SHORTEST, self.max_positions)
-        return fertile_places(fertilities.flatten(0, 1), int(lengths.max())), lengths, logprobs
+        known = lengths.cpu()
+        return fertile_places(fertilities.flatten(0, 1), int(known.max())), lengths, known, logprobs
 
     def _embed_source(self, source: Tensor) -> Tensor:
         """Map `[batch, source]` ids to embeddings `[batch, source, dim]`, without position embeddings."""

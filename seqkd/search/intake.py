@@ -123,7 +123,8 @@ class Intake:
             raise WorkError(
                 "one sentence alone does not fit in memory",
                 where=f"row {self.queue[0].row}",
-                hint="use a smaller beam or fewer candidates, a shorter maximum length or a device with more memory",
+                hint="a smaller batch_tokens does not help; use a smaller beam or fewer candidates, a shorter maximum "
+                "length or a device with more memory",
             ) from error
         self.batch_tokens = max(1, count * width // 2)
         say(f"search: out of memory with {count} sentences; continuing with {self.batch_tokens:,} tokens a batch")

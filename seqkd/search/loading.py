@@ -17,14 +17,12 @@ from seqkd.models.checkpoint import LoadedModel, load_model, read_config
 from seqkd.models.functional import leave_out_cudnn_attention
 from seqkd.models.protocol import ParallelModel, ParallelSettings
 from seqkd.models.registry import ARCHITECTURES, Architecture
-from seqkd.search.beam import BeamSearch
 from seqkd.search.cpu.engine import NativeModel
 from seqkd.search.cpu.scoring import NativeScorer
 from seqkd.search.cpu.weights import Arithmetic, available, usable
 from seqkd.search.gpu.engine import runs_here
-from seqkd.search.parallel import Decoder, ParallelSearch
+from seqkd.search.parallel import ParallelSearch
 from seqkd.search.protocol import SearchModel
-from seqkd.search.settings import BeamSettings
 
 Available = Callable[[Arithmetic], bool]
 Precision = Literal["float32", "bf16x3", "bf16", "int8", "fp16"]
@@ -97,12 +95,18 @@ def _allocate_on(device: torch.device) -> None:
     torch.empty(0, device=device)
 
 
-def resolve_device(device: str, *, allocate: Callable[[torch.device], None] = _allocate_on) -> torch.device:
+def resolve_device(
+    device: str,
+    *,
+    allocate: Callable[[torch.device], None] = _allocate_on,
+    count: Callable[[], int] = torch.cuda.device_count,
+) -> torch.device:
     """Resolve a device, and set up torch for it. `auto` is the first CUDA device, or the CPU if there is none.
 
     Args:
         device: auto, cpu, cuda or cuda:N.
-        allocate: Fails if the device does not exist.
+        allocate: Fails if the device cannot be used.
+        count: Returns the number of CUDA devices.
 
     Raises:
         InputError: The device does not exist on this machine.
@@ -111,10 +115,27 @@ def resolve_device(device: str, *, allocate: Callable[[torch.device], None] = _a
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         found = torch.device(device)
+    except RuntimeError:
+        raise InputError(f"there is no device {device!r}", expected="auto, cpu, cuda or cuda:N") from None
+    if found.type == "cuda":
+        there = count()
+        if not there:
+            raise InputError(
+                f"there is no device {device!r}: this machine has no CUDA device, or this torch is built without CUDA",
+                expected="auto or cpu",
+            )
+        if (found.index or 0) >= there:
+            known = "cuda:0" if there == 1 else f"cuda:0 to cuda:{there - 1}"
+            raise InputError(
+                f"there is no device {device!r}: this machine has {there} CUDA device{'s' * (there > 1)}",
+                expected=f"auto, cpu, cuda, or {known}",
+            )
+    try:
         allocate(found)
     except (RuntimeError, AssertionError) as error:
+        reason = str(error).partition("\n")[0]
         raise InputError(
-            f"device {device!r} cannot be used here: {error}", expected="auto, cpu, cuda or cuda:N"
+            f"device {device!r} cannot be used here: {reason}", expected="auto, cpu, cuda or cuda:N"
         ) from None
     leave_out_cudnn_attention(found)
     return found
@@ -245,7 +266,7 @@ def load_team(
     def in_float32() -> SearchTeam:
         return load_team(paths, device=str(where), precision="float32", parallel=parallel)
 
-    written_at_once = [path for path, model in zip(paths, loaded, strict=True) if not _record(model).left_to_right]
+    written_at_once = [path for path, model in zip(paths, loaded, strict=True) if not record_of(model).left_to_right]
     if written_at_once and parallel and len(paths) == 1:
         chosen_writer = build_parallel_model(loaded[0], chosen)
         return SearchTeam(
@@ -302,37 +323,22 @@ def build_engine(
 def build_parallel_model(loaded: LoadedModel, precision: Precision) -> ParallelModel:
     """Build the fastest decoder of a model that writes all positions at once."""
     model: Any = loaded.model
-    kernels = _record(loaded).cpu
+    kernels = record_of(loaded).cpu
     if precision != "fp16" and kernels is not None and usable(model.stack) and available(precision):
         return resolve(kernels.engine)(model, precision)  # type: ignore[no-any-return]
     return model.to(DTYPES[precision])  # type: ignore[no-any-return]
 
 
-def _record(loaded: LoadedModel) -> Architecture:
+def record_of(loaded: LoadedModel) -> Architecture:
+    """Return the record of a model's architecture.
+
+    Raises:
+        ModelError: There is no such architecture.
+    """
     record = ARCHITECTURES.find(loaded.arch)
     if record is None:
         raise ModelError(f"unknown architecture {loaded.arch!r}", expected=f"one of: {ARCHITECTURES.known()}")
     return record
-
-
-def quick_decoder(loaded: LoadedModel) -> Decoder:
-    """Build a fast decoder for a model in training, on its device: greedy, or the cheapest method of the model."""
-    model = loaded.model
-    device = next(model.parameters()).device
-    precision = resolve_precision("auto" if device.type == "cpu" else "float32", device)
-    plain = precision == "float32"
-    if not _record(loaded).left_to_right:
-        settings = ParallelSettings()
-        return ParallelSearch(
-            build_parallel_model(loaded, precision),
-            settings,
-            fallback=None if plain else lambda: ParallelSearch(build_parallel_model(loaded, "float32"), settings),
-        )
-    return BeamSearch(
-        [build_engine(loaded, precision)],
-        BeamSettings(beam=1),
-        fallback=None if plain else lambda: [build_engine(loaded, "float32")],
-    )
 
 
 def parallel_search(team: SearchTeam, settings: ParallelSettings, judge: SearchTeam | None = None) -> ParallelSearch:

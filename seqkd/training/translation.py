@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +14,7 @@ from torch import nn
 from seqkd.metrics.registry import Outputs
 from seqkd.models.checkpoint import LoadedModel
 from seqkd.objectives.base import Batch, RowWeights
-from seqkd.search.loading import quick_decoder
+from seqkd.search.quick import KeptDecoder, quick_decoder
 from seqkd.training.data import WEIGHT, SpecialIds
 from seqkd.training.task import HeldOut, Measurement
 
@@ -94,9 +95,17 @@ def measure_greedy(held_out: HeldOut) -> Measurement:
         blanks=held_out.blanks,
     )
 
+    @cache
+    def kept(model: nn.Module) -> KeptDecoder:
+        return KeptDecoder(loaded(model))
+
+    def loaded(model: nn.Module) -> LoadedModel:
+        return LoadedModel(model=model, arch=held_out.arch, settings={}, vocabularies=vocabularies, digest="")
+
     def score(model: nn.Module) -> dict[str, float]:
-        driven = LoadedModel(model=model, arch=held_out.arch, settings={}, vocabularies=vocabularies, digest="")
-        found = {row: lists[0].ids for row, lists in quick_decoder(driven).decode(sources, batch_tokens=DECODE_TOKENS)}
+        on_gpu = next(model.parameters()).is_cuda
+        decoder = kept(model).with_weights_of(model) if on_gpu else quick_decoder(loaded(model))
+        found = {row: lists[0].ids for row, lists in decoder.decode(sources, batch_tokens=DECODE_TOKENS)}
         outputs = replace(text, hypotheses=vocabularies.target.decode([found[row] for row, _ in sources]))
         return {metric.name: metric.score(outputs).value for metric in held_out.metrics}
 

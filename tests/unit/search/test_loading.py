@@ -20,7 +20,6 @@ from seqkd.search.loading import (
     SearchTeam,
     build_engine,
     load_team,
-    quick_decoder,
     resolve_batch_tokens,
     resolve_device,
     team_precision,
@@ -28,6 +27,7 @@ from seqkd.search.loading import (
 from seqkd.search.parallel import ParallelSearch
 from seqkd.search.plain.lstm import IncrementalLstm
 from seqkd.search.plain.sru import IncrementalSru
+from seqkd.search.quick import KeptDecoder, quick_decoder
 from seqkd.text.vocabulary import Vocabulary
 
 CPU = torch.device("cpu")
@@ -83,12 +83,58 @@ def test_a_cuda_device_computes_no_attention_with_cudnn(device: str, left: bool)
     asked: list[torch.device] = []
     try:
         backends.enable_cudnn_sdp(True)
-        assert resolve_device(device, allocate=asked.append) == torch.device(device)
+        assert resolve_device(device, allocate=asked.append, count=lambda: 2) == torch.device(device)
         assert backends.cudnn_sdp_enabled() is left
         assert backends.mem_efficient_sdp_enabled()
     finally:
         backends.enable_cudnn_sdp(before)
     assert asked == [torch.device(device)]
+
+
+@pytest.mark.parametrize(
+    ("device", "there", "why", "instead"),
+    [
+        (
+            "cuda:7",
+            2,
+            "there is no device 'cuda:7': this machine has 2 CUDA devices",
+            "auto, cpu, cuda, or cuda:0 to cuda:1",
+        ),
+        ("cuda:1", 1, "there is no device 'cuda:1': this machine has 1 CUDA device", "auto, cpu, cuda, or cuda:0"),
+        ("cuda", 0, "there is no device 'cuda': this machine has no CUDA device", "auto or cpu"),
+        ("gpu", 1, "there is no device 'gpu'", "auto, cpu, cuda or cuda:N"),
+    ],
+)
+def test_a_device_that_is_not_there_is_one_clear_error(device: str, there: int, why: str, instead: str) -> None:
+    with pytest.raises(InputError) as caught:
+        resolve_device(device, count=lambda: there)
+    assert str(caught.value).startswith(why)
+    assert instead in str(caught.value)
+
+
+def test_a_device_that_fails_gives_the_first_line_of_the_reason() -> None:
+    def fail(_: torch.device) -> None:
+        raise RuntimeError("CUDA error: busy\nCUDA kernel errors might be asynchronously reported")
+
+    with pytest.raises(InputError, match="device 'cuda:0' cannot be used here: CUDA error: busy") as caught:
+        resolve_device("cuda:0", allocate=fail, count=lambda: 1)
+    assert "asynchronously" not in str(caught.value)
+
+
+@pytest.mark.parametrize("arch", ["transformer", "lstm", "ctc"])
+def test_a_decoder_is_kept_between_validations_and_follows_the_weights(folders: dict[str, Path], arch: str) -> None:
+    first, second = (load_model(folders[arch]) for _ in range(2))
+    with torch.no_grad():
+        for parameter in second.model.parameters():
+            parameter.mul_(1.7)
+    rows = [(row, [5 + row, 6, 7, 9]) for row in range(4)]
+    kept = KeptDecoder(first, "fp16")
+    for changed in (first, second, first):
+        expected = dict(KeptDecoder(changed, "fp16").with_weights_of(changed.model).decode(rows, batch_tokens=20))
+        decoder = kept.with_weights_of(changed.model)
+        assert decoder is kept.with_weights_of(changed.model)
+        assert dict(decoder.decode(rows, batch_tokens=20)) == expected
+    assert {parameter.dtype for parameter in first.model.parameters()} == {torch.float32}
 
 
 @pytest.mark.parametrize(("device", "auto"), [("cpu", 4_000), ("cuda", 65_536), ("cuda:1", 65_536), ("meta", 4_000)])

@@ -33,9 +33,9 @@ class Choosing:
 TORCH = Choosing(candidates=top_candidates, advance=Frontier.advance, draw=draw)
 
 
-def choosing_on(device: torch.device) -> Choosing:
-    """Return the fastest functions for this device."""
-    if not kernels_on(device):
+def choosing_on(device: torch.device, *, runs_on: Callable[[torch.device], bool] = kernels_on) -> Choosing:
+    """Return the fastest functions for a device. `runs_on` tells whether Triton kernels run there."""
+    if not runs_on(device):
         return TORCH
     from seqkd.search.gpu.choosing import TRITON  # Triton may be missing elsewhere
 

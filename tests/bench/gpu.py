@@ -42,6 +42,7 @@ from seqkd.models.functional import leave_out_cudnn_attention  # noqa: E402
 from seqkd.models.settings import StackSettings  # noqa: E402
 from seqkd.models.transformer import Transformer  # noqa: E402
 from seqkd.search import BeamSearch, BeamSettings, Hypothesis, SearchModel  # noqa: E402
+from seqkd.search.choosing import TORCH  # noqa: E402
 from seqkd.search.gpu.engine import GraphTransformer  # noqa: E402
 from seqkd.search.gpu.kernels import TRITON  # noqa: E402
 from seqkd.search.gpu.operations import PLAIN, Operations  # noqa: E402
@@ -136,7 +137,9 @@ def decode(
     engine: SearchModel, scale: Scale, sources: Sources, batch_tokens: int, pace: Pace | None = None
 ) -> dict[int, list[Hypothesis]]:
     """K-best lists of all sources."""
-    return dict(BeamSearch([engine], settings(scale), pace=pace).decode(sources, batch_tokens=batch_tokens))
+    # The engine takes the step itself; the others are weighed with torch's step.
+    search = BeamSearch([engine], settings(scale), pace=pace, choosing=TORCH)
+    return dict(search.decode(sources, batch_tokens=batch_tokens))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from seqkd.search import BeamSearch, BeamSettings, Hypothesis, SearchModel
-from seqkd.search.choosing import TORCH, Choosing
+from seqkd.search.choosing import TORCH, Choosing, choosing_on
 from seqkd.search.plain.lstm import IncrementalLstm
 from seqkd.search.plain.sru import IncrementalSru
 from seqkd.search.plain.transformer import IncrementalTransformer
@@ -43,6 +43,12 @@ def decoded(
     models: Sequence[SearchModel], chosen: BeamSettings, choosing: Choosing, *, count: int
 ) -> dict[int, list[Hypothesis]]:
     return dict(BeamSearch(models, chosen, choosing=choosing).decode(sentences(count, longest=5), batch_tokens=12))
+
+
+def test_the_kernels_are_used_where_they_run() -> None:
+    assert choosing_on(torch.device("cpu")) is TORCH
+    assert choosing_on(torch.device("cuda"), runs_on=lambda _: False) is TORCH
+    assert choosing_on(torch.device("cuda"), runs_on=lambda _: True) is TRITON
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,3 +30,18 @@ def fetching() -> Iterator[ModuleType]:
         patch.syspath_prepend(str(DATA / "multi30k"))
         yield importlib.import_module("fetch")
         sys.modules.pop("fetch", None)
+
+
+@pytest.fixture(scope="session")
+def benchmarks() -> Iterator[ModuleType]:
+    """`data/benchmarks/fetch.py` as a module, with those that it imports."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(DATA / "benchmarks"))
+        spec = importlib.util.spec_from_file_location("fetch_benchmark", DATA / "benchmarks" / "fetch.py")
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        yield module
+        for name in ("archives", "corpora", "tiny"):
+            sys.modules.pop(name, None)

@@ -1,16 +1,18 @@
 """What each technique of the GPU engine brings: `python tests/bench/gpu.py --out gpu.json` on a machine with a GPU.
 
-Needs this source tree, torch, triton and rich, and transformers for the peer. The model has the size of a real teacher
-and random weights; a constant added to the logit of the end of sentence (found by trying) makes outputs as long as
-sources on average. What is decoded means nothing; the work is that of a real run.
+Needs this source tree, torch, triton and rich, and transformers and ctranslate2 for the peers. The model has the size
+of a real teacher and random weights; a constant added to the logit of the end of sentence (found by trying) makes
+outputs as long as sources on average. What is decoded means nothing; the work is that of a real run.
 
 Every variant decodes the same sentences: plain torch a step at a time, the engine, and the engine with one technique
 taken out, or with a host that waits. Beside them stand the floor that arithmetic and memory set (counted, over rates
-measured here), the time of each part of a step, and Hugging Face's Marian of the same size. `--variants` names what is
-measured beside the engine, for a machine that is there for minutes. `--smoke` runs it all on a toy, on any machine.
+measured here), the time of each part of a step, Hugging Face's Marian of the same size, and CTranslate2 with the same
+weights. `large` are 8-best lists and sampling with a teacher of NLLB-1.3B's shape, beside CTranslate2. `--variants`
+names what is measured beside the engine, for a machine that is there for minutes. `--smoke` runs it all on a toy, on
+any machine.
 
-The engine's logits are float32 in every precision. Those of plain torch and of Marian have the precision of the
-weights, which stands beside their figures.
+The engine's logits are float32 in every precision. Those of plain torch, Marian and CTranslate2 have the precision of
+the weights, which stands beside their figures.
 """
 
 from __future__ import annotations
@@ -49,6 +51,8 @@ from seqkd.search.gpu.operations import PLAIN, Operations  # noqa: E402
 from seqkd.search.gpu.output import fused_output  # noqa: E402
 from seqkd.search.pace import Pace  # noqa: E402
 from seqkd.search.plain.transformer import IncrementalTransformer  # noqa: E402
+from tests.bench.gpu_ctranslate2 import ctranslate2  # noqa: E402
+from tests.bench.gpu_large import large, shape  # noqa: E402
 from tests.bench.gpu_parts import parts, seconds  # noqa: E402
 from tests.bench.gpu_without import OTHER_PACES, Apart  # noqa: E402
 
@@ -168,7 +172,9 @@ NAMES = (
     "fused-output",
     *OTHER_PACES,
 )
-PEER = "marian"
+PEERS = ("marian", "ctranslate2")
+LARGE = "large"
+CHOICES = (*NAMES, *PEERS, LARGE)
 
 
 def variants(model: Transformer) -> dict[str, Variant]:
@@ -293,7 +299,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--batch-tokens", type=int, nargs="+", default=[8192, 16_384, 32_768, 65_536])
     parser.add_argument("--sentences", type=int, default=Scale().sentences)
     parser.add_argument(
-        "--variants", nargs="*", choices=(*NAMES, PEER), default=[*NAMES, PEER], help="beside the engine (default: all)"
+        "--variants", nargs="*", choices=CHOICES, default=CHOICES, help="beside the engine (default: all)"
     )
     asked = parser.parse_args(arguments)
     scale = SMOKE if asked.smoke else Scale(sentences=asked.sentences)
@@ -332,22 +338,40 @@ def main(arguments: Sequence[str] | None = None) -> None:
         result["share_of_roofline"] = max(floors) / statistics.median(best["seconds"])
         result["wmt14_minutes"] = WMT14_SENTENCES / best["sentences_per_second"] / 60
     keep()
-    if PEER in asked.variants:
-        result["hugging_face"] = hugging_face(scale, sources[:2048], lengths[:2048], dtype, device)
-        keep()
+    few, few_lengths = sources[:2048], lengths[:2048]
     for name in asked.variants:
-        if name != PEER:
+        if name == "marian":
+            result["hugging_face"] = hugging_face(scale, few, few_lengths, dtype, device)
+        elif name == "ctranslate2":
+            result["ctranslate2"] = ctranslate2(model, scale, few, few_lengths, device, nbest=scale.beam)
+        elif name != LARGE:
             result["variants"][name] = measure(makers[name], scale, sources, best["batch_tokens"], device)
-            keep()
+        keep()
     result["microseconds"] = parts(model, scale, settings(scale), device)
     result["same_lists_float32"] = same_share(model, scale, sources[:256])
     keep()
-    rows = [*result["variants"].values(), *([result["hugging_face"]] if result.get("hugging_face") else [])]
-    for row in sorted(rows, key=lambda row: -row["sentences_per_second"]):
-        print(f"{row['sentences_per_second']:12,.1f} sentences/s  {row['label']}")
+    show(sorted([*result["variants"].values(), *others(result)], key=lambda row: -row["sentences_per_second"]))
+    if LARGE in asked.variants:
+        del model, makers  # their memory
+        size = shape(scale)
+        budgets = [64] if asked.smoke else [2048, 8192]
+        result["large"] = large(size, draw_sources(size, size.sentences, seed=4), budgets, dtype, device)
+        keep()
+        show(result["large"]["rows"])
     print(
         json.dumps({key: value for key, value in result.items() if key not in ("variants", "batch_tokens")}, indent=1)
     )
+
+
+def others(result: dict[str, Any]) -> list[dict[str, Any]]:
+    """What the peers did that are installed and were asked for."""
+    return [result[name] for name in ("hugging_face", "ctranslate2") if result.get(name)]
+
+
+def show(rows: Sequence[dict[str, Any]]) -> None:
+    """Print a line for each row."""
+    for row in rows:
+        print(f"{row['sentences_per_second']:12,.1f} sentences/s  {row['label']}")
 
 
 if __name__ == "__main__":

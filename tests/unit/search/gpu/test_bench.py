@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,12 +12,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.nn import functional
 
 pytest.importorskip("triton")
 
-from seqkd.search import BeamSettings, Hypothesis
+from seqkd.search import BeamSearch, BeamSettings, Hypothesis
 from seqkd.search.gpu.engine import GraphTransformer
-from tests.bench import gpu, gpu_parts
+from seqkd.search.plain.transformer import IncrementalTransformer
+from tests.bench import gpu, gpu_ctranslate2, gpu_large, gpu_parts
 from tests.unit.search.gpu.support import DEVICE
 from tests.unit.search.support import tiny_model
 
@@ -39,6 +42,38 @@ def test_smoke(tmp_path: Path) -> None:
     # Peers whose logits are rounded are told apart from the engine.
     assert "sentences/s  plain torch (IncrementalTransformer), float32 logits\n" in done.stdout
     assert "sentences/s  Hugging Face's Marian, float32 logits\n" in done.stdout
+    if importlib.util.find_spec("ctranslate2") is not None:
+        assert re.search(r"sentences/s  CTranslate2 [\d.]+, float32 logits\n", done.stdout)
+    ways = [row["label"].split(", ")[:2] for row in result["large"]["rows"]]
+    assert [row for row in ways if row[1] == "engine"] == [["2-best", "engine"], ["2 samples", "engine"]]
+    assert all(row["sentences_per_second"] > 0 for row in result["large"]["rows"])
+
+
+@pytest.mark.skipif(importlib.util.find_spec("ctranslate2") is None, reason="needs the peer")
+@pytest.mark.parametrize("norm", ["pre", "post"])
+def test_ctranslate2_has_the_same_model(tmp_path: Path, norm: str) -> None:
+    import ctranslate2
+
+    model, source, target = tiny_model(norm=norm), [5, 9, 30, 7], [8, 8, 21]
+    gpu_ctranslate2.write_folder(model, tmp_path)
+    pieces = gpu_ctranslate2.names(model.target_vocab)
+    translator = ctranslate2.Translator(str(tmp_path), compute_type="float32", intra_threads=1)
+    texts = [[pieces[id_] for id_ in ids] for ids in (source, target)]
+    theirs = translator.score_batch([texts[0]], [texts[1]])[0].log_probs
+    with torch.inference_mode():
+        logits = model(torch.tensor([[*source, model.eos_id]]), torch.tensor([[model.eos_id, *target]]))
+    ours = -functional.cross_entropy(logits[0], torch.tensor([*target, model.eos_id]), reduction="none")
+    assert theirs == pytest.approx(ours.tolist(), abs=1e-4)
+
+
+def test_outputs_of_the_large_teacher_are_as_long_as_their_sources() -> None:
+    scale = gpu_large.shape(gpu.SMOKE)
+    engine = IncrementalTransformer(gpu_large.random_model(scale, torch.device("cpu"), torch.float32))
+    sources = gpu.draw_sources(scale, 4, seed=5)
+    for settings in gpu_large.ways(3).values():
+        found = dict(BeamSearch([engine], settings).decode(sources, batch_tokens=64))
+        assert all(len(h.ids) - len(source) in (0, 1) for row, source in sources for h in found[row])
+    assert [settings.sampling for settings in gpu_large.ways(8).values()] == [False, True]
 
 
 @pytest.mark.slow
@@ -47,7 +82,7 @@ def test_only_chosen_variants_are_measured(tmp_path: Path) -> None:
     gpu.main(["--smoke", "--out", str(out), "--variants", "fused-output", "4-steps-behind"])
     result = json.loads(out.read_text())
     assert result["variants"].keys() == {"engine", "fused-output", "4-steps-behind"}
-    assert "hugging_face" not in result
+    assert result.keys() & {"hugging_face", "ctranslate2", "large"} == set()
 
 
 def test_every_name_of_a_variant_is_one(capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,6 +17,20 @@ NOUNS = (
     ("bird", "der Vogel", "den Vogel"),
     ("painter", "die Malerin", "die Malerin"),
     ("minister", "der Minister", "den Minister"),
+    ("judge", "die Richterin", "die Richterin"),
+    ("company", "das Unternehmen", "das Unternehmen"),
+    ("committee", "der Ausschuss", "den Ausschuss"),
+    ("member state", "der Mitgliedstaat", "den Mitgliedstaat"),
+    ("government", "die Regierung", "die Regierung"),
+    ("neighbour", "der Nachbar", "den Nachbarn"),
+    ("student", "die Studentin", "die Studentin"),
+    ("physician", "der Arzt", "den Arzt"),
+    ("journalist", "die Journalistin", "die Journalistin"),
+    ("parliament", "das Parlament", "das Parlament"),
+    ("customer", "der Kunde", "den Kunden"),
+    ("council", "der Rat", "den Rat"),
+    ("citizen", "die Bürgerin", "die Bürgerin"),
+    ("president", "der Präsident", "den Präsidenten"),
 )
 VERBS = (
     ("sees", "sieht"),
@@ -25,6 +39,14 @@ VERBS = (
     ("hears", "hört"),
     ("misses", "vermisst"),
     ("paints", "malt"),
+    ("supports", "unterstützt"),
+    ("welcomes", "begrüßt"),
+    ("questions", "befragt"),
+    ("reminds", "erinnert"),
+    ("congratulates", "beglückwünscht"),
+    ("visits", "besucht"),
+    ("protects", "schützt"),
+    ("replaces", "ersetzt"),
 )
 TIMES = (
     ("", ""),
@@ -32,6 +54,9 @@ TIMES = (
     ("tomorrow ", "morgen "),
     ("in the evening ", "am Abend "),
     ("in winter ", "im Winter "),
+    ("two years later ", "zwei Jahre später "),
+    ("every Thursday ", "jeden Donnerstag "),
+    ("after the debate ", "nach der Aussprache "),
 )
 PLACES = (
     ("", ""),
@@ -39,6 +64,10 @@ PLACES = (
     (" behind the house", " hinter dem Haus"),
     (" at the market", " auf dem Markt"),
     (" near the old bridge", " bei der alten Brücke"),
+    (" in front of the town hall", " vor dem Rathaus"),
+    (" on the way to work", " auf dem Weg zur Arbeit"),
+    (" with great pleasure", " mit großer Freude"),
+    (" without any reason", " ohne jeden Grund"),
 )
 
 

@@ -14,6 +14,10 @@ from typing import Any
 
 import pytest
 
+from seqkd.config.stages import PrepareConfig
+from seqkd.corpus.reader import Corpus
+from seqkd.stages.prepare import prepare
+
 WMT14 = {
     "training-parallel-europarl-v7.tgz": {
         "training/europarl-v7.fr-en.en": b"of another pair\n",
@@ -252,6 +256,19 @@ def test_made_rows_need_nothing_and_are_not_taken_for_the_corpus(
     assert len(set(english)) == len(english)  # no row of a test set is in the training text
     benchmarks.fetch(out, corpus, mirror=mirror)
     assert len((out / "train.en").read_bytes().splitlines()) < 300
+
+
+def test_made_rows_are_enough_for_a_small_vocabulary(benchmarks: ModuleType, tmp_path: Path) -> None:
+    """As many pieces as shrunk pipelines have."""
+    text, made_of = tmp_path / "text", benchmarks.CORPORA["iwslt14-de-en"]
+    benchmarks.make_tiny(text, made_of)
+    parts = {
+        part: {"source": str(text / f"{part}.de"), "target": str(text / f"{part}.en")}
+        for part in ("train", "valid", "test")
+    }
+    vocabulary = {"size": 200, "byte_fallback": False}
+    prepare.run(PrepareConfig.model_validate({**parts, "vocabulary": vocabulary}), tmp_path / "gold")
+    assert Corpus.open(tmp_path / "gold" / "train", "corpus").rows == 300
 
 
 def test_every_published_digest_is_whole(benchmarks: ModuleType) -> None:

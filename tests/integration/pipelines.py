@@ -30,8 +30,6 @@ _TRAINING = {
     "patience": 0,
     "accumulate": 1,
 }
-# Of pipelines whose kinds of students all run in others, only these students run.
-_STUDENTS = {"wmt14-en-de": ("ctc-glat-gold", "dag-seqkd"), "iwslt14-de-en": ("cmlm-gold", "sru-seqkd")}
 
 
 def toy_text(folder: Path, *, rows: int, held_out: int) -> dict[str, Any]:
@@ -53,7 +51,6 @@ def shrunk(file: Path, data: dict[str, Any] | None = None) -> dict[str, Any]:
     """A shipped pipeline's values with tiny models and few updates, on `data` or, without it, on its own data."""
     values = read_pipeline(file).model_dump(mode="json", exclude_none=True, exclude_unset=True)
     (values["data"],), (values["teacher"],) = values["data"], values.pop("teachers")  # as the files have them
-    values["students"] = [part for part in values["students"] if part["name"] in _STUDENTS.get(file.stem, part["name"])]
     if data is not None:
         values["data"] = data
     values.setdefault("prepare", {})["vocabulary"] = {"size": 200, "byte_fallback": False}

@@ -84,6 +84,9 @@ def _translate(
     top_p: Annotated[
         float, typer.Option(help="Sample from the smallest set of likeliest tokens with this total probability.")
     ] = 1.0,
+    epsilon: Annotated[
+        float, typer.Option(help="Sample only tokens of at least this probability, and the likeliest one.")
+    ] = 0.0,
     seed: Annotated[int, typer.Option(help="Seed of sampling. The seed and the line number decide every draw.")] = 1,
     diverse_groups: Annotated[
         int, typer.Option(min=1, max=64, help="Groups of hypotheses in diverse beam search. 1 is plain beam search.")
@@ -139,6 +142,7 @@ def _translate(
                 sampling=sampling,
                 top_k=top_k,
                 top_p=top_p,
+                epsilon=epsilon,
                 seed=seed,
                 diverse_groups=diverse_groups,
                 diverse_strength=diverse_strength,

@@ -72,6 +72,9 @@ class SearchConfig(Strict):
     top_p: float = Field(
         1.0, gt=0.0, le=1.0, description="sample from the most likely tokens that have this total probability"
     )
+    epsilon: float = Field(
+        0.0, ge=0.0, lt=1.0, description="sample only tokens of at least this probability, and the most likely one"
+    )
     seed: int = Field(1, description="seed of sampling; together with the row id it determines every draw")
     diverse_groups: int = Field(1, ge=1, le=64, description="groups of the beam (diverse beam search); 1: plain search")
     diverse_strength: float = Field(0.5, ge=0.0, description="penalty for a token that an earlier group has too")
@@ -80,8 +83,8 @@ class SearchConfig(Strict):
     def _check_settings(self) -> SearchConfig:
         if self.nbest > self.beam:
             raise ValueError(f"nbest {self.nbest} is larger than beam {self.beam}")
-        if (self.top_k or self.top_p < 1.0) and not self.sampling:
-            raise ValueError("top_k and top_p are for sampling: set `sampling = true`")
+        if (self.top_k or self.top_p < 1.0 or self.epsilon) and not self.sampling:
+            raise ValueError("top_k, top_p and epsilon are for sampling: set `sampling = true`")
         if self.sampling and self.diverse_groups > 1:
             raise ValueError("diverse_groups is for beam search, not for sampling")
         if self.beam % self.diverse_groups:

@@ -6,6 +6,7 @@ A row therefore gets the same samples whatever the batches, their order and rest
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -118,6 +119,24 @@ def _likeliest(logprobs: Tensor, count: int, mass: float) -> tuple[Tensor, Tenso
     return values.masked_fill(functional.pad(sums[..., :-1], (1, 0)) >= mass, NEVER), ids
 
 
+def drop_unlikely(logprobs: Tensor, epsilon: float) -> Tensor:
+    """Exclude continuations of a probability below `epsilon`, except the likeliest one of each row.
+
+    Epsilon sampling, Hewitt et al. 2022, "Truncation Sampling as Language Model Desmoothing", section 4.1.
+
+    Args:
+        logprobs: `[..., vocab]`, normalised log-probabilities.
+        epsilon: The threshold; 0 excludes nothing.
+
+    Returns:
+        `[..., vocab]`, with -inf for excluded continuations.
+    """
+    if not epsilon:
+        return logprobs
+    least = logprobs.amax(dim=-1, keepdim=True).clamp(max=math.log(epsilon))
+    return logprobs.masked_fill(logprobs < least, -math.inf)
+
+
 class Sampler:
     """The unfinished samples of `slots` sentences, with the interface of `Frontier`.
 
@@ -167,7 +186,8 @@ class Sampler:
         settings, positions = self.settings, self.clock.positions
         self.bad |= (~distribution.finite & ~self.ended).any(dim=1)
         numbers = uniform(self.keys, positions)
-        self.last = self._draw(distribution.logprobs, numbers, count=settings.top_k, mass=settings.top_p)
+        allowed = drop_unlikely(distribution.logprobs, settings.epsilon)
+        self.last = self._draw(allowed, numbers, count=settings.top_k, mass=settings.top_p)
         gained = distribution.logprobs.gather(2, self.last[..., None])[..., 0]
         # At the first position all samples continue hypothesis 0.
         parents = self._beams * positions.ne(0)[:, None]

@@ -39,6 +39,8 @@ class BeamSettings:
         top_k: Number of likeliest continuations to sample from; 0 for all.
         top_p: Probability mass of the smallest set of likeliest continuations to sample from, after `top_k` (Holtzman
             et al. 2020).
+        epsilon: Probability below which no continuation is sampled, except the likeliest one (epsilon sampling, Hewitt
+            et al. 2022). It is applied before `top_k` and `top_p`; 0 for no such threshold.
         seed: Seed of sampling. Together with the row id, the number of the sample and the position it decides every
             draw, so that neither batches nor order change a sample.
         diverse_groups: Number of groups in diverse beam search (Vijayakumar et al. 2016), which take turns at each
@@ -62,6 +64,7 @@ class BeamSettings:
     sampling: bool = False
     top_k: int = 0
     top_p: float = 1.0
+    epsilon: float = 0.0
     seed: int = 1
     diverse_groups: int = 1
     diverse_strength: float = 0.5
@@ -81,8 +84,10 @@ class BeamSettings:
             raise ValueError(f"temperature must be above 0, got {self.temperature}")
         if not 0.0 < self.top_p <= 1.0:
             raise ValueError(f"top_p must be above 0 and at most 1, got {self.top_p}")
-        if (self.top_k or self.top_p < 1.0) and not self.sampling:
-            raise ValueError("top_k and top_p are for sampling, but sampling is off")
+        if not 0.0 <= self.epsilon < 1.0:
+            raise ValueError(f"epsilon must be at least 0 and below 1, got {self.epsilon}")
+        if (self.top_k or self.top_p < 1.0 or self.epsilon) and not self.sampling:
+            raise ValueError("top_k, top_p and epsilon are for sampling, but sampling is off")
         if self.beam % self.diverse_groups:
             raise ValueError(f"diverse_groups must divide the beam of {self.beam}, got {self.diverse_groups}")
         if self.sampling and self.diverse_groups > 1:
@@ -126,7 +131,7 @@ class Hypothesis:
         ids: Target ids, including a forced prefix, without end of sentence.
         score: Length-normalised log-probability.
         logprob: Log-probability, including end of sentence and a forced prefix. It is that of the search, after
-            temperature and penalties and before top_k and top_p; `score_pairs` gives that of the model.
+            temperature and penalties and before top_k, top_p and epsilon; `score_pairs` gives that of the model.
         ended: eos if the model ended it; max_length if it was cut off with a forced end of sentence.
     """
 

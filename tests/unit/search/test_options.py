@@ -340,6 +340,8 @@ def test_fused_engines_find_the_same_and_stay_fused_where_they_can(
         {"sampling": True, "top_p": 0.0},
         {"sampling": True, "top_p": 1.1},
         {"sampling": False, "top_p": 0.9},
+        {"sampling": False, "epsilon": 0.1},
+        {"sampling": True, "epsilon": 1.0},
         {"top_k": 3},
         {"beam": 5, "diverse_groups": 2},
         {"diverse_groups": 0},

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from seqkd.search import BeamSettings, score_pairs
-from seqkd.search.sampling import draw, mix_bits, stream_keys, uniform
+from seqkd.search.sampling import draw, drop_unlikely, mix_bits, stream_keys, uniform
 from tests.unit.search.support import EOS, PAD, decode, engine, lists, sentences, tiny_model
 
 
@@ -125,10 +125,22 @@ def test_sampled_tokens_have_the_models_probabilities() -> None:
     assert statistic < bound
 
 
+def test_unlikely_continuations_are_excluded_but_never_the_likeliest() -> None:
+    shares = torch.tensor([[0.5, 0.3, 0.15, 0.05], [0.25, 0.25, 0.26, 0.24], [0.0, 0.0, 1.0, 0.0]], dtype=torch.float64)
+    logprobs = shares.log()
+    kept = {0.0: [4, 4, 4], 0.04: [4, 4, 1], 0.1: [3, 4, 1], 0.255: [2, 1, 1], 0.9: [1, 1, 1]}
+    for epsilon, counts in kept.items():
+        found = drop_unlikely(logprobs, epsilon)
+        if epsilon:
+            assert found.isfinite().sum(dim=-1).tolist() == counts
+        assert torch.equal(found[found.isfinite()], logprobs[found.isfinite()])
+        assert torch.equal(found.argmax(dim=-1), logprobs.argmax(dim=-1))
+
+
 def test_the_score_is_that_of_the_model_whatever_is_cut_off() -> None:
     plain = tiny_model(end_bias=0.1)
     rows = dict(sentences(6))
-    chosen = BeamSettings(beam=6, nbest=3, sampling=True, top_k=8, top_p=0.9)
+    chosen = BeamSettings(beam=6, nbest=3, sampling=True, top_k=8, top_p=0.9, epsilon=0.01)
     found = decode(engine(plain), chosen, list(rows.items()))
     for row, hypotheses in found.items():
         assert [h.score for h in hypotheses] == sorted((h.score for h in hypotheses), reverse=True)
@@ -138,7 +150,9 @@ def test_the_score_is_that_of_the_model_whatever_is_cut_off() -> None:
             assert hypothesis.score == pytest.approx(score.logprob / score.tokens, abs=1e-4)
 
 
-@pytest.mark.parametrize("narrow", [{"top_k": 1}, {"top_p": 1e-6}, {"temperature": 1e-3}], ids=str)
+@pytest.mark.parametrize(
+    "narrow", [{"top_k": 1}, {"top_p": 1e-6}, {"temperature": 1e-3}, {"epsilon": 0.999999}], ids=str
+)
 def test_the_narrowest_sampling_is_greedy(narrow: dict[str, float]) -> None:
     model = engine(tiny_model(end_bias=0.1))
     rows = sentences(6)

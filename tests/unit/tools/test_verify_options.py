@@ -55,7 +55,10 @@ SEARCHES = [
         "max_length_extra": 5, "min_length": 2, "min_length_ratio": 0.1, "unk_penalty": 1.0, "no_repeat_ngram_size": 2,
         "temperature": 1.1, "diverse_groups": 2, "diverse_strength": 0.3,
     },
-    {"beam": 2, "nbest": 2, "sampling": True, "top_k": 5, "top_p": 0.9, "seed": 2, "max_length_extra": 5},
+    {
+        "beam": 2, "nbest": 2, "sampling": True, "top_k": 5, "top_p": 0.9, "epsilon": 0.01, "seed": 2,
+        "max_length_extra": 5,
+    },
     {"beam": 2, "nbest": 2, "stopping": "exact", "max_length_extra": 5},
 ]  # fmt: skip
 

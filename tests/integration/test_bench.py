@@ -18,7 +18,7 @@ SMALL = big.SETTINGS | {"dim": 32, "heads": 4, "ffn_dim": 64, "encoder_layers": 
 PEERS = {"seqkd": "seqkd", "fairseq": "fairseq", "ctranslate2": "ctranslate2", "marian": "transformers"}
 
 for _module in PEERS.values():
-    pytest.importorskip(_module, reason="a peer: make .venv/.fairseq, as `make setup` does")
+    pytest.importorskip(_module, reason="a peer: make .venv/.fairseq, as `make test` does")
 pytestmark = pytest.mark.slow
 
 

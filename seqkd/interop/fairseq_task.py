@@ -27,8 +27,7 @@ from seqkd.interop.fairseq_library import (
     TranslationTask,
     register_task,
 )
-from seqkd.text.vocabularies import Vocabularies
-from seqkd.text.vocabulary import Vocabulary
+from seqkd.text.vocabularies import TextVocabulary, Vocabularies
 
 _CORPUS_HELP = "the corpus to train on, such as a distilled one; by default `train` in the data folder"
 # Options of fairseq's tasks that have no meaning for these corpora, and their defaults.
@@ -144,7 +143,7 @@ def _dictionaries(cfg: Any) -> tuple[Any, Any]:
     return _dictionary(vocabularies.source), _dictionary(vocabularies.target)
 
 
-def _dictionary(vocabulary: Vocabulary) -> Any:
+def _dictionary(vocabulary: TextVocabulary) -> Any:
     dictionary = Dictionary()
     for piece in vocabulary.pieces()[len(dictionary) :]:
         dictionary.add_symbol(piece)

@@ -1,4 +1,4 @@
-"""Model folders: `model.safetensors`, `config.json`, `vocab.model`, and `vocab.source.model` if the sides differ."""
+"""Model folders: `model.safetensors`, `config.json`, and the files of the vocabularies."""
 
 from __future__ import annotations
 
@@ -19,16 +19,18 @@ from torch import Tensor, nn
 
 from seqkd.corpus.files import atomic_path, atomic_write
 from seqkd.corpus.manifest import MANIFEST, read_manifest
+from seqkd.corpus.vocabularies import write_vocabularies
 from seqkd.errors import CorpusError, ModelError
 from seqkd.models.registry import build
-from seqkd.text.vocabularies import SOURCE_VOCABULARY, VOCABULARY, Vocabularies
+from seqkd.text.vocabularies import SOURCE_VOCABULARY, VOCABULARY, Vocabularies, list_files
 from seqkd.text.vocabulary import Vocabulary
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
 FORMAT = 1
 
-_FILES = (WEIGHTS, CONFIG, VOCABULARY)
+_FILES = (WEIGHTS, CONFIG)
+_EXPECTED = f"a model folder: {WEIGHTS}, {CONFIG}, {VOCABULARY} or another vocabulary"
 _AGAIN = "train or copy the model again, or check the path"
 _NAMED = 5  # weights named in an error message
 _SETTLED_NS = 2_000_000_000  # the age from which a file's times reveal every change
@@ -144,25 +146,29 @@ def save_model(
         model: The model. Its weights are stored in their own type.
         arch: The name of its architecture.
         settings: The settings from which the registry builds the model.
-        vocab: The SentencePiece model of the target, and of the source unless `source_vocab` is given.
-        source_vocab: The SentencePiece model of the source, if it differs.
+        vocab: The SentencePiece model of the target, and of the source unless `source_vocab` is given; or `folder`
+            itself if it already contains its vocabularies, which may be of any kind (`write_vocabularies`).
+        source_vocab: The SentencePiece model of the source, if it is a file of its own.
 
     Raises:
         ModelError: A vocabulary cannot be read, or its size differs from the model's.
         WorkError: A file cannot be written, for example because the disk is full.
     """
-    target = Vocabulary.load(vocab)
-    source = Vocabulary.load(source_vocab) if source_vocab else None
-    _check_sizes(model, target, source, folder)
-    atomic_write(folder / VOCABULARY, vocab.read_bytes())
-    if source_vocab:
-        atomic_write(folder / SOURCE_VOCABULARY, source_vocab.read_bytes())
+    if vocab == folder:
+        vocabularies = Vocabularies.load(folder)
+    else:
+        target = Vocabulary.load(vocab)
+        vocabularies = Vocabularies(Vocabulary.load(source_vocab) if source_vocab else target, target)
+    _check_sizes(model, vocabularies, folder)
+    if vocab != folder:
+        write_vocabularies(folder, vocabularies)
+    digests = vocabularies.digests()
     values = {
         "format": FORMAT,
         "arch": arch,
         "settings": dict(settings),
-        "vocabulary": target.digest,
-        "source_vocabulary": source.digest if source else None,
+        "vocabulary": digests[VOCABULARY],
+        "source_vocabulary": digests.get(SOURCE_VOCABULARY),
     }
     atomic_write(folder / CONFIG, (json.dumps(values, indent=2, sort_keys=True) + "\n").encode())
     write_weights(folder / WEIGHTS, collect_weights(model))
@@ -191,12 +197,10 @@ def load_model(
             hint="copy or train the model again; a model with other files needs its own folder",
         )
     config = read_config(folder)
-    source = target = _vocabulary(folder / VOCABULARY, config["vocabulary"])
-    if config["source_vocabulary"] is not None:
-        source = _vocabulary(folder / SOURCE_VOCABULARY, config["source_vocabulary"])
+    vocabularies = _vocabularies(folder, config)
     weights = read_weights(folder / WEIGHTS)
     _check_settings(config["settings"], weights, folder / CONFIG)
-    sizes = {"source_vocab": source.size, "target_vocab": target.size}
+    sizes = {"source_vocab": vocabularies.source.size, "target_vocab": vocabularies.target.size}
     if ":" not in config["arch"]:  # models of other packages cannot be built without allocating memory
         with torch.device("meta"):
             _check_weights(build(config["arch"], config["settings"], **sizes), weights, folder / WEIGHTS)
@@ -206,7 +210,7 @@ def load_model(
         model=model.to(device=device, dtype=dtype).eval(),
         arch=config["arch"],
         settings=config["settings"],
-        vocabularies=Vocabularies(source, target),
+        vocabularies=vocabularies,
         digest=combine_digests(files),
     )
 
@@ -265,9 +269,7 @@ def check_model(folder: str | Path) -> None:
     """
     folder = Path(folder)
     config = read_config(folder)
-    _vocabulary(folder / VOCABULARY, config["vocabulary"])
-    if config["source_vocabulary"] is not None:
-        _vocabulary(folder / SOURCE_VOCABULARY, config["source_vocabulary"])
+    _vocabularies(folder, config)
     with _open(folder / WEIGHTS):
         pass
 
@@ -289,19 +291,18 @@ def model_files(folder: Path) -> dict[str, str]:
         ModelError: The folder is not a model folder, or a file cannot be read.
     """
     if not folder.is_dir():
-        raise ModelError("no such folder", where=str(folder), expected="a model folder: " + ", ".join(_FILES))
+        raise ModelError("no such folder", where=str(folder), expected=_EXPECTED)
     files = {}
-    for name in (*_FILES, SOURCE_VOCABULARY):
+    for name in (*_FILES, *(list(list_files(folder)) or [VOCABULARY])):
         try:
             files[name] = _file_digest(folder / name)
         except FileNotFoundError:
-            if name != SOURCE_VOCABULARY:
-                raise ModelError(
-                    f"is not a finished model folder: {name} is missing",
-                    where=str(folder),
-                    expected="a model folder: " + ", ".join(_FILES),
-                    hint="finish the training by running its command again, or check the path",
-                ) from None
+            raise ModelError(
+                f"is not a finished model folder: {name} is missing",
+                where=str(folder),
+                expected=_EXPECTED,
+                hint="finish the training by running its command again, or check the path",
+            ) from None
         except OSError as error:
             raise ModelError(f"cannot be read: {error.strerror}", where=str(folder / name), hint=_AGAIN) from None
     return files
@@ -309,8 +310,8 @@ def model_files(folder: Path) -> dict[str, str]:
 
 def combine_digests(files: Mapping[str, str]) -> str:
     """Return the digest of a model whose files have these digests."""
-    names = [name for name in (*_FILES, SOURCE_VOCABULARY) if name in files]
-    return hashlib.sha256("".join(f"{name} {files[name]}\n" for name in names).encode()).hexdigest()
+    names = [*_FILES, *sorted(files.keys() - set(_FILES))]
+    return hashlib.sha256("".join(f"{name} {files[name]}\n" for name in names if name in files).encode()).hexdigest()
 
 
 def changed_files(folder: Path, files: Mapping[str, str]) -> list[str]:
@@ -365,20 +366,23 @@ def _file_digest(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _vocabulary(path: Path, digest: str) -> Vocabulary:
-    vocabulary = Vocabulary.load(path)
-    if vocabulary.digest != digest:
-        raise ModelError(
-            "is not the vocabulary that this model was trained with",
-            where=str(path),
-            expected=f"SHA-256 {digest[:12]}..., found {vocabulary.digest[:12]}...",
-            hint="copy the whole model folder, or train the model again",
-        )
-    return vocabulary
+def _vocabularies(folder: Path, config: Mapping[str, Any]) -> Vocabularies:
+    """Read the vocabularies of a model folder, which must be those of its configuration."""
+    found = Vocabularies.load(folder)
+    expected = {"target": config["vocabulary"], "source": config["source_vocabulary"] or config["vocabulary"]}
+    for side, vocabulary in found.sides():
+        if vocabulary.digest != expected[side]:
+            raise ModelError(
+                "is not the vocabulary that this model was trained with",
+                where=str(vocabulary.path),
+                expected=f"SHA-256 {expected[side][:12]}..., found {vocabulary.digest[:12]}...",
+                hint="copy the whole model folder, or train the model again",
+            )
+    return found
 
 
-def _check_sizes(model: nn.Module, target: Vocabulary, source: Vocabulary | None, where: Path) -> None:
-    for side, vocabulary in (("target", target), ("source", source or target)):
+def _check_sizes(model: nn.Module, vocabularies: Vocabularies, where: Path) -> None:
+    for side, vocabulary in vocabularies.sides():
         pieces = getattr(model, f"{side}_vocab")
         if pieces != vocabulary.size:
             raise ModelError(

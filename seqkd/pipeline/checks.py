@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 from seqkd.config.search import MOST_LETTERS
@@ -17,8 +16,7 @@ from seqkd.pipeline.file import BackTranslationPart, PipelineConfig
 from seqkd.pipeline.graph import Graph, Node, explain_unknown
 from seqkd.pipeline.parts import asks_teacher
 from seqkd.selection.registry import RULES
-from seqkd.text.vocabularies import SOURCE_VOCABULARY, VOCABULARY
-from seqkd.text.vocabulary import Vocabulary
+from seqkd.text.vocabularies import Vocabularies
 
 _OF_A_ROUND = re.compile(r"\.round\d+$")
 
@@ -99,12 +97,11 @@ def _find_tag_problems(node: Node, teacher: Node) -> Iterator[str]:
     path = teacher.settings["path"]
     if not (isinstance(path, str) and isinstance(mark, str) and mark):
         return
-    files = [Path(path) / name for name in (SOURCE_VOCABULARY, VOCABULARY)]
     try:
-        vocabulary = next((Vocabulary.load(file) for file in files if file.exists()), None)
+        known = Vocabularies.load(path).source.id_of(mark) is not None
     except ModelError:  # `seqkd prepare` reports this in more detail
         return
-    if vocabulary is not None and vocabulary.id_of(mark) is None:
+    if not known:
         yield (
             f"backtranslation.tag: the vocabulary of the teacher that is brought along has no piece {mark!r}; "
             'name a piece that it has, or give tag = "" for no tag'

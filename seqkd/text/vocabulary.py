@@ -25,6 +25,11 @@ schema: Any = sentencepiece_model_pb2  # generated at import time, so it has no 
 
 BOS_ID, PAD_ID, EOS_ID, UNK_ID = 0, 1, 2, 3
 
+Side = Literal["source", "target"]
+VOCABULARY = "vocab.model"  # the target's, and the source's, too, unless the other file exists
+SOURCE_VOCABULARY = "vocab.source.model"
+MODELS: dict[Side, str] = {"source": SOURCE_VOCABULARY, "target": VOCABULARY}
+
 SAMPLE_SENTENCES = 500_000  # more take time and memory, and hardly change the pieces
 
 # The limits of the SentencePiece trainer.
@@ -58,28 +63,22 @@ class Vocabulary:
     """
 
     bos_id, pad_id, eos_id, unk_id = BOS_ID, PAD_ID, EOS_ID, UNK_ID
+    prefix: tuple[int, ...] = ()  # no piece stands before every text
 
     def __init__(self, model: bytes, path: Path) -> None:
         self.path = path
         self.digest = hashlib.sha256(model).hexdigest()
-        try:
-            if not model:  # SentencePiece accepts zero bytes as "no model yet" and fails later
-                raise RuntimeError("empty file")
-            self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
-            found = tuple(
-                int(index)
-                for index in (
-                    self._processor.bos_id(),
-                    self._processor.pad_id(),
-                    self._processor.eos_id(),
-                    self._processor.unk_id(),
-                )
+        self._processor, parsed = parse_model(model, path)
+        self.size = int(self._processor.get_piece_size())
+        found = tuple(
+            int(index)
+            for index in (
+                self._processor.bos_id(),
+                self._processor.pad_id(),
+                self._processor.eos_id(),
+                self._processor.unk_id(),
             )
-            self.size = int(self._processor.get_piece_size())
-            self.pieces()
-            parsed = schema.ModelProto.FromString(model)
-        except (RuntimeError, UnicodeDecodeError):  # UnicodeDecodeError: a piece is not text
-            raise ModelError("is not a SentencePiece model", where=str(path)) from None
+        )
         if found != (BOS_ID, PAD_ID, EOS_ID, UNK_ID):
             raise ModelError(
                 f"the special ids (bos, pad, eos, unk) are {found}",
@@ -87,9 +86,7 @@ class Vocabulary:
                 expected=str((BOS_ID, PAD_ID, EOS_ID, UNK_ID)),
                 hint="train the vocabulary with `seqkd prepare`",
             )
-        # A model of another toolkit may have its own normalisation rules, which `encode` applies.
-        rules = parsed.normalizer_spec.name
-        self.normalization: Normalization = rules if rules in NORMALIZATIONS else "identity"
+        self.normalization = find_rules(parsed)
         words = parsed.trainer_spec.model_type == schema.TrainerSpec.WORD
         self._marked = words and any(piece.endswith(MARK) for piece in self.pieces())
 
@@ -199,6 +196,10 @@ class Vocabulary:
         _write(out, written)
         return cls(written, out)
 
+    def files(self, side: Side) -> dict[str, bytes]:
+        """Return the contents of the file that stores it as the vocabulary of a side, by name."""
+        return {MODELS[side]: self.path.read_bytes()}
+
     def normalize(self, texts: list[str]) -> list[str]:
         """Normalise texts by the rules that the vocabulary was trained with."""
         return Normalizer(self.normalization).normalize_all(texts)
@@ -232,6 +233,34 @@ class Vocabulary:
     def pieces(self) -> list[str]:
         """Return all pieces in the order of their ids."""
         return self._processor.id_to_piece(list(range(self.size)))
+
+
+def parse_model(model: bytes, path: Path) -> tuple[sentencepiece.SentencePieceProcessor, Any]:
+    """Read a serialised SentencePiece model.
+
+    Returns:
+        The processor and the parsed model (`ModelProto`).
+
+    Raises:
+        ModelError: The bytes are not a SentencePiece model.
+    """
+    try:
+        if not model:  # SentencePiece accepts zero bytes as "no model yet" and fails later
+            raise RuntimeError("empty file")
+        processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+        processor.id_to_piece(list(range(processor.get_piece_size())))
+        return processor, schema.ModelProto.FromString(model)
+    except (RuntimeError, UnicodeDecodeError):  # UnicodeDecodeError: a piece is not text
+        raise ModelError("is not a SentencePiece model", where=str(path)) from None
+
+
+def find_rules(parsed: Any) -> Normalization:
+    """Return the rules of normalisation of a SentencePiece model.
+
+    A model of another toolkit may have its own rules. They are applied by `encode`, and the text itself is not changed.
+    """
+    rules = parsed.normalizer_spec.name
+    return rules if rules in NORMALIZATIONS else "identity"
 
 
 def sample_reservoir(items: Iterable[T], limit: int, seed: int) -> list[T]:

@@ -238,12 +238,13 @@ def _print_model(path: Path, manifest: Manifest | None, console: Console) -> Non
 
 
 def _describe_vocabularies(path: Path) -> dict[str, str]:
-    from seqkd.text.vocabularies import SOURCE_VOCABULARY, VOCABULARY
-    from seqkd.text.vocabulary import Vocabulary
+    from seqkd.text.vocabularies import Vocabularies, find_kind
 
-    target, source = path / VOCABULARY, path / SOURCE_VOCABULARY
-    files = {"source vocabulary": source, "target vocabulary": target} if source.exists() else {"vocabulary": target}
-    found = {side: Vocabulary.load(file) for side, file in files.items() if file.exists()}
+    if find_kind(path) is None:
+        return {}
+    own = Vocabularies.load(path)
+    same = own.source.digest == own.target.digest
+    found = {"vocabulary": own.target} if same else {f"{side} vocabulary": each for side, each in own.sides()[::-1]}
     return {side: f"{own.size:,} pieces, {_format_value(own.digest)}" for side, own in found.items()}
 
 

@@ -19,7 +19,7 @@ from seqkd.corpus.schema import KINDS
 from seqkd.errors import CorpusError, SeqkdError
 from seqkd.progress import Progress
 from seqkd.selection.lists import one_array
-from seqkd.text.vocabularies import SOURCE_VOCABULARY, VOCABULARY
+from seqkd.text.vocabularies import Vocabularies
 from seqkd.tools.verify_chain import Link, Shelf, find_chain
 
 NAMED = 5  # the most ids in a message
@@ -288,15 +288,15 @@ def _check_model(link: Link) -> Iterator[str]:
 
 
 def _check_vocabularies(folder: Path, manifest: Manifest) -> Iterator[str]:
-    source = manifest.extra.get("source_vocabulary", manifest.vocabulary)
-    files = {VOCABULARY: manifest.vocabulary}
-    if source != manifest.vocabulary:
-        files[SOURCE_VOCABULARY] = source
-    for name, expected in files.items():
-        try:
-            digest = hashlib.sha256((folder / name).read_bytes()).hexdigest()
-        except OSError as error:
-            yield f"{folder / name}: cannot be read: {error.strerror}"
-            continue
-        if digest != expected:
-            yield f"{folder / name}: SHA-256 is {digest[:12]}..., but {str(expected)[:12]}... in the manifest"
+    expected = {"target": manifest.vocabulary, "source": manifest.extra.get("source_vocabulary", manifest.vocabulary)}
+    try:
+        found = Vocabularies.load(folder)
+    except SeqkdError as error:
+        yield f"{error.where or folder}: {error.what}"
+        return
+    for side, vocabulary in found.sides()[: 1 if found.source is found.target else 2]:
+        if vocabulary.digest != expected[side]:
+            yield (
+                f"{vocabulary.path}: SHA-256 is {vocabulary.digest[:12]}..., but {str(expected[side])[:12]}... in the "
+                "manifest"
+            )

@@ -14,9 +14,9 @@ from typing import Any
 
 from seqkd.config.stages import BitextConfig, PrepareConfig
 from seqkd.config.written import find_neutral
-from seqkd.corpus.files import atomic_write
 from seqkd.corpus.manifest import PARTIAL, Manifest, Provenance, StageOutput, read_manifest
 from seqkd.corpus.unknowns import UNKNOWN_ROWS
+from seqkd.corpus.vocabularies import write_vocabularies
 from seqkd.errors import CorpusError, InputError, SeqkdError
 from seqkd.progress import say
 from seqkd.stages.prepare.encoding import (
@@ -37,7 +37,7 @@ from seqkd.text.cleaning import Cleaner
 from seqkd.text.normalize import Normalizer
 from seqkd.text.reading import BitextFacts, RawPair, check_bitext, read_bitext
 from seqkd.text.screening import count_verdicts, read_kept
-from seqkd.text.vocabularies import SOURCE_VOCABULARY, VOCABULARY, Vocabularies
+from seqkd.text.vocabularies import SOURCE_VOCABULARY, VOCABULARY, Vocabularies, list_files
 from seqkd.text.vocabulary import Vocabulary
 
 ACCEPTED = "test.accepted.jsonl"
@@ -100,8 +100,7 @@ def _make_provenance(config: PrepareConfig, facts: dict[str, BitextFacts], accep
     if accepted_digest:
         inputs["test.accepted"] = accepted_digest
     if config.vocabulary_from is not None:
-        given = Vocabularies.load(config.vocabulary_from)
-        inputs |= {name: vocabulary.digest for name, vocabulary in given.files().items()}
+        inputs |= Vocabularies.load(config.vocabulary_from).digests()
     return Provenance(
         stage="prepare",
         settings=settings(config),
@@ -209,7 +208,7 @@ def _discard(out: Path) -> None:
     """Empty a folder whose settings or text were wrong, so that corrected ones do not cause a conflict."""
     if not (out / "train").exists():
         shutil.rmtree(out / _WORK, ignore_errors=True)
-        for name in (SOURCE_VOCABULARY, VOCABULARY, PARTIAL):
+        for name in (*list_files(out), PARTIAL):
             (out / name).unlink(missing_ok=True)
 
 
@@ -268,8 +267,7 @@ def _make_vocabularies(config: PrepareConfig, out: Path, verdicts: Path) -> Voca
     """Copy, train, or take from an earlier run the vocabularies of source and target; if joint, the same one twice."""
     if config.vocabulary_from is not None:
         given = Vocabularies.load(config.vocabulary_from)
-        for name, vocabulary in given.files().items():
-            atomic_write(out / name, vocabulary.path.read_bytes())
+        write_vocabularies(out, given)
         return given
     if config.vocabulary.joint:
         both = _make_vocabulary(config, out / VOCABULARY, verdicts, (0, 1))

@@ -19,8 +19,7 @@ from seqkd.models.registry import ARCHITECTURES
 from seqkd.objectives.registry import TaughtSettings, TeacherPrecision
 from seqkd.objectives.teacher import Teacher
 from seqkd.stages.train.vocabularies import HINT
-from seqkd.text.vocabularies import Vocabularies
-from seqkd.text.vocabulary import Vocabulary
+from seqkd.text.vocabularies import TextVocabulary, Vocabularies
 from seqkd.training.data import SpecialIds
 from seqkd.training.runtime import Precision, choose_precision
 from seqkd.training.soft import SoftTable
@@ -157,7 +156,7 @@ class Teaching:
         return load_teachers(self._teachers, precision=self._precision, device=device)
 
 
-def _check_soft(soft: Corpus, objective: TaughtSettings, corpus: Corpus, target: Vocabulary) -> None:
+def _check_soft(soft: Corpus, objective: TaughtSettings, corpus: Corpus, target: TextVocabulary) -> None:
     made_with = soft.manifest.extra
     if soft.manifest.vocabulary != target.digest:
         raise CorpusError(

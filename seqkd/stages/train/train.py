@@ -23,6 +23,7 @@ from seqkd.corpus.manifest import Manifest, Provenance, StageOutput, atomic_writ
 from seqkd.corpus.reader import Corpus
 from seqkd.corpus.revisions import training_revisions
 from seqkd.corpus.sensors import sensors
+from seqkd.corpus.vocabularies import write_vocabularies
 from seqkd.errors import CorpusError
 from seqkd.extensions import resolve
 from seqkd.kernels.build import missing_kernels
@@ -383,14 +384,8 @@ def _write(
         path = checkpoint_path(out, update)
         with atomic_path(path) as temporary:
             shutil.copyfile(out / STATE / path.name, temporary)
-    save_model(
-        out,
-        work.model,
-        arch=config.model.arch,
-        settings=asdict(config.model.settings),
-        vocab=vocabularies.target.path,
-        source_vocab=None if vocabularies.joint else vocabularies.source.path,
-    )
+    write_vocabularies(out, vocabularies)
+    save_model(out, work.model, arch=config.model.arch, settings=asdict(config.model.settings), vocab=out)
     return Manifest(
         kind="model",
         fingerprint=made_by.fingerprint,

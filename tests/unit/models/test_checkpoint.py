@@ -21,6 +21,8 @@ from seqkd.models.checkpoint import (
     write_weights,
 )
 from seqkd.models.registry import build
+from seqkd.text.mapped import MAP, PieceMap
+from seqkd.text.vocabularies import VOCABULARY, Vocabularies
 from seqkd.text.vocabulary import Vocabulary
 
 SETTINGS: dict[str, Any] = {"dim": 16, "heads": 2, "ffn_dim": 32, "encoder_layers": 1, "decoder_layers": 1}
@@ -67,6 +69,24 @@ def test_round_trip(tmp_path: Path, vocabularies: tuple[Path, Path], embeddings:
     assert not loaded.model.training
     tied = loaded.model.output_weight is loaded.model.target_embedding
     assert tied == (embeddings != "separate")
+
+
+def test_a_vocabulary_of_another_kind(tmp_path: Path, vocabularies: tuple[Path, Path]) -> None:
+    """A model keeps a map of pieces with its SentencePiece model, and a change of the map is noticed."""
+    pieces = Vocabulary.load(vocabularies[0]).pieces()
+    (tmp_path / VOCABULARY).write_bytes(vocabularies[0].read_bytes())
+    (tmp_path / MAP).write_bytes(PieceMap(pieces=(*pieces[:4], *pieces[:3:-1])).to_bytes())
+    model = build("transformer", SETTINGS, source_vocab=len(pieces), target_vocab=len(pieces)).eval()
+    save_model(tmp_path, model, arch="transformer", settings=SETTINGS, vocab=tmp_path)
+    assert load_model(tmp_path).vocabularies.digests() == Vocabularies.load(tmp_path).digests()
+    assert sorted(model_files(tmp_path)) == ["config.json", "model.safetensors", MAP, VOCABULARY]
+    before = model_digest(tmp_path)
+    (tmp_path / MAP).write_bytes(PieceMap(pieces=(*pieces, "<row>")).to_bytes())
+    assert model_digest(tmp_path) != before
+    with pytest.raises(ModelError, match="not the vocabulary that this model was trained with"):
+        load_model(tmp_path)
+    with pytest.raises(ModelError, match=rf"the model has {len(pieces)} target pieces, but the vocabulary has"):
+        save_model(tmp_path, model, arch="transformer", settings=SETTINGS, vocab=tmp_path)
 
 
 def test_two_vocabularies(tmp_path: Path, vocabularies: tuple[Path, Path]) -> None:

@@ -21,8 +21,11 @@ from seqkd.corpus.reader import Corpus
 from seqkd.errors import ConflictError, InputError, TextError, WorkError
 from seqkd.interop.fairseq_dictionary import word_vocabulary
 from seqkd.stages.prepare import prepare
+from seqkd.text.mapped import MAP, SOURCE_MAP, PieceMap
 from seqkd.text.normalize import Normalization, Normalizer
+from seqkd.text.vocabularies import VOCABULARY, Vocabularies
 from seqkd.text.vocabulary import Vocabulary
+from seqkd.tools.verify import verify
 from tests.events import before, interrupted_before, largest_file, placed
 from tests.manifests import comparable
 
@@ -294,6 +297,30 @@ def test_normalisation_is_a_choice_that_the_vocabulary_carries(raw: Path, tmp_pa
     prepare.run(config(raw, vocabulary_from=tmp_path / "gold"), tmp_path / "other")
     again = Corpus.open(tmp_path / "other" / "train").take(np.arange(1), ["source", "target", "target_ids"])
     assert again.to_pylist() == table.to_pylist()
+
+
+def test_a_vocabulary_with_a_map_is_brought_along(raw: Path, tmp_path: Path) -> None:
+    """Text is encoded with the prefix of each side, and the folder keeps all files."""
+    prepare.run(config(raw), tmp_path / "gold")
+    own = Vocabulary.load(tmp_path / "gold" / VOCABULARY)
+    (tmp_path / "given").mkdir()
+    (tmp_path / "given" / VOCABULARY).write_bytes(own.path.read_bytes())
+    for name, code in ((SOURCE_MAP, "<de>"), (MAP, "<en>")):
+        made = PieceMap(pieces=(*own.pieces()[:4], "<de>", "<en>", *own.pieces()[4:]), silent=(code,), prefix=(code,))
+        (tmp_path / "given" / name).write_bytes(made.to_bytes())
+    prepare.run(config(raw, vocabulary_from=tmp_path / "given"), tmp_path / "other")
+    given = Vocabularies.load(tmp_path / "given")
+    assert Vocabularies.load(tmp_path / "other").digests() == given.digests()
+    first, table = (
+        Corpus.open(tmp_path / name / "train").take(np.arange(3), ["source_ids", "target_ids"]).to_pylist()
+        for name in ("gold", "other")
+    )
+    for plain, mapped in zip(first, table, strict=True):
+        assert mapped["source_ids"] == [4, *(index + 2 for index in plain["source_ids"])]
+        assert mapped["target_ids"] == [5, *(index + 2 for index in plain["target_ids"])]
+    assert verify(tmp_path / "other").problems == []
+    (tmp_path / "other" / MAP).write_bytes((tmp_path / "other" / SOURCE_MAP).read_bytes())
+    assert str(tmp_path / "other" / MAP) in verify(tmp_path / "other").problems[0]
 
 
 def test_defaults_of_later_options_leave_no_mark_in_the_fingerprint(raw: Path, tmp_path: Path) -> None:

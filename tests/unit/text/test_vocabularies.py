@@ -28,7 +28,8 @@ def test_one_for_both_sides(tmp_path: Path) -> None:
     found = Vocabularies.load(tmp_path)
     assert found.source is found.target
     assert found.joint
-    assert list(found.files()) == [VOCABULARY]
+    assert found.files() == {VOCABULARY: (tmp_path / VOCABULARY).read_bytes()}
+    assert found.digests() == {VOCABULARY: found.target.digest}
 
 
 def test_one_of_each(tmp_path: Path) -> None:
@@ -36,7 +37,8 @@ def test_one_of_each(tmp_path: Path) -> None:
     trained(tmp_path / SOURCE_VOCABULARY, "ein hund", "keine katze")
     found = Vocabularies.load(tmp_path)
     assert not found.joint
-    assert {name: own.path.name for name, own in found.files().items()} == {name: name for name in found.files()}
+    assert found.files() == {name: (tmp_path / name).read_bytes() for name in (VOCABULARY, SOURCE_VOCABULARY)}
+    assert found.digests() == {VOCABULARY: found.target.digest, SOURCE_VOCABULARY: found.source.digest}
     turned = found.reversed()
     assert (turned.source, turned.target) == (found.target, found.source)
     assert dict(found.sides()) == {"target": found.target, "source": found.source}

@@ -157,6 +157,12 @@ def _prepare(
     test: Annotated[
         bool, typer.Option("--test", help="Prepare a further test set with the vocabulary of a data set.")
     ] = False,
+    vocabulary: Annotated[
+        bool, typer.Option("--vocabulary", help="Learn a further vocabulary from the text of a data set.")
+    ] = False,
+    encode: Annotated[
+        bool, typer.Option("--encode", help="Encode the text of a corpus with another vocabulary.")
+    ] = False,
     overwrite: Overwrite = False,
     overwrite_changed: OverwriteChanged = False,
     device: Device = "auto",
@@ -165,11 +171,13 @@ def _prepare(
     """Prepare gold corpora and a vocabulary from text files.
 
     With --monolingual, prepare sources for back-translation from text of the target language. With --test, prepare a
-    further test set.
+    further test set. With --vocabulary, learn a further vocabulary. With --encode, encode a corpus with it.
     """
-    if monolingual and test:
-        raise typer.BadParameter("give --monolingual or --test, not both")
-    stage = STAGES["monolingual" if monolingual else "test" if test else "prepare"]
+    given = {"monolingual": monolingual, "test": test, "vocabulary": vocabulary, "encode": encode}
+    chosen = [name for name, asked in given.items() if asked]
+    if len(chosen) > 1:
+        raise typer.BadParameter(f"give one of {', '.join(f'--{name}' for name in chosen)}, not several")
+    stage = STAGES[chosen[0] if chosen else "prepare"]
     _single_command(stage)(config, out, overwrite, overwrite_changed, device, debug)
 
 

@@ -183,6 +183,21 @@ class FurtherTestConfig(Strict):
     shard_rows: int = Field(10_000, ge=1)
 
 
+class FurtherVocabularyConfig(Strict):
+    """A further vocabulary, learnt from the training text of a data set, with the validation text encoded by it."""
+
+    prepared: Path = Field(..., description="output of `prepare`: the training and the validation text")
+    vocabulary: VocabularyConfig
+    seed: int = Field(1, description="seed of the sample that the vocabulary is learnt from")
+
+
+class EncodeConfig(Strict):
+    """A corpus whose text is encoded with another vocabulary. Rows, ids and shards stay the same."""
+
+    corpus: Path = Field(..., description="a corpus of any stage, with its text")
+    vocabulary: Path = Field(..., description="a folder with the vocabulary: output of `prepare`, or a model")
+
+
 class MonolingualConfig(Strict):
     """Settings that turn text of the target language into the sources of a corpus in the other direction."""
 

@@ -27,8 +27,10 @@ from seqkd.config.models import (
 )
 from seqkd.config.prepare import BitextConfig as BitextConfig  # other modules import these from here
 from seqkd.config.prepare import CleaningConfig as CleaningConfig
+from seqkd.config.prepare import EncodeConfig as EncodeConfig
 from seqkd.config.prepare import FurtherTestConfig as FurtherTestConfig
 from seqkd.config.prepare import FurtherText as FurtherText
+from seqkd.config.prepare import FurtherVocabularyConfig as FurtherVocabularyConfig
 from seqkd.config.prepare import Language as Language
 from seqkd.config.prepare import MonolingualConfig as MonolingualConfig
 from seqkd.config.prepare import PrepareConfig as PrepareConfig
@@ -199,15 +201,17 @@ class DistillConfig(Strict):
     workers: int = Field(0, ge=0, description="processes on CPU; 0: one for each core")
     source: SourceConfig | None = Field(None, description="the source of the lists in place of models")
     prepared: Path | None = Field(
-        None, description="output of `prepare`, for `source`: its vocabulary encodes the texts that the source writes"
+        None,
+        description="output of `prepare` that the corpus comes from: its vocabulary encodes the texts that `source` "
+        "writes, or models with another vocabulary",
     )
 
     @model_validator(mode="after")
     def _check_either(self) -> DistillConfig:
         if bool(self.models) == (self.source is not None):
             raise ValueError("give either `models` or `source`")
-        if (self.source is None) != (self.prepared is None):
-            raise ValueError("`prepared` goes with `source`: models have vocabularies of their own")
+        if self.source is not None and self.prepared is None:
+            raise ValueError("`source` needs `prepared`, whose vocabulary encodes the texts of the source")
         return self
 
 

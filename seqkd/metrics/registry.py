@@ -158,6 +158,14 @@ METRICS = Registry(
             direction="lower",
             needs=frozenset({"references", "probabilities"}),
         ),
+        "perplexity_per_character": Metric(
+            name="perplexity_per_character",
+            help="Perplexity of the references for each character of their text, whatever the vocabulary",
+            label="Perplexity",
+            unit="per character",
+            direction="lower",
+            needs=frozenset({"references", "probabilities"}),
+        ),
         "mode_probability": Metric(
             name="mode_probability",
             help="Mean probability of the best output of beam search (Kim and Rush 2016, section 5)",

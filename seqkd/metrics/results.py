@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -103,6 +104,10 @@ class EvaluationResult:
         parallel: Whether the model writes all positions at once.
         perplexity: Perplexity of the references per target token, end of sentence counted, over the rows that fit the
             model's positions; None for a parallel model.
+        perplexity_per_character: The same for each character of the references' text, which models with different
+            vocabularies can be compared by; None for a parallel model and in results of earlier versions.
+        vocabulary: The digest of the target vocabulary; "" in results of earlier versions.
+        pieces: The number of its pieces; 0 in results of earlier versions.
         mode_probability: Mean probability of beam search's best output (Kim & Rush 2016, section 5), over the rows that
             were decoded and whose source has tokens; None for a parallel model.
         too_long: Rows whose source is longer than the model's positions: their outputs are empty.
@@ -129,7 +134,10 @@ class EvaluationResult:
     parallel: bool
     perplexity: float | None
     mode_probability: float | None
-    too_long: int = 0  # results of earlier versions do not have it
+    too_long: int = 0  # results of earlier versions have neither it nor the next three
+    perplexity_per_character: float | None = None
+    vocabulary: str = ""
+    pieces: int = 0
     baseline: Baseline | None
     compared_with: str = ""
     load: Load | None = None
@@ -140,6 +148,11 @@ class EvaluationResult:
     def to_json(self) -> str:
         """Return the text of the file."""
         return json.dumps(dataclasses.asdict(self), indent=2, ensure_ascii=False) + "\n"
+
+
+def differ_in_vocabulary(results: Iterable[EvaluationResult]) -> bool:
+    """Whether models have different target vocabularies, so that numbers per token cannot be compared."""
+    return len({result.vocabulary for result in results if result.vocabulary}) > 1
 
 
 def read_result(folder: str | Path) -> EvaluationResult:

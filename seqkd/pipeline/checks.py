@@ -32,14 +32,13 @@ def find_reference_problems(graph: Graph) -> Iterator[str]:
         if "teacher" in node.settings and not asks_teacher(node.settings):
             yield f"{node.place}.teacher: the objective does not ask a teacher that runs "
         "beside the student; leave it out"
-        for key in node.links["vocabulary"]:
-            yield (
-                f"{node.place}.vocabulary: {key[1]!r}: a student whose vocabulary differs from that of its data set is "
-                "not supported yet; leave it out"
-            )
     for node in graph.of_kind("teachers", "students"):
         if node.seed > 1 and len(node.name) > MOST_LETTERS:
             yield f"{node.place}.seeds: makes {node.name!r}; names have at most {MOST_LETTERS} letters"
+    used = {key for node in graph for key in node.links.get("vocabulary", ())}
+    for node in graph.of_kind("vocabularies"):
+        if node.key not in used:
+            yield f"{node.place}: no teacher or student has this vocabulary; name it in one of them, or leave it out"
     for node in graph.of_kind("distill"):
         for corpus in graph.follow(node, "corpus"):
             rule = RULES.find(str(corpus.settings.get("rule")))
@@ -70,10 +69,9 @@ def find_data_problems(graph: Graph, values: Mapping[str, Any]) -> Iterator[str]
                 "vocabulary of its own; mixing them is not supported yet: name parts of one data set"
             )
     brought = [node for node in graph.of_kind("teachers") if "path" in node.settings]
-    of = {name for node in brought for name in sets[node.key]}
     prepare = values.get("prepare")
-    if isinstance(prepare, Mapping) and "vocabulary" in prepare and of == {node.name for node in graph.of_kind("data")}:
-        yield "prepare.vocabulary: all models use the vocabulary of the teacher that is brought along; leave it out"
+    if isinstance(prepare, Mapping) and "vocabulary" in prepare:
+        return  # data sets learn their vocabularies, whatever teachers bring along
     for node in graph.of_kind("backtranslation"):
         for teacher in brought:
             if sets[teacher.key] == sets[node.key]:

@@ -14,9 +14,11 @@ from seqkd.config.models import ModelConfig, ObjectiveConfig
 from seqkd.errors import ModelError, SeqkdError
 from seqkd.metrics.registry import METRICS
 from seqkd.models.registry import ARCHITECTURES
+from seqkd.pipeline.expansion import build_graph
 from seqkd.pipeline.file import PipelineConfig, StudentPart
 from seqkd.pipeline.folders import find_data
-from seqkd.pipeline.graph import Graph
+from seqkd.pipeline.graph import Graph, Key
+from seqkd.pipeline.vocabularies import find_vocabulary, is_brought
 from seqkd.text.vocabularies import Vocabularies
 
 
@@ -42,6 +44,7 @@ def find_setting_problems(pipeline: PipelineConfig, graph: Graph) -> Iterator[st
     """
     models = _list_models(pipeline)
     sizes = dict(_vocabulary_sizes(pipeline, graph))
+    yield from _find_vocabulary_problems(pipeline)
     yield from _find_teacher_problems(pipeline, graph)
     yield from _find_soft_size_problems(pipeline, graph, sizes)
     for part in pipeline.select:
@@ -105,10 +108,10 @@ def _find_teacher_problems(pipeline: PipelineConfig, graph: Graph) -> Iterator[s
             )
         own = (config["vocabulary"], config["source_vocabulary"] or config["vocabulary"])
         path, shared = first.setdefault(find_data(graph, node).name, (part.path, own))
-        if own != shared:
+        if own != shared and not pipeline.learns_vocabulary:
             yield (
                 f"{node.place}.path: the vocabulary of {part.path} differs from that of {path}, which the data set "
-                "uses; teachers of one data set must share a vocabulary"
+                "uses; add [prepare.vocabulary]: the data set then learns a vocabulary, and each teacher keeps its own"
             )
 
 
@@ -130,18 +133,64 @@ def _find_metric_problems(pipeline: PipelineConfig) -> Iterator[str]:
 
 def _vocabulary_sizes(pipeline: PipelineConfig, graph: Graph) -> Iterator[tuple[tuple[str, str], int]]:
     """Find the largest possible size of the target vocabulary of each part that has one, if it is known."""
-    brought: dict[str, int] = {}
-    for node, part in zip(graph.parts("teachers"), pipeline.teachers, strict=True):
-        if part.path is not None and (name := find_data(graph, node).name) not in brought:
-            try:
-                brought[name] = Vocabularies.load(part.path).target.size
-            except ModelError:
-                brought[name] = 0
+    own, sizes = _list_sizes(pipeline, graph)
     for node in graph.of_kind("students", "soft_targets"):
-        name = find_data(graph, node).name
-        size = brought.get(name, pipeline.prepare.vocabulary.size)
+        model = graph.follow(node, "teacher")[0] if node.kind == "soft_targets" else node
+        key = find_vocabulary(graph, pipeline, model)
+        size = sizes.get(key) if key in sizes else own.get(key[1], pipeline.prepare.vocabulary.size)
         if size:
             yield node.key, size
+
+
+def _list_sizes(pipeline: PipelineConfig, graph: Graph) -> tuple[dict[str, int], dict[Key, int]]:
+    """List the sizes of vocabularies that are brought along by data set, and those of vocabularies and teachers by key.
+
+    The size is 0 if it is not known: the model cannot be read, or its tokenizer needs a library.
+    """
+    sizes: dict[Key, int] = {("vocabularies", part.name): part.size for part in pipeline.vocabularies}
+    of_data: dict[str, int] = {}
+    for node, part in zip(graph.parts("teachers"), pipeline.teachers, strict=True):
+        if part.path is None:
+            continue
+        try:
+            size = Vocabularies.load(part.path).target.size
+        except ModelError:
+            size = 0
+        sizes[node.key] = size
+        if not pipeline.learns_vocabulary:
+            of_data.setdefault(find_data(graph, node).name, size)
+    return of_data, sizes
+
+
+def _find_vocabulary_problems(pipeline: PipelineConfig) -> Iterator[str]:
+    """Find models that are compared piece by piece with a model of another vocabulary, in all rounds."""
+    graph = build_graph(pipeline)
+
+    def describe(key: Key) -> str:
+        return {"vocabularies": f"the vocabulary {key[1]!r}", "data": "the vocabulary of the data set"}.get(
+            key[0], f"the vocabulary that {key[1]!r} brings along"
+        )
+
+    for node in graph.of_kind("students"):
+        own = find_vocabulary(graph, pipeline, node)
+        soft = graph.follow(node, "objective.soft_targets")
+        asked = [("objective", "the distributions of", each) for each in graph.follow(node, "teacher")]
+        for part in soft:
+            asked += [("objective", "the soft targets of", each) for each in graph.follow(part, "teacher")[:1]]
+        asked += [("init_from", "the weights of", each) for each in graph.follow(node, "init_from")]
+        for field, taken, other in asked:
+            theirs = find_vocabulary(graph, pipeline, other)
+            if theirs == own:
+                continue
+            advice = (
+                "learn from a corpus that the teacher wrote ([[distill]] and [[select]])"
+                if field == "objective"
+                else "leave init_from out"
+            )
+            yield (
+                f"{node.place}.{field}: takes {taken} {other.name!r}, which has {describe(theirs)}, but the student "
+                f"has {describe(own)}, whose pieces differ; give both models the same vocabulary, or {advice}"
+            )
 
 
 def _find_soft_size_problems(
@@ -163,17 +212,20 @@ def _check_top_k(place: str, top_k: int | None, size: int | None) -> Iterator[st
 
 def _find_embedding_problems(pipeline: PipelineConfig, graph: Graph) -> Iterator[str]:
     """Find embeddings that source and target share although each side has its own vocabulary."""
-    if pipeline.prepare.vocabulary.joint:
-        return
-    brought = {find_data(graph, node).name for node in graph.of_kind("teachers") if "path" in node.settings}
+    apart = {("vocabularies", part.name) for part in pipeline.vocabularies if not part.joint}
+    if not pipeline.prepare.vocabulary.joint:
+        apart |= {node.key for node in graph.of_kind("data")}
+    if not pipeline.learns_vocabulary:
+        apart -= {find_data(graph, node).key for node in graph.of_kind("teachers") if is_brought(node)}
     parts = [*zip(graph.parts("teachers"), pipeline.teachers, strict=True)]
     trained = [(node, part.model) for node, part in parts if part.path is None]
     trained += [(node, part.model) for node, part in zip(graph.parts("students"), pipeline.students, strict=True)]
     for node, model in trained:
-        if getattr(model.settings, "embeddings", None) == "shared" and find_data(graph, node).name not in brought:
+        key = find_vocabulary(graph, pipeline, node)
+        if getattr(model.settings, "embeddings", None) == "shared" and key in apart:
+            place = f"vocabularies.{key[1]}" if key[0] == "vocabularies" else "prepare.vocabulary"
             yield (
-                f'{node.place}.model.embeddings: is "shared", but prepare.vocabulary.joint is false; give "decoder" '
-                'or "separate"'
+                f'{node.place}.model.embeddings: is "shared", but {place}.joint is false; give "decoder" or "separate"'
             )
 
 

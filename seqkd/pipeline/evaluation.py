@@ -11,6 +11,7 @@ from seqkd.pipeline.file import DistillPart, EvaluatePart, StudentPart
 from seqkd.pipeline.folders import Plan, Stage, bare_name, evaluation_name
 from seqkd.pipeline.graph import Node
 from seqkd.pipeline.relations import describe_corpora, find_baselines, list_edges
+from seqkd.pipeline.vocabularies import ENCODED_TEST, encoded_key, find_vocabulary
 
 
 def plan_evaluation(node: Node, plan: Plan) -> Iterator[Stage]:
@@ -53,14 +54,20 @@ def _plan_one(
     timed = _find_timed_teacher(plan, plan.graph[model.origin])
     judge = (_find_asked_teacher(plan, model) or timed) if any(way.rescore for way in decode) else None
     over = None if test is not None or (model.kind == "teachers" and len(models) == 1) else timed
+    vocabulary = find_vocabulary(plan.graph, plan.pipeline, model)
     text = prepared if test is None else plan.output(test)
+    corpus = prepared.folder / OWN_TEST if test is None else text.folder
+    if vocabulary != plan.data(model).key:
+        key = encoded_key(plan.graph, test or plan.data(model), vocabulary, ENCODED_TEST)
+        text = plan.output(plan.graph[key])
+        corpus = text.folder
     rival = None if baseline is None else plan.evaluation_folder(baseline, test)
     config = EvaluateConfig(
         name=name,
         model=made[0].folder,
         ensemble=tuple(other.folder for other in made[1:]),
         role="student" if model.kind == "students" else "teacher",
-        corpus=prepared.folder / OWN_TEST if test is None else text.folder,
+        corpus=corpus,
         trained_on=describe_corpora(plan.graph, model),
         beams=part.beams,
         search=part.search,

@@ -15,7 +15,8 @@ from seqkd.config.toml import merge_problems
 from seqkd.pipeline.file import PipelineConfig
 from seqkd.pipeline.folders import OF, find_data
 from seqkd.pipeline.graph import Graph, Key, Node, Part, resolve
-from seqkd.pipeline.parts import MONOLINGUAL, PARTS, REVERSE, TESTS
+from seqkd.pipeline.parts import CORPUS_ENCODED, MONOLINGUAL, PARTS, REVERSE, TESTS, TESTS_ENCODED
+from seqkd.pipeline.vocabularies import ENCODED, ENCODED_TEST, encoded_key, find_vocabulary, is_brought
 
 
 def build_graph(pipeline: PipelineConfig) -> Graph:
@@ -36,7 +37,8 @@ def build_graph(pipeline: PipelineConfig) -> Graph:
             {id(table): part for table, part in zip(tables, parts, strict=True)} if several else {id(tables): parts}
         )
     graph = Graph(replace(node, settings=settings[id(node.settings)]) for node in graph)
-    return _add_evaluation(_add_rounds(_add_back_translation(_add_test_sets(graph)), pipeline))
+    graph = _add_rounds(_add_back_translation(_add_test_sets(graph)), pipeline)
+    return _add_evaluation(_add_encodings(graph, pipeline), pipeline)
 
 
 def name_in_round(name: str, number: int) -> str:
@@ -108,8 +110,38 @@ def _add_rounds(graph: Graph, pipeline: PipelineConfig) -> Graph:
     return Graph(nodes)
 
 
-def _add_evaluation(graph: Graph) -> Graph:
-    """Evaluate the models of each data set, and report on it."""
+def _add_encodings(graph: Graph, pipeline: PipelineConfig) -> Graph:
+    """Let models with another vocabulary than their data set read corpora that are encoded with it.
+
+    Soft targets belong to the corpus that their teacher can read.
+    """
+    found: set[Key] = set()
+    nodes: list[Node] = []
+    for node in graph:
+        if node.kind in ("teachers", "students", "soft_targets") and not is_brought(node):
+            model = graph.follow(node, "teacher")[0] if node.kind == "soft_targets" else node
+            vocabulary = find_vocabulary(graph, pipeline, model)
+            if vocabulary != find_data(graph, node).key:
+                encoded = [_encode(graph, graph[key], vocabulary, ENCODED) for key in node.links["corpus"]]
+                nodes += [each for each in encoded if each.key not in found]
+                found |= {each.key for each in encoded}
+                links = {**node.links, "corpus": tuple(each.key for each in encoded)}
+                nodes.append(replace(node, links=links))
+                continue
+        nodes.append(node)
+    return Graph(nodes)
+
+
+def _encode(graph: Graph, corpus: Node, vocabulary: Key, kind: str) -> Node:
+    """Make the node of a corpus or a test set that is encoded again."""
+    key = encoded_key(graph, corpus, vocabulary, kind)
+    links = {"corpus": (corpus.key,), "vocabulary": (vocabulary,)}
+    part = TESTS_ENCODED if kind == ENCODED_TEST else CORPUS_ENCODED
+    return Node(key=key, part=part, settings=None, place=corpus.place, links=links, origin=key, round=corpus.round)
+
+
+def _add_evaluation(graph: Graph, pipeline: PipelineConfig) -> Graph:
+    """Evaluate the models of each data set on test sets with their vocabularies, and report on it."""
     nodes = [node for node in graph if node.kind != "evaluate"]
     models = {node.key: find_data(graph, node).key for node in graph.of_kind("teachers", "students")}
     for node in graph.of_kind("evaluate"):
@@ -117,6 +149,15 @@ def _add_evaluation(graph: Graph) -> Graph:
             tests = tuple(test.key for test in graph.of_kind("tests") if find_data(graph, test) is data)
             links = {"data": (data.key,), "models": tuple(key for key, of in models.items() if of == data.key)}
             links |= {"tests": tests}
+            own = dict.fromkeys(find_vocabulary(graph, pipeline, graph[model]) for model in links["models"])
+            encoded = [
+                _encode(graph, graph[test], vocabulary, ENCODED_TEST)
+                for vocabulary in own
+                if vocabulary != data.key
+                for test in (data.key, *tests)
+            ]
+            nodes += encoded
+            links |= {"encoded_tests": tuple(each.key for each in encoded)}
             key = ("evaluate", data.name)
             nodes.append(replace(node, key=key, origin=key, links=links))
     return Graph(nodes)

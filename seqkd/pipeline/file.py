@@ -187,7 +187,10 @@ class TeacherPart(Strict):
 
     name: Name = TEACHER
     corpus: CorpusNames | None = Field(None, description="its training text; if left out, the only data set")
-    path: Path | None = Field(None, description="a model folder; its vocabulary becomes that of its data set")
+    path: Path | None = Field(
+        None, description="a model folder; without [prepare.vocabulary], its vocabulary becomes that of its data set"
+    )
+    vocabulary: Name | None = Field(None, description="one of [[vocabularies]]; if left out, that of its data set")
     ensemble: int = Field(
         1, ge=1, le=16, description="number of teachers that differ only in their seed and teach together"
     )
@@ -214,6 +217,8 @@ class TeacherPart(Strict):
     def _check_either(self) -> TeacherPart:
         if (self.path is None) == (self.training is None):
             raise ValueError("a teacher has either `path` (bring one) or `training` (train one)")
+        if self.path is not None and self.vocabulary is not None:
+            raise ValueError("vocabulary: a teacher that is brought along keeps its own; leave it out")
         if self.path is not None and self.ensemble > 1:
             raise ValueError("ensemble: is only for teachers that are trained here; leave out `ensemble` or `path`")
         if self.seeds > 1 and (self.path is not None or self.ensemble > 1):
@@ -304,7 +309,7 @@ class BackTranslationPart(ModelPart):
 
 
 class VocabularyPart(VocabularyConfig):
-    """A further vocabulary."""
+    """A further vocabulary, with the settings of `[prepare.vocabulary]`."""
 
     name: Name
     corpus: Name | None = Field(
@@ -362,6 +367,11 @@ class PipelineConfig(Strict):
     @classmethod
     def _put_in_lists(cls, values: Any) -> Any:
         return put_in_lists(values) if isinstance(values, dict) else values
+
+    @property
+    def learns_vocabulary(self) -> bool:
+        """Whether data sets learn a vocabulary even if a teacher is brought along, because the file has its table."""
+        return "vocabulary" in self.prepare.model_fields_set
 
     @property
     def successor(self) -> StudentPart | None:

@@ -13,6 +13,7 @@ from seqkd.pipeline.file import BACK_TRANSLATION, ENSEMBLE, GOLD, MOST_SEEDS, TE
 from seqkd.pipeline.graph import Part, Reference, Table
 from seqkd.pipeline.recipes import (
     plan_distill,
+    plan_encoded,
     plan_monolingual,
     plan_pairs,
     plan_prepare,
@@ -22,6 +23,7 @@ from seqkd.pipeline.recipes import (
     plan_student,
     plan_teacher,
     plan_test,
+    plan_vocabulary,
 )
 
 
@@ -87,7 +89,10 @@ PARTS: Mapping[str, Part] = {
         help="A model that teaches: trained here, an ensemble of such models, or a model folder",
         stages=plan_teacher,
         makes=("model",),
-        references=(Reference(field="corpus", kinds=_TEXT, default="data"),),
+        references=(
+            Reference(field="corpus", kinds=_TEXT, default="data"),
+            Reference(field="vocabulary", kinds=("vocabularies",)),
+        ),
         name=TEACHER,
         alone="teacher",
         owner="the teacher",
@@ -165,10 +170,12 @@ PARTS: Mapping[str, Part] = {
     ),
     "vocabularies": Part(
         title="[[vocabularies]]",
-        help="A vocabulary besides that of the data set, for students",
-        stages=lambda _node, _plan: (),
+        help="A vocabulary besides that of the data set, for students and teachers",
+        stages=plan_vocabulary,
         makes=("vocabulary",),
         references=(Reference(field="corpus", kinds=("data",), default="data"),),
+        folder="vocabularies",
+        label="vocabulary {}",
     ),
     "evaluate": Part(
         title="[evaluate]",
@@ -184,6 +191,18 @@ TESTS = Part(
     title="[data.tests]",
     help="A further test set of a data set",
     stages=plan_test,
+    folder="tests",
+)
+CORPUS_ENCODED = Part(
+    title="encoded corpus",
+    help="A training corpus with the vocabulary of a model",
+    stages=plan_encoded,
+    folder="corpora",
+)
+TESTS_ENCODED = Part(
+    title="encoded test set",
+    help="A test set with the vocabulary of a model",
+    stages=plan_encoded,
     folder="tests",
 )
 MONOLINGUAL = Part(

@@ -7,12 +7,15 @@ from dataclasses import replace
 from pathlib import Path
 
 from seqkd.config.models import ObjectiveConfig
+from seqkd.config.prepare import OWN_TEST
 from seqkd.config.select import SelectSettings
 from seqkd.config.stages import (
     CorpusPaths,
     DistillConfig,
+    EncodeConfig,
     FurtherTestConfig,
     FurtherText,
+    FurtherVocabularyConfig,
     MonolingualConfig,
     PrepareConfig,
     SelectConfig,
@@ -21,9 +24,10 @@ from seqkd.config.stages import (
     VocabularyConfig,
     WeightedPath,
 )
-from seqkd.pipeline.file import BackTranslationPart, CorpusNames, DataPart, DistillPart, TeacherPart
-from seqkd.pipeline.folders import Plan, Stage, derive_seed, set_later_seed, set_seed
+from seqkd.pipeline.file import BackTranslationPart, CorpusNames, DataPart, DistillPart, TeacherPart, VocabularyPart
+from seqkd.pipeline.folders import Output, Plan, Stage, derive_seed, set_later_seed, set_seed
 from seqkd.pipeline.graph import Node
+from seqkd.pipeline.vocabularies import ENCODED_TEST, find_original, find_vocabulary
 
 # --- text ---------------------------------------------------------------------------------------------------------
 
@@ -48,7 +52,7 @@ def plan_prepare(node: Node, plan: Plan) -> Iterator[Stage]:
         test=texts[2],
         source_language=part.source_language,
         target_language=part.target_language,
-        vocabulary=_vocabulary_settings(node, plan),
+        vocabulary=_add_tag(plan.pipeline.prepare.vocabulary, node, plan),
         vocabulary_from=None if brought is None else brought.settings.path,
         cleaning=prepare.cleaning,
         shard_rows=prepare.shard_rows,
@@ -66,22 +70,54 @@ def plan_prepare(node: Node, plan: Plan) -> Iterator[Stage]:
 
 
 def _find_brought_teacher(data: Node, plan: Plan) -> Node | None:
-    """Find the first teacher of a data set that is brought along."""
+    """Find the first teacher of a data set that is brought along, unless the data set learns a vocabulary."""
+    if plan.pipeline.learns_vocabulary:
+        return None
     teachers = [node for node in plan.graph.of_kind("teachers") if node.settings.path is not None]
     return next((node for node in teachers if plan.data(node) is data), None)
 
 
-def _vocabulary_settings(data: Node, plan: Plan) -> VocabularyConfig:
-    """Return the settings of the vocabulary, with the tag of back-translations among its tags.
+def _add_tag(settings: VocabularyConfig, data: Node, plan: Plan) -> VocabularyConfig:
+    """Return the settings of a vocabulary of a data set, with the tag of back-translations among its tags.
 
     Text that spells the tag is not encoded as its id.
     """
-    settings = plan.pipeline.prepare.vocabulary
     for node in plan.graph.of_kind("backtranslation"):
         tag = node.settings.tag
         if plan.data(node) is data and tag and tag not in (*settings.symbols, *settings.tags):
             return settings.model_copy(update={"tags": (*settings.tags, tag)})
     return settings
+
+
+def plan_vocabulary(node: Node, plan: Plan) -> Iterator[Stage]:
+    """Plan a further vocabulary of a data set."""
+    part: VocabularyPart = node.settings
+    gold = plan.prepare_output(node)
+    config = FurtherVocabularyConfig(
+        prepared=gold.folder,
+        vocabulary=_add_tag(VocabularyConfig(**part.model_dump(exclude={"name", "corpus"})), plan.data(node), plan),
+        seed=derive_seed(plan.pipeline.seed, "prepare"),
+    )
+    name, out = f"vocabulary.{node.name}", plan.folder(node)
+    yield Stage(name=name, kind="vocabulary", goal="prepare", config=config, out=out, needs=(gold.file,))
+
+
+def plan_encoded(node: Node, plan: Plan) -> Iterator[Stage]:
+    """Plan a corpus or a test set that is encoded with another vocabulary."""
+    (corpus,), (vocabulary,) = (plan.linked_outputs(node, field) for field in ("corpus", "vocabulary"))
+    tested = node.kind == ENCODED_TEST
+    if tested and find_original(plan.graph, node).kind == "data":
+        gold = plan.prepare_output(node)
+        corpus = Output(gold.folder / OWN_TEST, gold.file)
+    of_data = find_original(plan.graph, node).kind == "data"
+    yield Stage(
+        name=f"encode.{node.name}" if not tested else f"encode.test.{node.name}",
+        kind="encode",
+        goal="report" if tested else "prepare" if of_data else "distill",
+        config=EncodeConfig(corpus=corpus.folder, vocabulary=vocabulary.folder),
+        out=plan.folder(node),
+        needs=(corpus.file, vocabulary.file),
+    )
 
 
 def plan_monolingual(node: Node, plan: Plan) -> Iterator[Stage]:
@@ -135,7 +171,7 @@ def plan_teacher(node: Node, plan: Plan) -> Iterator[Stage]:
         training = training.model_copy(update={"seed": derive_seed(training.seed, node.name)})
     config = TrainConfig(
         role="teacher",
-        prepared=plan.prepare_output(node).folder,
+        prepared=_prepared_output(node, plan).folder,
         corpus=_corpus_paths(part.corpus, node, plan),
         model=part.model,
         objective=part.objective,
@@ -143,7 +179,7 @@ def plan_teacher(node: Node, plan: Plan) -> Iterator[Stage]:
     )
     out = plan.folder(node)
     name = out.name if plan.only(node) else f"teacher.{node.name}"
-    needs = plan.needs(node, plan.prepare_output(node).file)
+    needs = plan.needs(node, _prepared_output(node, plan).file)
     yield Stage(name=name, kind="train", goal="teacher", config=config, out=out, needs=needs)
 
 
@@ -153,7 +189,7 @@ def plan_student(node: Node, plan: Plan) -> Iterator[Stage]:
     first = plan.linked_outputs(node, "init_from")
     config = TrainConfig(
         role="student",
-        prepared=plan.prepare_output(node).folder,
+        prepared=_prepared_output(node, plan).folder,
         corpus=_corpus_paths(part.corpus, node, plan),
         model=part.model,
         objective=_fill_in_teachers(part.objective, node, plan),
@@ -161,7 +197,7 @@ def plan_student(node: Node, plan: Plan) -> Iterator[Stage]:
         init_from=None if part.init_from is None else replace(part.init_from, model=str(first[0].folder)),
         hooks=part.hooks,
     )
-    name, out, needs = f"student.{node.name}", plan.folder(node), plan.needs(node, plan.prepare_output(node).file)
+    name, out, needs = f"student.{node.name}", plan.folder(node), plan.needs(node, _prepared_output(node, plan).file)
     yield Stage(name=name, kind="train", goal="students", config=config, out=out, needs=needs)
 
 
@@ -179,6 +215,12 @@ def plan_reverse(node: Node, plan: Plan) -> Iterator[Stage]:
     )
     needs = plan.needs(node, plan.prepare_output(node).file)
     yield Stage(name=node.name, kind="train", goal="distill", config=config, out=plan.folder(node), needs=needs)
+
+
+def _prepared_output(model: Node, plan: Plan) -> Output:
+    """Return the folder with the vocabulary and the validation text of a model."""
+    vocabulary = plan.graph[find_vocabulary(plan.graph, plan.pipeline, model)]
+    return plan.prepare_output(model) if vocabulary.kind == "data" else plan.output(vocabulary)
 
 
 def _corpus_paths(named: CorpusNames | None, node: Node, plan: Plan) -> CorpusPaths:
@@ -208,6 +250,11 @@ def plan_distill(node: Node, plan: Plan) -> Iterator[Stage]:
     """Plan the k-best lists of a [[distill]] or a [backtranslation]."""
     part = node.settings
     source = part.source if isinstance(part, DistillPart) else None
+    # Lists have the pieces of the data set, whatever wrote them.
+    foreign = source is not None or any(
+        find_vocabulary(plan.graph, plan.pipeline, model) != plan.data(node).key
+        for model in plan.graph.follow(node, "teacher")
+    )
     config = DistillConfig(
         models=tuple(model.folder for model in plan.linked_outputs(node, "teacher")),
         corpus=plan.linked_outputs(node, "corpus")[0].folder,
@@ -216,7 +263,7 @@ def plan_distill(node: Node, plan: Plan) -> Iterator[Stage]:
         precision=part.precision,
         workers=part.workers,
         source=source,
-        prepared=None if source is None else plan.prepare_output(node).folder,
+        prepared=plan.prepare_output(node).folder if foreign else None,
     )
     name, out = f"distill.{node.name}", plan.folder(node)
     yield Stage(name=name, kind="distill", goal="distill", config=config, out=out, needs=plan.needs(node))

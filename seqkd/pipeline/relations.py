@@ -6,13 +6,15 @@ from collections.abc import Iterator, Sequence
 
 from seqkd.pipeline.file import TEACHER
 from seqkd.pipeline.graph import Graph, Node
+from seqkd.pipeline.vocabularies import ENCODED, ENCODED_TEST, find_original, is_brought
 
 
 def describe_corpora(graph: Graph, model: Node) -> str:
     """Describe the training corpora of a model: `gold + 2 seqkd`. The text of the data set itself is `gold`."""
     named = model.settings.corpus
     weights = [part.weight for part in named] if isinstance(named, tuple) else [1.0]
-    corpora = [_format_label(part).removeprefix("corpus ") for part in graph.follow(model, "corpus")]
+    parts = [find_original(graph, part) for part in graph.follow(model, "corpus")]
+    corpora = [_format_label(part).removeprefix("corpus ") for part in parts]
     shares = zip(corpora, weights, strict=True)
     return " + ".join(name if weight == 1 else f"{weight:g} {name}" for name, weight in shares)
 
@@ -20,7 +22,8 @@ def describe_corpora(graph: Graph, model: Node) -> str:
 def find_baselines(graph: Graph, students: Sequence[Node]) -> Iterator[tuple[str, str]]:
     """Find the baseline of each student: the first other student with the same model settings and gold text alone.
 
-    The baseline of a later seed is the seed with the same number, so that gains are paired by seed.
+    Both have the same vocabulary. The baseline of a later seed is the seed with the same number, so that gains are
+    paired by seed.
     """
     plain = [
         node
@@ -31,7 +34,8 @@ def find_baselines(graph: Graph, students: Sequence[Node]) -> Iterator[tuple[str
         and node.settings.objective.type == node.settings.model.record.objective
     ]
     for student in students:
-        baseline = next((node for node in plain if node.settings.model == student.settings.model), None)
+        alike = [node for node in plain if node.settings.model == student.settings.model]
+        baseline = next((node for node in alike if node.settings.vocabulary == student.settings.vocabulary), None)
         if baseline is not None and baseline.key != student.first:
             pair = (node for node in students if node.first == baseline.key and node.seed == student.seed)
             yield from ((student.name, node.name) for node in pair)
@@ -41,21 +45,18 @@ def list_edges(graph: Graph, parts: Sequence[Node]) -> Iterator[tuple[str, str]]
     """List the edges of the report's drawing, from each part to the parts made from it."""
     for node in parts:
         if (
-            node.kind in ("data", "monolingual", "evaluate", "tests", "vocabularies")
-            or _is_brought(node)
+            node.kind in ("data", "monolingual", "evaluate", "tests", ENCODED, ENCODED_TEST)
+            or is_brought(node)
             or node.seed > 1
         ):
             continue  # models that differ only in their seed have one box
         first = {reference.field for reference in node.part.references if not reference.follows}
         for field in sorted(node.links, key=lambda field: field in first):  # the model that it starts from is last
-            yield from ((_format_label(other), _format_label(node)) for other in graph.follow(node, field))
+            others = [find_original(graph, other) for other in graph.follow(node, field)]
+            yield from ((_format_label(other), _format_label(node)) for other in others)
         if node.kind == "select" and "references" in node.settings.record.reads:
             (lists,) = graph.follow(node, "kbest")
             yield from ((_format_label(other), _format_label(node)) for other in graph.follow(lists, "corpus"))
-
-
-def _is_brought(node: Node) -> bool:
-    return node.kind == "teachers" and node.settings.path is not None
 
 
 def _format_label(node: Node) -> str:

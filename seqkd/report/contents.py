@@ -290,6 +290,8 @@ def evaluation_json(model: EvaluationResult) -> dict[str, Any]:
         "chrf": best.chrf,
         "signature": model.signatures.get("bleu", ""),
         "perplexity": model.perplexity,
+        "perplexity_per_character": model.perplexity_per_character,
+        "pieces": model.pieces,
         "mode_probability": model.mode_probability,
         "too_long": model.too_long,
         "sentences_per_second": best.speed and best.speed.sentences_per_second,

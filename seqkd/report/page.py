@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -180,19 +181,34 @@ def _format_range(values: Sequence[int]) -> str:
 
 
 def _plot_curves(pooled: PooledReport, order: list[str]) -> list[tuple[str, object, str]]:
+    curves = pooled.contents.curves
+    apart = [name for name in _find_other_vocabularies(pooled.contents.models) if curves.get(name)]
+    note = f" Left out, because their tokens are others: {', '.join(apart)}." if apart else ""
     drawn = [
         (
             "Validation loss",
-            plots.plot_curves(pooled.contents.curves, order, pooled.curves, what="nll"),
-            "Negative log-likelihood of the gold validation references, in nats per token; lower is better.",
+            plots.plot_curves(
+                {name: points for name, points in curves.items() if name not in apart},
+                order,
+                pooled.curves,
+                what="nll",
+            ),
+            f"Negative log-likelihood of the gold validation references, in nats per token; lower is better.{note}",
         ),
         (
             "Validation BLEU",
-            plots.plot_curves(pooled.contents.curves, order, pooled.curves, what="bleu"),
+            plots.plot_curves(curves, order, pooled.curves, what="bleu"),
             "BLEU of greedy outputs on the validation text.",
         ),
     ]
     return [plot for plot in drawn if plot[1]]
+
+
+def _find_other_vocabularies(models: Sequence[EvaluationResult]) -> list[str]:
+    """List the models whose vocabulary is not the one that most models have; of equally many, the first one."""
+    counts = Counter(model.vocabulary for model in models if model.vocabulary)
+    usual = counts.most_common(1)[0][0] if counts else ""
+    return [model.name for model in models if model.vocabulary not in ("", usual)]
 
 
 def _list_signatures(contents: Contents) -> list[tuple[str, list[str]]]:

@@ -173,6 +173,7 @@ def _combine(runs: Sequence[EvaluationResult], function: Any) -> EvaluationResul
         first,
         decodes=decodes,
         perplexity=_combine_values([run.perplexity for run in runs], function),
+        perplexity_per_character=_combine_values([run.perplexity_per_character for run in runs], function),
         mode_probability=_combine_values([run.mode_probability for run in runs], function),
     )
 

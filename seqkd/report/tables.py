@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from seqkd.corpus.cost import total
 from seqkd.corpus.sensors import GPU, PACKAGES
 from seqkd.metrics.registry import METRICS
-from seqkd.metrics.results import EvaluationResult
+from seqkd.metrics.results import EvaluationResult, differ_in_vocabulary
 from seqkd.report.contents import Contents, CorpusEntry, CostEntry, DistillEntry, RoundEntry, SyntheticEntry
 from seqkd.report.findings import MINUS
 from seqkd.report.plots import pick_colour
@@ -72,6 +72,7 @@ def models_table(pooled: PooledReport) -> Table:
     rates = [None if result.speed is None else result.speed.sentences_per_second for result in results]
     digits = 1 if min((rate for rate in rates if rate is not None), default=0.0) < 100 else 0
     over = _describe_baseline(models)
+    several = differ_in_vocabulary(models)
 
     def outputs(name: str) -> tuple[Head, Sequence[Cell]]:
         column = metric_column(name, [result.get_value(name) for result in results])
@@ -104,20 +105,33 @@ def models_table(pooled: PooledReport) -> Table:
         ),
         (Head(name="Speed", unit="sentences/s, in batches"), [format_number(rate, digits) for rate in rates]),
         (Head(name="Parameters", unit="millions"), [format_number(model.parameters / 1e6, 2) for model, _, _ in rows]),
+        (
+            Head(name="Pieces", unit="of the target vocabulary"),
+            [format_number(model.pieces or None if several else None, 0) for model, _, _ in rows],
+        ),
         outputs("chrf"),
         outputs("ter"),
         outputs("bleu_accepted"),
         *(outputs(name) for name in dict.fromkeys(name for r in results for name in r.further)),
-        add_spreads(
-            metric_column("perplexity", [model.perplexity for model, _, _ in rows]),
-            "perplexity",
-            [None if one is None else one.perplexity for one in spreads],
+        *(
+            add_spreads(
+                metric_column(name, [getattr(model, name) for model, _, _ in rows]),
+                name,
+                [None if one is None else getattr(one, name) for one in spreads],
+            )
+            for name in list_perplexities(models)
         ),
         metric_column("mode_probability", [m.mode_probability if name == m.quality else None for m, name, _ in rows]),
         (Head(name="Architecture", number=False), [format_text(model.arch) for model, _, _ in rows]),
         (Head(name="Objective", number=False), [format_text(model.objective) for model, _, _ in rows]),
     ]
     return _make_table(columns)
+
+
+def list_perplexities(models: Sequence[EvaluationResult]) -> tuple[str, ...]:
+    """List the perplexities that a table of models shows: none per token if their vocabularies differ."""
+    each = ("perplexity",) if not differ_in_vocabulary(models) else ()
+    return (*each, "perplexity_per_character")
 
 
 def describe_role(model: EvaluationResult, runs: Sequence[str]) -> str:
@@ -215,7 +229,10 @@ def rounds_table(contents: Contents) -> Table:
                 [format_number(None, 2), *map(gain, contents.rounds)],
             ),
             metric_column("valid", [model.decodes[model.quick].valid for model in all_models], unit="%, first decode"),
-            metric_column("perplexity", [model.perplexity for model in all_models]),
+            *(
+                metric_column(name, [getattr(model, name) for model in all_models])
+                for name in list_perplexities(all_models)
+            ),
             metric_column("mode_probability", [model.mode_probability for model in all_models]),
         ]
     )

@@ -21,8 +21,9 @@ from seqkd.search.cpu.engine import NativeModel
 from seqkd.search.cpu.scoring import NativeScorer
 from seqkd.search.cpu.weights import Arithmetic, available, usable
 from seqkd.search.gpu.engine import runs_here
-from seqkd.search.parallel import ParallelSearch
+from seqkd.search.parallel import Pair, ParallelSearch, Recode
 from seqkd.search.protocol import SearchModel
+from seqkd.text.vocabularies import TextVocabulary, Vocabularies
 
 Available = Callable[[Arithmetic], bool]
 Precision = Literal["float32", "bf16x3", "bf16", "int8", "fp16"]
@@ -341,6 +342,26 @@ def record_of(loaded: LoadedModel) -> Architecture:
     return record
 
 
+def recoder(own: Vocabularies, other: Vocabularies) -> Recode | None:
+    """Return a function that converts pairs of ids to those of other vocabularies, by their text.
+
+    Returns:
+        None if the vocabularies are the same.
+    """
+    if own.digests() == other.digests():
+        return None
+
+    def convert(ids: list[list[int]], ours: TextVocabulary, theirs: TextVocabulary) -> list[list[int]]:
+        return theirs.encode(theirs.normalize(ours.decode(ids)))
+
+    def recode(pairs: Sequence[Pair]) -> list[Pair]:
+        sources = convert([source for source, _ in pairs], own.source, other.source)
+        targets = convert([target for _, target in pairs], own.target, other.target)
+        return list(zip(sources, targets, strict=True))
+
+    return recode
+
+
 def parallel_search(team: SearchTeam, settings: ParallelSettings, judge: SearchTeam | None = None) -> ParallelSearch:
     """Build the search of a model that writes all positions at once, whose candidates `judge` may rescore.
 
@@ -357,5 +378,6 @@ def parallel_search(team: SearchTeam, settings: ParallelSettings, judge: SearchT
         team.writer,
         settings,
         rescorers=() if judge is None else judge.scorers[:1],
+        recode=None if judge is None else recoder(team.loaded[0].vocabularies, judge.loaded[0].vocabularies),
         fallback=again if lower else None,
     )

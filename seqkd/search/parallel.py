@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any, Protocol
+from itertools import islice
+from typing import Any, Protocol, TypeAlias
 
 import torch
 
@@ -14,6 +15,9 @@ from seqkd.models.protocol import Output, ParallelSettings
 from seqkd.search.intake import Intake, Sentence
 from seqkd.search.scoring import Scorer, pad_rows, raw_scores
 from seqkd.search.settings import Hypothesis
+
+Pair: TypeAlias = tuple[list[int], list[int]]  # ids of a source and of a target
+Recode: TypeAlias = Callable[[Sequence[Pair]], list[Pair]]
 
 
 class Decoder(Protocol):
@@ -50,6 +54,8 @@ class ParallelSearch:
             noisy parallel decoding (Gu et al. 2018, section 4). Without them the model's own ranking stands. Candidates
             whose source or ids are longer than a rescorer's positions come after all that were judged, in the model's
             own order and with its scores.
+        recode: Converts pairs of source and target ids to ids of the rescorers' vocabularies; None if they have the
+            model's.
         fallback: Returns the same search in float32. Sentences with NaN or infinite scores are decoded again with it;
             without a fallback such scores are an error.
 
@@ -68,6 +74,7 @@ class ParallelSearch:
         settings: ParallelSettings,
         *,
         rescorers: Sequence[Scorer] = (),
+        recode: Recode | None = None,
         fallback: Callable[[], ParallelSearch] | None = None,
     ) -> None:
         known = model.strategies()
@@ -77,6 +84,7 @@ class ParallelSearch:
                 expected=f"one of: auto, {', '.join(known)}",
             )
         self.model, self.settings, self.rescorers, self.fallback = model, settings, rescorers, fallback
+        self.recode = recode
         self.device = next(model.parameters()).device
         self.too_long: list[int] = []
         self.unjudged: list[int] = []
@@ -161,13 +169,17 @@ class ParallelSearch:
     ) -> list[list[Output]]:
         """Sort candidates by the rescorers' log-probability per token; candidates without one come last."""
         room = min(int(rescorer.max_positions) for rescorer in self.rescorers)
-        judged, others = [], []
-        pairs = []
-        for sentence, found in zip(batch, outputs, strict=True):
-            fits = [max(len(sentence.source), len(output.ids)) < room for output in found]
-            judged.append([output for output, fit in zip(found, fits, strict=True) if fit])
-            others.append([output for output, fit in zip(found, fits, strict=True) if not fit])
-            pairs += [(sentence.source, output.ids) for output in judged[-1]]
+        every: list[Pair] = [
+            (sentence.source, output.ids) for sentence, found in zip(batch, outputs, strict=True) for output in found
+        ]
+        recoded = every if self.recode is None else self.recode(every)
+        fits = [max(map(len, pair)) < room for pair in recoded]
+        pairs = [pair for pair, fit in zip(recoded, fits, strict=True) if fit]
+        judged, others, rest_of_fits = [], [], iter(fits)
+        for found in outputs:
+            own = list(islice(rest_of_fits, len(found)))
+            judged.append([output for output, fit in zip(found, own, strict=True) if fit])
+            others.append([output for output, fit in zip(found, own, strict=True) if not fit])
         scores = iter(raw_scores(self.rescorers, pairs, batch_tokens=batch_tokens, device=self.device))
         ranked = []
         for sentence, chosen, rest in zip(batch, judged, others, strict=True):

@@ -55,6 +55,22 @@ STAGES = {
             option="--test",
         ),
         Stage(
+            name="vocabulary",
+            help="Learn a further vocabulary from the text of a data set",
+            settings="seqkd.config.stages:FurtherVocabularyConfig",
+            run="seqkd.stages.prepare.further_vocabulary:run",
+            command="prepare",
+            option="--vocabulary",
+        ),
+        Stage(
+            name="encode",
+            help="Encode the text of a corpus with another vocabulary",
+            settings="seqkd.config.stages:EncodeConfig",
+            run="seqkd.stages.prepare.encode:run",
+            command="prepare",
+            option="--encode",
+        ),
+        Stage(
             name="train",
             help="Train a model on one or several corpora",
             settings="seqkd.config.stages:TrainConfig",

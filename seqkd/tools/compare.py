@@ -12,7 +12,7 @@ from typing import Any
 from seqkd.corpus.manifest import MANIFEST, read_manifest
 from seqkd.errors import InputError, ModelError
 from seqkd.metrics.registry import METRICS, Metric, Outputs
-from seqkd.metrics.results import DecodeResult
+from seqkd.metrics.results import DecodeResult, differ_in_vocabulary
 from seqkd.metrics.significance import Significance, run_both_tests
 from seqkd.progress import Progress
 from seqkd.report.contents import CurvePoint
@@ -24,7 +24,7 @@ ROWS = 20  # the most gains, and the most losses, that are shown
 ROW_METRIC = "chrf"  # the metric that orders rows; BLEU of a short sentence is mostly 0
 
 SPEEDS = ("sentences_per_second", "latency_ms", "speedup", "speedup_batch1")
-FACTS = ("parameters", "perplexity", "mode_probability")
+FACTS = ("parameters", "perplexity", "perplexity_per_character", "mode_probability")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -299,7 +299,10 @@ def _get_speed(result: DecodeResult, name: str) -> float | None:
 
 
 def _measure_models(both: _EvaluationPair, seed: str) -> Iterator[Measurement]:
+    apart = differ_in_vocabulary((both.a.result, both.b.result))
     for name in FACTS:
+        if name == "perplexity" and apart:
+            continue  # numbers per token of different tokens
         values = getattr(both.a.result, name), getattr(both.b.result, name)
         if values != (None, None):
             yield _make_measurement(both, "", name, seed, values)

@@ -20,7 +20,8 @@ from seqkd.metrics.results import EvaluationResult, read_result
 from seqkd.metrics.tokenizers import Tokenizer, choose_tokenizer
 from seqkd.pipeline.folders import OF
 from seqkd.stages.evaluate.comparing import read_outputs
-from seqkd.stages.evaluate.references import accepted_file, read_accepted, read_further_references
+from seqkd.stages.evaluate.references import read_accepted, read_further_references
+from seqkd.stages.prepare.references import accepted_file
 from seqkd.text.languages import has_blanks
 
 EVALUATIONS = "evaluations"

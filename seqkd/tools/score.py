@@ -54,7 +54,7 @@ def score_files(
         scorers = team.scorers
         limit = min(int(scorer.max_positions) for scorer in scorers)
         rows = read_bitext(source, target)
-        logprob, tokens, retried = 0.0, 0, 0
+        logprob, tokens, characters, retried = 0.0, 0, 0, 0
         while chunk := list(islice(rows, CHUNK_LINES)):
             for row in chunk:
                 if row.problem is not None:
@@ -73,6 +73,7 @@ def score_files(
             scores = score_pairs(
                 scorers, pairs, batch_tokens=batch_tokens, device=team.device, fallback=team.scorers_in_float32
             )
+            characters += sum(len(row.target or "") for row in chunk)
             for score in scores:
                 out.write(f"{score.logprob:.6f}\t{score.tokens}\n".encode())
                 logprob += score.logprob
@@ -81,4 +82,5 @@ def score_files(
             out.flush()
         if retried:
             say(f"score: {retried:,} pairs overflowed in {team.precision} and were scored again in float32")
-        say(f"score: {tokens:,} tokens, perplexity {math.exp(-logprob / tokens):.3f}")
+        each = f", {math.exp(-logprob / characters):.3f} for each of {characters:,} characters" if characters else ""
+        say(f"score: {tokens:,} tokens, perplexity {math.exp(-logprob / tokens):.3f}{each}")

@@ -250,6 +250,8 @@ def _check_parts(link: Link, problems: list[str]) -> Iterator[Path]:
     if link.kind != "prepared" or link.manifest is None:
         return
     for part in ("train", "valid", "test"):
+        if part not in link.manifest.extra:
+            continue  # a further vocabulary has validation text alone
         folder = link.path / part
         try:
             digest = read_manifest(folder).digest()

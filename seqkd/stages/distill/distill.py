@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from seqkd.search.paths import slow_path
 from seqkd.stages.distill.counting import UNSCORED, note_counts, read_counts
 from seqkd.stages.distill.lists import kbest_table
 from seqkd.stages.distill.provenance import provenance, source_of, source_settings
+from seqkd.stages.prepare.encode import encode_texts
 from seqkd.stages.rejected import REJECTED, list_rows
 from seqkd.stages.shards import ShardJob, make_shards, own_device, stage_device
 from seqkd.stages.slower import slow_path_note
@@ -76,14 +77,19 @@ class _Worker:
     def __init__(self, config: DistillConfig, settings: Any, place: Place) -> None:
         self.corpus = Corpus.open(config.corpus, "corpus")
         self.source: RowTranslator = resolve(source_of(config).open)(settings, place)
-        # Models write pieces of their own vocabulary, which is the corpus's.
+        # The vocabulary of the corpus, for texts. Without it, models write its pieces.
         self.vocabulary = None if config.prepared is None else Vocabularies.load(config.prepared).target
+        self.foreign = _foreign_vocabularies(config, self.corpus)
+        self.tag = str(self.corpus.manifest.extra.get("tag", ""))
 
     def __call__(self, piece: _Piece) -> Completion[_DecodedPiece]:
         columns = ["id", "source", "source_ids"]
         table = self.corpus.read_shard(piece.shard, columns).slice(piece.start, piece.stop - piece.start)
         values = (table.column(name).to_pylist() for name in columns)
         rows = [Row(id=row, text=text, ids=ids) for row, text, ids in zip(*values, strict=True)]
+        if self.foreign is not None:
+            encoded = encode_texts([row.text for row in rows], self.foreign.source, tag=self.tag)
+            rows = [replace(row, ids=ids) for row, ids in zip(rows, encoded, strict=True)]
         return partial(self._complete, piece, table, rows[0].id, self.source(rows))
 
     def _complete(
@@ -98,7 +104,10 @@ class _Worker:
                 expected="one list for each row",
             )
         bare = sum(one.score is None or one.logprob is None for candidates in answer.lists for one in candidates)
-        return _DecodedPiece(kbest_table(table, answer.lists, self.vocabulary), {**answer.counts, UNSCORED: bare})
+        lists = answer.lists
+        if self.foreign is not None:  # ids of other pieces; the texts are encoded
+            lists = [[replace(candidate, ids=None) for candidate in candidates] for candidates in lists]
+        return _DecodedPiece(kbest_table(table, lists, self.vocabulary), {**answer.counts, UNSCORED: bare})
 
 
 def run(
@@ -180,18 +189,20 @@ def run(
                 shards=made.shards,
                 vocabulary=corpus.manifest.vocabulary,
                 counts=read_counts(out),
-                extra={**made_by.extra, **_facts(config, where, precision)},
+                extra={**made_by.extra, **_facts(config, corpus, where, precision)},
             )
         )
     left = f"; without a hypothesis: {len(bare):,} {reason} (see {out / REJECTED})" if bare else ""
     say(f"distill: {corpus.rows:,} k-best lists in {out}, {speed:,.0f} sentences/s{left}")
 
 
-def _facts(config: DistillConfig, where: torch.device, precision: Precision | None) -> dict[str, Any]:
+def _facts(config: DistillConfig, corpus: Corpus, where: torch.device, precision: Precision | None) -> dict[str, Any]:
     """Return the facts about the decoding for the manifest."""
     if precision is None:
         return {"source": source_of(config).name}
+    foreign = _foreign_vocabularies(config, corpus)
     return {
+        **({} if foreign is None else {"model_vocabulary": foreign.target.digest}),
         "beam": config.search.beam,
         "nbest": config.search.nbest,
         **slow_path_note(slow_path(config.models, precision, where)),
@@ -200,6 +211,9 @@ def _facts(config: DistillConfig, where: torch.device, precision: Precision | No
 
 def _vocabularies(config: DistillConfig, corpus: Corpus) -> Vocabularies:
     """Return the vocabularies of the lists, which must be those of the corpus.
+
+    Models may have another vocabulary if the settings name the folder of the corpus' own one, which encodes their
+    texts.
 
     Raises:
         ModelError: A vocabulary is missing or damaged.
@@ -211,7 +225,18 @@ def _vocabularies(config: DistillConfig, corpus: Corpus) -> Vocabularies:
         return vocabularies
     found = Vocabularies.load(config.prepared)
     corpus.check_vocabularies(found, f"that of {config.prepared}", hint="name the folder that holds this corpus")
+    if config.models:
+        check_teachers(config.models, Vocabularies.load(config.models[0]), of="the first model")
     return found
+
+
+def _foreign_vocabularies(config: DistillConfig, corpus: Corpus) -> Vocabularies | None:
+    """Return the vocabularies of the models if they differ from those of the corpus."""
+    if config.prepared is None or not config.models:
+        return None
+    found = Vocabularies.load(config.models[0])
+    made_with = {"target": corpus.manifest.vocabulary, "source": corpus.manifest.extra.get("source_vocabulary")}
+    return found if any(made_with[side] != vocabulary.digest for side, vocabulary in found.sides()) else None
 
 
 def _pieces(rows: list[int], size: int, shard: int) -> list[_Piece]:

@@ -10,13 +10,13 @@ import pyarrow as pa
 
 from seqkd.corpus.schema import KBEST_SCHEMA
 from seqkd.interop.sources import Candidate
-from seqkd.text.vocabulary import Vocabulary
+from seqkd.text.vocabularies import TextVocabulary
 
 _LISTS = KBEST_SCHEMA.field("hypotheses").type
 _FIELDS = {field.name: field.type for field in _LISTS.value_type}
 
 
-def kbest_table(rows: pa.Table, lists: Sequence[Sequence[Candidate]], vocabulary: Vocabulary | None) -> pa.Table:
+def kbest_table(rows: pa.Table, lists: Sequence[Sequence[Candidate]], vocabulary: TextVocabulary | None) -> pa.Table:
     """Make the k-best table of some rows.
 
     Columns are made as a whole. An object for each list and hypothesis would take several times as long, and all the

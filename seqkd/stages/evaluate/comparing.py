@@ -11,8 +11,10 @@ from seqkd.corpus.fingerprints import canonical_json
 from seqkd.corpus.manifest import read_manifest
 from seqkd.corpus.reader import Corpus
 from seqkd.errors import CorpusError
+from seqkd.stages.prepare.encode import find_text
 
 FILES = "hypotheses.*.txt"
+TEXT = "text"  # in a manifest: the corpus that the test corpus was encoded from; absent if it was not
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +37,7 @@ class BaselineOutputs:
 
         Args:
             folder: The folder of the evaluation.
-            corpus: The test corpus, which must be that of the evaluation.
+            corpus: The test corpus. Its text must be that of the evaluation; the vocabulary may differ.
 
         Raises:
             CorpusError: The folder is missing, unfinished, damaged or not an evaluation, or has another test text.
@@ -48,11 +50,12 @@ class BaselineOutputs:
                 expected="the folder that `seqkd evaluate` wrote for the baseline",
             )
         inputs = manifest.fingerprint.get("inputs")
-        if not isinstance(inputs, Mapping) or inputs.get("corpus") != corpus.manifest.digest():
+        theirs = inputs.get("corpus") if isinstance(inputs, Mapping) else None
+        if manifest.extra.get(TEXT, theirs) != find_text(corpus.manifest):
             raise CorpusError(
                 f"is an evaluation on a test text other than {corpus.path}",
                 where=str(folder),
-                expected="a baseline that was evaluated on the same test text, prepared with the same vocabulary",
+                expected="a baseline that was evaluated on the same test text",
                 hint=f"evaluate the baseline on {corpus.path}",
             )
         name = str(manifest.extra.get("name", folder.name))

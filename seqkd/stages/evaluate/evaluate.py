@@ -6,7 +6,7 @@ import math
 import statistics
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -22,16 +22,20 @@ from seqkd.metrics.speed import TOLERANCE, Speed, measure, read_load
 from seqkd.metrics.tokenizers import Tokenizer, choose_tokenizer
 from seqkd.models.protocol import SOURCE_TOO_LONG
 from seqkd.progress import Progress, say
-from seqkd.search import Hypothesis, score_pairs
+from seqkd.search import Hypothesis
 from seqkd.search.gpu.graphs import ORDINARY_RUNS
 from seqkd.search.loading import SearchTeam, resolve_device, team_precision
 from seqkd.search.paths import slow_path
-from seqkd.stages.evaluate.comparing import BaselineOutputs
+from seqkd.stages.evaluate.comparing import TEXT, BaselineOutputs
+from seqkd.stages.evaluate.likelihood import measure_likelihood
 from seqkd.stages.evaluate.models import Models, find_recipe
 from seqkd.stages.evaluate.provenance import OUTPUTS, provenance
-from seqkd.stages.evaluate.references import accepted_file, format_model, read_accepted, read_further_references
+from seqkd.stages.evaluate.recoding import open_recoded
+from seqkd.stages.evaluate.references import format_model, read_accepted, read_further_references
 from seqkd.stages.evaluate.scoring import Quality, check_accepted, measure_quality
 from seqkd.stages.evaluate.ways import Way, find_baseline_way, find_quick, list_ways
+from seqkd.stages.prepare.encode import find_text
+from seqkd.stages.prepare.references import accepted_file
 from seqkd.stages.slower import slow_path_note
 from seqkd.text.languages import has_blanks
 
@@ -101,13 +105,20 @@ def _run(config: EvaluateConfig, out: Path, overwrite: bool, device: str) -> Non
     models = Models.load(config, str(where))
     models.check(corpus, config)
     test = _read(corpus, accepted if "accepted" in made_by.inputs else None, tokenizer)
-    timed, ways = models.select_fitting(test.sources, corpus), list_ways(config, models.team, models.judge)
+    recoded = models.recode(test.sources, test.texts)
+    timed = models.select_fitting(test.sources, corpus, recoded)
+    ways = list_ways(config, models.team, models.judge)
     with StageOutput.open(out, "evaluation", made_by, overwrite=overwrite, device=str(where)) as output:
         if output.complete:
             return  # another process has finished it meanwhile
-        result, counts = _evaluate(config, test, models, timed, ways, rival, out)
+        over = None
+        if models.over is not None and config.timed:
+            over = ways[-1] if models.over is models.team else find_baseline_way(config, models.over)
+            over = replace(over, open=open_recoded(over.open, recoded))
+        result, counts = _evaluate(config, test, models, timed, ways, over, rival, out)
         atomic_write(out / RESULT, result.to_json().encode())
         extra = {"name": config.name, "role": config.role, **made_by.extra}
+        extra |= {TEXT: text} if (text := find_text(corpus.manifest)) != corpus.manifest.digest() else {}
         extra |= slow_path_note(slow_path([config.model, *config.ensemble], precision, where))
         output.commit(
             Manifest(
@@ -227,13 +238,11 @@ def _evaluate(
     models: Models,
     timed: list[list[int]],
     ways: list[Way],
+    over: Way | None,
     rival: BaselineOutputs | None,
     out: Path,
 ) -> tuple[EvaluationResult, dict[str, int]]:
     team, loaded = models.team, models.team.loaded[0]
-    over = None
-    if models.over is not None and config.timed:
-        over = ways[-1] if models.over is team else find_baseline_way(config, models.over)
     decoded: dict[str, _Decode] = {}
     with Progress(f"evaluate {config.name}", len(ways) * len(test.ids), "sentences") as progress:
         for way in ways:
@@ -252,10 +261,11 @@ def _evaluate(
         quality = measure_quality(_make_outputs(test, decoded[way.name]), metrics, theirs)
         signatures = quality.signatures
         decodes[way.name] = _make_result(test, decoded[way.name], quality, way.engine, speeds.get(way.name), baseline)
-    perplexity, mode, unscored = None, None, 0
+    likelihood, mode, unscored = None, None, 0
     retried = sum(decode.retried for decode in decoded.values())
     if not team.parallel:
-        perplexity, unscored, scored_again = _measure_perplexity(test, team, config.batch_tokens)
+        rows = list(zip(test.sources, test.targets, test.references, strict=True))
+        likelihood, unscored, scored_again = measure_likelihood(rows, team, config.batch_tokens)
         retried += scored_again
         mode = _measure_mode_probability(test, decoded[ways[-1].name].hypotheses)
     too_long = sum(hypothesis is None for hypothesis in decoded[ways[-1].name].hypotheses)
@@ -273,7 +283,10 @@ def _evaluate(
         quality=ways[-1].name,
         quick=find_quick(config, ways),
         parallel=team.parallel,
-        perplexity=perplexity,
+        perplexity=None if likelihood is None else likelihood.per_token,
+        perplexity_per_character=None if likelihood is None else likelihood.per_character,
+        vocabulary=loaded.vocabularies.target.digest,
+        pieces=loaded.vocabularies.target.size,
         mode_probability=mode,
         too_long=too_long,
         baseline=baseline,
@@ -375,24 +388,6 @@ def _measure_mode_probability(test: _TestCorpus, hypotheses: Sequence[Hypothesis
         if source and hypothesis is not None
     ]
     return statistics.fmean(found) if found else None
-
-
-def _measure_perplexity(test: _TestCorpus, team: SearchTeam, batch_tokens: int) -> tuple[float | None, int, int]:
-    """Compute the perplexity of the references, and count rows that are too long and rows that were retried.
-
-    Rows that are too long are left out. The perplexity is None if no other rows exist.
-    """
-    every = zip(test.sources, test.targets, strict=True)
-    pairs = [pair for pair in every if max(map(len, pair)) < team.max_positions]
-    unscored = len(test.sources) - len(pairs)
-    if not pairs:
-        return None, unscored, 0
-    scores = score_pairs(
-        team.scorers, pairs, batch_tokens=batch_tokens, device=team.device, fallback=team.scorers_in_float32
-    )
-    mean = sum(score.logprob for score in scores) / sum(score.tokens for score in scores)
-    perplexity = math.exp(min(-mean, 700.0))  # a float cannot exceed e^709
-    return perplexity, unscored, sum(score.retried for score in scores)
 
 
 def _write_texts(path: Path, texts: list[str]) -> None:

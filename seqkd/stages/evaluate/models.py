@@ -16,6 +16,8 @@ from seqkd.corpus.manifest import MANIFEST, read_manifest
 from seqkd.corpus.reader import Corpus
 from seqkd.errors import CorpusError
 from seqkd.search.loading import SearchTeam, load_team
+from seqkd.stages.evaluate.recoding import Recoded, recode_sources
+from seqkd.stages.prepare.encode import encode_texts
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,33 +57,48 @@ class Models:
             over = load(config.speed_against, parallel=True)
         return cls(team, judge, over)
 
-    def select_fitting(self, sources: Sequence[list[int]], corpus: Corpus) -> list[list[int]]:
+    def recode(self, sources: Sequence[list[int]], texts: Sequence[str]) -> Recoded | None:
+        """Encode the sources for the model that speed is compared with; None if it has the vocabulary of the corpus."""
+        if self.over is None or self.over is self.team:
+            return None
+        own, other = (team.loaded[0].vocabularies.source for team in (self.team, self.over))
+        if own.digest == other.digest:
+            return None
+        return recode_sources(sources, texts, lambda texts: encode_texts(texts, other))
+
+    def select_fitting(self, sources: Sequence[list[int]], corpus: Corpus, recoded: Recoded | None) -> list[list[int]]:
         """Select the sources that all timed models have positions for.
+
+        Args:
+            sources: The sources.
+            corpus: The corpus, for the message.
+            recoded: The sources for the model that speed is compared with, if it has another vocabulary.
 
         Raises:
             CorpusError: There are no such sources.
         """
-        timed = [self.team] if self.over is None else [self.team, self.over]
-        room = min(team.max_positions for team in timed)
-        found = [source for source in sources if len(source) < room]
+        room = self.team.max_positions
+        theirs = room if self.over is None else self.over.max_positions
+        found = [
+            source
+            for source in sources
+            if len(source) < room and len(source if recoded is None else recoded[tuple(source)]) < theirs
+        ]
         if not found:
             raise CorpusError(
-                f"has no row whose source fits {room:,} positions, end of sentence counted",
+                f"has no row whose source fits {min(room, theirs):,} positions, end of sentence counted",
                 where=str(corpus.path),
                 expected="at least one row that the model, and the one that speed is compared with, can decode",
             )
         return found
 
     def check(self, corpus: Corpus, config: EvaluateConfig) -> None:
-        """Refuse models whose vocabulary differs from that of the corpus."""
-        folders = (config.model, config.rescore_with, config.speed_against)
-        for team, folder in zip((self.team, self.judge, self.over), folders, strict=True):
-            if team is not None:
-                corpus.check_vocabularies(
-                    team.loaded[0].vocabularies,
-                    f"the model's, {folder}",
-                    hint="evaluate on a test corpus that was prepared with the model's vocabulary",
-                )
+        """Refuse a model whose vocabulary differs from that of the corpus. Models beside it may have another one."""
+        corpus.check_vocabularies(
+            self.team.loaded[0].vocabularies,
+            f"the model's, {config.model}",
+            hint="encode the test corpus with the model's vocabulary (`seqkd prepare --encode`)",
+        )
         vocabularies = self.team.loaded[0].vocabularies
         corpus.check_ids("source_ids", vocabularies.source.size)
         corpus.check_ids("target_ids", vocabularies.target.size)

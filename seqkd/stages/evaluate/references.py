@@ -9,18 +9,8 @@ from pathlib import Path
 from seqkd.config.stages import EvaluateConfig
 from seqkd.corpus.reader import Corpus
 from seqkd.errors import CorpusError
-from seqkd.stages.prepare.further_test import ACCEPTED
 
 FURTHER = "further_references"
-
-
-def accepted_file(corpus: Path) -> Path:
-    """Return the file of accepted translations of a test corpus, which may not exist.
-
-    The file of a further test set is in its folder, and that of a prepared folder's own test text beside the corpus.
-    """
-    inside = corpus / ACCEPTED
-    return inside if inside.is_file() else corpus.parent / f"{corpus.name}.accepted.jsonl"
 
 
 def read_further_references(corpus: Corpus) -> list[list[str]]:

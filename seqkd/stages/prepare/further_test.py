@@ -16,11 +16,9 @@ from seqkd.errors import SeqkdError
 from seqkd.progress import say
 from seqkd.stages.prepare.encoding import NORMALIZED, corpus_manifest, encode_shards, raise_problems
 from seqkd.stages.prepare.prepare import read_prepared
-from seqkd.stages.prepare.references import check_text, copy_accepted, name_digests, read_text
+from seqkd.stages.prepare.references import ACCEPTED, check_text, copy_accepted, name_digests, read_text
 from seqkd.stopping import StopRequest
 from seqkd.text.vocabularies import Vocabularies
-
-ACCEPTED = "accepted.jsonl"  # a file in the output folder
 
 
 def run(config: FurtherTestConfig, out: str | Path, *, overwrite: bool = False, device: str = "auto") -> None:  # noqa: ARG001

@@ -30,6 +30,7 @@ from seqkd.stages.prepare.encoding import (
     raise_problems,
     screen_rows,
 )
+from seqkd.stages.prepare.learning import learn_vocabularies
 from seqkd.stages.prepare.references import check_text, copy_accepted, name_digests, read_text
 from seqkd.stages.rejected import REJECTED
 from seqkd.stopping import StopRequest
@@ -37,8 +38,7 @@ from seqkd.text.cleaning import Cleaner
 from seqkd.text.normalize import Normalizer
 from seqkd.text.reading import BitextFacts, RawPair, check_bitext, read_bitext
 from seqkd.text.screening import count_verdicts, read_kept
-from seqkd.text.vocabularies import SOURCE_VOCABULARY, VOCABULARY, Vocabularies, list_files
-from seqkd.text.vocabulary import Vocabulary
+from seqkd.text.vocabularies import Vocabularies, list_files
 
 ACCEPTED = "test.accepted.jsonl"
 
@@ -269,31 +269,8 @@ def _make_vocabularies(config: PrepareConfig, out: Path, verdicts: Path) -> Voca
         given = Vocabularies.load(config.vocabulary_from)
         write_vocabularies(out, given)
         return given
-    if config.vocabulary.joint:
-        both = _make_vocabulary(config, out / VOCABULARY, verdicts, (0, 1))
-        return Vocabularies(both, both)
-    source = _make_vocabulary(config, out / SOURCE_VOCABULARY, verdicts, (0,))
-    return Vocabularies(source, _make_vocabulary(config, out / VOCABULARY, verdicts, (1,)))
-
-
-def _make_vocabulary(config: PrepareConfig, path: Path, verdicts: Path, sides: tuple[int, ...]) -> Vocabulary:
-    if path.exists():  # it is complete and fits the fingerprint, with which the folder was opened
-        return Vocabulary.load(path)
-    settings = config.vocabulary
-    say(f"prepare: training a vocabulary of {settings.size:,} pieces")
-    pairs = read_kept(_training_text(config), verdicts)
-    return Vocabulary.train(
-        (pair[side] for pair in pairs for side in sides),
-        path,
-        size=settings.size,
-        type=settings.type,
-        byte_fallback=settings.byte_fallback,
-        character_coverage=settings.character_coverage,
-        symbols=settings.symbols,
-        tags=settings.tags,
-        seed=config.seed,
-        normalization=settings.normalization,
-        max_sentence_length=settings.max_sentence_length,
+    return learn_vocabularies(
+        config.vocabulary, out, lambda: read_kept(_training_text(config), verdicts), seed=config.seed
     )
 
 

@@ -15,6 +15,7 @@ from seqkd.errors import SeqkdError, TextError
 from seqkd.text.opening import open_text
 from seqkd.text.reading import BitextFacts, check_bitext, read_bitext
 
+ACCEPTED = "accepted.jsonl"  # a file in the folder of a test set
 _MOST_ROWS_NAMED = 5
 _SURROGATE = re.compile("[\ud800-\udfff]")  # JSON can write half of a pair, which UTF-8 cannot
 
@@ -23,6 +24,15 @@ def name_digests(digests: tuple[str, ...]) -> dict[str, str]:
     """Name the digests of the files of a text by role: `source`, `target`, and further references from `target2` on."""
     names = ["source", "target", *(f"target{number}" for number in range(2, len(digests)))]
     return dict(zip(names, digests, strict=False))
+
+
+def accepted_file(corpus: Path) -> Path:
+    """Return the file of accepted translations of a test corpus, which may not exist.
+
+    The file of a further test set is in its folder, and that of a prepared folder's own test text beside the corpus.
+    """
+    inside = corpus / ACCEPTED
+    return inside if inside.is_file() else corpus.parent / f"{corpus.name}.accepted.jsonl"
 
 
 def check_text(bitext: BitextConfig, problems: list[SeqkdError]) -> tuple[BitextFacts | None, str]:

@@ -52,8 +52,13 @@ class Team:
         return {TOO_LONG: np.maximum(lengths.source, lengths.target) >= self.max_positions}
 
 
-def check_teachers(folders: Sequence[Path], vocabularies: Vocabularies) -> None:
+def check_teachers(folders: Sequence[Path], vocabularies: Vocabularies, *, of: str = "the corpus") -> None:
     """Check the folders of teachers before work starts.
+
+    Args:
+        folders: Model folders.
+        vocabularies: The vocabularies that all teachers must have.
+        of: The owner of the vocabularies, for the message.
 
     Raises:
         ModelError: A folder does not contain a model, or the model has other vocabularies or does not decode left to
@@ -73,7 +78,7 @@ def check_teachers(folders: Sequence[Path], vocabularies: Vocabularies) -> None:
             digest = made_with[side]
             if digest != vocabulary.digest:
                 raise ModelError(
-                    f"the {side} vocabulary of this teacher is not that of the corpus",
+                    f"the {side} vocabulary of this teacher is not that of {of}",
                     where=str(folder),
                     expected=f"vocabulary {vocabulary.digest[:12]}..., found {digest[:12]}...",
                     hint=HINT,

@@ -180,10 +180,13 @@ def test_a_brought_teacher_that_cannot_teach_and_one_of_another_vocabulary(pipel
     tables = [f'[[teachers]]\nname = "{name}"\npath = "{path}"\n\n' for name, path in (("a", "big"), ("b", "foreign"))]
     pipeline.write_text(text.replace("[[distill]]", f"{''.join(tables)}[[distill]]"))
     assert problems(pipeline) == [
-        "teachers.b.path: the vocabulary of foreign differs from that of big, which the data "
-        "set uses; teachers of one data "
-        "set must share a vocabulary"
+        "teachers.b.path: the vocabulary of foreign differs from that of big, which the data set uses; add "
+        "[prepare.vocabulary]: the data set then learns a vocabulary, and each teacher keeps its own"
     ]
+    before = pipeline.read_text()
+    pipeline.write_text(before.replace("[data]", "[prepare.vocabulary]\nsize = 70\nbyte_fallback = false\n\n[data]"))
+    read_pipeline(pipeline)
+    pipeline.write_text(before)
     pipeline.write_text(pipeline.read_text().replace('"foreign"', '"big"').replace('"big"', '"parallel"', 1))
     (line,) = problems(pipeline)  # installed packages may add further architectures
     wanted = "teachers.a.path: parallel is of arch 'nat', which cannot teach; give one of: transformer, lstm, sru"

@@ -212,7 +212,6 @@ def test_a_teacher_brings_the_vocabulary_of_its_data_set(several: Path) -> None:
         'name = "en-fr"\ncorpus = "fr"\ntraining = { max_updates = 10 }',
         'name = "en-fr"\ncorpus = "fr"\npath = "big"',
     )
-    edited(several, "[[data]]", "[prepare.vocabulary]\nsize = 300\n\n[[data]]")
     stages = stages_of(several)
     german, french = stages["prepare.de"].config, stages["prepare.fr"].config
     assert isinstance(german, PrepareConfig)
@@ -220,6 +219,9 @@ def test_a_teacher_brings_the_vocabulary_of_its_data_set(several: Path) -> None:
     assert (german.vocabulary_from, french.vocabulary_from) == (None, Path("big"))
     assert "teacher.en-fr" not in stages
     assert Path("big/model.safetensors") in stages["student.french"].needs
+    edited(several, "[[data]]", "[prepare.vocabulary]\nsize = 300\n\n[[data]]")
+    (line,) = problems(several)
+    assert line.startswith("students.french.objective: takes the distributions of 'en-fr', which has the vocabulary")
 
 
 def test_the_only_data_set_and_the_only_teacher_keep_their_folders(pipeline: Path) -> None:
@@ -338,21 +340,27 @@ def test_a_circle_is_the_only_problem_of_a_file(several: Path) -> None:
     assert len(problems(several)) == 1
 
 
-def test_another_vocabulary_is_not_supported_yet(several: Path) -> None:
+def test_problems_of_a_vocabulary(several: Path) -> None:
     edited(
         several,
         "[student.training]",
         '[[vocabularies]]\nname = "tiny"\nsize = 300\ncorpus = "de"\n\n[student.training]',
     )
-    assert len(stages_of(several)) == 23
+    assert problems(several) == [
+        "vocabularies.tiny: no teacher or student has this vocabulary; name it in one of them, or leave it out"
+    ]
     edited(several, 'corpus = "de-seqkd"', 'corpus = "de-seqkd"\nvocabulary = "tiny"')
-    (line,) = problems(several)
-    assert line.startswith("students.assistant.vocabulary: 'tiny': a student whose vocabulary differs")
+    # The vocabulary, two corpora (one for each of the students), and a test set.
+    assert len(stages_of(several)) == 23 + 3
+    edited(several, 'size = 300\ncorpus = "de"', 'size = 300\ncorpus = "fr"')
+    assert [line.partition(",")[0] for line in problems(several)] == [
+        "students.assistant: is made from the data sets de"
+    ]
+    edited(several, 'size = 300\ncorpus = "fr"', 'size = 300\ncorpus = "de"')
     edited(several, 'size = 300\ncorpus = "de"', 'size = 1\ncorpus = "german"')
     assert [line.split(":")[0] for line in problems(several)] == [
         "vocabularies.tiny.size",
         "vocabularies.tiny.corpus",
-        "students.assistant.vocabulary",
     ]
 
 

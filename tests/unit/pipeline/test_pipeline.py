@@ -238,11 +238,10 @@ def test_a_decode_that_students_share_is_for_those_that_can_use_it(pipeline: Pat
     assert tuned.decode == ()
 
 
-def test_a_brought_teacher_brings_the_vocabulary(pipeline: Path) -> None:
-    edited(
-        pipeline, "[teacher.training]\nmax_updates = 10", '[teacher]\npath = "big"\n[prepare.vocabulary]\nsize = 300'
-    )
-    assert [line.split(":")[0] for line in problems(pipeline)] == ["prepare.vocabulary"]
+def test_a_brought_teacher_keeps_its_vocabulary(pipeline: Path) -> None:
+    edited(pipeline, "[teacher.training]\nmax_updates = 10", '[teacher]\npath = "big"\nvocabulary = "tiny"')
+    lines = problems(pipeline)
+    assert "teacher: vocabulary: a teacher that is brought along keeps its own; leave it out" in lines
 
 
 def test_weights_are_for_objectives_that_count_them(pipeline: Path) -> None:

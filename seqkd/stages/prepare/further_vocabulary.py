@@ -12,13 +12,15 @@ from typing import Any
 
 from seqkd.config.stages import FurtherVocabularyConfig
 from seqkd.config.written import find_neutral
-from seqkd.corpus.manifest import Manifest, Provenance, StageOutput
+from seqkd.corpus.manifest import PARTIAL, Manifest, Provenance, StageOutput
 from seqkd.corpus.reader import Corpus
+from seqkd.errors import InputError
 from seqkd.progress import say
 from seqkd.stages.prepare.encode import encode_corpus
 from seqkd.stages.prepare.encoding import LENGTHS
 from seqkd.stages.prepare.learning import learn_vocabularies
 from seqkd.stages.prepare.prepare import read_prepared
+from seqkd.text.vocabularies import list_files
 
 VALID = "valid"
 _KEPT = ("source_language", "target_language", LENGTHS)  # facts about the text that do not depend on a vocabulary
@@ -53,7 +55,12 @@ def run(config: FurtherVocabularyConfig, out: str | Path, *, overwrite: bool = F
         if output.complete:
             say(f"prepare: {out} is up to date")
             return
-        vocabularies = learn_vocabularies(config.vocabulary, out, read_pairs, seed=config.seed)
+        try:
+            vocabularies = learn_vocabularies(config.vocabulary, out, read_pairs, seed=config.seed)
+        except InputError:  # a corrected size must not conflict with the folder
+            for name in (*list_files(out), PARTIAL):
+                (out / name).unlink(missing_ok=True)
+            raise
         digests = {"vocabulary": vocabularies.target.digest, "source_vocabulary": vocabularies.source.digest}
         part = Provenance(stage="encode", settings={}, inputs={"corpus": valid.manifest.digest(), **digests})
         with StageOutput.open(out / VALID, "corpus", part, overwrite=False) as below:

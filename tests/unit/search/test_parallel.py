@@ -13,7 +13,7 @@ from seqkd.models.protocol import Output, ParallelModel, ParallelSettings
 from seqkd.search.cpu.engine import NativeModel
 from seqkd.search.cpu.scoring import NativeScorer
 from seqkd.search.cpu.weights import available
-from seqkd.search.parallel import ParallelSearch
+from seqkd.search.parallel import Pair, ParallelSearch
 from seqkd.search.scoring import Scorer, score_pairs
 from tests.unit.search.support import EOS, PAD, sentences, tiny_model
 
@@ -108,6 +108,26 @@ def test_rescorers_choose_among_the_candidates() -> None:
         expected = sorted((pair.logprob / pair.tokens for pair in scored), reverse=True)[:2]
         assert [hypothesis.score for hypothesis in found[row]] == pytest.approx(expected, abs=1e-5)
     assert any(found[row][0].ids != own[row][0].ids for row, _ in rows)
+
+
+def test_a_rescorer_with_other_ids_gets_its_own() -> None:
+    """The ids in the vocabulary of the rescorer are others, and there are more of them."""
+    rows = sentences(12, longest=5)
+    judge = tiny_model()
+    settings = ParallelSettings(candidates=3, nbest=3)
+
+    def recode(pairs: Sequence[Pair]) -> list[Pair]:
+        return [(source[::-1], [*target[::-1], 4]) for source, target in pairs]
+
+    own = dict(ParallelSearch(Backwards(), settings).decode(rows, batch_tokens=100))
+    search = ParallelSearch(Backwards(), settings, rescorers=[judge], recode=recode)
+    found = dict(search.decode(rows, batch_tokens=100))
+    for row, source in rows:
+        pairs = recode([(source, hypothesis.ids) for hypothesis in own[row]])
+        scored = [pair.logprob / pair.tokens for pair in score_pairs([judge], pairs, batch_tokens=100)]
+        expected = sorted(zip(scored, own[row], strict=True), key=lambda pair: -pair[0])
+        assert [hypothesis.ids for hypothesis in found[row]] == [hypothesis.ids for _, hypothesis in expected]
+        assert [one.score for one in found[row]] == pytest.approx([score for score, _ in expected], abs=1e-5)
 
 
 @pytest.mark.parametrize("native", [False, True])

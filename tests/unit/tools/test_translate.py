@@ -432,7 +432,8 @@ def test_scores_do_not_depend_on_what_stands_beside(score: Score) -> None:
 def test_perplexity_is_said(score: Score, capsys: pytest.CaptureFixture[str]) -> None:
     rows = score("a dog\nthe cat\n", "the cat\na dog\n")
     total, tokens = sum(row[0] for row in rows), sum(row[1] for row in rows)
-    assert f"{tokens:,} tokens, perplexity {math.exp(-total / tokens):.3f}" in capsys.readouterr().err
+    each = f"{math.exp(-total / 12):.3f} for each of 12 characters"
+    assert f"{tokens:,} tokens, perplexity {math.exp(-total / tokens):.3f}, {each}" in capsys.readouterr().err
 
 
 def test_texts_that_do_not_line_up_are_refused(score: Score) -> None:

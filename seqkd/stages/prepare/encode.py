@@ -23,7 +23,7 @@ from seqkd.corpus.reader import Corpus
 from seqkd.corpus.unknowns import UNKNOWN_ROWS, count_unknown
 from seqkd.corpus.writer import write_shard
 from seqkd.errors import CorpusError, ModelError
-from seqkd.executors.work import whole_shards
+from seqkd.executors.work import Completion, whole_shards
 from seqkd.progress import say
 from seqkd.stages.prepare.references import ACCEPTED, accepted_file
 from seqkd.stages.shards import ShardJob, make_shards
@@ -82,7 +82,7 @@ def encode_corpus(corpus: Corpus, output: StageOutput, vocabularies: Vocabularie
         WorkError: The files cannot be written, or the run was stopped.
     """
     rows = [shard.rows for shard in corpus.shards]
-    work = whole_shards(lambda: partial(_write, corpus, output.path, vocabularies))
+    work = whole_shards(lambda: partial(_encode_shard, corpus, output.path, vocabularies))
     made = make_shards(output, ShardJob(label=f"prepare: {output.path.name}", unit="rows", rows=rows, work=work))
     assert made is not None  # there is one process
     tokens, unknown = Counter[str](), Counter[str]()
@@ -143,11 +143,12 @@ def find_text(manifest: Manifest) -> str:
     return str(made_by["inputs"]["corpus"]) if made_by.get("stage") == STAGE else manifest.digest()
 
 
-def _write(corpus: Corpus, out: Path, vocabularies: Vocabularies, index: int) -> ShardInfo:
+def _encode_shard(corpus: Corpus, out: Path, vocabularies: Vocabularies, index: int) -> Completion[ShardInfo]:
+    """Encode a shard, and return the function that writes it."""
     table = corpus.read_shard(index)
     for name, vocabulary in vocabularies.sides():
         tag = str(corpus.manifest.extra.get("tag", "")) if name == "source" else ""
         ids = encode_texts(table.column(name).to_pylist(), vocabulary, tag=tag)
         place = table.schema.get_field_index(f"{name}_ids")
         table = table.set_column(place, f"{name}_ids", pa.array(ids, pa.list_(pa.int32())))
-    return write_shard(out, index, table)
+    return partial(write_shard, out, index, table)

@@ -135,7 +135,7 @@ def test_a_source_stands_in_place_of_models() -> None:
     for values, message in (
         ({}, "give either `models` or `source`"),
         ({"models": ["m"], "source": {"type": "echo"}, "prepared": "p"}, "give either `models` or `source`"),
-        ({"source": {"type": "echo"}}, "`prepared` goes with `source`"),
+        ({"source": {"type": "echo"}}, "`source` needs `prepared`"),
         ({"source": {"type": "echo", "most": 0}, "prepared": "p"}, "source.most: Input should be greater"),
         ({"source": {"type": "seqkd"}, "prepared": "p"}, "source: models of seqkd are not a `source`"),
         ({"source": {"type": "oracle"}, "prepared": "p"}, "unknown source of k-best lists 'oracle', expected .* echo"),

@@ -14,7 +14,7 @@ from seqkd.pipeline.stages import plan_stages
 from tests.integration.pipelines import SHIPPED
 
 MOST_STAGES = 12
-PARTS = ("distill", "select", "soft_targets", "students")  # the kinds of part that may be left out
+PARTS = ("distill", "select", "soft_targets", "vocabularies", "students")  # the kinds of part that may be left out
 
 
 def shorten(values: dict[str, Any], keep: frozenset[str]) -> dict[str, Any]:

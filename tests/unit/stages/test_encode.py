@@ -17,6 +17,7 @@ from seqkd.corpus.manifest import read_manifest
 from seqkd.corpus.reader import Corpus
 from seqkd.errors import ConflictError, CorpusError, InputError, ModelError
 from seqkd.metrics.results import read_result
+from seqkd.search.loading import recoder
 from seqkd.stages.distill import distill
 from seqkd.stages.evaluate import evaluate
 from seqkd.stages.prepare import encode, further_vocabulary, prepare
@@ -154,6 +155,17 @@ def test_a_teacher_with_another_vocabulary(root: Path, tmp_path: Path) -> None:
     distill.run(validate(DistillConfig, {**same, "prepared": root / "gold"}, "file"), tmp_path / "named")
     assert rows_of(tmp_path / "same") == rows_of(tmp_path / "named")
     assert read_manifest(tmp_path / "same").fingerprint == read_manifest(tmp_path / "named").fingerprint
+
+
+def test_a_rescorer_reads_text_in_its_own_pieces(root: Path) -> None:
+    gold, small = Vocabularies.load(root / "gold"), Vocabularies.load(root / "small")
+    assert recoder(gold, Vocabularies.load(root / "gold")) is None
+    recode = recoder(gold, small)
+    assert recode is not None
+    texts = [("der hund jagt", "the dog chases"), ("", "cat"), ("rot", "")]
+    pairs = [(gold.source.encode([source])[0], gold.target.encode([target])[0]) for source, target in texts]
+    expected = [(small.source.encode([source])[0], small.target.encode([target])[0]) for source, target in texts]
+    assert recode(pairs) == expected
 
 
 def evaluated(root: Path, model: str, corpus: Path, out: Path, **more: Any) -> Path:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from seqkd.search.candidates import RowCandidates, top_candidates
 from seqkd.search.frontier import Frontier
-from seqkd.search.gpu.engine import kernels_on
+from seqkd.search.gpu.requirements import kernels_on
 from seqkd.search.sampling import Draw, draw
 
 

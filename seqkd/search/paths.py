@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -13,7 +13,8 @@ from seqkd.models.checkpoint import read_config
 from seqkd.models.registry import ARCHITECTURES, misfit
 from seqkd.search.cpu.engine import NativeModel
 from seqkd.search.cpu.stack import NativeParallel
-from seqkd.search.gpu.engine import GraphTransformer, kernels_on
+from seqkd.search.gpu.engine import GraphTransformer
+from seqkd.search.gpu.requirements import kernels_on, misfit_on
 from seqkd.search.loading import Precision, SearchTeam
 
 
@@ -37,27 +38,38 @@ def engine_for(folders: Sequence[Path], precision: Precision, device: torch.devi
     """
     if device.type == "cpu":
         return "cpu" if slow_path(folders, precision, device) is None else "plain"
+    return "gpu" if _driven_on_gpu(folders) and kernels_on(device) else "plain"
+
+
+def _driven_on_gpu(folders: Sequence[Path]) -> bool:
     records = [ARCHITECTURES.find(read_config(folder)["arch"]) for folder in folders]
-    kernels = kernels_on(device) and all(record is not None and record.gpu is not None for record in records)
-    return "gpu" if kernels else "plain"
+    return all(record is not None and record.gpu is not None for record in records)
 
 
-def slow_path(folders: Sequence[Path], precision: Precision, device: torch.device) -> str | None:
-    """Explain why models decode in plain torch on this CPU, several times slower than with the kernels.
+def slow_path(
+    folders: Sequence[Path],
+    precision: Precision,
+    device: torch.device,
+    *,
+    misfit_on: Callable[[torch.device], str | None] = misfit_on,
+) -> str | None:
+    """Explain why models decode in plain torch, more slowly than with the kernels.
 
     Args:
         folders: The model folders.
         precision: The precision of decoding.
         device: The device of the models.
+        misfit_on: Returns why the kernels do not run on a CUDA device.
 
     Returns:
-        One line, or None if the kernels decode with the models or they are on another device.
+        One line, or None if the kernels decode with the models, or if there are none for them on this kind of device.
 
     Raises:
         ModelError: A folder does not contain a model.
     """
-    if device.type != "cpu":
-        return None
+    if device.type == "cuda":
+        why = misfit_on(device) if _driven_on_gpu(folders) else None
+        return None if why is None else f"plain torch: {why}"
     if precision == "fp16":
         return "plain torch: the CPU kernels have no fp16"
     for folder in folders:

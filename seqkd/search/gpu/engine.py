@@ -8,7 +8,6 @@ decode.
 
 from __future__ import annotations
 
-import importlib.util
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,12 +23,11 @@ from seqkd.search.frontier import Frontier
 from seqkd.search.frontier_state import FrontierState
 from seqkd.search.gpu.graphs import Recorder
 from seqkd.search.gpu.operations import Operations, SelfCache, project
+from seqkd.search.gpu.requirements import kernels_on
 from seqkd.search.intake import out_of_memory
 from seqkd.search.pace import send
 from seqkd.search.settings import BeamSettings
 
-# Triton supports NVIDIA's devices from this compute capability on.
-CAPABILITY = (8, 0)
 # Idle sets of buffers that are kept, with their graphs, for a decode of the same shape.
 KEPT = 4
 # Sources are encoded in widths of multiples of this, so that few graphs of the encoder are needed.
@@ -39,18 +37,6 @@ WIDTH = 8
 def runs_here(model: nn.Module) -> bool:
     """Whether the kernels run where this model is."""
     return isinstance(model, Transformer) and kernels_on(model.output_weight.device)
-
-
-def kernels_on(device: torch.device) -> bool:
-    """Whether the kernels run on this device."""
-    if device.type != "cuda":
-        return False
-    return supports(torch.cuda.get_device_capability(device), triton=importlib.util.find_spec("triton") is not None)
-
-
-def supports(capability: tuple[int, int], *, triton: bool) -> bool:
-    """Whether the kernels run on devices of this compute capability, if Triton is installed or is not."""
-    return triton and capability >= CAPABILITY
 
 
 def rung(size: int, parts: int) -> int:

@@ -23,7 +23,7 @@ from seqkd.search.frontier import Frontier
 from seqkd.search.frontier_state import FrontierState
 from seqkd.search.intake import Intake, Sentence, most_together
 from seqkd.search.pace import PACES, Pace, Transfer, send
-from seqkd.search.protocol import FusedSearchModel, SearchModel, SteppingModel
+from seqkd.search.protocol import FusedSearchModel, RoundingModel, SearchModel, SteppingModel
 from seqkd.search.sampling import Sampler
 from seqkd.search.scoring import pad_rows
 from seqkd.search.settings import BeamSettings, Hypothesis
@@ -80,6 +80,8 @@ class BeamSearch:
         # The settings of the runs. An ensemble has already applied the temperature to its members' logits.
         self._applied = settings if len(models) == 1 else replace(settings, temperature=1.0)
         self.model: SearchModel = models[0] if len(models) == 1 else Ensemble(models, temperature=settings.temperature)
+        rounding = [model for model in models if isinstance(model, RoundingModel)]
+        self._cache_width: Callable[[int], int] = rounding[0].cache_width if rounding else int
         self.fallback = fallback
         self.pace = pace or PACES.get(self.model.device.type, PACES["cuda"])
         self.choosing = choosing or choosing_on(self.model.device)
@@ -120,7 +122,13 @@ class BeamSearch:
 
         sentences = (Sentence(row, source, opening(row) if source else []) for row, source in sources)
         most = most_together(model.device, vocab=model.target_vocab, beam=self.settings.beam)
-        intake = Intake(sentences, max_positions=model.max_positions, batch_tokens=batch_tokens, most=most)
+        intake = Intake(
+            sentences,
+            max_positions=model.max_positions,
+            batch_tokens=batch_tokens,
+            most=most,
+            cache_width=self._cache_width,
+        )
         self.too_long.extend(intake.too_long)
         for row in intake.empty:
             yield row, [Hypothesis([], 0.0, 0.0, "eos")]
@@ -181,7 +189,7 @@ class _Run:
     def __init__(
         self, model: SearchModel, settings: BeamSettings, intake: Intake, pace: Pace, choosing: Choosing
     ) -> None:
-        self.model, self.settings, self.queue = model, settings, intake.queue
+        self.model, self.settings, self.intake, self.queue = model, settings, intake, intake.queue
         self.width, self.slots = intake.width, intake.count
         self.broken: list[Sentence] = []
         self.held: list[Sentence | None] = [None] * self.slots
@@ -272,7 +280,7 @@ class _Run:
 
     def _fits(self) -> bool:
         """Whether the next waiting sentence fits these caches well: less than half their width would waste memory."""
-        return bool(self.queue) and 2 * (len(self.queue[0].source) + 1) > self.width
+        return bool(self.queue) and 2 * self.intake.width > self.width
 
     @torch.inference_mode()
     def _refill(self, state: Any, frontier: Frontier | Sampler) -> None:

@@ -42,8 +42,9 @@ class Intake:
     Args:
         sentences: The sentences in any order.
         max_positions: The longest source of the model in tokens, including end of sentence.
-        batch_tokens: Source tokens that are decoded together, including padding and end of sentence.
+        batch_tokens: Source tokens for which the caches of a batch have room, including padding and end of sentence.
         most: Sentences that are decoded together at most; None for any number.
+        cache_width: Returns the source tokens for which caches have room, given those of the longest sentence.
 
     Attributes:
         empty: Row ids of sentences without tokens, which need no decoding.
@@ -53,12 +54,19 @@ class Intake:
     """
 
     def __init__(
-        self, sentences: Iterable[Sentence], *, max_positions: int, batch_tokens: int, most: int | None = None
+        self,
+        sentences: Iterable[Sentence],
+        *,
+        max_positions: int,
+        batch_tokens: int,
+        most: int | None = None,
+        cache_width: Callable[[int], int] = int,
     ) -> None:
         self.empty: list[int] = []
         self.too_long: list[int] = []
         self.batch_tokens = batch_tokens
         self.most = most
+        self._cache_width = cache_width
         self._failed = False
         waiting = []
         for sentence in sentences:
@@ -72,8 +80,11 @@ class Intake:
 
     @property
     def width(self) -> int:
-        """The tokens of the longest waiting sentence, including end of sentence."""
-        return len(self.queue[0].source) + 1
+        """The source tokens for which the caches of a batch have room.
+
+        They are those of the longest waiting sentence, including end of sentence, or more if the model has few widths.
+        """
+        return self._cache_width(len(self.queue[0].source) + 1)
 
     @property
     def count(self) -> int:
@@ -111,7 +122,7 @@ class Intake:
             error: The error of the batch. It is raised again if memory is not its cause.
             sentences: The unfinished sentences of the batch, which are longer than all waiting ones.
             count: Number of sentences in the batch.
-            width: Tokens of the longest sentence in the batch.
+            width: The width of the batch's caches.
 
         Raises:
             WorkError: The batch was a single sentence.
@@ -132,8 +143,13 @@ class Intake:
 
 
 def most_together(device: torch.device, *, vocab: int, beam: int) -> int | None:
-    """Return the number of sentences whose logits, in float32, fit in `LOGITS_BYTES`; None on devices without limit."""
-    return max(1, LOGITS_BYTES // (4 * vocab * beam)) if device.type == "cuda" else None
+    """Return the number of sentences whose logits, in float32, fit in `LOGITS_BYTES`; None on devices without limit.
+
+    The number is a power of two, as the sizes of steps on such devices are.
+    """
+    if device.type != "cuda":
+        return None
+    return 1 << (max(1, LOGITS_BYTES // (4 * vocab * beam)).bit_length() - 1)
 
 
 def longest_first(sentences: Iterable[Sentence]) -> list[Sentence]:

@@ -98,6 +98,15 @@ class FusedSearchModel(Protocol):
 
 
 @runtime_checkable
+class RoundingModel(Protocol):
+    """A model whose caches have few widths, so that batches of all lengths share what is prepared for a width."""
+
+    def cache_width(self, width: int) -> int:
+        """Return the source tokens for which caches have room if the longest sentence has `width` of them."""
+        ...
+
+
+@runtime_checkable
 class SteppingModel(Protocol):
     """A model that can also take the step of the search on its own device, at the end of its own step.
 

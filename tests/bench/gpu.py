@@ -49,6 +49,7 @@ from seqkd.search.gpu.engine import GraphTransformer  # noqa: E402
 from seqkd.search.gpu.kernels import TRITON  # noqa: E402
 from seqkd.search.gpu.operations import PLAIN, Operations  # noqa: E402
 from seqkd.search.gpu.output import fused_output  # noqa: E402
+from seqkd.search.gpu.shapes import LADDER, Ladder  # noqa: E402
 from seqkd.search.pace import Pace  # noqa: E402
 from seqkd.search.plain.transformer import IncrementalTransformer  # noqa: E402
 from tests.bench.gpu_ctranslate2 import ctranslate2  # noqa: E402
@@ -79,11 +80,12 @@ class Scale:
     repeats: int = 3
     tries: int = 8
     groups: int = 1024
+    ladder: Ladder = LADDER
 
 
 SMOKE = Scale(
     dim=16, heads=1, ffn_dim=16, layers=1, vocab=40, sentences=2, middle=0.7, longest=3, extra=1, beam=2, repeats=1,
-    tries=1, groups=2,
+    tries=1, groups=2, ladder=Ladder(slots=1, width=8),
 )  # fmt: skip
 
 
@@ -177,14 +179,16 @@ LARGE = "large"
 CHOICES = (*NAMES, *PEERS, LARGE)
 
 
-def variants(model: Transformer) -> dict[str, Variant]:
+def variants(model: Transformer, ladder: Ladder) -> dict[str, Variant]:
     """What is compared. Parts in plain torch copy the caches that they read, which is part of what the kernels save."""
 
     def engine(
         label: str, operations: Operations = TRITON, *, graphs: bool = True, pace: Pace | None = None
     ) -> Variant:
         return Variant(
-            label=label, make=lambda: GraphTransformer(model, operations=operations, graphs=graphs), pace=pace
+            label=label,
+            make=lambda: GraphTransformer(model, operations=operations, graphs=graphs, ladder=ladder),
+            pace=pace,
         )
 
     found = {
@@ -196,7 +200,8 @@ def variants(model: Transformer) -> dict[str, Variant]:
         "without-graphs": engine("engine without graphs", graphs=False),
         "without-kernels": engine("engine without any kernel", PLAIN),
         "search-apart": Variant(
-            label="engine with the search's step outside its graph", make=lambda: Apart(GraphTransformer(model))
+            label="engine with the search's step outside its graph",
+            make=lambda: Apart(GraphTransformer(model, ladder=ladder)),
         ),
         "fused-output": engine("engine with the fused output kernel", dataclasses.replace(TRITON, output=fused_output)),
     }
@@ -284,7 +289,8 @@ def same_share(model: Transformer, scale: Scale, sources: Sources) -> float:
     """Sentences whose k-best lists are those of plain torch in float32, over all."""
     exact = model.to(torch.float32)
     lists = [
-        decode(engine, scale, sources, 4096) for engine in (IncrementalTransformer(exact), GraphTransformer(exact))
+        decode(engine, scale, sources, 4096)
+        for engine in (IncrementalTransformer(exact), GraphTransformer(exact, ladder=scale.ladder))
     ]
     same = [[h.ids for h in lists[0][row]] == [h.ids for h in lists[1][row]] for row, _ in sources]
     return sum(same) / len(same)
@@ -320,7 +326,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     def keep() -> None:  # what is known so far: a machine that is lent for minutes may be gone before the end
         asked.out.write_text(json.dumps(result, indent=1) + "\n")
 
-    makers = variants(model)
+    makers = variants(model, scale.ladder)
     sweep = result["batch_tokens"] = []
     for budget in budgets:
         sweep.append(measure(makers["engine"], scale, sources, budget, device))

@@ -68,7 +68,7 @@ def large(
 ) -> dict[str, Any]:
     """Time both ways with each of `batch_tokens`, and the peer with its best batch."""
     model = random_model(scale, device, dtype)
-    engine = GraphTransformer(model)
+    engine = GraphTransformer(model, ladder=scale.ladder)
     lengths = [len(source) + 1 for _, source in sources]
     found: dict[str, Any] = {"shape": [scale.layers, scale.dim, scale.ffn_dim, scale.heads, scale.vocab], "rows": []}
     for name, settings in ways(scale.beam).items():

@@ -6,6 +6,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,11 +16,13 @@ from seqkd.models.transformer import Transformer
 from seqkd.search import BeamSettings
 from seqkd.search.candidates import RowCandidates, top_candidates
 from seqkd.search.frontier import Frontier
-from seqkd.search.gpu.engine import Buffers, GraphTransformer
-from seqkd.search.gpu.graphs import ORDINARY_RUNS, Recorder
+from seqkd.search.gpu.buffers import Buffers
+from seqkd.search.gpu.engine import GraphTransformer
+from seqkd.search.gpu.graphs import ORDINARY_RUNS, GraphPool, Recorder
 from seqkd.search.gpu.kernels import TRITON
 from seqkd.search.gpu.operations import PLAIN, Operations
 from seqkd.search.gpu.output import fused_output
+from seqkd.search.gpu.shapes import Ladder
 
 if TYPE_CHECKING:
     from tests.bench.gpu import Scale
@@ -65,7 +68,7 @@ def parts(model: Transformer, scale: Scale, settings: BeamSettings, device: torc
     """
     beam, groups, dim = scale.beam, scale.groups, scale.dim
     rows, dtype = groups * beam, model.output_weight.dtype
-    engine = GraphTransformer(model)
+    engine = GraphTransformer(model, ladder=Ladder(slots=groups))
     width = round(2.718 ** (scale.middle + 0.15))
     with torch.inference_mode():
         state = engine.new_state(groups, beam, width + 1, 2 * width + 2)
@@ -81,7 +84,7 @@ def parts(model: Transformer, scale: Scale, settings: BeamSettings, device: torc
         qkv = torch.randn(rows, 3 * dim, device=device, dtype=dtype)
         wide = torch.randn(rows, scale.ffn_dim, device=device, dtype=dtype)
         layer: Any = model.decoder[0]
-        weight, count = model.output_weight, 2 * beam + 2
+        weight, count = engine.weight, 2 * beam + 2
         timed = {
             "whole step": Part(function=lambda: engine._advance(buffers, state.rows, frontier), reset=reset),
             "whole step without the search's": Part(
@@ -95,11 +98,12 @@ def parts(model: Transformer, scale: Scale, settings: BeamSettings, device: torc
             "product ffn out (x layers)": Part(function=lambda: layer.ffn.out(wide)),
         }
         for name, do in (("kernel", TRITON), ("torch", PLAIN)):
-            timed |= operation_parts(name, do, buffers, x, qkv, layer.ffn_norm, weight, count, scale.heads, reset)
+            timed |= operation_parts(name, do, buffers, x, qkv, layer.ffn_norm, scale.heads, reset)
+            timed[f"output, {name}"] = Part(function=partial(do.output, x, weight, scale.vocab, count, 2))
             timed[f"the search's step, {name}"] = Part(
                 function=step_of(do, frontier, buffers, scale.vocab), reset=reset
             )
-        timed["output, fused kernel"] = Part(function=lambda: fused_output(x, weight, count, 2))
+        timed["output, fused kernel"] = Part(function=lambda: fused_output(x, weight, scale.vocab, count, 2))
         return {name: microseconds(part, device) for name, part in timed.items()}
 
 
@@ -138,16 +142,16 @@ def operation_parts(
     x: Tensor,
     qkv: Tensor,
     norm: torch.nn.LayerNorm,
-    weight: Tensor,
-    count: int,
     heads: int,
     reset: Callable[[], None],
 ) -> dict[str, Part]:
     """Each operation on its own."""
-    places, positions, ancestors = buffers.places, buffers.positions, buffers.ancestors
+    groups = len(x) // buffers.shape.beam
+    places, parents = buffers.places[:groups], buffers.parents[:groups]
+    positions, ancestors = buffers.positions, buffers.ancestors
     cache, cross, lengths = buffers.caches[0], buffers.cross[0], buffers.lengths
     return {
-        f"follow, {name}": Part(function=lambda: do.follow(ancestors, buffers.parents, positions, places), reset=reset),
+        f"follow, {name}": Part(function=lambda: do.follow(ancestors, parents, positions, places), reset=reset),
         f"self-attention, {name} (x layers)": Part(
             function=lambda: do.self_attention(qkv, cache, ancestors, positions, places, heads), reset=reset
         ),
@@ -155,7 +159,6 @@ def operation_parts(
             function=lambda: do.cross_attention(x, cross, lengths, places, heads)
         ),
         f"residual and norm, {name} (x 3 layers)": Part(function=lambda: do.add_norm(x, x, norm)),
-        f"output, {name}": Part(function=lambda: do.output(x, weight, count, 2)),
     }
 
 
@@ -175,6 +178,6 @@ def _in_a_row(function: Callable[[], object], device: torch.device, timer: Timer
         for _ in range(times):
             function()
 
-    recorder = Recorder(device, enabled=graph)
+    recorder = Recorder(GraphPool(device, enabled=graph))
     runs = [timer(lambda: recorder.run("part", several), device) for _ in range(25 if device.type == "cuda" else 1)]
     return 1e6 * statistics.median(runs[ORDINARY_RUNS + 1 :] or runs) / times

@@ -14,7 +14,7 @@ class Apart:
         self.pad_id, self.eos_id = engine.pad_id, engine.eos_id
         self.unk_id, self.start_id = engine.unk_id, engine.start_id
         self.new_state, self.admit, self.step = engine.new_state, engine.admit, engine.step
-        self.step_candidates = engine.step_candidates
+        self.step_candidates, self.cache_width = engine.step_candidates, engine.cache_width
         self.reorder, self.release, self.shrink = engine.reorder, engine.release, engine.shrink
 
 

@@ -2,16 +2,15 @@
 
 A step waits for nothing and asks the device nothing; what differs between slots (position, source length, whether it
 is idle) lies in device memory, where the kernels read it. So one graph serves every position, and the shapes that need
-graphs of their own are few: `rung` rounds slots and widths up, and buffers with their graphs are kept for the next
-decode.
+graphs of their own are few: a `Ladder` rounds slots and widths up. The caches of all shapes lie in one storage, which
+is kept with their graphs for the next decodes.
 """
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -20,18 +19,19 @@ from torch.nn import functional
 from seqkd.models.transformer import DecoderLayer, FeedForward, Transformer
 from seqkd.search.candidates import RowCandidates, penalize
 from seqkd.search.frontier import Frontier
-from seqkd.search.frontier_state import FrontierState
-from seqkd.search.gpu.graphs import Recorder
-from seqkd.search.gpu.operations import Operations, SelfCache, project
+from seqkd.search.gpu.buffers import Buffers, GraphState, Storage
+from seqkd.search.gpu.operations import Operations, project
 from seqkd.search.gpu.requirements import kernels_on
+from seqkd.search.gpu.shapes import LADDER, Ladder, Shape, multiple, rung
 from seqkd.search.intake import out_of_memory
 from seqkd.search.pace import send
 from seqkd.search.settings import BeamSettings
 
-# Idle sets of buffers that are kept, with their graphs, for a decode of the same shape.
-KEPT = 4
 # Sources are encoded in widths of multiples of this, so that few graphs of the encoder are needed.
 WIDTH = 8
+# The rows of the output layer's weights are filled up to a multiple of this. Products with an odd number of columns are
+# slower, and rows of logits would begin at addresses from which 16 bytes cannot be read at a time.
+ALIGNED_ROWS = 64
 
 
 def runs_here(model: nn.Module) -> bool:
@@ -39,120 +39,20 @@ def runs_here(model: nn.Module) -> bool:
     return isinstance(model, Transformer) and kernels_on(model.output_weight.device)
 
 
-def rung(size: int, parts: int) -> int:
-    """`size` rounded up, to one of `parts` evenly spaced sizes between each power of two and the next."""
-    unit = 1
-    while size > 2 * parts * unit:
-        unit *= 2
-    return -(-size // unit) * unit
-
-
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """Of a set of buffers."""
-
-    slots: int
-    beam: int
-    max_source: int
-    max_target: int
-
-
-class Buffers:
-    """Caches and inputs of one decode, at addresses that never change, and the graphs that work on them.
-
-    A *place* is where a slot's caches lie; there is one more than slots, for rows that only fill up a shape.
-
-    Attributes:
-        places: `[slots]`: where the caches of each slot lie.
-        hypotheses: Of the search.
-        tokens: `[slots, beam]`, what the next step reads: the newest tokens of `hypotheses`.
-        parents: `[slots, beam]`: what each hypothesis goes on from; each from itself once a step has used it.
-        positions: `[slots + 1]`, of each place: tokens read so far.
-        lengths: `[slots + 1]`, of each place: source tokens.
-        busy: `[slots + 1]`, of each place: 1, or 0 where nothing is decoded; those stay at position 0.
-        ancestors: `[slots + 1, beam, max_target]` uint8: which beam wrote position p of hypothesis k.
-        caches: For each layer, over the targets.
-        cross: For each layer `[slots + 1, max_source, 2 * dim]`, keys and values of the source.
-        source: `[slots, max_source]`, what is to be encoded.
-        into: `[slots]`, the places that it goes to.
-        frontiers: Searches over the first rows of `hypotheses`, kept because graphs go on reading their constants.
-        holder: The state that uses these buffers.
-    """
-
-    def __init__(self, shape: Shape, model: Transformer, graphs: bool) -> None:
-        device, dtype = model.output_weight.device, model.output_weight.dtype
-        places = shape.slots + 1
-
-        def ids(*size: int) -> Tensor:
-            return torch.zeros(size, dtype=torch.long, device=device)
-
-        def floats(*size: int) -> Tensor:
-            return torch.zeros(size, dtype=dtype, device=device)
-
-        self.shape = shape
-        self.places, self.into = ids(shape.slots), ids(shape.slots)
-        self.hypotheses = FrontierState.idle(shape.slots, shape.beam, shape.max_target, device)
-        self.tokens, self.parents = self.hypotheses.last, ids(shape.slots, shape.beam)
-        self.beams = torch.arange(shape.beam, device=device)
-        self.positions, self.lengths, self.busy = ids(places), ids(places), ids(places)
-        self.ancestors = torch.zeros(places, shape.beam, shape.max_target, dtype=torch.uint8, device=device)
-        size = (places, shape.max_target, shape.beam, model.dim)
-        self.caches = [SelfCache(keys=floats(*size), values=floats(*size)) for _ in model.decoder]
-        self.cross = [floats(places, shape.max_source, 2 * model.dim) for _ in model.decoder]
-        self.source = ids(shape.slots, shape.max_source)
-        self.last = min(shape.max_target, model.max_positions) - 1
-        self.recorder = Recorder(device, enabled=graphs)
-        self.frontiers: dict[tuple[int, BeamSettings], Frontier] = {}
-        self.holder: weakref.ref[GraphState] | None = None
-
-    def idle(self) -> bool:
-        """Whether no state uses these any more."""
-        return self.holder is None or self.holder() is None
-
-    def lend(self, slots: int) -> GraphState:
-        """All slots idle. The caches keep what they hold: nothing is read that has not been written anew."""
-        state = GraphState(self, slots)
-        self.holder = weakref.ref(state)
-        torch.arange(len(self.places), out=self.places)
-        self.places[slots:] = self.shape.slots
-        self.hypotheses.done.fill_(True)
-        self.tokens.zero_()
-        self.parents.copy_(self.beams)
-        self.positions.zero_()
-        self.lengths.fill_(1)
-        self.busy.zero_()
-        return state
-
-
-class GraphState:
-    """One decode.
-
-    Attributes:
-        buffers: Lent to it until it is dropped.
-        slots: Of the search, now.
-        rows: Groups of rows a step works on: `slots` rounded up.
-    """
-
-    def __init__(self, buffers: Buffers, slots: int) -> None:
-        self.buffers, self.slots, self.rows = buffers, slots, buffers.shape.slots
-
-    def read(self, tokens: Tensor) -> None:
-        """Take `[slots, beam]` into the next step, unless they are there already."""
-        place = self.buffers.tokens[: self.slots]
-        if tokens.data_ptr() != place.data_ptr():
-            place.copy_(tokens)
-
-
 class GraphTransformer:
     """A `FusedSearchModel` and `SteppingModel` on CUDA; see `seqkd.search.protocol` for the meaning of the methods.
 
-    What `step` and `step_candidates` return is good until the next call.
+    What `step_candidates` returns is good until the next call.
 
     Args:
         model: A Transformer, in the type to decode in; on the CPU it runs without graphs, which serves tests.
         operations: The parts of a step; the Triton kernels if None.
         graphs: Capture steps as CUDA graphs.
-        buffers: Allocates a set of buffers.
+        ladder: The sizes of batches and caches.
+        storage: Allocates a storage with room for a shape.
+
+    Attributes:
+        weight: Of the output layer, the model's or a copy with rows of zeros behind them.
     """
 
     def __init__(
@@ -161,7 +61,8 @@ class GraphTransformer:
         *,
         operations: Operations | None = None,
         graphs: bool = True,
-        buffers: Callable[[Shape, Transformer, bool], Buffers] = Buffers,
+        ladder: Ladder = LADDER,
+        storage: Callable[[Shape, Transformer, bool], Storage] = Storage,
     ) -> None:
         if operations is None:
             from seqkd.search.gpu.kernels import TRITON
@@ -170,53 +71,58 @@ class GraphTransformer:
         self.model = model.eval()
         self.operations = operations
         self.graphs = graphs
-        self._new_buffers = buffers
+        self._ladder, self._new_storage = ladder, storage
         self.target_vocab = model.target_vocab
         self.pad_id, self.eos_id, self.unk_id = model.pad_id, model.eos_id, model.unk_id
         self.start_id, self.max_positions = model.start_id, model.max_positions
         self.device = model.output_weight.device
         self.dtype = model.output_weight.dtype
-        self._buffers: list[Buffers] = []
+        self._storages: list[Storage] = []
+        self.weight = self._aligned(model.output_weight)
+
+    @staticmethod
+    def _aligned(weight: Tensor) -> Tensor:
+        rows, dim = weight.shape
+        return weight if rows % ALIGNED_ROWS == 0 else weight.new_zeros(multiple(rows, ALIGNED_ROWS), dim)
+
+    def cache_width(self, width: int) -> int:
+        """See `RoundingModel.cache_width`."""
+        return self._ladder.width_of(width, self.max_positions)
 
     @torch.inference_mode()
     def new_state(self, slots: int, beam: int, max_source: int, max_target: int) -> GraphState:
         """See `SearchModel.new_state`."""
+        if self.weight is not self.model.output_weight:  # which may have been trained in the meantime
+            self.weight[: self.target_vocab] = self.model.output_weight
         shape = Shape(
-            slots=rung(slots, 8),
+            slots=slots,
             beam=beam,
-            max_source=max(max_source, min(rung(max_source, 8), self.max_positions)),
-            max_target=max(max_target, min(rung(max_target, 8), self.max_positions)),
+            max_source=self.cache_width(max_source),
+            max_target=max(max_target, min(multiple(max_target, 16), self.max_positions)),
         )
-        for buffers in self._buffers:
-            if buffers.shape == shape and buffers.idle():
-                self._buffers.remove(buffers)
-                break
-        else:
-            buffers = self._allocate(shape)
-        state = buffers.lend(slots)
-        self._buffers.append(buffers)
-        idle = [held for held in self._buffers if held.idle()]
-        for held in idle[: max(0, len(idle) - KEPT)]:
-            self._buffers.remove(held)
-        return state
+        with self._giving_way():
+            return self._storage(shape).lend(shape, self._ladder.rows(slots))
 
-    def _allocate(self, shape: Shape) -> Buffers:
-        try:
-            return self._new_buffers(shape, self.model, self.graphs)
-        except (RuntimeError, MemoryError) as error:
-            if not out_of_memory(error) or not self._buffers:
-                raise
-            self._buffers.clear()
-        return self._new_buffers(shape, self.model, self.graphs)
+    def _storage(self, shape: Shape) -> Storage:
+        """Return an idle storage with room for the shape. It is the only idle one, and there is one for each state.
+
+        Where there is no room, everything in the idle one is given up, and its memory is free before more is taken.
+        """
+        kept = next((storage for storage in self._storages if storage.idle() and storage.holds(shape)), None)
+        self._storages = [storage for storage in self._storages if storage is kept or not storage.idle()]
+        if kept is None:
+            kept = self._new_storage(replace(shape, slots=rung(shape.slots, 1)), self.model, self.graphs)
+            self._storages.append(kept)
+        return kept
 
     @contextmanager
     def _giving_way(self) -> Iterator[None]:
-        """Buffers kept for later must not be why a smaller batch does not fit either."""
+        """Memory kept for later must not be why a smaller batch does not fit either."""
         try:
             yield
         except (RuntimeError, MemoryError) as error:
             if out_of_memory(error):
-                self._buffers.clear()
+                self._storages.clear()
             raise
 
     @torch.inference_mode()
@@ -224,8 +130,8 @@ class GraphTransformer:
         """See `SearchModel.admit`."""
         buffers = state.buffers
         count, length = source.shape
-        rows = min(rung(count, 4), buffers.shape.slots)
-        width = min(-(-length // WIDTH) * WIDTH, buffers.shape.max_source)
+        rows = min(rung(count, 4), len(buffers.into))
+        width = min(multiple(length, WIDTH), buffers.shape.max_source)
         padded = buffers.source[:rows, :width]
         padded.fill_(self.pad_id)
         padded[:count, :length] = source
@@ -253,10 +159,10 @@ class GraphTransformer:
         buffers, rows = state.buffers, state.rows
         state.read(tokens)
         with self._giving_way():
-            logits = buffers.recorder.run(
-                ("step", rows), lambda: project(self._features(buffers, rows), self.model.output_weight)
-            )
-        return logits.view(rows, *tokens.shape[1:], self.target_vocab)[: state.slots]
+            features = buffers.recorder.run(("step", rows), lambda: self._features(buffers, rows))
+            # Outside the graph, which would hold the logits' memory for as long as it lives.
+            logits = project(features, self.weight)
+        return logits.view(rows, *tokens.shape[1:], -1)[: state.slots, ..., : self.target_vocab]
 
     @torch.inference_mode()
     def step_candidates(
@@ -304,7 +210,8 @@ class GraphTransformer:
         self.operations.advance(frontier, found, buffers.parents[:rows])
 
     def _candidates(self, buffers: Buffers, rows: int, count: int) -> RowCandidates:
-        return self.operations.output(self._features(buffers, rows), self.model.output_weight, count, self.eos_id)
+        features = self._features(buffers, rows)
+        return self.operations.output(features, self.weight, self.target_vocab, count, self.eos_id)
 
     def _layers(self) -> Iterator[DecoderLayer]:
         for layer in self.model.decoder:
@@ -365,15 +272,15 @@ class GraphTransformer:
     def shrink(self, state: GraphState, slots: Tensor) -> None:
         """See `SearchModel.shrink`.
 
-        No cache moves: the list of places gets shorter. Steps go on with the next power of two of rows, or the middle
-        between two of them, so that a batch of a thousand needs graphs for some fifteen sizes until it is empty.
+        No cache moves: the list of places gets shorter. Steps go on with the next power of two of rows, so that a batch
+        of a thousand needs graphs for five sizes until it is empty.
         """
         buffers, slots = state.buffers, send(slots, self.device)
         buffers.places[: len(slots)] = buffers.places[slots]
         # The first step after this one must follow parents in the new order; those in use were noted in the old one.
         buffers.parents[: len(slots)] = buffers.parents[slots]
         state.slots = len(slots)
-        state.rows = min(rung(state.slots, 2), buffers.shape.slots)
+        state.rows = min(self._ladder.rows(state.slots), state.rows)
         buffers.places[state.slots :] = buffers.shape.slots
 
 

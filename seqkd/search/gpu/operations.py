@@ -52,8 +52,9 @@ class Operations:
             `[places, max_source, 2 * dim]` exist once a sentence; `lengths [places]` int64 is at least 1.
             `query [groups * beam, dim]` to the same shape.
         add_norm: `(x, y, norm)`: `x + y`, and its layer norm, for `[rows, dim]`.
-        output: `(features, weight, count, eos_id)`: log-sum-exp and best continuations of `features [rows, dim]`, for
-            weights `[vocab, dim]`; the fields' leading dimensions are `[rows]`.
+        output: `(features, weight, vocab, count, eos_id)`: log-sum-exp and best continuations of `features [rows,
+            dim]`, for weights of `vocab` pieces and any further rows that only fill up, `[vocab or more, dim]`; the
+            fields' leading dimensions are `[rows]`.
         advance: `(frontier, candidates, parents)`: `Frontier.advance`, with the parents written to `parents [slots,
             beam]` int64. Slots that are done have themselves for parents.
     """
@@ -62,7 +63,7 @@ class Operations:
     self_attention: Callable[[Tensor, SelfCache, Tensor, Tensor, Tensor, int], Tensor]
     cross_attention: Callable[[Tensor, Tensor, Tensor, Tensor, int], Tensor]
     add_norm: Callable[[Tensor, Tensor, nn.LayerNorm], tuple[Tensor, Tensor]]
-    output: Callable[[Tensor, Tensor, int, int], RowCandidates]
+    output: Callable[[Tensor, Tensor, int, int, int], RowCandidates]
     advance: Callable[[Frontier, RowCandidates, Tensor], None]
 
 
@@ -125,9 +126,9 @@ def plain_add_norm(x: Tensor, y: Tensor, norm: nn.LayerNorm) -> tuple[Tensor, Te
     return total, norm(total)
 
 
-def plain_output(features: Tensor, weight: Tensor, count: int, eos_id: int) -> RowCandidates:
+def plain_output(features: Tensor, weight: Tensor, vocab: int, count: int, eos_id: int) -> RowCandidates:
     """See `Operations.output`."""
-    return top_candidates(project(features, weight), count, eos_id)
+    return top_candidates(project(features, weight)[:, :vocab], count, eos_id)
 
 
 def plain_advance(frontier: Frontier, candidates: RowCandidates, parents: Tensor) -> None:

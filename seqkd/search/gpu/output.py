@@ -3,6 +3,9 @@
 The vocabulary is cut into small chunks. The first pass keeps each chunk's maximum. The `count` best logits lie in the
 `count` chunks of highest maxima (a chunk that is not among them has `count` better logits elsewhere, one in each of
 those; ties go to the lower chunk as they go to the lower id), so the second pass reads those few chunks alone.
+
+Rows of logits may be padded: with a stride that is a multiple of 16, they are read 16 bytes at a time, whatever the
+vocabulary. Padding is read and then ignored.
 """
 
 from __future__ import annotations
@@ -51,6 +54,7 @@ def _reduce_kernel(
     tops: tl.tensor,
     sums: tl.tensor,
     vocab: tl.tensor,
+    stride: tl.tensor,
     chunks: tl.tensor,
     groups: tl.tensor,
     chunk: tl.constexpr,
@@ -61,7 +65,8 @@ def _reduce_kernel(
     group = tl.program_id(1)
     c = group * per_group + tl.arange(0, per_group)
     ids = c[:, None] * chunk + tl.arange(0, chunk)[None, :]
-    value = tl.load(logits + row * vocab + ids, mask=ids < vocab, other=float("-inf")).to(tl.float32)
+    value = tl.load(logits + row * stride + ids, mask=ids < stride, other=float("-inf")).to(tl.float32)
+    value = tl.where(ids < vocab, value, float("-inf"))
     best = tl.max(tl.where(value == value, value, float("-inf")), axis=1)
     tl.store(maxima + row * chunks + c, best, mask=c < chunks)
     top = tl.max(best, axis=0)
@@ -82,6 +87,7 @@ def _project_kernel(
     sums: tl.tensor,
     rows: tl.tensor,
     vocab: tl.tensor,
+    stride: tl.tensor,
     chunks: tl.tensor,
     groups: tl.tensor,
     dim: tl.tensor,
@@ -105,8 +111,8 @@ def _project_kernel(
             weight + ids[None, :] * dim + d[:, None], mask=(ids < vocab)[None, :] & (d < dim)[:, None], other=0.0
         )
         value = tl.dot(left, right, value, input_precision="ieee")
-    inside = (r < rows)[:, None] & (ids < vocab)[None, :]
-    tl.store(logits + row[:, None] * vocab + ids[None, :], value, mask=inside)
+    inside = (r < rows)[:, None] & (ids < stride)[None, :]
+    tl.store(logits + row[:, None] * stride + ids[None, :], value, mask=inside)
     value = tl.where((ids < vocab)[None, :], value, float("-inf"))
     clean = tl.where(value == value, value, float("-inf"))
     per_group: tl.constexpr = block_ids // chunk
@@ -131,6 +137,7 @@ def _select_kernel(
     numbers: tl.tensor,
     ends: tl.tensor,
     vocab: tl.tensor,
+    stride: tl.tensor,
     chunks: tl.tensor,
     groups: tl.tensor,
     eos_id: tl.tensor,
@@ -150,7 +157,7 @@ def _select_kernel(
     highest = tl.max(top, axis=0)
     shift = tl.where(highest == float("-inf"), 0.0, highest)
     tl.store(lse + row, shift + tl.log(tl.sum(total * tl.exp(top - shift), axis=0)))
-    tl.store(ends + row, tl.load(logits + row * vocab + eos_id).to(tl.float32))
+    tl.store(ends + row, tl.load(logits + row * stride + eos_id).to(tl.float32))
 
     c = tl.arange(0, padded_chunks)
     best = tl.load(maxima + row * chunks + c, mask=c < chunks, other=float("-inf"))
@@ -163,9 +170,9 @@ def _select_kernel(
         keys = tl.where(keys == first, NONE, keys)
 
     ids = picked[:, None] * chunk + tl.arange(0, chunk)[None, :]
-    inside = (order < picks)[:, None] & (ids < vocab)
-    value = tl.load(logits + row * vocab + ids, mask=inside, other=float("-inf")).to(tl.float32)
-    keys = tl.where(inside, _key(value, ids), NONE)
+    chosen_chunks = (order < picks)[:, None]
+    value = tl.load(logits + row * stride + ids, mask=chosen_chunks & (ids < stride), other=float("-inf"))
+    keys = tl.where(chosen_chunks & (ids < vocab), _key(value.to(tl.float32), ids), NONE)
     order = tl.arange(0, padded_count)
     chosen = tl.zeros([padded_count], tl.int64)
     for pick in range(count):
@@ -197,12 +204,25 @@ def _chunk(count: int) -> int:
     return 64 if count <= 32 else 32
 
 
+def _warps(padded_chunks: int, picks: int, chunk: int) -> int:
+    """Warps for a row of the second pass, in which a key takes two registers.
+
+    One warp needs no barrier between its many small reductions. From 64,000 pieces on, or a beam of 15, it would have
+    too few registers to run beside enough others, and with 256,000 pieces too few to work without spills.
+    """
+    held = 2 * padded_chunks + picks * chunk
+    return 1 if held <= 2048 else 4 if held <= 8192 else 8
+
+
 def candidates(logits: Tensor, count: int, eos_id: int) -> RowCandidates:
     """Log-sum-exp and the `count` best of logits `[rows, vocab]` of any float type; ties go to the lower id.
 
-    A row with NaN or +inf has NaN for its log-sum-exp; its ids are valid, its values mean nothing.
+    The logits may be the first columns of a wider tensor. A row with NaN or +inf has NaN for its log-sum-exp; its ids
+    are valid, its values mean nothing.
     """
     rows, vocab = logits.shape
+    if logits.stride(1) != 1 or logits.stride(0) < vocab:
+        logits = logits.contiguous()
     chunk = _chunk(count)
     chunks = triton.cdiv(vocab, chunk)
     groups = triton.cdiv(chunks, GROUP)
@@ -213,6 +233,7 @@ def candidates(logits: Tensor, count: int, eos_id: int) -> RowCandidates:
         reduced.tops,
         reduced.sums,
         vocab,
+        logits.stride(0),
         chunks,
         groups,
         chunk=chunk,
@@ -226,6 +247,7 @@ def _select(logits: Tensor, reduced: _Reduction, count: int, eos_id: int, chunk:
     chunks, groups = reduced.maxima.size(1), reduced.tops.size(1)
     count = min(count, vocab)
     picks = min(count, chunks)
+    padded_chunks = triton.next_power_of_2(chunks)
     lse, ends = torch.empty(2, rows, dtype=torch.float32, device=logits.device)
     values = torch.empty(rows, count, dtype=torch.float32, device=logits.device)
     numbers = torch.empty(rows, count, dtype=torch.long, device=logits.device)
@@ -239,6 +261,7 @@ def _select(logits: Tensor, reduced: _Reduction, count: int, eos_id: int, chunk:
         numbers,
         ends,
         vocab,
+        logits.stride(0),
         chunks,
         groups,
         eos_id,
@@ -246,28 +269,27 @@ def _select(logits: Tensor, reduced: _Reduction, count: int, eos_id: int, chunk:
         picks=picks,
         padded_count=triton.next_power_of_2(count),
         padded_picks=triton.next_power_of_2(picks),
-        padded_chunks=triton.next_power_of_2(chunks),
+        padded_chunks=padded_chunks,
         padded_groups=triton.next_power_of_2(groups),
         chunk=chunk,
-        # One warp a row needs no barrier between its many small reductions.
-        num_warps=1 if count <= 32 else 8,
+        num_warps=_warps(padded_chunks, picks, chunk),
     )
     return RowCandidates(lse=lse, values=values, ids=numbers, eos=ends)
 
 
-def output(features: Tensor, weight: Tensor, count: int, eos_id: int) -> RowCandidates:
+def output(features: Tensor, weight: Tensor, vocab: int, count: int, eos_id: int) -> RowCandidates:
     """See `Operations.output`: the product by the vendor's library, then `candidates`."""
-    return candidates(project(features, weight), count, eos_id)
+    return candidates(project(features, weight)[:, :vocab], count, eos_id)
 
 
-def fused_output(features: Tensor, weight: Tensor, count: int, eos_id: int) -> RowCandidates:
+def fused_output(features: Tensor, weight: Tensor, vocab: int, count: int, eos_id: int) -> RowCandidates:
     """See `Operations.output`: the first pass is done where the product ends, so that logits are not read back."""
-    (rows, dim), vocab = features.shape, weight.size(0)
+    (rows, dim), stride = features.shape, weight.size(0)
     chunk = _chunk(count)
     chunks = triton.cdiv(vocab, chunk)
     block_rows, block_ids = 128, 128
     groups = triton.cdiv(vocab, block_ids)
-    logits = torch.empty(rows, vocab, dtype=torch.float32, device=features.device)
+    logits = torch.empty(rows, stride, dtype=torch.float32, device=features.device)
     reduced = _Reduction.empty(rows, chunks, groups, features.device)
     # Programs that run side by side share their part of the weights, which is the larger matrix.
     _project_kernel[(triton.cdiv(rows, block_rows), groups)](
@@ -279,6 +301,7 @@ def fused_output(features: Tensor, weight: Tensor, count: int, eos_id: int) -> R
         reduced.sums,
         rows,
         vocab,
+        stride,
         chunks,
         groups,
         dim,
@@ -289,4 +312,4 @@ def fused_output(features: Tensor, weight: Tensor, count: int, eos_id: int) -> R
         num_warps=8,
         num_stages=3,
     )
-    return _select(logits, reduced, count, eos_id, chunk)
+    return _select(logits[:, :vocab], reduced, count, eos_id, chunk)

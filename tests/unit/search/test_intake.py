@@ -48,9 +48,19 @@ def test_short_sentences_form_no_larger_batch_than_their_logits_allow() -> None:
     assert intake.count == 2
     most = most_together(torch.device("cuda"), vocab=256_206, beam=5)
     assert most is not None
-    assert most * 5 * 256_206 * 4 <= LOGITS_BYTES < (most + 1) * 5 * 256_206 * 4
+    assert most * 5 * 256_206 * 4 <= LOGITS_BYTES < 2 * most * 5 * 256_206 * 4
+    assert most == 256
     assert most_together(torch.device("cuda"), vocab=10**9, beam=64) == 1
     assert most_together(torch.device("cpu"), vocab=256_206, beam=5) is None
+
+
+def test_batches_are_counted_in_the_width_of_their_caches() -> None:
+    rows = [Sentence(row, [4] * length) for row, length in enumerate([9, 9, 9, 9, 9, 9])]
+    intake = Intake(rows, max_positions=100, batch_tokens=64, cache_width=lambda width: 16 if width > 8 else 8)
+    assert (intake.width, intake.count) == (16, 4)
+    taken = [intake.queue.popleft() for _ in range(4)]
+    intake.put_back(MemoryError(), taken, count=4, width=intake.width)
+    assert (intake.batch_tokens, intake.count, len(intake.queue)) == (32, 2, 6)
 
 
 def test_a_batch_that_does_not_fit_waits_again_and_the_next_ones_are_half_as_large(

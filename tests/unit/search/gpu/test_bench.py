@@ -86,7 +86,7 @@ def test_only_chosen_variants_are_measured(tmp_path: Path) -> None:
 
 
 def test_every_name_of_a_variant_is_one(capsys: pytest.CaptureFixture[str]) -> None:
-    assert gpu.variants(tiny_model()).keys() == {"engine", *gpu.NAMES}
+    assert gpu.variants(tiny_model(), gpu.SMOKE.ladder).keys() == {"engine", *gpu.NAMES}
     with pytest.raises(SystemExit):
         gpu.main(["--smoke", "--out", "gpu.json", "--variants", "without-luck"])
     assert "invalid choice: 'without-luck'" in capsys.readouterr().err

@@ -11,13 +11,15 @@ from typing import Any
 import pytest
 import torch
 
-from seqkd.search.gpu.graphs import ORDINARY_RUNS, Recorder
+from seqkd.search.gpu.graphs import ORDINARY_RUNS, GraphPool, Recorder
 
 DEVICE = torch.device("cuda")
 
 
 class FakePool:
-    """The memory of the graphs of one recorder; it is freed with the last of them."""
+    """The memory of graphs, which is freed with the last of them; torch then refuses it."""
+
+    graphs: weakref.WeakSet[FakeGraph] | None = None
 
 
 class FakeStream:
@@ -40,6 +42,8 @@ class FakeGraph:
 
     def capture_begin(self, *, pool: FakePool, capture_error_mode: str) -> None:
         assert capture_error_mode == "thread_local"
+        assert pool.graphs is None or pool.graphs, "the pool is freed"
+        pool.graphs = weakref.WeakSet((*(pool.graphs or ()), self))
         self.pool, self.cuda.capturing = pool, self
         self.cuda.graphs.append(weakref.ref(self))
         self.cuda.calls.append("begin")
@@ -108,8 +112,11 @@ class FakeCuda:
         assert self.capturing is None
         self.calls.append("empty")
 
+    def pool(self) -> GraphPool:
+        return GraphPool(DEVICE, enabled=True, cuda=self, clear_workspaces=self.clear_workspaces)
+
     def recorder(self) -> Recorder:
-        return Recorder(DEVICE, enabled=True, cuda=self, clear_workspaces=self.clear_workspaces)
+        return Recorder(self.pool())
 
 
 def test_a_key_is_captured_in_its_fourth_run_and_replayed_from_then_on() -> None:
@@ -158,6 +165,32 @@ def test_graphs_do_not_work_in_memory_that_leaves_with_another_recorder() -> Non
     assert cuda.calls.count("replay") == 6
 
 
+def test_recorders_of_one_pool_share_memory_and_stream_and_leave_apart() -> None:
+    cuda = FakeCuda()
+    pool = cuda.pool()
+    first, second = Recorder(pool), Recorder(pool)
+    for recorder in (first, second):
+        for _ in range(ORDINARY_RUNS + 1):
+            recorder.run("one", cuda.product)
+    one, other = (graph() for graph in cuda.graphs)
+    assert one is not None
+    assert other is not None
+    assert one.pool is other.pool
+    assert cuda.streams == [DEVICE]
+    memory = weakref.ref(other.pool)
+    del first, recorder, one, other
+    gc.collect()
+    second.run("one", cuda.product)
+    assert [graph() is None for graph in cuda.graphs] == [True, False]
+    # Once all graphs are gone, the next ones get other memory.
+    del second
+    gc.collect()
+    third = Recorder(pool)
+    for _ in range(ORDINARY_RUNS + 1):
+        third.run("one", cuda.product)
+    assert memory() is None
+
+
 @pytest.mark.parametrize("broken", [False, True])
 def test_a_failed_capture_is_ended_and_its_own_error_is_told(broken: bool) -> None:
     cuda = FakeCuda()
@@ -200,7 +233,7 @@ def test_a_capture_that_lacks_memory_is_tried_once_more_after_the_cache_is_empti
 @pytest.mark.parametrize(("device", "enabled"), [("cpu", True), ("cuda", False)])
 def test_without_graphs_every_run_is_ordinary(device: str, enabled: bool) -> None:
     cuda: Any = FakeCuda()
-    recorder = Recorder(torch.device(device), enabled=enabled, cuda=cuda)
+    recorder = Recorder(GraphPool(torch.device(device), enabled=enabled, cuda=cuda))
     calls: list[int] = []
     for _ in range(ORDINARY_RUNS + 2):
         recorder.run("one", lambda: calls.append(1))
@@ -209,7 +242,7 @@ def test_without_graphs_every_run_is_ordinary(device: str, enabled: bool) -> Non
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_captured_function_moves_on_once_a_run() -> None:
-    recorder = Recorder(DEVICE, enabled=True)
+    recorder = Recorder(GraphPool(DEVICE, enabled=True))
     count = torch.zeros(1, device=DEVICE)
     for run in range(1, 8):
         assert recorder.run("count", lambda: count.add_(1)).item() == run
@@ -220,7 +253,7 @@ def test_products_stay_the_same_when_another_recorder_is_gone() -> None:
     layer = torch.nn.Linear(8192, 512, device=DEVICE, dtype=torch.bfloat16)  # few rows: the product is split
     x = torch.randn(40, 8192, device=DEVICE, dtype=torch.bfloat16)
     with torch.inference_mode():
-        first, second = Recorder(DEVICE, enabled=True), Recorder(DEVICE, enabled=True)
+        first, second = (Recorder(GraphPool(DEVICE, enabled=True)) for _ in range(2))
         for recorder in (first, second):
             for _ in range(ORDINARY_RUNS + 1):
                 found = recorder.run("product", lambda: layer(x))

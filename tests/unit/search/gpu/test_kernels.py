@@ -213,6 +213,18 @@ def test_ties_go_to_the_lower_id(vocab: int, count: int, kinds: int, seed: int) 
     check(candidates(logits, count, 0), logits, min(count, vocab), 0)
 
 
+@pytest.mark.parametrize("padding", [1, 51, 300])
+def test_padding_of_logits_is_ignored(padding: int) -> None:
+    torch.manual_seed(padding)
+    logits = torch.randn(3, 77 + padding, device=DEVICE)
+    for value in (1e9, math.inf, math.nan):
+        logits[:, 77:] = value
+        check(candidates(logits[:, :77], 12, 2), logits[:, :77], 12, 2)
+    check(candidates(logits.t()[:77].t(), 12, 2), logits[:, :77], 12, 2)
+    across = torch.randn(77, 3, device=DEVICE).t()
+    check(candidates(across, 12, 2), across, 12, 2)
+
+
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 @pytest.mark.parametrize("at", [0, 70, 299])
 def test_nan_and_infinity_are_seen_and_ids_stay_valid(value: float, at: int) -> None:
@@ -242,14 +254,16 @@ def test_minus_infinity_is_a_logit_like_others() -> None:
 
 
 @pytest.mark.parametrize("dtype", ROUNDED)
-@pytest.mark.parametrize(("rows", "vocab", "count"), [(3, 77, 12), (130, 150, 1), (2, 300, 40)])
-def test_fused_projection(rows: int, vocab: int, count: int, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize(
+    ("rows", "vocab", "padding", "count"), [(3, 77, 51, 12), (3, 77, 0, 12), (130, 150, 10, 1), (2, 300, 20, 40)]
+)
+def test_fused_projection(rows: int, vocab: int, padding: int, count: int, dtype: torch.dtype) -> None:
     torch.manual_seed(rows)
     # small whole numbers: products and sums are exact whatever their order
     features = torch.randint(-4, 5, (rows, 48), device=DEVICE).to(dtype)
-    weight = torch.randint(-4, 5, (vocab, 48), device=DEVICE).to(dtype)
-    expected = top_candidates(features.float() @ weight.float().t(), count, 2)
-    found = fused_output(features, weight, count, 2)
+    weight = torch.randint(-4, 5, (vocab + padding, 48), device=DEVICE).to(dtype)
+    expected = top_candidates(features.float() @ weight[:vocab].float().t(), count, 2)
+    found = fused_output(features, weight, vocab, count, 2)
     torch.testing.assert_close(found.lse, expected.lse)
     assert torch.equal(found.values, expected.values)
     assert torch.equal(found.ids, expected.ids)

@@ -26,7 +26,7 @@ from seqkd.search.gpu.operations import PLAIN
 from seqkd.search.gpu.shapes import Ladder, Shape, rung
 from seqkd.search.plain.transformer import IncrementalTransformer
 from tests.unit.search.gpu.support import DEVICE
-from tests.unit.search.support import engine_model, padded, sentences
+from tests.unit.search.support import engine_model, padded
 
 LONGEST = 250
 
@@ -222,16 +222,17 @@ def test_nothing_is_read_that_another_shape_has_left() -> None:
         PLAIN, self_attention=TRITON.self_attention, cross_attention=TRITON.cross_attention
     )
     graph = GraphTransformer(plain, operations=operations, ladder=Ladder(slots=1, width=4))
-    chosen = BeamSettings(beam=2, nbest=2, max_length_ratio=0.3, max_length_extra=1)
-    for longest in (7, 3, 7):
-        rows = sentences(3, vocab=77, longest=longest)
-        expected = dict(BeamSearch([IncrementalTransformer(plain)], chosen).decode(rows, batch_tokens=24))
-        found = dict(BeamSearch([graph], chosen).decode(rows, batch_tokens=24))
+    chosen = BeamSettings(beam=2, nbest=2, max_length_ratio=0.1, max_length_extra=2)
+    # The last eight of 32 source tokens are never written.
+    for lengths in ((22, 20), (6, 3), (21, 17)):
+        rows = [(row, list(range(5 + row, 5 + row + length))) for row, length in enumerate(lengths)]
+        expected = dict(BeamSearch([IncrementalTransformer(plain)], chosen).decode(rows, batch_tokens=64))
+        found = dict(BeamSearch([graph], chosen).decode(rows, batch_tokens=64))
         assert {r: [h.ids for h in k] for r, k in found.items()} == {r: [h.ids for h in k] for r, k in expected.items()}
         (storage,) = graph._storages
         with torch.inference_mode():
             storage.memory.fill_(math.nan)
-    assert len(storage.sets) == 2
+    assert len(storage.sets) == 3
 
 
 def test_weights_that_change_in_place_are_those_of_the_next_decode() -> None:

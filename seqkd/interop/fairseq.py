@@ -34,6 +34,7 @@ from seqkd.interop.formats import ImportReport
 from seqkd.interop.pickles import check_pickles
 from seqkd.models.checkpoint import load_model, model_files, save_model
 from seqkd.models.registry import build
+from seqkd.models.settings import LATER
 from seqkd.models.transformer import Transformer
 from seqkd.text.vocabularies import SOURCE_VOCABULARY, VOCABULARY
 
@@ -145,6 +146,8 @@ def export_checkpoint(model_dir: str | Path, out: str | Path, *, overwrite: bool
     if settings["activation"] not in ("relu", "gelu"):
         what = f"fairseq's Transformer has no activation {settings['activation']!r}"
         raise ModelError(what, where=str(model_dir), expected="relu or gelu")
+    if other := [f"{name} = {settings[name]!r}" for name in LATER if name in settings]:
+        raise ModelError(f"fairseq's Transformer has no {', '.join(other)}", where=str(model_dir))
     vocabularies = loaded.vocabularies
     dictionaries = {
         f"dict.{SOURCE_LANGUAGE}.txt": dictionary_text(vocabularies.source.path).encode(),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import functools
 
-from seqkd.kernels.build import CPP, INT, INT64, POINTER, Library, load
+from seqkd.kernels.build import CPP, FLOAT, INT, INT64, POINTER, Library, load
 
 LIBRARY = Library(
     name="decoding",
@@ -14,7 +14,7 @@ LIBRARY = Library(
     otherwise="decoding runs in plain torch, several times slower",
     functions={
         "seqkd_arithmetics": (INT, ()),
-        "seqkd_model_new": (POINTER, (*12 * (INT,), *4 * (POINTER,))),
+        "seqkd_model_new": (POINTER, (*13 * (INT,), FLOAT, FLOAT, *4 * (POINTER,))),
         "seqkd_model_free": (None, (POINTER,)),
         "seqkd_set_weight": (None, (POINTER, INT, INT, INT, POINTER, POINTER, INT, INT)),
         "seqkd_set_lstm": (None, (POINTER, INT, INT, INT, POINTER, POINTER, INT, INT)),

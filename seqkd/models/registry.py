@@ -115,7 +115,7 @@ ARCHITECTURES = Registry(
         "transformer": Architecture(
             name="transformer",
             help="An encoder-decoder Transformer (Vaswani et al. 2017)",
-            settings="seqkd.models.settings:StackSettings",
+            settings="seqkd.models.settings:TransformerSettings",
             build="seqkd.models.transformer:Transformer",
             decodes="left to right",
             objective="nll",

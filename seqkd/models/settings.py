@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from dataclasses import asdict, dataclass, field, fields
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 Norm = Literal["pre", "post"]
 Positions = Literal["sinusoidal", "learned"]
-Activation = Literal["relu", "gelu", "swiglu"]
+Activation = Literal["relu", "gelu", "swish", "swiglu"]
 Embeddings = Literal["shared", "decoder", "separate"]
 
 Width = Annotated[int, Field(ge=8)]
 Layers = Annotated[int, Field(ge=1)]
 DropoutRate = Annotated[float, Field(ge=0.0, lt=1.0)]
+Start = Literal["eos", "zero"] | Annotated[int, Field(ge=0)]
 MaxPositions = Annotated[int, Field(ge=4, description="longest source or target in tokens, including end of sentence")]
 
 
@@ -35,6 +36,8 @@ class StackSettings:
         embeddings: shared: one table for source, target and output; decoder: one for target and output;
             separate: three.
         max_positions: Longest source or target in tokens, including end of sentence.
+        position_offset: The number of the first position of fixed sines. fairseq's is 2, Marian's is 0.
+        norm_epsilon: The constant that layer norms add to the variance.
 
     Raises:
         ValueError: The width is not a multiple of the heads.
@@ -54,10 +57,45 @@ class StackSettings:
         Field(description="shared: source = target = output; decoder: target = output; separate: three tables"),
     ] = "shared"
     max_positions: MaxPositions = 512
+    position_offset: Annotated[
+        int, Field(ge=0, description="number of the first position of fixed sines: 2 in fairseq, 0 in Marian")
+    ] = 2
+    norm_epsilon: Annotated[float, Field(gt=0.0, lt=1.0, description="added to the variance in layer norms")] = 1e-5
 
     def __post_init__(self) -> None:
         if self.dim % self.heads:
             raise ValueError(f"dim {self.dim} is not a multiple of heads {self.heads}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TransformerSettings(StackSettings):
+    """Settings of a Transformer. The defaults are fairseq's; other toolkits differ in the options below.
+
+    Attributes:
+        start: The first input of the decoder. eos: the embedding of the end of sentence; zero: a vector of zeros; a
+            number: the embedding of the piece with this id.
+        output_bias: Whether the output layer has a bias.
+        embedding_norm: Whether a layer norm follows the sum of embeddings and positions, as in BART.
+        scale_embeddings: Whether embeddings are multiplied by sqrt(dim).
+    """
+
+    start: Annotated[
+        Start, Field(description="the first input of the decoder: eos, zero (a vector of zeros), or the id of a piece")
+    ] = "eos"
+    output_bias: Annotated[bool, Field(description="the output layer has a bias")] = False
+    embedding_norm: Annotated[bool, Field(description="a layer norm after the embeddings, as in BART")] = False
+    scale_embeddings: Annotated[bool, Field(description="multiply embeddings by sqrt(dim)")] = True
+
+
+# Options that model folders have not always held. A folder leaves out those that have their default, so that its bytes
+# are those of earlier versions.
+LATER = ("position_offset", "norm_epsilon", "start", "output_bias", "embedding_norm", "scale_embeddings")
+
+
+def stored_settings(settings: Any) -> dict[str, Any]:
+    """Return the settings of an architecture, a dataclass, as the configuration of a model folder holds them."""
+    defaults = {option.name: option.default for option in fields(settings)}
+    return {name: value for name, value in asdict(settings).items() if name not in LATER or value != defaults[name]}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

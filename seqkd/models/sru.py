@@ -25,6 +25,7 @@ from seqkd.models.transformer import (
     FeedForward,
     embedding_tables,
     last_norm,
+    layer_norm,
     position_table,
 )
 from seqkd.text.vocabulary import EOS_ID, PAD_ID, UNK_ID
@@ -127,11 +128,11 @@ class RecurrentLayer(nn.Module):
         dim, heads = settings.dim, settings.heads
         self.pre = settings.norm == "pre"
         self.unit = SimplerUnit(dim) if cell == "ssru" else SimpleUnit(dim)
-        self.unit_norm = nn.LayerNorm(dim)
+        self.unit_norm = layer_norm(settings)
         self.cross = CrossAttention(dim, heads)
-        self.cross_norm = nn.LayerNorm(dim)
+        self.cross_norm = layer_norm(settings)
         self.ffn = FeedForward(dim, settings.ffn_dim, settings.activation)
-        self.ffn_norm = nn.LayerNorm(dim)
+        self.ffn_norm = layer_norm(settings)
         self.dropout = Dropout(settings.dropout)
 
     def forward(self, x: Tensor, memory: Tensor, memory_mask: Tensor | None) -> Tensor:
@@ -187,8 +188,8 @@ class Sru(nn.Module):
         self.target_embedding, self.source_embedding, self.output_weight = embedding_tables(
             self.source_vocab, self.target_vocab, self.dim, settings.embeddings
         )
-        self.source_positions = position_table(settings.positions, self.max_positions, self.dim)
-        self.target_positions = position_table(settings.positions, self.max_positions, self.dim)
+        self.source_positions = position_table(settings, self.max_positions)
+        self.target_positions = position_table(settings, self.max_positions)
         self.encoder = nn.ModuleList(EncoderLayer(settings) for _ in range(settings.encoder_layers))
         self.decoder = nn.ModuleList(RecurrentLayer(settings, settings.cell) for _ in range(settings.decoder_layers))
         self.encoder_norm, self.decoder_norm = last_norm(settings), last_norm(settings)

@@ -14,22 +14,27 @@ from torch.nn import functional
 
 from seqkd.models.functional import Dropout, Watcher, attend, feed_forward, linear
 from seqkd.models.protocol import Marks, PairLengths, too_long
-from seqkd.models.settings import Activation, Embeddings, Positions, StackSettings
+from seqkd.models.settings import Activation, Embeddings, StackSettings, TransformerSettings
 from seqkd.text.vocabulary import EOS_ID, PAD_ID, UNK_ID
 
 # fairseq numbers positions from its padding id plus one. With the same offset, imported models compute the same values.
 POSITION_OFFSET = 2
 
 
-def sinusoidal_table(positions: int, dim: int) -> Tensor:
+def sinusoidal_table(positions: int, dim: int, offset: int = POSITION_OFFSET) -> Tensor:
     """Compute fixed position embeddings: sines in the first half of the features, cosines in the second.
+
+    Args:
+        positions: Number of positions.
+        dim: Width of the embeddings.
+        offset: The number of the first position.
 
     Returns:
         `[positions, dim]` float32.
     """
     half = dim // 2
     rate = torch.exp(torch.arange(half, dtype=torch.float32) * -(math.log(10_000) / max(half - 1, 1)))
-    angle = (torch.arange(positions, dtype=torch.float32) + POSITION_OFFSET)[:, None] * rate[None]
+    angle = (torch.arange(positions, dtype=torch.float32) + offset)[:, None] * rate[None]
     table = torch.zeros(positions, dim)
     table[:, :half] = torch.sin(angle)
     table[:, half : 2 * half] = torch.cos(angle)
@@ -57,16 +62,22 @@ def embedding_tables(
     return target, source, table(target_vocab) if embeddings == "separate" else target
 
 
-def position_table(positions: Positions, count: int, dim: int) -> Tensor:
+def position_table(settings: StackSettings, count: int) -> Tensor:
     """Make position embeddings `[count, dim]`: fixed sines, which a model does not store, or a table to be trained."""
-    if positions == "learned":
+    dim = settings.dim
+    if settings.positions == "learned":
         return nn.Parameter(nn.init.normal_(torch.empty(count, dim), std=dim**-0.5))
-    return nn.Buffer(sinusoidal_table(count, dim), persistent=False)
+    return nn.Buffer(sinusoidal_table(count, dim, settings.position_offset), persistent=False)
+
+
+def layer_norm(settings: StackSettings) -> nn.LayerNorm:
+    """Make a layer norm of the model's width."""
+    return nn.LayerNorm(settings.dim, eps=settings.norm_epsilon)
 
 
 def last_norm(settings: StackSettings) -> nn.Module:
     """Make the module at the end of a stack: a layer norm if the layers have theirs before the blocks."""
-    return nn.LayerNorm(settings.dim) if settings.norm == "pre" else nn.Identity()
+    return layer_norm(settings) if settings.norm == "pre" else nn.Identity()
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
@@ -130,7 +141,7 @@ class CrossAttention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Two layers with ReLU or GELU between them, or SwiGLU (Shazeer 2020), whose gate doubles the inner width."""
+    """Two layers with an activation between them. SwiGLU (Shazeer 2020) has a gate, which doubles the inner width."""
 
     def __init__(self, dim: int, ffn_dim: int, activation: Activation) -> None:
         super().__init__()
@@ -145,6 +156,8 @@ class FeedForward(nn.Module):
         hidden = linear(x, self.inner, narrow=True)
         if self.activation == "gelu":
             hidden = functional.gelu(hidden)
+        elif self.activation == "swish":
+            hidden = functional.silu(hidden)
         else:
             value, gate = hidden.chunk(2, dim=-1)
             hidden = value * functional.silu(gate)
@@ -159,9 +172,9 @@ class EncoderLayer(nn.Module):
         dim, heads = settings.dim, settings.heads
         self.pre = settings.norm == "pre"
         self.attention = SelfAttention(dim, heads)
-        self.attention_norm = nn.LayerNorm(dim)
+        self.attention_norm = layer_norm(settings)
         self.ffn = FeedForward(dim, settings.ffn_dim, settings.activation)
-        self.ffn_norm = nn.LayerNorm(dim)
+        self.ffn_norm = layer_norm(settings)
         self.dropout = Dropout(settings.dropout)
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
@@ -181,11 +194,11 @@ class DecoderLayer(nn.Module):
         dim, heads = settings.dim, settings.heads
         self.pre = settings.norm == "pre"
         self.attention = SelfAttention(dim, heads)
-        self.attention_norm = nn.LayerNorm(dim)
+        self.attention_norm = layer_norm(settings)
         self.cross = CrossAttention(dim, heads)
-        self.cross_norm = nn.LayerNorm(dim)
+        self.cross_norm = layer_norm(settings)
         self.ffn = FeedForward(dim, settings.ffn_dim, settings.activation)
-        self.ffn_norm = nn.LayerNorm(dim)
+        self.ffn_norm = layer_norm(settings)
         self.dropout = Dropout(settings.dropout)
 
     def forward(self, x: Tensor, memory: Tensor, memory_mask: Tensor | None, own: Tensor | None = None) -> Tensor:
@@ -209,24 +222,42 @@ class Transformer(nn.Module):
     """The encoder-decoder Transformer.
 
     Args:
-        settings: The settings of the model.
+        settings: The settings of the model. Plain stack settings give the other options their defaults.
         source_vocab: Number of source pieces, including special ids.
         target_vocab: Number of target pieces, including special ids.
+
+    Attributes:
+        start_id: The id that the decoder reads first.
+        zero_start: Whether the decoder reads a vector of zeros in place of the embedding of `start_id`.
+        scale: The factor of embeddings.
+        output_bias: `[target_vocab]`, the bias of the output layer, or None.
+
+    Raises:
+        ValueError: The id with which the decoder starts is not an id of the target vocabulary.
     """
 
-    pad_id, eos_id, unk_id, start_id = PAD_ID, EOS_ID, UNK_ID, EOS_ID
+    pad_id, eos_id, unk_id = PAD_ID, EOS_ID, UNK_ID
 
     def __init__(self, settings: StackSettings, *, source_vocab: int, target_vocab: int) -> None:
         super().__init__()
         self.source_vocab, self.target_vocab = source_vocab, target_vocab
         self.dim, self.heads, self.max_positions = settings.dim, settings.heads, settings.max_positions
         self.norm = settings.norm
-        self.scale = math.sqrt(self.dim)
+        options = settings if isinstance(settings, TransformerSettings) else TransformerSettings()
+        self.start_id = options.start if isinstance(options.start, int) else EOS_ID
+        if self.start_id >= target_vocab:
+            raise ValueError(f"start is {self.start_id}, but there are {target_vocab} target pieces")
+        self.zero_start = options.start == "zero"
+        self.scale = math.sqrt(self.dim) if options.scale_embeddings else 1.0
         self.target_embedding, self.source_embedding, self.output_weight = embedding_tables(
             self.source_vocab, self.target_vocab, self.dim, settings.embeddings
         )
-        self.source_positions = position_table(settings.positions, self.max_positions, self.dim)
-        self.target_positions = position_table(settings.positions, self.max_positions, self.dim)
+        self.output_bias = nn.Parameter(torch.zeros(target_vocab)) if options.output_bias else None
+        self.source_positions = position_table(settings, self.max_positions)
+        self.target_positions = position_table(settings, self.max_positions)
+        self.source_embedding_norm, self.target_embedding_norm = (
+            layer_norm(settings) if options.embedding_norm else nn.Identity() for _ in range(2)
+        )
         self.encoder = nn.ModuleList(EncoderLayer(settings) for _ in range(settings.encoder_layers))
         self.decoder = nn.ModuleList(DecoderLayer(settings) for _ in range(settings.decoder_layers))
         self.encoder_norm, self.decoder_norm = last_norm(settings), last_norm(settings)
@@ -243,7 +274,14 @@ class Transformer(nn.Module):
     def embed_source(self, source: Tensor) -> Tensor:
         """Map `[batch, source]` ids to embeddings `[batch, source, dim]`."""
         embedded = functional.embedding(source, self.source_embedding) * self.scale
-        return embedded + self.source_positions[: source.size(1)]
+        return self.source_embedding_norm(embedded + self.source_positions[: source.size(1)])  # type: ignore[no-any-return]
+
+    def embed_target(self, ids: Tensor, positions: Tensor) -> Tensor:
+        """Map ids and their positions, both `[...]`, to embeddings `[..., dim]`."""
+        x = functional.embedding(ids, self.target_embedding) * self.scale
+        if self.zero_start:
+            x = x.masked_fill(positions.eq(0)[..., None], 0.0)
+        return self.target_embedding_norm(x + self.target_positions[positions].to(x.dtype))  # type: ignore[no-any-return]
 
     def encode(self, source: Tensor) -> Tensor:
         """Map `[batch, source]` ids, with end of sentence and padded on the right, to `[batch, source, dim]`."""
@@ -266,14 +304,16 @@ class Transformer(nn.Module):
         """
         mask = self.memory_mask(source)
         x = functional.embedding(target_in, self.target_embedding) * self.scale
-        x = self.dropout(x + self.target_positions[: target_in.size(1)])
+        if self.zero_start:
+            x = functional.pad(x[:, 1:], (0, 0, 1, 0))
+        x = self.dropout(self.target_embedding_norm(x + self.target_positions[: target_in.size(1)]))
         for layer in self.decoder:
             x = layer(x, memory, mask)
         return self.decoder_norm(x)  # type: ignore[no-any-return]
 
     def project(self, features: Tensor) -> Tensor:
         """Map `[..., dim]` to logits `[..., target_vocab]`."""
-        return functional.linear(features, self.output_weight)
+        return functional.linear(features, self.output_weight, self.output_bias)
 
     def forward(self, source: Tensor, target_in: Tensor) -> Tensor:
         """Map `[batch, source]` and `[batch, target]` ids to logits `[batch, target, target_vocab]`."""

@@ -9,6 +9,7 @@ import numpy.typing as npt
 import torch
 from pydantic import Field
 from torch import Tensor
+from torch.nn import functional
 
 LabelSmoothing = Annotated[float, Field(ge=0.0, lt=1.0)]
 
@@ -109,7 +110,10 @@ class Batch(NamedTuple):
 
 
 class TeacherForced(Protocol):
-    """A model that gives its features at all target positions at once, as the Transformer does."""
+    """A model that gives its features at all target positions at once, as the Transformer does.
+
+    A model whose output layer has a bias has the attribute `output_bias`, `[vocab]`.
+    """
 
     @property
     def output_weight(self) -> Tensor:
@@ -125,7 +129,30 @@ class TeacherForced(Protocol):
         ...
 
 
+# A bias of the output layer becomes a column of its weights, whose input is 1. Columns of zeros follow, because the
+# kernels need a width that is a multiple of this number.
+_BIAS_COLUMNS = 32
+
+
+def output_layer(model: TeacherForced) -> Tensor:
+    """Return the weights of a model's output layer for the inputs that `kept_features` returns.
+
+    They are `[vocab, dim]`, or `[vocab, dim + 32]` if the layer has a bias.
+    """
+    bias: Tensor | None = getattr(model, "output_bias", None)
+    if bias is None:
+        return model.output_weight
+    return torch.cat((model.output_weight, functional.pad(bias[:, None], (0, _BIAS_COLUMNS - 1))), 1)
+
+
 def kept_features(model: TeacherForced, batch: Batch) -> Tensor:
-    """Return the inputs of the output layer at the batch's kept positions, `[tokens, dim]`, without padding."""
+    """Return the inputs of the output layer at the batch's kept positions, without padding.
+
+    They are `[tokens, dim]`, or `[tokens, dim + 32]` if the layer has a bias; see `output_layer`.
+    """
     features = model.decode_features(batch.target_in, batch.source, model.encode(batch.source))
-    return features.flatten(0, 1).index_select(0, batch.kept)
+    rows = features.flatten(0, 1).index_select(0, batch.kept)
+    if getattr(model, "output_bias", None) is None:
+        return rows
+    one = functional.pad(rows.new_ones(len(rows), 1), (0, _BIAS_COLUMNS - 1))
+    return torch.cat((rows, one), 1)

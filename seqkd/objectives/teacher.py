@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from seqkd.models.functional import pad_rows
 from seqkd.models.registry import NO_TRACES, Traces
 from seqkd.models.trace import Trace, traced
-from seqkd.objectives.base import Batch, TeacherForced, kept_features
+from seqkd.objectives.base import Batch, TeacherForced, kept_features, output_layer
 from seqkd.objectives.projection import padding_multiple, rows_within
 
 # Number of logits in a chunk. About five tensors of that size, of the student and the teacher, exist at a time.
@@ -92,7 +92,7 @@ class Teacher:
         with torch.no_grad(), _autocast(kind, self._autocast):
             for model in self.models:
                 with traced(cast(nn.Module, model), wanted) if wanted else nullcontext() as trace:
-                    members.append((kept_features(model, batch), model.output_weight))
+                    members.append((kept_features(model, batch), output_layer(model)))
                 traces.append(trace or Trace())
         return Answer(members, self._autocast, traces, self._elements)
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from seqkd.models.registry import NO_TRACES, Traces
 from seqkd.models.trace import Trace
-from seqkd.objectives.base import Batch, TeacherForced, kept_features
+from seqkd.objectives.base import Batch, TeacherForced, kept_features, output_layer
 from seqkd.objectives.teacher import Answer, Teacher
 
 
@@ -59,13 +59,13 @@ class Forward:
 
     @cached_property
     def features(self) -> Tensor:
-        """The inputs of a left-to-right student's output layer at the batch's kept positions, `[tokens, dim]`."""
+        """The inputs of a left-to-right student's output layer; see `kept_features`."""
         return kept_features(cast(TeacherForced, self.model), self.batch)
 
-    @property
+    @cached_property
     def output_weight(self) -> Tensor:
-        """The student's output layer, `[vocab, dim]`."""
-        return cast(TeacherForced, self.model).output_weight
+        """The student's output layer, `[vocab, dim]`; see `output_layer`."""
+        return output_layer(cast(TeacherForced, self.model))
 
     @cached_property
     def targets(self) -> Tensor:

@@ -18,7 +18,9 @@ from seqkd.models.registry import Stack
 _LAYER = re.compile(r"^((?:stack\.)?(encoder|decoder)\.)(\d+)(\..*)$")
 # The same names in all architectures of seqkd.
 _GROUPS = {
-    "embeddings": re.compile(r"^(stack\.)?((source|target|extra)_(embedding|positions)|output_weight)$"),
+    "embeddings": re.compile(
+        r"^(stack\.)?((source|target|extra)_(embedding|positions)|(source|target)_embedding_norm\..*|output_(weight|bias))$"
+    ),
     "encoder": re.compile(r"^(stack\.)?encoder(_norm)?\."),
     "decoder": re.compile(r"^(stack\.)?decoder(_norm)?\."),
 }

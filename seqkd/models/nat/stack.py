@@ -81,8 +81,8 @@ class ParallelStack(nn.Module):
         self.extra_embedding = (
             nn.Parameter(nn.init.normal_(torch.empty(extra_pieces, dim), std=dim**-0.5)) if extra_pieces else None
         )
-        self.source_positions = position_table(settings.positions, settings.max_positions, dim)
-        self.target_positions = position_table(settings.positions, decoder_positions, dim)
+        self.source_positions = position_table(settings, settings.max_positions)
+        self.target_positions = position_table(settings, decoder_positions)
         self.encoder = nn.ModuleList(EncoderLayer(settings) for _ in range(settings.encoder_layers))
         self.decoder = nn.ModuleList(DecoderLayer(settings) for _ in range(settings.decoder_layers))
         self.encoder_norm, self.decoder_norm = last_norm(settings), last_norm(settings)

@@ -22,7 +22,7 @@ Arithmetic = Literal["float32", "bf16", "bf16x3", "int8"]
 ARITHMETIC: dict[Arithmetic, int] = {"float32": 0, "bf16": 1, "bf16x3": 2, "int8": 3}
 # Bits of the arithmetics in the kernels' report on this CPU.
 HARDWARE: dict[Arithmetic, int] = {"bf16": 1, "int8": 2, "bf16x3": 4}
-ACTIVATION = {"relu": 0, "gelu": 1, "swiglu": 2}
+ACTIVATION = {"relu": 0, "gelu": 1, "swiglu": 2, "swish": 3}
 ATTENTION, SSRU, SRU, LSTM = range(4)  # how a decoder stores its earlier outputs
 
 
@@ -108,6 +108,9 @@ class Weights:
             len(model.encoder),
             model.decoder.layers if isinstance(model, Lstm) else len(model.decoder),
             torch.get_num_threads(),
+            int(isinstance(model, Transformer) and model.zero_start),
+            model.scale,
+            _norm_epsilon(model),
             *(pointer(table) for table in self._kept[:2]),
             *positions,
         )
@@ -117,7 +120,8 @@ class Weights:
             self._load_lstm(model)
         else:
             self._load(model)
-        self._set_weight(2, 0, 0, model.output_weight, None)
+        bias = model.output_bias if isinstance(model, Transformer) else None
+        self._set_weight(2, 0, 0, model.output_weight, bias)
 
     def _load(self, model: Transformer | ParallelStack | Sru) -> None:
         for stack, layers in enumerate((model.encoder, model.decoder)):
@@ -142,6 +146,10 @@ class Weights:
         for stack, last in enumerate((model.encoder_norm, model.decoder_norm)):
             if isinstance(last, nn.LayerNorm):
                 self._set_norm(stack, -1, 0, last)
+        if isinstance(model, Transformer):
+            for stack, norm in enumerate((model.source_embedding_norm, model.target_embedding_norm)):
+                if isinstance(norm, nn.LayerNorm):
+                    self._set_norm(stack, -2, 0, norm)
 
     def _load_lstm(self, model: Lstm) -> None:
         for number, layer in enumerate(model.encoder):
@@ -177,6 +185,14 @@ class Weights:
     def _set_norm(self, stack: int, layer: int, part: int, norm: nn.LayerNorm) -> None:
         weight, bias = norm.weight.detach().float().contiguous(), norm.bias.detach().float().contiguous()
         self.kernels.seqkd_set_norm(self.handle, stack, layer, part, pointer(weight), pointer(bias))
+
+
+def _norm_epsilon(model: Steppable | ParallelStack) -> float:
+    """Return the epsilon of the model's layer norms; 0 for an LSTM, which has none."""
+    if isinstance(model, Lstm):
+        return 0.0
+    first: Any = model.encoder[0]
+    return float(first.ffn_norm.eps)
 
 
 def _memory(model: Steppable | ParallelStack) -> int:

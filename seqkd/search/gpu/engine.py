@@ -14,7 +14,6 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from seqkd.models.transformer import DecoderLayer, FeedForward, Transformer
 from seqkd.search.candidates import RowCandidates, penalize
@@ -35,8 +34,10 @@ ALIGNED_ROWS = 64
 
 
 def runs_here(model: nn.Module) -> bool:
-    """Whether the kernels run where this model is."""
-    return isinstance(model, Transformer) and kernels_on(model.output_weight.device)
+    """Whether the kernels run where this model is, and compute all that it has."""
+    if not isinstance(model, Transformer) or model.output_bias is not None:
+        return False
+    return kernels_on(model.output_weight.device)
 
 
 class GraphTransformer:
@@ -230,8 +231,7 @@ class GraphTransformer:
         do.follow(ancestors, parents, positions, places)
         parents.copy_(buffers.beams)
 
-        x = functional.embedding(buffers.tokens[:rows], model.target_embedding) * model.scale
-        x = (x + model.target_positions[positions[places]][:, None].to(x.dtype)).flatten(0, 1)
+        x = model.embed_target(buffers.tokens[:rows], positions[places][:, None]).flatten(0, 1)
         pre = model.norm == "pre"
         layers = list(self._layers())
         read = layers[0].attention_norm(x) if pre else x

@@ -117,8 +117,7 @@ class IncrementalTransformer:
         mask = visible.reshape(slots, 1, beam, seen * beam)
         source_mask = state.source_mask[..., :width]
 
-        x = functional.embedding(tokens, model.target_embedding) * model.scale
-        x = x + model.target_positions[state.positions][:, None].to(x.dtype)
+        x = model.embed_target(tokens, state.positions[:, None])
         for index, layer in enumerate(model.decoder):
             assert isinstance(layer, DecoderLayer)
             read = layer.attention_norm(x) if layer.pre else x

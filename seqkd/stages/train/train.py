@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ from seqkd.models.checkpoint import (
 )
 from seqkd.models.protocol import Marks, PairLengths
 from seqkd.models.registry import misfit
+from seqkd.models.settings import stored_settings
 from seqkd.objectives.loss import Loss
 from seqkd.progress import say
 from seqkd.search.loading import resolve_device
@@ -385,7 +386,7 @@ def _write(
         with atomic_path(path) as temporary:
             shutil.copyfile(out / STATE / path.name, temporary)
     write_vocabularies(out, vocabularies)
-    save_model(out, work.model, arch=config.model.arch, settings=asdict(config.model.settings), vocab=out)
+    save_model(out, work.model, arch=config.model.arch, settings=stored_settings(config.model.settings), vocab=out)
     return Manifest(
         kind="model",
         fingerprint=made_by.fingerprint,

@@ -15,7 +15,7 @@ from seqkd.errors import ConflictError, ModelError
 from seqkd.interop.fairseq import export_checkpoint, import_checkpoint, read_checkpoint
 from seqkd.interop.fairseq_dictionary import word_vocabulary
 from seqkd.models.checkpoint import load_model, save_model
-from seqkd.models.settings import StackSettings
+from seqkd.models.settings import TransformerSettings
 from seqkd.models.transformer import Transformer
 
 SYMBOLS = [f"s{number}" for number in range(20)]
@@ -37,7 +37,7 @@ SETTINGS: dict[str, Any] = {
 def model_folder(folder: Path, **changes: Any) -> tuple[Path, Transformer]:
     settings = SETTINGS | changes
     torch.manual_seed(1)
-    model = Transformer(StackSettings(**settings), source_vocab=24, target_vocab=24).eval()
+    model = Transformer(TransformerSettings(**settings), source_vocab=24, target_vocab=24).eval()
     with torch.no_grad():
         for weight in model.parameters():
             weight.add_(torch.randn_like(weight))
@@ -251,6 +251,13 @@ def test_files_that_are_no_checkpoints_are_refused(tmp_path: Path) -> None:
     torch.save([1, 2], tmp_path / "list.pt")
     with pytest.raises(ModelError, match="no `model`"):
         read_checkpoint(tmp_path / "list.pt")
+
+
+def test_options_that_fairseq_does_not_have_are_refused_by_name(tmp_path: Path) -> None:
+    folder, _ = model_folder(tmp_path, start="zero", output_bias=True)
+    with pytest.raises(ModelError, match="start = 'zero', output_bias = True"):
+        export_checkpoint(folder, tmp_path / "exported")
+    assert not (tmp_path / "exported").exists()
 
 
 def test_swiglu_has_no_equal_in_fairseq(tmp_path: Path) -> None:

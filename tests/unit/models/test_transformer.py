@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import pytest
 import torch
 
-from seqkd.models.settings import Activation, Embeddings, Norm, Positions, StackSettings
+from seqkd.models.settings import (
+    Activation,
+    Embeddings,
+    Norm,
+    Positions,
+    StackSettings,
+    TransformerSettings,
+    stored_settings,
+)
 from seqkd.models.transformer import Transformer
 from seqkd.search.plain.transformer import IncrementalTransformer
 from tests.unit.models.support import PAD, follow_parents, padded
@@ -19,10 +28,11 @@ def small(
     positions: Positions = "sinusoidal",
     activation: Activation = "relu",
     embeddings: Embeddings = "shared",
+    **more: Any,
 ) -> Transformer:
     torch.manual_seed(4)
     return Transformer(
-        StackSettings(
+        TransformerSettings(
             dim=16,
             heads=4,
             ffn_dim=24,
@@ -34,6 +44,7 @@ def small(
             activation=activation,
             embeddings=embeddings,
             max_positions=20,
+            **more,
         ),
         source_vocab=30,
         target_vocab=30,
@@ -61,6 +72,67 @@ def test_one_step_at_a_time_equals_teacher_forcing(
     for position in range(6):
         logits = engine.step(state, target[:, position : position + 1])
         torch.testing.assert_close(logits[:, 0].log_softmax(-1), expected[:, position], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"start": "zero", "position_offset": 0, "norm_epsilon": 1e-6, "activation": "swish", "output_bias": True},
+        {"start": 9, "embedding_norm": True, "scale_embeddings": False, "positions": "learned"},
+    ],
+)
+def test_a_step_equals_teacher_forcing_with_the_options_of_other_toolkits(options: dict[str, Any]) -> None:
+    model = small(norm="post", **options)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)  # biases and norms that are not trivial
+    source, target = padded([5, 7], 1), padded([6, 6], 2)
+    target[:, 0] = model.start_id
+    with torch.no_grad():
+        expected = model(source, target)
+    engine = IncrementalTransformer(model)
+    state = engine.new_state(2, 1, 7, 6)
+    engine.admit(state, torch.arange(2), source)
+    for position in range(6):
+        logits = engine.step(state, target[:, position : position + 1])
+        torch.testing.assert_close(logits[:, 0], expected[:, position], atol=1e-5, rtol=1e-5)
+
+
+def test_each_option_of_other_toolkits_changes_the_logits() -> None:
+    source, target = padded([5], 1), padded([6], 2)
+    changes: list[dict[str, Any]] = [
+        {},
+        {"start": "zero"},
+        {"position_offset": 0},
+        {"norm_epsilon": 1e-2},
+        {"embedding_norm": True},
+        {"scale_embeddings": False},
+        {"activation": "swish"},
+    ]
+    plain, *others = (small(**change) for change in changes)
+    with torch.no_grad():
+        before = plain(source, target)
+        for change, other in zip(changes[1:], others, strict=True):
+            other.load_state_dict(plain.state_dict(), strict=False)
+            assert float((other(source, target) - before).abs().max()) > 1e-3, change
+        assert small(start=9).start_id == 9
+        biased = small(output_bias=True)
+        biased.load_state_dict(plain.state_dict(), strict=False)
+        assert biased.output_bias is not None
+        biased.output_bias[4] = 3.0
+        torch.testing.assert_close((biased(source, target) - before)[0, 2, 3:6], torch.tensor([0.0, 3.0, 0.0]))
+
+
+def test_a_start_outside_the_vocabulary_is_refused() -> None:
+    with pytest.raises(ValueError, match="start is 30, but there are 30 target pieces"):
+        small(start=30)
+
+
+def test_options_of_other_toolkits_leave_no_mark_in_a_configuration_unless_they_are_used() -> None:
+    plain = StackSettings()
+    assert stored_settings(TransformerSettings()) == stored_settings(plain)
+    assert "norm_epsilon" not in stored_settings(plain)
+    assert stored_settings(TransformerSettings(start="zero"))["start"] == "zero"
 
 
 def test_beams_follow_their_parents_without_a_copy() -> None:

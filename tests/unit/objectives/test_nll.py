@@ -1,10 +1,11 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 from torch.nn import functional
 
-from seqkd.models.settings import StackSettings
+from seqkd.models.settings import TransformerSettings
 from seqkd.models.transformer import Transformer
 from seqkd.objectives.base import Batch
 from seqkd.objectives.nll import LabelSmoothedNll
@@ -19,24 +20,28 @@ def batch_of(source: list[list[int]], target_out: list[list[int]]) -> Batch:
     return Batch(np.arange(len(out)), torch.tensor(source), target_in, out, kept, len(kept))
 
 
-def model_of() -> Transformer:
+def model_of(*, output_bias: bool = False) -> Transformer:
     torch.manual_seed(0)
     return Transformer(
-        StackSettings(
+        TransformerSettings(
             dim=16,
             heads=2,
             ffn_dim=32,
             encoder_layers=1,
             decoder_layers=1,
             dropout=0.0,
+            output_bias=output_bias,
         ),
         source_vocab=20,
         target_vocab=20,
     )
 
 
-def test_equals_cross_entropy_of_the_models_logits() -> None:
-    model = model_of()
+@pytest.mark.parametrize("output_bias", [False, True])
+def test_equals_cross_entropy_of_the_models_logits(output_bias: bool) -> None:
+    model = model_of(output_bias=output_bias)
+    if model.output_bias is not None:
+        torch.nn.init.normal_(model.output_bias)
     batch = batch_of([[5, 6, 2], [7, 2, 1]], [[8, 9, 10, 2], [11, 2, 1, 1]])
     output = loss_of(LabelSmoothedNll(smoothing=0.1), model, batch)
     logits, targets = model(batch.source, batch.target_in).flatten(0, 1), batch.target_out.flatten()

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from seqkd.models.lstm import Lstm, LstmSettings
-from seqkd.models.settings import Activation, Norm, StackSettings
+from seqkd.models.settings import Activation, Norm, StackSettings, TransformerSettings
 from seqkd.models.sru import Cell, Sru, SruSettings
 from seqkd.models.transformer import Transformer
 from seqkd.search import BeamSearch, BeamSettings, Hypothesis, PairScore, SearchModel, score_pairs
@@ -19,6 +19,25 @@ from seqkd.search.pace import Pace
 from seqkd.search.plain.transformer import IncrementalTransformer
 
 BOS, PAD, EOS, UNK = 0, 1, 2, 3
+
+# The options of a Transformer of Marian and of BART.
+MARIAN: dict[str, Any] = {
+    "norm": "post",
+    "activation": "swish",
+    "start": "zero",
+    "output_bias": True,
+    "position_offset": 0,
+    "norm_epsilon": 1e-3,
+}
+BART: dict[str, Any] = {
+    "norm": "pre",
+    "activation": "gelu",
+    "start": 7,
+    "output_bias": True,
+    "embedding_norm": True,
+    "scale_embeddings": False,
+    "positions": "learned",
+}
 
 # How torch, Triton and CUDA's libraries say that memory does not suffice.
 MEMORY_ERRORS: list[Exception] = [
@@ -236,12 +255,19 @@ class Small:
 
 
 def engine_model(
-    *, dim: int, ffn_dim: int, encoder_layers: int, norm: Norm = "pre", activation: Activation = "relu", vocab: int = 77
+    *,
+    dim: int,
+    ffn_dim: int,
+    encoder_layers: int,
+    norm: Norm = "pre",
+    activation: Activation = "relu",
+    vocab: int = 77,
+    **more: Any,
 ) -> Transformer:
     """A random Transformer with biases and norms that are not trivial, to hold engines against."""
     torch.manual_seed(5)
     built = Transformer(
-        StackSettings(
+        TransformerSettings(
             dim=dim,
             heads=2,
             ffn_dim=ffn_dim,
@@ -251,6 +277,7 @@ def engine_model(
             norm=norm,
             activation=activation,
             max_positions=64,
+            **more,
         ),
         source_vocab=vocab,
         target_vocab=vocab,

@@ -130,7 +130,8 @@ ROWS: list[tuple[str, dict[str, Any]]] = [
             "model": {
                 "dim": 32, "heads": 2, "ffn_dim": 48, "encoder_layers": 1, "decoder_layers": 2, "dropout": 0.2,
                 "norm": "post", "positions": "learned", "activation": "gelu", "embeddings": "decoder",
-                "max_positions": 48,
+                "max_positions": 48, "position_offset": 0, "norm_epsilon": 1e-6, "start": "zero", "output_bias": True,
+                "embedding_norm": True, "scale_embeddings": False,
             },
             "objective": {"type": "nll", "label_smoothing": 0.2},
             "training": {

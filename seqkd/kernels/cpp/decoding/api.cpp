@@ -39,12 +39,13 @@ int seqkd_arithmetics() {
 }
 
 Model* seqkd_model_new(int dim, int heads, int vocab, int pad, int eos, int pre, int activation, int memory, int arithmetic,
-                       int encoder_layers, int decoder_layers, int threads,
+                       int encoder_layers, int decoder_layers, int threads, int zero_start, float scale, float epsilon,
                        const float* source_embedding, const float* target_embedding, const float* source_positions,
                        const float* target_positions) {
   Model* m = new Model;
   m->dim = dim, m->heads = heads, m->vocab = vocab, m->pad = pad, m->eos = eos, m->pre = pre;
   m->activation = activation, m->memory = Memory(memory), m->arithmetic = Arithmetic(arithmetic);
+  m->zero_start = zero_start, m->scale = scale, m->epsilon = epsilon;
   m->source_embedding = source_embedding, m->target_embedding = target_embedding;
   m->source_positions = source_positions, m->target_positions = target_positions;
   m->workers.start(threads, [m](const std::function<void()>& work) {
@@ -91,10 +92,12 @@ void seqkd_set_peepholes(Model* m, int layer, const float* values) {
   m->decoder[layer].peepholes.assign(values, values + 2 * m->dim);
 }
 
-// layer -1 is the norm at the end of the stack
+// layer -1 is the norm at the end of the stack, and -2 that of the stack's embeddings
 void seqkd_set_norm(Model* m, int stack, int layer, int part, const float* weight, const float* bias) {
   Norm* norm;
-  if (layer < 0) {
+  if (layer == -2) {
+    norm = stack == 0 ? &m->source_norm : &m->target_norm;
+  } else if (layer < 0) {
     norm = stack == 0 ? &m->encoder_norm : &m->decoder_norm;
   } else {
     Layer& l = (stack == 0 ? m->encoder : m->decoder)[layer];
@@ -103,6 +106,7 @@ void seqkd_set_norm(Model* m, int stack, int layer, int part, const float* weigh
   }
   norm->weight.assign(weight, weight + m->dim);
   norm->bias.assign(bias, bias + m->dim);
+  norm->epsilon = m->epsilon;
 }
 
 State* seqkd_state_new(const Model* m, int slots, int beam, int max_source, int max_target) {

@@ -9,6 +9,7 @@
 
 struct Norm {
   std::vector<float> weight, bias;
+  float epsilon = 0.0f;
   void apply(const float* x, float* out, int rows) const {
     const int dim = int(weight.size());
     for (int r = 0; r < rows; ++r, x += dim, out += dim) {
@@ -20,7 +21,7 @@ struct Norm {
         vf d = load(x + i) - mean;
         squares += d * d;
       }
-      const float scale = 1.0f / sqrtf(sum(squares) / dim + 1e-5f);
+      const float scale = 1.0f / sqrtf(sum(squares) / dim + epsilon);
       for (int i = 0; i < dim; i += LANES)
         store(out + i, (load(x + i) - mean) * scale * load(&weight[i]) + load(&bias[i]));
     }

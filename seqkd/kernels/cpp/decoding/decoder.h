@@ -284,8 +284,9 @@ static const float* advance(const Model& m, Scratch& w, State& s, const int64_t*
   float* x = w.x.need(size_t(rows) * d);
   for (int r = 0; r < rows; ++r) {
     const int64_t id = tokens[size_t(list[r].slot) * s.beam + list[r].beam];
-    embed(m, m.target_embedding, m.target_positions, id, s.slots[list[r].place].position, x + size_t(r) * d);
+    embed_target(m, id, s.slots[list[r].place].position, x + size_t(r) * d);
   }
+  norm_embeddings(m.target_norm, x, rows);
   // All rows pass through one block before the next block: the weights of a block stay in the second-level cache, those of a
   // whole layer might not.
   auto in_parts = [&](auto block) {

@@ -339,7 +339,7 @@ static inline void product(const Operand& a, const Weight& w, int row, int panel
     for (int c = 0; c < BLOCK; c += LANES) store(out + c, scaled_back(out + c, load(scales + c) * scale[r]));
 }
 
-enum Finish { PLAIN = 0, RELU = 1, GELU = 2, ADD = 3 };
+enum Finish { PLAIN = 0, RELU = 1, GELU = 2, ADD = 3, SWISH = 4 };
 
 // c[m x outputs] = finish(A * W^T + bias), for `count` panels from `first` on. ADD adds to the contents of c (the residual).
 // It is fastest if its data stays in the second-level cache: callers pass some hundred rows at a time.
@@ -367,6 +367,8 @@ COMPILED_ONCE void multiply_panels(const Operand& a, const Weight& w, float* c, 
             x = x > 0.0f ? x : (x != x ? x : splat(0.0f));
           } else if (finish == GELU) {
             for (int i = 0; i < LANES; ++i) x[i] = 0.5f * x[i] * (1.0f + erff(x[i] * 0.70710678f));
+          } else if (finish == SWISH) {
+            x = x / (1.0f + vexp(-x));
           } else if (finish == ADD) {
             x += load(out + part * LANES);
           }
@@ -383,5 +385,6 @@ static void multiply_panels(const Operand& a, const Weight& w, float* c, Finish 
     case RELU: return multiply_panels<RELU>(a, w, c, first, count);
     case GELU: return multiply_panels<GELU>(a, w, c, first, count);
     case ADD: return multiply_panels<ADD>(a, w, c, first, count);
+    case SWISH: return multiply_panels<SWISH>(a, w, c, first, count);
   }
 }

@@ -30,13 +30,17 @@ struct Lstm {
 struct Model {
   int dim, heads, vocab, pad, eos;
   bool pre;
-  int activation;  // 0 ReLU, 1 GELU, 2 SwiGLU
+  int activation;  // 0 ReLU, 1 GELU, 2 SwiGLU, 3 swish
+  float scale;    // of embeddings
+  float epsilon;  // of layer norms
+  bool zero_start;  // the decoder reads zeros first, not an embedding
   Memory memory;
   Arithmetic arithmetic;
   const float *source_embedding, *target_embedding, *source_positions, *target_positions;
   std::vector<Layer> encoder, decoder;
   Lstm lstm;  // replaces the layers
   Norm encoder_norm, decoder_norm;
+  Norm source_norm, target_norm;  // of the sums of embeddings and positions; empty if there are none
   Weight output, split;  // split maps one encoder state to the inputs of several decoder positions
   int64_t encoding = 0, decoding = 0;  // cost of a row in each stack, see `products_of`
   mutable Workers workers;
@@ -91,7 +95,8 @@ static void feed_forward(const Model& m, Scratch& w, const Layer& layer, const f
   const int inner = layer.ffn_out.inputs;
   float* hidden = w.hidden.need(size_t(rows) * layer.inner.outputs);
   w.operand.set(m.arithmetic, input, rows, m.dim);
-  multiply(m, w.operand, layer.inner, hidden, m.activation == 0 ? RELU : m.activation == 1 ? GELU : PLAIN);
+  constexpr Finish finishes[] = {RELU, GELU, PLAIN, SWISH};
+  multiply(m, w.operand, layer.inner, hidden, finishes[m.activation]);
   if (m.activation == 2) {
     for (int r = 0; r < rows; ++r) {
       const float* both = hidden + size_t(r) * 2 * inner;
@@ -113,10 +118,23 @@ static const float* block_input(const Model& m, Scratch& w, const Norm& norm, co
   return out;
 }
 
+// The embedding of a piece and its position, before their norm.
 static void embed(const Model& m, const float* table, const float* positions, int64_t id, int position, float* out) {
-  const vf scale = splat(sqrtf(float(m.dim)));
+  const vf scale = splat(m.scale);
   for (int i = 0; i < m.dim; i += LANES)
     store(out + i, load(table + size_t(id) * m.dim + i) * scale + load(positions + size_t(position) * m.dim + i));
+}
+
+// The same for an input of the decoder.
+static void embed_target(const Model& m, int64_t id, int position, float* out) {
+  if (m.zero_start && position == 0)
+    std::copy_n(m.target_positions, m.dim, out);
+  else
+    embed(m, m.target_embedding, m.target_positions, id, position, out);
+}
+
+static void norm_embeddings(const Norm& norm, float* x, int rows) {
+  if (!norm.weight.empty()) norm.apply(x, x, rows);
 }
 
 // Sentences whose rows follow one another.
@@ -197,6 +215,7 @@ static float* encode(const Model& m, Scratch& w, const Ragged& sentences, const 
   for (int n = 0, row = 0; n < sentences.count(); ++n)
     for (int p = 0; p < sentences.length(n); ++p, ++row)
       embed(m, m.source_embedding, m.source_positions, ids[size_t(n) * stride + p], p, x + size_t(row) * d);
+  norm_embeddings(m.source_norm, x, rows);
   for (const Layer& layer : m.encoder) {
     self_attention(m, w, layer, sentences, false, x);
     feed_forward_block(m, w, layer, x, rows);

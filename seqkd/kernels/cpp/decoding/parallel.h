@@ -31,6 +31,7 @@ static void decode(const Model& m, Scratch& w, const Ragged& target, bool causal
     float* own = x + size_t(target.first[n]) * d;
     for (int i = 0; i < target.length(n) * d; i += LANES) store(own + i, load(own + i) + load(m.target_positions + i));
   }
+  norm_embeddings(m.target_norm, x, rows);
   w.memory.set(m.arithmetic, memory, source.rows(), d);
   for (const Layer& layer : m.decoder) {
     self_attention(m, w, layer, target, causal, x);
@@ -84,8 +85,10 @@ static void score(const Model& m, Scratch& w, const Ragged& target, const int32_
   for (int n = 0, group = 0; n < target.count(); ++n) {
     group += target.length(n);
     for (int row = target.first[n]; row < target.first[n + 1]; ++row) {
-      const float* piece = m.target_embedding + size_t(row > target.first[n] ? ids[row - 1] : start) * d;
-      for (int i = 0; i < d; i += LANES) store(y + size_t(row) * d + i, load(piece + i) * sqrtf(float(d)));
+      const bool first = row == target.first[n];
+      const float* piece = m.target_embedding + size_t(first ? start : ids[row - 1]) * d;
+      const vf scale = splat(first && m.zero_start ? 0.0f : m.scale);
+      for (int i = 0; i < d; i += LANES) store(y + size_t(row) * d + i, load(piece + i) * scale);
     }
     if (n + 1 < target.count() && owners[n + 1] == owners[n]) continue;
     asking.add(group);

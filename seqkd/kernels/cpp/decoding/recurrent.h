@@ -50,7 +50,7 @@ static void attend_whole(const float* query, const float* entries, int count, in
 }
 
 static void embed_alone(const Model& m, const float* table, int64_t id, float* out) {
-  const vf scale = splat(sqrtf(float(m.dim)));
+  const vf scale = splat(m.scale);
   for (int i = 0; i < m.dim; i += LANES) store(out + i, load(table + size_t(id) * m.dim + i) * scale);
 }
 

@@ -26,7 +26,7 @@ from seqkd.search.plain.lstm import IncrementalLstm
 from seqkd.search.plain.sru import IncrementalSru
 from seqkd.search.plain.transformer import IncrementalTransformer
 from tests.unit.kernels.support import NEAR_TIES, differing
-from tests.unit.search.support import EOS, PAD, engine_model, padded, sentences
+from tests.unit.search.support import BART, EOS, MARIAN, PAD, engine_model, padded, sentences
 
 pytestmark = pytest.mark.skipif(kernels() is None, reason="no C++ compiler here: the torch engine is used")
 
@@ -36,8 +36,8 @@ EXACT = [name for name in ARITHMETICS if name in ("float32", "bf16x3")]  # `test
 TOLERANCE: dict[Arithmetic, float] = {"float32": 2e-5, "bf16x3": 5e-4}
 
 
-def model(*, norm: Norm = "pre", activation: Activation = "relu", vocab: int = 77) -> Transformer:
-    return engine_model(dim=64, ffn_dim=96, encoder_layers=2, norm=norm, activation=activation, vocab=vocab)
+def model(*, norm: Norm = "pre", activation: Activation = "relu", vocab: int = 77, **more: Any) -> Transformer:
+    return engine_model(dim=64, ffn_dim=96, encoder_layers=2, norm=norm, activation=activation, vocab=vocab, **more)
 
 
 def recurrent(arch: str, norm: Norm = "pre", activation: Activation = "relu") -> Sru | Lstm:
@@ -66,6 +66,8 @@ CASES: dict[str, Callable[[], Steppable]] = {
     "post relu": lambda: model(norm="post"),
     "pre gelu": lambda: model(activation="gelu"),
     "post swiglu": lambda: model(norm="post", activation="swiglu"),
+    "of Marian": lambda: model(**MARIAN),
+    "of BART": lambda: model(**BART),
     "lstm": lambda: recurrent("lstm"),
     "ssru": lambda: recurrent("ssru"),
     "sru": lambda: recurrent("sru", activation="gelu"),
@@ -102,7 +104,7 @@ def test_logits_equal_those_of_torch_through_reorder_refill_and_shrink(arithmeti
     for step in range(8):
         tokens = torch.randint(4, 77, (slots, beam), generator=draw)
         if step == 0:
-            tokens[:] = EOS
+            tokens[:] = plain.start_id
         expected, found = both("step", tokens)
         first = 1 if step == 0 else beam  # at the first position only one beam is alive
         busy = [slot for slot in range(slots) if not (step == 4 and slot == 2)]
@@ -113,7 +115,7 @@ def test_logits_equal_those_of_torch_through_reorder_refill_and_shrink(arithmeti
             both("release", torch.tensor([2]))
         if step == 4:
             both("admit", torch.tensor([2]), padded([9], 3))
-            expected, found = both("step", torch.full((slots, beam), EOS))
+            expected, found = both("step", torch.full((slots, beam), plain.start_id))
             close(found[2, :1], expected[2, :1])
             both("reorder", torch.zeros(slots, beam, dtype=torch.long))
         if step == 5:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import pytest
 import torch
 
 from seqkd.kernels.decoding import kernels
-from seqkd.models.settings import Activation, Norm
 from seqkd.models.transformer import Transformer
 from seqkd.search import BeamSearch, BeamSettings, score_pairs
 from seqkd.search.cpu.engine import NativeModel
 from seqkd.search.cpu.scoring import NativeScorer
 from seqkd.search.cpu.weights import ARITHMETIC, Arithmetic, available
-from tests.unit.search.support import engine_model, sentences
+from tests.unit.search.support import BART, MARIAN, engine_model, sentences
 
 pytestmark = pytest.mark.skipif(kernels() is None, reason="no C++ compiler here: torch scores")
 
@@ -26,8 +26,8 @@ NATS: dict[Arithmetic, float] = {"float32": 5e-6, "bf16x3": 1e-4}
 EXACT = [name for name in ARITHMETICS if name in NATS]
 
 
-def model(*, norm: Norm = "pre", activation: Activation = "relu", vocab: int = 77) -> Transformer:
-    return engine_model(dim=64, ffn_dim=96, encoder_layers=2, norm=norm, activation=activation, vocab=vocab)
+def model(**options: Any) -> Transformer:
+    return engine_model(dim=64, ffn_dim=96, encoder_layers=2, **options)
 
 
 def drawn(vocab: int, lengths: list[tuple[int, list[int]]] = LENGTHS) -> list[tuple[list[int], list[int]]]:
@@ -42,13 +42,20 @@ def drawn(vocab: int, lengths: list[tuple[int, list[int]]] = LENGTHS) -> list[tu
 
 @pytest.mark.parametrize("arithmetic", EXACT)
 @pytest.mark.parametrize(
-    ("norm", "activation", "vocab"),
-    [("pre", "relu", 77), ("post", "gelu", 256), ("pre", "swiglu", 257), ("post", "relu", 700)],
+    ("vocab", "options"),
+    [
+        (77, {}),
+        (256, {"norm": "post", "activation": "gelu"}),
+        (257, {"activation": "swiglu"}),
+        (700, {"norm": "post"}),
+        (77, MARIAN),
+        (77, BART),
+    ],
 )
 def test_given_targets_have_the_log_probabilities_of_torch(
-    arithmetic: Arithmetic, norm: Norm, activation: Activation, vocab: int
+    arithmetic: Arithmetic, vocab: int, options: dict[str, Any]
 ) -> None:
-    plain = model(norm=norm, activation=activation, vocab=vocab)
+    plain = model(vocab=vocab, **options)
     pairs = drawn(vocab)
     found = score_pairs([NativeScorer(NativeModel(plain, arithmetic))], pairs, batch_tokens=100)
     expected = score_pairs([plain.double()], pairs, batch_tokens=100)

@@ -96,6 +96,12 @@ def test_logits_equal_those_of_torch_with_plain_operations(norm: Norm, activatio
     through_a_decode(model(norm=norm, activation=activation), PLAIN, slots=17, beam=3, keep=[4, 2, 0, 16, 9], steps=12)
 
 
+def test_logits_equal_those_of_torch_with_a_zero_start_and_norms_of_embeddings() -> None:
+    options: dict[str, Any] = {"start": "zero", "embedding_norm": True, "scale_embeddings": False}
+    plain = engine_model(dim=32, ffn_dim=48, encoder_layers=1, activation="swish", vocab=VOCAB, **options).to(DEVICE)
+    through_a_decode(plain, PLAIN, slots=5, beam=2, keep=[4, 2, 0, 3], steps=6)
+
+
 @pytest.mark.parametrize("count", [12, VOCAB])
 def test_candidates_are_those_of_the_logits(count: int) -> None:
     graph = GraphTransformer(model(), ladder=SMALL)

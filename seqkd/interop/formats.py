@@ -64,6 +64,13 @@ FORMATS = Registry(
             read="seqkd.interop.fairseq_files:read",
             write="seqkd.interop.fairseq:export_checkpoint",
         ),
+        "huggingface": Format(
+            name="huggingface",
+            help="A MarianMT, M2M100, NLLB, mBART-50 or BART model of Hugging Face; no code of the files is run",
+            settings="seqkd.interop.huggingface_files:HuggingfaceFiles",
+            sniff="seqkd.interop.huggingface_files:sniff",
+            read="seqkd.interop.huggingface_files:read",
+        ),
     },
 )
 

@@ -51,7 +51,8 @@ class Search:
 
     def __call__(self, rows: Sequence[Row]) -> Callable[[], Answer]:
         """Decode rows together, and return the function that makes the texts."""
-        search = BeamSearch(self._team.engines, self._settings.search, fallback=self._team.fallback)
+        team = self._team
+        search = BeamSearch(team.engines, self._settings.search, fallback=team.fallback, prefix=team.prefix)
         sources = [(row.id, list(row.ids)) for row in rows]
         found = dict(search.decode(sources, batch_tokens=self._settings.batch_tokens))
         counts = {SOURCE_TOO_LONG: len(search.too_long), RETRIED: len(search.retried)}

@@ -122,5 +122,12 @@ SOURCES = Registry(
             open="seqkd.interop.seqkd_models:Search",
             inputs="seqkd.interop.seqkd_models:digests",
         ),
+        "huggingface": KBestSource(
+            name="huggingface",
+            help="An encoder-decoder model of Hugging Face, such as T5, decoded by transformers itself",
+            settings="seqkd.interop.huggingface_generate:GenerateSettings",
+            open="seqkd.interop.huggingface_generate:Generator",
+            inputs="seqkd.interop.huggingface_generate:inputs",
+        ),
     },
 )

@@ -12,8 +12,10 @@ from typing import Any
 
 from seqkd.config.models import ModelConfig, ObjectiveConfig
 from seqkd.errors import ModelError, SeqkdError
+from seqkd.interop.formats import FORMATS
 from seqkd.metrics.registry import METRICS
 from seqkd.models.registry import ARCHITECTURES
+from seqkd.models.settings import stored_settings
 from seqkd.pipeline.expansion import build_graph
 from seqkd.pipeline.file import PipelineConfig, StudentPart
 from seqkd.pipeline.folders import find_data
@@ -73,7 +75,7 @@ def _list_models(pipeline: PipelineConfig) -> dict[str, Model]:
 
 
 def _describe(model: ModelConfig) -> Model:
-    return Model(model.arch, {name: value for name, value in model.model_dump().items() if name != "arch"})
+    return Model(model.arch, stored_settings(model.settings))
 
 
 def _read_config(folder: Path) -> dict[str, Any] | None:
@@ -96,8 +98,11 @@ def _find_teacher_problems(pipeline: PipelineConfig, graph: Graph) -> Iterator[s
     first: dict[str, tuple[Path, tuple[str, str]]] = {}
     asked = {key for node in graph for key in node.links.get("teacher", ())}
     for node, part in zip(graph.parts("teachers"), pipeline.teachers, strict=True):
-        config = None if part.path is None else _read_config(part.path)
-        if config is None or part.path is None:
+        if part.path is None:
+            continue
+        config = _read_config(part.path)
+        if config is None:
+            yield from _find_foreign_model(node.place, part.path)
             continue
         record = ARCHITECTURES.find(config["arch"])
         if node.key in asked and (record is None or not record.left_to_right):
@@ -191,6 +196,14 @@ def _find_vocabulary_problems(pipeline: PipelineConfig) -> Iterator[str]:
                 f"{node.place}.{field}: takes {taken} {other.name!r}, which has {describe(theirs)}, but the student "
                 f"has {describe(own)}, whose pieces differ; give both models the same vocabulary, or {advice}"
             )
+
+
+def _find_foreign_model(place: str, path: Path) -> Iterator[str]:
+    """Find a model of another toolkit, which has to be imported before it can be brought along."""
+    name = next((each.name for each in FORMATS.all() if each.read is not None and each.fits(path)), None)
+    if name is not None:
+        command = f"seqkd import {name} {path} --out DIR"
+        yield f"{place}.path: {path} is a model of {name}; run `{command}`, and give DIR"
 
 
 def _find_soft_size_problems(

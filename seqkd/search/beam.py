@@ -58,6 +58,8 @@ class BeamSearch:
         settings: Beam, k-best, length penalty, limits and options.
         fallback: Returns the same models in float32. Sentences with NaN or infinite logits are decoded again with them;
             without a fallback such logits are an error.
+        prefix: Target ids with which every output begins unless `decode` is given others, such as the language that the
+            models were made to write (`SearchTeam.prefix`).
         pace: The pace at which the host asks for finished sentences; None for the default of the models' device.
         choosing: How continuations are chosen from logits; None for the fastest functions on the models' device.
 
@@ -73,6 +75,7 @@ class BeamSearch:
         settings: BeamSettings,
         *,
         fallback: Callable[[], Sequence[SearchModel]] | None = None,
+        prefix: Sequence[int] = (),
         pace: Pace | None = None,
         choosing: Choosing | None = None,
     ) -> None:
@@ -82,7 +85,7 @@ class BeamSearch:
         self.model: SearchModel = models[0] if len(models) == 1 else Ensemble(models, temperature=settings.temperature)
         rounding = [model for model in models if isinstance(model, RoundingModel)]
         self._cache_width: Callable[[int], int] = rounding[0].cache_width if rounding else int
-        self.fallback = fallback
+        self.fallback, self.prefix = fallback, prefix
         self.pace = pace or PACES.get(self.model.device.type, PACES["cuda"])
         self.choosing = choosing or choosing_on(self.model.device)
         self.too_long: list[int] = []
@@ -94,7 +97,7 @@ class BeamSearch:
         sources: Iterable[tuple[int, list[int]]],
         *,
         batch_tokens: int,
-        prefix: Sequence[int] | Mapping[int, Sequence[int]] = (),
+        prefix: Sequence[int] | Mapping[int, Sequence[int]] | None = None,
     ) -> Iterator[tuple[int, list[Hypothesis]]]:
         """Decode sentences.
 
@@ -104,8 +107,8 @@ class BeamSearch:
                 halved when a batch does not fit in memory. On CUDA devices a batch also has at most as many sentences
                 as `most_together` says.
             prefix: Target ids with which every output begins, such as a language tag, or a prefix for each row id (rows
-                without one are free). They count in the length and the log-probability of the output, and the longest
-                output has at least their number.
+                without one are free). None for the prefix of the search. They count in the length and the
+                log-probability of the output, and the longest output has at least their number.
 
         Yields:
             Row id and k-best list, each row once, in order of completion. A source without tokens has one empty
@@ -116,6 +119,7 @@ class BeamSearch:
             WorkError: Logits are NaN or infinite even in float32, or one sentence alone does not fit in memory.
         """
         model = self.model
+        prefix = self.prefix if prefix is None else prefix
 
         def opening(row: int) -> list[int]:
             return self._check_prefix(prefix.get(row, ()) if isinstance(prefix, Mapping) else prefix, row)

@@ -87,6 +87,11 @@ class SearchTeam:
         return min(int(model.max_positions) for model in models)
 
     @property
+    def prefix(self) -> tuple[int, ...]:
+        """Target ids with which every output begins, such as the language of an imported model."""
+        return self.loaded[0].vocabularies.target.prefix
+
+    @property
     def parallel(self) -> bool:
         """Whether the model writes all positions at once."""
         return self.writer is not None

@@ -60,5 +60,6 @@ def _quick_decoder(loaded: LoadedModel, precision: Precision, in_float32: Loaded
     return BeamSearch(
         [build_engine(loaded, precision)],
         BeamSettings(beam=1),
+        prefix=loaded.vocabularies.target.prefix,
         fallback=None if in_float32 is None else lambda: [build_engine(in_float32, "float32")],
     )

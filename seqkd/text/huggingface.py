@@ -148,6 +148,16 @@ class ToolkitVocabulary:
         return _Table(tokenizer, theirs, ours)
 
     @property
+    def tokenizer(self) -> Any:
+        """The tokenizer of the library."""
+        return self._table.tokenizer
+
+    @property
+    def order(self) -> list[int | None]:
+        """The toolkit's id for each id of seqkd; None for an id that only seqkd has."""
+        return list(self._table.theirs)
+
+    @property
     def size(self) -> int:
         """Number of ids, those of unused rows included."""
         return len(self._table.theirs)
@@ -200,8 +210,10 @@ class ToolkitVocabulary:
 
     def id_of(self, piece: str) -> int | None:
         """Return the id of a token, or None if there is no such token."""
-        known = self._table.tokenizer.get_vocab().get(piece)
-        return None if known is None else self._table.theirs.index(known)
+        known = self._table.tokenizer.convert_tokens_to_ids(piece)  # of M2M100's codes only this knows the ids
+        if known is None or self._table.tokenizer.convert_ids_to_tokens(known) != piece:
+            return None
+        return self._table.theirs.index(known)
 
     def piece(self, index: int) -> str:
         """Return the token with an id. Rows without a token are named by their numbers."""

@@ -46,6 +46,7 @@ class Translator:
         settings: The settings of beam search or, for a model that writes all positions at once, `ParallelSettings`.
         batch_tokens: Source tokens that are decoded together.
         prefix: Pieces of the vocabulary that every translation starts with, such as a language tag; for beam search.
+            Without any, that of the model.
 
     Attributes:
         too_long: Indices, in the last call, of texts without a translation: they exceed the model's positions.
@@ -73,7 +74,7 @@ class Translator:
                 expected="pieces separated by spaces; a piece at the start of a word starts with '\u2581'",
             )
         self.team, self.settings, self.batch_tokens = team, settings, batch_tokens
-        self.prefix = [ids[piece] for piece in prefix]
+        self.prefix = [ids[piece] for piece in prefix] or team.prefix
         self.too_long: list[int] = []
         self.retried: list[int] = []
 
@@ -85,7 +86,9 @@ class Translator:
         The first text is row `first_row`. Together with the seed, the row determines the samples of a text.
         """
         vocabularies = self.team.loaded[0].vocabularies
-        sources = vocabularies.source.encode(vocabularies.source.normalize(list(texts)))
+        opening = len(vocabularies.source.prefix)
+        encoded = vocabularies.source.encode(vocabularies.source.normalize(list(texts)))
+        sources = [source if len(source) > opening else [] for source in encoded]
         rows = range(first_row, first_row + len(sources))
         found = self._decode(list(zip(rows, sources, strict=True)))
         self.too_long, self.retried = ([row - first_row for row in part] for part in (self.too_long, self.retried))

@@ -147,9 +147,9 @@ class Weights:
             if isinstance(last, nn.LayerNorm):
                 self._set_norm(stack, -1, 0, last)
         if isinstance(model, Transformer):
-            for stack, norm in enumerate((model.source_embedding_norm, model.target_embedding_norm)):
-                if isinstance(norm, nn.LayerNorm):
-                    self._set_norm(stack, -2, 0, norm)
+            for stack, after in enumerate((model.source_embedding_norm, model.target_embedding_norm)):
+                if isinstance(after, nn.LayerNorm):
+                    self._set_norm(stack, -2, 0, after)
 
     def _load_lstm(self, model: Lstm) -> None:
         for number, layer in enumerate(model.encoder):

@@ -77,7 +77,7 @@ def _make_beam_way(config: EvaluateConfig, team: SearchTeam, beam: int) -> Way:
         name=str(beam),
         label=f"beam {beam}",
         file=f"hypotheses.beam{beam}.txt",
-        open=lambda: BeamSearch(team.engines, settings, fallback=team.fallback),
+        open=lambda: BeamSearch(team.engines, settings, fallback=team.fallback, prefix=team.prefix),
         engine=engine_of(team),
     )
 

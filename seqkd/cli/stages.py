@@ -48,6 +48,12 @@ Executors = Annotated[
     ),
 ]
 OldExecutors = Annotated[Executor | None, typer.Option("--engine", hidden=True)]
+DryRun = Annotated[
+    bool,
+    typer.Option(
+        "--dry-run", help="Say what a run would ask external workers and what it would cost, and ask nothing."
+    ),
+]
 Worker = Annotated[
     str | None,
     typer.Option(
@@ -89,6 +95,16 @@ def _run_stage(
         os.utime(out / "manifest.json")  # Make compares times, so a stage with nothing to do must touch its output
 
 
+def _estimate(stage: Stage, config: Path, out: Path, *, device: str, scale: Scale) -> None:
+    """Say what a run of a stage would ask external workers."""
+    with importing():
+        from seqkd.config.toml import load_stage
+
+        settings = load_stage(resolve(stage.settings), config)
+        estimate = resolve(stage.estimate)
+    estimate(settings, out, device=device, scale=scale)
+
+
 def _scale(executor: Executor, old: Executor | None, worker: str | None, *, overwrite: bool) -> Scale:
     """Read the options that spread a stage over machines; `old` is the value of `--engine`, now `--executor`."""
     from seqkd.corpus.locks import Part
@@ -125,7 +141,7 @@ def _single_command(stage: Stage) -> Callable[[Path, Path, bool, bool, str, bool
 
 def _shared_command(
     stage: Stage,
-) -> Callable[[Path, Path, Executor, Executor | None, str | None, bool, bool, str, bool], None]:
+) -> Callable[[Path, Path, Executor, Executor | None, str | None, bool, bool, bool, str, bool], None]:
     """Build the command of a stage whose shards several processes can share."""
 
     def command(
@@ -134,12 +150,18 @@ def _shared_command(
         executor: Executors = Executor.local,
         engine: OldExecutors = None,
         worker: Worker = None,
+        dry_run: DryRun = False,
         overwrite: Overwrite = False,
         overwrite_changed: OverwriteChanged = False,
         device: Device = "auto",
         debug: Debug = False,  # noqa: ARG001
     ) -> None:
         scale = _scale(executor, engine, worker, overwrite=overwrite or overwrite_changed)
+        if dry_run:
+            if not stage.estimate:
+                raise typer.BadParameter(f"--dry-run: {stage.name} asks no external worker")
+            _estimate(stage, config, out, device=device, scale=scale)
+            return
         _run_stage(
             stage, config, out, overwrite=overwrite, overwrite_changed=overwrite_changed, device=device, scale=scale
         )
@@ -194,6 +216,7 @@ def _distill(
     executor: Executors = Executor.local,
     engine: OldExecutors = None,
     worker: Worker = None,
+    dry_run: DryRun = False,
     overwrite: Overwrite = False,
     overwrite_changed: OverwriteChanged = False,
     device: Device = "auto",
@@ -201,7 +224,7 @@ def _distill(
 ) -> None:
     """Write k-best lists of teachers, or their soft targets."""
     stage = STAGES["soft_targets" if soft_targets else "distill"]
-    _shared_command(stage)(config, out, executor, engine, worker, overwrite, overwrite_changed, device, debug)
+    _shared_command(stage)(config, out, executor, engine, worker, dry_run, overwrite, overwrite_changed, device, debug)
 
 
 _SEVERAL: dict[str, Callable[..., None]] = {"prepare": _prepare, "distill": _distill}  # an option chooses the stage

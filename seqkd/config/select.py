@@ -19,8 +19,9 @@ from pydantic import (
 from typing_extensions import Self
 
 from seqkd.config.search import Strict
-from seqkd.config.tables import adapter, dump_settings, find_record, merge_errors, read_table
+from seqkd.config.tables import adapter, dump_settings, find_record, identify, merge_errors, read_table
 from seqkd.extensions import settings_class
+from seqkd.interop.workers import ScorerSettings
 from seqkd.metrics.tokenizers import TokenizerChoice
 from seqkd.selection.registry import DEFAULT_SCORER, FILTERS, RULES, SCORERS, Filter, Read, Rule, Scorer
 
@@ -41,6 +42,15 @@ class FilterConfig(Strict):
     def holds_one_value(self, name: str) -> bool:
         """Whether a filter's key holds one value and not a table."""
         return _holds_one_value(type(self.settings[name]), name)
+
+    def identify(self) -> dict[str, Any]:
+        """Return the values on which the choice depends, for fingerprints."""
+        table: dict[str, Any] = self.model_dump(mode="json")
+        return table | {
+            name: identify(record, settings, table[name])
+            for name, settings in self.settings.items()
+            if not self.holds_one_value(name) and (record := FILTERS.find(name)) is not None
+        }
 
     @property
     def active(self) -> list[Filter]:
@@ -115,6 +125,18 @@ class ScorerConfig(Strict):
         found = {name: getattr(self.settings, name) for name in self.record.folders}
         return {name: folder for name, folder in found.items() if folder is not None}
 
+    @property
+    def reads_references(self) -> bool:
+        """Whether the scorer gets the references."""
+        return isinstance(self.settings, ScorerSettings) and self.settings.reference
+
+    def identify(self) -> dict[str, Any]:
+        """Return the values on which the scores depend besides the model folders, for fingerprints."""
+        table: dict[str, Any] = self.model_dump(mode="json", exclude=set(self.record.folders))
+        if not self.record.identity:
+            return table
+        return {"type": self.type, **identify(self.record, self.settings, table)}
+
     @model_validator(mode="before")
     @classmethod
     def _from_table(cls, values: Any) -> Any:
@@ -158,7 +180,8 @@ class SelectSettings(Strict):
     @property
     def reads_references(self) -> bool:
         """Whether the choice or a filter depends on the references."""
-        return "references" in self.record.reads or bool(self.filters.reads("references"))
+        read = "references" in self.record.reads or bool(self.filters.reads("references"))
+        return read or (self.rerank is not None and self.rerank.reads_references)
 
     @field_validator("rule")
     @classmethod

@@ -7,12 +7,15 @@ from typing import Any, cast
 from pydantic import SerializationInfo, model_serializer, model_validator
 
 from seqkd.config.search import Strict
-from seqkd.config.tables import dump_settings, read_table
-from seqkd.interop.sources import MODELS, SOURCES, KBestSource
+from seqkd.config.tables import dump_settings, identify, read_table
+from seqkd.interop.sources import MODELS, SOURCES, WORKER, KBestSource
 
 
 class SourceConfig(Strict):
-    """A source of k-best lists and its settings. In a file they are one table, with the name under `type`."""
+    """A source of k-best lists and its settings. In a file they are one table, with the name under `type`.
+
+    Without `type` the source is an external worker.
+    """
 
     type: str
     settings: Any
@@ -27,7 +30,12 @@ class SourceConfig(Strict):
     def _from_table(cls, values: Any) -> Any:
         if isinstance(values, dict) and values.get("type") == MODELS:
             raise ValueError(f"models of {MODELS} are not a `source`: name them as the teacher, and leave `source` out")
-        return values if isinstance(values, cls) else read_table(SOURCES, "type", "", values)
+        return values if isinstance(values, cls) else read_table(SOURCES, "type", WORKER, values)
+
+    def identify(self) -> dict[str, Any]:
+        """Return the values on which the lists depend, for fingerprints."""
+        table: dict[str, Any] = self.model_dump(mode="json")
+        return {"type": self.type, **identify(self.record, self.settings, table)}
 
     @model_serializer
     def _to_table(self, info: SerializationInfo) -> dict[str, Any]:

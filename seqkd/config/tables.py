@@ -9,7 +9,7 @@ from typing import Any, cast
 from pydantic import ConfigDict, SerializationInfo, TypeAdapter, ValidationError
 
 from seqkd.errors import ConfigError
-from seqkd.extensions import Registry, settings_class
+from seqkd.extensions import Registry, resolve, settings_class
 
 
 @cache
@@ -68,6 +68,11 @@ def dump_settings(settings: str, values: Any, info: SerializationInfo) -> dict[s
         exclude_defaults=bool(info.exclude_defaults),
     )
     return found
+
+
+def identify(record: Any, settings: Any, dumped: dict[str, Any]) -> dict[str, Any]:
+    """Return the part of a record's settings that fingerprints contain; `dumped` are all of them as plain values."""
+    return dict(resolve(record.identity)(settings)) if record.identity else dumped
 
 
 def merge_errors(title: str, errors: list[ValidationError | tuple[str, ValidationError]]) -> ValidationError:

@@ -43,7 +43,9 @@ def shard_index(name: str) -> int | None:
 SLOW_PATH = "slow_path"
 # The key for the fact that the shards were deleted by `seqkd forget`. It is not part of the contents, either.
 FORGOTTEN = "forgotten"
-_NOTES = (SLOW_PATH, FORGOTTEN)
+# The key for facts about external workers, of which the times differ from run to run.
+WORKERS = "workers"
+_NOTES = (SLOW_PATH, FORGOTTEN, WORKERS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,6 +9,7 @@ from typing import Protocol
 from seqkd.extensions import Registry
 
 MODELS = "seqkd"  # the source if a stage file names models
+WORKER = "worker"  # the source if a table names no other
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,6 +102,8 @@ class KBestSource:
         open: `module:attribute` of a callable that takes the settings and a `Place`, and returns a `RowTranslator`.
         inputs: `module:attribute` of a callable that takes the settings and returns the digest or version of each
             input of the lists, by name. Fingerprints contain them beside the settings.
+        identity: `module:attribute` of a function from the settings to the values on which results depend. Fingerprints
+            contain them in place of the settings. "" if results depend on all settings.
     """
 
     name: str
@@ -108,6 +111,7 @@ class KBestSource:
     settings: str
     open: str
     inputs: str
+    identity: str = ""
 
 
 SOURCES = Registry(
@@ -128,6 +132,14 @@ SOURCES = Registry(
             settings="seqkd.interop.huggingface_generate:GenerateSettings",
             open="seqkd.interop.huggingface_generate:Generator",
             inputs="seqkd.interop.huggingface_generate:inputs",
+        ),
+        WORKER: KBestSource(
+            name=WORKER,
+            help="An external worker: a command or an endpoint that translates",
+            settings="seqkd.interop.workers:TeacherSettings",
+            open="seqkd.interop.asking.roles:Translator",
+            inputs="seqkd.interop.asking.roles:list_no_inputs",
+            identity="seqkd.interop.workers:identify",
         ),
     },
 )

@@ -52,6 +52,8 @@ class Filter:
         reads: The data that it reads besides the hypotheses and their sources.
         slow: Whether it is applied only to hypotheses that would be chosen.
         off: A value of the key with which the filter rejects nothing.
+        identity: `module:attribute` of a function from the settings to the values on which results depend. Fingerprints
+            contain them in place of the settings. "" if results depend on all settings.
     """
 
     name: str
@@ -62,6 +64,7 @@ class Filter:
     reads: frozenset[Read] = frozenset()
     slow: bool = False
     off: float | None = None
+    identity: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +78,8 @@ class Scorer:
         build: `module:attribute` of a callable that takes the settings and a device, and returns a function from
             `Lists` to values `[hypotheses]`.
         folders: Names of the settings that are model folders. Fingerprints contain their digests instead.
+        identity: `module:attribute` of a function from the settings to the values on which results depend. Fingerprints
+            contain them in place of the settings. "" if results depend on all settings.
     """
 
     name: str
@@ -82,6 +87,7 @@ class Scorer:
     settings: str
     build: str
     folders: tuple[str, ...] = ()
+    identity: str = ""
 
 
 _SCORES: frozenset[Read] = frozenset({"scores"})
@@ -232,6 +238,15 @@ FILTERS = Registry(
             reads=_REFERENCES,
             slow=True,
         ),
+        "worker": Filter(
+            name="worker",
+            help="An external worker, a command or an endpoint, does not keep the pair",
+            reason="rejected by the worker",
+            settings="seqkd.interop.workers:FilterSettings",
+            rejects="seqkd.interop.asking.roles:reject_by_worker",
+            slow=True,
+            identity="seqkd.interop.workers:identify",
+        ),
         "duplicates": Filter(
             name="duplicates",
             help="An earlier row has the same pair; such rows are dropped",
@@ -253,6 +268,13 @@ SCORERS = Registry(
             settings="seqkd.selection.settings:ModelScorerSettings",
             build="seqkd.selection.rerank:build",
             folders=("forward", "reverse"),
+        ),
+        "worker": Scorer(
+            name="worker",
+            help="An external worker: a command or an endpoint that scores hypotheses",
+            settings="seqkd.interop.workers:ScorerSettings",
+            build="seqkd.interop.asking.roles:build_scorer",
+            identity="seqkd.interop.workers:identify",
         ),
     },
 )

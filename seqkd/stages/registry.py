@@ -16,6 +16,8 @@ class Stage:
         run: `module:attribute` of the function that runs it: `run(settings, out, *, overwrite, device)`.
         command: The command that runs it.
         option: The option that selects this stage if one command runs several stages; "" for the default stage.
+        estimate: `module:attribute` of the function that says what the stage would ask external workers:
+            `estimate(settings, out, *, device, scale)`; "" if it asks none.
         shared: Whether several processes, or the nodes of a cluster, can share its shards. `run` then takes a `scale`.
     """
 
@@ -26,6 +28,7 @@ class Stage:
     command: str
     option: str = ""
     shared: bool = False
+    estimate: str = ""
 
 
 STAGES = {
@@ -84,6 +87,7 @@ STAGES = {
             run="seqkd.stages.distill.distill:run",
             command="distill",
             shared=True,
+            estimate="seqkd.stages.distill.distill:estimate",
         ),
         Stage(
             name="soft_targets",
@@ -101,6 +105,7 @@ STAGES = {
             run="seqkd.stages.select.select:run",
             command="select",
             shared=True,
+            estimate="seqkd.stages.select.select:estimate",
         ),
         Stage(
             name="evaluate",

@@ -29,6 +29,19 @@ from seqkd.models.protocol import SOURCE_TOO_LONG
 from seqkd.progress import say
 from seqkd.search.loading import Precision, team_precision
 from seqkd.search.paths import slow_path
+from seqkd.stages.asking import (
+    Notes,
+    Workers,
+    ask_workers,
+    check_workers,
+    describe_workers,
+    discard_notes,
+    estimate_workers,
+    find_workers,
+    note_answers,
+    read_refused,
+    take_notes,
+)
 from seqkd.stages.distill.counting import UNSCORED, note_counts, read_counts
 from seqkd.stages.distill.lists import kbest_table
 from seqkd.stages.distill.provenance import provenance, source_of, source_settings
@@ -59,10 +72,11 @@ class _Piece:
 
 @dataclass(frozen=True, slots=True)
 class _DecodedPiece:
-    """The k-best table of a piece, and numbers of its rows by reason."""
+    """The k-best table of a piece, numbers of its rows by reason, and notes about the answers of a worker."""
 
     table: pa.Table
     counts: Mapping[str, int]
+    notes: Notes
 
 
 class _Worker:
@@ -90,10 +104,11 @@ class _Worker:
         if self.foreign is not None:
             encoded = encode_texts([row.text for row in rows], self.foreign.source, tag=self.tag)
             rows = [replace(row, ids=ids) for row, ids in zip(rows, encoded, strict=True)]
-        return partial(self._complete, piece, table, rows[0].id, self.source(rows))
+        found = self.source(rows)
+        return partial(self._complete, piece, table, rows[0].id, found, take_notes())
 
     def _complete(
-        self, piece: _Piece, table: pa.Table, first: int, found: Answer | Callable[[], Answer]
+        self, piece: _Piece, table: pa.Table, first: int, found: Answer | Callable[[], Answer], notes: Notes
     ) -> _DecodedPiece:
         """Make the texts and the table of a piece whose first row has the id `first`."""
         answer = found() if callable(found) else found
@@ -107,7 +122,8 @@ class _Worker:
         lists = answer.lists
         if self.foreign is not None:  # ids of other pieces; the texts are encoded
             lists = [[replace(candidate, ids=None) for candidate in candidates] for candidates in lists]
-        return _DecodedPiece(kbest_table(table, lists, self.vocabulary), {**answer.counts, UNSCORED: bare})
+        counts = {**answer.counts, UNSCORED: bare}
+        return _DecodedPiece(kbest_table(table, lists, self.vocabulary), counts, notes)
 
 
 def run(
@@ -133,24 +149,29 @@ def run(
         WorkError: Logits are not finite, memory or disk ran out, a worker died, or the run was stopped.
     """
     out = Path(out)
-    corpus = Corpus.open(config.corpus, "corpus")
+    corpus, workers = Corpus.open(config.corpus, "corpus"), _find_workers(config)
     vocabularies = _vocabularies(config, corpus)
     where = stage_device(device, scale)
     precision = team_precision(config.models, config.precision, where) if config.models else None
     made_by = provenance(config, corpus, where, precision)
     if not StageOutput.up_to_date(out, "kbest", made_by, overwrite=overwrite):
+        check_workers(workers, config.workers, scale)
         mine = None if scale.part is None else scale.part.shards(len(corpus.shards))
         corpus.check_ids("source_ids", vocabularies.source.size, mine)
-    with StageOutput.open(
-        out, "kbest", made_by, overwrite=overwrite, part=scale.part, device=own_device(where, scale)
-    ) as output:
+    with (
+        StageOutput.open(
+            out, "kbest", made_by, overwrite=overwrite, part=scale.part, device=own_device(where, scale)
+        ) as output,
+        ask_workers(workers, out, scale) as asking,
+    ):
         if output.complete:
+            discard_notes(out)  # left by a process that was killed right after the manifest
             say(f"distill: {out} is up to date")
             return
         rows = [shard.rows for shard in corpus.shards]
         # An external source works in one process unless the file gives a number.
         processes = config.workers or (count_cores() if config.models else 1)
-        processes = 0 if where.type != "cpu" or processes == 1 else processes
+        processes = 0 if where.type != "cpu" or processes == 1 or workers else processes
         threads = 1 if processes or scale.executor == "ray" else None
         job = ShardJob(
             label="distill",
@@ -163,22 +184,26 @@ def run(
                     source_settings(config, where, precision),
                     Place(device=str(where), threads=threads),
                 ),
-                # A GPU decodes a whole shard at once, because the last batch of each piece runs empty.
-                pieces=partial(_pieces, rows, CHUNK_ROWS if where.type == "cpu" else max(rows, default=1)),
+                pieces=partial(_pieces, rows, _piece_rows(where, rows)),
                 finish=partial(_write, out),
             ),
             processes=processes,
             workers=config.workers,
             gpu=where.type == "cuda",
         )
-        note = partial(_note_speed, out, scale.part, str(where), precision or "")
-        made = make_shards(output, job, scale=scale, note=note)
+
+        def note(sentences: int, seconds: float, waited: float | None) -> None:
+            _note_speed(out, scale.part, str(where), precision or "", sentences, seconds, waited)
+            asking.finish()
+
+        made = make_shards(output, job, scale=scale, stop=asking.stop, note=note)
         if made is None:
             return
         speed = _join_speeds(out)
         reason = SOURCE_TOO_LONG if config.models else NOTHING
         tokens, bare = _account(out, [shard.name for shard in made.shards])
-        list_rows(out / REJECTED, ((row, reason) for row in bare))
+        refused = read_refused(out)
+        list_rows(out / REJECTED, ((row, refused.get(row, reason)) for row in bare))
         output.commit(
             Manifest(
                 kind="kbest",
@@ -189,11 +214,47 @@ def run(
                 shards=made.shards,
                 vocabulary=corpus.manifest.vocabulary,
                 counts=read_counts(out),
-                extra={**made_by.extra, **_facts(config, corpus, where, precision)},
+                extra={**made_by.extra, **_facts(config, corpus, where, precision), **describe_workers(workers, out)},
             )
         )
+        discard_notes(out)
     left = f"; without a hypothesis: {len(bare):,} {reason} (see {out / REJECTED})" if bare else ""
     say(f"distill: {corpus.rows:,} k-best lists in {out}, {speed:,.0f} sentences/s{left}")
+
+
+def estimate(config: DistillConfig, out: str | Path, *, device: str = "auto", scale: Scale = HERE) -> None:
+    """Say what a run would ask an external worker, and what that would cost. Nothing is asked or written.
+
+    Args:
+        config: The settings of the stage.
+        out: The output folder.
+        device: See `run`.
+        scale: See `run`.
+
+    Raises:
+        CorpusError: The corpus is missing or damaged.
+        WorkError: The answers of earlier runs cannot be read.
+    """
+    corpus, workers = Corpus.open(config.corpus, "corpus"), _find_workers(config)
+    _vocabularies(config, corpus)
+    where = stage_device(device, scale)
+    rows = [shard.rows for shard in corpus.shards]
+    mine = range(len(rows)) if scale.part is None else scale.part.shards(len(rows))
+    with estimate_workers("distill", workers, Path(out), scale.part):
+        if workers:
+            worker = _Worker(config, source_settings(config, where, None), Place(device=str(where), threads=None))
+            for shard in mine:
+                for piece in _pieces(rows, _piece_rows(where, rows), shard):
+                    worker(piece)
+
+
+def _find_workers(config: DistillConfig) -> Workers:
+    return find_workers({"teacher": config.source and config.source.settings})
+
+
+def _piece_rows(where: torch.device, rows: list[int]) -> int:
+    """Return the rows of a piece. A GPU decodes a whole shard at once, because the last batch of a piece runs empty."""
+    return CHUNK_ROWS if where.type == "cpu" else max(rows, default=1)
 
 
 def _facts(config: DistillConfig, corpus: Corpus, where: torch.device, precision: Precision | None) -> dict[str, Any]:
@@ -248,6 +309,7 @@ def _write(out: Path, shard: int, decoded: list[_DecodedPiece]) -> ShardInfo:
     for piece in decoded:
         counts.update(piece.counts)
     note_counts(out, shard, counts)
+    note_answers(out, shard, [piece.notes for piece in decoded])
     return write_shard(out, shard, pa.concat_tables([KBEST_SCHEMA.empty_table(), *(piece.table for piece in decoded)]))
 
 

@@ -41,8 +41,9 @@ def source_settings(config: DistillConfig, where: torch.device, precision: Preci
 
 def settings(config: DistillConfig) -> dict[str, Any]:
     """Return the settings on which the output depends, as written in the stage file."""
-    names = {"search", "batch_tokens", "precision"} if config.source is None else {"source"}
-    return config.model_dump(mode="json", include=names)
+    if config.source is not None:
+        return {"source": config.source.identify()}
+    return config.model_dump(mode="json", include={"search", "batch_tokens", "precision"})
 
 
 def provenance(config: DistillConfig, corpus: Corpus, where: torch.device, precision: Precision | None) -> Provenance:

@@ -19,8 +19,9 @@ from seqkd.stages.shards import stage_device
 def settings(config: SelectConfig) -> dict[str, Any]:
     """Return the settings on which the output depends, as written in the stage file."""
     values = config.model_dump(mode="json", exclude={"kbest", "gold", "prepared", "workers", "rerank"})
+    values["filters"] = config.filters.identify()
     if config.rerank is not None:
-        values["rerank"] = config.rerank.model_dump(mode="json", exclude=set(config.rerank.record.folders))
+        values["rerank"] = config.rerank.identify()
     return values
 
 

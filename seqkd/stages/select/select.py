@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,8 +16,8 @@ import pyarrow.compute as pc
 from seqkd.config.stages import SelectConfig
 from seqkd.corpus.manifest import Manifest, Provenance, ShardInfo, StageOutput, atomic_path, read_manifest
 from seqkd.corpus.reader import Corpus
-from seqkd.corpus.row_ids import RANK_STEP, row_ids
-from seqkd.corpus.unknowns import UNKNOWN_ROWS, count_unknown
+from seqkd.corpus.row_ids import RANK_STEP
+from seqkd.corpus.unknowns import UNKNOWN_ROWS
 from seqkd.corpus.writer import write_shard
 from seqkd.errors import CorpusError, InputError
 from seqkd.executors.local import count_cores
@@ -28,13 +26,22 @@ from seqkd.kernels.bleu import kernels
 from seqkd.kernels.build import missing_kernels
 from seqkd.progress import say
 from seqkd.selection.filters import Filters, MinScore, percentile
-from seqkd.selection.lists import Integers, one_array
-from seqkd.selection.registry import FILTERS
+from seqkd.selection.lists import one_array
+from seqkd.stages.asking import (
+    Asking,
+    Workers,
+    ask_workers,
+    check_workers,
+    describe_workers,
+    discard_notes,
+    estimate_workers,
+    find_workers,
+)
 from seqkd.stages.distill.counting import UNSCORED
 from seqkd.stages.rejected import REJECTED
+from seqkd.stages.select.accounting import Totals, account_shard
 from seqkd.stages.select.provenance import provenance
 from seqkd.stages.select.shards import (
-    DROP,
     ShardSelector,
     add_weights,
     candidate_ids,
@@ -46,7 +53,6 @@ from seqkd.stages.shards import ShardJob, make_shards, own_device, stage_device
 from seqkd.stages.slower import slow_path_note
 from seqkd.text.duplicates import DuplicateFinder
 
-DUPLICATE = FILTERS.own["duplicates"].reason
 FEW_ROWS = 50_000  # up to this size one process works alone, unless the file gives a number of processes
 
 
@@ -75,23 +81,28 @@ def run(
     out = Path(out)
     kbest, gold = Corpus.open(config.kbest, "kbest"), Corpus.open(config.gold, "corpus")
     _check(kbest, gold, config)
+    workers = _find_workers(config)
     made_by = provenance(config, kbest, gold, device, scale)
     if not StageOutput.up_to_date(out, "corpus", made_by, overwrite=overwrite):
+        check_workers(workers, config.workers, scale)
         kbest.check_rows()
         if config.keeps_all:
             _check_ids(gold)
-    measured = "cpu" if config.rerank is None else own_device(stage_device(device, scale), scale)
-    with StageOutput.open(out, "corpus", made_by, overwrite=overwrite, part=scale.part, device=measured) as output:
+    measured = own_device(stage_device(device, scale), scale) if config.rerank and config.rerank.models else "cpu"
+    with (
+        StageOutput.open(out, "corpus", made_by, overwrite=overwrite, part=scale.part, device=measured) as output,
+        ask_workers(workers, out, scale) as asking,
+    ):
         if output.complete:
             _discard_lists(out, gold)  # left by a process that was killed right after the manifest
             say(f"select: {out} is up to date")
             return
-        written = _write_shards(config, kbest, device, gold, output, scale)
+        written = _write_shards(config, kbest, device, gold, output, scale, asking)
         if written is None:
             return
         if config.filters["duplicates"]:
             written = _drop_duplicates(out, written)
-        totals = _Totals()
+        totals = Totals()
         with atomic_path(out / REJECTED) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
             file.write("id\treason\tbecame\n")
             for index in range(len(written)):
@@ -99,15 +110,43 @@ def run(
                 ids = rows.column("id").to_numpy()
                 if config.keeps_all:
                     ids = candidate_ids(rows, kbest.read_shard(index))
-                file.writelines(_account(totals, out, index, rows, ids, _table(out, written[index].name)))
-        output.commit(
-            _manifest(config, made_by, gold, written, totals, slow_path_note(_slow_path(config, device, scale)))
-        )
+                file.writelines(account_shard(totals, out, index, rows, ids, _table(out, written[index].name)))
+        noted = slow_path_note(_slow_path(config, device, scale)) | describe_workers(workers, out)
+        output.commit(_manifest(config, made_by, gold, written, totals, noted))
         _discard_lists(out, gold)
     left = ", ".join(f"{number:,} {reason}" for reason, number in totals.dropped.items())
     said = f"; left out: {left} (see {out / REJECTED})" if left else ""
     same = "" if config.reverse else f", {totals.equal / max(totals.rows, 1):.1%} equal to the reference"
     say(f"select: {totals.rows:,} rows by {config.rule} in {out}{same}{said}")
+
+
+def estimate(config: SelectConfig, out: str | Path, *, device: str = "auto", scale: Scale = HERE) -> None:
+    """Say what a run would ask external workers, and what that would cost. Nothing is asked or written.
+
+    A scorer's values are taken to be equal, and a filter is taken to keep every pair.
+
+    Args:
+        config: The settings of the stage.
+        out: The output folder.
+        device: See `run`.
+        scale: See `run`.
+
+    Raises:
+        CorpusError: The k-best lists do not belong to this corpus or its vocabulary.
+        WorkError: The answers of earlier runs cannot be read.
+    """
+    kbest, gold = Corpus.open(config.kbest, "kbest"), Corpus.open(config.gold, "corpus")
+    _check(kbest, gold, config)
+    workers, total = _find_workers(config), len(gold.shards)
+    with estimate_workers("select", workers, Path(out), scale.part):
+        if workers:
+            selector = ShardSelector(config, _filters(config, kbest), device)
+            for index in range(total) if scale.part is None else scale.part.shards(total):
+                selector.make(Path(out), index)  # what it returns would write the shard
+
+
+def _find_workers(config: SelectConfig) -> Workers:
+    return find_workers({"scorer": config.rerank and config.rerank.settings, "filter": config.filters["worker"]})
 
 
 def _slow_path(config: SelectConfig, device: str, scale: Scale) -> str | None:
@@ -120,22 +159,10 @@ def _slow_path(config: SelectConfig, device: str, scale: Scale) -> str | None:
 
 
 def _discard_lists(out: Path, gold: Corpus) -> None:
-    """Delete the lists of rejected rows of the shards, which have been merged into one list."""
+    """Delete the lists of rejected rows of the shards, which have been merged into one list, and notes on workers."""
     for index in range(len(gold.shards)):
         rejects_path(out, index).unlink(missing_ok=True)
-
-
-@dataclass(slots=True)
-class _Totals:
-    rows: int = 0
-    source_tokens: int = 0
-    target_tokens: int = 0
-    equal: int = 0
-    dropped: Counter[str] = field(default_factory=Counter)
-    replaced: dict[str, Counter[str]] = field(default_factory=dict)  # by what a row became
-    unknown: Counter[str] = field(default_factory=Counter)  # rows with the unknown piece, by side
-    used: set[int] = field(default_factory=set)  # ids of the vocabulary in targets
-    used_gold: set[int] = field(default_factory=set)
+    discard_notes(out)
 
 
 def _check(kbest: Corpus, gold: Corpus, config: SelectConfig) -> None:
@@ -224,7 +251,7 @@ def _filters(config: SelectConfig, kbest: Corpus) -> Filters:
 
 
 def _write_shards(
-    config: SelectConfig, kbest: Corpus, device: str, gold: Corpus, output: StageOutput, scale: Scale
+    config: SelectConfig, kbest: Corpus, device: str, gold: Corpus, output: StageOutput, scale: Scale, asking: Asking
 ) -> list[ShardInfo] | None:
     """Write the missing shards; return all of them, or None if this process is not the one to finish the folder."""
     rows = [shard.rows for shard in gold.shards]
@@ -232,7 +259,11 @@ def _write_shards(
     workers = min(config.workers or count_cores(), total)
     slow = config.record.slow or any(record.slow for record in config.filters.active)
     gpu = False
-    if config.rerank is None:
+    threads = None
+    if asking.workers:
+        alone = True
+        threads = 1 if config.rerank is not None and config.rerank.models else None
+    elif config.rerank is None:
         alone = workers == 1 or not (config.workers or slow or sum(rows) > FEW_ROWS)
     else:
         where = stage_device(device, scale)
@@ -240,7 +271,8 @@ def _write_shards(
         # On a CPU models work in processes with one thread each, even if there is only one process: the number of
         # threads changes how sums are rounded.
         alone = scale.executor == "local" and where.type != "cpu"
-    start = partial(_start, config, _filters(config, kbest), device, output.path, None if alone else 1)
+    threads = threads if alone else 1
+    start = partial(_start, config, _filters(config, kbest), device, output.path, threads)
     job = ShardJob(
         label=f"select {config.rule}",
         unit="rows",
@@ -251,7 +283,7 @@ def _write_shards(
         workers=config.workers,
         gpu=gpu,
     )
-    made = make_shards(output, job, scale=scale)
+    made = make_shards(output, job, scale=scale, stop=asking.stop, note=lambda *_: asking.finish())
     return None if made is None else made.shards
 
 
@@ -299,62 +331,13 @@ def _drop_duplicates(out: Path, shards: list[ShardInfo]) -> list[ShardInfo]:
     return left
 
 
-def _account(
-    totals: _Totals, out: Path, index: int, gold: pa.Table, ids: Integers, distilled: pa.Table
-) -> Iterable[str]:
-    """Add a shard to the totals and yield its lines of the list of rejected rows, in the order of `ids`.
-
-    Duplicates are recognised from the shards: a row that is missing and in no list was a duplicate.
-
-    Args:
-        totals: The totals of all shards so far.
-        out: The output folder.
-        index: The number of the shard.
-        gold: The gold rows of the shard.
-        ids: The ids that the distilled shard may contain, in the order of the gold rows.
-        distilled: The distilled rows of the shard.
-    """
-    found = distilled.column("id").to_numpy()
-    kept = np.isin(ids, found)
-    owners = row_ids(found) if "weight" in distilled.column_names else found
-    own = gold.column("id").to_numpy()
-    order = np.argsort(own)
-    places = order[np.searchsorted(own, owners, sorter=order)]
-    references = one_array(gold.column("target").take(pa.array(places)))
-    totals.rows += distilled.num_rows
-    totals.source_tokens += _tokens(distilled, "source_ids")
-    totals.target_tokens += _tokens(distilled, "target_ids")
-    totals.equal += int(pc.sum(pc.equal(references, one_array(distilled.column("target")))).as_py() or 0)
-    totals.unknown.update(count_unknown([distilled]))
-    for table, used in ((distilled, totals.used), (gold, totals.used_gold)):
-        used.update(pc.unique(one_array(table.column("target_ids")).flatten()).to_pylist())
-    listed: dict[int, tuple[str, str]] = {}
-    for line in rejects_path(out, index).read_text(encoding="utf-8").splitlines():
-        row, reason, became = line.split("\t")
-        listed[int(row)] = (reason, became)
-    missing = set(ids[~kept].tolist())
-    lines = []
-    for row in ids.tolist():
-        reason, became = listed.get(row, (DUPLICATE, DROP))
-        if row in missing and became != DROP:  # replaced by what an earlier row has
-            reason, became = DUPLICATE, DROP
-        if row in missing:
-            totals.dropped[reason] += 1
-        elif row in listed:
-            totals.replaced.setdefault(became, Counter())[reason] += 1
-        else:
-            continue
-        lines.append(f"{row}\t{reason}\t{became}\n")
-    return lines
-
-
 def _manifest(
     config: SelectConfig,
     made_by: Provenance,
     gold: Corpus,
     shards: list[ShardInfo],
-    totals: _Totals,
-    noted: dict[str, str],
+    totals: Totals,
+    noted: dict[str, Any],
 ) -> Manifest:
     known = gold.manifest.extra
     vocabulary, source_vocabulary = gold.manifest.vocabulary, known.get("source_vocabulary")
@@ -395,10 +378,6 @@ def _manifest(
             **noted,
         },
     )
-
-
-def _tokens(table: pa.Table, column: str) -> int:
-    return int(pc.sum(pc.list_value_length(table.column(column))).as_py() or 0)
 
 
 def _table(folder: Path, name: str) -> pa.Table:

@@ -25,6 +25,7 @@ from seqkd.selection.filters import BARE, Codes, Filters
 from seqkd.selection.lists import Floats, Integers, Lists, one_array, sizes
 from seqkd.selection.rules import PIECES, Means
 from seqkd.selection.sentence_bleu import SentenceBleu
+from seqkd.stages.asking import Notes, note_answers, take_notes
 from seqkd.text.languages import has_blanks
 from seqkd.text.vocabularies import Vocabularies
 
@@ -72,7 +73,7 @@ class ShardSelector:
         table, rejected = self._all(rows, everything) if self._config.keeps_all else self._best(rows, everything)
         if self._config.reverse:
             table = _swap_sides(table, self._config.tag, self._tag)
-        return partial(_write, out, index, table, rejected)
+        return partial(_write, out, index, table, rejected, take_notes())
 
     def _best(self, rows: pa.Table, lists: Lists) -> tuple[pa.Table, str]:
         """Select one hypothesis for each row; return the distilled rows and the list of rejected ones."""
@@ -103,8 +104,9 @@ class ShardSelector:
         return add_weights(table.set_column(0, "id", ids)), _list_all_rejected(lists, codes, lost, self._filters)
 
 
-def _write(out: Path, index: int, table: pa.Table, rejected: str) -> ShardInfo:
+def _write(out: Path, index: int, table: pa.Table, rejected: str, notes: Notes) -> ShardInfo:
     """Write a shard. The list of rejected rows is written first, so a shard never lacks its list."""
+    note_answers(out, index, [notes])
     atomic_write(rejects_path(out, index), rejected.encode())
     return write_shard(out, index, table)
 

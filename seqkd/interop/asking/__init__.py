@@ -1,0 +1,1 @@
+"""Questions to external workers: commands and endpoints that translate, score or filter."""

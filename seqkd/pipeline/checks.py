@@ -47,9 +47,31 @@ def find_reference_problems(graph: Graph) -> Iterator[str]:
                     f'{node.place}.corpus: {corpus.name!r} is of rule "{rule.name}", so it holds each source several '
                     "times; name another corpus"
                 )
+    yield from _find_asked_teacher_problems(graph)
     for node in graph.of_kind("backtranslation"):
         if not any(node.key in student.inputs for student in graph.of_kind("students")):
             yield (f'backtranslation: no student has the corpus "{node.name}", alone or among others')
+
+
+def _find_asked_teacher_problems(graph: Graph) -> Iterator[str]:
+    """Find parts that need a model, but name a teacher that is a source of k-best lists."""
+    asked = {node.key for node in graph.of_kind("teachers") if "source" in node.settings}
+    for node in graph:
+        for field in ("teacher", "init_from"):
+            named = next((key[1] for key in node.links.get(field, ()) if key in asked), None)
+            if named is None:
+                continue
+            if node.kind != "distill":
+                yield (
+                    f"{node.place}.{field}: {named!r} is a source of k-best lists, which gives texts and has no "
+                    "model; name a teacher that is trained here or brought along"
+                )
+            others = sorted(node.settings.keys() & {"search", "batch_tokens", "precision"})
+            if node.kind == "distill" and others:
+                yield (
+                    f"{node.place}.{others[0]}: is for a teacher with a model, but {named!r} is a source of k-best "
+                    "lists; leave it out"
+                )
 
 
 def find_data_problems(graph: Graph, values: Mapping[str, Any]) -> Iterator[str]:
@@ -137,6 +159,8 @@ def _find_round_problems(pipeline: PipelineConfig, graph: Graph) -> Iterator[str
         if _OF_A_ROUND.search(node.name):
             yield f"{node.place}: names that end in .round and a number are reserved for later "
         "rounds; choose another name"
+    if any(teacher.source is not None for teacher in pipeline.teachers):
+        yield f"rounds: is {pipeline.rounds}, but a teacher is a source of k-best lists; rounds need a model"
     if len(pipeline.teachers) > 1:
         yield f"rounds: is {pipeline.rounds}, but there are several [[teachers]]; rounds need exactly one"
     successor = pipeline.successor

@@ -67,9 +67,9 @@ def _list_models(pipeline: PipelineConfig) -> dict[str, Model]:
     """List all models by name, except unreadable ones that are brought along, which `prepare` refuses."""
     found = {student.name: _describe(student.model) for student in pipeline.students}
     for part in pipeline.teachers:
-        if part.path is None:
+        if part.trained:
             found |= {name: _describe(part.model) for name in part.names}
-        elif (config := _read_config(part.path)) is not None:
+        elif part.path is not None and (config := _read_config(part.path)) is not None:
             found[part.name] = Model(config["arch"], config["settings"])
     return found
 
@@ -231,7 +231,7 @@ def _find_embedding_problems(pipeline: PipelineConfig, graph: Graph) -> Iterator
     if not pipeline.learns_vocabulary:
         apart -= {find_data(graph, node).key for node in graph.of_kind("teachers") if is_brought(node)}
     parts = [*zip(graph.parts("teachers"), pipeline.teachers, strict=True)]
-    trained = [(node, part.model) for node, part in parts if part.path is None]
+    trained = [(node, part.model) for node, part in parts if part.trained]
     trained += [(node, part.model) for node, part in zip(graph.parts("students"), pipeline.students, strict=True)]
     for node, model in trained:
         key = find_vocabulary(graph, pipeline, node)

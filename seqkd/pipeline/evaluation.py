@@ -8,7 +8,7 @@ from seqkd.config.prepare import OWN_TEST
 from seqkd.config.report import NamedEvaluations, NamedPath, SeedRuns, StudentRounds, SyntheticPath
 from seqkd.config.stages import EvaluateConfig, ReportConfig
 from seqkd.pipeline.file import DistillPart, EvaluatePart, StudentPart
-from seqkd.pipeline.folders import Plan, Stage, bare_name, evaluation_name
+from seqkd.pipeline.folders import Plan, Stage, bare_name, evaluation_name, is_asked
 from seqkd.pipeline.graph import Node
 from seqkd.pipeline.relations import describe_corpora, find_baselines, list_edges
 from seqkd.pipeline.vocabularies import ENCODED_TEST, encoded_key, find_vocabulary
@@ -99,8 +99,9 @@ def _plan_one(
 def _find_timed_teacher(plan: Plan, model: Node) -> Node | None:
     """Find the teacher that a model is made from, or the first teacher of its data set."""
     data = plan.data(model)
-    teachers = [node for node in plan.graph.of_kind("teachers") if plan.data(node) is data]
-    found = next((node for node in (model, *plan.graph.upstream(model)) if node.kind == "teachers"), None)
+    teachers = [node for node in plan.graph.of_kind("teachers") if plan.data(node) is data and not is_asked(node)]
+    above = (node for node in (model, *plan.graph.upstream(model)) if node.kind == "teachers" and not is_asked(node))
+    found = next(above, None)
     return next((node for node in teachers if found is None or found.key in (node.key, *node.whole)), found)
 
 
@@ -108,7 +109,7 @@ def _find_asked_teacher(plan: Plan, model: Node) -> Node | None:
     """Find the model that taught a student, directly or through its training text."""
     for node in (model, *plan.graph.upstream(model)):
         for teacher in plan.graph.follow(node, "teacher"):
-            if teacher.kind in ("teachers", "students"):
+            if teacher.kind in ("teachers", "students") and not is_asked(teacher):
                 return teacher
     return None
 

@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from seqkd.config.toml import merge_problems
 from seqkd.pipeline.file import PipelineConfig
-from seqkd.pipeline.folders import OF, find_data
+from seqkd.pipeline.folders import OF, find_data, is_asked
 from seqkd.pipeline.graph import Graph, Key, Node, Part, resolve
 from seqkd.pipeline.parts import CORPUS_ENCODED, MONOLINGUAL, PARTS, REVERSE, TESTS, TESTS_ENCODED
 from seqkd.pipeline.vocabularies import ENCODED, ENCODED_TEST, encoded_key, find_vocabulary, is_brought
@@ -143,7 +143,9 @@ def _encode(graph: Graph, corpus: Node, vocabulary: Key, kind: str) -> Node:
 def _add_evaluation(graph: Graph, pipeline: PipelineConfig) -> Graph:
     """Evaluate the models of each data set on test sets with their vocabularies, and report on it."""
     nodes = [node for node in graph if node.kind != "evaluate"]
-    models = {node.key: find_data(graph, node).key for node in graph.of_kind("teachers", "students")}
+    models = {
+        node.key: find_data(graph, node).key for node in graph.of_kind("teachers", "students") if not is_asked(node)
+    }
     for node in graph.of_kind("evaluate"):
         for data in graph.of_kind("data"):
             tests = tuple(test.key for test in graph.of_kind("tests") if find_data(graph, test) is data)

@@ -183,7 +183,7 @@ def teacher_names(name: str, count: int) -> tuple[str, ...]:
 
 
 class TeacherPart(Strict):
-    """A teacher or an ensemble to train or, with `path`, a model folder that is brought along."""
+    """A teacher or an ensemble to train, a model folder that is brought along, or a source that is asked."""
 
     name: Name = TEACHER
     corpus: CorpusNames | None = Field(None, description="its training text; if left out, the only data set")
@@ -191,6 +191,9 @@ class TeacherPart(Strict):
         None, description="a model folder; without [prepare.vocabulary], its vocabulary becomes that of its data set"
     )
     vocabulary: Name | None = Field(None, description="one of [[vocabularies]]; if left out, that of its data set")
+    source: SourceConfig | None = Field(
+        None, description="a source of k-best lists in place of a model, such as an external worker"
+    )
     ensemble: int = Field(
         1, ge=1, le=16, description="number of teachers that differ only in their seed and teach together"
     )
@@ -215,8 +218,12 @@ class TeacherPart(Strict):
 
     @model_validator(mode="after")
     def _check_either(self) -> TeacherPart:
-        if (self.path is None) == (self.training is None):
-            raise ValueError("a teacher has either `path` (bring one) or `training` (train one)")
+        if (self.path, self.training, self.source).count(None) != 2:
+            raise ValueError("a teacher has either `path` (bring one), `training` (train one) or `source` (ask one)")
+        others = self.model_fields_set & {"ensemble", "seeds", "model", "vocabulary"}
+        others |= {"objective"} if self.objective != default_objective() else set()
+        if self.source is not None and others:
+            raise ValueError(f"{', '.join(sorted(others))}: is for a teacher that is trained here, not for `source`")
         if self.path is not None and self.vocabulary is not None:
             raise ValueError("vocabulary: a teacher that is brought along keeps its own; leave it out")
         if self.path is not None and self.ensemble > 1:
@@ -227,6 +234,11 @@ class TeacherPart(Strict):
                 "out `path` and `ensemble`"
             )
         return self
+
+    @property
+    def trained(self) -> bool:
+        """Whether the pipeline trains it."""
+        return self.training is not None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -398,7 +410,7 @@ class PipelineConfig(Strict):
 
     @model_validator(mode="after")
     def _check_kernels(self) -> PipelineConfig:
-        models = {part.name: part.model for part in self.teachers if part.path is None}
+        models = {part.name: part.model for part in self.teachers if part.trained}
         models |= {part.name: part.model for part in self.students}
         where, asked = [], set[str]()
         for part in self.distill:

@@ -113,11 +113,12 @@ class Plan:
 
     def linked_outputs(self, node: Node, name: str) -> list[Output]:
         """Return the outputs of the parts that a field of a part names."""
-        return [self.output(other) for other in self.graph.follow(node, name)]
+        return [self.output(other) for other in self.graph.follow(node, name) if not is_asked(other)]
 
     def needs(self, node: Node, *more: Path) -> tuple[Path, ...]:
         """List the files that mark the inputs of a part as complete, after `more`."""
-        return tuple(dict.fromkeys((*more, *(self.output(self.graph[key]).file for key in node.inputs))))
+        inputs = [self.graph[key] for key in node.inputs]
+        return tuple(dict.fromkeys((*more, *(self.output(other).file for other in inputs if not is_asked(other)))))
 
     def prepare_output(self, node: Node) -> Output:
         """Return the output of `prepare` for the data set of a part: all texts and the vocabulary."""
@@ -145,6 +146,11 @@ def bare_name(test: Node) -> str:
 def evaluation_name(model: str, test: Node | None) -> str:
     """Return the name of an evaluation. No model can have the name of one on a further test set."""
     return model if test is None else f"{model}{OF}{bare_name(test)}"
+
+
+def is_asked(node: Node) -> bool:
+    """Whether a part is a teacher that is a source of k-best lists. It has no folder."""
+    return node.kind == "teachers" and node.settings.source is not None
 
 
 def find_data(graph: Graph, node: Node) -> Node:

@@ -152,7 +152,7 @@ def _tell_misfits(pipeline: PipelineConfig) -> None:
     models = {
         "teacher" if part.name == TEACHER else f"teachers.{part.name}": part.model
         for part in pipeline.teachers
-        if part.path is None
+        if part.trained
     }
     models |= {f"students.{student.name}": student.model for student in pipeline.students}
     if pipeline.backtranslation is not None:

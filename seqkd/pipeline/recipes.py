@@ -9,6 +9,7 @@ from pathlib import Path
 from seqkd.config.models import ObjectiveConfig
 from seqkd.config.prepare import OWN_TEST
 from seqkd.config.select import SelectSettings
+from seqkd.config.sources import SourceConfig
 from seqkd.config.stages import (
     CorpusPaths,
     DistillConfig,
@@ -25,7 +26,7 @@ from seqkd.config.stages import (
     WeightedPath,
 )
 from seqkd.pipeline.file import BackTranslationPart, CorpusNames, DataPart, DistillPart, TeacherPart, VocabularyPart
-from seqkd.pipeline.folders import Output, Plan, Stage, derive_seed, set_later_seed, set_seed
+from seqkd.pipeline.folders import Output, Plan, Stage, derive_seed, is_asked, set_later_seed, set_seed
 from seqkd.pipeline.graph import Node
 from seqkd.pipeline.vocabularies import ENCODED_TEST, find_original, find_vocabulary
 
@@ -249,7 +250,7 @@ def _fill_in_teachers(objective: ObjectiveConfig, node: Node, plan: Plan) -> Obj
 def plan_distill(node: Node, plan: Plan) -> Iterator[Stage]:
     """Plan the k-best lists of a [[distill]] or a [backtranslation]."""
     part = node.settings
-    source = part.source if isinstance(part, DistillPart) else None
+    source = _find_source(node, plan)
     # Lists have the pieces of the data set, whatever wrote them.
     foreign = source is not None or any(
         find_vocabulary(plan.graph, plan.pipeline, model) != plan.data(node).key
@@ -267,6 +268,14 @@ def plan_distill(node: Node, plan: Plan) -> Iterator[Stage]:
     )
     name, out = f"distill.{node.name}", plan.folder(node)
     yield Stage(name=name, kind="distill", goal="distill", config=config, out=out, needs=plan.needs(node))
+
+
+def _find_source(node: Node, plan: Plan) -> SourceConfig | None:
+    """Find the source of the lists of a [[distill]]: its own, or the teacher that it names; None for models."""
+    part = node.settings
+    if isinstance(part, DistillPart) and part.source is not None:
+        return part.source
+    return next((teacher.settings.source for teacher in plan.graph.follow(node, "teacher") if is_asked(teacher)), None)
 
 
 def plan_select(node: Node, plan: Plan) -> Iterator[Stage]:

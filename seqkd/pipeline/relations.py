@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from seqkd.pipeline.file import TEACHER
+from seqkd.pipeline.folders import is_asked
 from seqkd.pipeline.graph import Graph, Node
 from seqkd.pipeline.vocabularies import ENCODED, ENCODED_TEST, find_original, is_brought
 
@@ -47,6 +48,7 @@ def list_edges(graph: Graph, parts: Sequence[Node]) -> Iterator[tuple[str, str]]
         if (
             node.kind in ("data", "monolingual", "evaluate", "tests", ENCODED, ENCODED_TEST)
             or is_brought(node)
+            or is_asked(node)
             or node.seed > 1
         ):
             continue  # models that differ only in their seed have one box

@@ -108,6 +108,7 @@ class Asker:
         self._sleep = sleep or self._pause
         self._limits = Limits(settings, share, own=self._cache.own, others=self._cache.others, sleep=self._sleep)
         self._free: queue.LifoQueue[Transport] = queue.LifoQueue()
+        self._failure: BaseException | None = None  # the first one, which stops the others
         self._opened: list[Transport] = []
         self._opening = threading.Lock()
         self._said = time.monotonic()
@@ -187,11 +188,10 @@ class Asker:
                     done += len(stored)
                     self._say(done, len(questions))
                     yield stored
-            except BaseException:
+            except BaseException as error:
                 for future in waiting:  # requests in flight still come to an end, and their answers to the disk
                     future.cancel()
-                self._stopped.set()
-                raise
+                raise self._fail(error) from None
 
     def _ask_once(self, questions: Sequence[Question], store: bool) -> dict[str, Stored]:
         keys = {question.id: question.key for question in questions}
@@ -199,16 +199,23 @@ class Asker:
             try:
                 answers = transport.ask(questions, self._admit)
             except UnusableError as error:
-                self._stopped.set()
+                self._fail(error.as_error(self.settings.label))
                 if store:
                     self._store(keys, error.answers)
                 raise error.as_error(self.settings.label) from None
-            except BaseException:
-                self._stopped.set()
+            except BaseException as error:
+                self._fail(error)
                 raise
         if not store:
             return {keys[row]: Stored(answer, "") for row, answer in answers.items()}
         return self._store(keys, answers)
+
+    def _fail(self, error: BaseException) -> BaseException:
+        """Stop all requests, and return the first failure."""
+        with self._opening:
+            self._failure = self._failure or error
+            self._stopped.set()
+            return self._failure
 
     def _store(self, keys: Mapping[int, str], answers: Mapping[int, Answer]) -> dict[str, Stored]:
         return self._cache.add({keys[row]: answer for row, answer in answers.items()}, self._limits.take_unnoted())

@@ -31,12 +31,20 @@ class Server(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, answer: Callable[[Row], Row] = translate, faults: Iterable[str] = (), port: int = 0) -> None:
+    def __init__(
+        self,
+        answer: Callable[[Row], Row] = translate,
+        faults: Iterable[str] = (),
+        port: int = 0,
+        note: Callable[[Any], None] | None = None,
+        retry_after: str = "0.25",
+    ) -> None:
         super().__init__(("127.0.0.1", port), _Handler)
         self.answer, self.faults = answer, list(faults)
         self.requests: list[Any] = []
         self.headers: list[dict[str, str]] = []
         self.delay = 0.0
+        self.note, self.retry_after = note or self.requests.append, retry_after
         self.lock = threading.Lock()
         self._thread = threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
 
@@ -68,7 +76,7 @@ class _Handler(BaseHTTPRequestHandler):
         server = self.server
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         with server.lock:
-            server.requests.append(body)
+            server.note(body)
             server.headers.append(dict(self.headers))
             fault = server.faults.pop(0) if server.faults else ""
         time.sleep(server.delay)
@@ -103,8 +111,8 @@ class _Handler(BaseHTTPRequestHandler):
     def _reply(self, data: bytes, status: int = 200, *, half: bool = False) -> None:
         self.send_response(status)
         self.send_header("Content-Length", str(len(data)))
-        if status == 429:
-            self.send_header("Retry-After", "0.25")
+        if status in (429, 503):
+            self.send_header("Retry-After", self.server.retry_after)
         self.end_headers()
         self.wfile.write(data[: len(data) // 2] if half else data)
         self.close_connection = True

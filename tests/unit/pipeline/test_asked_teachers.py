@@ -1,0 +1,116 @@
+"""Teachers that are sources of k-best lists, such as external workers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import tomllib
+
+from seqkd.config.stages import DistillConfig, EvaluateConfig, SelectConfig
+from seqkd.config.toml import to_toml, validate
+from seqkd.errors import ConfigError
+from seqkd.interop.workers import FilterSettings, ScorerSettings, TeacherSettings
+from seqkd.pipeline.make import write_plan
+from seqkd.pipeline.reading import read_pipeline
+from seqkd.pipeline.stages import plan_stages
+from tests.unit.pipeline.pipeline_files import PIPELINE, WORD_KD
+
+ASKED = PIPELINE.replace(
+    "[teacher.training]\nmax_updates = 10",
+    """
+[[teachers]]
+name = "service"
+
+[teachers.source]
+endpoint = "https://example.org/v1/chat/completions"
+form = "chat"
+prompt = "Translate into German: {source}"
+samples = 4
+version = "2026-11"
+key = "SERVICE_KEY"
+options = { model = "big", stop = ["\\n"] }
+rate = 2.5
+""",
+)
+
+
+@pytest.fixture(autouse=True)
+def texts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.src", "a.tgt", "b.src", "b.tgt", "c.tsv"):
+        (tmp_path / name).write_text("a\n")
+
+
+def written(text: str) -> Path:
+    Path("small.toml").write_text(text)
+    return Path("small.toml")
+
+
+def test_lists_of_an_asked_teacher_need_no_model() -> None:
+    stages = plan_stages(read_pipeline(written(ASKED)), Path("runs"))
+    (distill,) = [stage for stage in stages if stage.kind == "distill"]
+    assert isinstance(distill.config, DistillConfig)
+    assert distill.config.source is not None
+    settings = distill.config.source.settings
+    assert isinstance(settings, TeacherSettings)
+    assert (settings.samples, settings.options) == (4, {"model": "big", "stop": ["\n"]})
+    assert distill.needs == (Path("runs/small/gold/manifest.json"),)
+    assert validate(DistillConfig, tomllib.loads(to_toml(distill.config)), "stage file") == distill.config
+    # It is not evaluated, and nothing is compared with its speed.
+    evaluations = [stage.config for stage in stages if isinstance(stage.config, EvaluateConfig)]
+    assert [config.name for config in evaluations] == ["gold", "kd", "tuned"]
+    assert {config.speed_against for config in evaluations} == {None}
+    assert all("service" not in str(need) for stage in stages for need in stage.needs)
+    write_plan(Path("small.toml"), Path("runs"))
+    assert "service" not in Path("runs/small/plan.mk").read_text()
+
+
+def test_a_single_teacher_may_be_a_command_and_rules_and_filters_name_workers() -> None:
+    text = PIPELINE.replace("[teacher.training]\nmax_updates = 10", 'teacher = { source = { command = ["./t"] } }')
+    text = text.replace("\n[data]", "").replace('teacher = { source = { command = ["./t"] } }', "")
+    text = text.replace("seed = 3", 'seed = 3\nteacher = { source = { command = ["./t"] } }\n\n[data]')
+    text = text.replace(
+        'rule = "seqkd"',
+        'rule = "rerank"\nrerank = { type = "worker", command = ["python", "comet.py"], reference = true }\n'
+        'filters = { worker = { command = ["python", "bicleaner.py"], version = "3" } }',
+    )
+    stages = plan_stages(read_pipeline(written(text)), Path("runs"))
+    (config,) = [stage.config for stage in stages if isinstance(stage.config, SelectConfig)]
+    assert config.rerank is not None
+    assert config.rerank.settings == ScorerSettings(command=("python", "comet.py"), reference=True)
+    assert config.filters["worker"] == FilterSettings(command=("python", "bicleaner.py"), version="3")
+    assert config.reads_references
+    assert validate(SelectConfig, tomllib.loads(to_toml(config)), "stage file") == config
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('name = "service"', 'name = "service"\nseeds = 2', "seeds: is for a teacher that is trained here"),
+        ('name = "service"', 'name = "service"\npath = "m"', r"either `path` \(bring one\), `training` .* or `source`"),
+        (
+            'name = "beam5"',
+            'name = "beam5"\nsearch = { beam = 2 }',
+            "distill.beam5.search: is for a teacher with a model",
+        ),
+        (
+            'init_from = "kd"',
+            'init_from = "service"',
+            "students.tuned.init_from: 'service' is a source of k-best lists",
+        ),
+        ("seed = 3", "seed = 3\nrounds = 2\nnext_teacher = 'kd'", "rounds: is 2, but a teacher is a source"),
+        ("rate = 2.5", "rate = 0", "teachers.service.source.rate: Input should be greater than 0"),
+        ("rate = 2.5", "pace = 1", "teachers.service.source.pace"),
+        (
+            "[student.model]",
+            f"{WORD_KD}\n[student.model]",
+            "students.live.teacher: 'service' is a source of k-best lists",
+        ),
+        ("[student.model]", f"{WORD_KD}\n[student.model]", "soft_targets.kd16.teacher: 'service' is a source"),
+    ],
+)
+def test_mistakes_with_an_asked_teacher_are_named(old: str, new: str, message: str) -> None:
+    assert old in ASKED
+    with pytest.raises(ConfigError, match=message):
+        read_pipeline(written(ASKED.replace(old, new)))

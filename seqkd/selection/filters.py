@@ -24,7 +24,7 @@ _REASONS = (
     "",
     "no hypothesis",  # the row has an empty list; rejected.tsv of the k-best folder gives the reason
     "empty hypothesis",
-    "longer than a reranking model's max_positions",
+    "not judged by the scorer",  # too long for its models, or refused by its worker
 )
 Codes = npt.NDArray[np.uint8]
 

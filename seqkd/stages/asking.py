@@ -102,11 +102,11 @@ def ask_workers(workers: Workers, out: Path, scale: Scale) -> Iterator[Asking]:
 
 
 @contextmanager
-def estimate_workers(label: str, workers: Workers, out: Path, part: Part | None) -> Iterator[None]:
+def estimate_workers(label: str, out: Path, part: Part | None) -> Iterator[None]:
     """Count the questions of the block in place of asking them, and say what a run would ask and cost."""
     with use_desk(Desk(out, part=part, dry=True)) as desk:
         yield
-        for line in desk.describe() or [f"no external worker is asked ({len(workers)} are named)"]:
+        for line in desk.describe() or ["no external worker is asked"]:
             say(f"{label} --dry-run: {line}")
 
 

@@ -6,6 +6,8 @@ its children are forked and start at once. Prints what happened as JSON.
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import json
 import os
 import random
@@ -25,7 +27,11 @@ from seqkd.stages.distill import distill as stage
 from tests.torture.kills import code_of, forked
 from tests.unit.interop.worker_server import Row, Server, translate
 
-LOADED = (endpoint, stage)  # children would otherwise import them, each again
+# Children would otherwise import these modules, each again.
+LOADED = (endpoint, stage)
+for _name in ("pandas", "httpcore2", "dateutil.parser"):  # imported by pyarrow, if it is there, and by httpx2
+    with contextlib.suppress(ImportError):
+        importlib.import_module(_name)
 
 ROWS, SHARD_ROWS, BATCH, PARALLEL = 36, 12, 3, 2
 REQUESTS = ROWS // BATCH + 1

@@ -240,7 +240,7 @@ def estimate(config: DistillConfig, out: str | Path, *, device: str = "auto", sc
     where = stage_device(device, scale)
     rows = [shard.rows for shard in corpus.shards]
     mine = range(len(rows)) if scale.part is None else scale.part.shards(len(rows))
-    with estimate_workers("distill", workers, Path(out), scale.part):
+    with estimate_workers("distill", Path(out), scale.part):
         if workers:
             worker = _Worker(config, source_settings(config, where, None), Place(device=str(where), threads=None))
             for shard in mine:

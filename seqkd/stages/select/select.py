@@ -138,7 +138,7 @@ def estimate(config: SelectConfig, out: str | Path, *, device: str = "auto", sca
     kbest, gold = Corpus.open(config.kbest, "kbest"), Corpus.open(config.gold, "corpus")
     _check(kbest, gold, config)
     workers, total = _find_workers(config), len(gold.shards)
-    with estimate_workers("select", workers, Path(out), scale.part):
+    with estimate_workers("select", Path(out), scale.part):
         if workers:
             selector = ShardSelector(config, _filters(config, kbest), device)
             for index in range(total) if scale.part is None else scale.part.shards(total):

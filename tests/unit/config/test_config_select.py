@@ -90,7 +90,7 @@ def test_an_unknown_rule_or_scorer_is_told_with_those_that_there_are() -> None:
     ) as caught:
         read(rule="best")
     assert str(caught.value).count("'best'") == 1
-    with pytest.raises(ConfigError, match="rerank: unknown scorer 'judge', expected one of: models, mine"):
+    with pytest.raises(ConfigError, match="rerank: unknown scorer 'judge', expected one of: models, worker, mine"):
         read(rule="rerank", rerank={"type": "judge"})
 
 

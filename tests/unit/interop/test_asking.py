@@ -132,7 +132,7 @@ def test_a_refused_row_is_rejected_alone_with_its_reason(tmp_path: Path, server:
 def test_a_wrong_key_stops_the_run_and_is_written_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SERVICE_KEY", "sesame-open")
     with Server(faults=["401", "400"]) as server:
-        settings = {"endpoint": server.url, "key": "SERVICE_KEY", "batch": 16}
+        settings: dict[str, Any] = {"endpoint": server.url, "key": "SERVICE_KEY", "batch": 16}
         with pytest.raises(InputError, match=r"HTTP 401: no: Bearer \*\*\*") as caught:
             ask(asker(tmp_path, **settings))
         assert "sesame" not in str(caught.value)
@@ -165,7 +165,7 @@ def test_the_budget_outlives_a_run(tmp_path: Path, server: Server) -> None:
     assert len(server.requests) == 2
     with pytest.raises(WorkError, match=r"max_characters is 50, and the next request would make it 66"):
         ask(asker(tmp_path, endpoint=server.url, version="2", max_characters=50, batch=3))
-    prices = {"max_cost": 0.5, "price_per_request": 0.1, "price_per_million": 10_000.0}  # 0.32 a request
+    prices: dict[str, Any] = {"max_cost": 0.5, "price_per_request": 0.1, "price_per_million": 10_000.0}
     with pytest.raises(WorkError, match=r"max_cost is 0.5, and the next request would make it 0.86"):
         ask(asker(tmp_path, endpoint=server.url, version="3", batch=3, **prices))
     values["max_requests"] = 4
@@ -252,7 +252,8 @@ def test_chat_completions_in_all_roles(tmp_path: Path) -> None:
             asker(tmp_path / "new", judge.settings, role="filter").ask(
                 [judge.question(8, {"source": "drei", "target": "c"})]
             )
-        scorer.close(), judge.close()
+        scorer.close()
+        judge.close()
 
 
 def test_commands_answer_the_rows_of_a_request_in_any_order(tmp_path: Path) -> None:

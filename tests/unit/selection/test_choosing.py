@@ -31,7 +31,7 @@ def test_a_rejected_choice_becomes_what_is_wanted() -> None:
 def test_what_the_rule_cannot_judge_is_not_taken() -> None:
     found: Rows = [(kbest("a", "b"), "x"), (kbest("c", "d"), "y"), (kbest("", "e"), "z")]
     values = [-np.inf, -3.0, -np.inf, -np.inf, 1.0, -np.inf]
-    reasons = ["", "longer than a reranking model's max_positions", "empty hypothesis"]
+    reasons = ["", "not judged by the scorer", "empty hypothesis"]
     assert choice(found, values, filters(), "drop") == ([1, DROPPED, DROPPED], reasons)
     assert choice(found, values, filters(), "gold") == ([1, GOLD, GOLD], reasons)
     assert choice(found, values, filters(), "next") == ([1, DROPPED, DROPPED], reasons)

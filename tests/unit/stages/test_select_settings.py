@@ -384,7 +384,7 @@ def test_rows_that_a_reranking_model_has_no_positions_for_are_rejected(
     select.run(config(translated, rule="rerank", rerank=rerank, rejected=otherwise), translated / "out", device="cpu")
     assert [row["target"] for row in rows_of(translated / "out")] == targets
     reasons = {line.split("\t")[1] for line in rejected(translated)}
-    assert "longer than a reranking model's max_positions" in reasons
+    assert "not judged by the scorer" in reasons
 
 
 @pytest.mark.parametrize("values", [{"rule": "rerank"}, {"rule": "seqkd", "rerank": {"forward": "x"}}])

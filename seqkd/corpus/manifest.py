@@ -23,10 +23,10 @@ from seqkd.corpus.files import atomic_path, atomic_write, is_temporary, kept_pat
 from seqkd.corpus.fingerprints import Provenance, build_fingerprint
 from seqkd.corpus.locks import FolderLock, Part, is_lock
 from seqkd.corpus.records import (
-    FORMAT,
     Manifest,
     ShardInfo,
     damage_error,
+    format_of,
     parse_manifest,
     read_record,
     shard_index,
@@ -397,7 +397,7 @@ class StageOutput:
 
     def _note(self, made_by: dict[str, Any] | None) -> None:
         values = {
-            "format": FORMAT,
+            "format": format_of(self.kind),
             "seqkd": __version__,
             "kind": self.kind,
             "fingerprint": made_by,

@@ -1,4 +1,8 @@
-"""Memory-mapped reading of finished folders of shards. The memory in use does not grow with the corpus."""
+"""Reading of finished folders of shards. The memory in use does not grow with the corpus.
+
+Corpora are memory-mapped: a table that is read is the file itself. K-best lists and soft targets are compressed, so a
+table of theirs takes memory of its own.
+"""
 
 from __future__ import annotations
 
@@ -17,13 +21,13 @@ import pyarrow.compute as pc
 
 from seqkd.corpus.manifest import Manifest, ShardInfo, read_manifest
 from seqkd.corpus.records import FORGOTTEN, shard_index
-from seqkd.corpus.schema import KINDS, NULLABLE, PACKED, exchange_sides, fits, required_columns
+from seqkd.corpus.schema import COMPRESSED, KINDS, LOOKED_UP, NULLABLE, OPTIONAL, exchange_sides, fits
 from seqkd.errors import CorpusError
 from seqkd.text.vocabularies import Vocabularies
 
 MAPPED_SHARDS = 128  # shards that stay open for random access, well below the usual limit of 1024 open files
-# The largest size on disk up to which all shards of a packed kind are unpacked once and held, in up to twice the
-# memory. For larger folders, random access unpacks the batches of rows that it needs each time.
+# The largest size on disk up to which all shards of soft targets are decompressed once and held. For larger folders,
+# random access decompresses the batches of rows that it needs each time.
 HELD_BYTES = 1 << 29
 
 _AGAIN = "make the folder again with the stage that wrote it, or copy it again"
@@ -59,7 +63,9 @@ class Corpus:
         self.schema = schema
         self._exchanged = False
         self._limits = {"mapped_shards": mapped_shards, "held_bytes": held_bytes}
-        self._held = manifest.kind not in PACKED or sum(shard.bytes for shard in manifest.shards) <= held_bytes
+        self._held = manifest.kind not in LOOKED_UP or sum(shard.bytes for shard in manifest.shards) <= held_bytes
+        # K-best lists are read shard by shard, so no more than one is decompressed at a time.
+        self._most = 1 if manifest.kind in COMPRESSED - LOOKED_UP else mapped_shards
         self._mapped: OrderedDict[int, pa.Table] = OrderedDict()
         self._checked: set[int] = set()  # shards whose contents were compared with the manifest
         # Shard i has the positions starts[i] to starts[i + 1] - 1.
@@ -82,8 +88,8 @@ class Corpus:
         Args:
             path: The folder.
             kind: The kind that the folder must have; None for any kind.
-            mapped_shards: The largest number of shards that are open at once.
-            held_bytes: The largest size on disk up to which all shards of a packed kind are unpacked and held.
+            mapped_shards: The largest number of shards that are open at once; of k-best lists it is one.
+            held_bytes: The largest size on disk up to which all shards of soft targets are decompressed and held.
 
         Raises:
             CorpusError: The folder is not finished or is of another kind, or a shard is missing, truncated, not Arrow
@@ -154,7 +160,7 @@ class Corpus:
         return [str(self.path / shard.name) for shard in self.shards]
 
     def read_shard(self, i: int, columns: Sequence[str] | None = None) -> pa.Table:
-        """Read shard `i`, memory-mapped. The first read compares it with the manifest; see `read_table`.
+        """Read shard `i`. The first read compares it with the manifest; see `read_table`.
 
         Args:
             i: The number of the shard, from 0 to len(shards) - 1.
@@ -310,9 +316,9 @@ class Corpus:
         table = self._read(i)
         table = exchange_sides(table) if self._exchanged else table
         if self._held:
-            # Combine the batches of a packed shard into one chunk, in which rows are found faster.
-            self._mapped[i] = table = table.combine_chunks() if self.manifest.kind in PACKED else table
-        if len(self._mapped) > self._limits["mapped_shards"]:
+            # Combine the batches of a shard into one chunk, in which rows are found faster.
+            self._mapped[i] = table = table.combine_chunks() if self.manifest.kind in LOOKED_UP else table
+        if len(self._mapped) > self._most:
             self._mapped.popitem(last=False)
         return table
 
@@ -347,7 +353,7 @@ def _reopen(path: Path, kind: str, reverse: bool) -> Corpus:
 
 
 def read_table(path: Path, shard: ShardInfo, kind: str, *, checked: bool = False) -> pa.Table:
-    """Read the file of one shard, memory-mapped.
+    """Read the file of one shard, memory-mapped if it is not compressed.
 
     Its bytes are compared with the manifest's SHA-256 before Arrow parses them, and Arrow checks all offsets and texts
     before they are used. A damaged or hostile file therefore raises an error and can neither crash the process nor give
@@ -378,7 +384,8 @@ def read_table(path: Path, shard: ShardInfo, kind: str, *, checked: bool = False
     if not fits(table.schema, kind):
         raise _columns_error(table, path, kind)
     if not checked:
-        nulls = [name for name in required_columns(kind) if any(map(_has_nulls, table.column(name).chunks))]
+        required = [name for name in table.column_names if name not in OPTIONAL]
+        nulls = [name for name in required if any(map(_has_nulls, table.column(name).chunks))]
         if nulls:
             raise CorpusError(f"contains nulls in {', '.join(nulls)}", where=str(path), hint=_AGAIN)
     return table

@@ -19,11 +19,17 @@ from seqkd.errors import CorpusError
 # misread them. Every version reads the folders of earlier ones.
 # 1: fingerprints contain every option, and for three stages the precision and the device that were used.
 # 2: fingerprints contain the options that are not neutral, as written; the machine's choices are recorded in `extra`.
-FORMAT = 2
+# 3: soft targets are packed. Folders of other kinds are written as 2, so that earlier versions read them.
+FORMAT = 3
 
 _SHARD = re.compile(r"^shard-(\d{5,9})\.arrow$", re.ASCII)
 _MOST = 2**53  # largest number of rows or bytes: JSON readers agree on integers up to this one
 _HEX = re.compile(r"^[0-9a-f]{64}$")
+
+
+def format_of(kind: str) -> int:
+    """Return the schema version with which a folder of this kind is written."""
+    return FORMAT if kind == "soft" else 2
 
 
 def shard_name(index: int) -> str:
@@ -92,7 +98,7 @@ class Manifest:
 
     def to_json(self) -> str:
         """Return the text of the file."""
-        values = {"format": FORMAT, "seqkd": __version__, **self._values()}
+        values = {"format": format_of(self.kind), "seqkd": __version__, **self._values()}
         return json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
     def _values(self) -> dict[str, Any]:

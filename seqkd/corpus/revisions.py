@@ -16,6 +16,7 @@ from typing import Any
 
 SEARCH = 1  # beam search, sampling and non-autoregressive decoding
 TRAINING = 1  # batches, losses, the optimiser
+SOFT_TARGETS = 2  # the stored form of soft targets; 2: packed, see `seqkd.corpus.soft`
 ARITHMETIC = {"float32": 1, "bf16x3": 1, "bf16": 1, "int8": 1, "fp16": 1}  # the matrix products of models, by precision
 
 REVISIONS = "revisions"  # the key in a manifest's `extra`
@@ -29,6 +30,11 @@ def search_revisions(precision: str) -> dict[str, int]:
 def scoring_revisions(precision: str) -> dict[str, int]:
     """Return the revisions on which probabilities of given texts depend."""
     return {precision: ARITHMETIC[precision]}
+
+
+def soft_target_revisions(precision: str) -> dict[str, int]:
+    """Return the revisions on which stored soft targets depend."""
+    return {"soft targets": SOFT_TARGETS, **scoring_revisions(precision)}
 
 
 def training_revisions(precision: str) -> dict[str, int]:

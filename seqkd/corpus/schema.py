@@ -55,15 +55,32 @@ SOFT_SCHEMA = pa.schema(
     [
         ("id", pa.int64()),
         ("target_ids", pa.list_(pa.int32())),
+        ("sizes", pa.list_(pa.int32())),
+        ("entries", pa.large_binary()),
+        ("spans", pa.list_(pa.float16())),
+        ("tail_logprob", pa.list_(pa.float16())),
+    ]
+)
+"""The distributions of a teacher by position: the k most probable tokens and the log-probability of all others.
+
+`sizes` has the number of stored tokens, and `entries` the packed tokens and probabilities (`seqkd.corpus.soft`).
+"""
+
+SOFT_SCHEMA_1 = pa.schema(
+    [
+        ("id", pa.int64()),
+        ("target_ids", pa.list_(pa.int32())),
         ("topk_ids", pa.list_(pa.list_(pa.int32()))),
         ("topk_logprobs", pa.list_(pa.list_(pa.float16()))),
         ("tail_logprob", pa.list_(pa.float16())),
     ]
 )
-"""The distributions of a teacher by position: the k most probable tokens and the log-probability of all others."""
+"""The first version of soft targets, which is only read."""
 
 KINDS: dict[str, pa.Schema] = {"corpus": CORPUS_SCHEMA, "kbest": KBEST_SCHEMA, "soft": SOFT_SCHEMA}
-PACKED = frozenset({"soft"})  # kinds whose shards are compressed; the others are read as they lie in the file
+EARLIER: dict[str, pa.Schema] = {"soft": SOFT_SCHEMA_1}
+COMPRESSED = frozenset({"kbest", "soft"})  # kinds whose shards are compressed; the others are read as they lie there
+LOOKED_UP = frozenset({"soft"})  # compressed kinds of which a reader needs single rows, in any order
 OPTIONAL = frozenset({"score", "rule", "origin", "weight", "further_references"})
 NULLABLE = frozenset({"score", "logprob"})  # of a hypothesis
 
@@ -94,7 +111,9 @@ def kind_of(columns: list[str]) -> str:
 
 
 def fits(schema: pa.Schema, kind: str) -> bool:
-    """Whether a schema is that of `kind`, with or without the optional columns."""
+    """Whether a schema is that of `kind`, with or without the optional columns, or that of an earlier version."""
+    if kind in EARLIER and schema.equals(EARLIER[kind]):
+        return True
     return set(required_columns(kind)) <= set(schema.names) and all(field in KINDS[kind] for field in schema)
 
 

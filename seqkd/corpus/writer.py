@@ -10,19 +10,19 @@ import pyarrow as pa
 
 from seqkd.corpus.files import atomic_write, work_error
 from seqkd.corpus.records import ShardInfo, shard_index, shard_name
-from seqkd.corpus.schema import PACKED, conform, kind_of
+from seqkd.corpus.schema import COMPRESSED, LOOKED_UP, conform, kind_of
 from seqkd.progress import say
 
-# Rows in a batch of a packed shard. If the shards are too large to hold, they are unpacked by batches. Larger batches
-# would save a few per cent of space, but take longer whenever one of their rows is needed.
-PACKED_ROWS = 64
+# Rows in a batch of a compressed shard of which single rows are needed. If the shards are too large to hold, they are
+# decompressed by batches. Larger batches would save a few per cent of space, but take longer whenever a row is needed.
+LOOKED_UP_ROWS = 64
 
 
 def write_shard(folder: Path, index: int, table: pa.Table) -> ShardInfo:
     """Write `table` as shard number `index`, and replace an earlier shard of that number.
 
-    The columns decide the kind. Equal rows give equal bytes, whatever the memory layout of the table. Soft targets are
-    packed (LZ4) in batches of PACKED_ROWS rows, because they are large and compress well.
+    The columns decide the kind. Equal rows give equal bytes, whatever the memory layout of the table, with one version
+    of Arrow. K-best lists and soft targets are compressed (Zstandard), because they are large and are read once.
 
     Returns:
         The entry of the shard for the manifest.
@@ -35,10 +35,10 @@ def write_shard(folder: Path, index: int, table: pa.Table) -> ShardInfo:
         raise ValueError(f"shard index {index} is negative")
     table = conform(table)
     sink = pa.BufferOutputStream()
-    packed = kind_of(table.column_names) in PACKED
-    options = pa.ipc.IpcWriteOptions(compression="lz4" if packed else None)
+    kind = kind_of(table.column_names)
+    options = pa.ipc.IpcWriteOptions(compression="zstd" if kind in COMPRESSED else None)
     with pa.ipc.new_file(sink, table.schema, options=options) as writer:
-        writer.write_table(table, max_chunksize=PACKED_ROWS if packed else None)
+        writer.write_table(table, max_chunksize=LOOKED_UP_ROWS if kind in LOOKED_UP else None)
     data = memoryview(sink.getvalue())
     name = shard_name(index)
     atomic_write(folder / name, data)

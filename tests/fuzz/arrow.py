@@ -5,19 +5,21 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from seqkd.corpus.manifest import MANIFEST, Manifest, ShardInfo, read_manifest
 from seqkd.corpus.reader import Corpus
-from seqkd.corpus.schema import SOFT_SCHEMA
+from seqkd.corpus.soft import SoftRow, soft_table
 from seqkd.corpus.writer import write_shard
 from seqkd.tools.verify import verify
+from seqkd.training.soft import SoftTable
 from tests.unit.corpus.corpora import MADE_BY, kbest_rows, rows
 
 ROWS = 40
+PIECES = 10
+EXTRA = {"pieces": PIECES, "samples": None}
 Reader = Callable[[bytes], None]
 
 
@@ -45,10 +47,14 @@ def hostile_shard(folder: Path) -> tuple[list[bytes], Reader]:
         path = folder / kind / "shard-00000.arrow"
         info = ShardInfo(name=path.name, rows=ROWS, sha256=hashlib.sha256(data).hexdigest(), bytes=len(data))
         path.write_bytes(data)
-        _note(folder / kind, Manifest(kind=kind, fingerprint=MADE_BY, rows=ROWS, shards=[info]))
+        _note(folder / kind, Manifest(kind=kind, fingerprint=MADE_BY, rows=ROWS, shards=[info], extra=EXTRA))
         corpus = Corpus.open(folder / kind)
         assert sum(table.num_rows for table in corpus.tables()) == ROWS
         assert len(corpus.take(np.arange(ROWS)[::-1]).to_pylist()) == ROWS
+        if kind == "soft":
+            soft = SoftTable(corpus)
+            soft.check(np.arange(ROWS), np.full(ROWS, 2))
+            soft.of(np.arange(ROWS))
         if kind == "corpus":
             corpus.lengths()
             corpus.repeats("source_ids")
@@ -74,21 +80,14 @@ def manifest(folder: Path) -> tuple[list[bytes], Reader]:
 
 
 def _written(folder: Path) -> tuple[list[bytes], dict[str, pa.Table]]:
-    logprobs: Any = [np.float16(-0.5), np.float16(-1.5)]
-    soft = [
-        {
-            "id": row,
-            "target_ids": [4, 5],
-            "topk_ids": [[4, 5]] * 3,
-            "topk_logprobs": [logprobs] * 3,
-            "tail_logprob": [np.float16(-3.0)] * 3,
-        }
-        for row in range(ROWS)
-    ]
+    numbers = pa.chunked_array([range(ROWS)], pa.int64())
+    targets = pa.chunked_array([[[4, 5]] * ROWS], pa.list_(pa.int32()))
+    logprobs = np.tile(np.float32([-0.5, -1.5]), 3)
+    soft = SoftRow(ids=np.tile([4, 5], 3), logprobs=logprobs, sizes=np.full(3, 2), tail=np.full(3, np.float32(-3.0)))
     tables = {
         "corpus": rows(0, ROWS),
         "kbest": kbest_rows(0, ROWS),
-        "soft": pa.Table.from_pylist(soft, schema=SOFT_SCHEMA),
+        "soft": soft_table(numbers, targets, [soft] * ROWS, pieces=PIECES, samples=None),
     }
     files = []
     for kind, table in tables.items():

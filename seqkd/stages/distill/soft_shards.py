@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +16,7 @@ from torch import Tensor
 from seqkd.config.stages import SoftTargetsConfig
 from seqkd.corpus.manifest import ShardInfo
 from seqkd.corpus.reader import Corpus
-from seqkd.corpus.schema import SOFT_SCHEMA
+from seqkd.corpus.soft import SoftRow, soft_table
 from seqkd.corpus.writer import write_shard
 from seqkd.errors import WorkError
 from seqkd.executors.work import Completion
@@ -34,7 +32,6 @@ from seqkd.training.runtime import Precision
 from seqkd.training.task import TRANSLATION
 from seqkd.training.translation import collate
 
-LOWEST = -60_000.0  # float16 holds -65,504
 _NAMED = 20  # rows in an error message
 
 
@@ -42,16 +39,6 @@ def pair_lengths(table: pa.Table) -> tuple[npt.NDArray[np.int32], npt.NDArray[np
     """Return source and target lengths `[rows]` in tokens, without end of sentence."""
     source, target = (pc.list_value_length(table.column(name)).to_numpy() for name in ("source_ids", "target_ids"))
     return source, target
-
-
-@dataclass(frozen=True, slots=True)
-class _Row:
-    """The soft targets of a row: `[entries]` ids and log-probabilities, `[positions]` numbers of entries and tails."""
-
-    ids: npt.NDArray[np.int32]
-    logprobs: npt.NDArray[np.float32]
-    sizes: npt.NDArray[np.int64]
-    tail: npt.NDArray[np.float32]
 
 
 def start(
@@ -95,7 +82,7 @@ class _Maker:
         longest = np.maximum(*pair_lengths(table)) + 1
         fits = longest <= self.team.max_positions
         table, longest = table.filter(pa.array(fits)), longest[fits]
-        found: dict[int, _Row] = {}
+        found: dict[int, SoftRow] = {}
         retried = 0
         for rows in length_batches(longest.tolist(), self.config.batch_tokens):
             batch, bad = table.take(pa.array(rows)), []
@@ -109,15 +96,15 @@ class _Maker:
                 retried += len(bad)
         return partial(self._write, shard, table, found, retried)
 
-    def _write(self, shard: int, table: pa.Table, found: dict[int, _Row], retried: int) -> ShardInfo:
+    def _write(self, shard: int, table: pa.Table, found: dict[int, SoftRow], retried: int) -> ShardInfo:
         """Write the soft targets of a shard in the order of its rows. The count of retried rows is written before."""
         note_counts(self.out, shard, {RETRIED: retried})
         ids = table.column("id")
-        return write_shard(
-            self.out, shard, _table(ids, table.column("target_ids"), [found[row] for row in ids.to_pylist()])
-        )
+        rows = [found[row] for row in ids.to_pylist()]
+        packed = soft_table(ids, table.column("target_ids"), rows, pieces=self.team.vocab, samples=self.config.samples)
+        return write_shard(self.out, shard, packed)
 
-    def _again(self, batch: pa.Table, bad: list[int]) -> Iterator[tuple[int, _Row]]:
+    def _again(self, batch: pa.Table, bad: list[int]) -> Iterator[tuple[int, SoftRow]]:
         """Yield the soft targets of these rows, computed in float32.
 
         Raises:
@@ -140,7 +127,7 @@ class _Maker:
                 hint="check these rows and the checkpoint",
             )
 
-    def _rows(self, batch: Batch, teacher: Teacher) -> Iterator[tuple[int, _Row | None]]:
+    def _rows(self, batch: Batch, teacher: Teacher) -> Iterator[tuple[int, SoftRow | None]]:
         """Yield the soft targets of a batch row by row, None for rows with logits that are not finite."""
         lengths = np.bincount(batch.kept.numpy() // batch.target_out.size(1), minlength=len(batch.ids))
         uniform = self._uniform(batch.ids, lengths)
@@ -164,7 +151,7 @@ class _Maker:
         all_finite = np.concatenate(sound)
         for row, first, last in zip(batch.ids.tolist(), ends - lengths, ends, strict=True):
             inside = slice(entries[first], entries[last])
-            soft = _Row(ids[inside], values[inside], sizes[first:last], tail[first:last])
+            soft = SoftRow(ids[inside], values[inside], sizes[first:last], tail[first:last])
             yield row, soft if all_finite[first:last].all() else None
 
     def _uniform(self, rows: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]) -> Tensor | None:
@@ -181,7 +168,7 @@ class _Maker:
 
 _Chunk = tuple[
     npt.NDArray[np.int32], npt.NDArray[np.float32], npt.NDArray[np.int64], npt.NDArray[np.float32]
-]  # as in _Row
+]  # as in SoftRow
 
 
 def _likeliest(logprobs: Tensor, k: int) -> _Chunk:
@@ -208,26 +195,3 @@ def _draw(logprobs: Tensor, uniform: Tensor) -> _Chunk:
     values = np.log(counts / draws.shape[1]).astype(np.float32)
     tail = np.full(len(draws), -np.inf, dtype=np.float32)
     return draws[first].astype(np.int32), values, first.sum(axis=1), tail
-
-
-def _table(ids: pa.ChunkedArray, targets: pa.ChunkedArray, rows: list[_Row]) -> pa.Table:
-    def joined(parts: list[npt.NDArray[Any]], dtype: Any) -> npt.NDArray[Any]:
-        return np.concatenate([np.empty(0, dtype=dtype), *parts]).astype(dtype)
-
-    def offsets(sizes: npt.NDArray[np.int64]) -> pa.Array:
-        return pa.array(np.concatenate([[0], np.cumsum(sizes)]), pa.int32())
-
-    positions = offsets(np.array([len(row.sizes) for row in rows], dtype=np.int64))
-    entries = offsets(joined([row.sizes for row in rows], np.int64))
-    with np.errstate(over="ignore"):
-        logprobs = joined([row.logprobs.clip(min=LOWEST) for row in rows], np.float16)
-        tail = joined([np.where(np.isinf(row.tail), row.tail, row.tail.clip(min=LOWEST)) for row in rows], np.float16)
-    token_ids = pa.array(joined([row.ids for row in rows], np.int32))
-    columns = {
-        "id": ids,
-        "target_ids": targets,
-        "topk_ids": pa.ListArray.from_arrays(positions, pa.ListArray.from_arrays(entries, token_ids)),
-        "topk_logprobs": pa.ListArray.from_arrays(positions, pa.ListArray.from_arrays(entries, pa.array(logprobs))),
-        "tail_logprob": pa.ListArray.from_arrays(positions, pa.array(tail)),
-    }
-    return pa.table(columns, schema=SOFT_SCHEMA)

@@ -15,7 +15,7 @@ from seqkd.config.stages import SoftTargetsConfig
 from seqkd.config.written import find_neutral
 from seqkd.corpus.manifest import Manifest, Provenance, ShardInfo, StageOutput
 from seqkd.corpus.reader import Corpus
-from seqkd.corpus.revisions import scoring_revisions
+from seqkd.corpus.revisions import soft_target_revisions
 from seqkd.corpus.schema import SOFT_SCHEMA
 from seqkd.errors import CorpusError
 from seqkd.executors.local import count_cores
@@ -88,7 +88,7 @@ def run(
         if made is None:
             return
         totals = _account(corpus, out, made.shards)
-        manifest = _manifest(out, config, corpus, totals, made.shards, made_by)
+        manifest = _manifest(out, config, corpus, totals, made.shards, made_by, vocabularies.target.size)
         output.commit(manifest)
     say(
         f"distill: soft targets of {manifest.rows:,} rows in {out}, {manifest.extra['bytes_per_token']:.1f} bytes a "
@@ -111,7 +111,7 @@ def _made_by(config: SoftTargetsConfig, corpus: Corpus, where: torch.device, pre
         inputs={"corpus": corpus.manifest.digest(), **teachers},
         neutral=find_neutral(config),
         worked={"device": where.type, "precision": precision, "batch_tokens": config.batch_tokens},
-        revisions=scoring_revisions(precision),
+        revisions=soft_target_revisions(precision),
     )
 
 
@@ -183,6 +183,7 @@ def _manifest(
     totals: _Totals,
     shards: list[ShardInfo],
     made_by: Provenance,
+    pieces: int,
 ) -> Manifest:
     positions = totals.target_tokens + totals.rows
     size = sum(shard.bytes for shard in shards)
@@ -200,6 +201,7 @@ def _manifest(
             "top_k": config.top_k,
             "samples": config.samples,
             "temperature": config.temperature,
+            "pieces": pieces,
             "positions": positions,
             "bytes_per_token": round(size / max(positions, 1), 2),
             **slow_path_note(*_slow_paths(made_by.worked["device"], made_by.worked["precision"])),

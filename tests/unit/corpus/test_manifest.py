@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from seqkd.corpus import manifest as manifest_module
 from seqkd.corpus.manifest import Manifest, ShardInfo, read_manifest, shard_index, shard_name, write_manifest
+from seqkd.corpus.schema import KINDS
 from seqkd.errors import CorpusError
 
 
@@ -81,6 +82,11 @@ def test_the_file_names_no_place_and_no_time(tmp_path: Path) -> None:
     values = json.loads((tmp_path / "manifest.json").read_text())
     assert values.keys() == {"format", "seqkd", *(field.name for field in dataclasses.fields(Manifest))}
     assert str(tmp_path) not in (tmp_path / "manifest.json").read_text()
+
+
+def test_only_folders_that_earlier_versions_cannot_read_have_a_new_format() -> None:
+    formats = {kind: json.loads(dataclasses.replace(example(), kind=kind).to_json())["format"] for kind in KINDS}
+    assert formats == {"corpus": 2, "kbest": 2, "soft": 3}
 
 
 @pytest.mark.parametrize("shards", [[shard(0)], [shard(0, 2), shard(0)]])

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seqkd.corpus.manifest import Manifest, read_manifest, write_manifest
+from seqkd.corpus.manifest import Manifest, ShardInfo, read_manifest, write_manifest
 from seqkd.corpus.reader import Corpus
 from seqkd.corpus.schema import SOFT_SCHEMA
 from seqkd.corpus.writer import write_shard
@@ -89,8 +89,9 @@ def soft_rows(first: int, count: int) -> pa.Table:
         {
             "id": i,
             "target_ids": list(range(4, 4 + i % 3)),
-            "topk_ids": [[i, p] for p in range(1 + i % 3)],
-            "topk_logprobs": [[-0.5, -1.0 * (1 + p)] for p in range(1 + i % 3)],
+            "sizes": [2] * (1 + i % 3),
+            "entries": bytes([i % 256]) * (1 + i % 3),
+            "spans": [1.0 + p for p in range(1 + i % 3)],
             "tail_logprob": [-float(p) for p in range(1 + i % 3)],
         }
         for i in range(first, first + count)
@@ -99,7 +100,7 @@ def soft_rows(first: int, count: int) -> pa.Table:
 
 
 @pytest.mark.parametrize("held", [0, 1 << 29])
-def test_packed_shards_give_any_rows_whether_or_not_they_are_held(tmp_path: Path, held: int) -> None:
+def test_soft_targets_give_any_rows_whether_or_not_they_are_held(tmp_path: Path, held: int) -> None:
     folder = make_folder(tmp_path / "soft")
     shards = [write_shard(folder, 0, soft_rows(0, 150)), write_shard(folder, 1, soft_rows(150, 70))]
     write_manifest(folder, Manifest(kind="soft", fingerprint=MADE_BY, rows=220, shards=shards))
@@ -107,9 +108,31 @@ def test_packed_shards_give_any_rows_whether_or_not_they_are_held(tmp_path: Path
     assert pa.concat_tables(corpus.tables()).combine_chunks().equals(wanted)
     positions = np.random.default_rng(1).integers(0, 220, 90)
     assert corpus.take(positions).equals(wanted.take(pa.array(positions)).combine_chunks())
-    assert corpus.take(positions[:1], ["id", "topk_ids"]).column_names == ["id", "topk_ids"]
+    assert corpus.take(positions[:1], ["id", "entries"]).column_names == ["id", "entries"]
     assert corpus.take(positions[:0]).num_rows == 0
     assert len(corpus._mapped) == (2 if held else 0)
+
+
+@pytest.mark.parametrize("compression", [None, "zstd"])
+def test_lists_are_read_whether_or_not_they_are_compressed_one_shard_at_a_time(
+    tmp_path: Path, compression: str | None
+) -> None:
+    """Earlier versions wrote them uncompressed."""
+    folder, shards = make_folder(tmp_path / "kbest"), []
+    for number in range(3):
+        path = folder / f"shard-{number:05d}.arrow"
+        table = kbest_rows(50 * number, 50)
+        with pa.ipc.new_file(path, table.schema, options=pa.ipc.IpcWriteOptions(compression=compression)) as writer:
+            writer.write_table(table)
+        data = path.read_bytes()
+        digest = hashlib.sha256(data).hexdigest()
+        shards.append(ShardInfo(name=path.name, rows=50, sha256=digest, bytes=len(data)))
+    write_manifest(folder, Manifest(kind="kbest", fingerprint=MADE_BY, rows=150, shards=shards))
+    corpus = Corpus.open(folder, "kbest")
+    assert pa.concat_tables(corpus.tables()).equals(kbest_rows(0, 150))
+    assert len(corpus._mapped) == 1
+    positions = np.array([149, 3, 70, 3])
+    assert corpus.take(positions).equals(kbest_rows(0, 150).take(pa.array(positions)).combine_chunks())
 
 
 def make_folder(folder: Path) -> Path:

@@ -140,7 +140,7 @@ def test_written_down_whole_a_teacher_says_what_it_says_live(
         results.append((loss.item(), torch.cat([grad.flatten() for grad in grads])))
     (live_loss, grad), (written_loss, written_grad) = results
     assert written_loss == pytest.approx(live_loss, rel=1e-3)  # float16
-    assert float((written_grad - grad).norm()) < 2e-3 * float(grad.norm())
+    assert float((written_grad - grad).norm()) < 2e-2 * float(grad.norm())  # probabilities in 5 bits
 
 
 @pytest.mark.parametrize("live", [True, False])
@@ -183,7 +183,9 @@ def rewritten(soft: Path, out: Path, keep: list[int] | None = None, *, cut: bool
     rows = [row for table in Corpus.open(soft).tables() for row in table.to_pylist()][::-1]
     rows = [row for row in rows if keep is None or row["id"] in keep]
     if cut:
-        for name in ("topk_ids", "topk_logprobs", "tail_logprob"):
+        kept = len(rows[0]["sizes"]) - 1
+        rows[0]["entries"] = rows[0]["entries"][: kept * len(rows[0]["entries"]) // (kept + 1)]
+        for name in ("sizes", "spans", "tail_logprob"):
             rows[0][name] = rows[0][name][:-1]
     out.mkdir()
     shard = write_shard(out, 0, pa.Table.from_pylist(rows, schema=Corpus.open(soft).schema))

@@ -82,7 +82,7 @@ def manifest(folder: Path) -> tuple[list[bytes], Reader]:
 def _written(folder: Path) -> tuple[list[bytes], dict[str, pa.Table]]:
     numbers = pa.chunked_array([range(ROWS)], pa.int64())
     targets = pa.chunked_array([[[4, 5]] * ROWS], pa.list_(pa.int32()))
-    logprobs = np.tile(np.float32([-0.5, -1.5]), 3)
+    logprobs = np.tile(np.array([-0.5, -1.5], dtype=np.float32), 3)
     soft = SoftRow(ids=np.tile([4, 5], 3), logprobs=logprobs, sizes=np.full(3, 2), tail=np.full(3, np.float32(-3.0)))
     tables = {
         "corpus": rows(0, ROWS),

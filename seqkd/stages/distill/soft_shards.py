@@ -100,8 +100,8 @@ class _Maker:
         """Write the soft targets of a shard in the order of its rows. The count of retried rows is written before."""
         note_counts(self.out, shard, {RETRIED: retried})
         ids = table.column("id")
-        rows = [found[row] for row in ids.to_pylist()]
-        packed = soft_table(ids, table.column("target_ids"), rows, pieces=self.team.vocab, samples=self.config.samples)
+        made = [found[row] for row in ids.to_pylist()]
+        packed = soft_table(ids, table.column("target_ids"), made, pieces=self.team.vocab, samples=self.config.samples)
         return write_shard(self.out, shard, packed)
 
     def _again(self, batch: pa.Table, bad: list[int]) -> Iterator[tuple[int, SoftRow]]:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,7 @@ def first_version(row: int, positions: Sequence[Position]) -> dict[str, Any]:
     }
 
 
-Shard = dict[int, Sequence[Position]]
+Shard = Mapping[int, Sequence[Position]]
 
 
 def table_of(folder: Path, *shards: Shard, samples: int | None = None) -> SoftTable:

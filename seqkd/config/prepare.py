@@ -156,6 +156,11 @@ class CleaningConfig(Strict):
     max_ratio: float = Field(9.0, ge=1.0, description="longer side over the shorter side")
     drop_identical: bool = True
     drop_duplicates: bool = True
+    language: bool = Field(
+        False,
+        description="remove pairs with a side that is surely not in `source_language` or `target_language` "
+        "(extra langid)",
+    )
 
 
 class PrepareConfig(Strict):
@@ -173,6 +178,15 @@ class PrepareConfig(Strict):
     cleaning: CleaningConfig = CleaningConfig()
     shard_rows: int = Field(10_000, ge=1)
     seed: int = 1
+
+    @model_validator(mode="after")
+    def _check_languages(self) -> PrepareConfig:
+        if self.cleaning.language and self.source_language is None and self.target_language is None:
+            raise ValueError(
+                "cleaning.language = true compares texts with `source_language` and `target_language`; give at least "
+                "one of them"
+            )
+        return self
 
 
 class FurtherTestConfig(Strict):

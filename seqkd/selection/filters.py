@@ -16,6 +16,7 @@ from seqkd.extensions import resolve
 from seqkd.selection.lists import Booleans, Floats, Integers, Lists, sizes
 from seqkd.selection.measures import ter
 from seqkd.selection.registry import FILTERS, Filter
+from seqkd.text.identification import LanguageCheck
 from seqkd.text.vocabulary import UNK_ID
 
 # Reasons that do not come from a filter, in the order of their codes; those of filters follow. Code 0 means no reason.
@@ -97,6 +98,15 @@ class Script:
         str,
         Field(pattern=r"^[A-Za-z_]+$", description="a Unicode script that more than half of the letters must have"),
     ]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Language:
+    """See `reject_by_language`."""
+
+    language: Annotated[
+        bool, Field(description="reject hypotheses that are surely not in the data set's `target_language`")
+    ] = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -194,6 +204,12 @@ def reject_by_score(lists: Lists, which: Integers, settings: MinScore) -> Boolea
 def reject_by_script(lists: Lists, which: Integers, settings: Script) -> Booleans:
     """Reject hypotheses of whose letters at most half belong to the script `[which]`."""
     return share_in_script(lists, settings.script)[which] <= 0.5
+
+
+def reject_by_language(lists: Lists, which: Integers, settings: Language) -> Booleans:  # noqa: ARG001
+    """Reject hypotheses that are in another language than the targets, see `LanguageCheck` `[which]`."""
+    check = LanguageCheck(lists.language, "filters.language")
+    return np.array([check.is_foreign(text) for text in lists.texts.take(which).to_pylist()], dtype=np.bool_)
 
 
 def reject_by_ter(lists: Lists, which: Integers, settings: MaxTer) -> Booleans:

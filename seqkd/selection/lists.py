@@ -30,6 +30,7 @@ class Lists:
         hypotheses: Arrow structs `[hypotheses]`, as in a k-best file.
         counts: Hypotheses of each row `[rows]`.
         blanks: Whether the targets' language puts blanks between words.
+        language: The code of the targets' language; "" if it is not known.
     """
 
     ids: Integers
@@ -40,9 +41,10 @@ class Lists:
     hypotheses: Any
     counts: Integers
     blanks: bool = True
+    language: str = ""
 
     @classmethod
-    def of_tables(cls, gold: pa.Table, kbest: pa.Table, *, blanks: bool = True) -> Lists:
+    def of_tables(cls, gold: pa.Table, kbest: pa.Table, *, blanks: bool = True, language: str = "") -> Lists:
         """Combine the rows of a gold table with those of a k-best table in the same order."""
         hypotheses = one_array(kbest.column("hypotheses"))
         return cls(
@@ -54,6 +56,7 @@ class Lists:
             hypotheses=hypotheses.flatten(),
             counts=sizes(hypotheses),
             blanks=blanks,
+            language=language,
         )
 
     def pieces(self, rows: int) -> Iterator[Lists]:
@@ -71,6 +74,7 @@ class Lists:
                 hypotheses=self.hypotheses.slice(first, int(ends[stop - 1]) - first),
                 counts=self.counts[start:stop],
                 blanks=self.blanks,
+                language=self.language,
             )
 
     @cached_property

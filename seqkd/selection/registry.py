@@ -7,7 +7,7 @@ from typing import Literal
 
 from seqkd.extensions import NO_SETTINGS, Registry
 
-Read = Literal["scores", "references", "bleu", "scorer"]
+Read = Literal["scores", "references", "bleu", "scorer", "language"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -228,6 +228,15 @@ FILTERS = Registry(
             reason="wrong script",
             settings="seqkd.selection.filters:Script",
             rejects="seqkd.selection.filters:reject_by_script",
+        ),
+        "language": Filter(
+            name="language",
+            help="The hypothesis is surely not in the data set's `target_language` (extra langid)",
+            reason="another language",
+            settings="seqkd.selection.filters:Language",
+            rejects="seqkd.selection.filters:reject_by_language",
+            reads=frozenset({"language"}),
+            slow=True,
         ),
         "max_ter": Filter(
             name="max_ter",

@@ -7,12 +7,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from seqkd.text.identification import LanguageCheck
 from seqkd.text.languages import has_blanks, looks_blankless
 
 EMPTY_SIDE = "empty side"
 TOO_LONG = "too long"
 LENGTH_RATIO = "length ratio"
 IDENTICAL_SIDES = "identical sides"
+WRONG_SOURCE_LANGUAGE = "source in another language"
+WRONG_TARGET_LANGUAGE = "target in another language"
 DUPLICATE_PAIR = "duplicate pair"  # found over the whole corpus by seqkd.text.duplicates
 
 LONGEST_WORD = 1000  # characters between two blanks, in a script that has blanks
@@ -73,13 +76,23 @@ class Cleaner:
             in characters relative to the corpus' usual ratio.
         drop_identical: Whether a pair with equal sides is removed.
         units: The units in which lengths are counted.
+        languages: The checks of the languages of sources and of targets; None for a side that is not checked.
     """
 
-    def __init__(self, *, max_length: int, max_ratio: float, drop_identical: bool, units: Units) -> None:
+    def __init__(
+        self,
+        *,
+        max_length: int,
+        max_ratio: float,
+        drop_identical: bool,
+        units: Units,
+        languages: tuple[LanguageCheck | None, LanguageCheck | None] = (None, None),
+    ) -> None:
         self._max_length = max_length
         self._max_ratio = max_ratio
         self._drop_identical = drop_identical
         self._units = units
+        self._languages = languages
 
     def reason(self, source: str, target: str) -> str | None:
         """Return the first reason to remove the pair, or None if it stays."""
@@ -100,6 +113,10 @@ class Cleaner:
             return LENGTH_RATIO
         if self._drop_identical and source == target:
             return IDENTICAL_SIDES
+        reasons = WRONG_SOURCE_LANGUAGE, WRONG_TARGET_LANGUAGE
+        for check, text, reason in zip(self._languages, (source, target), reasons, strict=True):
+            if check is not None and check.is_foreign(text):
+                return reason
         return None
 
 

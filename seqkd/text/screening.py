@@ -12,13 +12,23 @@ from pathlib import Path
 
 import numpy as np
 
-from seqkd.text.cleaning import DUPLICATE_PAIR, EMPTY_SIDE, IDENTICAL_SIDES, LENGTH_RATIO, TOO_LONG, Cleaner
+from seqkd.text.cleaning import (
+    DUPLICATE_PAIR,
+    EMPTY_SIDE,
+    IDENTICAL_SIDES,
+    LENGTH_RATIO,
+    TOO_LONG,
+    WRONG_SOURCE_LANGUAGE,
+    WRONG_TARGET_LANGUAGE,
+    Cleaner,
+)
 from seqkd.text.duplicates import DuplicateFinder
 from seqkd.text.normalize import Normalizer
 from seqkd.text.reading import INVALID_UTF8, NUL_BYTE, WRONG_COLUMNS, RawPair
 
-REASONS = (INVALID_UTF8, WRONG_COLUMNS, EMPTY_SIDE, TOO_LONG, LENGTH_RATIO, IDENTICAL_SIDES, DUPLICATE_PAIR, NUL_BYTE)
-_LATER = (NUL_BYTE,)  # counted only if such rows exist, so that manifests without them stay unchanged
+# Counted only if such rows exist, so that manifests without them stay unchanged.
+_LATER = (NUL_BYTE, WRONG_SOURCE_LANGUAGE, WRONG_TARGET_LANGUAGE)
+REASONS = (INVALID_UTF8, WRONG_COLUMNS, EMPTY_SIDE, TOO_LONG, LENGTH_RATIO, IDENTICAL_SIDES, DUPLICATE_PAIR, *_LATER)
 
 _KEPT = 0
 _CODES = {reason: code for code, reason in enumerate(REASONS, 1)}

@@ -35,6 +35,7 @@ from seqkd.stages.prepare.references import check_text, copy_accepted, name_dige
 from seqkd.stages.rejected import REJECTED
 from seqkd.stopping import StopRequest
 from seqkd.text.cleaning import Cleaner
+from seqkd.text.identification import LanguageCheck, identifier_version
 from seqkd.text.normalize import Normalizer
 from seqkd.text.reading import BitextFacts, RawPair, check_bitext, read_bitext
 from seqkd.text.screening import count_verdicts, read_kept
@@ -78,6 +79,19 @@ def run(config: PrepareConfig, out: str | Path, *, overwrite: bool = False, devi
         say(f"prepare: {note}")
 
 
+def _check_languages(config: PrepareConfig) -> tuple[LanguageCheck | None, LanguageCheck | None]:
+    """Return the checks of the languages of both sides, if they are configured.
+
+    Raises:
+        InputError: py3langid is not installed, or does not know a language.
+    """
+
+    def check(language: str | None) -> LanguageCheck | None:
+        return LanguageCheck(language, "cleaning.language") if config.cleaning.language and language else None
+
+    return check(config.source_language), check(config.target_language)
+
+
 def _list_languages(config: PrepareConfig) -> dict[str, Any]:
     """Return the languages that are given."""
     return config.model_dump(mode="json", include={"source_language", "target_language"}, exclude_none=True)
@@ -107,6 +121,7 @@ def _make_provenance(config: PrepareConfig, facts: dict[str, BitextFacts], accep
         inputs=inputs,
         neutral=find_neutral(config),
         unused=() if config.vocabulary_from is None else ("seed",),  # the seed only draws the sample of a vocabulary
+        worked=identifier_version() if config.cleaning.language else {},
     )
 
 
@@ -128,9 +143,14 @@ def _prepare(
     work = out / _WORK
     work.mkdir(exist_ok=True)
     rules, normalizers = config.cleaning, _make_normalizers(config)
+    checks = _check_languages(config)
     units = find_units(_training_text(config), normalizers, config.source_language, config.target_language)
     cleaner = Cleaner(
-        max_length=rules.max_length, max_ratio=rules.max_ratio, drop_identical=rules.drop_identical, units=units
+        max_length=rules.max_length,
+        max_ratio=rules.max_ratio,
+        drop_identical=rules.drop_identical,
+        units=units,
+        languages=checks,
     )
     verdicts = screen_rows(
         _training_text(config),
@@ -189,6 +209,7 @@ def _prepare(
         vocabulary=vocabularies.target.digest,
         counts=counts,
         extra={
+            **made_by.extra,
             "source_vocabulary": vocabularies.source.digest,
             "pieces": vocabularies.target.size,
             "source_pieces": vocabularies.source.size,

@@ -14,6 +14,7 @@ from seqkd.executors.work import Scale
 from seqkd.metrics.tokenizers import suited_tokenizer
 from seqkd.selection.settings import PRECISION
 from seqkd.stages.shards import stage_device
+from seqkd.text.identification import identifier_version
 
 
 def settings(config: SelectConfig) -> dict[str, Any]:
@@ -44,6 +45,7 @@ def provenance(config: SelectConfig, kbest: Corpus, gold: Corpus, device: str, s
         settings=values,
         inputs={"kbest": kbest.manifest.digest(), "gold": gold.manifest.digest()},
         neutral=find_neutral(config),
+        worked=identifier_version() if config.filters["language"] else {},
     )
     if config.rerank is None or not config.rerank.models:
         return made_by
@@ -55,6 +57,7 @@ def provenance(config: SelectConfig, kbest: Corpus, gold: Corpus, device: str, s
         made_by,
         inputs={**made_by.inputs, **digests},
         worked={
+            **made_by.worked,
             "device": stage_device(device, scale).type,
             "precision": PRECISION,
             **({} if together is None else {"batch_tokens": together}),

@@ -52,6 +52,7 @@ from seqkd.stages.select.shards import (
 from seqkd.stages.shards import ShardJob, make_shards, own_device, stage_device
 from seqkd.stages.slower import slow_path_note
 from seqkd.text.duplicates import DuplicateFinder
+from seqkd.text.identification import LanguageCheck
 
 FEW_ROWS = 50_000  # up to this size one process works alone, unless the file gives a number of processes
 
@@ -86,6 +87,8 @@ def run(
     if not StageOutput.up_to_date(out, "corpus", made_by, overwrite=overwrite):
         check_workers(workers, config.workers, scale)
         kbest.check_rows()
+        if config.filters.reads("language"):
+            LanguageCheck(gold.manifest.extra["target_language"], "filters.language")
         if config.keeps_all:
             _check_ids(gold)
     measured = own_device(stage_device(device, scale), scale) if config.rerank and config.rerank.models else "cpu"
@@ -204,6 +207,13 @@ def _check(kbest: Corpus, gold: Corpus, config: SelectConfig) -> None:
             hint="choose a rule that does not read scores, or distill with models",
         )
     sentence_tokenizer(config, gold)
+    if config.filters.reads("language") and not gold.manifest.extra.get("target_language"):
+        raise CorpusError(
+            "its target language is not known, which filters.language would read",
+            where=str(gold.path),
+            expected="a corpus of a data set with `target_language`",
+            hint="give the data set `target_language`, or leave the filter out",
+        )
     if config.rerank is not None:
         from seqkd.search.loading import check_left_to_right  # torch is not loaded for rules that need no model
 

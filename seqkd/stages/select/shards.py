@@ -52,7 +52,7 @@ class ShardSelector:
         self._config = config
         self._tag = tag_id(config)
         self._filters = filters
-        self._blanks = _blanks_in_targets(self._gold)
+        self._language = str(self._gold.manifest.extra.get("target_language") or "")
         self._means = Means(
             bleu=SentenceBleu(sentence_tokenizer(config, self._gold), config.smoothing),
             pieces=config.tokenizer == PIECES,
@@ -69,7 +69,9 @@ class ShardSelector:
         """
         rows, lists = self._gold.read_shard(index), self._kbest.read_shard(index)
         lists = lists.take(pa.array(_match_rows(rows, lists, self._kbest.path / self._kbest.shards[index].name)))
-        everything = Lists.of_tables(rows, lists, blanks=self._blanks)
+        everything = Lists.of_tables(
+            rows, lists, blanks=not self._language or has_blanks(self._language), language=self._language
+        )
         table, rejected = self._all(rows, everything) if self._config.keeps_all else self._best(rows, everything)
         if self._config.reverse:
             table = _swap_sides(table, self._config.tag, self._tag)
@@ -140,12 +142,6 @@ def sentence_tokenizer(config: SelectConfig, gold: Corpus) -> str:
     if config.tokenizer == "auto" and "bleu" not in config.record.reads:
         return "13a"  # unused: a rule without BLEU needs no further package
     return choose_tokenizer(config.tokenizer, gold.manifest.extra.get("target_language"))
-
-
-def _blanks_in_targets(gold: Corpus) -> bool:
-    """Whether targets put blanks between words, as far as their language is known."""
-    language = gold.manifest.extra.get("target_language")
-    return language is None or has_blanks(language)
 
 
 def tag_id(config: SelectConfig) -> int | None:

@@ -55,6 +55,7 @@ def test_settings_of_a_rule_stand_in_its_table() -> None:
         "copies": False,
         "cut": True,
         "worst_percent": 0.0,
+        "language": False,
         "duplicates": False,
         "mine": {"weight": 1.0, "most": 9},
     }

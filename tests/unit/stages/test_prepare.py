@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import random
 import signal
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from seqkd.config.stages import PrepareConfig
 from seqkd.config.toml import validate
 from seqkd.corpus.manifest import read_manifest
 from seqkd.corpus.reader import Corpus
-from seqkd.errors import ConflictError, InputError, TextError, WorkError
+from seqkd.errors import ConfigError, ConflictError, InputError, TextError, WorkError
 from seqkd.interop.fairseq_dictionary import word_vocabulary
 from seqkd.stages.prepare import prepare
 from seqkd.text.mapped import MAP, SOURCE_MAP, PieceMap
@@ -378,6 +379,22 @@ def test_text_without_blanks_stays_and_is_counted_in_characters(
     told = capsys.readouterr().err
     assert "lengths of target are counted in characters" in told
     assert ("data.target_language" in told) == (not languages)
+
+
+def test_sides_in_another_language_are_left_out(raw: Path, tmp_path: Path) -> None:
+    german, english = "Die Kinder spielen heute im Garten.", "The children are playing in the garden today."
+    rows = [(source, f"{english} Number {number}.") for number, (source, _) in enumerate(pairs(250, 1))]
+    rows[2] = (rows[2][0], german)
+    write(raw, "train", rows)
+    cleaning, known = {"language": True}, {"target_language": "en"}
+    with pytest.raises(ConfigError, match="give at least one of them"):
+        config(raw, cleaning=cleaning)
+    prepare.run(config(raw, cleaning=cleaning, **known), tmp_path / "gold")
+    manifest = read_manifest(tmp_path / "gold")
+    counts = {name: count for name, count in manifest.counts.items() if count and "language" in name}
+    assert counts == {"target in another language": 1}
+    assert "3\ttarget in another language" in (tmp_path / "gold" / "rejected.tsv").read_text()
+    assert manifest.extra["py3langid"] == version("py3langid")
 
 
 def test_languages_are_codes(raw: Path) -> None:

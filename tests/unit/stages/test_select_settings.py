@@ -22,7 +22,7 @@ from seqkd.cli.main import main
 from seqkd.config.stages import SelectConfig
 from seqkd.config.toml import validate
 from seqkd.corpus.manifest import read_manifest, write_manifest
-from seqkd.errors import ConfigError, InputError
+from seqkd.errors import ConfigError, CorpusError, InputError
 from seqkd.kernels import bleu
 from seqkd.models.checkpoint import load_model, save_model
 from seqkd.models.registry import build
@@ -244,6 +244,26 @@ def in_language(folders: Path, language: str) -> None:
     manifest = read_manifest(gold)
     manifest.extra["target_language"] = language
     write_manifest(gold, manifest)
+
+
+def test_hypotheses_in_another_language_are_rejected(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    german, english = "Die Kinder spielen heute im Garten.", "The children are playing in the garden."
+    lists: Lists = [(0, [(german, [30], -0.1), (english, [31], -0.2)]), *KBEST[1:]]
+    shutil.rmtree(folders / "kbest")
+    write_kbest(folders / "kbest", lists=lists)
+    with pytest.raises(CorpusError, match="its target language is not known, which"):
+        selected(folders, filters={"language": True})
+    in_language(folders, "en")
+    rows = selected(folders, "next", filters={"language": True}, rejected="next")
+    assert rows[0]["target"] == english
+    manifest = read_manifest(folders / "next")
+    assert manifest.counts["another language"] == 1
+    assert "py3langid" in manifest.extra
+    monkeypatch.setitem(sys.modules, "py3langid", None)
+    selected(folders, "next", filters={"language": True}, rejected="next")  # finished
+    with pytest.raises(InputError, match="py3langid, which is not installed"):
+        selected(folders, "new", filters={"language": True})
+    assert not (folders / "new").exists()
 
 
 def test_sentence_bleu_and_ter_follow_the_language_of_the_targets(folders: Path) -> None:

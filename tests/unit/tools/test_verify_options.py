@@ -81,7 +81,14 @@ COMMON: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 # What the rows below are made from.
 BASE: dict[str, tuple[str, dict[str, Any]]] = {
-    "gold": ("prepare", {"vocabulary": {"size": 40, "byte_fallback": False, "symbols": [TAG]}, "shard_rows": 80}),
+    "gold": (
+        "prepare",
+        {
+            "vocabulary": {"size": 40, "byte_fallback": False, "symbols": [TAG]},
+            "shard_rows": 80,
+            "target_language": "en",
+        },
+    ),
     "teacher": ("train", {"role": "teacher"}),
     "reverse": ("train", {"reverse": True}),
     "nat": ("train", {"model": {**MODEL, "arch": "nat"}, "objective": {"type": "nat"}}),
@@ -107,7 +114,9 @@ ROWS: list[tuple[str, dict[str, Any]]] = [
             },
             "source_language": "de",
             "target_language": "en",
-            "cleaning": {"max_length": 7, "max_ratio": 2.0, "drop_identical": False, "drop_duplicates": False},
+            "cleaning": {
+                "max_length": 7, "max_ratio": 2.0, "drop_identical": False, "drop_duplicates": False, "language": True,
+            },
             "shard_rows": 50,
             "seed": 2,
         },
@@ -193,6 +202,7 @@ ROWS: list[tuple[str, dict[str, Any]]] = [
             "filters": {"unknown": False,
                 "max_ratio": 3.0, "copies": True, "cut": True, "max_repeats": 3, "min_score": -9.0,
                 "worst_percent": 5.0, "script": "Latin", "max_ter": 400.0, "duplicates": True,
+                "language": True,
             },
         },
     ),

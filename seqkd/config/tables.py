@@ -53,7 +53,10 @@ def read_options(settings: str, options: Mapping[str, Any]) -> Any:
     try:
         return adapter(settings).validate_python({name: value for name, value in options.items() if value is not None})
     except ValidationError as error:
-        lines = [f"--{'.'.join(map(str, line['loc'])).replace('_', '-')}: {line['msg']}" for line in error.errors()]
+        lines = []
+        for line in error.errors():
+            name = ".".join(map(str, line["loc"])).replace("_", "-")  # "" for an error about several options
+            lines.append((f"--{name}: " if name else "") + line["msg"].removeprefix("Value error, "))
         raise ConfigError("; ".join(lines), where="options", hint="see --help") from None
 
 

@@ -1,17 +1,13 @@
 """Import and export of Transformer checkpoints of fairseq (Ott et al. 2019).
 
-fairseq itself is not needed. Its checkpoints are pickles. They are read with torch's `weights_only=True`, and the only
-class that is allowed besides plain values is `argparse.Namespace`, which contains the training arguments.
+fairseq itself is not needed, and no code of a checkpoint is run (`seqkd.interop.fairseq_checkpoint`).
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import io
-import pickle
-import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,22 +17,17 @@ from torch import Tensor
 from seqkd.corpus.files import atomic_write
 from seqkd.corpus.manifest import Manifest, Provenance, StageOutput
 from seqkd.errors import ModelError
-from seqkd.interop.fairseq_dictionary import (
-    SPECIALS,
-    DictionaryVocabulary,
-    dictionary_text,
-    piece_vocabulary,
-    read_dictionary,
-    word_vocabulary,
-)
+from seqkd.interop.fairseq_checkpoint import file_digest, read_checkpoint
+from seqkd.interop.fairseq_dictionary import dictionary_text
+from seqkd.interop.fairseq_vocabularies import Codes, Sides, build_codes, build_vocabularies
 from seqkd.interop.fairseq_weights import layer_counts, to_fairseq, to_seqkd
 from seqkd.interop.formats import ImportReport
-from seqkd.interop.pickles import check_pickles
 from seqkd.models.checkpoint import load_model, model_files, save_model
 from seqkd.models.registry import build
 from seqkd.models.settings import LATER
 from seqkd.models.transformer import Transformer
-from seqkd.text.vocabularies import SOURCE_VOCABULARY, VOCABULARY
+from seqkd.text.codes import SPECIALS, CodesVocabulary
+from seqkd.text.vocabularies import TextVocabulary
 
 CHECKPOINT = "checkpoint.pt"
 SOURCE_LANGUAGE, TARGET_LANGUAGE = "src", "tgt"
@@ -56,9 +47,6 @@ _OTHER_MODEL = (
     "no_token_positional_embeddings",
 )
 
-# The name of a refused class or function in torch's message.
-_GLOBAL = re.compile(r"GLOBAL ([\w.]+)")
-
 
 def import_checkpoint(
     checkpoint: str | Path,
@@ -68,6 +56,7 @@ def import_checkpoint(
     source_dictionary: str | Path | None = None,
     sentencepiece: str | Path | None = None,
     source_sentencepiece: str | Path | None = None,
+    codes: Codes | None = None,
     overwrite: bool = False,
 ) -> ImportReport:
     """Convert a fairseq Transformer to a model folder. The ids stay those of the fairseq dictionaries.
@@ -77,10 +66,11 @@ def import_checkpoint(
         out: The model folder to make.
         dictionary: dict.txt of the target, or of both sides.
         source_dictionary: dict.txt of the source, if it differs.
-        sentencepiece: The SentencePiece model of the training text. Without it the vocabulary consists of whole words,
-            and text must be segmented as for fairseq; words with subword-nmt's marks (`@@`) are joined in outputs. A
-            dictionary with SentencePiece symbols needs the model.
+        sentencepiece: The SentencePiece model of the training text. Without it and `codes` the vocabulary consists of
+            whole words, and text must be segmented as for fairseq; words with subword-nmt's marks (`@@`) are joined in
+            outputs. A dictionary with SentencePiece symbols needs the model.
         source_sentencepiece: The SentencePiece model of the source, if it differs.
+        codes: The byte-pair codes of the training text, in place of a SentencePiece model.
         overwrite: Whether to replace a model folder that was made from other inputs.
 
     Raises:
@@ -89,41 +79,77 @@ def import_checkpoint(
         ConflictError: `out` was made from other inputs.
         WorkError: A file cannot be written, for example because the disk is full.
     """
-    checkpoint, out = Path(checkpoint), Path(out)
-    target = _vocabulary(dictionary, sentencepiece)
-    source: DictionaryVocabulary | None = None
-    if source_dictionary is not None or source_sentencepiece is not None:
-        source = _vocabulary(source_dictionary or dictionary, source_sentencepiece or sentencepiece)
-        source = None if source.model == target.model else source
-    inputs = {"checkpoint": _file_digest(checkpoint), "vocabulary": hashlib.sha256(target.model).hexdigest()}
-    if source is not None:
-        inputs["source_vocabulary"] = hashlib.sha256(source.model).hexdigest()
-    contents = read_checkpoint(checkpoint)
-    model, settings = build_model(
-        contents, checkpoint, source_pieces=_size(source or target), target_pieces=_size(target)
-    )
-    parameters = sum(weight.numel() for weight in model.parameters())
+    if codes is None:
+        sides = build_vocabularies(dictionary, source_dictionary, sentencepiece, source_sentencepiece)
+    else:
+        sides = build_codes(codes, dictionary, source_dictionary)
+    return import_ensemble([Path(checkpoint)], Path(out), sides, overwrite=overwrite)
+
+
+def import_ensemble(
+    checkpoints: Sequence[Path],
+    out: Path,
+    sides: Sides,
+    *,
+    overwrite: bool = False,
+) -> ImportReport:
+    """Convert checkpoints with the same dictionaries. All are read before the first folder is made.
+
+    Args:
+        checkpoints: `.pt` files.
+        out: The folder of the first model. The others are `OUT-2`, `OUT-3` and so on beside it.
+        sides: The vocabularies.
+        overwrite: See `import_checkpoint`.
+
+    Raises:
+        ModelError: See `import_checkpoint`.
+        ConflictError: A folder was made from other inputs.
+        WorkError: A file cannot be written.
+    """
+    models = []
+    for checkpoint in checkpoints:
+        inputs = {"checkpoint": file_digest(checkpoint), **sides.digests}
+        contents = read_checkpoint(checkpoint)
+        source, target = sides.sizes
+        models.append((inputs, *build_model(contents, checkpoint, source_pieces=source, target_pieces=target)))
+    folders = [out if number == 1 else out.with_name(f"{out.name}-{number}") for number in range(1, len(models) + 1)]
+    for folder, (inputs, model, settings) in zip(folders, models, strict=True):
+        _write(folder, model, settings, sides.files, inputs, overwrite=overwrite)
+    notes = list(sides.notes)
+    if len(folders) > 1:
+        notes.append(f"an ensemble of {len(folders)} models: {', '.join(map(str, folders))}")
+    return ImportReport(_count(models[0][1]), tuple(notes))
+
+
+def _write(
+    out: Path,
+    model: Transformer,
+    settings: dict[str, Any],
+    files: Mapping[str, bytes],
+    inputs: dict[str, str],
+    *,
+    overwrite: bool,
+) -> None:
     made_by = Provenance(stage="import", settings={"from": "fairseq"}, inputs=inputs)
-    notes = [*target.notes("vocabulary"), *(source.notes("source vocabulary") if source else [])]
     with StageOutput.open(out, "model", made_by, overwrite=overwrite) as output:
         if output.complete:
-            return ImportReport(parameters, tuple(notes))
-        vocab, source_vocab = out / VOCABULARY, None
-        atomic_write(vocab, target.model)
-        if source is not None:
-            source_vocab = out / SOURCE_VOCABULARY
-            atomic_write(source_vocab, source.model)
-        save_model(out, model, arch="transformer", settings=settings, vocab=vocab, source_vocab=source_vocab)
+            return
+        for name, data in files.items():
+            atomic_write(out / name, data)
+        save_model(out, model, arch="transformer", settings=settings, vocab=out)
         extra = {
             "role": "teacher",
             "arch": "transformer",
-            "parameters": parameters,
+            "parameters": _count(model),
             "imported_from": "fairseq",
             "files": model_files(out),
         }
         fingerprint, vocabulary = made_by.fingerprint, inputs["vocabulary"]
         output.commit(Manifest(kind="model", fingerprint=fingerprint, vocabulary=vocabulary, extra=extra))
-    return ImportReport(parameters, tuple(notes))
+
+
+def _count(model: Transformer) -> int:
+    return sum(weight.numel() for weight in model.parameters())
 
 
 def export_checkpoint(model_dir: str | Path, out: str | Path, *, overwrite: bool = False) -> None:
@@ -150,8 +176,8 @@ def export_checkpoint(model_dir: str | Path, out: str | Path, *, overwrite: bool
         raise ModelError(f"fairseq's Transformer has no {', '.join(other)}", where=str(model_dir))
     vocabularies = loaded.vocabularies
     dictionaries = {
-        f"dict.{SOURCE_LANGUAGE}.txt": dictionary_text(vocabularies.source.path).encode(),
-        f"dict.{TARGET_LANGUAGE}.txt": dictionary_text(vocabularies.target.path).encode(),
+        f"dict.{SOURCE_LANGUAGE}.txt": _dictionary(vocabularies.source),
+        f"dict.{TARGET_LANGUAGE}.txt": _dictionary(vocabularies.target),
     }
     weights = to_fairseq(
         model.state_dict(),
@@ -172,29 +198,11 @@ def export_checkpoint(model_dir: str | Path, out: str | Path, *, overwrite: bool
             output.commit(Manifest(kind="export", fingerprint=fingerprint, vocabulary=vocabulary, extra=extra))
 
 
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Load a `.pt` file without running any code that it may contain.
-
-    Raises:
-        ModelError: The file does not exist, is not a fairseq checkpoint, or needs classes other than
-            `argparse.Namespace`.
-    """
-    try:
-        check_pickles(path)
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            contents = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise _unreadable(path, error) from None
-    except pickle.UnpicklingError as error:
-        raise _unsafe(path, error) from None
-    except ModelError:
-        raise
-    except Exception as error:  # the type of the unpickler's exception depends on the damage
-        what = str(error).split("\n", 1)[0] or type(error).__name__
-        raise ModelError(f"not a checkpoint: {what}", where=str(path), expected="a .pt file of fairseq") from None
-    if not isinstance(contents, dict) or not isinstance(contents.get("model"), dict):
-        raise ModelError("not a fairseq checkpoint: it has no `model`", where=str(path))
-    return contents
+def _dictionary(vocabulary: TextVocabulary) -> bytes:
+    """Return the contents of the dict.txt of a vocabulary."""
+    if isinstance(vocabulary, CodesVocabulary):
+        return vocabulary.path.read_bytes()
+    return dictionary_text(vocabulary.path).encode()
 
 
 def build_model(
@@ -293,50 +301,6 @@ def _shared_option(options: Mapping[str, Any], name: str, *, default: Any = None
     if encoder != decoder:
         raise ModelError(f"{name} is {encoder!r} in the encoder and {decoder!r} in the decoder", expected="the same")
     return encoder
-
-
-def _unsafe(path: Path, error: pickle.UnpicklingError) -> ModelError:
-    try:
-        needed = set(torch.serialization.get_unsafe_globals_in_checkpoint(path))
-    except Exception:  # a file from before torch's zip format, or another kind of damage
-        needed = set(_GLOBAL.findall(str(error)))
-    listed = ", ".join(sorted(needed - {"argparse.Namespace"}))
-    return ModelError(
-        f"it can only be loaded by running code: it needs {listed}" if listed else "not a checkpoint, or damaged",
-        where=str(path),
-        expected="tensors, plain values and argparse.Namespace",
-        hint="if you trust the file, load it with fairseq and save only its `args` (or `cfg`) and `model` entries",
-    )
-
-
-def _vocabulary(dictionary: str | Path, sentencepiece: str | Path | None) -> DictionaryVocabulary:
-    symbols = read_dictionary(dictionary)
-    if sentencepiece is not None:
-        return piece_vocabulary(symbols, sentencepiece)
-    try:
-        return word_vocabulary(symbols)
-    except ModelError as error:
-        raise ModelError(error.what, where=str(dictionary), expected=error.expected, hint=error.hint) from None
-
-
-def _size(vocabulary: DictionaryVocabulary) -> int:
-    return len(SPECIALS) + vocabulary.matched + vocabulary.unmatched
-
-
-def _file_digest(path: Path) -> str:
-    digest = hashlib.sha256()
-    try:
-        with path.open("rb") as file:
-            while piece := file.read(1 << 20):
-                digest.update(piece)
-    except OSError as error:
-        raise _unreadable(path, error) from None
-    return digest.hexdigest()
-
-
-def _unreadable(path: Path, error: OSError) -> ModelError:
-    what = f"cannot be read: {error.strerror}"
-    return ModelError(what, where=str(path), expected="a .pt file of fairseq", hint="check the path")
 
 
 def _arguments(settings: Mapping[str, Any]) -> argparse.Namespace:

@@ -10,11 +10,11 @@ from typing import Any
 from sentencepiece import SentencePieceProcessor, sentencepiece_model_pb2
 
 from seqkd.errors import ModelError
+from seqkd.text.codes import SPECIALS, parse_dictionary
 from seqkd.text.vocabulary import MARK
 
 schema: Any = sentencepiece_model_pb2  # built at import time from a protobuf description, without types to check
 
-SPECIALS = ("<s>", "<pad>", "</s>", "<unk>")
 _SPACE = "▁"
 _BYTES = 256
 # The largest share of entries that begin with `▁` in a dictionary of words. SentencePiece models have a tenth or more.
@@ -78,24 +78,9 @@ def read_dictionary(path: str | Path) -> list[str]:
     """
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+        return parse_dictionary(path.read_bytes(), path)
+    except OSError as error:
         raise ModelError(f"cannot be read: {error}", where=str(path), expected="a fairseq dict.txt") from None
-    symbols: list[str] = []
-    seen = set(SPECIALS)
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        entry = line.rstrip().removesuffix(" #fairseq:overwrite")
-        symbol, space, count = entry.rpartition(" ")
-        where = f"{path}, line {number}"
-        if not space or not symbol or not count.lstrip("-").isdigit():
-            raise ModelError(f"{line.strip()[:60]!r} is not a dictionary entry", where=where, expected="`symbol count`")
-        if symbol in seen:
-            raise ModelError(f"the symbol {symbol!r} occurs twice", where=where, expected="each symbol once")
-        seen.add(symbol)
-        symbols.append(symbol)
-    return symbols
 
 
 def dictionary_text(vocabulary: str | Path) -> str:

@@ -70,7 +70,7 @@ def _list_models(pipeline: PipelineConfig) -> dict[str, Model]:
         if part.trained:
             found |= {name: _describe(part.model) for name in part.names}
         elif part.path is not None and (config := _read_config(part.path)) is not None:
-            found[part.name] = Model(config["arch"], config["settings"])
+            found |= dict.fromkeys(part.names, Model(config["arch"], config["settings"]))
     return found
 
 

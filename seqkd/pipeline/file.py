@@ -195,7 +195,11 @@ class TeacherPart(Strict):
         None, description="a source of k-best lists in place of a model, such as an external worker"
     )
     ensemble: int = Field(
-        1, ge=1, le=16, description="number of teachers that differ only in their seed and teach together"
+        1,
+        ge=1,
+        le=16,
+        description="number of teachers that teach together: trained with other seeds, or with `path` the folders "
+        "PATH, PATH-2 and so on",
     )
     seeds: Seeds = 1
     model: ModelConfig = Field(default_factory=default_model)
@@ -226,8 +230,6 @@ class TeacherPart(Strict):
             raise ValueError(f"{', '.join(sorted(others))}: is for a teacher that is trained here, not for `source`")
         if self.path is not None and self.vocabulary is not None:
             raise ValueError("vocabulary: a teacher that is brought along keeps its own; leave it out")
-        if self.path is not None and self.ensemble > 1:
-            raise ValueError("ensemble: is only for teachers that are trained here; leave out `ensemble` or `path`")
         if self.seeds > 1 and (self.path is not None or self.ensemble > 1):
             raise ValueError(
                 "seeds: is only for a teacher that is trained here and teaches alone; leave out `seeds`, or leave "
@@ -244,6 +246,10 @@ class TeacherPart(Strict):
     def names(self) -> tuple[str, ...]:
         """The names of the members; a single name unless it is an ensemble."""
         return teacher_names(self.name, self.ensemble)
+
+    def find_folder(self, name: str) -> Path | None:
+        """Return the model folder of a member that is brought along: PATH, PATH-2, PATH-3; None if it is trained."""
+        return None if self.path is None else self.path.with_name(self.path.name + name.removeprefix(self.name))
 
     @property
     def whole(self) -> str:

@@ -104,8 +104,8 @@ class Plan:
 
     def output(self, node: Node) -> Output:
         """Return the output of a part for parts that name it. That of a data set is its training corpus."""
-        if node.kind == "teachers" and node.settings.path is not None:
-            path: Path = node.settings.path
+        path: Path | None = node.settings.find_folder(node.name) if node.kind == "teachers" else None
+        if path is not None:
             return Output(path, path / "model.safetensors")
         folder = self.folder(node)
         # The manifest of the training corpus is written before that of the whole data set.

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from seqkd.errors import ModelError
+from seqkd.text.codes import CODES, CODES_FILES, CodesVocabulary
 from seqkd.text.huggingface import TOKENIZER, ToolkitVocabulary
 from seqkd.text.mapped import MAP, SOURCE_MAP, MappedVocabulary
 from seqkd.text.normalize import Normalization
@@ -195,6 +196,15 @@ def _load_mapped(folder: Path) -> Vocabularies:
     return Vocabularies(target if same else MappedVocabulary(*files), target)
 
 
+def _load_codes(folder: Path) -> Vocabularies:
+    """Read codes, dictionaries and tokenisers. The source has each file of the target unless its own exists."""
+    target = [folder / name for name in CODES_FILES["target"]]
+    own = [folder / name for name in CODES_FILES["source"]]
+    source = [mine if mine.exists() else other for mine, other in zip(own, target, strict=True)]
+    shared = CodesVocabulary.load(target)
+    return Vocabularies(shared if source == target else CodesVocabulary.load(source), shared)
+
+
 def _load_toolkit(folder: Path) -> Vocabularies:
     return Vocabularies(
         ToolkitVocabulary(folder / TOKENIZER, "source"), ToolkitVocabulary(folder / TOKENIZER, "target")
@@ -214,6 +224,12 @@ VOCABULARIES: Mapping[str, VocabularyKind] = {
         file=MAP,
         files=(VOCABULARY, SOURCE_VOCABULARY, MAP, SOURCE_MAP),
         load=_load_mapped,
+    ),
+    "bpe-codes": VocabularyKind(
+        help="Byte-pair codes and dictionary of a fairseq model, around them Moses tokenisation (extra fairseq)",
+        file=CODES,
+        files=(*CODES_FILES["target"], *CODES_FILES["source"]),
+        load=_load_codes,
     ),
     "sentencepiece": VocabularyKind(
         help="A SentencePiece model for both sides, or one for each (Kudo and Richardson 2018)",

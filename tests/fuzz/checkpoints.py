@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 
-from seqkd.interop.fairseq import build_model, export_checkpoint, read_checkpoint
+from seqkd.interop.fairseq import build_model, export_checkpoint
+from seqkd.interop.fairseq_checkpoint import read_checkpoint
 from seqkd.interop.fairseq_dictionary import read_dictionary, word_vocabulary
 from seqkd.models.checkpoint import load_model, save_model
 from seqkd.models.registry import build

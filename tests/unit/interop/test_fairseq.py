@@ -12,7 +12,8 @@ import torch
 
 from seqkd.corpus.manifest import read_manifest
 from seqkd.errors import ConflictError, ModelError
-from seqkd.interop.fairseq import export_checkpoint, import_checkpoint, read_checkpoint
+from seqkd.interop.fairseq import export_checkpoint, import_checkpoint
+from seqkd.interop.fairseq_checkpoint import read_checkpoint
 from seqkd.interop.fairseq_dictionary import word_vocabulary
 from seqkd.models.checkpoint import load_model, save_model
 from seqkd.models.settings import TransformerSettings

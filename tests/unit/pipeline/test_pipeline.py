@@ -129,10 +129,6 @@ def test_an_ensemble_of_teachers_takes_its_names(pipeline: Path) -> None:
     ]
     edited(pipeline, 'name = "teacher-2"', 'name = "teacher-3"')
     assert read_pipeline(pipeline).students[-1].name == "teacher-3"
-    edited(pipeline, f"ensemble = 2\n{model}\n\n[teacher.training]\nmax_updates = 10", 'path = "m"\nensemble = 2')
-    assert problems(pipeline) == [
-        "teacher: ensemble: is only for teachers that are trained here; leave out `ensemble` or `path`"
-    ]
 
 
 SOFT = '[[soft_targets]]\nname = "soft"\n\n'

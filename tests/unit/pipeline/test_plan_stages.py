@@ -244,6 +244,18 @@ def test_a_brought_teacher_is_not_trained(pipeline: Path) -> None:
     assert prepare.vocabulary_from == Path("models/big")
 
 
+def test_a_brought_ensemble_has_numbered_folders(pipeline: Path) -> None:
+    brought = '[teacher]\npath = "models/big"\nensemble = 2'
+    edited(pipeline, "[teacher.training]\nmax_updates = 10", brought)
+    stages = {stage.name: stage for stage in plan_stages(read_pipeline(pipeline), Path("runs"))}
+    folders = Path("models/big"), Path("models/big-2")
+    distill = stages["distill.beam5"]
+    assert isinstance(distill.config, DistillConfig)
+    assert distill.config.models == folders
+    assert {folder / "model.safetensors" for folder in folders} <= set(distill.needs)
+    assert not [name for name in stages if name.startswith("teacher")]
+
+
 def test_vocabulary_settings_reach_prepare(pipeline: Path) -> None:
     edited(pipeline, "[teacher.training]", '[prepare.vocabulary]\nsize = 300\nsymbols = ["<de>"]\n\n[teacher.training]')
     prepare = plan_stages(read_pipeline(pipeline), Path("runs"))[0].config

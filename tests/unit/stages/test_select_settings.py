@@ -257,7 +257,7 @@ def test_hypotheses_in_another_language_are_rejected(folders: Path, monkeypatch:
     rows = selected(folders, "next", filters={"language": True}, rejected="next")
     assert rows[0]["target"] == english
     manifest = read_manifest(folders / "next")
-    assert manifest.counts["another language"] == 1
+    assert manifest.extra["rejected_to_next_hypothesis"]["another language"] == 1
     assert "py3langid" in manifest.extra
     monkeypatch.setitem(sys.modules, "py3langid", None)
     selected(folders, "next", filters={"language": True}, rejected="next")  # finished

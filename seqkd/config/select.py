@@ -148,6 +148,9 @@ class ScorerConfig(Strict):
         return {**name, **dump_settings(self.record.settings, self.settings, info)}
 
 
+EXPECTED_SCORE = "mbr-score"  # a rule
+
+
 class SelectSettings(Strict):
     """The choice of the hypothesis that becomes the target. In a file the rule's own settings are in the same table."""
 
@@ -159,7 +162,9 @@ class SelectSettings(Strict):
     )
     smoothing: Literal["exp", "floor", "add-k", "none"] = Field("exp", description="smoothing of sentence BLEU")
     seed: int = Field(1, ge=0, description='seed of rule "sample"')
-    rerank: ScorerConfig | None = Field(None, description='the scorer of rule "rerank"')
+    keep: int = Field(1, ge=1, description='hypotheses of each row that become targets, with weights as in rule "all"')
+    scorer: ScorerConfig | None = Field(None, description="the scorer of a rule that reads one")
+    rerank: ScorerConfig | None = Field(None, description="the earlier name of `scorer`")
     filters: FilterConfig = FilterConfig()
     rejected: Literal["drop", "next", "gold"] = Field(
         "drop",
@@ -178,10 +183,21 @@ class SelectSettings(Strict):
         return self.record.values is None
 
     @property
+    def weighs(self) -> bool:
+        """Whether a row may have several targets, which then have weights."""
+        return self.keeps_all or self.keep > 1
+
+    @property
+    def judge(self) -> ScorerConfig | None:
+        """The scorer of the rule, or None."""
+        return self.scorer if self.rerank is None else self.rerank
+
+    @property
     def reads_references(self) -> bool:
         """Whether the choice or a filter depends on the references."""
         read = "references" in self.record.reads or bool(self.filters.reads("references"))
-        return read or (self.rerank is not None and self.rerank.reads_references)
+        compares = self.judge is not None and self.judge.reads_references and self.rule != EXPECTED_SCORE
+        return read or compares
 
     @field_validator("rule")
     @classmethod
@@ -215,11 +231,20 @@ class SelectSettings(Strict):
 
     @model_validator(mode="after")
     def _check_settings(self) -> SelectSettings:
-        if ("scorer" in self.record.reads) != (self.rerank is not None):
+        given = [name for name in ("scorer", "rerank") if getattr(self, name) is not None]
+        if len(given) == 2:
+            raise ValueError("give one scorer: the table `scorer`, or `rerank`, which is its earlier name")
+        if "scorer" in self.record.reads and not given:
+            raise ValueError(f'rule "{self.rule}" requires the table `scorer`, which describes a scorer')
+        if given and "scorer" not in self.record.reads:
+            raise ValueError(f'rule "{self.rule}" does not read a scorer: leave the table `{given[0]}` out')
+        if self.rule == EXPECTED_SCORE and not cast(ScorerConfig, self.judge).reads_references:
             raise ValueError(
-                "the table `rerank` is required by a rule that reads a scorer, such as "
-                '"rerank", and allowed for no other'
+                f'rule "{self.rule}" requires a scorer that compares with a reference: '
+                'give a scorer of type "worker" with reference = true'
             )
+        if self.keeps_all and self.keep > 1:
+            raise ValueError(f'rule "{self.rule}" keeps every hypothesis: leave `keep` out, or choose another rule')
         if self.keeps_all and self.rejected == "next":
             raise ValueError(
                 f'rule "{self.rule}" keeps every hypothesis that no filter rejects: rejected is "drop" or "gold"'

@@ -163,7 +163,7 @@ def _dataset(task: Any, split: str, *, begin: bool) -> Any:
         raise CorpusError(
             "its rows have weights, which fairseq's criteria ignore",
             where=str(corpus.path),
-            expected='a corpus of another rule than "all"',
+            expected='a corpus of another rule than "all", with keep = 1',
         )
     _, source_sizes, target_sizes = corpus.lengths()
     ends = {"begin": [task.target_dictionary.bos()] if begin else [], "end": [task.target_dictionary.eos()]}

@@ -50,9 +50,10 @@ def find_setting_problems(pipeline: PipelineConfig, graph: Graph) -> Iterator[st
     yield from _find_teacher_problems(pipeline, graph)
     yield from _find_soft_size_problems(pipeline, graph, sizes)
     for part in pipeline.select:
-        for side, path in () if part.rerank is None else part.rerank.models.items():
+        table = "scorer" if part.rerank is None else "rerank"
+        for side, path in () if part.judge is None else part.judge.models.items():
             if not path.is_dir():
-                yield f"select.{part.name}.rerank.{side}: no such model folder in {Path.cwd()}: {path}"
+                yield f"select.{part.name}.{table}.{side}: no such model folder in {Path.cwd()}: {path}"
     for student in pipeline.students:
         place = f"students.{student.name}"
         yield from _find_taught_problems(pipeline, student)

@@ -436,7 +436,7 @@ class PipelineConfig(Strict):
 
     @model_validator(mode="after")
     def _check_weights(self) -> PipelineConfig:
-        weighted = {part.name for part in self.select if part.keeps_all}
+        weighted = {part.name for part in self.select if part.weighs}
         for where, models in (("teachers", self.teachers), ("students", self.students)):
             others = [
                 f"{part.name} ({part.objective.type})"
@@ -446,7 +446,7 @@ class PipelineConfig(Strict):
             ]
             if others:
                 raise ValueError(
-                    f'{where}: rule "all" gives weights to rows, which '
+                    f'{where}: rule "all" and `keep` give weights to rows, which '
                     f"{', '.join(others)} cannot use; take an objective that can: "
                     f"{', '.join(list_weighing_objectives())}"
                 )

@@ -172,11 +172,12 @@ def _list_paths(values: Mapping[str, Any]) -> list[tuple[str, str]]:
             if isinstance(text, str)
         ]
     for table in _list_tables(values.get("select")):
-        judges = table.get("rerank")
-        if isinstance(judges, dict):
-            scorer = SCORERS.find(str(judges.get("type", DEFAULT_SCORER)))
-            models = [(side, judges.get(side)) for side in (scorer.folders if scorer else ())]
-            found += [(f"select.rerank.{side}", path) for side, path in models if isinstance(path, str)]
+        for name in ("rerank", "scorer"):
+            judges = table.get(name)
+            if isinstance(judges, dict):
+                scorer = SCORERS.find(str(judges.get("type", DEFAULT_SCORER)))
+                models = [(side, judges.get(side)) for side in (scorer.folders if scorer else ())]
+                found += [(f"select.{name}.{side}", path) for side, path in models if isinstance(path, str)]
     sides = ("source", "target", "accepted")
     texts = [(split, side) for split in ("train", "valid", "test") for side in sides]
     for kind, keys in (("data", [*texts, ("fetch", "script")]), ("teachers", [("path",)])):

@@ -306,7 +306,7 @@ def _plan_selection(node: Node, plan: Plan, settings: dict[str, object], judges:
 
 def _judge_files(part: SelectSettings) -> tuple[Path, ...]:
     """Return the weights of the models that rerank. A missing model is left to the better message of `seqkd select`."""
-    models = [] if part.rerank is None else part.rerank.models.values()
+    models = [] if part.judge is None else part.judge.models.values()
     files = [folder / "model.safetensors" for folder in models]
     return tuple(file for file in files if file.exists())
 

@@ -38,7 +38,7 @@ def choose(lists: Lists, values: Floats, filters: Filters, otherwise: Otherwise)
         otherwise: The treatment of a row whose choice is rejected. drop: no target; next: the best hypothesis that no
             filter rejects, if there is one; gold: the gold target.
     """
-    order = np.lexsort((lists.ranks, -lists.scores, -values, lists.owners))
+    order = _sort_by_value(lists, values)
     codes = filters.judge(lists)
     codes[(codes == 0) & np.isneginf(values)] = UNJUDGED
     filled = np.flatnonzero(lists.counts)
@@ -59,6 +59,51 @@ def choose(lists: Lists, values: Floats, filters: Filters, otherwise: Otherwise)
         if not _check_slow(lists, picks, filters, codes, checked):
             break
     return Choice(picks, reasons)
+
+
+def choose_several(
+    lists: Lists, values: Floats, filters: Filters, otherwise: Otherwise, keep: int
+) -> tuple[Booleans, Codes]:
+    """Choose the hypotheses with the highest values in each row.
+
+    Args:
+        lists: The rows.
+        values: `[hypotheses]`, as in `choose`.
+        filters: The filters that reject hypotheses.
+        otherwise: The treatment of rejected choices. next: the next best hypotheses that no filter rejects take their
+            places. Otherwise a row keeps fewer hypotheses.
+        keep: The number of hypotheses of a row.
+
+    Returns:
+        `[hypotheses]`, whether a hypothesis is chosen; and `[hypotheses]`, the code of the first reason to reject one
+        of the `keep` best, or 0 for all others.
+    """
+    order = _sort_by_value(lists, values)
+    codes = filters.judge(lists)
+    codes[(codes == 0) & np.isneginf(values)] = UNJUDGED
+    checked = np.zeros(len(codes), dtype=np.bool_)
+    best = _take_first(lists, order, keep)
+    _check_slow(lists, np.flatnonzero(best), filters, codes, checked)
+    chosen = best & (codes == 0)
+    while otherwise == "next":
+        chosen = _take_first(lists, order[codes[order] == 0], keep)
+        if not _check_slow(lists, np.flatnonzero(chosen), filters, codes, checked):
+            break
+    return chosen, np.where(best, codes, 0).astype(codes.dtype)
+
+
+def _sort_by_value(lists: Lists, values: Floats) -> Integers:
+    """Return the places of the hypotheses, row by row, best value first. Ties go to the better score, then the rank."""
+    return np.lexsort((lists.ranks, -lists.scores, -values, lists.owners))
+
+
+def _take_first(lists: Lists, order: Integers, count: int) -> Booleans:
+    """Mark the first `count` hypotheses of each row in an order of some hypotheses, row by row `[hypotheses]`."""
+    owners = lists.owners[order]
+    places = np.arange(len(order)) - np.searchsorted(owners, owners)
+    found = np.zeros(len(lists.owners), dtype=np.bool_)
+    found[order[places < count]] = True
+    return found
 
 
 def judge_all(lists: Lists, filters: Filters) -> Codes:

@@ -149,10 +149,25 @@ RULES = Registry(
             reads=_SCORES,
             slow=True,
         ),
+        "score": Rule(
+            name="score",
+            help="The highest value by the scorer that the table `scorer` describes",
+            values="seqkd.selection.rules:score_by_scorer",
+            reads=frozenset({"scorer"}),
+            slow=True,
+        ),
+        "mbr-score": Rule(
+            name="mbr-score",
+            help="The highest expected value by a scorer that compares with references, here the list: minimum Bayes "
+            "risk (Freitag et al. 2022)",
+            values="seqkd.selection.rules:score_by_mbr_score",
+            reads=frozenset({"scores", "scorer"}),
+            slow=True,
+        ),
         "rerank": Rule(
             name="rerank",
-            help="The highest value by the scorer that the table `rerank` describes",
-            values="seqkd.selection.rules:score_by_rerank",
+            help="The earlier name of score",
+            values="seqkd.selection.rules:score_by_scorer",
             reads=frozenset({"scorer"}),
             slow=True,
         ),

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from seqkd.corpus.row_ids import ranked_ids
 from seqkd.selection.lists import Floats, Integers, Lists
 from seqkd.selection.measures import chrf, chrf_to_reference, ter
 from seqkd.selection.sentence_bleu import SentenceBleu, Tokens
@@ -100,11 +101,38 @@ def score_by_mbr_chrf(lists: Lists, means: Means) -> Floats:  # noqa: ARG001
     return _expected_scores(lists, np.array(found, dtype=np.float64))
 
 
-def score_by_rerank(lists: Lists, means: Means) -> Floats:
+def score_by_scorer(lists: Lists, means: Means) -> Floats:
     """Score by the configured scorer."""
     if means.judge is None:
-        raise ValueError("the rule rerank needs a scorer")
+        raise ValueError("the rule needs a scorer")
     return means.judge(lists)
+
+
+def score_by_mbr_score(lists: Lists, means: Means) -> Floats:
+    """Score by the expected value of the configured scorer, with each hypothesis of the list as the reference.
+
+    Minimum Bayes risk with a neural metric as the utility (Freitag et al. 2022); see `score_by_mbr_bleu`. A hypothesis
+    that the scorer cannot compare with every hypothesis of its list has the value minus infinity.
+    """
+    counts = lists.counts[lists.owners]
+    begins = np.repeat(lists.firsts[lists.owners], counts)
+    inside = np.arange(len(begins)) - np.repeat(np.cumsum(counts) - counts, counts)
+    pairs = Lists(
+        ids=ranked_ids(lists.ids[lists.owners], lists.ranks),
+        sources=lists.sources.take(lists.owners),
+        source_ids=lists.source_ids.take(lists.owners),
+        references=lists.texts,
+        reference_ids=lists.token_ids,
+        hypotheses=lists.hypotheses.take(begins + inside),
+        counts=counts,
+        blanks=lists.blanks,
+        language=lists.language,
+    )
+    scores = score_by_scorer(pairs, means)
+    failed = np.isneginf(scores)
+    expected = _expected_scores(lists, np.where(failed, 0.0, scores))
+    expected[(begins + inside)[failed]] = -np.inf
+    return expected
 
 
 def _tokens(means: Means, texts: tuple[pa.Array, ...], ids: tuple[pa.Array, ...]) -> Tokens:

@@ -25,4 +25,4 @@ class ModelScorerSettings:
 
     def __post_init__(self) -> None:
         if self.forward is None and self.reverse is None:
-            raise ValueError("rerank needs `forward`, `reverse` or both")
+            raise ValueError("the scorer needs `forward`, `reverse` or both")

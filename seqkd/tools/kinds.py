@@ -136,8 +136,9 @@ KINDS: tuple[Kind, ...] = (
     make_registry_kind(
         SCORERS,
         title="Scorers",
-        place=f"The table `rerank` of a `[[select]]` names a scorer by `type`, by default `{DEFAULT_SCORER}`, and "
-        "holds its settings. The rule `rerank` chooses by the scorer.",
+        place=f"The table `scorer` of a `[[select]]` names a scorer by `type`, by default `{DEFAULT_SCORER}`, and "
+        "holds its settings. The rules `score` and `mbr-score` choose by the scorer. `rerank` is the earlier name "
+        "of the table and of the rule `score`.",
     ),
     make_registry_kind(
         METRICS,

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from seqkd.corpus.manifest import atomic_write
 from seqkd.corpus.row_ids import row_ids
 from seqkd.corpus.unknowns import count_unknown
 from seqkd.selection.lists import Integers, one_array
@@ -82,6 +83,27 @@ def account_shard(
             continue
         lines.append(f"{row}\t{reason}\t{became}\n")
     return lines
+
+
+def note_duplicates(out: Path, index: int, ids: Integers) -> None:
+    """Add duplicates to a shard's list of rejected rows, before the shard loses them.
+
+    With several targets of a row, the shard alone does not show which of its hypotheses had been chosen.
+    """
+    path = rejects_path(out, index)
+    known = path.read_text(encoding="utf-8")
+    listed = {int(line.split("\t")[0]) for line in known.splitlines()}
+    new = [f"{row}\t{DUPLICATE}\t{DROP}\n" for row in ids.tolist() if row not in listed]
+    atomic_write(path, (known + "".join(new)).encode())
+
+
+def chosen_ids(out: Path, index: int, distilled: pa.Table) -> Integers:
+    """Return the ids that a shard has or has rejected, row by row, best rank first."""
+    lines = rejects_path(out, index).read_text(encoding="utf-8").splitlines()
+    ids = np.union1d(
+        distilled.column("id").to_numpy(), np.array([int(line.split("\t")[0]) for line in lines], np.int64)
+    )
+    return ids[np.lexsort((ids, row_ids(ids)))]
 
 
 def _tokens(table: pa.Table, column: str) -> int:

@@ -19,10 +19,11 @@ from seqkd.text.identification import identifier_version
 
 def settings(config: SelectConfig) -> dict[str, Any]:
     """Return the settings on which the output depends, as written in the stage file."""
-    values = config.model_dump(mode="json", exclude={"kbest", "gold", "prepared", "workers", "rerank"})
+    values = config.model_dump(mode="json", exclude={"kbest", "gold", "prepared", "workers", "rerank", "scorer"})
     values["filters"] = config.filters.identify()
-    if config.rerank is not None:
-        values["rerank"] = config.rerank.identify()
+    for name, scorer in (("rerank", config.rerank), ("scorer", config.scorer)):
+        if scorer is not None:
+            values[name] = scorer.identify()
     return values
 
 
@@ -33,7 +34,7 @@ def provenance(config: SelectConfig, kbest: Corpus, gold: Corpus, device: str, s
         config: The settings of the stage.
         kbest: The k-best lists.
         gold: The corpus that was decoded.
-        device: The device of the models of rule "rerank".
+        device: The device of the models of a scorer.
         scale: The executor and the part of the work.
     """
     values = settings(config)
@@ -47,12 +48,12 @@ def provenance(config: SelectConfig, kbest: Corpus, gold: Corpus, device: str, s
         neutral=find_neutral(config),
         worked=identifier_version() if config.filters["language"] else {},
     )
-    if config.rerank is None or not config.rerank.models:
+    if config.judge is None or not config.judge.models:
         return made_by
     from seqkd.models.checkpoint import model_digest  # torch is not loaded for rules that need no model
 
-    digests = {name: model_digest(path) for name, path in config.rerank.models.items()}
-    together = getattr(config.rerank.settings, "batch_tokens", None)
+    digests = {name: model_digest(path) for name, path in config.judge.models.items()}
+    together = getattr(config.judge.settings, "batch_tokens", None)
     return replace(
         made_by,
         inputs={**made_by.inputs, **digests},

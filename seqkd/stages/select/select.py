@@ -39,7 +39,7 @@ from seqkd.stages.asking import (
 )
 from seqkd.stages.distill.counting import UNSCORED
 from seqkd.stages.rejected import REJECTED
-from seqkd.stages.select.accounting import Totals, account_shard
+from seqkd.stages.select.accounting import Totals, account_shard, chosen_ids, note_duplicates
 from seqkd.stages.select.provenance import provenance
 from seqkd.stages.select.shards import (
     ShardSelector,
@@ -69,13 +69,13 @@ def run(
         config: The settings of the stage.
         out: The output folder.
         overwrite: Whether to start anew if `out` was made with other settings.
-        device: The device of the models of rule "rerank". Everything else runs on the CPU.
+        device: The device of the models of a scorer. Everything else runs on the CPU.
         scale: The executor and the part of the work.
 
     Raises:
         CorpusError: The k-best lists do not belong to this corpus or its vocabulary.
         InputError: The script does not exist, or the tokenizer is not installed.
-        ModelError: A model of `config.rerank` is damaged.
+        ModelError: A model of the scorer is damaged.
         ConflictError: `out` was made with other settings, or another process is using it.
         WorkError: A file cannot be written, a worker died, or the run was stopped.
     """
@@ -89,9 +89,9 @@ def run(
         kbest.check_rows()
         if config.filters.reads("language"):
             LanguageCheck(gold.manifest.extra["target_language"], "filters.language")
-        if config.keeps_all:
+        if config.weighs:
             _check_ids(gold)
-    measured = own_device(stage_device(device, scale), scale) if config.rerank and config.rerank.models else "cpu"
+    measured = own_device(stage_device(device, scale), scale) if config.judge and config.judge.models else "cpu"
     with (
         StageOutput.open(out, "corpus", made_by, overwrite=overwrite, part=scale.part, device=measured) as output,
         ask_workers(workers, out, scale) as asking,
@@ -104,7 +104,7 @@ def run(
         if written is None:
             return
         if config.filters["duplicates"]:
-            written = _drop_duplicates(out, written)
+            written = _drop_duplicates(out, written, listed=config.keep > 1)
         totals = Totals()
         with atomic_path(out / REJECTED) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
             file.write("id\treason\tbecame\n")
@@ -113,6 +113,8 @@ def run(
                 ids = rows.column("id").to_numpy()
                 if config.keeps_all:
                     ids = candidate_ids(rows, kbest.read_shard(index))
+                elif config.weighs:
+                    ids = chosen_ids(out, index, _table(out, written[index].name))
                 file.writelines(account_shard(totals, out, index, rows, ids, _table(out, written[index].name)))
         noted = slow_path_note(_slow_path(config, device, scale)) | describe_workers(workers, out)
         output.commit(_manifest(config, made_by, gold, written, totals, noted))
@@ -149,15 +151,15 @@ def estimate(config: SelectConfig, out: str | Path, *, device: str = "auto", sca
 
 
 def _find_workers(config: SelectConfig) -> Workers:
-    return find_workers({"scorer": config.rerank and config.rerank.settings, "filter": config.filters["worker"]})
+    return find_workers({"scorer": config.judge and config.judge.settings, "filter": config.filters["worker"]})
 
 
 def _slow_path(config: SelectConfig, device: str, scale: Scale) -> str | None:
     """Return the slower path that the rule took without the CPU kernels, with the reason, or None."""
-    if config.rerank is not None and config.rerank.models:
+    if config.judge is not None and config.judge.models:
         from seqkd.search.paths import slow_path  # torch is not loaded for rules that need no model
 
-        return slow_path(list(config.rerank.models.values()), "float32", stage_device(device, scale))
+        return slow_path(list(config.judge.models.values()), "float32", stage_device(device, scale))
     return missing_kernels()["bleu"] if "bleu" in config.record.reads and kernels() is None else None
 
 
@@ -214,10 +216,10 @@ def _check(kbest: Corpus, gold: Corpus, config: SelectConfig) -> None:
             expected="a corpus of a data set with `target_language`",
             hint="give the data set `target_language`, or leave the filter out",
         )
-    if config.rerank is not None:
+    if config.judge is not None:
         from seqkd.search.loading import check_left_to_right  # torch is not loaded for rules that need no model
 
-        for judge in config.rerank.models.values():
+        for judge in config.judge.models.values():
             check_left_to_right(judge)
     script = config.filters["script"]
     if script is not None:
@@ -239,8 +241,8 @@ def _check_ids(gold: Corpus) -> None:
             raise CorpusError(
                 f"has ids from {ids.min()} to {ids.max()}",
                 where=str(gold.path),
-                expected=f'for rule "all" ids from 0 to {RANK_STEP - 1:,}: those above are of further hypotheses',
-                hint='select from the corpus that `seqkd prepare` wrote, not from one that rule "all" made',
+                expected=f"ids from 0 to {RANK_STEP - 1:,}: larger ids are of further hypotheses of a row",
+                hint="select from the corpus that `seqkd prepare` wrote, not from one with several targets of a row",
             )
 
 
@@ -272,8 +274,8 @@ def _write_shards(
     threads = None
     if asking.workers:
         alone = True
-        threads = 1 if config.rerank is not None and config.rerank.models else None
-    elif config.rerank is None:
+        threads = 1 if config.judge is not None and config.judge.models else None
+    elif config.judge is None:
         alone = workers == 1 or not (config.workers or slow or sum(rows) > FEW_ROWS)
     else:
         where = stage_device(device, scale)
@@ -305,15 +307,17 @@ def _is_listed(out: Path, index: int, shard: ShardInfo) -> bool:  # noqa: ARG001
 def _start(
     config: SelectConfig, filters: Filters, device: str, out: Path, threads: int | None
 ) -> Callable[[int], Completion[ShardInfo]]:
-    if config.rerank is not None and threads is not None:
+    if config.judge is not None and threads is not None:
         import torch
 
         torch.set_num_threads(threads)
     return partial(ShardSelector(config, filters, device).make, out)
 
 
-def _drop_duplicates(out: Path, shards: list[ShardInfo]) -> list[ShardInfo]:
+def _drop_duplicates(out: Path, shards: list[ShardInfo], *, listed: bool) -> list[ShardInfo]:
     """Remove rows whose pair occurs in an earlier row, and write the affected shards again.
+
+    If `listed`, the removed rows are added to the shards' lists of rejected rows first.
 
     The first of equal pairs always stays, so an interrupted run can repeat this on partly cleaned shards.
     """
@@ -334,7 +338,10 @@ def _drop_duplicates(out: Path, shards: list[ShardInfo]) -> list[ShardInfo]:
             gone = np.array(repeated[start : start + shard.rows])
             start += shard.rows
             if gone.any():
-                table = _table(out, shard.name).filter(pa.array(~gone))
+                table = _table(out, shard.name)
+                if listed:
+                    note_duplicates(out, index, table.column("id").to_numpy()[gone])
+                table = table.filter(pa.array(~gone))
                 left.append(write_shard(out, index, add_weights(table) if "weight" in table.column_names else table))
             else:
                 left.append(shard)

@@ -20,7 +20,15 @@ from seqkd.errors import CorpusError, ModelError
 from seqkd.executors.work import Completion
 from seqkd.extensions import resolve
 from seqkd.metrics.tokenizers import choose_tokenizer
-from seqkd.selection.choosing import DROPPED, GOLD, Choice, choose, judge_all, softmax_weights
+from seqkd.selection.choosing import (
+    DROPPED,
+    GOLD,
+    Choice,
+    choose,
+    choose_several,
+    judge_all,
+    softmax_weights,
+)
 from seqkd.selection.filters import BARE, Codes, Filters
 from seqkd.selection.lists import Floats, Integers, Lists, one_array, sizes
 from seqkd.selection.rules import PIECES, Means
@@ -72,7 +80,7 @@ class ShardSelector:
         everything = Lists.of_tables(
             rows, lists, blanks=not self._language or has_blanks(self._language), language=self._language
         )
-        table, rejected = self._all(rows, everything) if self._config.keeps_all else self._best(rows, everything)
+        table, rejected = self._several(rows, everything) if self._config.weighs else self._best(rows, everything)
         if self._config.reverse:
             table = _swap_sides(table, self._config.tag, self._tag)
         return partial(_write, out, index, table, rejected, take_notes())
@@ -88,12 +96,22 @@ class ShardSelector:
             lists, choice, self._filters
         )
 
-    def _all(self, rows: pa.Table, lists: Lists) -> tuple[pa.Table, str]:
-        """Select every hypothesis that no filter rejects, each as its own row."""
-        codes = np.concatenate(
-            [np.zeros(0, np.uint8), *(judge_all(piece, self._filters) for piece in lists.pieces(PIECE_ROWS))]
-        )
-        picks = np.flatnonzero(codes == 0)
+    def _several(self, rows: pa.Table, lists: Lists) -> tuple[pa.Table, str]:
+        """Select the best hypotheses of each row, or all that no filter rejects, each as its own row."""
+        chosen, codes = [np.zeros(0, np.bool_)], [np.zeros(0, np.uint8)]
+        for piece in lists.pieces(PIECE_ROWS):
+            if self._config.record.values is None:
+                codes.append(judge_all(piece, self._filters))
+                chosen.append(codes[-1] == 0)
+            else:
+                values = resolve(self._config.record.values)(piece, self._means)
+                several = choose_several(piece, values, self._filters, self._config.rejected, self._config.keep)
+                chosen.append(several[0])
+                codes.append(several[1])
+        return self._rows_of_several(rows, lists, np.flatnonzero(np.concatenate(chosen)), np.concatenate(codes))
+
+    def _rows_of_several(self, rows: pa.Table, lists: Lists, picks: Integers, codes: Codes) -> tuple[pa.Table, str]:
+        """Make a row of each chosen hypothesis. Return the rows and the list of rejected hypotheses."""
         left = np.bincount(lists.owners[picks], minlength=len(lists.counts))
         lost = np.flatnonzero(left == 0) if self._config.rejected == "gold" else np.zeros(0, dtype=np.int64)
         kept = np.concatenate([lists.owners[picks], lost])
@@ -114,7 +132,7 @@ def _write(out: Path, index: int, table: pa.Table, rejected: str, notes: Notes) 
 
 
 def add_weights(table: pa.Table) -> pa.Table:
-    """Add weights to rows of rule "all": the remaining hypotheses of a list, or its gold target, share weight 1."""
+    """Add weights to rows: the remaining hypotheses of a list, or its gold target, share weight 1."""
     scores = table.column("score").to_numpy().astype(np.float64)  # a gold target's is NaN
     weights = softmax_weights(row_ids(table.column("id").to_numpy()), np.nan_to_num(scores, nan=0.0))
     table = table.drop_columns(["weight"]) if "weight" in table.column_names else table
@@ -169,10 +187,10 @@ def rejects_path(out: Path, index: int) -> Path:
 
 
 def _judge(config: SelectConfig, device: str) -> Callable[[Lists], Floats] | None:
-    if config.rerank is None:
+    if config.judge is None:
         return None
-    build = resolve(config.rerank.record.build)  # torch is not loaded for rules that need no model
-    judge: Callable[[Lists], Floats] = build(config.rerank.settings, device)
+    build = resolve(config.judge.record.build)  # torch is not loaded for rules that need no model
+    judge: Callable[[Lists], Floats] = build(config.judge.settings, device)
     return judge
 
 
@@ -196,7 +214,7 @@ def _list_rejected(lists: Lists, choice: Choice, filters: Filters) -> str:
 
 
 def _list_all_rejected(lists: Lists, codes: Codes, lost: Integers, filters: Filters) -> str:
-    """List the rejected hypotheses of rule "all". If a row gets its gold target, that replaces the best hypothesis."""
+    """List the rejected hypotheses if a row may have several. Its gold target replaces the best hypothesis."""
     replaced = np.zeros(len(lists.counts), dtype=np.bool_)
     replaced[lost] = True
     bare = np.flatnonzero(lists.counts == 0)

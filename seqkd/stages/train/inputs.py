@@ -47,7 +47,8 @@ class Inputs:
                 raise ConfigError(
                     f"is {config.objective.type!r}, which cannot count rows by the weights of {corpus.path}",
                     where="objective.type",
-                    expected=f'one of: {", ".join(list_weighing_objectives())}; or a corpus of another rule than "all"',
+                    expected=f"one of: {', '.join(list_weighing_objectives())}; or a corpus without weights",
+                    hint='select with another rule than "all", and with keep = 1',
                 )
         self.valid = _open_directed(config.prepared / "valid", config)
         own = Vocabularies.load(config.prepared)

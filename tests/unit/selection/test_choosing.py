@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seqkd.selection.choosing import DROPPED, GOLD, Otherwise, choose, judge_all, softmax_weights
+from seqkd.selection.choosing import DROPPED, GOLD, Otherwise, choose, choose_several, judge_all, softmax_weights
 from seqkd.selection.filters import Filters
 from tests.properties import examples
 from tests.unit.selection.support import filters, hypothesis, kbest, lists_of, rows
@@ -70,6 +70,29 @@ def test_equals_a_plain_loop(rows: Rows, most: float | None, data: st.DataObject
             not count or bool(failed[max(range(f, f + count), key=lambda h: (values[h], lists.scores[h], -h))])
             for f, count in zip(lists.firsts.tolist(), lists.counts.tolist(), strict=True)
         ]
+
+
+@given(rows=rows(), keep=st.integers(1, 4), most=st.sampled_from([None, 1.0, 50.0]), data=st.data())
+@examples(100)
+def test_several_equal_a_plain_loop(rows: Rows, keep: int, most: float | None, data: st.DataObject) -> None:
+    lists = lists_of(rows)
+    drawn = st.lists(st.sampled_from([-np.inf, 1.0, 2.0]), min_size=len(lists.owners), max_size=len(lists.owners))
+    values = np.array(data.draw(drawn), dtype=np.float64)
+    used = filters(max_ratio=3.0, max_repeats=2, max_ter=most)
+    failed = (used.judge(lists) > 0) | (used.look(lists, np.arange(len(lists.owners))) > 0) | np.isneginf(values)
+    for otherwise in ("drop", "next", "gold"):
+        chosen, rejected = [], []
+        for first, count in zip(lists.firsts.tolist(), lists.counts.tolist(), strict=True):
+            ranked = sorted(range(first, first + count), key=lambda h: (-values[h], -lists.scores[h], h))
+            passing = [h for h in (ranked if otherwise == "next" else ranked[:keep]) if not failed[h]]
+            chosen += passing[:keep]
+            rejected += [h for h in ranked[:keep] if failed[h]]
+        made, codes = choose_several(lists, values, used, otherwise, keep)
+        assert np.flatnonzero(made).tolist() == sorted(chosen)
+        assert np.flatnonzero(codes).tolist() == sorted(rejected)
+        if keep == 1:
+            picks = choose(lists, values, used, otherwise).picks
+            assert np.flatnonzero(made).tolist() == [pick for pick in picks.tolist() if pick >= 0]
 
 
 def test_nothing_to_choose_from() -> None:

@@ -143,10 +143,10 @@ def test_impossible_hypotheses_are_not_drawn() -> None:
     assert set(chosen("sample", [(found, "x")] * 300)) == {1}
 
 
-def test_rerank_takes_what_the_judge_likes() -> None:
-    assert chosen("rerank", [(kbest("a b c", "a", "a b"), "x")]) == [1]
+def test_score_takes_the_highest_score() -> None:
+    assert chosen("score", [(kbest("a b c", "a", "a b"), "x")]) == [1]
     with pytest.raises(ValueError, match="needs a scorer"):
-        values("rerank", lists_of([(kbest("a"), "x")]), Means())
+        values("score", lists_of([(kbest("a"), "x")]), Means())
 
 
 @pytest.mark.parametrize("rule", sorted(name for name, record in RULES.own.items() if record.values))
@@ -161,3 +161,27 @@ def test_every_rule_weighs_rows_on_their_own(rule: str, rows: Rows, reference: s
     apart = [values(rule, piece, MEANS) for piece in piecewise]
     assert np.concatenate(apart) == pytest.approx(together)
     assert chosen(rule, rows)[-2:] == [-1, 0]
+
+
+@given(rows=rows())
+def test_mbr_score_is_the_expected_score_over_the_list(rows: Rows) -> None:
+    lists = lists_of(rows)
+
+    def overlap(hypothesis: str, reference: str) -> float:
+        if hypothesis == "ü" or reference == "ü":
+            return -np.inf  # such a text cannot be scored
+        return len(set(hypothesis.split()) & set(reference.split())) - 0.1 * len(hypothesis)
+
+    def judge(asked: Lists) -> Floats:
+        references = asked.references.take(asked.owners).to_pylist()
+        return np.array([overlap(*pair) for pair in zip(asked.texts.to_pylist(), references, strict=True)])
+
+    found = values("mbr-score", lists, Means(judge=judge))
+    expected = []
+    for hypotheses, _ in rows:
+        mass = np.exp([one["logprob"] for one in hypotheses])
+        for one in hypotheses:
+            utilities = [overlap(one["text"], other["text"]) for other in hypotheses]
+            failed = -np.inf in utilities
+            expected.append(-np.inf if failed else float(np.dot(mass / mass.sum(), utilities)))
+    assert found == pytest.approx(np.array(expected))

@@ -1,4 +1,4 @@
-"""`select` with the rule that keeps every hypothesis, each with a weight."""
+"""`select` with several targets of a row, each with a weight: the rule "all", and `keep`."""
 
 from __future__ import annotations
 
@@ -157,9 +157,51 @@ def test_next_is_refused() -> None:
 def test_ids_that_are_those_of_hypotheses_already_are_refused(folders: Path) -> None:
     rows = [(row + RANK_STEP, *rest) for row, *rest in GOLD]
     write_gold(folders / "prepared" / "again", rows=rows)  # type: ignore[arg-type]
-    with pytest.raises(CorpusError, match='for rule "all" ids from 0 to 999,999,999,999'):
+    with pytest.raises(CorpusError, match="ids from 0 to 999,999,999,999"):
         selected(folders, rule="all", gold=folders / "prepared" / "again")
     assert not (folders / "out").exists()
+
+
+def test_the_best_hypotheses_of_a_row_are_kept(tmp_path: Path) -> None:
+    write_rows(tmp_path, 60, size=13, best=5, kinds=50)
+    everything = selected(tmp_path, "all", rule="all")
+    assert [row | {"rule": "all"} for row in selected(tmp_path, "five", rule="seqkd", keep=5)] == everything
+    lists = rows_by_source_row(everything)
+    best = {row["id"]: row["target"] for row in selected(tmp_path, "one", rule="seqinter")}
+    two = rows_by_source_row(selected(tmp_path, "two", rule="seqinter", keep=2))
+    assert two.keys() == lists.keys()
+    for row, kept in two.items():
+        assert len(kept) == 2
+        assert best[row] in [one["target"] for one in kept]
+        assert [one["weight"] for one in kept] == pytest.approx(
+            [share(one["score"], *(other["score"] for other in kept)) for one in kept]
+        )
+
+
+def test_kept_hypotheses_are_judged_counted_and_free_of_duplicates(tmp_path: Path) -> None:
+    write_rows(tmp_path, 40, size=7, best=8, kinds=30)
+    values: dict[str, Any] = {"rule": "seqkd", "keep": 3, "filters": {"duplicates": True, "min_score": -0.3}}
+    rows = selected(tmp_path, "whole", **values)
+    assert len({(row["source"], row["target"]) for row in rows}) == len(rows)
+    assert list(sums(rows).values()) == pytest.approx([1.0] * len(sums(rows)))
+    manifest = read_manifest(tmp_path / "whole")
+    assert manifest.counts.keys() == {"duplicate pair", "low score"}
+    assert manifest.rows + sum(manifest.counts.values()) == 40 * 3
+    assert len(rejected(tmp_path, "whole")) == sum(manifest.counts.values())
+    with interrupted_before("manifest.json"), pytest.raises(KeyboardInterrupt):
+        selected(tmp_path, **values)
+    (tmp_path / "out" / "shard-00002.arrow").unlink()
+    selected(tmp_path, **values)
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+    filled = selected(tmp_path, "next", rule="seqkd", keep=3, rejected="next", filters={"min_score": -0.3})
+    assert len(filled) >= len(selected(tmp_path, "drop", rule="seqkd", keep=3, filters={"min_score": -0.3}))
+
+
+def rows_by_source_row(rows: list[dict[str, Any]]) -> dict[int, list[dict[str, Any]]]:
+    found: dict[int, list[dict[str, Any]]] = defaultdict(list)
+    for row in rows:
+        found[row["id"] % RANK_STEP].append(row)
+    return found
 
 
 def test_inspect_shows_the_weights(folders: Path) -> None:

@@ -217,6 +217,8 @@ ROWS: list[tuple[str, dict[str, Any]]] = [
             "rerank": {"forward": "@teacher", "reverse": "@reverse", "channel_weight": 0.5, "batch_tokens": 300},
         },
     ),
+    ("select", {"rule": "seqinter", "keep": 2}),
+    ("select", {"rule": "score", "scorer": {"reverse": "@reverse"}}),
     ("select", {"rule": "seqkd", "tag": TAG, **BACK}),
     ("select", {"rule": "all", **BACK}),
     (

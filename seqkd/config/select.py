@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import MISSING, fields
+from collections.abc import Mapping
+from dataclasses import MISSING, fields, replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -124,6 +125,10 @@ class ScorerConfig(Strict):
         """The model folders that the scorer reads, by the names of their settings."""
         found = {name: getattr(self.settings, name) for name in self.record.folders}
         return {name: folder for name, folder in found.items() if folder is not None}
+
+    def with_models(self, folders: Mapping[str, Path]) -> ScorerConfig:
+        """Return the scorer with other model folders, by the names of their settings."""
+        return self.model_copy(update={"settings": replace(self.settings, **folders)})
 
     @property
     def reads_references(self) -> bool:

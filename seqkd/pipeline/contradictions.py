@@ -51,8 +51,9 @@ def find_setting_problems(pipeline: PipelineConfig, graph: Graph) -> Iterator[st
     yield from _find_soft_size_problems(pipeline, graph, sizes)
     for part in pipeline.select:
         table = "scorer" if part.rerank is None else "rerank"
+        made = {model.name for model in graph.follow(graph["select", part.name], "scorer")}
         for side, path in () if part.judge is None else part.judge.models.items():
-            if not path.is_dir():
+            if str(path) not in made and not path.is_dir():
                 yield f"select.{part.name}.{table}.{side}: no such model folder in {Path.cwd()}: {path}"
     for student in pipeline.students:
         place = f"students.{student.name}"

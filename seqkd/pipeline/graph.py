@@ -33,6 +33,7 @@ class Reference:
             field is a key of the table itself.
         wanted: Whether a part, given its table, needs the reference; if not, the default does not apply.
         ensembles: Whether the name of an ensemble means all its members. Otherwise it means the first one.
+        folders: Whether a value that no part has as its name is the path of a folder.
         follows: Whether the reference moves to the new teacher in a later round.
     """
 
@@ -42,6 +43,7 @@ class Reference:
     read: Callable[[Table], Any] | None = None
     wanted: Callable[[Table], bool] = lambda _: True
     ensembles: bool = False
+    folders: bool = False
     follows: bool = True
 
     def names(self, table: Table) -> list[str]:
@@ -308,6 +310,8 @@ def _find_links(reference: Reference, node: Node, graph: Graph) -> tuple[tuple[K
             names = []
     for name in names:
         key = next(((kind, name) for kind in reference.kinds if (kind, name) in graph), None)
+        if key is None and reference.folders:
+            continue
         if key is None:
             lines.append(f"{place}: {explain_unknown(name, reference.kinds, graph)}")
         else:

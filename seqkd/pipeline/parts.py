@@ -25,6 +25,7 @@ from seqkd.pipeline.recipes import (
     plan_test,
     plan_vocabulary,
 )
+from seqkd.selection.registry import DEFAULT_SCORER, SCORERS
 
 
 def asks_teacher(table: Table) -> bool:
@@ -56,6 +57,15 @@ def _find_start(table: Table) -> Any:
     """Find the name of the model that another one starts from, given alone or in a table."""
     first = table.get("init_from")
     return first.get("model") if isinstance(first, Mapping) else first
+
+
+def _find_judges(table: Table) -> Any:
+    """Find the models of a scorer, by name or folder."""
+    judge = table.get("scorer", table.get("rerank"))
+    scorer = SCORERS.find(str(judge.get("type", DEFAULT_SCORER))) if isinstance(judge, Mapping) else None
+    if scorer is None:
+        return []
+    return [judge.get(side) for side in scorer.folders]
 
 
 def _name_members(table: Table, name: str) -> Sequence[str]:
@@ -120,7 +130,10 @@ PARTS: Mapping[str, Part] = {
         help="A distilled corpus: targets that a rule chooses from k-best lists",
         stages=plan_select,
         makes=("corpus",),
-        references=(Reference(field="kbest", kinds=("distill",)),),
+        references=(
+            Reference(field="kbest", kinds=("distill",)),
+            Reference(field="scorer", kinds=("teachers", "students"), read=_find_judges, folders=True, follows=False),
+        ),
         folder="corpora",
         label="corpus {}",
     ),

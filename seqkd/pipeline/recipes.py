@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 from seqkd.config.models import ObjectiveConfig
 from seqkd.config.prepare import OWN_TEST
-from seqkd.config.select import SelectSettings
 from seqkd.config.sources import SourceConfig
 from seqkd.config.stages import (
     CorpusPaths,
@@ -25,7 +24,15 @@ from seqkd.config.stages import (
     VocabularyConfig,
     WeightedPath,
 )
-from seqkd.pipeline.file import BackTranslationPart, CorpusNames, DataPart, DistillPart, TeacherPart, VocabularyPart
+from seqkd.pipeline.file import (
+    BackTranslationPart,
+    CorpusNames,
+    DataPart,
+    DistillPart,
+    SelectPart,
+    TeacherPart,
+    VocabularyPart,
+)
 from seqkd.pipeline.folders import Output, Plan, Stage, derive_seed, is_asked, set_later_seed, set_seed
 from seqkd.pipeline.graph import Node
 from seqkd.pipeline.vocabularies import ENCODED_TEST, find_original, find_vocabulary
@@ -280,8 +287,15 @@ def _find_source(node: Node, plan: Plan) -> SourceConfig | None:
 
 def plan_select(node: Node, plan: Plan) -> Iterator[Stage]:
     """Plan the stage of a distilled corpus."""
-    part = node.settings
-    yield _plan_selection(node, plan, part.model_dump(exclude={"name", "kbest"}), judges=_judge_files(part))
+    part: SelectPart = node.settings
+    settings = part.model_dump(exclude={"name", "kbest"})
+    files: tuple[Path, ...] = ()
+    if part.judge is not None:
+        made = {model.name: plan.output(model).folder for model in plan.graph.follow(node, "scorer")}
+        folders = {side: made[str(name)] for side, name in part.judge.models.items() if str(name) in made}
+        settings["scorer" if part.rerank is None else "rerank"] = part.judge.with_models(folders)
+        files = _find_weights(folder for side, folder in part.judge.models.items() if side not in folders)
+    yield _plan_selection(node, plan, settings, judges=files)
 
 
 def plan_pairs(node: Node, plan: Plan) -> Iterator[Stage]:
@@ -304,10 +318,9 @@ def _plan_selection(node: Node, plan: Plan, settings: dict[str, object], judges:
     )
 
 
-def _judge_files(part: SelectSettings) -> tuple[Path, ...]:
-    """Return the weights of the models that rerank. A missing model is left to the better message of `seqkd select`."""
-    models = [] if part.judge is None else part.judge.models.values()
-    files = [folder / "model.safetensors" for folder in models]
+def _find_weights(folders: Iterable[Path]) -> tuple[Path, ...]:
+    """Return the weights of models in folders. If a model is missing, `seqkd select` has the better message."""
+    files = [folder / "model.safetensors" for folder in folders]
     return tuple(file for file in files if file.exists())
 
 

@@ -245,7 +245,9 @@ def test_weights_are_for_objectives_that_count_them(pipeline: Path) -> None:
     assert read_pipeline(pipeline).select[0].rule == "all"
     edited(pipeline, 'init_from = "kd"', 'model = { arch = "nat" }')
     (line,) = problems(pipeline)
-    assert line.startswith('(file): students: rule "all" gives weights to rows, which tuned (nat) cannot use; take an ')
+    assert line.startswith(
+        '(file): students: rule "all" and `keep` give weights to rows, which tuned (nat) cannot use; take an '
+    )
     assert "objective that can: nll, word_kd, ctc, dag" in line  # installed packages may add further ones
     edited(pipeline, 'rule = "all"', 'rule = "all"\nrejected = "next"')
     assert any("keeps every hypothesis" in line for line in problems(pipeline))

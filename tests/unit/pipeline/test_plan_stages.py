@@ -59,6 +59,21 @@ def test_make_watches_the_models_that_rerank(pipeline: Path) -> None:
     assert not [path for path in select.needs if "empty" in path.parts]
 
 
+def test_a_scorer_names_models_of_the_pipeline(pipeline: Path) -> None:
+    text = pipeline.read_text()
+    edited(pipeline, 'rule = "seqkd"', 'rule = "score"\nscorer = { forward = "teacher", reverse = "other" }')
+    Path("other").mkdir()
+    (select,) = [stage for stage in plan_stages(read_pipeline(pipeline), Path("runs")) if stage.kind == "select"]
+    assert isinstance(select.config, SelectConfig)
+    assert select.config.judge is not None
+    assert select.config.judge.models == {"forward": Path("runs/small/teacher"), "reverse": Path("other")}
+    assert Path("runs/small/teacher/manifest.json") in select.needs
+    pipeline.write_text(text)
+    edited(pipeline, 'rule = "seqkd"', 'rule = "score"\nscorer = { reverse = "third" }')
+    with pytest.raises(ConfigError, match=r"select\.kd\.scorer\.reverse: no such model folder in .*: third"):
+        read_pipeline(pipeline)
+
+
 def test_a_model_that_reranks_cannot_be_a_make_target(pipeline: Path) -> None:
     edited(pipeline, 'rule = "seqkd"', 'rule = "rerank"\nrerank = { forward = "my models/big" }')
     with pytest.raises(ConfigError, match=r"select\.rerank\.forward: 'my models/big' cannot be a Make target"):

@@ -42,10 +42,11 @@ def find_reference_problems(graph: Graph) -> Iterator[str]:
     for node in graph.of_kind("distill"):
         for corpus in graph.follow(node, "corpus"):
             rule = RULES.find(str(corpus.settings.get("rule")))
-            if rule is not None and rule.values is None:
+            keeps = corpus.settings.get("keep", 1)
+            if (rule is not None and rule.values is None) or (isinstance(keeps, int) and keeps > 1):
                 yield (
-                    f'{node.place}.corpus: {corpus.name!r} is of rule "{rule.name}", so it holds each source several '
-                    "times; name another corpus"
+                    f"{node.place}.corpus: {corpus.name!r} holds each source several times, by its rule or by `keep`; "
+                    "name another corpus"
                 )
     yield from _find_asked_teacher_problems(graph)
     for node in graph.of_kind("backtranslation"):
@@ -83,7 +84,8 @@ def find_data_problems(graph: Graph, values: Mapping[str, Any]) -> Iterator[str]
     """
     sets: dict[tuple[str, str], set[str]] = {}
     for node in graph.sort():
-        below = [sets[key] for key in node.inputs]
+        # A scorer segments texts again, so its models may belong to other data sets.
+        below = [sets[key] for field, keys in node.links.items() if field != "scorer" for key in keys]
         sets[node.key] = {node.name} if node.kind == "data" else set().union(*below)
         if len(sets[node.key]) > 1 and all(len(names) < 2 for names in below):
             yield (

@@ -50,15 +50,22 @@ def toy_text(folder: Path, *, rows: int, held_out: int) -> dict[str, Any]:
 def shrunk(file: Path, data: dict[str, Any] | None = None) -> dict[str, Any]:
     """A shipped pipeline's values with tiny models and few updates, on `data` or, without it, on its own data."""
     values = read_pipeline(file).model_dump(mode="json", exclude_none=True, exclude_unset=True)
-    (values["data"],), (values["teacher"],) = values["data"], values.pop("teachers")  # as the files have them
-    if data is not None:
-        values["data"] = data
+    if len(values["data"]) == 1:
+        (values["data"],), (values["teacher"],) = values["data"], values.pop("teachers")  # as the files have them
+        if data is not None:
+            values["data"] = data
+    elif data is not None:  # the second data set of a pipeline has the other direction
+        back = {part: {"source": text["target"], "target": text["source"]} for part, text in data.items()}
+        values["data"] = [
+            text | {"name": part["name"]} for part, text in zip(values["data"], (data, back), strict=True)
+        ]
+    teachers = values["teachers"] if "teachers" in values else [values["teacher"]]
     values.setdefault("prepare", {})["vocabulary"] = {"size": 200, "byte_fallback": False}
     reverse = [values["backtranslation"]] if "backtranslation" in values else []
     if data is not None:
         for part in reverse:
             part["text"] = [str(Path(data["train"]["target"]).with_name("mono.tgt"))]
-    for part in (values["teacher"], *reverse, *values["students"]):
+    for part in (*teachers, *reverse, *values["students"]):
         record = ARCHITECTURES.find(part.get("model", {}).get("arch", DEFAULT))
         assert record is not None
         known = setting_names(record.settings)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Annotated, Any, Literal
 
@@ -16,6 +17,9 @@ Width = Annotated[int, Field(ge=8)]
 Layers = Annotated[int, Field(ge=1)]
 DropoutRate = Annotated[float, Field(ge=0.0, lt=1.0)]
 Start = Literal["eos", "zero"] | Annotated[int, Field(ge=0)]
+Compatible = Annotated[
+    Literal["marian"] | None, Field(description="marian: the options with which `seqkd export marian` works")
+]
 MaxPositions = Annotated[int, Field(ge=4, description="longest source or target in tokens, including end of sentence")]
 
 
@@ -77,6 +81,10 @@ class TransformerSettings(StackSettings):
         output_bias: Whether the output layer has a bias.
         embedding_norm: Whether a layer norm follows the sum of embeddings and positions, as in BART.
         scale_embeddings: Whether embeddings are multiplied by sqrt(dim).
+        compatible_with: The toolkit that can run the model after an export. It sets the options above.
+
+    Raises:
+        ValueError: An option is set to a value that this toolkit does not have.
     """
 
     start: Annotated[
@@ -85,11 +93,68 @@ class TransformerSettings(StackSettings):
     output_bias: Annotated[bool, Field(description="the output layer has a bias")] = False
     embedding_norm: Annotated[bool, Field(description="a layer norm after the embeddings, as in BART")] = False
     scale_embeddings: Annotated[bool, Field(description="multiply embeddings by sqrt(dim)")] = True
+    compatible_with: Compatible = None
+
+    def __post_init__(self) -> None:
+        StackSettings.__post_init__(self)
+        set_compatible(self, MARIAN_TRANSFORMER)
+
+
+# The options of the models that Marian can run.
+MARIAN: Mapping[str, Any] = {"start": "zero", "position_offset": 0, "norm_epsilon": 1e-6, "positions": "sinusoidal"}
+MARIAN_TRANSFORMER: Mapping[str, Any] = {**MARIAN, "embedding_norm": False, "scale_embeddings": True}
+MARIAN_SRU: Mapping[str, Any] = {**MARIAN, "cell": "ssru", "value_bias": False}
+
+
+def list_differences(settings: Any, needed: Mapping[str, Any]) -> list[str]:
+    """List the options of a model with which Marian cannot run it, one line each.
+
+    Args:
+        settings: The settings of an architecture, a dataclass.
+        needed: The values that Marian needs.
+    """
+    wrong = [
+        f"{name} is {getattr(settings, name)!r}, and must be {value!r}"
+        for name, value in needed.items()
+        if getattr(settings, name) != value
+    ]
+    if settings.activation == "swiglu":
+        wrong.append("activation is 'swiglu', and must be relu, gelu or swish")
+    return wrong
+
+
+def set_compatible(settings: Any, needed: Mapping[str, Any]) -> None:
+    """Set the options that the toolkit under `compatible_with` needs. Settings call it in `__post_init__`.
+
+    Args:
+        settings: The settings of an architecture, a dataclass.
+        needed: The options that Marian needs.
+
+    Raises:
+        ValueError: An option is set, and not to the value that the toolkit needs.
+    """
+    if settings.compatible_with is None:
+        return
+    defaults = {option.name: option.default for option in fields(settings)}
+    given = {name: value for name, value in needed.items() if getattr(settings, name) != defaults[name]}
+    if wrong := list_differences(settings, given):
+        raise ValueError(f"a model that is compatible with {settings.compatible_with}: {'; '.join(wrong)}")
+    for name, value in needed.items():
+        object.__setattr__(settings, name, value)
 
 
 # Options that model folders have not always held. A folder leaves out those that have their default, so that its bytes
 # are those of earlier versions.
-LATER = ("position_offset", "norm_epsilon", "start", "output_bias", "embedding_norm", "scale_embeddings")
+LATER = (
+    "position_offset",
+    "norm_epsilon",
+    "start",
+    "output_bias",
+    "embedding_norm",
+    "scale_embeddings",
+    "value_bias",
+    "compatible_with",
+)
 
 
 def stored_settings(settings: Any) -> dict[str, Any]:

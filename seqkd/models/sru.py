@@ -18,7 +18,7 @@ from torch.nn import functional
 from seqkd.models.functional import Dropout, linear
 from seqkd.models.protocol import Marks, PairLengths, too_long
 from seqkd.models.recurrence import gated_averages, leaky_sums
-from seqkd.models.settings import Layers, StackSettings
+from seqkd.models.settings import MARIAN_SRU, Compatible, Layers, StackSettings, set_compatible
 from seqkd.models.transformer import (
     CrossAttention,
     EncoderLayer,
@@ -50,11 +50,28 @@ class SruSettings(StackSettings):
         encoder_layers: Encoder depth.
         decoder_layers: Decoder depth.
         cell: ssru: `SimplerUnit`; sru: `SimpleUnit`.
+        start: The first input of the decoder. eos: the embedding of the end of sentence; zero: a vector of zeros.
+        value_bias: Whether the value of the unit `ssru` has a bias.
+        compatible_with: The toolkit that can run the model after an export. It sets the options that this needs.
+
+    Raises:
+        ValueError: The cell `sru` is to have no value bias, or an option has a value that the toolkit does not have.
     """
 
     encoder_layers: Layers = 6
     decoder_layers: Layers = 2
     cell: Annotated[Cell, Field(description="ssru: Kim et al. 2019; sru: Lei et al. 2018")] = "ssru"
+    start: Annotated[
+        Literal["eos", "zero"], Field(description="the first input of the decoder: eos, or zero (a vector of zeros)")
+    ] = "eos"
+    value_bias: Annotated[bool, Field(description="the value of the unit `ssru` has a bias")] = True
+    compatible_with: Compatible = None
+
+    def __post_init__(self) -> None:
+        StackSettings.__post_init__(self)
+        set_compatible(self, MARIAN_SRU)
+        if self.cell == "sru" and not self.value_bias:
+            raise ValueError("only the cell ssru can be without a value bias")
 
 
 class SimplerUnit(nn.Module):
@@ -62,24 +79,41 @@ class SimplerUnit(nn.Module):
 
     `f_t = sigmoid(W_f x_t + b_f)`, `c_t = f_t * c_{t-1} + (1 - f_t) * (W x_t + b)`, `o_t = relu(c_t)`.
     The bias `b` of the value is not in the paper. It starts at zero.
+
+    Args:
+        dim: The width.
+        value_bias: Whether there is a bias `b`.
     """
 
-    def __init__(self, dim: int) -> None:
+    def __init__(self, dim: int, *, value_bias: bool = True) -> None:
         super().__init__()
-        self.products = nn.Linear(dim, 2 * dim)
+        self.products = nn.Linear(dim, 2 * dim, bias=value_bias)
         for part in self.products.weight.chunk(2):
             nn.init.xavier_uniform_(part)
-        nn.init.zeros_(self.products.bias)
+        if value_bias:
+            nn.init.zeros_(self.products.bias)
+        self.gate_bias = None if value_bias else nn.Parameter(torch.zeros(dim))
+
+    @property
+    def bias(self) -> Tensor:
+        """The biases of gate and value, `[2 * dim]`."""
+        if self.gate_bias is None:
+            return self.products.bias
+        return functional.pad(self.gate_bias, (0, len(self.gate_bias)))
+
+    def _gate_and_value(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        gate, value = _wide(linear(x, self.products)).chunk(2, dim=-1)
+        return gate if self.gate_bias is None else gate + self.gate_bias, value
 
     def forward(self, x: Tensor) -> Tensor:
         """Map `[batch, length, dim]` to the same shape, starting with a cell of zeros."""
-        gate, value = _wide(linear(x, self.products)).chunk(2, dim=-1)
+        gate, value = self._gate_and_value(x)
         keep = gate.sigmoid()
         return functional.relu(leaky_sums(keep, value - keep * value)).to(x.dtype)
 
     def step(self, x: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
         """Compute the output and the new cell of one position `[..., dim]`, given the cell before it, `[..., dim]`."""
-        gate, value = _wide(linear(x, self.products)).chunk(2, dim=-1)
+        gate, value = self._gate_and_value(x)
         cell = torch.lerp(value, cell, gate.sigmoid())
         return functional.relu(cell).to(x.dtype), cell
 
@@ -123,11 +157,11 @@ class SimpleUnit(nn.Module):
 class RecurrentLayer(nn.Module):
     """A recurrent unit, cross-attention and feed-forward, each with a residual and a layer norm."""
 
-    def __init__(self, settings: StackSettings, cell: Cell) -> None:
+    def __init__(self, settings: SruSettings) -> None:
         super().__init__()
         dim, heads = settings.dim, settings.heads
         self.pre = settings.norm == "pre"
-        self.unit = SimplerUnit(dim) if cell == "ssru" else SimpleUnit(dim)
+        self.unit = SimpleUnit(dim) if settings.cell == "sru" else SimplerUnit(dim, value_bias=settings.value_bias)
         self.unit_norm = layer_norm(settings)
         self.cross = CrossAttention(dim, heads)
         self.cross_norm = layer_norm(settings)
@@ -176,6 +210,9 @@ class Sru(nn.Module):
         settings: The settings of the model.
         source_vocab: Number of source pieces, including special ids.
         target_vocab: Number of target pieces, including special ids.
+
+    Attributes:
+        zero_start: Whether the decoder reads a vector of zeros in place of the embedding of `start_id`.
     """
 
     pad_id, eos_id, unk_id, start_id = PAD_ID, EOS_ID, UNK_ID, EOS_ID
@@ -184,6 +221,7 @@ class Sru(nn.Module):
         super().__init__()
         self.source_vocab, self.target_vocab = source_vocab, target_vocab
         self.dim, self.heads, self.max_positions = settings.dim, settings.heads, settings.max_positions
+        self.zero_start = settings.start == "zero"
         self.scale = math.sqrt(self.dim)
         self.target_embedding, self.source_embedding, self.output_weight = embedding_tables(
             self.source_vocab, self.target_vocab, self.dim, settings.embeddings
@@ -191,7 +229,7 @@ class Sru(nn.Module):
         self.source_positions = position_table(settings, self.max_positions)
         self.target_positions = position_table(settings, self.max_positions)
         self.encoder = nn.ModuleList(EncoderLayer(settings) for _ in range(settings.encoder_layers))
-        self.decoder = nn.ModuleList(RecurrentLayer(settings, settings.cell) for _ in range(settings.decoder_layers))
+        self.decoder = nn.ModuleList(RecurrentLayer(settings) for _ in range(settings.decoder_layers))
         self.encoder_norm, self.decoder_norm = last_norm(settings), last_norm(settings)
         self.dropout = Dropout(settings.dropout)
 
@@ -215,6 +253,8 @@ class Sru(nn.Module):
     def embed_target(self, ids: Tensor, positions: Tensor) -> Tensor:
         """Map ids and their positions, whose shapes can be broadcast, to embeddings `[..., dim]`."""
         embedded = functional.embedding(ids, self.target_embedding) * self.scale
+        if self.zero_start:
+            embedded = embedded.masked_fill(positions.eq(0)[..., None], 0.0)
         return embedded + functional.embedding(positions, self.target_positions)
 
     def decode_features(self, target_in: Tensor, source: Tensor, memory: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from seqkd.kernels.decoding import kernels
 from seqkd.kernels.widths import lstm_misfit, stack_misfit
 from seqkd.models.lstm import Lstm
 from seqkd.models.nat.stack import ParallelStack
-from seqkd.models.sru import RecurrentLayer, SimpleUnit, Sru
+from seqkd.models.sru import RecurrentLayer, SimplerUnit, SimpleUnit, Sru
 from seqkd.models.transformer import Transformer
 from seqkd.text.vocabulary import PAD_ID
 
@@ -108,7 +108,7 @@ class Weights:
             len(model.encoder),
             model.decoder.layers if isinstance(model, Lstm) else len(model.decoder),
             torch.get_num_threads(),
-            int(isinstance(model, Transformer) and model.zero_start),
+            int(isinstance(model, (Transformer, Sru)) and model.zero_start),
             model.scale,
             _norm_epsilon(model),
             *(pointer(table) for table in self._kept[:2]),
@@ -139,8 +139,11 @@ class Weights:
                 if stack == 1:
                     linear |= {2: layer.cross.query, 3: layer.cross.key_value, 4: layer.cross.out}  # type: ignore[union-attr,dict-item]
                     norms[1] = layer.cross_norm  # type: ignore[assignment]
+                biases = {part: weights.bias for part, weights in linear.items()}
+                if isinstance(layer, RecurrentLayer) and isinstance(layer.unit, SimplerUnit):
+                    biases[0] = layer.unit.bias
                 for part, weights in linear.items():
-                    self._set_weight(stack, number, part, weights.weight, weights.bias)
+                    self._set_weight(stack, number, part, weights.weight, biases[part])
                 for part, norm in norms.items():
                     self._set_norm(stack, number, part, norm)
         for stack, last in enumerate((model.encoder_norm, model.decoder_norm)):

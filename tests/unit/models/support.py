@@ -40,6 +40,7 @@ def small_sru(
     norm: Norm = "pre",
     positions: Positions = "sinusoidal",
     embeddings: Embeddings = "shared",
+    **more: Any,
 ) -> Sru:
     torch.manual_seed(4)
     model = Sru(
@@ -55,6 +56,7 @@ def small_sru(
             embeddings=embeddings,
             max_positions=20,
             cell=cell,
+            **more,
         ),
         source_vocab=30,
         target_vocab=30,

@@ -35,6 +35,7 @@ def engine(model: Any) -> Any:
         lambda: small_lstm(encoder=2, decoder=1, embeddings="separate"),
         lambda: small_sru(norm="post", positions="learned", embeddings="separate"),
         lambda: small_sru(cell="sru", positions="learned", embeddings="decoder"),
+        lambda: small_sru(compatible_with="marian"),
     ],
 )
 def test_one_step_at_a_time_equals_teacher_forcing(make: Make) -> None:

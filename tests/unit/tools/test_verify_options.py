@@ -151,7 +151,13 @@ ROWS: list[tuple[str, dict[str, Any]]] = [
             },
         },
     ),
-    ("train", {"reverse": True, "training": {**QUICK, "valid_bleu": False}}),
+    (
+        "train",
+        {
+            "reverse": True, "training": {**QUICK, "valid_bleu": False},
+            "model": {**COMMON["train"]["model"], "compatible_with": "marian"},
+        },
+    ),
     (
         "train",
         {

@@ -40,7 +40,7 @@ def model(*, norm: Norm = "pre", activation: Activation = "relu", vocab: int = 7
     return engine_model(dim=64, ffn_dim=96, encoder_layers=2, norm=norm, activation=activation, vocab=vocab, **more)
 
 
-def recurrent(arch: str, norm: Norm = "pre", activation: Activation = "relu") -> Sru | Lstm:
+def recurrent(arch: str, norm: Norm = "pre", activation: Activation = "relu", **more: Any) -> Sru | Lstm:
     sizes: dict[str, Any] = {"dim": 64, "max_positions": 64, "dropout": 0.0}
     torch.manual_seed(1)
     found: Sru | Lstm
@@ -50,7 +50,7 @@ def recurrent(arch: str, norm: Norm = "pre", activation: Activation = "relu") ->
         cell: Cell = "sru" if arch == "sru" else "ssru"
         blocks: dict[str, Any] = {"heads": 2, "ffn_dim": 96, "encoder_layers": 2, "decoder_layers": 2}
         found = Sru(
-            SruSettings(**sizes, **blocks, norm=norm, activation=activation, cell=cell),
+            SruSettings(**sizes, **blocks, norm=norm, activation=activation, cell=cell, **more),
             source_vocab=77,
             target_vocab=77,
         )
@@ -70,6 +70,7 @@ CASES: dict[str, Callable[[], Steppable]] = {
     "of BART": lambda: model(**BART),
     "lstm": lambda: recurrent("lstm"),
     "ssru": lambda: recurrent("ssru"),
+    "ssru of Marian": lambda: recurrent("ssru", compatible_with="marian"),
     "sru": lambda: recurrent("sru", activation="gelu"),
     "ssru post": lambda: recurrent("ssru", norm="post", activation="swiglu"),
     "sru post": lambda: recurrent("sru", norm="post"),

@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from seqkd.cli.options import Debug, Out, Overwrite, check_rereadable
-from seqkd.extensions import resolve, settings_class
+from seqkd.extensions import NO_SETTINGS, resolve, settings_class
 from seqkd.interop.formats import FORMATS, Format, check_format
 from seqkd.progress import say
 
@@ -64,11 +64,15 @@ def _export(record: Format) -> Command | None:
     if record.write is None:
         return None
 
-    def command(model: Path, out: Path, overwrite: bool, debug: bool) -> None:  # noqa: ARG001
-        resolve(str(record.write))(model, out, overwrite=overwrite)
+    def command(model: Path, out: Path, overwrite: bool, debug: bool, **options: Any) -> None:  # noqa: ARG001
+        from seqkd.config.tables import read_options
+
+        settings = (read_options(record.export_settings, options),) if record.export_settings != NO_SETTINGS else ()
+        resolve(str(record.write))(model, out, *settings, overwrite=overwrite)
         say(f"export: {out}")
 
-    return _add_parameters(command, {"model": Annotated[Path, typer.Argument(help="Model folder.")], **_COMMON})
+    model = Annotated[Path, typer.Argument(help="Model folder.")]
+    return _add_parameters(command, {"model": model, **_options(record.export_settings), **_COMMON})
 
 
 _COMMON = {"out": Out, "overwrite": Overwrite, "debug": Debug}

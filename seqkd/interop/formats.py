@@ -36,7 +36,9 @@ class Format:
         read: `module:attribute` of a function that takes a path, an output folder, the settings, and `overwrite` as a
             keyword, makes a model folder, and returns an `ImportReport`. None if seqkd cannot import the format.
         write: `module:attribute` of a function that takes a model folder, an output folder, and `overwrite` as a
-            keyword. None if seqkd cannot export the format.
+            keyword. If `export_settings` has any settings, they are its third argument. None if seqkd cannot export the
+            format.
+        export_settings: `module:attribute` of the settings of an export, in the same way as `settings`.
     """
 
     name: str
@@ -45,6 +47,7 @@ class Format:
     sniff: str
     read: str | None = None
     write: str | None = None
+    export_settings: str = NO_SETTINGS
 
     def fits(self, path: Path) -> bool:
         """Whether a path contains files of this format."""
@@ -71,6 +74,13 @@ FORMATS = Registry(
             sniff="seqkd.interop.huggingface_files:sniff",
             read="seqkd.interop.huggingface_files:read",
         ),
+        "ctranslate2": Format(
+            name="ctranslate2",
+            help="A model folder of CTranslate2, from a Transformer",
+            sniff="seqkd.interop.ctranslate2_files:sniff",
+            write="seqkd.interop.ctranslate2_files:write",
+            export_settings="seqkd.interop.ctranslate2_files:CTranslate2Export",
+        ),
     },
 )
 
@@ -85,9 +95,10 @@ def check_format(record: Format, path: Path) -> None:
         return
     others = [other.name for other in FORMATS.all() if other.name != record.name and other.fits(path)]
     if others:
+        readable = FORMATS.get(others[0]).read is not None
         raise ModelError(
             f"has the format {' or '.join(others)}",
             where=str(path),
             expected=f"the format {record.name}",
-            hint=f"run `seqkd import {others[0]}`",
+            hint=f"run `seqkd import {others[0]}`" if readable else f"seqkd cannot import the format {others[0]}",
         )

@@ -35,12 +35,14 @@ class Entry:
         help: One line about the record.
         package: The package that registers it.
         settings: `module:attribute` of the settings.
+        export_settings: `module:attribute` of the settings of an export, for a format of models.
     """
 
     name: str
     help: str
     package: str = OWN
     settings: str = NO_SETTINGS
+    export_settings: str = NO_SETTINGS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,7 +87,9 @@ def make_registry_kind(registry: Registry[Any], *, title: str, place: str) -> Ki
 
 def _make_entry(record: Record, package: str) -> Entry:
     settings = getattr(record, "settings", NO_SETTINGS)  # metrics and tasks have no settings
-    return Entry(name=display_name(record.name), help=record.help, package=package, settings=settings)
+    exported = getattr(record, "export_settings", NO_SETTINGS)
+    name = display_name(record.name)
+    return Entry(name=name, help=record.help, package=package, settings=settings, export_settings=exported)
 
 
 def _make_fixed_kind(helps: Mapping[str, str], *, title: str, place: str) -> Kind:
@@ -150,7 +154,8 @@ KINDS: tuple[Kind, ...] = (
     make_registry_kind(
         FORMATS,
         title="Formats of models",
-        place="The commands `seqkd import` and `seqkd export` name a format. Its settings are options of the import.",
+        place="The commands `seqkd import` and `seqkd export` name a format. Its settings are options of the import, "
+        "and the settings of an export are options of the export.",
     ),
     _make_fixed_kind(
         {stage.name: stage.help for stage in STAGES.values()},

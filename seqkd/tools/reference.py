@@ -17,6 +17,7 @@ from seqkd.extensions import resolve
 from seqkd.tools.kinds import KINDS, Entry, Kind
 
 Schema = Mapping[str, Any]  # a JSON schema
+Row = tuple[str, str, str, str, str]
 
 COMMAND = "python -m seqkd.tools.reference > docs/reference.md"
 _ATTRIBUTE = re.compile(r"^    (\w+): (.*(?:\n {8,}.*)*)", re.MULTILINE)
@@ -46,7 +47,7 @@ def write_reference(kinds: Iterable[Kind] = KINDS) -> str:
     return "\n".join(lines) + "\n"
 
 
-def settings_rows(settings: str) -> list[tuple[str, str, str, str, str]]:
+def settings_rows(settings: str) -> list[Row]:
     """Return the name, type, default, bounds and description of each setting.
 
     Args:
@@ -76,21 +77,24 @@ def _write_section(kind: Kind) -> list[str]:
         lines[-1] += f" Packages add records with entry points of the group `{kind.registry.group}`."
     if not kind.own:
         return [*lines, "", "seqkd itself has none."]
-    tables = {entry.name: settings_rows(entry.settings) for entry in kind.own}
-    if not any(tables.values()):
+    tables = {entry.name: (settings_rows(entry.settings), settings_rows(entry.export_settings)) for entry in kind.own}
+    if not any(any(rows) for rows in tables.values()):
         return [
             *lines,
             "",
             *_write_table(("name", "description"), [(f"`{entry.name}`", entry.help) for entry in kind.own]),
         ]
     for entry in kind.own:
-        lines += ["", *_write_record(entry, tables[entry.name])]
+        lines += ["", *_write_record(entry, *tables[entry.name])]
     return lines
 
 
-def _write_record(entry: Entry, rows: list[tuple[str, str, str, str, str]]) -> list[str]:
+def _write_record(entry: Entry, rows: list[Row], export_rows: list[Row]) -> list[str]:
     lines = [f"### `{entry.name}`", "", f"{entry.help}."]
-    return [*lines, "", *_write_table(("setting", "type", "default", "bounds", "description"), rows)] if rows else lines
+    for name, table in (("setting", rows), ("setting of the export", export_rows)):
+        if table:
+            lines += ["", *_write_table((name, "type", "default", "bounds", "description"), table)]
+    return lines
 
 
 def _write_table(heads: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> list[str]:

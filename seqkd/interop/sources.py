@@ -141,5 +141,12 @@ SOURCES = Registry(
             inputs="seqkd.interop.asking.roles:list_no_inputs",
             identity="seqkd.interop.workers:identify",
         ),
+        "ctranslate2": KBestSource(
+            name="ctranslate2",
+            help="Beam search of CTranslate2 with a model folder of its own",
+            settings="seqkd.interop.ctranslate2_teacher:CTranslate2Settings",
+            open="seqkd.interop.ctranslate2_teacher:Teacher",
+            inputs="seqkd.interop.ctranslate2_teacher:inputs",
+        ),
     },
 )

@@ -295,7 +295,7 @@ def model_files(folder: Path) -> dict[str, str]:
     files = {}
     for name in (*_FILES, *(list(list_files(folder)) or [VOCABULARY])):
         try:
-            files[name] = _file_digest(folder / name)
+            files[name] = file_digest(folder / name)
         except FileNotFoundError:
             raise ModelError(
                 f"is not a finished model folder: {name} is missing",
@@ -309,7 +309,7 @@ def model_files(folder: Path) -> dict[str, str]:
 
 
 def combine_digests(files: Mapping[str, str]) -> str:
-    """Return the digest of a model whose files have these digests."""
+    """Return the digest of a model, or of another set of files, whose files have these digests by name."""
     names = [*_FILES, *sorted(files.keys() - set(_FILES))]
     return hashlib.sha256("".join(f"{name} {files[name]}\n" for name in names if name in files).encode()).hexdigest()
 
@@ -346,7 +346,7 @@ def _short(digest: object) -> str:
 _digests: dict[tuple[int, ...], str] = {}  # of the files that this process has read, by size, times and inode
 
 
-def _file_digest(path: Path) -> str:
+def file_digest(path: Path) -> str:
     """Return the SHA-256 (hex) of a file. A process reads the file once unless it changes.
 
     Raises:

@@ -81,6 +81,12 @@ FORMATS = Registry(
             write="seqkd.interop.ctranslate2_files:write",
             export_settings="seqkd.interop.ctranslate2_files:CTranslate2Export",
         ),
+        "marian": Format(
+            name="marian",
+            help='Model, vocabulary and configuration of Marian, from a student with `compatible_with = "marian"`',
+            sniff="seqkd.interop.marian_files:sniff",
+            write="seqkd.interop.marian_export:export_model",
+        ),
     },
 )
 

@@ -15,7 +15,7 @@ from pydantic import Field, SerializationInfo, model_serializer, model_validator
 from seqkd.config.search import Strict
 from seqkd.config.tables import dump_settings, read_table
 from seqkd.models.registry import ARCHITECTURES, DEFAULT, Architecture
-from seqkd.models.settings import StackSettings
+from seqkd.models.settings import LATER, StackSettings
 from seqkd.objectives.registry import OBJECTIVES, AskingSettings, Objective, TaughtSettings, suitable_objectives
 from seqkd.training.hooks import HOOKS, HookKind
 
@@ -38,9 +38,13 @@ class ModelConfig(Strict):
 
     @model_serializer
     def _to_table(self, info: SerializationInfo) -> dict[str, Any]:
-        found = list(dump_settings(self.record.settings, self.settings, info).items())
-        # The settings that all stacks share stand before `arch`, so that plans do not change in a single byte.
-        shared = len(fields(StackSettings)) if isinstance(self.settings, StackSettings) else 0
+        # The settings that all stacks share stand before `arch`, and later ones at the end, so that plans do not change
+        # in a single byte.
+        found = sorted(
+            dump_settings(self.record.settings, self.settings, info).items(), key=lambda item: item[0] in LATER
+        )
+        stacked = isinstance(self.settings, StackSettings)
+        shared = sum(option.name not in LATER for option in fields(StackSettings)) if stacked else 0
         return dict([*found[:shared], ("arch", self.arch), *found[shared:]])
 
 

@@ -65,7 +65,7 @@ class CTranslate2Settings:
     max_length_ratio: Annotated[float, Field(ge=0.0, description="longest output = ratio * source pieces + extra")] = (
         2.0
     )
-    max_length_extra: Annotated[int, Field(ge=1)] = 10
+    max_length_extra: Annotated[int, Field(ge=1, description="see max_length_ratio")] = 10
     max_positions: Annotated[
         int,
         Field(ge=4, description="longest source or target in pieces, including end of sentence and prefix"),

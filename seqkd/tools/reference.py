@@ -131,6 +131,8 @@ def _name_single_type(schema: Schema, root: Schema) -> str:
         return _name_type(root["$defs"][schema["$ref"].rpartition("/")[2]], root)
     if "enum" in schema:
         return _join_words([f"`{json.dumps(value)}`" for value in schema["enum"]])
+    if "const" in schema:
+        return f"`{json.dumps(schema['const'])}`"
     if schema.get("type") == "array":
         return f"array of {_name_type(_get_entry_schema(schema), root)}s"
     return "path" if schema.get("format") == "path" else _WORDS[schema["type"]]

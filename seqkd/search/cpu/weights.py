@@ -139,7 +139,7 @@ class Weights:
                 if stack == 1:
                     linear |= {2: layer.cross.query, 3: layer.cross.key_value, 4: layer.cross.out}  # type: ignore[union-attr,dict-item]
                     norms[1] = layer.cross_norm  # type: ignore[assignment]
-                biases = {part: weights.bias for part, weights in linear.items()}
+                biases: dict[int, Tensor] = {part: weights.bias for part, weights in linear.items()}
                 if isinstance(layer, RecurrentLayer) and isinstance(layer.unit, SimplerUnit):
                     biases[0] = layer.unit.bias
                 for part, weights in linear.items():

@@ -146,12 +146,14 @@ def test_an_architecture_brings_its_own_objective(name: str) -> None:
 
 def test_settings_are_written_in_the_order_that_finished_runs_have() -> None:
     stack = "dim heads ffn_dim encoder_layers decoder_layers dropout norm positions activation embeddings max_positions"
+    later = "position_offset norm_epsilon"
+    own = "start output_bias embedding_norm scale_embeddings compatible_with"
     orders = {
-        "transformer": f"{stack} arch",
+        "transformer": f"{stack} arch {later} {own}",
         "lstm": "arch dim encoder_layers decoder_layers dropout embeddings max_positions",
-        "sru": f"{stack} arch cell",
-        "nat": f"{stack} arch copy_from",
-        "ctc": f"{stack} arch upsample",
+        "sru": f"{stack} arch cell {later} start value_bias compatible_with",
+        "nat": f"{stack} arch copy_from {later}",
+        "ctc": f"{stack} arch upsample {later}",
         "fairseq:lstm": "arch settings max_positions",
     }
     for arch, order in orders.items():

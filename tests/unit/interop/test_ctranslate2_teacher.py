@@ -112,7 +112,8 @@ def test_a_tokenizer_of_hugging_face_gives_the_lists_of_sentencepiece(copied: Pa
     tokenizer = Tokenizer(models.WordLevel({piece: index for index, piece in enumerate(pieces)}, unk_token="<unk>"))
     tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
     special = {"bos_token": "<s>", "pad_token": "<pad>", "eos_token": "</s>"}
-    made = PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", **special)
+    make: Any = PreTrainedTokenizerFast
+    made = make(tokenizer_object=tokenizer, unk_token="<unk>", **special)
     made.save_pretrained(copied / "tokenizer")
     (copied / "source.spm").unlink()
     assert lists_of(copied, rows) == expected

@@ -17,7 +17,20 @@ from tests.snippets import ROOT
 
 OWN = {f"{kind.title}: {entry.name}": entry for kind in KINDS for entry in kind.own}
 # Keywords that hold no bound, and the ones that need not be shown.
-SHOWN = {"title", "description", "default", "type", "format", "enum", "anyOf", "oneOf", "items", "prefixItems", "$ref"}
+SHOWN = {
+    "title",
+    "description",
+    "default",
+    "type",
+    "format",
+    "enum",
+    "const",
+    "anyOf",
+    "oneOf",
+    "items",
+    "prefixItems",
+    "$ref",
+}
 
 
 @dataclass(frozen=True, kw_only=True)

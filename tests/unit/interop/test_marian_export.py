@@ -1,4 +1,4 @@
-"""Exports to Marian, read by a forward pass of their own; see also docs/exports.md for a check with Marian itself."""
+"""Exports to Marian, read by a forward pass in NumPy. docs/exports.md has a check with Marian itself."""
 
 from __future__ import annotations
 

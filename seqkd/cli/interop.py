@@ -1,4 +1,4 @@
-"""`seqkd import` and `seqkd export`: models of other toolkits, with one command for each registered format."""
+"""`seqkd import` and `seqkd export`: models and corpora, with one command for each registered format."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typer.core import TyperGroup
 
 from seqkd.cli.options import Debug, Out, Overwrite, check_rereadable
 from seqkd.extensions import NO_SETTINGS, resolve, settings_class
-from seqkd.interop.formats import FORMATS, Format, check_format
+from seqkd.interop.formats import FORMATS, Format, check_exported, check_format
 from seqkd.progress import say
 
 Command = Callable[..., None]
@@ -64,15 +64,16 @@ def _export(record: Format) -> Command | None:
     if record.write is None:
         return None
 
-    def command(model: Path, out: Path, overwrite: bool, debug: bool, **options: Any) -> None:  # noqa: ARG001
+    def command(path: Path, out: Path, overwrite: bool, debug: bool, **options: Any) -> None:  # noqa: ARG001
         from seqkd.config.tables import read_options
 
         settings = (read_options(record.export_settings, options),) if record.export_settings != NO_SETTINGS else ()
-        resolve(str(record.write))(model, out, *settings, overwrite=overwrite)
+        check_exported(record, path)
+        resolve(str(record.write))(path, out, *settings, overwrite=overwrite)
         say(f"export: {out}")
 
-    model = Annotated[Path, typer.Argument(help="Model folder.")]
-    return _add_parameters(command, {"model": model, **_options(record.export_settings), **_COMMON})
+    path = Annotated[Path, typer.Argument(help=f"Folder of a {record.exports}.")]
+    return _add_parameters(command, {"path": path, **_options(record.export_settings), **_COMMON})
 
 
 _COMMON = {"out": Out, "overwrite": Overwrite, "debug": Debug}
@@ -115,7 +116,7 @@ imports = typer.Typer(
     help="Import a model of another toolkit as a model folder.", no_args_is_help=True, cls=_group(_import)
 )
 exports = typer.Typer(
-    help="Export a model folder to the format of another toolkit.", no_args_is_help=True, cls=_group(_export)
+    help="Export a model or a corpus to the format of another toolkit.", no_args_is_help=True, cls=_group(_export)
 )
 
 

@@ -18,7 +18,7 @@ from seqkd.corpus.files import atomic_write
 from seqkd.corpus.manifest import Manifest, Provenance, StageOutput
 from seqkd.errors import ModelError
 from seqkd.interop.fairseq_checkpoint import file_digest, read_checkpoint
-from seqkd.interop.fairseq_dictionary import dictionary_text
+from seqkd.interop.fairseq_dictionary import SOURCE_LANGUAGE, TARGET_LANGUAGE, dictionary_name, dictionary_text
 from seqkd.interop.fairseq_vocabularies import Codes, Sides, build_codes, build_vocabularies
 from seqkd.interop.fairseq_weights import layer_counts, to_fairseq, to_seqkd
 from seqkd.interop.formats import ImportReport
@@ -30,7 +30,6 @@ from seqkd.text.codes import SPECIALS, CodesVocabulary
 from seqkd.text.vocabularies import TextVocabulary
 
 CHECKPOINT = "checkpoint.pt"
-SOURCE_LANGUAGE, TARGET_LANGUAGE = "src", "tgt"
 
 # Options of fairseq's Transformer that seqkd's does not have. All are off by default.
 _OTHER_MODEL = (
@@ -176,8 +175,8 @@ def export_checkpoint(model_dir: str | Path, out: str | Path, *, overwrite: bool
         raise ModelError(f"fairseq's Transformer has no {', '.join(other)}", where=str(model_dir))
     vocabularies = loaded.vocabularies
     dictionaries = {
-        f"dict.{SOURCE_LANGUAGE}.txt": _dictionary(vocabularies.source),
-        f"dict.{TARGET_LANGUAGE}.txt": _dictionary(vocabularies.target),
+        dictionary_name(SOURCE_LANGUAGE): _dictionary(vocabularies.source),
+        dictionary_name(TARGET_LANGUAGE): _dictionary(vocabularies.target),
     }
     weights = to_fairseq(
         model.state_dict(),

@@ -15,6 +15,9 @@ from seqkd.text.vocabulary import MARK
 
 schema: Any = sentencepiece_model_pb2  # built at import time from a protobuf description, without types to check
 
+# The names of the languages in exported file names.
+SOURCE_LANGUAGE, TARGET_LANGUAGE = "src", "tgt"
+
 _SPACE = "▁"
 _BYTES = 256
 # The largest share of entries that begin with `▁` in a dictionary of words. SentencePiece models have a tenth or more.
@@ -81,6 +84,11 @@ def read_dictionary(path: str | Path) -> list[str]:
         return parse_dictionary(path.read_bytes(), path)
     except OSError as error:
         raise ModelError(f"cannot be read: {error}", where=str(path), expected="a fairseq dict.txt") from None
+
+
+def dictionary_name(language: str) -> str:
+    """Return the name of the dictionary of a language, as fairseq looks for it."""
+    return f"dict.{language}.txt"
 
 
 def dictionary_text(vocabulary: str | Path) -> str:

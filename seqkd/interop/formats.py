@@ -1,11 +1,12 @@
-"""Model formats of other toolkits by name, for import and export."""
+"""Formats of other toolkits by name, for the import and export of models and the export of corpora."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
 
-from seqkd.errors import ModelError
+from seqkd.corpus.manifest import MANIFEST, read_manifest
+from seqkd.errors import CorpusError, ModelError, SeqkdError
 from seqkd.extensions import NO_SETTINGS, Registry, resolve
 
 
@@ -24,7 +25,7 @@ class ImportReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Format:
-    """A format of model files.
+    """A format of models or corpora.
 
     Attributes:
         name: The name that the command line uses.
@@ -32,26 +33,28 @@ class Format:
         settings: `module:attribute` of the settings of an import, a frozen dataclass. They become options of the
             command line: numbers, texts, paths and switches.
         sniff: `module:attribute` of a function that tells whether a path contains files of this format. It reads
-            little, runs no code of the files, and raises no exception.
+            little, runs no code of the files, and raises no exception. None if seqkd cannot import the format.
         read: `module:attribute` of a function that takes a path, an output folder, the settings, and `overwrite` as a
             keyword, makes a model folder, and returns an `ImportReport`. None if seqkd cannot import the format.
-        write: `module:attribute` of a function that takes a model folder, an output folder, and `overwrite` as a
-            keyword. If `export_settings` has any settings, they are its third argument. None if seqkd cannot export the
-            format.
+        write: `module:attribute` of a function that takes a folder of the kind `exports`, an output folder, and
+            `overwrite` as a keyword. If `export_settings` has any settings, they are its third argument. None if seqkd
+            cannot export the format.
         export_settings: `module:attribute` of the settings of an export, in the same way as `settings`.
+        exports: The kind of folder that is exported: "model" or "corpus".
     """
 
     name: str
     help: str
     settings: str = NO_SETTINGS
-    sniff: str
+    sniff: str | None = None
     read: str | None = None
     write: str | None = None
     export_settings: str = NO_SETTINGS
+    exports: str = "model"
 
     def fits(self, path: Path) -> bool:
         """Whether a path contains files of this format."""
-        return bool(resolve(self.sniff)(path))
+        return self.sniff is not None and bool(resolve(self.sniff)(path))
 
 
 FORMATS = Registry(
@@ -87,6 +90,27 @@ FORMATS = Registry(
             sniff="seqkd.interop.marian_files:sniff",
             write="seqkd.interop.marian_export:export_model",
         ),
+        "text": Format(
+            name="text",
+            help="A corpus as compressed text: a file for each side, aligned by line, and a table with ids",
+            write="seqkd.interop.corpus_text:export_text",
+            export_settings="seqkd.interop.corpus_settings:CorpusExport",
+            exports="corpus",
+        ),
+        "fairseq-data": Format(
+            name="fairseq-data",
+            help="A corpus as fairseq's binarised data with dictionaries, as fairseq-preprocess writes it",
+            write="seqkd.interop.fairseq_data:export_data",
+            export_settings="seqkd.interop.corpus_settings:EncodedExport",
+            exports="corpus",
+        ),
+        "datasets": Format(
+            name="datasets",
+            help="A corpus as a folder that datasets.load_dataset opens, with a card that says how it was made",
+            write="seqkd.interop.corpus_datasets:export_dataset",
+            export_settings="seqkd.interop.corpus_settings:CorpusExport",
+            exports="corpus",
+        ),
     },
 )
 
@@ -108,3 +132,24 @@ def check_format(record: Format, path: Path) -> None:
             expected=f"the format {record.name}",
             hint=f"run `seqkd import {others[0]}`" if readable else f"seqkd cannot import the format {others[0]}",
         )
+
+
+def check_exported(record: Format, path: Path) -> None:
+    """Refuse a folder of another kind than the format exports. A model folder needs no manifest.
+
+    Raises:
+        ModelError: The format exports models, and the folder is a finished folder of another kind.
+        CorpusError: The format exports corpora, and the folder is not a finished corpus.
+    """
+    if record.exports == "model" and not (path / MANIFEST).exists():
+        return  # without a manifest, the reader of models says what is missing
+    kind = read_manifest(path).kind
+    if kind == record.exports:
+        return
+    hint = f"seqkd export {record.name} exports a {record.exports}"
+    if kind == "prepared":
+        hint = f"give a corpus in it, such as {path / 'train'}"
+    elif others := [other.name for other in FORMATS.all() if other.write is not None and other.exports == kind]:
+        hint += f"; for a {kind} there are: {', '.join(others)}"
+    raised: type[SeqkdError] = ModelError if record.exports == "model" else CorpusError
+    raise raised(f"is of kind {kind!r}", where=str(path), expected=f"kind {record.exports!r}", hint=hint)

@@ -153,7 +153,7 @@ KINDS: tuple[Kind, ...] = (
     ),
     make_registry_kind(
         FORMATS,
-        title="Formats of models",
+        title="Formats",
         place="The commands `seqkd import` and `seqkd export` name a format. Its settings are options of the import, "
         "and the settings of an export are options of the export.",
     ),

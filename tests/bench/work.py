@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 
-from seqkd.interop.fairseq import SOURCE_LANGUAGE, TARGET_LANGUAGE, export_checkpoint
-from seqkd.interop.fairseq_dictionary import read_dictionary
+from seqkd.interop.fairseq import export_checkpoint
+from seqkd.interop.fairseq_dictionary import SOURCE_LANGUAGE, TARGET_LANGUAGE, read_dictionary
 from seqkd.interop.fairseq_weights import to_fairseq
 from seqkd.models.checkpoint import LoadedModel, load_model
 from seqkd.models.transformer import Transformer, sinusoidal_table

@@ -36,14 +36,14 @@ def read(path: Path, out: Path, settings: TextSettings, *, overwrite: bool) -> I
 @pytest.fixture(autouse=True)
 def text_format(monkeypatch: pytest.MonkeyPatch) -> None:
     record = Format(
-        name="text", help="Text files", settings=f"{HERE}:TextSettings", sniff=f"{HERE}:sniff", read=f"{HERE}:read"
+        name="story", help="Text files", settings=f"{HERE}:TextSettings", sniff=f"{HERE}:sniff", read=f"{HERE}:read"
     )
-    monkeypatch.setitem(FORMATS.own, "text", record)
+    monkeypatch.setitem(FORMATS.own, "story", record)
 
 
 def test_a_format_is_a_command_with_its_settings_as_options(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "model.txt").write_text("model")
-    command = ["import", "text", str(tmp_path / "model.txt"), "--out", str(tmp_path / "out")]
+    command = ["import", "story", str(tmp_path / "model.txt"), "--out", str(tmp_path / "out")]
     assert main([*command, "--title", "big", "--small"]) == 0
     assert (tmp_path / "out" / "read").read_text() == "model big 6 True"
     assert "import: one note" in capsys.readouterr().err
@@ -62,7 +62,7 @@ def test_a_format_that_only_reads_has_no_export(capsys: pytest.CaptureFixture[st
     shown = capsys.readouterr().out
     assert "fairseq" in shown
     assert "Text files" not in shown
-    assert main(["export", "text", "model", "--out", "out"]) == 2
+    assert main(["export", "story", "model", "--out", "out"]) == 2
 
 
 def test_files_of_another_format_are_called_by_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -70,8 +70,8 @@ def test_files_of_another_format_are_called_by_it(tmp_path: Path, capsys: pytest
     command = ["import", "fairseq", str(tmp_path / "model.txt"), "--dictionary", "d", "--out", str(tmp_path / "out")]
     assert main(command) == 2
     message = capsys.readouterr().err
-    assert "has the format text" in message
-    assert "run `seqkd import text`" in message
+    assert "has the format story" in message
+    assert "run `seqkd import story`" in message
 
 
 @pytest.mark.parametrize("zipped", [True, False])

@@ -76,6 +76,7 @@ FORMATS = Registry(
             settings="seqkd.interop.huggingface_files:HuggingfaceFiles",
             sniff="seqkd.interop.huggingface_files:sniff",
             read="seqkd.interop.huggingface_files:read",
+            write="seqkd.interop.huggingface_export:export_model",
         ),
         "ctranslate2": Format(
             name="ctranslate2",

@@ -16,6 +16,8 @@ HELD_OUT = ("valid", "test")
 def open_splits(corpus: Path, prepared: Path | None) -> dict[str, Corpus]:
     """Open a corpus as the split "train", and the held-out text of a prepared folder as "valid" and "test".
 
+    A further vocabulary (`seqkd prepare --vocabulary`) has validation text alone.
+
     Args:
         corpus: A corpus, gold or distilled.
         prepared: A folder of `prepare`, or None.
@@ -29,7 +31,7 @@ def open_splits(corpus: Path, prepared: Path | None) -> dict[str, Corpus]:
             raise CorpusError(
                 f"is of kind {kind!r}", where=str(prepared), expected="a folder of `seqkd prepare`, such as gold"
             )
-        splits |= {name: Corpus.open(prepared / name, "corpus") for name in HELD_OUT}
+        splits |= {name: Corpus.open(prepared / name, "corpus") for name in HELD_OUT if (prepared / name).exists()}
     return splits
 
 

@@ -28,7 +28,7 @@ _COLUMNS = {
     "target": "the target text",
     "score": "the score by which the teacher's hypotheses are sorted",
     "rule": "the rule that chose the target",
-    "origin": "the origin of the target: a hypothesis, the gold text, or back-translation",
+    "origin": "the origin of the target: `teacher`, `gold` or `backtranslation`",
     "weight": "the weight of the row in training",
     "further_references": "further references of a test set",
 }

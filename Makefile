@@ -23,7 +23,7 @@ else
 endif
 SEQKD := $(SEQKD_PYTHON) -m seqkd
 
-.PHONY: help setup demo test test-plain torture check bench clean prepare teacher distill students report
+.PHONY: help setup demo test test-plain torture check bench clean prepare teacher distill students exports report
 
 help: ## this list
 	@echo "usage: make [TARGET] [PIPELINE=NAME] [RUNS=folder] [DEVICE=cuda] [PYTHON=python3.12] [TORCH=requirement]"
@@ -67,11 +67,11 @@ demo: $(SETUP) ## set-up, then the toy pipeline up to its report
 	  else $(MAKE) --no-print-directory PIPELINE=toy report; fi
 	@echo "The report: $(RUNS)/toy/report/report.html"
 
-prepare teacher distill students report: ## a pipeline up to there: make PIPELINE=toy report
+prepare teacher distill students exports report: ## a pipeline up to there: make PIPELINE=toy report
 
 PIPELINES := $(sort $(basename $(notdir $(shell find pipelines -name '*.toml'))))
 
-ifneq ($(filter prepare teacher distill students report $(RUNS)/%,$(MAKECMDGOALS)),)
+ifneq ($(filter prepare teacher distill students exports report $(RUNS)/%,$(MAKECMDGOALS)),)
   ifeq ($(PIPELINE),)
     $(error PIPELINE=NAME is missing; there are: $(PIPELINES). A path to your own .toml file will do, too)
   endif

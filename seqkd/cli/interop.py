@@ -12,9 +12,10 @@ import typer
 from typer.core import TyperGroup
 
 from seqkd.cli.options import Debug, Out, Overwrite, check_rereadable
-from seqkd.extensions import NO_SETTINGS, resolve, settings_class
-from seqkd.interop.formats import FORMATS, Format, check_exported, check_format
-from seqkd.progress import say
+from seqkd.cli.stages import OverwriteChanged, run_stage
+from seqkd.extensions import settings_class
+from seqkd.interop.formats import FORMATS, Format
+from seqkd.stages.registry import STAGES
 
 Command = Callable[..., None]
 
@@ -48,13 +49,9 @@ def _import(record: Format) -> Command | None:
 
     def command(path: Path, out: Path, overwrite: bool, debug: bool, **options: Any) -> None:  # noqa: ARG001
         from seqkd.config.tables import read_options
+        from seqkd.stages.interop import import_model
 
-        settings = read_options(record.settings, options)
-        check_format(record, path)
-        report = resolve(str(record.read))(path, out, settings, overwrite=overwrite)
-        for note in report.notes:
-            say(f"import: {note}")
-        say(f"import: {report.parameters:,} parameters; {out}")
+        import_model(record, path, out, read_options(record.settings, options), overwrite=overwrite)
 
     path = Annotated[Path, typer.Argument(help="File or folder of the model.", callback=check_rereadable)]
     return _add_parameters(command, {"path": path, **_options(record.settings), **_COMMON})
@@ -66,11 +63,9 @@ def _export(record: Format) -> Command | None:
 
     def command(path: Path, out: Path, overwrite: bool, debug: bool, **options: Any) -> None:  # noqa: ARG001
         from seqkd.config.tables import read_options
+        from seqkd.stages.interop import export_folder
 
-        settings = (read_options(record.export_settings, options),) if record.export_settings != NO_SETTINGS else ()
-        check_exported(record, path)
-        resolve(str(record.write))(path, out, *settings, overwrite=overwrite)
-        say(f"export: {out}")
+        export_folder(record, path, out, read_options(record.export_settings, options), overwrite=overwrite)
 
     path = Annotated[Path, typer.Argument(help=f"Folder of a {record.exports}.")]
     return _add_parameters(command, {"path": path, **_options(record.export_settings), **_COMMON})
@@ -120,11 +115,31 @@ exports = typer.Typer(
 )
 
 
-@imports.callback()
-def _imports() -> None:
-    """Make it a group, whose commands are the formats."""
+def _stage_command(name: str) -> Callable[..., None]:
+    """Build the function of a group that is called without a format: a stage of a pipeline, with a stage file."""
+
+    def command(
+        context: typer.Context,
+        config: Annotated[Path | None, typer.Option(help="Stage file (TOML), in place of a format.")] = None,
+        out: Annotated[Path | None, typer.Option(help="Output folder, with --config.")] = None,
+        overwrite: Overwrite = False,
+        overwrite_changed: OverwriteChanged = False,
+        device: Annotated[str, typer.Option(hidden=True)] = "auto",  # Make gives it to every stage
+        debug: Debug = False,  # noqa: ARG001
+    ) -> None:
+        given = config is not None or out is not None or overwrite or overwrite_changed
+        if context.invoked_subcommand is not None:
+            if given:
+                raise typer.BadParameter(f"options of {context.invoked_subcommand} follow its name")
+        elif config is None or out is None:
+            raise typer.BadParameter("give a format, or both --config and --out")
+        else:
+            run_stage(
+                STAGES[name], config, out, overwrite=overwrite, overwrite_changed=overwrite_changed, device=device
+            )
+
+    return command
 
 
-@exports.callback()
-def _exports() -> None:
-    """Make it a group, whose commands are the formats."""
+imports.callback(invoke_without_command=True)(_stage_command("import"))
+exports.callback(invoke_without_command=True)(_stage_command("export"))

@@ -62,7 +62,7 @@ Worker = Annotated[
 ]
 
 
-def _run_stage(
+def run_stage(
     stage: Stage,
     config: Path,
     out: Path,
@@ -134,7 +134,7 @@ def _single_command(stage: Stage) -> Callable[[Path, Path, bool, bool, str, bool
         device: Device = "auto",
         debug: Debug = False,  # noqa: ARG001
     ) -> None:
-        _run_stage(stage, config, out, overwrite=overwrite, overwrite_changed=overwrite_changed, device=device)
+        run_stage(stage, config, out, overwrite=overwrite, overwrite_changed=overwrite_changed, device=device)
 
     return command
 
@@ -162,7 +162,7 @@ def _shared_command(
                 raise typer.BadParameter(f"--dry-run: {stage.name} asks no external worker")
             _estimate(stage, config, out, device=device, scale=scale)
             return
-        _run_stage(
+        run_stage(
             stage, config, out, overwrite=overwrite, overwrite_changed=overwrite_changed, device=device, scale=scale
         )
 
@@ -228,7 +228,10 @@ def _distill(
 
 
 _SEVERAL: dict[str, Callable[..., None]] = {"prepare": _prepare, "distill": _distill}  # an option chooses the stage
+_GROUPS = ("import", "export")  # `interop.py` has their commands, with one for each format
 for _stage in STAGES.values():
+    if _stage.command in _GROUPS:
+        continue
     if _stage.command in _SEVERAL and not _stage.option:
         stages.command(_stage.command)(_SEVERAL[_stage.command])
     elif not _stage.option:

@@ -92,7 +92,7 @@ def find_data_problems(graph: Graph, values: Mapping[str, Any]) -> Iterator[str]
                 f"{node.place}: is made from the data sets {', '.join(sorted(sets[node.key]))}, each of which has a "
                 "vocabulary of its own; mixing them is not supported yet: name parts of one data set"
             )
-    brought = [node for node in graph.of_kind("teachers") if "path" in node.settings]
+    brought = [node for node in graph.of_kind("teachers") if "path" in node.settings and "format" not in node.settings]
     prepare = values.get("prepare")
     if isinstance(prepare, Mapping) and "vocabulary" in prepare:
         return  # data sets learn their vocabularies, whatever teachers bring along
@@ -157,7 +157,7 @@ def _find_round_problems(pipeline: PipelineConfig, graph: Graph) -> Iterator[str
         return
     if pipeline.rounds == 1:
         return
-    for node in graph.of_kind("distill", "select", "soft_targets", "students"):
+    for node in graph.of_kind("distill", "select", "soft_targets", "students", "exports"):
         if _OF_A_ROUND.search(node.name):
             yield f"{node.place}: names that end in .round and a number are reserved for later "
         "rounds; choose another name"

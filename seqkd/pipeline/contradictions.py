@@ -71,7 +71,7 @@ def _list_models(pipeline: PipelineConfig) -> dict[str, Model]:
     for part in pipeline.teachers:
         if part.trained:
             found |= {name: _describe(part.model) for name in part.names}
-        elif part.path is not None and (config := _read_config(part.path)) is not None:
+        elif part.folder is not None and (config := _read_config(part.folder)) is not None:
             found |= dict.fromkeys(part.names, Model(config["arch"], config["settings"]))
     return found
 
@@ -80,11 +80,11 @@ def _describe(model: ModelConfig) -> Model:
     return Model(model.arch, stored_settings(model.settings))
 
 
-def _read_config(folder: Path) -> dict[str, Any] | None:
-    """Read the description of a model from its folder; None if it cannot be read."""
+def _read_config(folder: Path | None) -> dict[str, Any] | None:
+    """Read the description of a model from its folder; None if there is none or it cannot be read."""
     from seqkd.models.checkpoint import read_config  # imports torch
 
-    if not (folder / "config.json").is_file():
+    if folder is None or not (folder / "config.json").is_file():
         return None
     try:
         return read_config(folder)
@@ -100,24 +100,24 @@ def _find_teacher_problems(pipeline: PipelineConfig, graph: Graph) -> Iterator[s
     first: dict[str, tuple[Path, tuple[str, str]]] = {}
     asked = {key for node in graph for key in node.links.get("teacher", ())}
     for node, part in zip(graph.parts("teachers"), pipeline.teachers, strict=True):
-        if part.path is None:
+        if part.folder is None:
             continue
-        config = _read_config(part.path)
+        config = _read_config(part.folder)
         if config is None:
-            yield from _find_foreign_model(node.place, part.path)
+            yield from _find_foreign_model(node.place, part.folder)
             continue
         record = ARCHITECTURES.find(config["arch"])
         if node.key in asked and (record is None or not record.left_to_right):
             teaching = ", ".join(each.name for each in ARCHITECTURES.all() if each.left_to_right)
             yield (
-                f"{node.place}.path: {part.path} is of arch {config['arch']!r}, which cannot teach; give one of: "
+                f"{node.place}.path: {part.folder} is of arch {config['arch']!r}, which cannot teach; give one of: "
                 f"{teaching}"
             )
         own = (config["vocabulary"], config["source_vocabulary"] or config["vocabulary"])
-        path, shared = first.setdefault(find_data(graph, node).name, (part.path, own))
+        path, shared = first.setdefault(find_data(graph, node).name, (part.folder, own))
         if own != shared and not pipeline.learns_vocabulary:
             yield (
-                f"{node.place}.path: the vocabulary of {part.path} differs from that of {path}, which the data set "
+                f"{node.place}.path: the vocabulary of {part.folder} differs from that of {path}, which the data set "
                 "uses; add [prepare.vocabulary]: the data set then learns a vocabulary, and each teacher keeps its own"
             )
 
@@ -152,7 +152,8 @@ def _vocabulary_sizes(pipeline: PipelineConfig, graph: Graph) -> Iterator[tuple[
 def _list_sizes(pipeline: PipelineConfig, graph: Graph) -> tuple[dict[str, int], dict[Key, int]]:
     """List the sizes of vocabularies that are brought along by data set, and those of vocabularies and teachers by key.
 
-    The size is 0 if it is not known: the model cannot be read, or its tokenizer needs a library.
+    The size is 0 if it is not known: the model is still to be imported or cannot be read, or its tokenizer needs a
+    library.
     """
     sizes: dict[Key, int] = {("vocabularies", part.name): part.size for part in pipeline.vocabularies}
     of_data: dict[str, int] = {}
@@ -160,7 +161,7 @@ def _list_sizes(pipeline: PipelineConfig, graph: Graph) -> tuple[dict[str, int],
         if part.path is None:
             continue
         try:
-            size = Vocabularies.load(part.path).target.size
+            size = 0 if part.folder is None else Vocabularies.load(part.folder).target.size
         except ModelError:
             size = 0
         sizes[node.key] = size
@@ -201,11 +202,10 @@ def _find_vocabulary_problems(pipeline: PipelineConfig) -> Iterator[str]:
 
 
 def _find_foreign_model(place: str, path: Path) -> Iterator[str]:
-    """Find a model of another toolkit, which has to be imported before it can be brought along."""
+    """Find a model of another toolkit whose format the file does not name."""
     name = next((each.name for each in FORMATS.all() if each.read is not None and each.fits(path)), None)
     if name is not None:
-        command = f"seqkd import {name} {path} --out DIR"
-        yield f"{place}.path: {path} is a model of {name}; run `{command}`, and give DIR"
+        yield f'{place}.path: {path} is a model of {name}; add format = "{name}", with which a stage imports it'
 
 
 def _find_soft_size_problems(

@@ -160,7 +160,7 @@ def _plan_report(node: Node, plan: Plan, names: list[str], tests: list[Node]) ->
         edges=tuple(list_edges(plan.graph, parts)),
     )
     out = plan.root / "report" if plan.only(data) else plan.root / "report" / data.name
-    needs = tuple(target for target, stage in plan.done[data.name].items() if stage.kind is not None)
+    needs = tuple(target for target, stage in plan.done[data.name].items() if stage.kind not in (None, "export"))
     return Stage(
         name=plan.stage_name(data, "report"), kind="report", goal="report", config=config, out=out, needs=needs
     )

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
+from seqkd.config.formats import ExportFormat, ImportFormat
 from seqkd.config.metrics import EvaluationMetrics
 from seqkd.config.models import (
     HookConfig,
@@ -59,7 +60,7 @@ MOST_SEEDS = 16
 
 
 class FetchConfig(Strict):
-    """A Python script that writes the raw text: run as `python SCRIPT --out DIR ARGS...` before `prepare`."""
+    """A Python script that writes files, run as `python SCRIPT --out DIR ARGS...` before the stage that reads them."""
 
     script: Path = Field(..., description="relative to the repository root")
     args: tuple[str, ...] = ()
@@ -183,12 +184,18 @@ def teacher_names(name: str, count: int) -> tuple[str, ...]:
 
 
 class TeacherPart(Strict):
-    """A teacher or an ensemble to train, a model folder that is brought along, or a source that is asked."""
+    """A teacher or an ensemble to train, a model that is brought along, or a source that is asked."""
 
     name: Name = TEACHER
     corpus: CorpusNames | None = Field(None, description="its training text; if left out, the only data set")
     path: Path | None = Field(
         None, description="a model folder; without [prepare.vocabulary], its vocabulary becomes that of its data set"
+    )
+    format: ImportFormat | None = Field(
+        None, description="the format of another toolkit that `path` has, or a table with its settings"
+    )
+    fetch: FetchConfig | None = Field(
+        None, description="a script that writes `path`, which is then in its output; it also gets --text FILE..."
     )
     vocabulary: Name | None = Field(None, description="one of [[vocabularies]]; if left out, that of its data set")
     source: SourceConfig | None = Field(
@@ -228,6 +235,12 @@ class TeacherPart(Strict):
         others |= {"objective"} if self.objective != default_objective() else set()
         if self.source is not None and others:
             raise ValueError(f"{', '.join(sorted(others))}: is for a teacher that is trained here, not for `source`")
+        if self.path is None and self.format is not None:
+            raise ValueError("format: is only for a teacher with `path`; leave it out, or give `path`")
+        if self.format is not None and self.ensemble > 1:
+            raise ValueError("ensemble: is not for a teacher with `format`; import the members, and leave `format` out")
+        if self.format is None and self.fetch is not None:
+            raise ValueError("fetch: is only for a teacher with `format`; leave it out, or give `format`")
         if self.path is not None and self.vocabulary is not None:
             raise ValueError("vocabulary: a teacher that is brought along keeps its own; leave it out")
         if self.seeds > 1 and (self.path is not None or self.ensemble > 1):
@@ -243,13 +256,19 @@ class TeacherPart(Strict):
         return self.training is not None
 
     @property
+    def folder(self) -> Path | None:
+        """The model folder that is brought along; None for a model that a stage trains or imports."""
+        return self.path if self.format is None else None
+
+    @property
     def names(self) -> tuple[str, ...]:
         """The names of the members; a single name unless it is an ensemble."""
         return teacher_names(self.name, self.ensemble)
 
     def find_folder(self, name: str) -> Path | None:
         """Return the model folder of a member that is brought along: PATH, PATH-2, PATH-3; None if it is trained."""
-        return None if self.path is None else self.path.with_name(self.path.name + name.removeprefix(self.name))
+        folder = self.folder
+        return None if folder is None else folder.with_name(folder.name + name.removeprefix(self.name))
 
     @property
     def whole(self) -> str:
@@ -335,6 +354,14 @@ class VocabularyPart(VocabularyConfig):
     )
 
 
+class ExportPart(Strict):
+    """A model in the format of another toolkit."""
+
+    name: Name
+    model: Name = Field(..., description="a student or a teacher")
+    format: ExportFormat = Field(..., description="the name of the format, or a table with its settings")
+
+
 class EvaluatePart(Strict):
     """The settings of the evaluation of all models."""
 
@@ -379,6 +406,7 @@ class PipelineConfig(Strict):
     students: tuple[StudentPart, ...] = ()
     rounds: int = Field(1, ge=1, le=20, description="number of rounds; a student of each round teaches the next")
     next_teacher: Name | None = Field(None, description="the student that teaches the next round, if there are several")
+    exports: tuple[ExportPart, ...] = ()
     evaluate: EvaluatePart = EvaluatePart()
 
     @model_validator(mode="before")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from seqkd.pipeline.file import PipelineConfig
 from seqkd.pipeline.graph import Graph, Node
 from seqkd.stages.registry import STAGES
 
+MAKE_SAFE = re.compile(r"^[A-Za-z0-9_./,+@=-]+$")  # characters that a Make target can hold without escaping
 OF = "@"  # joins two names into one; the name of a part cannot contain it
 
 

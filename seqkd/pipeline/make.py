@@ -16,12 +16,12 @@ from seqkd.corpus.files import atomic_write
 from seqkd.errors import ConfigError, WorkError
 from seqkd.models.registry import misfit
 from seqkd.pipeline.file import TEACHER, FetchConfig, PipelineConfig
-from seqkd.pipeline.folders import Stage
-from seqkd.pipeline.reading import MAKE_SAFE, read_pipeline
+from seqkd.pipeline.folders import MAKE_SAFE, Stage
+from seqkd.pipeline.reading import read_pipeline
 from seqkd.pipeline.stages import plan_stages
 from seqkd.progress import say
 
-GOALS = ("prepare", "teacher", "distill", "students", "report")
+GOALS = ("prepare", "teacher", "distill", "students", "exports", "report")
 
 _MADE_FROM = "# Made from "  # the Makefile reads the name of the file after it
 _RECORD = ".inputs"  # the suffix of the record of a stage's inputs from outside the run, beside its stage file
@@ -113,7 +113,8 @@ def make_rules(file: Path, stages: Sequence[Stage], root: Path) -> str:
             lines.append(f"$(call recorded,{format_paths(*files)},{format_paths(record)})")
         lines.append(f"{format_paths(stage.target)}: {format_paths(*needs)}")
         if isinstance(stage.config, FetchConfig):
-            words = " ".join(_quote(word) for word in stage.config.args)
+            args = stage.config.args
+            words = " ".join(format_paths(Path(word)) if word.startswith(f"{root}/") else _quote(word) for word in args)
             lines.append(f"\t@mkdir -p {format_paths(stage.out)}")
             script = _quote(str(stage.config.script))
             lines.append(f"\t$(SEQKD_PYTHON) {script} --out {format_paths(stage.out)} {words}".rstrip())

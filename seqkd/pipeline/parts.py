@@ -14,6 +14,7 @@ from seqkd.pipeline.graph import Part, Reference, Table
 from seqkd.pipeline.recipes import (
     plan_distill,
     plan_encoded,
+    plan_export,
     plan_monolingual,
     plan_pairs,
     plan_prepare,
@@ -189,6 +190,16 @@ PARTS: Mapping[str, Part] = {
         references=(Reference(field="corpus", kinds=("data",), default="data"),),
         folder="vocabularies",
         label="vocabulary {}",
+    ),
+    "exports": Part(
+        title="[[exports]]",
+        help="A model in the format of another toolkit",
+        stages=plan_export,
+        makes=("export",),
+        # In each round the students are exported, but not the student that has become the teacher.
+        references=(Reference(field="model", kinds=("students", "teachers"), follows=False),),
+        folder="exports",
+        label="export {}",
     ),
     "evaluate": Part(
         title="[evaluate]",

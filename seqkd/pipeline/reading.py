@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,11 +16,10 @@ from seqkd.objectives.registry import OBJECTIVES
 from seqkd.pipeline.checks import find_data_problems, find_model_problems, find_reference_problems
 from seqkd.pipeline.contradictions import find_setting_problems
 from seqkd.pipeline.file import ModelPart, PipelineConfig, put_in_lists
+from seqkd.pipeline.folders import MAKE_SAFE
 from seqkd.pipeline.graph import resolve
 from seqkd.pipeline.parts import PARTS
 from seqkd.selection.registry import DEFAULT_SCORER, SCORERS
-
-MAKE_SAFE = re.compile(r"^[A-Za-z0-9_./,+@=-]+$")  # characters that a Make target can hold without escaping
 
 
 def read_pipeline(file: str | Path) -> PipelineConfig:
@@ -180,7 +178,7 @@ def _list_paths(values: Mapping[str, Any]) -> list[tuple[str, str]]:
                 found += [(f"select.{name}.{side}", path) for side, path in models if isinstance(path, str)]
     sides = ("source", "target", "accepted")
     texts = [(split, side) for split in ("train", "valid", "test") for side in sides]
-    for kind, keys in (("data", [*texts, ("fetch", "script")]), ("teachers", [("path",)])):
+    for kind, keys in (("data", [*texts, ("fetch", "script")]), ("teachers", [("path",), ("fetch", "script")])):
         for index, table in enumerate(_list_tables(values.get(kind))):
             named = (
                 [("tests", name, side) for name in _get_test_sets(table) for side in sides] if kind == "data" else []

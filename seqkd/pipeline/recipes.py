@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from seqkd.config.formats import ExportConfig, ImportConfig
 from seqkd.config.models import ObjectiveConfig
 from seqkd.config.prepare import OWN_TEST
 from seqkd.config.sources import SourceConfig
@@ -33,7 +34,16 @@ from seqkd.pipeline.file import (
     TeacherPart,
     VocabularyPart,
 )
-from seqkd.pipeline.folders import Output, Plan, Stage, derive_seed, is_asked, set_later_seed, set_seed
+from seqkd.pipeline.folders import (
+    MAKE_SAFE,
+    Output,
+    Plan,
+    Stage,
+    derive_seed,
+    is_asked,
+    set_later_seed,
+    set_seed,
+)
 from seqkd.pipeline.graph import Node
 from seqkd.pipeline.vocabularies import ENCODED_TEST, find_original, find_vocabulary
 
@@ -43,7 +53,6 @@ from seqkd.pipeline.vocabularies import ENCODED_TEST, find_original, find_vocabu
 def plan_prepare(node: Node, plan: Plan) -> Iterator[Stage]:
     """Plan a data set: fetch its text, and prepare it with its own vocabulary or that of a teacher brought along."""
     part: DataPart = node.settings
-    needs: tuple[Path, ...]
     if part.fetch is not None:
         needs = tuple(sorted(part.fetch.script.parent.glob("*.py")))  # the script and modules that it may import
         name, out = plan.stage_name(node, "fetch"), plan.raw_folder(node)
@@ -53,6 +62,8 @@ def plan_prepare(node: Node, plan: Plan) -> Iterator[Stage]:
 
     texts = [text.resolve_in(base) for text in (part.train, part.valid, part.test)]
     brought = _find_brought_teacher(node, plan)
+    if brought is not None:
+        yield from plan_teacher(brought, plan)  # the corpora need its vocabulary; its own turn adds no second stage
     prepare = plan.pipeline.prepare
     config = PrepareConfig(
         train=texts[0],
@@ -61,20 +72,26 @@ def plan_prepare(node: Node, plan: Plan) -> Iterator[Stage]:
         source_language=part.source_language,
         target_language=part.target_language,
         vocabulary=_add_tag(plan.pipeline.prepare.vocabulary, node, plan),
-        vocabulary_from=None if brought is None else brought.settings.path,
+        vocabulary_from=None if brought is None else plan.output(brought).folder,
         cleaning=prepare.cleaning,
         shard_rows=prepare.shard_rows,
         seed=derive_seed(plan.pipeline.seed, "prepare"),
     )
-    if part.fetch is not None:
-        needs = (base / ".done",)
-    else:  # missing texts are not named to Make; the message of `seqkd prepare` is better
-        files = [path for text in texts for path in text.files]
-        needs = tuple(dict.fromkeys(path for path in files if path.exists()))
+    needs = _text_needs(node, [path for text in texts for path in text.files], plan)
     if brought is not None:
         needs = (*needs, plan.output(brought).file)
     name, out = plan.stage_name(node, "prepare"), plan.folder(node)
     yield Stage(name=name, kind="prepare", goal="prepare", config=config, out=out, needs=needs)
+
+
+def _text_needs(data: Node, files: Iterable[Path], plan: Plan) -> tuple[Path, ...]:
+    """Return the files that Make must see before a stage reads text of a data set.
+
+    Missing texts are not named to Make; the message of the stage is better.
+    """
+    if data.settings.fetch is not None:
+        return (plan.text_folder(data) / ".done",)
+    return tuple(dict.fromkeys(path for path in files if path.exists()))
 
 
 def _find_brought_teacher(data: Node, plan: Plan) -> Node | None:
@@ -170,8 +187,10 @@ def plan_test(node: Node, plan: Plan) -> Iterator[Stage]:
 
 
 def plan_teacher(node: Node, plan: Plan) -> Iterator[Stage]:
-    """Plan a teacher or a member of an ensemble. A teacher that is brought along has no stage."""
+    """Plan a teacher or a member of an ensemble. A model folder that is brought along has no stage."""
     part: TeacherPart = node.settings
+    if part.format is not None:
+        yield from _plan_import(node, plan)
     if part.training is None:
         return
     training = set_seed(part.training, plan.pipeline.seed, part.name)
@@ -189,6 +208,45 @@ def plan_teacher(node: Node, plan: Plan) -> Iterator[Stage]:
     name = out.name if plan.only(node) else f"teacher.{node.name}"
     needs = plan.needs(node, _prepared_output(node, plan).file)
     yield Stage(name=name, kind="train", goal="teacher", config=config, out=out, needs=needs)
+
+
+def _plan_import(node: Node, plan: Plan) -> Iterator[Stage]:
+    """Plan a teacher of another toolkit: fetch its files, and import them."""
+    part: TeacherPart = node.settings
+    assert part.path is not None  # the schema of the file demands it
+    assert part.format is not None
+    path, needs = part.path, _list_files(part.path)
+    if part.fetch is not None:
+        fetched = plan.actual_folder(plan.root / "fetched" / node.name)
+        data = plan.data(node)
+        texts = data.settings.train.resolve_in(plan.text_folder(data)).files
+        yield Stage(
+            name=plan.stage_name(node, "fetch.teacher"),
+            kind=None,
+            goal="teacher",
+            config=part.fetch.model_copy(update={"args": ("--text", *map(str, texts), *part.fetch.args)}),
+            out=fetched,
+            needs=(*sorted(part.fetch.script.parent.glob("*.py")), *_text_needs(data, texts, plan)),
+        )
+        fetched = plan.actual_folder(fetched)
+        path, needs = fetched / part.path, (fetched / ".done",)
+    config, out = ImportConfig(path=path, format=part.format), plan.folder(node)
+    name = out.name if plan.only(node) else f"teacher.{node.name}"
+    yield Stage(name=name, kind="import", goal="teacher", config=config, out=out, needs=needs)
+
+
+def _list_files(path: Path) -> tuple[Path, ...]:
+    """List a file, or the files in a folder, that Make can name. A missing one is left to the message of the stage."""
+    files = sorted(path.iterdir()) if path.is_dir() else [path]
+    return tuple(file for file in files if file.is_file() and MAKE_SAFE.match(str(file)))
+
+
+def plan_export(node: Node, plan: Plan) -> Iterator[Stage]:
+    """Plan the export of a model."""
+    (model,) = plan.linked_outputs(node, "model")
+    config = ExportConfig(model=model.folder, format=node.settings.format)
+    name, out = f"export.{node.name}", plan.folder(node)
+    yield Stage(name=name, kind="export", goal="exports", config=config, out=out, needs=(model.file,))
 
 
 def plan_student(node: Node, plan: Plan) -> Iterator[Stage]:

@@ -115,6 +115,20 @@ STAGES = {
             command="evaluate",
         ),
         Stage(
+            name="import",
+            help="Import a model of another toolkit as a model folder",
+            settings="seqkd.config.formats:ImportConfig",
+            run="seqkd.stages.interop:run_import",
+            command="import",
+        ),
+        Stage(
+            name="export",
+            help="Export a model folder to the format of another toolkit",
+            settings="seqkd.config.formats:ExportConfig",
+            run="seqkd.stages.interop:run_export",
+            command="export",
+        ),
+        Stage(
             name="report",
             help="Write a page about all results of a pipeline",
             settings="seqkd.config.stages:ReportConfig",

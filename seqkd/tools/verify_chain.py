@@ -37,7 +37,6 @@ _ROWS = {
     "soft": ("corpus",),
     "corpus": ("kbest", "gold"),
 }  # by kind: the roles of the inputs that have the same rows
-_STAGES = {*STAGES, "import", "export"}
 
 
 @dataclass(slots=True)
@@ -176,7 +175,7 @@ def find_chain(path: Path, shelf: Shelf) -> tuple[list[Link], list[str], list[st
             notes.append(f"{link.path}: has no manifest, so its files cannot be compared with a record")
         elif link.kind == "model" and "files" not in link.manifest.extra:
             notes.append(f"{link.path}: its manifest does not record the SHA-256 of its files")
-        if link.manifest is not None and made_by.get("stage") not in _STAGES:
+        if link.manifest is not None and made_by.get("stage") not in STAGES:
             notes.append(
                 f"{link.path}: this version does not know the stage {made_by.get('stage')!r} that made it, and has not "
                 "looked for its inputs"

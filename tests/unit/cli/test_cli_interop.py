@@ -39,3 +39,33 @@ def test_a_file_that_is_no_checkpoint_is_one_message(tmp_path: Path, capsys: pyt
     assert "checkpoint.pt" in message
     assert "Traceback" not in message
     assert not (tmp_path / "out" / "manifest.json").exists()
+
+
+def test_the_stages_of_a_pipeline_make_the_folders_of_the_commands(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, _ = model_folder(tmp_path)
+    (tmp_path / "config").mkdir()
+    export, back = tmp_path / "config" / "export.toml", tmp_path / "config" / "import.toml"
+    export.write_text(f'model = "{folder}"\nformat = "fairseq"\n')
+    out = str(tmp_path / "exported")
+    assert main(["export", "--config", str(export), "--out", out, "--device", "cpu", "--overwrite-changed"]) == 0
+    made = (tmp_path / "exported" / "manifest.json").read_bytes()
+    assert main(["export", "fairseq", str(folder), "--out", out]) == 0
+    assert (tmp_path / "exported" / "manifest.json").read_bytes() == made
+    dictionary = next((tmp_path / "exported").glob("dict.*.txt"))
+    table = f'{{ type = "fairseq", dictionary = "{dictionary}" }}'
+    back.write_text(f'path = "{tmp_path / "exported" / "checkpoint.pt"}"\nformat = {table}\n')
+    assert main(["import", "--config", str(back), "--out", str(tmp_path / "back")]) == 0
+    assert "import: 7,384 parameters" in capsys.readouterr().err
+    load_model(tmp_path / "back")
+    back.write_text(f'path = "{tmp_path / "none.pt"}"\nformat = {table}\n')
+    assert main(["import", "--config", str(back), "--out", str(tmp_path / "other")]) == 2
+    assert "none.pt" in capsys.readouterr().err
+
+
+def test_a_stage_file_takes_the_place_of_a_format(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["export", "--config", "x.toml"]) == 2
+    assert "give a format, or both --config and --out" in capsys.readouterr().err
+    assert main(["export", "--out", "x", "fairseq", "model", "--out", "y"]) == 2
+    assert "options of fairseq follow its name" in capsys.readouterr().err

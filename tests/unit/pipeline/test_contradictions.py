@@ -171,11 +171,11 @@ def test_teachers_that_are_brought_along_are_looked_at(pipeline: Path) -> None:
     ]
 
 
-def test_a_teacher_of_another_toolkit_must_be_imported_first(pipeline: Path) -> None:
+def test_a_teacher_of_another_toolkit_needs_its_format(pipeline: Path) -> None:
     Path("opus").mkdir()
     Path("opus/config.json").write_text('{"model_type": "marian"}')
     edited(pipeline, "[teacher.training]\nmax_updates = 10", '[teacher]\npath = "opus"')
-    wanted = "teacher.path: opus is a model of huggingface; run `seqkd import huggingface opus --out DIR`, and give DIR"
+    wanted = 'teacher.path: opus is a model of huggingface; add format = "huggingface", with which a stage imports it'
     assert wanted in problems(pipeline)
 
 

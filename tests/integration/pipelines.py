@@ -11,7 +11,7 @@ from typing import Any
 from seqkd.cli.main import main
 from seqkd.config.toml import to_toml
 from seqkd.models.registry import ARCHITECTURES, DEFAULT, setting_names
-from seqkd.pipeline.file import PipelineConfig
+from seqkd.pipeline.file import FetchConfig, PipelineConfig
 from seqkd.pipeline.make import write_plan
 from seqkd.pipeline.reading import read_pipeline
 from seqkd.pipeline.stages import plan_stages
@@ -65,7 +65,8 @@ def shrunk(file: Path, data: dict[str, Any] | None = None) -> dict[str, Any]:
     if data is not None:
         for part in reverse:
             part["text"] = [str(Path(data["train"]["target"]).with_name("mono.tgt"))]
-    for part in (*teachers, *reverse, *values["students"]):
+    trained = [part for part in teachers if "path" not in part]
+    for part in (*trained, *reverse, *values["students"]):
         record = ARCHITECTURES.find(part.get("model", {}).get("arch", DEFAULT))
         assert record is not None
         known = setting_names(record.settings)
@@ -122,6 +123,10 @@ def run_stages(file: Path, runs: Path) -> None:
     """Call each stage of a pipeline, in order, through the command line."""
     plan = write_plan(file, runs)
     for stage in plan_stages(read_pipeline(file), runs):
+        if isinstance(stage.config, FetchConfig):
+            command = [sys.executable, str(stage.config.script), "--out", str(stage.out), *stage.config.args]
+            subprocess.run(command, cwd=ROOT, env=environment(), check=True)
+            continue
         config = plan.parent / "config" / f"{stage.name}.toml"
         words = ["--config", str(config), "--out", str(stage.out), "--device", "cpu"]
         assert main([*stage.words, *words]) == 0, stage.name

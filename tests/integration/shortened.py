@@ -28,6 +28,8 @@ def shorten(values: dict[str, Any], keep: frozenset[str]) -> dict[str, Any]:
     for kind in PARTS:
         if kind in values:
             values[kind] = [part for part in values[kind] if (kind, part["name"]) in needed]
+    if "exports" in values:
+        values["exports"] = [part for part in values["exports"] if ("students", part["model"]) in needed]
     if not any(kind == "backtranslation" for kind, _ in needed):
         values.pop("backtranslation", None)
     return values

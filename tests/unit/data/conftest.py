@@ -45,3 +45,12 @@ def benchmarks() -> Iterator[ModuleType]:
         yield module
         for name in ("archives", "corpora", "tiny"):
             sys.modules.pop(name, None)
+
+
+@pytest.fixture(scope="session")
+def teaching() -> Iterator[ModuleType]:
+    """`data/opus-mt/teacher.py` as a module."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(DATA / "opus-mt"))
+        yield importlib.import_module("teacher")
+        sys.modules.pop("teacher", None)

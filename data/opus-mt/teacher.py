@@ -39,6 +39,7 @@ def make_model(text: list[Path], out: Path, size: int) -> None:
         size: The most pieces on each side.
     """
     import torch
+
     from seqkd.interop.huggingface_library import transformers as library
 
     transformers: Any = library

@@ -58,7 +58,7 @@ def _find_asked_teacher_problems(graph: Graph) -> Iterator[str]:
     """Find parts that need a model, but name a teacher that is a source of k-best lists."""
     asked = {node.key for node in graph.of_kind("teachers") if "source" in node.settings}
     for node in graph:
-        for field in ("teacher", "init_from"):
+        for field in ("teacher", "init_from", "model"):
             named = next((key[1] for key in node.links.get(field, ()) if key in asked), None)
             if named is None:
                 continue

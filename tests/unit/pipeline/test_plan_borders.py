@@ -90,6 +90,17 @@ def test_problems_of_exports_are_reported_with_their_places(pipeline: Path) -> N
     )
 
 
+def test_a_source_of_lists_and_a_corpus_cannot_be_exported(pipeline: Path) -> None:
+    asked = '[teacher]\nsource = { type = "huggingface", path = "m" }\n'
+    edited(pipeline, "[teacher.training]\nmax_updates = 10\n", asked)
+    add(pipeline, EXPORTS)
+    wanted = "exports.first.model: 'teacher' is a source of k-best lists"
+    assert any(line.startswith(wanted) for line in problems(pipeline))
+    edited(pipeline, 'format = "fairseq"', 'format = "text"')
+    (line,) = [line for line in problems(pipeline) if line.startswith("exports.served.format: ")]
+    assert "seqkd cannot export models in the format 'text', expected one of: fairseq, huggingface" in line
+
+
 # --- teachers -----------------------------------------------------------------------------------------------------
 
 

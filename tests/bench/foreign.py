@@ -169,9 +169,9 @@ def compare(make: Callable[[Path], None], settings: HuggingfaceFiles, scale: Sca
 
 def _export(record: Any, model: Path, out: Path) -> None:
     from seqkd.config.formats import ExportFormat
-    from seqkd.stages.interop import export_model
+    from seqkd.stages.interop import export_folder
 
-    export_model(record, model, out, ExportFormat.model_validate(record.name).settings, overwrite=False)
+    export_folder(record, model, out, ExportFormat.model_validate(record.name).settings, overwrite=False)
 
 
 def run(scale: Scale) -> dict[str, dict[str, Any]]:

@@ -27,6 +27,7 @@ BOUNDS = {
     "maximum": "at most {}",
     "exclusiveMaximum": "below {}",
     "pattern": "matches `{}`",
+    "minLength": "{} or more characters",
     "minItems": "{} or more entries",
     "maxItems": "at most {} entries",
 }  # by the keyword of the JSON schema

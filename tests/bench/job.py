@@ -32,6 +32,7 @@ if str(REPOSITORY) not in sys.path:  # run as a script
 
 from seqkd.config.stages import DistillConfig, PrepareConfig, TrainConfig  # noqa: E402
 from seqkd.corpus.reader import Corpus  # noqa: E402
+from seqkd.corpus.soft import SoftRow, soft_table  # noqa: E402
 from seqkd.corpus.writer import write_shard  # noqa: E402
 from seqkd.models.registry import build  # noqa: E402
 from seqkd.pipeline.reading import read_pipeline  # noqa: E402
@@ -177,6 +178,9 @@ def hours(pipeline: Path, rows: int, share: float, step: tuple[float, float]) ->
     return found
 
 
+KINDS = {"id": pa.int64(), "target_ids": pa.list_(pa.int32())}
+
+
 def bytes_of(source: Path, target: Path, *, pieces: int) -> dict[str, float]:
     """Bytes of a row of real text in each kind of file. References stand for the outputs of a teacher."""
     with tempfile.TemporaryDirectory() as folder:
@@ -219,10 +223,12 @@ def _distilled(table: pa.Table) -> pa.Table:
 
 
 def _lists(columns: dict[str, list[Any]], nbest: int) -> pa.Table:
-    hypotheses = [
-        [{"ids": ids, "text": text, "score": -0.5, "logprob": -9.0, "ended": "eos"}] * nbest
-        for ids, text in zip(columns["target_ids"], columns["target"], strict=True)
+    """Neighbouring rows' targets as hypotheses, which compress less than the alike ones of a teacher: an upper bound."""
+    made = [
+        {"ids": ids, "text": text, "score": -0.5 - row % 7 / 64, "logprob": -9.0 - row % 5 / 64, "ended": "eos"}
+        for row, (ids, text) in enumerate(zip(columns["target_ids"], columns["target"], strict=True))
     ]
+    hypotheses = [[made[(row + rank) % len(made)] for rank in range(nbest)] for row in range(len(made))]
     kept = {name: columns[name] for name in ("id", "source_ids")}
     return pa.table(kept | {"hypotheses": hypotheses})
 
@@ -230,16 +236,15 @@ def _lists(columns: dict[str, list[Any]], nbest: int) -> pa.Table:
 def _soft(columns: dict[str, list[Any]], count: int, pieces: int) -> pa.Table:
     """Random pieces and probabilities, which compress less than a teacher's: an upper bound."""
     rng = np.random.default_rng(1)
-    lengths = [len(ids) + 1 for ids in columns["target_ids"]]
-    return pa.table(
-        {
-            "id": columns["id"],
-            "target_ids": columns["target_ids"],
-            "topk_ids": [list(rng.integers(0, pieces, (length, count), dtype=np.int32)) for length in lengths],
-            "topk_logprobs": [list(rng.random((length, count)).astype(np.float16)) for length in lengths],
-            "tail_logprob": [rng.random(length).astype(np.float16) for length in lengths],
-        }
-    )
+    rows = []
+    for ids in columns["target_ids"]:
+        length = len(ids) + 1
+        drawn = np.concatenate([rng.choice(pieces, count, replace=False) for _ in range(length)])
+        logprobs = np.log(rng.dirichlet(np.ones(count + 1), length))
+        sizes = np.full(length, count)
+        rows.append(SoftRow(ids=drawn, logprobs=logprobs[:, :-1].ravel(), sizes=sizes, tail=logprobs[:, -1]))
+    ids, targets = (pa.chunked_array([columns[name]], kind) for name, kind in KINDS.items())
+    return soft_table(ids, targets, rows, pieces=pieces, samples=None)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -14,7 +14,7 @@ FILES = sorted([*(ROOT / "seqkd").rglob("*.py"), *(ROOT / "data").rglob("*.py")]
 # Calls that run code or write where a file says, and modules that are for that alone.
 RUNS = {"eval", "exec", "compile", "__import__"}
 UNPACKS = {"extractall", "extract", "unpack_archive"}
-MODULES = {"marshal", "shelve", "dill", "cloudpickle", "joblib", "tarfile"}
+MODULES = {"marshal", "shelve", "dill", "cloudpickle", "joblib"}
 
 
 def calls(tree: ast.AST) -> Iterator[tuple[ast.Call, str, str]]:
@@ -72,7 +72,7 @@ def test_nothing_from_a_file_is_run(path: Path) -> None:
         "np.load(path, allow_pickle=True)",
         "eval(text)",
         "tarfile.open(path).extractall(out)",
-        "import tarfile",
+        "import marshal",
         "yaml.load(text)",
     ],
 )

@@ -367,7 +367,11 @@ def test_problems_of_a_vocabulary(several: Path) -> None:
 def test_rows_that_stand_several_times_are_not_decoded(several: Path) -> None:
     edited(several, 'kbest = "de-beam5"\nrule = "seqkd"', 'kbest = "de-beam5"\nrule = "all"')
     edited(several, 'teacher = "assistant"\ncorpus = "de"', 'teacher = "assistant"\ncorpus = "de-seqkd"')
-    assert [line for line in problems(several) if line.startswith("distill.de-again.corpus: 'de-seqkd' is of rule")]
+    assert [
+        line
+        for line in problems(several)
+        if line.startswith("distill.de-again.corpus: 'de-seqkd' holds each source several")
+    ]
 
 
 # --- order and what a new teacher remakes -------------------------------------------------------------------------

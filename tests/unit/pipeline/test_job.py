@@ -54,4 +54,5 @@ def test_bytes_of_real_shards_are_those_of_their_columns(tmp_path: Path) -> None
     assert columns < found["gold"] < columns + 2048 / found["rows"] + 1
     assert found["gold"] < found["distilled"] < found["gold"] + 40
     assert found["kbest, 1"] < found["kbest, 5"] < 5 * found["kbest, 1"]
-    assert found["soft targets, top 16"] > 2 * 16 * found["target_tokens"]
+    # At least 5 bits for each probability, and at least what 16 of 300 pieces need by counting: 11 bytes a position.
+    assert (10 + 11) * (found["target_tokens"] + 1) < found["soft targets, top 16"]

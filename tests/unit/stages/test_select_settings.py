@@ -407,10 +407,20 @@ def test_rows_that_a_reranking_model_has_no_positions_for_are_rejected(
     assert "not judged by the scorer" in reasons
 
 
-@pytest.mark.parametrize("values", [{"rule": "rerank"}, {"rule": "seqkd", "rerank": {"forward": "x"}}])
-def test_rerank_and_its_models_go_together(values: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"rule": "rerank"}, 'rule "rerank" requires the table `scorer`'),
+        ({"rule": "score"}, 'rule "score" requires the table `scorer`'),
+        ({"rule": "seqkd", "rerank": {"forward": "x"}}, "does not read a scorer: leave the table `rerank` out"),
+        ({"rule": "score", "scorer": {"forward": "x"}, "rerank": {"forward": "x"}}, "give one scorer"),
+        ({"rule": "mbr-score", "scorer": {"forward": "x"}}, "requires a scorer that compares with a reference"),
+        ({"rule": "all", "keep": 2}, "keeps every hypothesis: leave `keep` out"),
+    ],
+)
+def test_a_scorer_and_its_rule_go_together(values: dict[str, Any], message: str) -> None:
     plain = {"kbest": "k", "gold": "g", "prepared": "p", **values}
-    with pytest.raises(ConfigError, match="is required by a rule that reads a scorer"):
+    with pytest.raises(ConfigError, match=message):
         validate(SelectConfig, plain, "file")
 
 

@@ -223,7 +223,7 @@ def _distilled(table: pa.Table) -> pa.Table:
 
 
 def _lists(columns: dict[str, list[Any]], nbest: int) -> pa.Table:
-    """Neighbouring rows' targets as hypotheses, which compress less than the alike ones of a teacher: an upper bound."""
+    """Neighbouring rows' targets as hypotheses, which compress less than a teacher's similar ones: an upper bound."""
     made = [
         {"ids": ids, "text": text, "score": -0.5 - row % 7 / 64, "logprob": -9.0 - row % 5 / 64, "ended": "eos"}
         for row, (ids, text) in enumerate(zip(columns["target_ids"], columns["target"], strict=True))

@@ -189,6 +189,7 @@ def test_digests_are_recorded_at_the_first_fetch_and_checked_afterwards(
         ("test-full.tgz", b"<html>not found</html>", "is not the archive that is expected: md5"),
         ("test.tgz", None, "no such file"),
     ],
+    ids=["another archive", "a page", "missing"],  # the content of an archive has the time at which it was made
 )
 def test_a_bad_archive_stops_everything(
     benchmarks: ModuleType, mirror: Path, tmp_path: Path, name: str, content: bytes | None, message: str

@@ -111,7 +111,7 @@ imports = typer.Typer(
     help="Import a model of another toolkit as a model folder.", no_args_is_help=True, cls=_group(_import)
 )
 exports = typer.Typer(
-    help="Export a model or a corpus to the format of another toolkit.", no_args_is_help=True, cls=_group(_export)
+    help="Export a model or a corpus for another toolkit.", no_args_is_help=True, cls=_group(_export)
 )
 
 

@@ -224,7 +224,13 @@ ROWS: list[tuple[str, dict[str, Any]]] = [
         },
     ),
     ("select", {"rule": "seqinter", "keep": 2}),
-    ("select", {"rule": "score", "scorer": {"reverse": "@reverse"}}),
+    (
+        "select",
+        {
+            "rule": "score",
+            "scorer": {"forward": "@teacher", "reverse": "@reverse", "channel_weight": 0.5, "batch_tokens": 300},
+        },
+    ),
     ("select", {"rule": "seqkd", "tag": TAG, **BACK}),
     ("select", {"rule": "all", **BACK}),
     (

@@ -109,7 +109,7 @@ def test_the_command_line_has_an_option_for_it(run: Path, tmp_path: Path, capsys
     assert main(command) == 0
     assert "4 rows for test with 3 references each" in capsys.readouterr().err
     assert main([*command, "--monolingual"]) == 2
-    assert "not both" in capsys.readouterr().err
+    assert "give one of --monolingual, --test" in capsys.readouterr().err
     assert main(["inspect", str(tmp_path / "more")]) == 0
     shown = capsys.readouterr().out
     assert "reference 3" in shown

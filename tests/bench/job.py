@@ -223,12 +223,25 @@ def _distilled(table: pa.Table) -> pa.Table:
 
 
 def _lists(columns: dict[str, list[Any]], nbest: int) -> pa.Table:
-    """Neighbouring rows' targets as hypotheses, which compress less than a teacher's similar ones: an upper bound."""
-    made = [
-        {"ids": ids, "text": text, "score": -0.5 - row % 7 / 64, "logprob": -9.0 - row % 5 / 64, "ended": "eos"}
-        for row, (ids, text) in enumerate(zip(columns["target_ids"], columns["target"], strict=True))
-    ]
-    hypotheses = [[made[(row + rank) % len(made)] for rank in range(nbest)] for row in range(len(made))]
+    """References as best hypotheses, and further ones that differ from them in one word, as most of a teacher's do."""
+    rng = random.Random(1)
+    words = sorted({word for text in columns["target"] for word in text.split()})
+    pieces = max(max(ids, default=0) for ids in columns["target_ids"])
+    hypotheses = []
+    for ids, text in zip(columns["target_ids"], columns["target"], strict=True):
+        made = [(ids, text)]
+        for _ in range(nbest - 1):
+            changed, parts = list(ids), text.split()
+            changed[rng.randrange(len(ids))] = rng.randint(4, pieces)
+            parts[rng.randrange(len(parts))] = rng.choice(words)
+            made.append((changed, " ".join(parts)))
+        scores = [(-rng.random(), -20 * rng.random()) for _ in made]
+        hypotheses.append(
+            [
+                {"ids": one, "text": other, "score": score, "logprob": logprob, "ended": "eos"}
+                for (one, other), (score, logprob) in zip(made, scores, strict=True)
+            ]
+        )
     kept = {name: columns[name] for name in ("id", "source_ids")}
     return pa.table(kept | {"hypotheses": hypotheses})
 

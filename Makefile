@@ -29,7 +29,7 @@ help: ## this list
 	@echo "usage: make [TARGET] [PIPELINE=NAME] [RUNS=folder] [DEVICE=cuda] [PYTHON=python3.12] [TORCH=requirement]"
 	@echo
 	@sed -n 's/^\([a-z][a-z -]*\):.*## \(.*\)/\1\t\2/p' $(firstword $(MAKEFILE_LIST)) | \
-	  awk -F '\t' '{ printf "  %-40s %s\n", $$1, $$2 }'
+	  awk -F '\t' '{ printf "  %-50s %s\n", $$1, $$2 }'
 	@echo
 	@echo "pipelines: $(PIPELINES)"
 

@@ -110,9 +110,7 @@ def _add_parameters(command: Command, parameters: dict[str, Any]) -> Command:
 imports = typer.Typer(
     help="Import a model of another toolkit as a model folder.", no_args_is_help=True, cls=_group(_import)
 )
-exports = typer.Typer(
-    help="Export a model or a corpus for another toolkit.", no_args_is_help=True, cls=_group(_export)
-)
+exports = typer.Typer(help="Export a model or a corpus for another toolkit.", no_args_is_help=True, cls=_group(_export))
 
 
 def _stage_command(name: str) -> Callable[..., None]:

@@ -50,9 +50,7 @@ Executors = Annotated[
 OldExecutors = Annotated[Executor | None, typer.Option("--engine", hidden=True)]
 DryRun = Annotated[
     bool,
-    typer.Option(
-        "--dry-run", help="Say what a run would ask external workers and what it would cost, and ask nothing."
-    ),
+    typer.Option("--dry-run", help="Print the number and the cost of the requests to external workers, and send none."),
 ]
 Worker = Annotated[
     str | None,

@@ -38,9 +38,7 @@ def choose(lists: Lists, values: Floats, filters: Filters, otherwise: Otherwise)
         otherwise: The treatment of a row whose choice is rejected. drop: no target; next: the best hypothesis that no
             filter rejects, if there is one; gold: the gold target.
     """
-    order = _sort_by_value(lists, values)
-    codes = filters.judge(lists)
-    codes[(codes == 0) & np.isneginf(values)] = UNJUDGED
+    order, codes = _sort_and_judge(lists, values, filters)
     filled = np.flatnonzero(lists.counts)
     firsts = np.full(len(lists.counts), DROPPED, dtype=np.int64)
     firsts[filled] = order[lists.firsts[filled]]
@@ -78,9 +76,7 @@ def choose_several(
         `[hypotheses]`, whether a hypothesis is chosen; and `[hypotheses]`, the code of the first reason to reject one
         of the `keep` best, or 0 for all others.
     """
-    order = _sort_by_value(lists, values)
-    codes = filters.judge(lists)
-    codes[(codes == 0) & np.isneginf(values)] = UNJUDGED
+    order, codes = _sort_and_judge(lists, values, filters)
     checked = np.zeros(len(codes), dtype=np.bool_)
     best = _take_first(lists, order, keep)
     _check_slow(lists, np.flatnonzero(best), filters, codes, checked)
@@ -92,9 +88,16 @@ def choose_several(
     return chosen, np.where(best, codes, 0).astype(codes.dtype)
 
 
-def _sort_by_value(lists: Lists, values: Floats) -> Integers:
-    """Return the places of the hypotheses, row by row, best value first. Ties go to the better score, then the rank."""
-    return np.lexsort((lists.ranks, -lists.scores, -values, lists.owners))
+def _sort_and_judge(lists: Lists, values: Floats, filters: Filters) -> tuple[Integers, Codes]:
+    """Sort the hypotheses by value, and judge them by the filters that are not slow.
+
+    Returns:
+        The places of the hypotheses, row by row, best value first; ties go to the better score, then to the better
+        rank. And `[hypotheses]`, the code of the first reason to reject a hypothesis, or 0.
+    """
+    codes = filters.judge(lists)
+    codes[(codes == 0) & np.isneginf(values)] = UNJUDGED
+    return np.lexsort((lists.ranks, -lists.scores, -values, lists.owners)), codes
 
 
 def _take_first(lists: Lists, order: Integers, count: int) -> Booleans:

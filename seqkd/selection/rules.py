@@ -114,24 +114,22 @@ def score_by_mbr_score(lists: Lists, means: Means) -> Floats:
     Minimum Bayes risk with a neural metric as the utility (Freitag et al. 2022); see `score_by_mbr_bleu`. A hypothesis
     that the scorer cannot compare with every hypothesis of its list has the value minus infinity.
     """
-    counts = lists.counts[lists.owners]
-    begins = np.repeat(lists.firsts[lists.owners], counts)
-    inside = np.arange(len(begins)) - np.repeat(np.cumsum(counts) - counts, counts)
+    places = _pair_places(lists)
     pairs = Lists(
         ids=ranked_ids(lists.ids[lists.owners], lists.ranks),
         sources=lists.sources.take(lists.owners),
         source_ids=lists.source_ids.take(lists.owners),
         references=lists.texts,
         reference_ids=lists.token_ids,
-        hypotheses=lists.hypotheses.take(begins + inside),
-        counts=counts,
+        hypotheses=lists.hypotheses.take(places),
+        counts=lists.counts[lists.owners],
         blanks=lists.blanks,
         language=lists.language,
     )
     scores = score_by_scorer(pairs, means)
     failed = np.isneginf(scores)
     expected = _expected_scores(lists, np.where(failed, 0.0, scores))
-    expected[(begins + inside)[failed]] = -np.inf
+    expected[places[failed]] = -np.inf
     return expected
 
 
@@ -141,6 +139,17 @@ def _tokens(means: Means, texts: tuple[pa.Array, ...], ids: tuple[pa.Array, ...]
     return means.bleu.tokens(pa.concat_arrays(texts))
 
 
+def _pair_places(lists: Lists) -> Integers:
+    """Return the hypothesis of each pair of a reference and a hypothesis of one list.
+
+    Returns:
+        `[sum of squared counts]`, places of hypotheses, by list, then by reference, then by hypothesis.
+    """
+    counts = lists.counts[lists.owners]
+    begins = np.repeat(lists.firsts[lists.owners], counts)
+    return begins + np.arange(len(begins)) - np.repeat(np.cumsum(counts) - counts, counts)
+
+
 def _expected_scores(lists: Lists, scores: Floats) -> Floats:
     """Average each hypothesis' scores over the references of its list, weighted by their probabilities.
 
@@ -148,11 +157,8 @@ def _expected_scores(lists: Lists, scores: Floats) -> Floats:
         lists: The lists.
         scores: `[sum of squared counts]`, by list, then by reference, then by hypothesis.
     """
-    counts = lists.counts[lists.owners]
-    weights = np.repeat(lists.posterior, counts)
-    begins = np.repeat(lists.firsts[lists.owners], counts)
-    inside = np.arange(len(scores)) - np.repeat(np.cumsum(counts) - counts, counts)
-    expected = np.bincount(begins + inside, weights=weights * scores, minlength=len(lists.owners))
+    weights = np.repeat(lists.posterior, lists.counts[lists.owners])
+    expected = np.bincount(_pair_places(lists), weights=weights * scores, minlength=len(lists.owners))
     return expected.astype(np.float64)  # without any hypotheses they are integers
 
 

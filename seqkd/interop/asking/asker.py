@@ -43,7 +43,7 @@ class Notes:
     """Facts about the answers that were used since the last look.
 
     Attributes:
-        first: The time of the oldest answer; "" if there is none.
+        first: The time of the oldest answer, or "" if no answer has been received.
         last: The time of the newest answer.
         answers: The number of answers, with those of repeated rows.
         rejected: The reason of each row that the worker refused, by id.

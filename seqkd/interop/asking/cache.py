@@ -87,7 +87,7 @@ class Cache:
             raise work_error(error, folder, "answers cannot be read") from error
 
     def find(self, key: str) -> Stored | None:
-        """Return the answer with a key, or None if there is none yet."""
+        """Return the answer with a key, or None if the question has not been answered."""
         with self._lock:
             place = self._places.get(key)
         if place is None:
@@ -97,7 +97,7 @@ class Cache:
         return Stored(values["answer"], values["time"])
 
     def add(self, answers: Mapping[str, Answer], spent: Spent) -> dict[str, Stored]:
-        """Write the answers of a request, by key, and what was spent on it. Returns when they are on the disk.
+        """Write the answers of a request, by key, and what was spent on it. It returns when they are on the disk.
 
         Raises:
             WorkError: They cannot be written, for example because the disk is full.

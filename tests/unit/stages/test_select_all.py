@@ -115,16 +115,25 @@ def test_rows_of_k_best_lists_in_another_order_are_found_by_id(folders: Path) ->
     assert rejected(folders, "shuffled-out") == rejected(folders, "straight-out")
 
 
-def test_without_duplicates_the_weights_of_what_is_left_sum_to_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("values", "most"),
+    [
+        ({"rule": "all", "filters": {"duplicates": True, "min_score": -0.75}}, 8),
+        ({"rule": "seqkd", "keep": 3, "filters": {"duplicates": True, "min_score": -0.3}}, 3),
+    ],
+    ids=["all", "keep"],
+)
+def test_without_duplicates_the_weights_of_what_is_left_sum_to_one(
+    values: dict[str, Any], most: int, tmp_path: Path
+) -> None:
     write_rows(tmp_path, 40, size=7, best=8, kinds=30)  # eight hypotheses, some of them alike
-    values: dict[str, Any] = {"rule": "all", "filters": {"duplicates": True, "min_score": -0.75}}
     rows = selected(tmp_path, "whole", **values)
     assert len({row["id"] for row in rows}) == len(rows)
     assert len({(row["source"], row["target"]) for row in rows}) == len(rows)
     assert list(sums(rows).values()) == pytest.approx([1.0] * len(sums(rows)))
     manifest = read_manifest(tmp_path / "whole")
     assert manifest.counts.keys() == {"duplicate pair", "low score"}
-    assert manifest.rows + sum(manifest.counts.values()) == 40 * 8
+    assert manifest.rows + sum(manifest.counts.values()) == 40 * most
     assert len(rejected(tmp_path, "whole")) == sum(manifest.counts.values())
 
     with interrupted_before("manifest.json"), pytest.raises(KeyboardInterrupt):
@@ -178,21 +187,8 @@ def test_the_best_hypotheses_of_a_row_are_kept(tmp_path: Path) -> None:
         )
 
 
-def test_kept_hypotheses_are_judged_counted_and_free_of_duplicates(tmp_path: Path) -> None:
+def test_the_next_best_hypotheses_take_the_places_of_rejected_ones(tmp_path: Path) -> None:
     write_rows(tmp_path, 40, size=7, best=8, kinds=30)
-    values: dict[str, Any] = {"rule": "seqkd", "keep": 3, "filters": {"duplicates": True, "min_score": -0.3}}
-    rows = selected(tmp_path, "whole", **values)
-    assert len({(row["source"], row["target"]) for row in rows}) == len(rows)
-    assert list(sums(rows).values()) == pytest.approx([1.0] * len(sums(rows)))
-    manifest = read_manifest(tmp_path / "whole")
-    assert manifest.counts.keys() == {"duplicate pair", "low score"}
-    assert manifest.rows + sum(manifest.counts.values()) == 40 * 3
-    assert len(rejected(tmp_path, "whole")) == sum(manifest.counts.values())
-    with interrupted_before("manifest.json"), pytest.raises(KeyboardInterrupt):
-        selected(tmp_path, **values)
-    (tmp_path / "out" / "shard-00002.arrow").unlink()
-    selected(tmp_path, **values)
-    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
     filled = selected(tmp_path, "next", rule="seqkd", keep=3, rejected="next", filters={"min_score": -0.3})
     assert len(filled) >= len(selected(tmp_path, "drop", rule="seqkd", keep=3, filters={"min_score": -0.3}))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -23,8 +23,6 @@ from seqkd.text.vocabularies import TextVocabulary, Vocabularies
 from seqkd.training.data import SpecialIds
 from seqkd.training.runtime import Precision, choose_precision
 from seqkd.training.soft import SoftTable
-
-Unusable = Callable[[PairLengths], dict[str, Marks]]
 
 TOO_LONG = "longer than a teacher's max_positions"
 

@@ -182,10 +182,11 @@ class _Crew:
         actor: Any = ray.remote(_Worker)
         self.actor = actor.options(num_cpus=0 if gpu else 1, num_gpus=1 if gpu else 0, max_restarts=0)
         self.arguments = (ray.put(work), str(Path.cwd()), str(note), note.read_bytes())
-        self.starting: dict[Any, Any] = {}  # expected answers, each with its actor
+        self.starting: dict[Any, tuple[Any, int]] = {}  # expected answers, each with its actor and its generation
         self.idle: list[Any] = []
         self.busy: dict[Any, tuple[Any, int]] = {}
         self.deaths: Counter[int | None] = Counter()
+        self.generation = 0  # a worker that dies as it starts begins a new one
         self.looked = self.heard = time.monotonic()
         self.room = _slots(gpu=gpu)
 
@@ -211,7 +212,7 @@ class _Crew:
         """End all workers, whatever they are doing."""
         import ray
 
-        for actor in (*self.starting.values(), *self.idle, *(actor for actor, _ in self.busy.values())):
+        for actor in (*self.idle, *(actor for actor, _ in (*self.starting.values(), *self.busy.values()))):
             ray.kill(actor)
 
     def _hire(self) -> None:
@@ -221,21 +222,23 @@ class _Crew:
         crew = len(self.starting) + len(self.idle) + len(self.busy)
         for _ in range(min(self.wanted or self.room, len(self.waiting) + len(self.busy)) - crew):
             actor = self.actor.remote(*self.arguments)
-            self.starting[actor.ready.remote()] = actor
+            self.starting[actor.ready.remote()] = (actor, self.generation)
 
     def _take(self, answer: Any) -> Iterator[tuple[int, ShardInfo]]:
         """Handle an answer of a worker that is ready, has finished its shard, or has died."""
         import ray
 
-        actor, shard = self.busy.pop(answer, (None, None))
-        if actor is None:
-            actor = self.starting.pop(answer)
+        generation, shard = self.generation, None
+        if answer in self.busy:
+            actor, shard = self.busy.pop(answer)
+        else:
+            actor, generation = self.starting.pop(answer)
         try:
             found = ray.get(answer)
         except ray.exceptions.RayTaskError as error:
             raise error.cause from error  # an unexpected error is a bug and keeps its traceback
         except ray.exceptions.RayError as error:
-            self._bury(actor, shard, error)
+            self._bury(actor, shard, generation, error)
             return
         self.heard = time.monotonic()
         if isinstance(found, SeqkdError):
@@ -245,11 +248,14 @@ class _Crew:
         if shard is not None:
             yield shard, found
 
-    def _bury(self, actor: Any, shard: int | None, error: Exception) -> None:
+    def _bury(self, actor: Any, shard: int | None, generation: int, error: Exception) -> None:
         import ray
 
         ray.kill(actor)  # it may only be out of reach, and come back
+        if shard is None and generation < self.generation:
+            return  # it was hired together with one that has died, perhaps on the same node: no second failure in a row
         self.deaths[shard] += 1
+        self.generation += shard is None
         task = "as it started" if shard is None else f"at shard {shard}"
         if self.deaths[shard] >= self.most_deaths:
             raise WorkError(

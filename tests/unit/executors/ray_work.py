@@ -38,6 +38,18 @@ def die(folder: Path, shard: int) -> Completion[str]:
     return note(folder, 0.0, shard)
 
 
+def hang_elsewhere(folder: Path, head: str) -> Callable[[int], Completion[str]]:
+    """Start on the head once the other node is dead; elsewhere, never finish starting."""
+    import ray
+
+    if ray.get_runtime_context().get_node_id() != head:
+        (folder / f"hangs-{os.getpid()}").touch()
+    until = time.monotonic() + 90
+    while not (folder / "dead").exists() and time.monotonic() < until:
+        time.sleep(0.01)
+    return partial(note, folder, 0.2)
+
+
 def pieces(shard: int) -> list[int]:
     return [shard, shard]
 

@@ -26,7 +26,7 @@ from seqkd.stages.select import select
 from seqkd.stopping import StopRequest
 from tests.manifests import comparable
 from tests.torture.table import Record
-from tests.unit.executors.ray_work import deadly, finish, pieces, start, unloadable
+from tests.unit.executors.ray_work import deadly, finish, hang_elsewhere, pieces, start, unloadable
 from tests.unit.stages.support import prepare_config
 from tests.unit.stages.teachers import soft_config
 from tests.unit.stages.test_distill import make_teacher
@@ -183,7 +183,14 @@ def begun(folder: Path) -> Path:
 
 
 def run(
-    folder: Path, begin: Any, shards: int, stop: StopRequest, *, workers: int = 0, look_seconds: float = 2.0
+    folder: Path,
+    begin: Any,
+    shards: int,
+    stop: StopRequest,
+    *,
+    workers: int = 0,
+    look_seconds: float = 2.0,
+    most_deaths: int = executor.MOST_DEATHS,
 ) -> Iterator[int]:
     made = executor.run_shards(
         ShardWork(start=begin, pieces=pieces, finish=finish),
@@ -193,7 +200,7 @@ def run(
         folder=begun(folder),
         stop=stop,
         look_seconds=look_seconds,
-        most_deaths=2,
+        most_deaths=most_deaths,
     )
     return (shard for shard, info in made if info.name == shard_name(shard))
 
@@ -212,13 +219,34 @@ def test_a_node_that_joins_gets_work(cluster: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_node_may_die_with_all_workers_that_are_starting_on_it(cluster: Any, tmp_path: Path) -> None:
+    import ray
+
+    for other in list(cluster.worker_nodes):
+        cluster.remove_node(other, allow_graceful=False)
+    node = cluster.add_node(num_cpus=3)
+
+    def end() -> None:
+        cluster.remove_node(node, allow_graceful=False)
+        while any(seen["Alive"] for seen in ray.nodes() if seen["NodeID"] == node.node_id):  # type: ignore[no-untyped-call]
+            time.sleep(0.1)
+        (tmp_path / "dead").touch()
+
+    dead = when(lambda: len(list(tmp_path.glob("hangs-*"))) == 3, end)
+    with StopRequest() as stop:
+        begin = partial(hang_elsewhere, tmp_path, cluster.head_node.node_id)
+        assert sorted(run(tmp_path, begin, 20, stop, workers=4, look_seconds=0.2, most_deaths=3)) == list(range(20))
+    dead.join()
+
+
+@pytest.mark.slow
 def test_errors_deaths_and_stops(cluster: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     second_node(cluster)
     with StopRequest() as stop:
         with pytest.raises(ModelError, match="damaged"):
             list(run(tmp_path, partial(unloadable, tmp_path), 3, stop))
         with pytest.raises(WorkError, match="2 workers in a row have died at shard 1") as raised:
-            list(run(tmp_path, partial(deadly, tmp_path), 2, stop, workers=1))
+            list(run(tmp_path, partial(deadly, tmp_path), 2, stop, workers=1, most_deaths=2))
         assert "same command" in raised.value.hint
         assert list(tmp_path.glob("done-0-*"))
         assert capsys.readouterr().err.count("has died at shard 1") == 1

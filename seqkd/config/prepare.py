@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
+from pydantic import AfterValidator, Discriminator, Field, model_validator
+from pydantic import Tag as Choice
 
-from seqkd.config.search import Strict
+from seqkd.config.search import Name, Strict
 from seqkd.metrics.sacrebleu_sets import sacrebleu_files
 from seqkd.text.languages import LANGUAGE, suggest_language
 from seqkd.text.normalize import Normalization
@@ -29,6 +30,13 @@ def _check_code(code: str) -> str:
     return code
 
 
+SourceTag = Annotated[
+    str | None,
+    Field(
+        pattern=r"^\S+$",
+        description='a piece, such as "<2de>", that every source opens with, followed by a blank',
+    ),
+]
 Language = Annotated[str, Field(pattern=LANGUAGE, description="a code, e.g. zh or pt-BR"), AfterValidator(_check_code)]
 
 
@@ -38,7 +46,7 @@ def one_or_several(value: Any) -> str:
 
 
 References = Annotated[
-    Annotated[Path, Tag("one")] | Annotated[tuple[Path, ...], Field(min_length=1), Tag("several")],
+    Annotated[Path, Choice("one")] | Annotated[tuple[Path, ...], Field(min_length=1), Choice("several")],
     Discriminator(one_or_several),
 ]
 
@@ -171,6 +179,10 @@ class PrepareConfig(Strict):
     test: BitextConfig
     source_language: Language | None = None
     target_language: Language | None = None
+    tag: SourceTag = None
+    shares_sources: Path | None = Field(
+        None, description="output of `prepare` of a data set whose source text is the same, line by line"
+    )
     vocabulary: VocabularyConfig = VocabularyConfig()
     vocabulary_from: Path | None = Field(
         None, description="a model folder whose vocabulary is used instead of training one"
@@ -178,6 +190,20 @@ class PrepareConfig(Strict):
     cleaning: CleaningConfig = CleaningConfig()
     shard_rows: int = Field(10_000, ge=1)
     seed: int = 1
+
+    @model_validator(mode="after")
+    def _check_shared(self) -> PrepareConfig:
+        if self.shares_sources is not None and self.train.target is None:
+            raise ValueError(
+                "shares_sources: train.source has both sides; give the two sides as files, `source` and `target`"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_tag(self) -> PrepareConfig:
+        if self.tag and self.vocabulary_from is None and self.tag not in self.vocabulary.symbols:
+            raise ValueError(f"tag: {self.tag!r} is not a piece; add it to vocabulary.symbols")
+        return self
 
     @model_validator(mode="after")
     def _check_languages(self) -> PrepareConfig:
@@ -197,10 +223,20 @@ class FurtherTestConfig(Strict):
     shard_rows: int = Field(10_000, ge=1)
 
 
-class FurtherVocabularyConfig(Strict):
-    """A further vocabulary, learnt from the training text of a data set, with the validation text encoded by it."""
+class PreparedGroup(Strict):
+    """A data set among several, which is the group of its rows."""
 
-    prepared: Path = Field(..., description="output of `prepare`: the training and the validation text")
+    group: Name
+    path: Path = Field(..., description="output of `prepare`")
+
+
+class FurtherVocabularyConfig(Strict):
+    """A further vocabulary, learnt from the training text of one or several data sets, and their validation text."""
+
+    prepared: Annotated[
+        Annotated[Path, Choice("one")] | Annotated[tuple[PreparedGroup, ...], Field(min_length=1), Choice("several")],
+        Discriminator(one_or_several),
+    ] = Field(..., description="output of `prepare`: the training and the validation text; several as a list")
     vocabulary: VocabularyConfig
     seed: int = Field(1, description="seed of the sample that the vocabulary is learnt from")
 

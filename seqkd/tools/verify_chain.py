@@ -29,8 +29,9 @@ _FILES = re.compile(
     r"|(source_)?vocabulary|vocab(\.source)?\.model|.+\.(speed|history|result)\.json|source\..+)$"
 )
 _FOLDERS = re.compile(
-    r"^(prepared|train|valid|corpus\d*|gold|kbest|soft_targets|(corpora|distill|soft_targets|evaluations|backtranslation)\..+)$"
+    r"^(prepared|(train|valid)(@.+)?|corpus\d*|gold|kbest|soft_targets|shared_sources|(corpora|distill|soft_targets|evaluations|backtranslation)\..+)$"
 )
+_PART = re.compile(r"^(train|valid|test)$|^valid@")  # corpora of a prepared folder
 _MODELS = re.compile(r"^(model\d*|teacher\d*|forward|reverse|init_from|rescore_with|speed_against)$")
 _ROWS = {
     "kbest": ("corpus",),
@@ -248,9 +249,7 @@ def _check_parts(link: Link, problems: list[str]) -> Iterator[Path]:
     """Check the corpora of a prepared folder, whose manifest holds the digests of their manifests."""
     if link.kind != "prepared" or link.manifest is None:
         return
-    for part in ("train", "valid", "test"):
-        if part not in link.manifest.extra:
-            continue  # a further vocabulary has validation text alone
+    for part in filter(_PART.match, link.manifest.extra):  # a further vocabulary has validation text alone
         folder = link.path / part
         try:
             digest = read_manifest(folder).digest()

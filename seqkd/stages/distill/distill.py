@@ -46,6 +46,7 @@ from seqkd.stages.distill.counting import UNSCORED, note_counts, read_counts
 from seqkd.stages.distill.lists import kbest_table
 from seqkd.stages.distill.provenance import provenance, source_of, source_settings
 from seqkd.stages.prepare.encode import encode_texts
+from seqkd.stages.prepare.tags import check_tag, read_tag
 from seqkd.stages.rejected import REJECTED, list_rows
 from seqkd.stages.shards import ShardJob, make_shards, own_device, stage_device
 from seqkd.stages.slower import slow_path_note
@@ -297,7 +298,10 @@ def _foreign_vocabularies(config: DistillConfig, corpus: Corpus) -> Vocabularies
         return None
     found = Vocabularies.load(config.models[0])
     made_with = {"target": corpus.manifest.vocabulary, "source": corpus.manifest.extra.get("source_vocabulary")}
-    return found if any(made_with[side] != vocabulary.digest for side, vocabulary in found.sides()) else None
+    if all(made_with[side] == vocabulary.digest for side, vocabulary in found.sides()):
+        return None
+    check_tag(read_tag(corpus.manifest), found)
+    return found
 
 
 def _pieces(rows: list[int], size: int, shard: int) -> list[_Piece]:

@@ -26,6 +26,7 @@ from seqkd.errors import CorpusError, ModelError
 from seqkd.executors.work import Completion, whole_shards
 from seqkd.progress import say
 from seqkd.stages.prepare.references import ACCEPTED, accepted_file
+from seqkd.stages.prepare.tags import check_tag, read_tag
 from seqkd.stages.shards import ShardJob, make_shards
 from seqkd.text.vocabularies import TextVocabulary, Vocabularies
 
@@ -44,7 +45,8 @@ def run(config: EncodeConfig, out: str | Path, *, overwrite: bool = False, devic
 
     Raises:
         CorpusError: The corpus is missing or damaged, or is monolingual text.
-        ModelError: The folder has no vocabulary, or the vocabulary lacks the tag of back-translated sources.
+        ModelError: The folder has no vocabulary, or the vocabulary lacks the tag of the data set or that of
+            back-translated sources.
         ConflictError: `out` was made from another corpus or with another vocabulary.
         WorkError: The files cannot be written, or the run was stopped.
     """
@@ -56,6 +58,7 @@ def run(config: EncodeConfig, out: str | Path, *, overwrite: bool = False, devic
             where=str(config.corpus),
             expected="a corpus with both sides",
         )
+    check_tag(read_tag(corpus.manifest), vocabularies)
     accepted = accepted_file(config.corpus)
     inputs = {"accepted": hashlib.sha256(accepted.read_bytes()).hexdigest()} if accepted.is_file() else {}
     inputs |= {"corpus": corpus.manifest.digest()}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -20,6 +20,8 @@ from seqkd.corpus.writer import write_shard
 from seqkd.errors import InputError, SeqkdError
 from seqkd.executors.work import Completion, whole_shards
 from seqkd.progress import Progress
+from seqkd.stages.prepare.shared_sources import SOURCE_ROW, SourceRows
+from seqkd.stages.prepare.tags import add_tag, remove_tag
 from seqkd.stages.shards import ShardJob, make_shards
 from seqkd.stopping import StopRequest
 from seqkd.text.cleaning import Cleaner, Units
@@ -133,6 +135,8 @@ def encode_shards(
     *,
     first_id: int = 0,
     as_given: bool = False,
+    tag: str = "",
+    shared: SourceRows | None = None,
     stop: StopRequest | None = None,
 ) -> list[ShardInfo]:
     """Normalise, encode and write shard by shard. Finished shards of an earlier run are kept.
@@ -146,13 +150,16 @@ def encode_shards(
         first_id: The id of the first row; later ids count up.
         as_given: Whether the columns of text hold the text of the files, as for validation and test text, which metrics
             read there. Otherwise they hold the normalised text. Token ids are always those of the normalised text.
+        tag: The tag that sources get; "" for none.
+        shared: The sources that another data set shares; None for no column `source_row`.
         stop: The caller's own request to stop; None if the caller does not listen for one.
 
     Raises:
         WorkError: The run was stopped, or a file cannot be written.
     """
     sizes = [min(shard_rows, rows - first) for first in range(0, rows, shard_rows)]
-    encoder = _Encoder(texts, output.path, sizes, first_id, vocabularies, as_given)
+    encode = partial(_encode_rows, vocabularies=vocabularies, as_given=as_given, tag=tag, shared=shared)
+    encoder = _Encoder(texts, output.path, sizes, first_id, encode)
     job = ShardJob(
         label=f"prepare: {output.path.name}",
         unit="pairs",
@@ -173,8 +180,7 @@ class _Encoder:
         folder: The folder of the shards.
         sizes: The rows of each shard.
         first_id: The id of the first row.
-        vocabularies: The vocabularies of sources and of targets.
-        as_given: See `encode_shards`.
+        encode: Makes the table of texts, given the id of the first one.
     """
 
     def __init__(
@@ -183,11 +189,10 @@ class _Encoder:
         folder: Path,
         sizes: list[int],
         first_id: int,
-        vocabularies: Vocabularies,
-        as_given: bool,
+        encode: Callable[[Iterable[tuple[str, ...]], int], pa.Table],
     ) -> None:
         self._texts, self._folder, self._sizes = texts, folder, sizes
-        self._first_id, self._vocabularies, self._as_given = first_id, vocabularies, as_given
+        self._first_id, self._encode = first_id, encode
         self._read = 0  # the number of texts read
 
     def __call__(self, shard: int) -> Completion[ShardInfo]:
@@ -195,12 +200,20 @@ class _Encoder:
         deque(islice(self._texts, first - self._read), maxlen=0)  # the texts of finished shards
         self._read = first + self._sizes[shard]
         part = islice(self._texts, self._sizes[shard])
-        table = _encode_rows(part, self._first_id + first, self._vocabularies, self._as_given)
+        table = self._encode(part, self._first_id + first)
         return partial(write_shard, self._folder, shard, table)
 
 
-def _encode_rows(texts: Iterable[tuple[str, ...]], first: int, vocabularies: Vocabularies, as_given: bool) -> pa.Table:
-    sources, targets, *further = (list(side) for side in zip(*texts, strict=True))
+def _encode_rows(
+    texts: Iterable[tuple[str, ...]],
+    first: int,
+    *,
+    vocabularies: Vocabularies,
+    as_given: bool,
+    tag: str,
+    shared: SourceRows | None,
+) -> pa.Table:
+    sources, targets, *further = (list(side) for side in zip(*add_tag(texts, tag), strict=True))
     source, target = vocabularies.source.normalize(sources), vocabularies.target.normalize(targets)
     columns = {
         "id": pa.array(range(first, first + len(source)), pa.int64()),
@@ -209,6 +222,8 @@ def _encode_rows(texts: Iterable[tuple[str, ...]], first: int, vocabularies: Voc
         "source_ids": pa.array(vocabularies.source.encode(source), pa.list_(pa.int32())),
         "target_ids": pa.array(vocabularies.target.encode(target), pa.list_(pa.int32())),
     }
+    if shared is not None:
+        columns[SOURCE_ROW] = shared.find([remove_tag(text, tag) for text in source])
     if further:
         others = zip(*map(vocabularies.target.join_words, further), strict=True)
         columns["further_references"] = pa.array([list(row) for row in others], pa.list_(pa.string()))

@@ -17,6 +17,7 @@ from seqkd.progress import say
 from seqkd.stages.prepare.encoding import NORMALIZED, corpus_manifest, encode_shards, raise_problems
 from seqkd.stages.prepare.prepare import read_prepared
 from seqkd.stages.prepare.references import ACCEPTED, check_text, copy_accepted, name_digests, read_text
+from seqkd.stages.prepare.tags import describe_tag, read_tag
 from seqkd.stopping import StopRequest
 from seqkd.text.vocabularies import Vocabularies
 
@@ -44,9 +45,11 @@ def run(config: FurtherTestConfig, out: str | Path, *, overwrite: bool = False, 
     facts, accepted = check_text(bitext, problems)
     raise_problems(problems)
     assert facts is not None  # otherwise there would be a problem
-    languages = {
+    languages: dict[str, Any] = {
         side: prepared.extra[side] for side in ("source_language", "target_language") if side in prepared.extra
     }
+    tag = read_tag(prepared)
+    languages |= describe_tag(tag)
     inputs = name_digests(facts.digests)
     inputs |= {"vocabulary": vocabularies.target.digest, "source_vocabulary": vocabularies.source.digest}
     made_by = Provenance(
@@ -63,7 +66,14 @@ def run(config: FurtherTestConfig, out: str | Path, *, overwrite: bool = False, 
             copy_accepted(bitext.accepted, out / ACCEPTED)
         with StopRequest() as stop:
             shards = encode_shards(
-                read_text(bitext), output, facts.rows, config.shard_rows, vocabularies, as_given=True, stop=stop
+                read_text(bitext),
+                output,
+                facts.rows,
+                config.shard_rows,
+                vocabularies,
+                as_given=True,
+                tag=tag,
+                stop=stop,
             )
         manifest = corpus_manifest(output, shards, vocabularies, {}, as_given=True)
         manifest.extra.update(languages | _describe(config.text, bitext))

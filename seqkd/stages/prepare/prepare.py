@@ -15,6 +15,7 @@ from typing import Any
 from seqkd.config.stages import BitextConfig, PrepareConfig
 from seqkd.config.written import find_neutral
 from seqkd.corpus.manifest import PARTIAL, Manifest, Provenance, StageOutput, read_manifest
+from seqkd.corpus.reader import Corpus
 from seqkd.corpus.unknowns import UNKNOWN_ROWS
 from seqkd.corpus.vocabularies import write_vocabularies
 from seqkd.errors import CorpusError, InputError, SeqkdError
@@ -32,6 +33,8 @@ from seqkd.stages.prepare.encoding import (
 )
 from seqkd.stages.prepare.learning import learn_vocabularies
 from seqkd.stages.prepare.references import check_text, copy_accepted, name_digests, read_text
+from seqkd.stages.prepare.shared_sources import SourceRows, check_shared
+from seqkd.stages.prepare.tags import check_tag, describe_tag
 from seqkd.stages.rejected import REJECTED
 from seqkd.stopping import StopRequest
 from seqkd.text.cleaning import Cleaner
@@ -42,6 +45,8 @@ from seqkd.text.screening import count_verdicts, read_kept
 from seqkd.text.vocabularies import Vocabularies, list_files
 
 ACCEPTED = "test.accepted.jsonl"
+
+SHARED = "shared_sources"  # in a fingerprint: the training text of the data set whose sources are shared
 
 _WORK = "work"  # the folder of temporary files of the run
 
@@ -56,7 +61,9 @@ def run(config: PrepareConfig, out: str | Path, *, overwrite: bool = False, devi
         device: Not used.
 
     Raises:
-        InputError: The text cannot be used, no row is left after cleaning, or the size of the vocabulary does not fit.
+        InputError: The text cannot be used, no row is left after cleaning, the size of the vocabulary does not fit, or
+            the source side is not that of the data set whose sources it is said to share.
+        ModelError: The vocabulary that is brought along has no piece for the tag.
         ConflictError: `out` was made with other settings or text.
         WorkError: The files cannot be written, or the run was stopped.
     """
@@ -100,7 +107,7 @@ def _list_languages(config: PrepareConfig) -> dict[str, Any]:
 def settings(config: PrepareConfig) -> dict[str, Any]:
     """Return the settings that the output depends on, as in the stage file."""
     own = {"cleaning", "shard_rows"} | ({"vocabulary", "seed"} if config.vocabulary_from is None else set())
-    values = config.model_dump(mode="json", include=own) | _list_languages(config)
+    values = config.model_dump(mode="json", include=own) | _list_languages(config) | describe_tag(config.tag or "")
     if "vocabulary" in values:
         # Tags were symbols in the first version, whose folders must fit the same pipelines today.
         values["vocabulary"]["symbols"] += values["vocabulary"].pop("tags")
@@ -111,10 +118,15 @@ def _make_provenance(config: PrepareConfig, facts: dict[str, BitextFacts], accep
     inputs = {
         f"{part}.{side}": digest for part, fact in facts.items() for side, digest in name_digests(fact.digests).items()
     }
+    if config.shares_sources is not None:
+        check_shared(config.shares_sources, config.train.source, facts["train"].digests[0])
+        inputs[SHARED] = read_manifest(config.shares_sources / "train").digest()
     if accepted_digest:
         inputs["test.accepted"] = accepted_digest
     if config.vocabulary_from is not None:
-        inputs |= Vocabularies.load(config.vocabulary_from).digests()
+        given = Vocabularies.load(config.vocabulary_from)
+        check_tag(config.tag or "", given)
+        inputs |= given.digests()
     return Provenance(
         stage="prepare",
         settings=settings(config),
@@ -173,7 +185,9 @@ def _prepare(
         )
     vocabularies = _make_vocabularies(config, out, verdicts)
     stop.check("after the vocabulary")
-    languages = _list_languages(config)
+    check_tag(config.tag or "", vocabularies)
+    shared = None if config.shares_sources is None else SourceRows(Corpus.open(config.shares_sources / "train"))
+    languages = _list_languages(config) | describe_tag(config.tag or "")
     manifests = {}
     for part in ("train", "valid", "test"):
         bitext: BitextConfig = getattr(config, part)
@@ -188,7 +202,15 @@ def _prepare(
                 number = rows if part == "train" else facts[part].rows
                 given = part != "train"
                 written = encode_shards(
-                    texts, output, number, config.shard_rows, vocabularies, as_given=given, stop=stop
+                    texts,
+                    output,
+                    number,
+                    config.shard_rows,
+                    vocabularies,
+                    as_given=given,
+                    shared=None if given else shared,
+                    tag=config.tag or "",
+                    stop=stop,
                 )
                 manifest = corpus_manifest(output, written, vocabularies, {} if given else counts, as_given=given)
                 manifest.extra.update(languages)

@@ -38,6 +38,7 @@ from seqkd.stages.asking import (
     find_workers,
 )
 from seqkd.stages.distill.counting import UNSCORED
+from seqkd.stages.prepare.tags import SOURCE_TAG
 from seqkd.stages.rejected import REJECTED
 from seqkd.stages.select.accounting import Totals, account_shard, chosen_ids, note_duplicates
 from seqkd.stages.select.provenance import provenance
@@ -359,7 +360,7 @@ def _manifest(
     known = gold.manifest.extra
     vocabulary, source_vocabulary = gold.manifest.vocabulary, known.get("source_vocabulary")
     names = ["source_language", "target_language"]
-    languages = {name: known[name] for name in names if name in known}
+    languages = {name: known[name] for name in (*names, SOURCE_TAG) if name in known}
     if config.reverse:
         languages = {name: known[other] for name, other in zip(names, reversed(names), strict=True) if other in known}
         vocabulary, source_vocabulary = known["source_vocabulary"], vocabulary

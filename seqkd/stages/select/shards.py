@@ -34,6 +34,7 @@ from seqkd.selection.lists import Floats, Integers, Lists, one_array, sizes
 from seqkd.selection.rules import PIECES, Means
 from seqkd.selection.sentence_bleu import SentenceBleu
 from seqkd.stages.asking import Notes, note_answers, take_notes
+from seqkd.stages.prepare.shared_sources import SOURCE_ROW
 from seqkd.text.languages import has_blanks
 from seqkd.text.vocabularies import Vocabularies
 
@@ -242,7 +243,8 @@ def _table(rows: pa.Table, lists: Lists, kept: Integers, picks: Integers, rule: 
         "rule": pa.array([rule] * len(kept), pa.string()),
         "origin": pa.array(np.where(taught, "teacher", "gold").tolist(), pa.string()),
     }
-    table = rows.select(["id", "source", "source_ids"]).take(pa.array(kept))
+    joined = [SOURCE_ROW] if SOURCE_ROW in rows.column_names else []
+    table = rows.select(["id", "source", "source_ids", *joined]).take(pa.array(kept))
     for name, column in added.items():
         table = table.append_column(name, column)
     return table

@@ -45,10 +45,22 @@ from seqkd.config.sources import SourceConfig
 from seqkd.metrics.tokenizers import TokenizerChoice
 from seqkd.models.initialiser import Initialiser
 from seqkd.models.registry import Stack
+from seqkd.training.groups import name_measure, split_measure
 
 Precision = Literal["float32", "bf16", "fp16"]
 
 # --- train ------------------------------------------------------------------------------------------------------
+
+
+class BestBy(Strict):
+    """The metric on one group that chooses the best validation of a model of several data sets."""
+
+    metric: ValidatingMetric
+    group: Name = Field(..., description="a data set")
+
+
+def _name_or_table(value: Any) -> str:
+    return "table" if isinstance(value, (dict, BestBy)) else "name"
 
 
 class TrainingConfig(Strict):
@@ -70,7 +82,9 @@ class TrainingConfig(Strict):
     validate_every: int = Field(500, ge=1, description="updates between validations; each also saves a checkpoint")
     valid_bleu: bool = Field(True, description="measure greedy BLEU on the validation corpus besides NLL")
     tokenizer: TokenizerChoice = Field("auto", description="tokenizer of that BLEU; auto: by the target's language")
-    best_by: ValidatingMetric = "nll"
+    best_by: Annotated[
+        Annotated[ValidatingMetric, Tag("name")] | Annotated[BestBy, Tag("table")], Discriminator(_name_or_table)
+    ] = Field("nll", description="a metric, or a table with a metric and the group on which it is measured")
     patience: int = Field(0, ge=0, description="validations without improvement before stopping; 0: never")
     average: int = Field(
         1, ge=1, description="number of checkpoints that are averaged: the best one and the latest before it"
@@ -90,9 +104,15 @@ class TrainingConfig(Strict):
 
     @model_validator(mode="after")
     def _check_best_by(self) -> TrainingConfig:
-        if self.best_by == "bleu" and not self.valid_bleu:
+        if split_measure(self.chooses_by)[0] == "bleu" and not self.valid_bleu:
             raise ValueError("best_by is bleu, but valid_bleu is false")
         return self
+
+    @property
+    def chooses_by(self) -> str:
+        """The name of the measure that chooses the best validation: a metric, or `METRIC@GROUP`."""
+        given = self.best_by
+        return given if isinstance(given, str) else name_measure(given.metric, given.group)
 
 
 Weight = Annotated[float, Field(gt=0.0, le=1000.0)]
@@ -103,11 +123,23 @@ class WeightedPath(Strict):
 
     path: Path
     weight: Weight = Field(1.0, description="how often an epoch repeats each row, on average")
+    group: Name | None = Field(None, description="its data set, if `prepared` holds several")
 
 
 CorpusPaths = Annotated[
     Annotated[Path, Tag("one")] | Annotated[tuple[WeightedPath, ...], Field(min_length=1), Tag("several")],
     Discriminator(one_or_several),
+]
+
+
+CorpusTemperature = Annotated[
+    float | None,
+    Field(
+        ge=1.0,
+        le=1000.0,
+        description="in place of weights: groups are sampled in proportion to their share of the rows to the power of "
+        "1 / temperature",
+    ),
 ]
 
 
@@ -141,6 +173,7 @@ class TrainConfig(Strict):
     role: Literal["teacher", "student"] = "student"
     prepared: Path = Field(..., description="output of `prepare`: vocabulary and validation corpus")
     corpus: CorpusPaths = Field(..., description="training corpus, gold or distilled, or several with weights")
+    corpus_temperature: CorpusTemperature = None
     model: ModelConfig = Field(default_factory=default_model)
     objective: ObjectiveConfig = Field(default_factory=default_objective)
     training: TrainingConfig
@@ -165,10 +198,35 @@ class TrainConfig(Strict):
         check_mix(self.objective, [(str(part.path), part.weight) for part in self.corpora])
         return self
 
+    @model_validator(mode="after")
+    def _check_groups(self) -> TrainConfig:
+        groups = {part.group for part in self.corpora}
+        if None in groups and len(groups) > 1:
+            raise ValueError("corpus: some corpora have a `group` and some have none; give it to all of them")
+        weighted = any(part.weight != 1.0 for part in self.corpora)
+        check_temperature(self.corpus_temperature, weighted=weighted, several=len(groups) > 1)
+        group = split_measure(self.training.chooses_by)[1]
+        if group and (group not in groups or len(groups) < 2):
+            raise ValueError(f"training.best_by.group: {group!r} is not one of several groups of `corpus`")
+        return self
+
     @property
     def corpora(self) -> tuple[WeightedPath, ...]:
         """All training corpora."""
         return (WeightedPath(path=self.corpus),) if isinstance(self.corpus, Path) else self.corpus
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """The groups of the corpora, each once; empty if the model has one data set with a vocabulary of its own."""
+        return tuple(dict.fromkeys(part.group for part in self.corpora if part.group is not None))
+
+
+def check_temperature(temperature: float | None, *, weighted: bool, several: bool) -> None:
+    """Raise ValueError if a temperature is given for corpora that have weights, or that are of one data set."""
+    if temperature is not None and weighted:
+        raise ValueError("corpus_temperature: the corpora have weights, too; leave out one or the other")
+    if temperature is not None and not several:
+        raise ValueError("corpus_temperature: all corpora are of one data set; leave it out, or give `weight`")
 
 
 def check_mix(objective: ObjectiveConfig, corpora: Sequence[tuple[str, float]]) -> None:

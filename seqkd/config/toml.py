@@ -113,7 +113,8 @@ def _drop_tags(loc: tuple[str | int, ...]) -> tuple[str | int, ...]:
     return tuple(
         part
         for before, part in zip((None, *loc), loc, strict=False)
-        if not (before in ("corpus", "target") and part in ("one", "several"))
+        if not (before in ("corpus", "target", "prepared") and part in ("one", "several"))
+        and not (before == "best_by" and part in ("name", "table"))
     )
 
 

@@ -59,6 +59,7 @@ class Batch(NamedTuple):
         soft: Stored soft targets of the kept positions, if there are any.
         origins: `[batch]`, the folder of each row's corpus if several are mixed, because their ids may be equal.
         weights: The weights of the rows, or None if each counts 1.
+        groups: `[batch]`, the data set of each row if there are several.
     """
 
     ids: npt.NDArray[np.int64]
@@ -71,6 +72,7 @@ class Batch(NamedTuple):
     soft: SoftTargets | None = None
     origins: npt.NDArray[np.str_] | None = None
     weights: RowWeights | None = None
+    groups: npt.NDArray[np.str_] | None = None
 
     @property
     def total(self) -> float:

@@ -15,6 +15,8 @@ from seqkd.objectives.base import Batch, RowWeights, SoftTargets
 from seqkd.training.hooks import Hook
 from seqkd.training.state import Validation
 
+_NAMES = ("origins", "groups")  # arrays of text in a batch
+
 
 class Hooks:
     """The hooks of a run, each with the batches that it has changed and that are not used yet.
@@ -105,15 +107,15 @@ def _plain(batch: Batch) -> dict[str, Any]:
     values["ids"] = torch.tensor(batch.ids)
     values["soft"] = None if batch.soft is None else tuple(batch.soft)
     values["weights"] = None if batch.weights is None else tuple(batch.weights)
-    values["origins"] = None if batch.origins is None else batch.origins.tolist()
+    values |= {name: None if values[name] is None else values[name].tolist() for name in _NAMES}
     return values
 
 
 def _batch(values: Mapping[str, Any]) -> Batch:
     """Convert the result of `_plain` back to a batch."""
-    batch = Batch(**{**values, "ids": values["ids"].numpy()})
+    names = {name: None if values.get(name) is None else np.array(values[name]) for name in _NAMES}
+    batch = Batch(**{**values, **names, "ids": values["ids"].numpy()})
     return batch._replace(
         soft=None if batch.soft is None else SoftTargets(*batch.soft),
         weights=None if batch.weights is None else RowWeights(*batch.weights),
-        origins=None if batch.origins is None else np.array(batch.origins),
     )

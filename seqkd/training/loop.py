@@ -62,7 +62,7 @@ class LoopSettings:
         validate_every: Updates between validations. Each validation also saves the state.
         patience: Validations without improvement before training stops; 0 for no limit.
         average: Number of validations, up to the best one, whose checkpoints are averaged for the model.
-        best_by: The metric that decides the best validation.
+        best_by: The metric that decides the best validation, or a metric on a group (see `name_measure`).
         keep: Updates whose checkpoints are kept in any case.
         seed: The seed of dropout.
         optim: Optimiser and schedule.

@@ -29,6 +29,7 @@ class MixedData:
         batch_tokens: Largest product of a batch's rows and its longest sentence.
         window: Rows that are shuffled and sorted together.
         seed: The seed of draws and shuffles.
+        groups: The data set of each corpus, or None if there is only one.
         rank: The number of this process among `world` processes.
         world: Number of processes that share the corpora.
 
@@ -44,6 +45,7 @@ class MixedData:
         batch_tokens: int,
         window: int,
         seed: int,
+        groups: Sequence[str] | None = None,
         rank: int = 0,
         world: int = 1,
     ) -> None:
@@ -52,6 +54,7 @@ class MixedData:
         # positions starts[n] to starts[n + 1] - 1.
         self._starts = np.cumsum([0, *(part.corpus.rows for part in parts)], dtype=np.int64)
         self._names = np.array([str(part.corpus.path) for part in parts])
+        self._groups = None if groups is None else np.array(groups)
         self._batch_tokens, self._window, self._seed = batch_tokens, window, seed
         self._rank, self._world = rank, world
 
@@ -77,7 +80,7 @@ class MixedData:
         return [positions[batch] for batch in batches]
 
     def load(self, rows: Rows) -> Batch:
-        """Make the batch of these positions, each row with the folder of its corpus."""
+        """Make the batch of these positions, each row with the folder of its corpus, and its group if there are any."""
         which = np.searchsorted(self._starts, rows, side="right") - 1
         order = np.argsort(which, kind="stable")
         tables = [
@@ -86,7 +89,8 @@ class MixedData:
             if not len(rows) or (which == n).any()
         ]
         table = pa.concat_tables(_fill_weights(tables)).take(pa.array(np.argsort(order)))
-        return self._parts[0][0].collate(table)._replace(origins=self._names[which])
+        batch = self._parts[0][0].collate(table)._replace(origins=self._names[which])
+        return batch if self._groups is None else batch._replace(groups=self._groups[which])
 
 
 def _fill_weights(tables: Sequence[pa.Table]) -> list[pa.Table]:

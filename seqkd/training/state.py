@@ -15,6 +15,7 @@ from seqkd.corpus.files import atomic_path
 from seqkd.errors import ConflictError, WorkError
 from seqkd.metrics.registry import METRICS
 from seqkd.models.checkpoint import read_weights, write_weights
+from seqkd.training.groups import split_measure
 
 LAST = "last.pt"
 FORMAT = 1
@@ -32,7 +33,8 @@ class Validation:
         train_loss: The objective per target token, since the validation before.
         valid_nll: Negative log-likelihood in nats per target token.
         valid_bleu: BLEU of greedy outputs, or None if it was not computed.
-        metrics: Values of further metrics of greedy outputs, by name.
+        metrics: Values of further metrics of greedy outputs, by name. With several groups all values are means over
+            the groups, and those of each group are here, too (see `name_measure`).
         tokens_per_second: Target tokens trained on per second, without the time of validations.
         learning_rate: Learning rate of the last update.
     """
@@ -137,7 +139,7 @@ def load_state(folder: Path, *, world: int, precision: str) -> tuple[TrainState,
 
 
 def best_index(history: list[Validation], by: str) -> int:
-    """Return the index of the first of the best validations."""
+    """Return the index of the first of the best validations by a metric, or by a metric on a group."""
     return min(range(len(history)), key=lambda i: (_badness(history[i], by), i))
 
 
@@ -189,4 +191,4 @@ def average_checkpoints(paths: Iterable[Path]) -> dict[str, Tensor]:
 
 
 def _badness(line: Validation, by: str) -> float:
-    return -line.value(by) if METRICS.get(by).direction == "higher" else line.value(by)
+    return -line.value(by) if METRICS.get(split_measure(by)[0]).direction == "higher" else line.value(by)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from seqkd.config.models import list_weighing_objectives
 from seqkd.config.stages import TrainConfig
+from seqkd.corpus.manifest import Manifest
 from seqkd.corpus.reader import Corpus
 from seqkd.errors import ConfigError, CorpusError
 from seqkd.models.checkpoint import model_digest
+from seqkd.stages.prepare.further_vocabulary import GROUPS, VALID, name_part
 from seqkd.stages.prepare.prepare import read_prepared
 from seqkd.stages.train.rejecting import corpus_key
 from seqkd.stages.train.teaching import Teaching
@@ -26,13 +30,15 @@ class Inputs:
         prepared: The manifest of the prepared folder.
         corpora: The training corpora in the direction of the model.
         mixed: Whether there are several corpora, or one with a weight.
-        valid: The validation corpus.
+        valid: The validation corpora by group. The group of a single data set is "".
+        languages: The target language of each group, or None if it is not known.
         vocabularies: The vocabularies of source and target.
         init_from: Folder of the model from which training starts.
         teaching: The inputs that teachers provide.
 
     Raises:
-        ConfigError: The objective cannot count rows by the weights of a corpus.
+        ConfigError: The objective cannot count rows by the weights of a corpus, or the groups of the corpora are not
+            those of the prepared folder.
         CorpusError: A corpus is missing or damaged, was made with another vocabulary, or has no targets; or the soft
             targets belong to another corpus.
         ModelError: The teacher folder does not contain a model, or the teacher was trained with a different vocabulary.
@@ -50,11 +56,14 @@ class Inputs:
                     expected=f"one of: {', '.join(list_weighing_objectives())}; or a corpus without weights",
                     hint='select with another rule than "all", and with keep = 1',
                 )
-        self.valid = _open_directed(config.prepared / "valid", config)
+        facts = _find_groups(self.prepared, config)
+        self.valid = {group: _open_directed(config.prepared / name_part(VALID, group), config) for group in facts}
+        side = "source_language" if config.reverse else "target_language"
+        self.languages: dict[str, str | None] = {group: of.get(side) for group, of in facts.items()}
         own = Vocabularies.load(config.prepared)
         self.vocabularies = own.reversed() if config.reverse else own
         self.init_from = None if config.init_from is None else Path(config.init_from.model)
-        for corpus in (*self.corpora, self.valid):
+        for corpus in (*self.corpora, *self.valid.values()):
             corpus.check_vocabularies(
                 self.vocabularies,
                 f"that of {config.prepared}",
@@ -68,13 +77,13 @@ class Inputs:
         Raises:
             CorpusError: A corpus contains an invalid id or is damaged.
         """
-        for corpus in (*self.corpora, self.valid):
+        for corpus in (*self.corpora, *self.valid.values()):
             for side, vocabulary in self.vocabularies.sides():
                 corpus.check_ids(f"{side}_ids", vocabulary.size)
 
     def digests(self) -> dict[str, str]:
-        """Return the digests of all inputs. The digest of the validation corpus covers the vocabularies."""
-        digests = {"valid": self.valid.manifest.digest()}
+        """Return the digests of all inputs. The digests of the validation corpora cover the vocabularies."""
+        digests = {name_part(VALID, group): corpus.manifest.digest() for group, corpus in self.valid.items()}
         for number, corpus in enumerate(self.corpora, start=1):
             digests[corpus_key(number, len(self.corpora))] = corpus.manifest.digest()
         if self.init_from is not None:
@@ -83,8 +92,25 @@ class Inputs:
 
 
 def is_mixed(config: TrainConfig) -> bool:
-    """Whether there are several corpora, or one with a weight."""
+    """Whether there are several corpora, or one with a weight. One with a group is read like one without."""
     return len(config.corpora) > 1 or config.corpora[0].weight != 1.0
+
+
+def _find_groups(prepared: Manifest, config: TrainConfig) -> dict[str, Mapping[str, Any]]:
+    """Find the facts about the text of each group that the corpora have."""
+    known = prepared.extra.get(GROUPS)
+    if known is None and not config.groups:
+        return {"": prepared.extra}
+    unknown = [group for group in config.groups if group not in (known or ())]
+    if unknown or not config.groups:
+        raise ConfigError(
+            f"no data set {', '.join(unknown)} in {config.prepared}" if unknown else "missing",
+            where="corpus.group",
+            expected=f"one of: {', '.join(known)}" if known else "no group: the folder is of a single data set",
+            hint="give each corpus the data set that it comes from, and learn the vocabulary from all of them",
+        )
+    assert known is not None
+    return {group: known[group] for group in config.groups}
 
 
 def _open_directed(path: Path, config: TrainConfig) -> Corpus:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from lightning_fabric import Fabric
 from torch import nn
 from torch.utils.tensorboard.writer import SummaryWriter
 
-from seqkd.config.stages import TrainConfig, TrainingConfig
+from seqkd.config.stages import TrainConfig
 from seqkd.config.written import find_neutral
 from seqkd.corpus.cost import Meter
 from seqkd.corpus.files import atomic_path, make_folder, work_error
@@ -25,10 +25,7 @@ from seqkd.corpus.revisions import training_revisions
 from seqkd.corpus.sensors import sensors
 from seqkd.corpus.vocabularies import write_vocabularies
 from seqkd.errors import CorpusError
-from seqkd.extensions import resolve
 from seqkd.kernels.build import missing_kernels
-from seqkd.metrics.registry import METRICS, NLL, Metric
-from seqkd.metrics.tokenizers import Tokenizer, choose_tokenizer
 from seqkd.models.checkpoint import (
     model_files,
     save_model,
@@ -44,10 +41,11 @@ from seqkd.stages.slower import slow_path_note
 from seqkd.stages.train.building import build_loss, build_model
 from seqkd.stages.train.inputs import Inputs, is_mixed
 from seqkd.stages.train.rejecting import count_rejected, describe_rejected, write_rejected
-from seqkd.text.languages import has_blanks
+from seqkd.stages.train.validating import Language, find_languages, list_metrics, make_validate
 from seqkd.training.data import CorpusData, SpecialIds, TrainingData
+from seqkd.training.groups import find_weights, name_measure
 from seqkd.training.hooks import Hook, Training, build_hook
-from seqkd.training.loop import LoopSettings, Measured, TrainResult, fit
+from seqkd.training.loop import LoopSettings, TrainResult, fit
 from seqkd.training.mixing import MixedData
 from seqkd.training.optim import OptimSettings
 from seqkd.training.runtime import (
@@ -61,8 +59,6 @@ from seqkd.training.runtime import (
 )
 from seqkd.training.soft import SoftTable
 from seqkd.training.state import Validation, checkpoint_path
-from seqkd.training.task import TRANSLATION, HeldOut
-from seqkd.training.validation import held_out_nll
 
 HISTORY = "history.json"
 REJECTED_VALID = "rejected.valid.tsv"
@@ -131,7 +127,8 @@ def _run(config: TrainConfig, out: Path, overwrite: bool, device: str) -> None:
             output.commit(manifest)
             if not config.training.keep_state:
                 shutil.rmtree(out / STATE)
-            measured = "".join(f", {each.label} {result.best.value(each.name):.2f}" for each in work.metrics)
+            metrics = list_metrics(config.training)
+            measured = "".join(f", {each.label} {result.best.value(each.name):.2f}" for each in metrics)
             say(
                 f"train: {manifest.extra['parameters']:,} parameters, {result.updates:,} updates; best at "
                 f"{result.best.update:,}: NLL {result.best.valid_nll:.4f}{measured}; {out}"
@@ -159,6 +156,10 @@ def settings(config: TrainConfig) -> dict[str, Any]:
         values["reverse"] = True
     if is_mixed(config):
         values["weights"] = [part.weight for part in config.corpora]
+    if config.groups:
+        values["groups"] = [part.group for part in config.corpora]
+    if config.corpus_temperature is not None:
+        values["corpus_temperature"] = config.corpus_temperature
     if config.hooks:
         values["hooks"] = [hook.model_dump(mode="json") for hook in config.hooks]
     if config.init_from is not None and config.init_from.choices:
@@ -171,7 +172,7 @@ def _made_by(config: TrainConfig, inputs: Inputs, where: torch.device, precision
         stage="train",
         settings=settings(config),
         inputs=inputs.digests(),
-        formerly={"prepared": ("valid", inputs.prepared.digest())},
+        formerly={} if config.groups else {"prepared": ("valid", inputs.prepared.digest())},
         neutral=find_neutral(config),
         worked={"device": where.type, "precision": precision, "batch_tokens": config.training.batch_tokens},
         revisions=training_revisions(precision),
@@ -188,10 +189,8 @@ class _Work:
         hooks: The hooks of the training loop.
         parts: The usable rows of each corpus.
         data: The training batches.
-        held_out: The batches of the validation text.
-        metrics: The metrics of greedy outputs for the validation text.
-        tokenizer: The tokenizer of BLEU.
-        blanks: Whether the target language puts blanks between words.
+        held_out: The batches of the validation text of each group.
+        languages: The language of each group.
     """
 
     model: nn.Module
@@ -199,17 +198,13 @@ class _Work:
     hooks: list[Hook]
     parts: list[CorpusData]
     data: TrainingData
-    held_out: CorpusData
-    metrics: tuple[Metric, ...]
-    tokenizer: Tokenizer
-    blanks: bool
+    held_out: dict[str, CorpusData]
+    languages: dict[str, Language]
 
     @staticmethod
     def of(config: TrainConfig, inputs: Inputs, fabric: Fabric) -> _Work:
         training = config.training
-        language = inputs.prepared.extra.get("source_language" if config.reverse else "target_language")
-        metrics = _metrics(training)
-        tokenizer = choose_tokenizer(training.tokenizer, language) if metrics else "13a"
+        languages = find_languages(training, inputs.languages)
         torch.manual_seed(training.seed)
         model: Any = build_model(config, inputs)
         team = inputs.teaching.team(fabric.device)
@@ -252,10 +247,11 @@ class _Work:
         if inputs.mixed:
             data = MixedData(
                 parts,
-                [part.weight for part in config.corpora],
+                _find_shares(config, parts),
                 batch_tokens=training.batch_tokens,
                 window=training.window,
                 seed=training.seed,
+                groups=[str(part.group) for part in config.corpora] if len(config.groups) > 1 else None,
                 rank=fabric.global_rank,
                 world=fabric.world_size,
             )
@@ -265,52 +261,39 @@ class _Work:
             hooks=hooks,
             parts=parts,
             data=data,
-            held_out=data_of(inputs.valid),
-            metrics=metrics,
-            tokenizer=tokenizer,
-            blanks=language is None or has_blanks(language),
+            held_out={group: data_of(corpus) for group, corpus in inputs.valid.items()},
+            languages=languages,
         )
 
 
-def _metrics(training: TrainingConfig) -> tuple[Metric, ...]:
-    """Metrics of outputs that are measured at validations: BLEU unless it is off, and the one that chooses."""
-    names = ["bleu"] if training.valid_bleu else []
-    if training.best_by not in (NLL, *names):
-        names.append(training.best_by)
-    return tuple(METRICS.get(name) for name in names)
+def _find_shares(config: TrainConfig, parts: Sequence[CorpusData]) -> list[float]:
+    """Return the weights of the corpora, which a temperature determines by their numbers of usable rows."""
+    if config.corpus_temperature is None:
+        return [part.weight for part in config.corpora]
+    groups = [str(part.group) for part in config.corpora]
+    return find_weights([part.rows for part in parts], groups, config.corpus_temperature)
 
 
 def _train(config: TrainConfig, inputs: Inputs, work: _Work, fabric: Fabric, out: Path) -> TrainResult:
     training = config.training
-    for data in (*work.parts, work.held_out):
+    for data in (*work.parts, *work.held_out.values()):
         if fabric.is_global_zero and data.rows < data.corpus.rows:
             say(f"train: left out of {data.corpus.rows:,} rows of {data.corpus.path}: {describe_rejected(data)}")
-    score = None
-    if work.metrics:
-        held_out = HeldOut(
-            data=work.held_out,
-            arch=config.model.arch,
-            vocabularies=inputs.vocabularies,
-            metrics=work.metrics,
-            tokenizer=work.tokenizer,
-            blanks=work.blanks,
-        )
-        score = resolve(TRANSLATION.measure)(held_out)
-
-    def validate(current: nn.Module) -> Measured:
-        nll = held_out_nll(fabric, current, work.loss, work.held_out)
-        if score is None:
-            return nll, {}
-        return nll, fabric.broadcast(score(current) if fabric.is_global_zero else {})
-
+    validate = make_validate(
+        config,
+        fabric,
+        work.loss,
+        held_out=work.held_out,
+        languages=work.languages,
+        vocabularies=inputs.vocabularies,
+    )
     state = out / STATE
     try:
         make_folder(state)
     except OSError as error:
         raise work_error(error, state, "cannot be made") from error
     options = training.model_dump(
-        include={"max_updates", "accumulate", "clip_norm", "validate_every", "patience", "average", "best_by", "keep"}
-        | {"seed"}
+        include={"max_updates", "accumulate", "clip_norm", "validate_every", "patience", "average", "keep", "seed"}
     )
     optim = training.model_dump(
         include={"optimizer", "learning_rate", "betas", "weight_decay", "schedule", "warmup_updates", "max_updates"}
@@ -323,7 +306,7 @@ def _train(config: TrainConfig, inputs: Inputs, work: _Work, fabric: Fabric, out
             loss=work.loss,
             data=work.data,
             validate=validate,
-            settings=LoopSettings(**options, optim=OptimSettings(**optim)),
+            settings=LoopSettings(**options, best_by=training.chooses_by, optim=OptimSettings(**optim)),
             precision=choose_precision(training.precision, fabric.device),
             folder=state,
             observer=observer,
@@ -379,7 +362,7 @@ def _write(
 ) -> Manifest:
     vocabularies = inputs.vocabularies
     write_rejected(out / REJECTED, *work.parts)
-    write_rejected(out / REJECTED_VALID, work.held_out)
+    write_rejected(out / REJECTED_VALID, *work.held_out.values())
     kept = sorted({update for update in config.training.keep if update <= result.updates})  # patience may have ended it
     for update in kept:
         path = checkpoint_path(out, update)
@@ -407,6 +390,15 @@ def _write(
             "files": model_files(out),
             **({"kept": kept} if kept else {}),
             **noted,
-            **({"valid_tokenizer": work.tokenizer} if work.tokenizer != "13a" else {}),
+            **_describe_tokenizers(work.languages),
         },
     )
+
+
+def _describe_tokenizers(languages: Mapping[str, Language]) -> dict[str, str]:
+    """Return the entries of the manifest for tokenizers of BLEU other than the usual one."""
+    return {
+        name_measure("valid_tokenizer", group): language.tokenizer
+        for group, language in languages.items()
+        if language.tokenizer != "13a"
+    }

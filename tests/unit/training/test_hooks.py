@@ -67,7 +67,7 @@ def test_weights_rows_and_soft_targets_of_waiting_batches_are_kept(tmp_path: Pat
 
     class Marks(Swaps):
         def before(self, batches: Sequence[Batch]) -> Sequence[Batch]:
-            return [batch._replace(origins=batch.ids.astype(str)) for batch in batches]
+            return [batch._replace(origins=batch.ids.astype(str), groups=batch.ids.astype(str)) for batch in batches]
 
     def kill(update: int) -> None:
         if update == 10:
@@ -89,7 +89,7 @@ def test_weights_rows_and_soft_targets_of_waiting_batches_are_kept(tmp_path: Pat
         )
     state = torch.load(tmp_path / "killed" / "last.pt", weights_only=True)
     saved = state["hooks"][0]["made"][0][0][0]
-    assert saved["origins"] == [str(row) for row in saved["ids"].tolist()]
+    assert saved["origins"] == saved["groups"] == [str(row) for row in saved["ids"].tolist()]
     resumed, _, _ = train(tmp_path / "killed", loop, model=other, data=TableData(rows), hooks=[Marks(other, 4)])
     assert same_weights(whole, resumed)
 

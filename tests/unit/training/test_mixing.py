@@ -89,6 +89,16 @@ def test_rows_without_weights_count_one_beside_rows_with_them(tmp_path: Path) ->
     assert both
 
 
+def test_each_row_knows_its_group(parts: list[CorpusData]) -> None:
+    data = MixedData(parts, (1.0, 1.0), batch_tokens=40, window=1000, seed=3, groups=("de", "fr"))
+    for batch in epoch(data, 0):
+        assert batch.groups is not None
+        assert batch.origins is not None
+        names = ["de" if Path(origin).name == "a" else "fr" for origin in batch.origins]
+        assert batch.groups.tolist() == names
+    assert mixed(parts, 1.0, 1.0).load(data.plan(0)[0]).groups is None
+
+
 @given(st.integers(1, 50), st.floats(0.01, 5), st.integers(0, 99))
 @examples(100)
 def test_a_draw_has_each_row_as_often_as_the_weight_says_or_once_more(rows: int, weight: float, seed: int) -> None:

@@ -62,4 +62,7 @@ class ReportConfig(Strict):
         (), description="a student, and the student that its gain is measured against"
     )
     edges: tuple[tuple[str, str], ...] = Field((), description="the pipeline's graph, for its drawing")
+    shared: tuple[NamedPath, ...] = Field(
+        (), description="training corpora of other data sets that share the sources of `prepared`, by `source_row`"
+    )
     samples: int = Field(8, ge=0)

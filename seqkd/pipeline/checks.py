@@ -6,13 +6,14 @@ Each problem is one line with its place in the file.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from seqkd.config.search import MOST_LETTERS
 from seqkd.errors import ModelError
 from seqkd.models.registry import ARCHITECTURES
 from seqkd.pipeline.file import BackTranslationPart, PipelineConfig
+from seqkd.pipeline.folders import list_data
 from seqkd.pipeline.graph import Graph, Node, explain_unknown
 from seqkd.pipeline.parts import asks_teacher
 from seqkd.selection.registry import RULES
@@ -76,30 +77,118 @@ def _find_asked_teacher_problems(graph: Graph) -> Iterator[str]:
 
 
 def find_data_problems(graph: Graph, values: Mapping[str, Any]) -> Iterator[str]:
-    """Find parts made from several data sets, and settings that do not fit teachers that are brought along.
+    """Find problems of parts of several data sets, and settings that do not fit teachers that are brought along.
 
     Args:
         graph: The result of `resolve` for a file without problems of names.
         values: The file's plain values.
     """
-    sets: dict[tuple[str, str], set[str]] = {}
-    for node in graph.sort():
-        # A scorer segments texts again, so its models may belong to other data sets.
-        below = [sets[key] for field, keys in node.links.items() if field != "scorer" for key in keys]
-        sets[node.key] = {node.name} if node.kind == "data" else set().union(*below)
-        if len(sets[node.key]) > 1 and all(len(names) < 2 for names in below):
-            yield (
-                f"{node.place}: is made from the data sets {', '.join(sorted(sets[node.key]))}, each of which has a "
-                "vocabulary of its own; mixing them is not supported yet: name parts of one data set"
-            )
+    for node in graph:
+        yield from _find_mixing_problems(graph, node)
+    for node in graph.of_kind("data"):
+        for other in graph.follow(node, "shares_sources"):
+            if first := other.settings.get("shares_sources"):
+                yield f"{node.place}.shares_sources: {other.name!r} shares its sources with {first!r}; name {first!r}"
+    for node in graph.of_kind("distill"):
+        yield from _find_language_problems(graph, node)
+    for node in graph.of_kind("backtranslation"):
+        for data in list_data(graph, node):
+            if data.settings.get("tag"):
+                yield (
+                    f"{data.place}.tag: sources of the data set open with a tag, which the reverse model of "
+                    "[backtranslation] would have to write; leave out one or the other"
+                )
     brought = [node for node in graph.of_kind("teachers") if "path" in node.settings and "format" not in node.settings]
     prepare = values.get("prepare")
     if isinstance(prepare, Mapping) and "vocabulary" in prepare:
         return  # data sets learn their vocabularies, whatever teachers bring along
+    for teacher in brought:
+        for data in list_data(graph, teacher):
+            advice = "name a piece that it has, or add [prepare.vocabulary]: the data set then learns a vocabulary"
+            yield from _find_tag_problems(f"{data.place}.tag", data.settings.get("tag"), teacher, advice)
     for node in graph.of_kind("backtranslation"):
         for teacher in brought:
-            if sets[teacher.key] == sets[node.key]:
-                yield from _find_tag_problems(node, teacher)
+            if list_data(graph, teacher) == list_data(graph, node):
+                tag = node.settings.get("tag", BackTranslationPart.model_fields["tag"].default)
+                advice = 'name a piece that it has, or give tag = "" for no tag'
+                yield from _find_tag_problems("backtranslation.tag", tag, teacher, advice)
+
+
+def _find_mixing_problems(graph: Graph, node: Node) -> Iterator[str]:
+    """Find parts of several data sets whose vocabulary is not learnt from all of them.
+
+    A scorer segments texts again, so its models may belong to other data sets.
+    """
+    own = _name_data(graph, node)
+    if node.kind in ("teachers", "students"):
+        known = _name_known(graph, node)
+        missing = [name for name in own if name not in known]
+        vocabularies = graph.follow(node, "vocabulary")
+        if missing and vocabularies:
+            yield (
+                f"{node.place}.vocabulary: {vocabularies[0].name!r} is learnt from {', '.join(known)}, but the model "
+                f"learns from {', '.join(missing)}; name all of them in vocabularies.{vocabularies[0].name}.corpus"
+            )
+        elif len(own) > 1 and not vocabularies:
+            yield f"{node.place}: {_explain_own(own)}"
+        if "corpus_temperature" in node.settings and len(own) < 2:
+            yield f"{node.place}.corpus_temperature: all corpora are of one data set; leave it out, or give `weight`"
+        yield from _find_group_problems(node, own)
+        for data in list_data(graph, node) if len(own) > 1 else ():
+            tests = data.settings.get("tests")
+            for name in own if isinstance(tests, Mapping) else ():
+                if name in tests and name != data.name:
+                    yield f"{data.place}.tests.{name}: is also the name of a data set; choose another name"
+    elif len(own) > 1 and node.kind == "backtranslation":
+        yield f"{node.place}.corpus: names the data sets {', '.join(own)}; name corpora of one data set"
+    for field in ("teacher", "init_from", "objective.soft_targets"):
+        for other in graph.follow(node, field):
+            known = [*_name_data(graph, other), *_name_known(graph, other)]
+            if not {*own} <= {*known}:
+                yield f"{node.place}: {_explain_own(sorted({*known, *own}))}"
+                return
+
+
+def _name_data(graph: Graph, node: Node) -> list[str]:
+    return [data.name for data in list_data(graph, node)]
+
+
+def _name_known(graph: Graph, node: Node) -> list[str]:
+    """Name the data sets from which the vocabulary of a model, or of the model behind soft targets, is learnt."""
+    if node.kind == "soft_targets":
+        return [name for model in graph.follow(node, "teacher")[:1] for name in _name_known(graph, model)]
+    return [name for part in graph.follow(node, "vocabulary") or [node] for name in _name_data(graph, part)]
+
+
+def _explain_own(names: Sequence[str]) -> str:
+    listed = ", ".join(f'"{name}"' for name in names)
+    return (
+        f"is made from the data sets {', '.join(names)}, each of which has a vocabulary of its own; name parts of one "
+        f"data set, or give its models a `vocabulary` of all of them: [[vocabularies]] with corpus = [{listed}]"
+    )
+
+
+def _find_group_problems(node: Node, own: Sequence[str]) -> Iterator[str]:
+    """Find a group that chooses the best validation, but is not a data set of the model."""
+    training = node.settings.get("training")
+    best = training.get("best_by") if isinstance(training, Mapping) else None
+    group = best.get("group") if isinstance(best, Mapping) else None
+    if isinstance(group, str) and (group not in own or len(own) < 2):
+        what = f"is not one of its data sets: {', '.join(own)}" if len(own) > 1 else "the model has one data set"
+        yield f"{node.place}.training.best_by.group: {group!r}: {what}; give a metric alone, or another group"
+
+
+def _find_language_problems(graph: Graph, node: Node) -> Iterator[str]:
+    """Find teachers that write another language than that of the corpus that they decode."""
+    for teacher in graph.follow(node, "teacher")[:1]:
+        written = {data.settings.get("target_language") for data in list_data(graph, teacher)}
+        for data in list_data(graph, node):
+            wanted = data.settings.get("target_language")
+            if wanted is not None and None not in written and wanted not in written:
+                yield (
+                    f"{node.place}.teacher: {teacher.name!r} writes {', '.join(sorted(map(str, written)))}, but the "
+                    f"target language of the corpus is {wanted}; name a teacher of this language"
+                )
 
 
 def _find_soft_target_problems(graph: Graph, student: Node) -> Iterator[str]:
@@ -113,21 +202,17 @@ def _find_soft_target_problems(graph: Graph, student: Node) -> Iterator[str]:
                 )
 
 
-def _find_tag_problems(node: Node, teacher: Node) -> Iterator[str]:
+def _find_tag_problems(place: str, tag: Any, teacher: Node, advice: str) -> Iterator[str]:
     """Find a tag that is not in the vocabulary of a teacher. There is no problem if the vocabulary cannot be read."""
-    mark = node.settings.get("tag", BackTranslationPart.model_fields["tag"].default)
     path = teacher.settings["path"]
-    if not (isinstance(path, str) and isinstance(mark, str) and mark):
+    if not (isinstance(path, str) and isinstance(tag, str) and tag):
         return
     try:
-        known = Vocabularies.load(path).source.id_of(mark) is not None
+        known = Vocabularies.load(path).source.id_of(tag) is not None
     except ModelError:  # `seqkd prepare` reports this in more detail
         return
     if not known:
-        yield (
-            f"backtranslation.tag: the vocabulary of the teacher that is brought along has no piece {mark!r}; "
-            'name a piece that it has, or give tag = "" for no tag'
-        )
+        yield f"{place}: the vocabulary of the teacher that is brought along has no piece {tag!r}; {advice}"
 
 
 def find_model_problems(pipeline: PipelineConfig, graph: Graph) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""The last stages of a pipeline: the evaluations of all models of a data set, and the report."""
+"""The last stages of a pipeline: the evaluations of all models of a data set, and its report."""
 
 from __future__ import annotations
 
@@ -15,53 +15,65 @@ from seqkd.pipeline.vocabularies import ENCODED_TEST, encoded_key, find_vocabula
 
 
 def plan_evaluation(node: Node, plan: Plan) -> Iterator[Stage]:
-    """Plan the evaluations of the models and ensembles of a data set, and the report.
+    """Plan the evaluations of the models and ensembles of a data set.
 
     A model that is compared with a baseline is evaluated after it.
     """
-    models = plan.graph.follow(node, "models")
     over = dict(find_baselines(plan.graph, _list_students(node, plan)))
-    evaluations: dict[str, list[Node]] = {}
+    evaluations = _list_evaluated(node, plan)
+    ordered = sorted(evaluations, key=lambda name: name in over)
+    for test in (None, *plan.graph.follow(node, "tests")):
+        for name in ordered:
+            yield _plan_one(node, plan, name, evaluations[name], over.get(name), test)
+
+
+def _list_evaluated(node: Node, plan: Plan) -> dict[str, list[Node]]:
+    """List the models of each evaluation of a data set, by its name in the report: one, or those of an ensemble."""
+    models = plan.graph.follow(node, "models")
+    found: dict[str, list[Node]] = {}
     for model in models:
-        evaluations[model.name] = [model]
+        found[model.name] = [model]
         # An ensemble follows its last member.
         for first in (other for other in models if other.whole and other.whole[-1] == model.key):
-            evaluations[first.settings.whole] = [plan.graph[key] for key in first.whole]
-    tests = plan.graph.follow(node, "tests")
-    ordered = sorted(evaluations, key=lambda name: name in over)
-    for test in (None, *tests):
-        for name in ordered:
-            yield _plan_one(node.settings, plan, name, evaluations[name], over.get(name), test)
-    yield _plan_report(node, plan, list(evaluations), tests)
+            found[first.settings.whole] = [plan.graph[key] for key in first.whole]
+    return found
 
 
 def _list_students(node: Node, plan: Plan) -> list[Node]:
     """List the students of a data set."""
     data = plan.data(node)
-    return [part for part in plan.graph.of_kind("students") if plan.data(part) is data]
+    return [part for part in plan.graph.of_kind("students") if data in plan.list_data(part)]
 
 
-def _plan_one(
-    part: EvaluatePart, plan: Plan, name: str, models: list[Node], baseline: str | None, test: Node | None
-) -> Stage:
-    """Plan the evaluation on a further test set or, if `test` is None, on the data set's own one, with speed.
+def _name_evaluation(plan: Plan, name: str, model: Node, data: Node, test: Node | None) -> str:
+    """Name the evaluation of a model on a test set of a data set, or on its own test text if `test` is None."""
+    several = len(plan.list_data(model)) > 1
+    return evaluation_name(name, test, data if several else None)
 
+
+def _plan_one(node: Node, plan: Plan, name: str, models: list[Node], baseline: str | None, test: Node | None) -> Stage:
+    """Plan the evaluation on a further test set or, if `test` is None, on the data set's own one.
+
+    Speed is measured on the latter. That of a model with several data sets is measured on the first one.
     In all rounds speed-ups are relative to the first round's teacher. The model that rescores is that of the round.
     """
-    model = models[0]
-    made, prepared = [plan.output(other) for other in models], plan.prepare_output(model)
+    part: EvaluatePart = node.settings
+    model, data = models[0], plan.data(node)
+    made, prepared = [plan.output(other) for other in models], plan.prepare_output(data)
     decode = model.settings.decode if isinstance(model.settings, StudentPart) else ()
-    timed = _find_timed_teacher(plan, plan.graph[model.origin])
+    timed = _find_timed_teacher(plan, plan.graph[model.origin], data)
     judge = (_find_asked_teacher(plan, model) or timed) if any(way.rescore for way in decode) else None
-    over = None if test is not None or (model.kind == "teachers" and len(models) == 1) else timed
+    measured = test is None and data is plan.data(model)
+    over = timed if measured and not (model.kind == "teachers" and len(models) == 1) else None
     vocabulary = find_vocabulary(plan.graph, plan.pipeline, model)
     text = prepared if test is None else plan.output(test)
     corpus = prepared.folder / OWN_TEST if test is None else text.folder
-    if vocabulary != plan.data(model).key:
-        key = encoded_key(plan.graph, test or plan.data(model), vocabulary, ENCODED_TEST)
+    if vocabulary != data.key:
+        key = encoded_key(plan.graph, test or data, vocabulary, ENCODED_TEST)
         text = plan.output(plan.graph[key])
         corpus = text.folder
-    rival = None if baseline is None else plan.evaluation_folder(baseline, test)
+    # A baseline has the same data sets.
+    rival = None if baseline is None else plan.evaluation_folder(_name_evaluation(plan, baseline, model, data, test))
     config = EvaluateConfig(
         name=name,
         model=made[0].folder,
@@ -80,26 +92,26 @@ def _plan_one(
         threads=part.threads,
         tokenizer=part.tokenizer,
         metrics=part.metrics,
-        timed=test is None,
+        timed=measured,
     )
     beside = [plan.output(other).file for other in (over, judge) if other is not None]
     if rival is not None:
         beside.append(rival / "manifest.json")
     needs = (*(other.file for other in made), *beside, text.file)
+    own_name = _name_evaluation(plan, name, model, data, test)
     return Stage(
-        name=f"evaluate.{evaluation_name(name, test)}",
+        name=f"evaluate.{own_name}",
         kind="evaluate",
         goal="report",
         config=config,
-        out=plan.evaluation_folder(name, test),
+        out=plan.evaluation_folder(own_name),
         needs=tuple(dict.fromkeys(needs)),
     )
 
 
-def _find_timed_teacher(plan: Plan, model: Node) -> Node | None:
+def _find_timed_teacher(plan: Plan, model: Node, data: Node) -> Node | None:
     """Find the teacher that a model is made from, or the first teacher of its data set."""
-    data = plan.data(model)
-    teachers = [node for node in plan.graph.of_kind("teachers") if plan.data(node) is data and not is_asked(node)]
+    teachers = [node for node in plan.graph.of_kind("teachers") if data in plan.list_data(node) and not is_asked(node)]
     above = (node for node in (model, *plan.graph.upstream(model)) if node.kind == "teachers" and not is_asked(node))
     found = next(above, None)
     return next((node for node in teachers if found is None or found.key in (node.key, *node.whole)), found)
@@ -114,10 +126,14 @@ def _find_asked_teacher(plan: Plan, model: Node) -> Node | None:
     return None
 
 
-def _plan_report(node: Node, plan: Plan, names: list[str], tests: list[Node]) -> Stage:
+def plan_report(node: Node, plan: Plan) -> Iterator[Stage]:
+    """Plan the report of a data set."""
     pipeline, data = plan.pipeline, plan.data(node)
-    parts = [part for part in plan.graph if plan.data(part) is data]
+    (evaluation,) = (each for each in plan.graph.follow(node, "evaluations") if plan.data(each) is data)
+    models = plan.graph.follow(evaluation, "models")
+    parts = [part for part in plan.graph if data in plan.list_data(part)]
     students = _list_students(node, plan)
+    further = tuple(_list_tests(node, plan))
     firsts = [part for part in students if part.seed == 1]  # tables show their mean with the later seeds
     later = {part.origin for part in firsts if part.round > 1}
     again = {
@@ -132,16 +148,9 @@ def _plan_report(node: Node, plan: Plan, names: list[str], tests: list[Node]) ->
         corpora=tuple(_named_path(plan, part) for part in parts if part.kind == "select"),
         distill=tuple(_named_path(plan, part) for part in parts if isinstance(part.settings, DistillPart)),
         soft_targets=tuple(_named_path(plan, part) for part in parts if part.kind == "soft_targets"),
-        models=tuple(_named_path(plan, part) for part in plan.graph.follow(node, "models")),
-        evaluations=tuple(NamedPath(name=name, path=plan.evaluation_folder(name)) for name in names),
-        tests=tuple(
-            NamedEvaluations(
-                name=bare_name(test),
-                path=plan.output(test).folder,
-                evaluations=tuple(NamedPath(name=name, path=plan.evaluation_folder(name, test)) for name in names),
-            )
-            for test in tests
-        ),
+        models=tuple(_named_path(plan, part) for part in models),
+        evaluations=_list_evaluations(evaluation, plan, None),
+        tests=further,
         teachers=_list_round_teachers(plan) if again else (),
         rounds=tuple(
             StudentRounds(name=name, evaluations=tuple(part.name for part in made)) for (_, name), made in again.items()
@@ -155,15 +164,52 @@ def _plan_report(node: Node, plan: Plan, names: list[str], tests: list[Node]) ->
             for part in parts
             if part.kind == "backtranslation"
         ),
-        seeds=tuple(_list_seed_runs(plan.graph.follow(node, "models"))),
+        seeds=tuple(_list_seed_runs(models)),
         baselines=tuple(find_baselines(plan.graph, students)),
-        edges=tuple(list_edges(plan.graph, parts)),
+        edges=tuple(list_edges(plan.graph, parts, data)),
+        shared=tuple(_named_path(plan, part) for part in _list_shared(plan, data)),
     )
     out = plan.root / "report" if plan.only(data) else plan.root / "report" / data.name
-    needs = tuple(target for target, stage in plan.done[data.name].items() if stage.kind not in (None, "export"))
-    return Stage(
-        name=plan.stage_name(data, "report"), kind="report", goal="report", config=config, out=out, needs=needs
+    shared = (plan.output(part).file for part in _list_shared(plan, data))
+    done = (target for target, stage in plan.done[data.name].items() if stage.kind not in (None, "export"))
+    joined = (named.path / "manifest.json" for test in further for named in test.evaluations)
+    needs = tuple(dict.fromkeys((*done, *joined, *shared)))
+    yield Stage(name=plan.stage_name(data, "report"), kind="report", goal="report", config=config, out=out, needs=needs)
+
+
+def _list_evaluations(node: Node, plan: Plan, test: Node | None, *, first_seeds: bool = False) -> tuple[NamedPath, ...]:
+    """List the evaluations on a test set of a data set, or on its own test text if `test` is None."""
+    data = plan.data(node)
+    return tuple(
+        NamedPath(name=name, path=plan.evaluation_folder(_name_evaluation(plan, name, models[0], data, test)))
+        for name, models in _list_evaluated(node, plan).items()
+        if not first_seeds or models[0].seed == 1
     )
+
+
+def _list_tests(node: Node, plan: Plan) -> Iterator[NamedEvaluations]:
+    """List the further test sets of a data set, and the test texts of the data sets that models join to it."""
+    data = plan.data(node)
+    for evaluation in plan.graph.follow(node, "evaluations"):
+        if plan.data(evaluation) is data:
+            for test in plan.graph.follow(evaluation, "tests"):
+                found = _list_evaluations(evaluation, plan, test)
+                yield NamedEvaluations(name=bare_name(test), path=plan.output(test).folder, evaluations=found)
+    for evaluation in plan.graph.follow(node, "evaluations"):
+        other = plan.data(evaluation)
+        if other is not data:
+            yield NamedEvaluations(
+                name=other.name,
+                path=plan.prepare_output(other).folder / OWN_TEST,
+                evaluations=_list_evaluations(evaluation, plan, None, first_seeds=True),
+            )
+
+
+def _list_shared(plan: Plan, data: Node) -> list[Node]:
+    """List the training corpora of the data sets that share the sources of a data set, each one's gold text first."""
+    sharing = [other for other in plan.graph.of_kind("data") if data.key in other.links.get("shares_sources", ())]
+    distilled = plan.graph.of_kind("select")
+    return [part for other in sharing for part in (other, *(each for each in distilled if plan.data(each) is other))]
 
 
 def _list_seed_runs(models: list[Node]) -> Iterator[SeedRuns]:

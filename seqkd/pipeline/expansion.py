@@ -8,14 +8,14 @@ not change the parts of earlier ones.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from seqkd.config.toml import merge_problems
 from seqkd.pipeline.file import PipelineConfig
-from seqkd.pipeline.folders import OF, find_data, is_asked
+from seqkd.pipeline.folders import OF, find_data, is_asked, list_data
 from seqkd.pipeline.graph import Graph, Key, Node, Part, resolve
-from seqkd.pipeline.parts import CORPUS_ENCODED, MONOLINGUAL, PARTS, REVERSE, TESTS, TESTS_ENCODED
+from seqkd.pipeline.parts import CORPUS_ENCODED, MONOLINGUAL, PARTS, REPORT, REVERSE, TESTS, TESTS_ENCODED
 from seqkd.pipeline.vocabularies import ENCODED, ENCODED_TEST, encoded_key, find_vocabulary, is_brought
 
 
@@ -141,15 +141,22 @@ def _encode(graph: Graph, corpus: Node, vocabulary: Key, kind: str) -> Node:
 
 
 def _add_evaluation(graph: Graph, pipeline: PipelineConfig) -> Graph:
-    """Evaluate the models of each data set on test sets with their vocabularies, and report on it."""
+    """Evaluate the models of each data set on test sets with their vocabularies, and report on it.
+
+    A model of several data sets is evaluated on the test sets of each one. The report of a data set also has the
+    results on the data sets that such models join to it.
+    """
     nodes = [node for node in graph if node.kind != "evaluate"]
     models = {
-        node.key: find_data(graph, node).key for node in graph.of_kind("teachers", "students") if not is_asked(node)
+        node.key: [data.key for data in list_data(graph, node)]
+        for node in graph.of_kind("teachers", "students")
+        if not is_asked(node)
     }
+    made = {}
     for node in graph.of_kind("evaluate"):
         for data in graph.of_kind("data"):
             tests = tuple(test.key for test in graph.of_kind("tests") if find_data(graph, test) is data)
-            links = {"data": (data.key,), "models": tuple(key for key, of in models.items() if of == data.key)}
+            links = {"data": (data.key,), "models": tuple(key for key, of in models.items() if data.key in of)}
             links |= {"tests": tests}
             own = dict.fromkeys(find_vocabulary(graph, pipeline, graph[model]) for model in links["models"])
             encoded = [
@@ -161,5 +168,21 @@ def _add_evaluation(graph: Graph, pipeline: PipelineConfig) -> Graph:
             nodes += encoded
             links |= {"encoded_tests": tuple(each.key for each in encoded)}
             key = ("evaluate", data.name)
-            nodes.append(replace(node, key=key, origin=key, links=links))
+            made[data.key] = replace(node, key=key, origin=key, links=links)
+    nodes += made.values()
+    for own_data, evaluation in made.items():
+        joined = _find_joined(own_data, models.values())
+        key = ("report", own_data[1])
+        evaluations = tuple(made[other].key for other in made if other in joined)
+        links = {"data": (own_data,), "evaluations": evaluations}
+        nodes.append(replace(evaluation, key=key, part=REPORT, origin=key, links=links))
     return Graph(nodes)
+
+
+def _find_joined(data: Key, models: Iterable[list[Key]]) -> set[Key]:
+    """Find the data sets that models join to one, directly or through others; the set itself is one of them."""
+    joined = {data}
+    several = [set(of) for of in models if len(of) > 1]
+    while new := set().union(*(of for of in several if of & joined)) - joined:
+        joined |= new
+    return joined

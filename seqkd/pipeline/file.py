@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,7 +20,7 @@ from seqkd.config.models import (
     list_weighing_objectives,
     with_objective,
 )
-from seqkd.config.prepare import OWN_TEST
+from seqkd.config.prepare import OWN_TEST, SourceTag
 from seqkd.config.search import (
     Beams,
     DecodedTogether,
@@ -37,6 +37,7 @@ from seqkd.config.sources import SourceConfig
 from seqkd.config.stages import (
     BitextConfig,
     CleaningConfig,
+    CorpusTemperature,
     FurtherText,
     InitFrom,
     Language,
@@ -45,6 +46,7 @@ from seqkd.config.stages import (
     VocabularyConfig,
     Weight,
     check_mix,
+    check_temperature,
     one_or_several,
 )
 from seqkd.extensions import display_name
@@ -77,6 +79,11 @@ class DataPart(Strict):
     tests: dict[Name, FurtherText] = Field({}, description="further test sets by name")
     source_language: Language | None = None
     target_language: Language | None = Field(None, description="determines cleaning and the tokenizer of BLEU")
+    tag: SourceTag = None
+    shares_sources: Name | None = Field(
+        None,
+        description="a data set whose training sources are the same, line by line; rows are joined by their source",
+    )
 
     @model_validator(mode="after")
     def _check_test_names(self) -> DataPart:
@@ -138,6 +145,12 @@ def list_corpora(corpus: CorpusNames | None) -> tuple[WeightedName, ...]:
     return (WeightedName(name=corpus),) if isinstance(corpus, str) else corpus
 
 
+def check_mixing(corpora: Sequence[WeightedName], temperature: float | None) -> None:
+    """Raise ValueError if corpora have both weights and a temperature."""
+    weighted = any(part.weight != 1.0 for part in corpora)
+    check_temperature(temperature, weighted=weighted, several=len(corpora) > 1)
+
+
 class StudentPart(ModelPart):
     """One student: the keys of `[student]`, overridden by its own."""
 
@@ -145,6 +158,7 @@ class StudentPart(ModelPart):
     corpus: CorpusNames = Field(
         ..., description="a data set, such as 'gold', a [[select]], or a list of them with weights"
     )
+    corpus_temperature: CorpusTemperature = None
     teacher: Name | None = Field(None, description="the model that its objective asks; if left out, the only teacher")
     seeds: Seeds = 1
     init_from: InitFrom = Field(None, description="the name of another student, or of a teacher; or a table")
@@ -170,6 +184,7 @@ class StudentPart(ModelPart):
         if self.objective.teachers:
             raise ValueError("objective.teachers: the students of a pipeline learn from its own teacher; leave it out")
         check_mix(self.objective, [(part.name, part.weight) for part in self.corpora])
+        check_mixing(self.corpora, self.corpus_temperature)
         return self
 
     @property
@@ -188,6 +203,7 @@ class TeacherPart(Strict):
 
     name: Name = TEACHER
     corpus: CorpusNames | None = Field(None, description="its training text; if left out, the only data set")
+    corpus_temperature: CorpusTemperature = None
     path: Path | None = Field(
         None, description="a model folder; without [prepare.vocabulary], its vocabulary becomes that of its data set"
     )
@@ -225,13 +241,14 @@ class TeacherPart(Strict):
         if self.objective.asking:
             raise ValueError(f"objective.type {self.objective.type!r} is for students: it asks the teacher")
         check_mix(self.objective, [(part.name, part.weight) for part in list_corpora(self.corpus)])
+        check_mixing(list_corpora(self.corpus), self.corpus_temperature)
         return self
 
     @model_validator(mode="after")
     def _check_either(self) -> TeacherPart:
         if (self.path, self.training, self.source).count(None) != 2:
             raise ValueError("a teacher has either `path` (bring one), `training` (train one) or `source` (ask one)")
-        others = self.model_fields_set & {"ensemble", "seeds", "model", "vocabulary"}
+        others = self.model_fields_set & {"ensemble", "seeds", "model", "vocabulary", "corpus_temperature"}
         others |= {"objective"} if self.objective != default_objective() else set()
         if self.source is not None and others:
             raise ValueError(f"{', '.join(sorted(others))}: is for a teacher that is trained here, not for `source`")
@@ -345,13 +362,26 @@ class BackTranslationPart(ModelPart):
         return self
 
 
+DataNames = Annotated[
+    Annotated[Name, Tag("one")] | Annotated[tuple[Name, ...], Field(min_length=1), Tag("several")],
+    Discriminator(one_or_several),
+]
+
+
 class VocabularyPart(VocabularyConfig):
     """A further vocabulary, with the settings of `[prepare.vocabulary]`."""
 
     name: Name
-    corpus: Name | None = Field(
-        None, description="the data set whose training text it is learnt from; if left out, the only data set"
+    corpus: DataNames | None = Field(
+        None,
+        description="the data set whose training text it is learnt from, or a list of data sets; if left out, the only "
+        "data set",
     )
+
+    @property
+    def settings(self) -> VocabularyConfig:
+        """The settings of the vocabulary itself."""
+        return VocabularyConfig(**self.model_dump(exclude={"name", "corpus"}))
 
 
 class ExportPart(Strict):

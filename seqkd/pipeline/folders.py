@@ -15,6 +15,7 @@ from seqkd.pipeline.graph import Graph, Node
 from seqkd.stages.registry import STAGES
 
 MAKE_SAFE = re.compile(r"^[A-Za-z0-9_./,+@=-]+$")  # characters that a Make target can hold without escaping
+_TEXT = ("data", "corpus", "kbest", "model")  # the fields by which a part names its text, or a model of it
 OF = "@"  # joins two names into one; the name of a part cannot contain it
 
 
@@ -79,8 +80,12 @@ class Plan:
     done: dict[str, dict[Path, Stage]] = field(default_factory=dict)
 
     def data(self, node: Node) -> Node:
-        """Return the data set that a part belongs to."""
+        """Return the data set that a part belongs to; of several, the first one."""
         return find_data(self.graph, node)
+
+    def list_data(self, node: Node) -> list[Node]:
+        """List the data sets that a part belongs to."""
+        return list_data(self.graph, node)
 
     def only(self, node: Node) -> bool:
         """Whether a part is the only one of its kind. Members of an ensemble, and seeds of a model, count as one."""
@@ -135,9 +140,9 @@ class Plan:
         """Return the folder of relative text paths: the output of the fetch step or, if none, the working folder."""
         return Path() if data.settings.fetch is None else self.raw_folder(data)
 
-    def evaluation_folder(self, name: str, test: Node | None = None) -> Path:
-        """Return the folder of the evaluation of a model, on a further test set or on the own one of its data set."""
-        return self.actual_folder(self.root / "evaluations" / evaluation_name(name, test))
+    def evaluation_folder(self, name: str) -> Path:
+        """Return the folder of the evaluation with this name, which `evaluation_name` gives."""
+        return self.actual_folder(self.root / "evaluations" / name)
 
 
 def bare_name(test: Node) -> str:
@@ -145,9 +150,16 @@ def bare_name(test: Node) -> str:
     return test.name.rpartition(OF)[2]
 
 
-def evaluation_name(model: str, test: Node | None) -> str:
-    """Return the name of an evaluation. No model can have the name of one on a further test set."""
-    return model if test is None else f"{model}{OF}{bare_name(test)}"
+def evaluation_name(model: str, test: Node | None, data: Node | None = None) -> str:
+    """Return the name of an evaluation. No model can have the name of one on a further test set.
+
+    Args:
+        model: The name of the model.
+        test: The further test set; None for the data set's own test text.
+        data: The data set, if the model has several.
+    """
+    of_data = model if data is None else f"{model}{OF}{data.name}"
+    return of_data if test is None else f"{of_data}{OF}{bare_name(test)}"
 
 
 def is_asked(node: Node) -> bool:
@@ -155,9 +167,21 @@ def is_asked(node: Node) -> bool:
     return node.kind == "teachers" and node.settings.source is not None
 
 
+def list_data(graph: Graph, node: Node) -> list[Node]:
+    """List the data sets that a part belongs to: those of the text that it is made from.
+
+    The models that it is made from may belong to others.
+    """
+    if node.kind == "data":
+        return [node]
+    field = next((field for field in _TEXT if node.links.get(field)), None)
+    parts = [] if field is None else graph.follow(node, field)
+    return list({data.key: data for part in parts for data in list_data(graph, part)}.values())
+
+
 def find_data(graph: Graph, node: Node) -> Node:
-    """Return the data set that a part belongs to."""
-    return node if node.kind == "data" else next(part for part in graph.upstream(node) if part.kind == "data")
+    """Return the data set that a part belongs to; of several, the first one."""
+    return list_data(graph, node)[0]
 
 
 def set_seed(training: TrainingConfig, root: int, role: str) -> TrainingConfig:

@@ -8,7 +8,7 @@ from typing import Any
 
 from seqkd.models.registry import ARCHITECTURES, DEFAULT
 from seqkd.objectives.registry import OBJECTIVES
-from seqkd.pipeline.evaluation import plan_evaluation
+from seqkd.pipeline.evaluation import plan_evaluation, plan_report
 from seqkd.pipeline.file import BACK_TRANSLATION, ENSEMBLE, GOLD, MOST_SEEDS, TEACHER, teacher_names
 from seqkd.pipeline.graph import Part, Reference, Table
 from seqkd.pipeline.recipes import (
@@ -88,6 +88,7 @@ PARTS: Mapping[str, Part] = {
         help="A data set: training, validation and test text in two languages",
         stages=plan_prepare,
         makes=("corpus",),
+        references=(Reference(field="shares_sources", kinds=("data",)),),
         name=GOLD,
         alone="data",
         owner="the prepared corpus",
@@ -238,3 +239,4 @@ MONOLINGUAL = Part(
 REVERSE = Part(
     title="reverse model", help="The model that translates the text of [backtranslation]", stages=plan_reverse
 )
+REPORT = Part(title="report", help="The results of a data set", stages=plan_report)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from seqkd.config.formats import ExportConfig, ImportConfig
 from seqkd.config.models import ObjectiveConfig
-from seqkd.config.prepare import OWN_TEST
+from seqkd.config.prepare import OWN_TEST, PreparedGroup
 from seqkd.config.sources import SourceConfig
 from seqkd.config.stages import (
     CorpusPaths,
@@ -33,6 +33,7 @@ from seqkd.pipeline.file import (
     SelectPart,
     TeacherPart,
     VocabularyPart,
+    list_corpora,
 )
 from seqkd.pipeline.folders import (
     MAKE_SAFE,
@@ -65,13 +66,16 @@ def plan_prepare(node: Node, plan: Plan) -> Iterator[Stage]:
     if brought is not None:
         yield from plan_teacher(brought, plan)  # the corpora need its vocabulary; its own turn adds no second stage
     prepare = plan.pipeline.prepare
+    shared = [plan.prepare_output(other) for other in plan.graph.follow(node, "shares_sources")]
     config = PrepareConfig(
         train=texts[0],
         valid=texts[1],
         test=texts[2],
         source_language=part.source_language,
         target_language=part.target_language,
-        vocabulary=_add_tag(plan.pipeline.prepare.vocabulary, node, plan),
+        tag=part.tag,
+        shares_sources=shared[0].folder if shared else None,
+        vocabulary=_add_tags(plan.pipeline.prepare.vocabulary, [node], plan),
         vocabulary_from=None if brought is None else plan.output(brought).folder,
         cleaning=prepare.cleaning,
         shard_rows=prepare.shard_rows,
@@ -80,6 +84,7 @@ def plan_prepare(node: Node, plan: Plan) -> Iterator[Stage]:
     needs = _text_needs(node, [path for text in texts for path in text.files], plan)
     if brought is not None:
         needs = (*needs, plan.output(brought).file)
+    needs = (*needs, *(made.file for made in shared))
     name, out = plan.stage_name(node, "prepare"), plan.folder(node)
     yield Stage(name=name, kind="prepare", goal="prepare", config=config, out=out, needs=needs)
 
@@ -102,29 +107,36 @@ def _find_brought_teacher(data: Node, plan: Plan) -> Node | None:
     return next((node for node in teachers if plan.data(node) is data), None)
 
 
-def _add_tag(settings: VocabularyConfig, data: Node, plan: Plan) -> VocabularyConfig:
-    """Return the settings of a vocabulary of a data set, with the tag of back-translations among its tags.
+def _add_tags(settings: VocabularyConfig, sets: Sequence[Node], plan: Plan) -> VocabularyConfig:
+    """Return the settings of a vocabulary of data sets, with their tags and the tag of back-translations.
 
-    Text that spells the tag is not encoded as its id.
+    The tags of data sets are symbols, because they are part of the text. The tag of back-translations is put into rows
+    by its id, and text that spells it does not get this id.
     """
+    own = (data.settings.tag for data in sets)
+    symbols = tuple(dict.fromkeys(tag for tag in own if tag and tag not in (*settings.symbols, *settings.tags)))
+    settings = settings.model_copy(update={"symbols": (*settings.symbols, *symbols)}) if symbols else settings
     for node in plan.graph.of_kind("backtranslation"):
         tag = node.settings.tag
-        if plan.data(node) is data and tag and tag not in (*settings.symbols, *settings.tags):
+        if plan.data(node) in sets and tag and tag not in (*settings.symbols, *settings.tags):
             return settings.model_copy(update={"tags": (*settings.tags, tag)})
     return settings
 
 
 def plan_vocabulary(node: Node, plan: Plan) -> Iterator[Stage]:
-    """Plan a further vocabulary of a data set."""
+    """Plan a further vocabulary of one or several data sets."""
     part: VocabularyPart = node.settings
-    gold = plan.prepare_output(node)
+    sets = plan.list_data(node)
+    gold = [plan.prepare_output(data) for data in sets]
+    groups = tuple(PreparedGroup(group=data.name, path=made.folder) for data, made in zip(sets, gold, strict=True))
     config = FurtherVocabularyConfig(
-        prepared=gold.folder,
-        vocabulary=_add_tag(VocabularyConfig(**part.model_dump(exclude={"name", "corpus"})), plan.data(node), plan),
+        prepared=groups if len(sets) > 1 else gold[0].folder,
+        vocabulary=_add_tags(part.settings, sets, plan),
         seed=derive_seed(plan.pipeline.seed, "prepare"),
     )
     name, out = f"vocabulary.{node.name}", plan.folder(node)
-    yield Stage(name=name, kind="vocabulary", goal="prepare", config=config, out=out, needs=(gold.file,))
+    needs = tuple(made.file for made in gold)
+    yield Stage(name=name, kind="vocabulary", goal="prepare", config=config, out=out, needs=needs)
 
 
 def plan_encoded(node: Node, plan: Plan) -> Iterator[Stage]:
@@ -200,6 +212,7 @@ def plan_teacher(node: Node, plan: Plan) -> Iterator[Stage]:
         role="teacher",
         prepared=_prepared_output(node, plan).folder,
         corpus=_corpus_paths(part.corpus, node, plan),
+        corpus_temperature=part.corpus_temperature,
         model=part.model,
         objective=part.objective,
         training=set_later_seed(training, node.seed),
@@ -257,6 +270,7 @@ def plan_student(node: Node, plan: Plan) -> Iterator[Stage]:
         role="student",
         prepared=_prepared_output(node, plan).folder,
         corpus=_corpus_paths(part.corpus, node, plan),
+        corpus_temperature=part.corpus_temperature,
         model=part.model,
         objective=_fill_in_teachers(part.objective, node, plan),
         training=set_later_seed(set_seed(part.training, plan.pipeline.seed, "student"), node.seed),
@@ -290,12 +304,20 @@ def _prepared_output(model: Node, plan: Plan) -> Output:
 
 
 def _corpus_paths(named: CorpusNames | None, node: Node, plan: Plan) -> CorpusPaths:
-    """Return the training corpora of a model, by path instead of name."""
+    """Return the training corpora of a model, by path instead of name.
+
+    Each one has its data set as its group if the vocabulary of the model belongs to several data sets.
+    """
     corpora = plan.linked_outputs(node, "corpus")
-    if not isinstance(named, tuple):
+    vocabulary = plan.graph[find_vocabulary(plan.graph, plan.pipeline, node)]
+    grouped = len(plan.list_data(vocabulary)) > 1
+    if not isinstance(named, tuple) and not grouped:
         return corpora[0].folder
+    weights = [part.weight for part in list_corpora(named)] or [1.0]
+    groups = [plan.data(part).name if grouped else None for part in plan.graph.follow(node, "corpus")]
     return tuple(
-        WeightedPath(path=corpus.folder, weight=part.weight) for part, corpus in zip(named, corpora, strict=True)
+        WeightedPath(path=corpus.folder, weight=weight, group=group)
+        for corpus, weight, group in zip(corpora, weights, groups, strict=True)
     )
 
 

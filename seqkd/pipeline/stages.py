@@ -20,11 +20,12 @@ def plan_stages(pipeline: PipelineConfig, runs: Path) -> list[Stage]:
     plan = Plan(pipeline, build_graph(pipeline), runs / pipeline.name)
     stages: dict[tuple[str | None, str], Stage] = {}
     for node in plan.graph.sort():
-        done = plan.done.setdefault(plan.data(node).name, {})
+        done = [plan.done.setdefault(data.name, {}) for data in plan.list_data(node)]
         for stage in node.part.stages(node, plan):  # one by one, because a stage may name the folder of the one before
             settings = stage.config.model_dump_json()
             twin = stages.setdefault((stage.kind, settings), stage)
             if twin is not stage:
                 plan.same[stage.out] = twin.out
-            done[twin.target] = twin
+            for stages_of_data in done:
+                stages_of_data[twin.target] = twin
     return list(stages.values())

@@ -162,6 +162,7 @@ class Contents:
         baselines: For each student the student that its gain is measured against, by name.
         curves: The validations of each model that was trained here.
         samples: Training rows with their targets.
+        shared: Training rows with their targets in all data sets that share their sources.
         edges: The edges of the pipeline's graph.
         kinds: The kind of each node of the graph: corpus, kbest, model or other.
         aligned_rows: Rows that complexity and faithfulness were computed on.
@@ -183,6 +184,7 @@ class Contents:
     baselines: dict[str, str]
     curves: dict[str, tuple[CurvePoint, ...]]
     samples: tuple[Sample, ...]
+    shared: tuple[Sample, ...] = ()
     edges: tuple[tuple[str, str], ...]
     kinds: dict[str, str]
     aligned_rows: int

@@ -37,6 +37,7 @@ from seqkd.report.contents import (
     SampleText,
     SyntheticEntry,
 )
+from seqkd.report.shared import choose_shared
 from seqkd.text.languages import word_spans
 
 ALIGNED_ROWS = 20_000  # the most rows that are aligned for complexity and faithfulness
@@ -110,6 +111,7 @@ def gather(config: ReportConfig, *, aligned_cells: int = ALIGNED_CELLS) -> Conte
         baselines=dict(config.baselines),
         curves={name: points for name, points in curves.items() if points},
         samples=_choose_samples(gold, distilled, shared, config.samples),
+        shared=tuple(choose_shared(gold.corpus, [(each.name, each.corpus) for each in distilled], config.shared)),
         edges=config.edges,
         kinds=_list_kinds(config),
         aligned_rows=aligned_rows,

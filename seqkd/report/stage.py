@@ -83,6 +83,8 @@ def _digest_inputs(config: ReportConfig) -> Iterator[tuple[str, str]]:
             yield f"{kind}.{named.name}", read_manifest(named.path).digest()
             if measured is not None:
                 yield from _hash_file(f"{kind}.{named.name}.{measured}", named.path / measured)
+    for named in config.shared:
+        yield f"corpora.{named.name}", read_manifest(named.path).digest()
     for test in config.tests:
         for named in test.evaluations:
             name = f"evaluations.{named.name}@{test.name}"

@@ -301,7 +301,7 @@ def test_equal_stages_are_one(several: Path) -> None:
         (
             'corpus = "de-small"',
             'corpus = [{ name = "de-small" }, { name = "fr" }]',
-            "students.small: is made from the data sets de, fr, each of which has a vocabulary of its own; mixing them",
+            "students.small: is made from the data sets de, fr, each of which has a vocabulary of its own; name parts",
         ),
         (
             'teacher = "en-de-wide"\ncorpus = "de"',
@@ -354,7 +354,7 @@ def test_problems_of_a_vocabulary(several: Path) -> None:
     assert len(stages_of(several)) == 23 + 3
     edited(several, 'size = 300\ncorpus = "de"', 'size = 300\ncorpus = "fr"')
     assert [line.partition(",")[0] for line in problems(several)] == [
-        "students.assistant: is made from the data sets de"
+        "students.assistant.vocabulary: 'tiny' is learnt from fr"
     ]
     edited(several, 'size = 300\ncorpus = "fr"', 'size = 300\ncorpus = "de"')
     edited(several, 'size = 300\ncorpus = "de"', 'size = 1\ncorpus = "german"')
@@ -454,7 +454,7 @@ def _remade(file: Path) -> set[str]:
 
 
 def test_a_new_teacher_remakes_what_it_taught_and_nothing_else(pipeline: Path) -> None:
-    evaluation = {"evaluate.gold"}
+    evaluation = {"evaluate.gold", "report.gold"}
     always = evaluation | {"distill.beam5", "select.kd", "students.kd", "students.tuned"}
     assert _remade(pipeline) == always
     edited(pipeline, "[teacher.training]", "[teacher.model]\ndim = 32\nheads = 2\n\n[teacher.training]")

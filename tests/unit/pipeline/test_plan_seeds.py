@@ -108,7 +108,7 @@ def test_gains_are_over_the_same_seed_of_the_baseline(pipeline: Path) -> None:
 def test_the_drawing_has_a_model_of_several_seeds_once(pipeline: Path) -> None:
     def drawn() -> list[tuple[str, str]]:
         graph = build_graph(read_pipeline(pipeline))
-        return list(list_edges(graph, list(graph)))
+        return list(list_edges(graph, list(graph), graph["data", "gold"]))
 
     before = drawn()
     edited(pipeline, "[student.model]", "[student]\nseeds = 2\n\n[student.model]")

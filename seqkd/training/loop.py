@@ -32,7 +32,7 @@ from seqkd.training.hooked import Hooks
 from seqkd.training.hooks import Hook
 from seqkd.training.optim import OptimizerBuilder, OptimSettings, build_optimizer, learning_rate
 from seqkd.training.pending import Counts, PendingUpdates, not_finite
-from seqkd.training.runtime import Precision
+from seqkd.training.precision import Precision
 from seqkd.training.state import (
     TrainState,
     Validation,

@@ -1,23 +1,22 @@
-"""The runtime of a training process: device, precision, memory and process group."""
+"""The runtime of a training process: Fabric, memory and process group."""
 
 from __future__ import annotations
 
 import ctypes
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning_fabric.strategies.ddp import DDPStrategy
 
-from seqkd.errors import InputError, WorkError
-
-Precision = Literal["float32", "bf16", "fp16"]
+from seqkd.errors import WorkError
+from seqkd.training.precision import Precision
 
 _FABRIC: dict[str, Any] = {"float32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
@@ -27,43 +26,6 @@ _INT_MAX = (1 << 31) - 1
 # How long a process waits for a living process that does not answer; the death of a process is noticed at once. It is
 # long enough for the first process to decode the validation text while the others wait.
 PATIENCE = timedelta(minutes=15)
-
-
-def choose_precision(precision: Literal["auto"] | Precision, device: torch.device) -> Precision:
-    """Resolve `auto` to bf16 if the device multiplies bf16 in hardware, otherwise to float32.
-
-    Weights, the sums of gradients and the optimiser always stay in float32.
-
-    Raises:
-        InputError: fp16 is requested on a CPU.
-    """
-    if device.type == "cpu" and precision == "fp16":
-        raise InputError("training in fp16 needs a GPU", expected="precision auto, bf16 or float32 on a CPU")
-    if precision != "auto":
-        return precision
-    return "bf16" if multiplies_bf16(device) else "float32"
-
-
-def multiplies_bf16(device: torch.device) -> bool:
-    """Whether the device multiplies bf16 in hardware. On other devices torch's emulation is far slower than float32."""
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return bool(torch.cpu._is_avx512_bf16_supported())
-
-
-def slow_precision(
-    precision: Precision, device: torch.device, *, has_products: Callable[[torch.device], bool] = multiplies_bf16
-) -> str | None:
-    """Explain why training in this precision is slow on this device, or return None if it is not.
-
-    Args:
-        precision: The chosen precision.
-        device: The device of the model.
-        has_products: Tells whether a device multiplies bf16 in hardware.
-    """
-    if precision != "bf16" or has_products(device):
-        return None
-    return "this device does not multiply bf16 in hardware, so training is slow; precision auto uses float32 here"
 
 
 def make_fabric(device: torch.device, precision: Precision) -> Fabric:

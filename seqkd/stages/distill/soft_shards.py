@@ -28,7 +28,7 @@ from seqkd.search.loading import resolve_device
 from seqkd.search.scoring import length_batches
 from seqkd.stages.distill.counting import note_counts
 from seqkd.stages.train.teaching import load_teachers
-from seqkd.training.runtime import Precision
+from seqkd.training.precision import Precision
 from seqkd.training.task import TRANSLATION
 from seqkd.training.translation import collate
 

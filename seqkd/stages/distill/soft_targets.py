@@ -32,7 +32,7 @@ from seqkd.stages.slower import slow_path_note
 from seqkd.stages.train.teaching import TOO_LONG, check_teachers
 from seqkd.stages.train.vocabularies import teacher_vocabularies
 from seqkd.text.vocabularies import Vocabularies
-from seqkd.training.runtime import Precision, choose_precision
+from seqkd.training.precision import Precision, choose_precision
 
 
 def run(

@@ -21,7 +21,7 @@ from seqkd.objectives.teacher import Teacher
 from seqkd.stages.train.vocabularies import HINT
 from seqkd.text.vocabularies import TextVocabulary, Vocabularies
 from seqkd.training.data import SpecialIds
-from seqkd.training.runtime import Precision, choose_precision
+from seqkd.training.precision import Precision, choose_precision
 from seqkd.training.soft import SoftTable
 
 TOO_LONG = "longer than a teacher's max_positions"

@@ -48,15 +48,8 @@ from seqkd.training.hooks import Hook, Training, build_hook
 from seqkd.training.loop import LoopSettings, TrainResult, fit
 from seqkd.training.mixing import MixedData
 from seqkd.training.optim import OptimSettings
-from seqkd.training.runtime import (
-    Precision,
-    choose_precision,
-    group_left,
-    keep_freed_memory,
-    lost_processes_told,
-    make_fabric,
-    slow_precision,
-)
+from seqkd.training.precision import Precision, choose_precision, slow_precision
+from seqkd.training.runtime import group_left, keep_freed_memory, lost_processes_told, make_fabric
 from seqkd.training.soft import SoftTable
 from seqkd.training.state import Validation, checkpoint_path
 

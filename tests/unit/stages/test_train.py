@@ -15,7 +15,7 @@ from seqkd.errors import ConfigError, ConflictError, CorpusError, ModelError, Wo
 from seqkd.models.checkpoint import load_model, model_digest, read_weights
 from seqkd.stages.prepare import prepare
 from seqkd.stages.train import train
-from seqkd.training.runtime import slow_precision
+from seqkd.training.precision import slow_precision
 from tests.unit.stages.interrupted import stop_at
 from tests.unit.stages.support import prepare_config
 

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from seqkd.errors import InputError, WorkError
-from seqkd.training.runtime import choose_precision, keep_freed_memory, lost_processes_told, slow_precision
+from seqkd.training.precision import choose_precision, slow_precision
+from seqkd.training.runtime import keep_freed_memory, lost_processes_told
 
 
 def test_precision() -> None:

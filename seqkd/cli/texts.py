@@ -110,6 +110,7 @@ def _translate(
 
     When the input pauses, all lines read so far are translated.
     """
+    lines, out = standard_input(context), standard_output(context)
     with importing():
         from seqkd.kernels.build import check_environment
         from seqkd.models.protocol import ParallelSettings
@@ -118,7 +119,6 @@ def _translate(
         from seqkd.tools.translate import Translator, read_chunks, translate_lines
 
     check_environment()
-    lines, out = standard_input(context), standard_output(context)
     team = load_team(model, device=device, precision=precision.value, parallel=True)
     _refuse_unfit(context, model[0], parallel=team.parallel)
     settings: BeamSettings | ParallelSettings
@@ -191,10 +191,10 @@ def _score(
     Print the log-probability and the length in tokens of each pair, separated by a tab, and the perplexity of the whole
     text on stderr.
     """
+    out = standard_output(context)
     with importing():
         from seqkd.kernels.build import check_environment
         from seqkd.tools.score import score_files
 
     check_environment()
-    out = standard_output(context)
     score_files(model, source, target, out, device=device, precision=precision.value, batch_tokens=batch_tokens)

@@ -16,7 +16,7 @@ def run(file: Path, runs: Path) -> None:
     commands = [["plan", str(file), "--runs", str(runs)]]
     for stage in plan_stages(pipeline, runs):
         config = runs / pipeline.name / "config" / f"{stage.name}.toml"
-        commands.append([*stage.words, "--config", str(config), "--out", str(stage.out)])
+        commands.append([*stage.words, "--config", str(config), "--out", str(stage.out), "--device", "cpu"])
     for command in commands:
         code = main(command)
         if code:

@@ -24,8 +24,14 @@ from typing import Any
 from seqkd.corpus.files import is_temporary
 from seqkd.corpus.reader import Corpus
 from seqkd.corpus.records import shard_name
+from seqkd.extensions import resolve
+from seqkd.stages import registry
 from tests.events import before
 from tests.torture import stages
+
+# Children would otherwise import these modules, each again, and most moments would lie before any work.
+for _name in stages.STAGES:
+    resolve(registry.STAGES[_name].run)
 
 CROWD = "workers"
 WORKERS = 3

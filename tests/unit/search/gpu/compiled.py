@@ -91,7 +91,10 @@ def compiling(capability: int) -> Callable[[Any, Any], Callable[..., None]]:
 
 
 def launch_all(*, beam: int, heads: int, size: int, dtype: torch.dtype, vocab: int, cases: int = 3) -> None:
-    """Every operation once, and the step of the search with this many kinds of settings."""
+    """Every operation once, and the step of the search with this many kinds of settings.
+
+    Sampling is compiled in one of its four forms, or with several cases in each of them.
+    """
     dim, count = heads * size, 2 * beam + 3
     places, positions = torch.arange(2), torch.zeros(3, dtype=torch.long)
     cache = SelfCache(
@@ -107,7 +110,8 @@ def launch_all(*, beam: int, heads: int, size: int, dtype: torch.dtype, vocab: i
     candidates(torch.zeros(2 * beam, vocab), count, 2)
     if dtype != torch.float32:  # for which the product needs more registers than there are
         fused_output(x, torch.zeros(vocab, dim, dtype=dtype), vocab, count, 2)
-    for most, mass in ((0, 1.0), (1, 1.0), (0, 0.9), (10, 0.9)):
+    draws = ((10, 0.9), (0, 0.9), (1, 1.0), (0, 1.0))
+    for most, mass in draws if cases > 1 else draws[:1]:
         draw(torch.zeros(2, beam, vocab), torch.zeros(2, beam, dtype=torch.double), count=most, mass=mass)
     found = RowCandidates(
         lse=torch.zeros(2, beam),

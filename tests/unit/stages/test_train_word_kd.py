@@ -164,18 +164,14 @@ def test_two_processes_equal_one_that_accumulates(
     prepared: Path, teacher: Path, soft: Path, tmp_path: Path, live: bool
 ) -> None:
     objective: dict[str, Any] = {"teachers": [teacher]} if live else {"soft_targets": soft}
-    lines = []
-    for accumulate, launch in (
-        (2, ["-m"]),
-        (1, ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m"]),
-    ):
-        file, out = tmp_path / f"{accumulate}.toml", tmp_path / str(accumulate)
-        file.write_text(to_toml(student_config(prepared, objective, training={"accumulate": accumulate})))
-        words = ["seqkd", "train", "--config", str(file), "--out", str(out), "--device", "cpu"]
-        subprocess.run([sys.executable, *launch, *words], check=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
-        lines.append(json.loads((out / "history.json").read_text())[-1])
+    train.run(student_config(prepared, objective, training={"accumulate": 2}), tmp_path / "one", device="cpu")
+    (tmp_path / "two.toml").write_text(to_toml(student_config(prepared, objective, training={"accumulate": 1})))
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "seqkd"]
+    words = ["train", "--config", str(tmp_path / "two.toml"), "--out", str(tmp_path / "two"), "--device", "cpu"]
+    subprocess.run([sys.executable, *launch, *words], check=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    one, two = (json.loads((tmp_path / name / "history.json").read_text())[-1] for name in ("one", "two"))
     for key in ("train_loss", "valid_nll"):
-        assert lines[0][key] == pytest.approx(lines[1][key], rel=1e-4)
+        assert one[key] == pytest.approx(two[key], rel=1e-4)
 
 
 def rewritten(soft: Path, out: Path, keep: list[int] | None = None, *, cut: bool = False, **manifest: Any) -> Path:

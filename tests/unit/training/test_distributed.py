@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.unit.training.distributed import DATA, KINDS
+from tests.unit.training.distributed import DATA, KINDS, main
 
 pytestmark = pytest.mark.slow
 
@@ -20,20 +20,18 @@ pytestmark = pytest.mark.slow
 def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[Any, Any], dict[Any, Any]]:
     """Of one process and of two: by kind and rows, how far weights moved, and losses."""
     folder = tmp_path_factory.mktemp("runs")
-    environment = {**os.environ, "PYTHONPATH": str(Path.cwd()), "OMP_NUM_THREADS": "1"}
-    found = []
-    for launch in (["-m"], ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--module"]):
-        out = folder / f"{len(launch)}.pt"
-        done = subprocess.run(
-            [sys.executable, *launch, "tests.unit.training.distributed", str(out)],
-            env=environment,
-            timeout=150,
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode == 0, done.stderr[-5000:]
-        found.append(torch.load(out, weights_only=True))
-    return found[0], found[1]
+    main(folder / "one.pt")
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--module"]
+    done = subprocess.run(
+        [sys.executable, *launch, "tests.unit.training.distributed", str(folder / "two.pt")],
+        env={**os.environ, "PYTHONPATH": str(Path.cwd()), "OMP_NUM_THREADS": "1"},
+        timeout=150,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-5000:]
+    one, two = (torch.load(folder / name, weights_only=True) for name in ("one.pt", "two.pt"))
+    return one, two
 
 
 # Equal but for rounding, random choices and all: what is drawn for a batch depends on its place in the update, not on

@@ -162,7 +162,7 @@ def test_accepted_translations_give_validity_and_several_references(result: Eval
 
 
 def test_without_accepted_translations_both_stay_open(folders: Path) -> None:
-    evaluate.run(config(folders, "plain"), folders / "out-plain", device="cpu")
+    evaluate.run(config(folders, "plain", timed=False), folders / "out-plain", device="cpu")
     found = read_result(folders / "out-plain").decodes["1"]
     assert found.valid is None
     assert found.bleu_accepted is None
@@ -202,7 +202,7 @@ def test_one_thread_works_unless_another_number_is_asked_for(
     assert result.load is not None
     assert (result.load.threads, result.load.cores) == (1, os.cpu_count())
     assert all(timed(found).agreed is not None for found in result.decodes.values())
-    evaluate.run(config(folders, threads=2), tmp_path / "two", device="cpu")
+    evaluate.run(config(folders, threads=2, timed=False), tmp_path / "two", device="cpu")
     assert read_result(tmp_path / "two").device.endswith(", 2 threads")
     assert torch.get_num_threads() == before
     assert "threads" not in read_manifest(folders / "out").fingerprint["config"]
@@ -273,7 +273,7 @@ def test_rows_longer_than_the_model_have_empty_outputs_and_are_counted(
     found = read_result(folders / "out-long")
     assert found.too_long == 1
     fitting = write_rows(folders / "fitting", [rows[0], rows[3]])
-    evaluate.run(config(folders, corpus=fitting), folders / "out-fitting", device="cpu")
+    evaluate.run(config(folders, corpus=fitting, timed=False), folders / "out-fitting", device="cpu")
     assert found.perplexity == pytest.approx(read_result(folders / "out-fitting").perplexity, rel=1e-5)
     for beam in (1, 3):
         outputs = (folders / "out-long" / f"hypotheses.beam{beam}.txt").read_text().split("\n")[:-1]
@@ -293,11 +293,11 @@ def test_a_test_corpus_that_the_model_has_no_positions_for_is_refused_first(fold
 def test_blank_and_long_lines_are_left_out_of_the_modes_probability(folders: Path) -> None:
     rows = [("eins", "one"), ("zwei drei", "two three")]
     plain = write_rows(folders / "mode", rows)
-    evaluate.run(config(folders, corpus=plain), folders / "out-mode", device="cpu")
+    evaluate.run(config(folders, corpus=plain, timed=False), folders / "out-mode", device="cpu")
     expected = read_result(folders / "out-mode").mode_probability
     assert expected is not None
     blank = write_rows(folders / "mode-blank", [("", "one"), *rows, (LONG, "one"), ("", "two")])
-    evaluate.run(config(folders, corpus=blank), folders / "out-mode-blank", device="cpu")
+    evaluate.run(config(folders, corpus=blank, timed=False), folders / "out-mode-blank", device="cpu")
     assert read_result(folders / "out-mode-blank").mode_probability == pytest.approx(expected, rel=1e-5)
 
 
@@ -334,7 +334,7 @@ def test_a_parallel_model_is_decoded_its_own_way_beside_the_teacher(folders: Pat
 def test_the_teacher_chooses_among_the_candidates_where_it_is_asked_to(folders: Path, tmp_path: Path) -> None:
     student = write_echo(tmp_path / "echo", folders / "vocab.model")
     ways = [{"name": "one"}, {"name": "npd", "candidates": 3, "rescore": True}]
-    changed = config(folders, model=student, decode=ways, rescore_with=folders / "model")
+    changed = config(folders, model=student, decode=ways, rescore_with=folders / "model", timed=False)
     evaluate.run(changed, tmp_path / "out", device="cpu")
     found = read_result(tmp_path / "out")
     assert (list(found.decodes), found.quick, found.quality) == (["one", "npd"], "one", "npd")
@@ -364,6 +364,7 @@ def test_candidates_that_the_teacher_has_no_positions_for_lose_and_are_counted(f
         model=student,
         decode=[{"name": "npd", "candidates": 2, "rescore": True}],
         rescore_with=tmp_path / "small",
+        timed=False,
     )
     evaluate.run(changed, tmp_path / "out", device="cpu")
     lost = 2 * sum(length >= 6 for length in lengths)
@@ -429,7 +430,7 @@ def test_differences_from_the_baseline_are_tested(
     folders: Path, result: EvaluationResult, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     other = second_model(folders, folders / "vocab.model")
-    settings = config(folders, name="other", model=other, baseline=folders / "out", beams=(1, 2))
+    settings = config(folders, name="other", model=other, baseline=folders / "out", beams=(1, 2), timed=False)
     evaluate.run(settings, tmp_path / "out", device="cpu")
     found = read_result(tmp_path / "out")
     assert found.compared_with == "small"
@@ -493,7 +494,7 @@ def test_a_baseline_that_cannot_be_compared_is_refused_before_any_work(folders: 
 
 def test_one_row_is_not_compared(folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     corpus = write_test(tmp_path / "one", Vocabulary.load(folders / "vocab.model"), rows=1)
-    settings = config(folders, corpus=corpus, beams=(1,))
+    settings = config(folders, corpus=corpus, beams=(1,), timed=False)
     evaluate.run(settings, tmp_path / "baseline", device="cpu")
     evaluate.run(settings.model_copy(update={"baseline": tmp_path / "baseline"}), tmp_path / "out", device="cpu")
     assert "small is not compared with small: the test text has one row" in capsys.readouterr().err

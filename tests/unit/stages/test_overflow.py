@@ -95,6 +95,7 @@ def test_evaluate(root: Path, tmp_path: Path, record: Record) -> None:
     config = EvaluateConfig(
         name="teacher", model=root / "teacher", role="student", corpus=root / "gold" / "test", trained_on="gold",
         beams=(1, 2), search=SearchConfig(max_length_extra=5), batch_tokens=200, precision="fp16",
+        timed=False,
     )  # fmt: skip
     evaluate.run(config, tmp_path / "out", device="cpu")
     evaluate.run(config.model_copy(update={"precision": "float32"}), tmp_path / "exact", device="cpu")

@@ -57,7 +57,7 @@ def test_learns_and_is_evaluated(tmp_path: Path, few: Path, name: str) -> None:
     train.run(settings, tmp_path / "model", device="cpu")
     assert read_manifest(tmp_path / "model").extra["arch"] == MODELS[name]["arch"]
     assert knows_by_heart(tmp_path / "model" / "history.json")
-    values = {"name": name, "model": tmp_path / "model", "role": "student", "corpus": few / "test"}
+    values = {"name": name, "model": tmp_path / "model", "role": "student", "corpus": few / "test", "timed": False}
     evaluate.run(validate(EvaluateConfig, values, "test"), tmp_path / "evaluation", device="cpu")
     result = json.loads((tmp_path / "evaluation" / "result.json").read_text())
     assert result["arch"] == MODELS[name]["arch"]

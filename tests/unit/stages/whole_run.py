@@ -67,7 +67,8 @@ def _soft_targets(root: Path, out: Path) -> None:
 def _evaluate(root: Path, out: Path) -> None:
     config = EvaluateConfig(
         name="teacher", model=root / "teacher", role="student", corpus=root / "gold" / "test", trained_on="gold",
-        beams=(1,), search=SearchConfig(), batch_tokens=200, precision="float32",
+        beams=(1,), search=SearchConfig(max_length_ratio=0.5, max_length_extra=2), batch_tokens=200,
+        precision="float32",
     )  # fmt: skip
     evaluate.run(config, out, device="cpu")
 

@@ -236,8 +236,8 @@ ROWS: list[tuple[str, dict[str, Any]]] = [
     (
         "evaluate",
         {
-            "ensemble": ["@teacher"], "trained_on": "x", "beams": [2, 4], "search": SEARCHES[0], "batch_tokens": 300,
-            "precision": "float32", "speed_against": "@teacher", "tokenizer": "char", "threads": 2,
+            "ensemble": ["@teacher"], "trained_on": "x", "beams": [2], "search": SEARCHES[0], "batch_tokens": 300,
+            "precision": "float32", "speed_against": "@teacher", "tokenizer": "char", "threads": 0,
             "metrics": ["ter", "chrf"], "timed": True,
         },
     ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,18 +10,25 @@ import pytest
 from tests import properties, triton_interpreter
 from tests.torture.table import Line, Record, Table, as_property
 
+UNIT = Path(__file__).parent / "unit"
+
 triton_interpreter.choose()
 properties.choose()
 
-# Its cases are the longest tests and share nothing; their file's other tests share what Make made.
-ALONE = "tests/integration/test_pipeline.py::test_every_shipped_pipeline_runs_through_the_command_line["
+# Its cases take long and share nothing.
+ALONE = "tests/integration/test_shipped.py::test_a_shipped_pipeline_runs["
 
 
 @pytest.hookimpl(optionalhook=True)  # xdist's
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Under `--dist loadfile` one process takes the tests of a file, but each shipped pipeline goes by itself."""
+    """Under `--dist loadfile` one process takes the tests of a file, but each shipped pipeline goes by itself.
+
+    Files are dealt in the order of collection, see `pytest_collection_modifyitems`. xdist would deal the files with the
+    fewest tests last, and these have the longest ones.
+    """
     if config.getvalue("dist") != "loadfile":
         return None
+    config.option.loadscopereorder = False
     from xdist.scheduler import LoadScopeScheduling
 
     class Scheduling(LoadScopeScheduling):  # type: ignore[misc]
@@ -44,7 +52,13 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Of `make torture` are the tests that give the table a line."""
+    """Let a process of several begin with the files that have slow tests, so that short ones are left for the end.
+
+    `make torture` consists of the tests that give the table a line.
+    """
+    if hasattr(config, "workerinput"):
+        slow = {item.path for item in items if item.get_closest_marker("slow")}
+        items.sort(key=lambda item: (item.path not in slow, UNIT in item.path.parents))
     if not config.getoption("--torture"):
         return
     others = [item for item in items if "record" not in getattr(item, "fixturenames", ())]

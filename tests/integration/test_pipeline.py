@@ -33,7 +33,7 @@ from tests.integration.pipelines import (
 
 pytestmark = pytest.mark.slow
 
-HELD_OUT = 40
+HELD_OUT = 8
 
 
 class Toy:
@@ -47,7 +47,8 @@ class Toy:
         held_out = toy_text(self.text, rows=1, held_out=HELD_OUT)
         self.values = shrunk(ROOT / "pipelines" / "toy.toml")
         self.values["students"] = self.values["students"][:2]
-        self.values["data"]["fetch"]["args"] = ["--rows", "400"]
+        self.values["evaluate"]["beams"] = [1, 2]
+        self.values["data"]["fetch"]["args"] = ["--rows", "200"]
         self.values["data"] |= {part: held_out[part] for part in ("valid", "test")}
         self.file = write_pipeline(self.values, folder)
 
@@ -94,7 +95,7 @@ def test_make_report_makes_everything(toy: Toy) -> None:
 def test_rows_line_up_from_the_text_to_the_distilled_corpora(toy: Toy) -> None:
     gold = Corpus.open(toy.root / "gold" / "train", "corpus")
     kbest = Corpus.open(toy.root / "kbest" / "beam5", "kbest")
-    assert gold.rows == kbest.rows > 300
+    assert gold.rows == kbest.rows > 150
     sources = {row["id"]: row["source"] for table in gold.tables(["id", "source"]) for row in table.to_pylist()}
     for name in ("seqkd", "seqinter"):
         corpus = Corpus.open(toy.root / "corpora" / name, "corpus")
@@ -134,7 +135,7 @@ def test_a_changed_student_is_trained_again_and_no_other(toy: Toy) -> None:
 
 
 def test_a_killed_training_is_finished_by_the_next_run(toy: Toy, tmp_path: Path) -> None:
-    toy.change("gold", max_updates=120, validate_every=6)
+    toy.change("gold", max_updates=60, validate_every=6)
     out = toy.root / "students" / "gold"
     process = subprocess.Popen(
         make_command(toy.file, toy.runs, "students"),
@@ -152,7 +153,7 @@ def test_a_killed_training_is_finished_by_the_next_run(toy: Toy, tmp_path: Path)
     assert not (out / MANIFEST).exists()
     toy.make("report")
     history = json.loads((out / "history.json").read_text())
-    assert [entry["update"] for entry in history] == list(range(6, 121, 6))
+    assert [entry["update"] for entry in history] == list(range(6, 61, 6))
     # It is the model that a training without a break gives.
     whole = tmp_path / "whole"
     command = ["train", "--config", str(toy.root / "config" / "student.gold.toml"), "--out", str(whole)]
@@ -180,12 +181,10 @@ def test_a_model_of_the_pipeline_translates_scores_and_is_shown(
 ) -> None:
     model = str(toy.root / "students" / "seqkd")
     text = toy.text
-    lines = (text / "test.src").read_bytes().splitlines(keepends=True)[:20]
-    (toy.folder / "lines").write_bytes(b"".join(lines))
-    with (toy.folder / "lines").open() as file:
+    with (text / "test.src").open() as file:
         monkeypatch.setattr("sys.stdin", file)
         assert main(["translate", "--model", model, "--beam", "2", "--device", "cpu"]) == 0
-    assert capfdbinary.readouterr().out.count(b"\n") == 20
+    assert capfdbinary.readouterr().out.count(b"\n") == HELD_OUT
     words = ["--source", str(text / "test.src"), "--target", str(text / "test.tgt"), "--device", "cpu"]
     assert main(["score", "--model", model, *words]) == 0
     assert capfdbinary.readouterr().out.count(b"\n") == HELD_OUT
@@ -196,7 +195,7 @@ def test_a_model_of_the_pipeline_translates_scores_and_is_shown(
 
 def test_a_brought_teacher_brings_its_vocabulary(toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    values = shrunk(toy.file, toy_text(tmp_path / "text", rows=100, held_out=10))
+    values = shrunk(toy.file, toy_text(tmp_path / "text", rows=100, held_out=4))
     teacher = tmp_path / "teacher"
     teacher.mkdir()
     for name in ("model.safetensors", "config.json", "vocab.model"):

@@ -21,14 +21,13 @@ def test_seeds_and_test_sets_from_text_to_report(
 ) -> None:
     monkeypatch.chdir(ROOT)
     text = tmp_path / "text"
-    values = shrunk(ROOT / "pipelines" / "toy.toml", toy_text(text, rows=100, held_out=10))
+    values = shrunk(ROOT / "pipelines" / "toy.toml", toy_text(text, rows=100, held_out=4))
     lines = (text / "test.tgt").read_text().splitlines()
     (text / "second.tgt").write_text("".join(f"{line} {line}\n" for line in lines))
     references = [str(text / "test.tgt"), str(text / "second.tgt")]
     values["data"]["tests"] = {"more": {"source": str(text / "test.src"), "target": references}}
     values["distill"], values["select"] = [], []
     values["students"] = [values["students"][0] | {"seeds": 2}]
-    values["evaluate"]["beams"] = [1]
     file = write_pipeline(values, tmp_path)
     run_stages(file, tmp_path / "runs")
     root = tmp_path / "runs" / "toy"

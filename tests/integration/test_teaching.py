@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 
 def test_students_are_taught_word_by_word(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    values = shrunk(ROOT / "pipelines" / "toy.toml", toy_text(tmp_path / "text", rows=200, held_out=10))
+    values = shrunk(ROOT / "pipelines" / "toy.toml", toy_text(tmp_path / "text", rows=100, held_out=4))
     gold, seqkd = values["students"][:2]
     values["soft_targets"] = [
         {"name": "references", "top_k": 4},
@@ -40,7 +40,7 @@ def test_students_are_taught_word_by_word(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_several_data_sets_and_a_student_that_teaches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    data = toy_text(tmp_path / "text", rows=200, held_out=10)
+    data = toy_text(tmp_path / "text", rows=100, held_out=4)
     values = shrunk(ROOT / "pipelines" / "toy.toml", data)
     teacher, gold = values.pop("teacher"), values["students"][0]
     exchanged = {part: {"source": text["target"], "target": text["source"]} for part, text in data.items()}
@@ -79,7 +79,7 @@ def test_an_ensemble_teaches_and_students_mix_corpora_and_are_tuned(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(ROOT)
-    values = shrunk(ROOT / "pipelines" / "toy.toml", toy_text(tmp_path / "text", rows=200, held_out=10))
+    values = shrunk(ROOT / "pipelines" / "toy.toml", toy_text(tmp_path / "text", rows=100, held_out=4))
     values["teacher"]["ensemble"] = 2
     gold = values["students"][0]
     little = {"max_updates": 2, "learning_rate": 1e-6, "warmup_updates": 1, "schedule": "cosine", "average": 1}

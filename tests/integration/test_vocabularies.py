@@ -33,7 +33,7 @@ def read(folder: Path) -> list[dict[str, Any]]:
 def test_a_student_with_a_vocabulary_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A teacher that is brought along keeps its map of ids, the data set learns 200 pieces and one student 120."""
     monkeypatch.chdir(ROOT)
-    values = shrunk(ROOT / "pipelines" / "toy.toml", toy_text(tmp_path / "text", rows=60, held_out=6))
+    values = shrunk(ROOT / "pipelines" / "toy.toml", toy_text(tmp_path / "text", rows=60, held_out=4))
     lines = (tmp_path / "text" / "train.src").read_text() + (tmp_path / "text" / "train.tgt").read_text()
     teacher = make_teacher(tmp_path / "teacher", lines.splitlines())
     values["teacher"] = {"path": str(teacher)}

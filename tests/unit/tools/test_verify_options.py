@@ -73,7 +73,7 @@ COMMON: dict[str, dict[str, Any]] = {
     "train": {"prepared": "@gold", "corpus": "@gold/train", "model": MODEL, "training": QUICK},
     "distill": {"models": ["@teacher"], "corpus": "@gold/train", "search": SEARCHES[2], "workers": 1},
     "soft_targets": {"models": ["@teacher"], "corpus": "@gold/train", "workers": 1},
-    "select": {"kbest": "@kbest", "gold": "@gold/train", "prepared": "@gold"},
+    "select": {"kbest": "@kbest", "gold": "@gold/train", "prepared": "@gold", "workers": 1},
     "evaluate": {
         "name": "m", "model": "@teacher", "role": "student", "corpus": "@gold/test", "beams": [1], "timed": False,
     },
@@ -187,7 +187,7 @@ ROWS: list[tuple[str, dict[str, Any]]] = [
     ),
     ("train", {"corpus": "@distilled", "objective": {"type": "word_kd", "soft_targets": "@soft"}}),
     ("distill", {"models": ["@teacher", "@teacher"], "search": SEARCHES[0], **KBEST}),
-    ("distill", {"search": SEARCHES[1], **KBEST, "workers": 2}),
+    ("distill", {"search": SEARCHES[1], **KBEST}),
     ("distill", {"search": SEARCHES[2], "corpus": "@distilled", **KBEST}),
     (
         "distill",

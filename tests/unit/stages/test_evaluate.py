@@ -494,7 +494,7 @@ def test_a_baseline_that_cannot_be_compared_is_refused_before_any_work(folders: 
 
 def test_one_row_is_not_compared(folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     corpus = write_test(tmp_path / "one", Vocabulary.load(folders / "vocab.model"), rows=1)
-    settings = config(folders, corpus=corpus, beams=(1,), timed=False)
+    settings = config(folders, corpus=corpus, beams=(1,))
     evaluate.run(settings, tmp_path / "baseline", device="cpu")
     evaluate.run(settings.model_copy(update={"baseline": tmp_path / "baseline"}), tmp_path / "out", device="cpu")
     assert "small is not compared with small: the test text has one row" in capsys.readouterr().err

@@ -177,8 +177,8 @@ def test_waiting_for_a_pipe_can_be_ended(tmp_path: Path, number: signal.Signals)
     (tmp_path / "text").write_text("a\n")
     # A process that a shell started in the background ignores SIGINT, and so do its children, until they say otherwise.
     code = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-    code += "from seqkd.tools.score import score_files; print('here', flush=True)\n"
-    code += "from seqkd.cli.main import main; sys.exit(main(sys.argv[1:]))"
+    code += "from seqkd.cli.main import main; from seqkd.tools.score import score_files; print('here', flush=True)\n"
+    code += "sys.exit(main(sys.argv[1:]))"
     words = ["score", "--model", "m", "--source", "pipe", "--target", "text"]
     command = [sys.executable, "-c", code, *words]
     with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:

@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from seqkd.corpus.row_ids import ranked_ids
 from seqkd.selection.lists import Floats, Integers, Lists
-from seqkd.selection.measures import chrf, chrf_to_reference, ter
+from seqkd.selection.measures import chrf_to_list, chrf_to_reference, ter
 from seqkd.selection.sentence_bleu import SentenceBleu, Tokens
 
 PIECES = "pieces"  # a tokenizer beside those of sacrebleu
@@ -87,18 +87,7 @@ def score_by_mbr_bleu(lists: Lists, means: Means) -> Floats:
 
 def score_by_mbr_chrf(lists: Lists, means: Means) -> Floats:  # noqa: ARG001
     """Score by the expected chrF to the list; see `score_by_mbr_bleu`."""
-    texts = lists.texts.to_pylist()
-    known: dict[tuple[str, str], float] = {}
-    found = []
-    for first, count in zip(lists.firsts.tolist(), lists.counts.tolist(), strict=True):
-        known.clear()
-        for reference in texts[first : first + count]:
-            for hypothesis in texts[first : first + count]:
-                pair = (hypothesis, reference)
-                if pair not in known:
-                    known[pair] = chrf(*pair)
-                found.append(known[pair])
-    return _expected_scores(lists, np.array(found, dtype=np.float64))
+    return _expected_scores(lists, chrf_to_list(lists))
 
 
 def score_by_scorer(lists: Lists, means: Means) -> Floats:

@@ -250,6 +250,8 @@ class SelectSettings(Strict):
             )
         if self.keeps_all and self.keep > 1:
             raise ValueError(f'rule "{self.rule}" keeps every hypothesis: leave `keep` out, or choose another rule')
+        if self.record.rivals is not None and self.keep > 1:
+            raise ValueError(f'rule "{self.rule}" keeps one target and its rival: leave `keep` out')
         if self.keeps_all and self.rejected == "next":
             raise ValueError(
                 f'rule "{self.rule}" keeps every hypothesis that no filter rejects: rejected is "drop" or "gold"'

@@ -18,14 +18,19 @@ CORPUS_SCHEMA = pa.schema(
         ("weight", pa.float32()),
         ("further_references", pa.list_(pa.string())),
         ("source_row", pa.int64()),
+        ("rival", pa.string()),
+        ("rival_ids", pa.list_(pa.int32())),
+        ("rival_margin", pa.float32()),
     ]
 )
-"""A corpus, gold or distilled. The last six columns are optional.
+"""A corpus, gold or distilled. The last nine columns are optional.
 
 `source_row` joins data sets that share sources: it is the id of the first row of another data set with the same source,
 or null if that data set has no such row.
 Where rows have weights, several may be hypotheses of one row: see `seqkd.corpus.row_ids` for what their ids say.
 A test set with several references has the first one as `target` and the others as `further_references`.
+`rival` is a worse hypothesis that the target is to be preferred to, and `rival_margin` the sentence BLEU of the target,
+0 to 1, minus that of the rival. A row without such a hypothesis has its target as the rival, and the margin 0.
 """
 
 KBEST_SCHEMA = pa.schema(
@@ -84,7 +89,8 @@ KINDS: dict[str, pa.Schema] = {"corpus": CORPUS_SCHEMA, "kbest": KBEST_SCHEMA, "
 EARLIER: dict[str, pa.Schema] = {"soft": SOFT_SCHEMA_1}
 COMPRESSED = frozenset({"kbest", "soft"})  # kinds whose shards are compressed; the others are read as they lie there
 LOOKED_UP = frozenset({"soft"})  # compressed kinds of which a reader needs single rows, in any order
-OPTIONAL = frozenset({"score", "rule", "origin", "weight", "further_references", "source_row"})
+RIVALS = ("rival", "rival_ids", "rival_margin")
+OPTIONAL = frozenset({"score", "rule", "origin", "weight", "further_references", "source_row", *RIVALS})
 NULLABLE = frozenset({"score", "logprob"})  # of a hypothesis
 
 _OTHER_SIDE = {"source": "target", "target": "source", "source_ids": "target_ids", "target_ids": "source_ids"}

@@ -31,6 +31,8 @@ _COLUMNS = {
     "origin": "the origin of the target: `teacher`, `gold` or `backtranslation`",
     "weight": "the weight of the row in training",
     "further_references": "further references of a test set",
+    "rival": "a worse hypothesis that the target is to be preferred to; the target itself if there is none",
+    "rival_margin": "the sentence BLEU of the target, 0 to 1, minus that of the rival",
 }
 
 

@@ -22,6 +22,9 @@ class Rule:
         values: `module:attribute` of a function that takes `Lists` and `Means` and returns a value for each hypothesis
             `[hypotheses]`. The highest value of a list is chosen. The values of a list must depend on that list alone.
             None for a rule that keeps every hypothesis, weighted by its score.
+        rivals: `module:attribute` of a function that takes `Lists` and `Means` and returns the `Rivals` by which a
+            second hypothesis of each list is chosen. The corpus then has the columns `rival`, `rival_ids` and
+            `rival_margin`. None for a rule that chooses targets alone.
         reads: The data that the values depend on besides ids and texts: the teacher's scores, the references, sentence
             BLEU as configured, or a scorer, which the file then names.
         slow: Whether even a small corpus is worth several processes.
@@ -31,6 +34,7 @@ class Rule:
     help: str
     settings: str = NO_SETTINGS
     values: str | None
+    rivals: str | None = None
     reads: frozenset[Read] = frozenset()
     slow: bool = False
 
@@ -92,6 +96,7 @@ class Scorer:
 
 _SCORES: frozenset[Read] = frozenset({"scores"})
 _REFERENCES: frozenset[Read] = frozenset({"references"})
+_SCORES_AND_BLEU: frozenset[Read] = frozenset({"scores", "references", "bleu"})
 
 RULES = Registry(
     "rule",
@@ -170,6 +175,28 @@ RULES = Registry(
             values="seqkd.selection.rules:score_by_scorer",
             reads=frozenset({"scorer"}),
             slow=True,
+        ),
+        "hope": Rule(
+            name="hope",
+            help="The highest score plus weighted sentence BLEU to the reference (Chiang 2012)",
+            settings="seqkd.selection.settings:HopeSettings",
+            values="seqkd.selection.hope:score_by_hope",
+            reads=_SCORES_AND_BLEU,
+        ),
+        "fear": Rule(
+            name="fear",
+            help="The highest score minus weighted sentence BLEU to the reference, as a control (Chiang 2012)",
+            settings="seqkd.selection.settings:FearSettings",
+            values="seqkd.selection.hope:score_by_fear",
+            reads=_SCORES_AND_BLEU,
+        ),
+        "pair": Rule(
+            name="pair",
+            help="The hope as the target and the fear as its rival, for the objective margin",
+            settings="seqkd.selection.settings:HopeSettings",
+            values="seqkd.selection.hope:score_by_hope",
+            rivals="seqkd.selection.hope:choose_fear",
+            reads=_SCORES_AND_BLEU,
         ),
         "all": Rule(
             name="all",

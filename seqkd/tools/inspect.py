@@ -136,20 +136,23 @@ def _print_rows(corpus: Corpus, number: int, console: Console) -> None:
 
 def _print_selection(corpus: Corpus, console: Console) -> None:
     """Print the origins, scores and weights of the targets of a distilled corpus, reading one shard at a time."""
-    there = [name for name in ("score", "origin", "weight") if name in corpus.schema.names]
+    there = [name for name in ("score", "origin", "weight", "rival_margin") if name in corpus.schema.names]
     scores: list[npt.NDArray[np.float32]] = []
     weights: list[npt.NDArray[np.float32]] = []
+    margins: list[npt.NDArray[np.float32]] = []
     origins: Counter[str] = Counter()
     for table in corpus.tables(there) if there else ():
         if "score" in there:
             scores.append(table.column("score").drop_null().to_numpy())
         if "weight" in there:
             weights.append(table.column("weight").to_numpy())
+        if "rival_margin" in there:
+            margins.append(table.column("rival_margin").to_numpy())
         if "origin" in there:
             counts = pc.value_counts(_join_chunks(table.column("origin"))).to_pylist()
             origins.update({pair["values"]: pair["counts"] for pair in counts})
     facts: dict[str, Any] = {f"targets from {origin}": count for origin, count in sorted(origins.items())}
-    for what, parts in (("scores", scores), ("weights", weights)):
+    for what, parts in (("scores", scores), ("weights", weights), ("margins over rivals", margins)):
         values = np.concatenate([np.zeros(0, dtype=np.float32), *parts])
         if not len(values):
             continue
@@ -190,8 +193,11 @@ def _print_samples(corpus: Corpus, number: int, console: Console) -> None:
     for row in corpus.take(positions).to_pylist():
         if corpus.manifest.kind == "corpus":
             sides = [("source", row["source"]), ("target", row["target"])]
+            sides += [("rival", row["rival"])] if "rival" in row else []
             sides += [
-                (name, str(row[name])) for name in ("score", "rule", "origin", "weight") if row.get(name) is not None
+                (name, str(row[name]))
+                for name in ("score", "rule", "origin", "weight", "rival_margin")
+                if row.get(name) is not None
             ]
             sides += [
                 (f"reference {number}", text)

@@ -151,7 +151,8 @@ def _encode_shard(corpus: Corpus, out: Path, vocabularies: Vocabularies, index: 
     table = corpus.read_shard(index)
     for name, vocabulary in vocabularies.sides():
         tag = str(corpus.manifest.extra.get("tag", "")) if name == "source" else ""
-        ids = encode_texts(table.column(name).to_pylist(), vocabulary, tag=tag)
-        place = table.schema.get_field_index(f"{name}_ids")
-        table = table.set_column(place, f"{name}_ids", pa.array(ids, pa.list_(pa.int32())))
+        for column in (name, *(("rival",) if name == "target" and "rival" in table.column_names else ())):
+            ids = encode_texts(table.column(column).to_pylist(), vocabulary, tag=tag)
+            place = table.schema.get_field_index(f"{column}_ids")
+            table = table.set_column(place, f"{column}_ids", pa.array(ids, pa.list_(pa.int32())))
     return partial(write_shard, out, index, table)

@@ -34,6 +34,7 @@ class Totals:
     unknown: Counter[str] = field(default_factory=Counter)  # rows with the unknown piece, by side
     used: set[int] = field(default_factory=set)  # ids of the vocabulary in targets
     used_gold: set[int] = field(default_factory=set)
+    chosen: Counter[str] = field(default_factory=Counter)  # rows by what the choice is, for rules that weigh gains
 
 
 def account_shard(

@@ -41,6 +41,7 @@ from seqkd.stages.distill.counting import UNSCORED
 from seqkd.stages.prepare.tags import SOURCE_TAG
 from seqkd.stages.rejected import REJECTED
 from seqkd.stages.select.accounting import Totals, account_shard, chosen_ids, note_duplicates
+from seqkd.stages.select.choices import compare_choices, weighs_gains
 from seqkd.stages.select.provenance import provenance
 from seqkd.stages.select.shards import (
     ShardSelector,
@@ -116,6 +117,8 @@ def run(
                     ids = candidate_ids(rows, kbest.read_shard(index))
                 elif config.weighs:
                     ids = chosen_ids(out, index, _table(out, written[index].name))
+                elif weighs_gains(config):
+                    totals.chosen.update(compare_choices(config, gold, kbest, index, _table(out, written[index].name)))
                 file.writelines(account_shard(totals, out, index, rows, ids, _table(out, written[index].name)))
         noted = slow_path_note(_slow_path(config, device, scale)) | describe_workers(workers, out)
         output.commit(_manifest(config, made_by, gold, written, totals, noted))
@@ -123,6 +126,7 @@ def run(
     left = ", ".join(f"{number:,} {reason}" for reason, number in totals.dropped.items())
     said = f"; left out: {left} (see {out / REJECTED})" if left else ""
     same = "" if config.reverse else f", {totals.equal / max(totals.rows, 1):.1%} equal to the reference"
+    same += "".join(f", {count / max(totals.rows, 1):.1%} {which}" for which, count in totals.chosen.items())
     say(f"select: {totals.rows:,} rows by {config.rule} in {out}{same}{said}")
 
 
@@ -173,6 +177,13 @@ def _discard_lists(out: Path, gold: Corpus) -> None:
 
 def _check(kbest: Corpus, gold: Corpus, config: SelectConfig) -> None:
     prepared = read_manifest(config.prepared)
+    if gold.manifest.extra.get("monolingual") and "references" in config.record.reads:
+        raise CorpusError(
+            f"is monolingual text without references, which rule {config.rule!r} reads",
+            where=str(gold.path),
+            expected="a corpus with both sides",
+            hint="choose a rule that reads no references, such as seqkd, with reverse = true",
+        )
     if bool(gold.manifest.extra.get("monolingual")) != config.reverse:
         raise CorpusError(
             "is not monolingual text" if config.reverse else "is monolingual text, so hypotheses would be its targets",
@@ -367,6 +378,7 @@ def _manifest(
         facts: dict[str, Any] = {"tag": config.tag, "monolingual_rows": gold.rows, "gold": known["gold"]}
     else:
         facts = {
+            **({"chosen": dict(totals.chosen)} if totals.chosen else {}),
             "equal_to_reference": totals.equal,
             "share_equal_to_reference": totals.equal / totals.rows if totals.rows else 0.0,
             "vocabulary_in_targets": len(totals.used),

@@ -14,7 +14,7 @@ from seqkd.config.stages import SelectConfig
 from seqkd.corpus.manifest import ShardInfo, atomic_write
 from seqkd.corpus.reader import Corpus
 from seqkd.corpus.row_ids import ranked_ids, row_ids
-from seqkd.corpus.schema import exchange_sides
+from seqkd.corpus.schema import RIVALS, exchange_sides
 from seqkd.corpus.writer import write_shard
 from seqkd.errors import CorpusError, ModelError
 from seqkd.executors.work import Completion
@@ -88,14 +88,21 @@ class ShardSelector:
 
     def _best(self, rows: pa.Table, lists: Lists) -> tuple[pa.Table, str]:
         """Select one hypothesis for each row; return the distilled rows and the list of rejected ones."""
-        values, parts = resolve(str(self._config.record.values)), []
+        record, parts, rivals = self._config.record, [], []
+        values = resolve(str(record.values))
         for piece in lists.pieces(PIECE_ROWS):
             parts.append(choose(piece, values(piece, self._means), self._filters, self._config.rejected))
+            if record.rivals is not None:
+                found = resolve(record.rivals)(piece, self._means)
+                rivals.append((choose(piece, found.values, self._filters, "next"), found.gains))
         choice = _join_choices(parts, lists)
         kept = np.flatnonzero(choice.picks != DROPPED)
-        return _table(rows, lists, kept, choice.picks[kept], self._config.rule), _list_rejected(
-            lists, choice, self._filters
-        )
+        table = _table(rows, lists, kept, choice.picks[kept], self._config.rule)
+        if record.rivals is not None:
+            others = _join_choices([rival for rival, _ in rivals], lists).picks[kept]
+            gains = np.concatenate([np.zeros(0), *(gain for _, gain in rivals)])
+            table = _add_rivals(table, lists, choice.picks[kept], others, gains)
+        return table, _list_rejected(lists, choice, self._filters)
 
     def _several(self, rows: pa.Table, lists: Lists) -> tuple[pa.Table, str]:
         """Select the best hypotheses of each row, or all that no filter rejects, each as its own row."""
@@ -246,6 +253,31 @@ def _table(rows: pa.Table, lists: Lists, kept: Integers, picks: Integers, rule: 
     joined = [SOURCE_ROW] if SOURCE_ROW in rows.column_names else []
     table = rows.select(["id", "source", "source_ids", *joined]).take(pa.array(kept))
     for name, column in added.items():
+        table = table.append_column(name, column)
+    return table
+
+
+def _add_rivals(table: pa.Table, lists: Lists, picks: Integers, rivals: Integers, gains: Floats) -> pa.Table:
+    """Add the rivals of targets to distilled rows.
+
+    If the target of a row is the gold text, or filters reject all hypotheses, the target is its own rival.
+
+    Args:
+        table: The rows.
+        lists: The k-best lists of the shard.
+        picks: `[rows]`, the hypothesis of each row, or GOLD.
+        rivals: `[rows]`, its rival, or a negative number if there is none.
+        gains: `[hypotheses]`; a margin is the gain of the target minus that of the rival.
+    """
+    paired = (picks >= 0) & (rivals >= 0)
+    places = pa.array(np.where(paired, rivals, len(lists.owners) + np.arange(len(picks))))
+    ours, theirs = (gains[which[paired]] for which in (picks, rivals))
+    margins = np.zeros(len(picks), dtype=np.float32)
+    margins[paired] = ours - theirs
+    texts = pa.concat_arrays([lists.texts, one_array(table.column("target"))])
+    ids = pa.concat_arrays([lists.token_ids, one_array(table.column("target_ids"))])
+    columns = (texts.take(places), ids.take(places), pa.array(margins))
+    for name, column in zip(RIVALS, columns, strict=True):
         table = table.append_column(name, column)
     return table
 

@@ -214,6 +214,9 @@ ROWS: list[tuple[str, dict[str, Any]]] = [
     ),
     ("select", {"rule": "seqkd", "rejected": "gold", "filters": {"cut": True, "max_ratio": 1.2}}),
     ("select", {"rule": "seqinter", "rejected": "next", "filters": {"max_repeats": 1}}),
+    ("select", {"rule": "hope", "weight": 2.0, "safe": True}),
+    ("select", {"rule": "fear", "weight": 2.0, "normalise": "z", "filters": {"cut": True}}),
+    ("select", {"rule": "pair", "weight": 2.0, "rejected": "next", "filters": {"cut": True}}),
     ("select", {"rule": "all"}),
     ("select", {"rule": "all", "rejected": "gold", "filters": {"cut": True, "duplicates": True}}),
     (

@@ -128,6 +128,11 @@ class ObjectiveConfig(Strict):
         """Whether every term counts each row by its weight."""
         return all(term.record.needs.row_weights for term in self.terms)
 
+    @property
+    def reads_rivals(self) -> bool:
+        """Whether a term reads the rivals of targets."""
+        return any(term.record.needs.rivals for term in self.terms)
+
     def with_teachers(self, *, teachers: tuple[Path, ...] = (), soft_targets: Path | None = None) -> ObjectiveConfig:
         """Return a copy with these teachers for terms that run one, and these soft targets for terms that read some."""
 
@@ -157,6 +162,14 @@ class ObjectiveConfig(Strict):
         live = {(settings.teachers, settings.precision) for settings in self.asking if settings.teachers}
         if len(live) > 1 or len({settings.soft_targets for settings in self.taught}) > 1:
             raise ValueError("terms: different teachers, precisions or soft targets; give all terms the same ones")
+        return self
+
+    @model_validator(mode="after")
+    def _check_beside(self) -> ObjectiveConfig:
+        if all(term.record.needs.rivals for term in self.terms):
+            raise ValueError(
+                f"{self.type}: stands beside another term; list it under `terms` together with, for example, nll"
+            )
         return self
 
     @model_serializer

@@ -187,6 +187,8 @@ class TrainConfig(Strict):
     def _check_model(self) -> TrainConfig:
         check_objective(self.model, self.objective)
         check_start(self.model, self.init_from)
+        if self.reverse and self.objective.reads_rivals:
+            raise ValueError(f"reverse: objective {self.objective.type} reads rivals, which only targets have")
         return self
 
     @model_validator(mode="after")

@@ -42,6 +42,26 @@ class RowWeights(NamedTuple):
     total: float
 
 
+class Rivals(NamedTuple):
+    """Worse targets of the rows of a batch, padded on the right. A row without a rival has its own target here.
+
+    Attributes:
+        target_in: `[batch, rival]` int64, the start symbol first.
+        target_out: `[batch, rival]` int64, end of sentence last.
+        kept: `[tokens]` int64, the positions of `target_out.flatten()` that are not padding.
+        margins: `[batch]` float32, the gain of the target minus that of the rival.
+        differ: `[batch]` float32, 1 for rows whose rival differs from the target, 0 for others.
+        any_differ: Whether there is such a row. It is known on the host.
+    """
+
+    target_in: Tensor
+    target_out: Tensor
+    kept: Tensor
+    margins: Tensor
+    differ: Tensor
+    any_differ: bool
+
+
 class Batch(NamedTuple):
     """Sentence pairs, padded on the right.
 
@@ -60,6 +80,7 @@ class Batch(NamedTuple):
         origins: `[batch]`, the folder of each row's corpus if several are mixed, because their ids may be equal.
         weights: The weights of the rows, or None if each counts 1.
         groups: `[batch]`, the data set of each row if there are several.
+        rivals: The rivals of the targets, if the objective reads them.
     """
 
     ids: npt.NDArray[np.int64]
@@ -73,6 +94,7 @@ class Batch(NamedTuple):
     origins: npt.NDArray[np.str_] | None = None
     weights: RowWeights | None = None
     groups: npt.NDArray[np.str_] | None = None
+    rivals: Rivals | None = None
 
     @property
     def total(self) -> float:
@@ -101,6 +123,9 @@ class Batch(NamedTuple):
         weights = self.weights
         if weights is not None:
             weights = weights._replace(rows=moved(weights.rows))
+        rivals = self.rivals
+        if rivals is not None:
+            rivals = Rivals(*map(moved, rivals[:-1]), rivals.any_differ)
         return self._replace(
             source=moved(self.source),
             target_in=moved(self.target_in),
@@ -108,6 +133,7 @@ class Batch(NamedTuple):
             kept=moved(self.kept),
             soft=soft,
             weights=weights,
+            rivals=rivals,
         )
 
 

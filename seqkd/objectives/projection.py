@@ -249,6 +249,20 @@ def projected_log_sum_exp(features: Tensor, weight: Tensor, *, elements: int | N
         return _ProjectedLogSumExp.apply(features, weight, low, _step(low, elements))  # type: ignore
 
 
+def target_logprobs(features: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+    """Compute the log-probability of each target token, `[tokens]` float32 or wider, with gradients.
+
+    Args:
+        features: `[tokens, dim]`, float32 or lower.
+        weight: `[vocab, dim]`.
+        targets: `[tokens]` int64.
+    """
+    sums = projected_log_sum_exp(features, weight)
+    with torch.autocast(features.device.type, enabled=False):
+        picked = (features.to(sums.dtype) * weight.index_select(0, targets)).sum(-1)
+    return picked - sums
+
+
 def nll_by_token(features: Tensor, weight: Tensor, targets: Tensor, smoothing: float) -> Tensor:
     """Compute the loss of `projected_nll` for each token, `[tokens]` float32 without gradient."""
     with torch.no_grad():

@@ -74,6 +74,7 @@ class Needs:
         soft_targets: Whether stored soft targets can provide the distributions. The settings are then `TaughtSettings`.
         row_weights: Whether rows are counted by their weights, if the corpus has weights.
         groups: The data set of each row.
+        rivals: The rivals of targets. A term that reads them stands beside another one.
     """
 
     teacher_distributions: bool = False
@@ -82,6 +83,7 @@ class Needs:
     soft_targets: bool = False
     row_weights: bool = False
     groups: bool = False
+    rivals: bool = False
 
     @property
     def teacher(self) -> bool:
@@ -182,6 +184,14 @@ OBJECTIVES = Registry(
             help="The loss that fairseq itself trains the architecture with",
             settings="seqkd.objectives.nll:NllSettings",
             build="seqkd.interop.fairseq_loss:build",
+        ),
+        "margin": Objective(
+            name="margin",
+            help="The margin of the hope over the fear, of a corpus of rule pair; beside another term",
+            settings="seqkd.objectives.margin:MarginSettings",
+            build="seqkd.objectives.margin:build",
+            needs=Needs(rivals=True, row_weights=True),
+            suits=frozenset({"left to right"}),
         ),
     },
 )

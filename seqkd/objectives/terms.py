@@ -62,6 +62,16 @@ class Forward:
         """The inputs of a left-to-right student's output layer; see `kept_features`."""
         return kept_features(cast(TeacherForced, self.model), self.batch)
 
+    def compute_features(self, batch: Batch) -> Tensor:
+        """Compute the inputs of the output layer for other targets by a further pass, which leaves no trace."""
+        _ = self.features  # the student's own pass comes first, whatever the order of terms
+        records = () if self._trace is None else (*self._trace.hidden.values(), *self._trace.attention.values())
+        before = [list(record) for record in records]
+        found = kept_features(cast(TeacherForced, self.model), batch)
+        for record, states in zip(records, before, strict=True):
+            record[:] = states
+        return found
+
     @cached_property
     def output_weight(self) -> Tensor:
         """The student's output layer, `[vocab, dim]`; see `output_layer`."""

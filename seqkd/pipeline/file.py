@@ -356,6 +356,8 @@ class BackTranslationPart(ModelPart):
             raise ValueError(
                 f"objective.type {self.objective.type!r} asks the teacher, which translates in the other direction"
             )
+        if self.objective.reads_rivals:
+            raise ValueError(f"objective.type {self.objective.type!r} reads rivals, which the reverse model has not")
         for name in self.filters.reads("references"):
             raise ValueError(f"filters.{name}: monolingual text has no references")
         check_mix(self.objective, [(part.name, part.weight) for part in list_corpora(self.corpus)])
@@ -490,6 +492,19 @@ class PipelineConfig(Strict):
         if where and others:
             known = ", ".join(display_name(record.name) for record in ARCHITECTURES.all() if record.cpu is not None)
             raise ValueError(f'{where[0]}.precision "int8" is for arch {known}, not for {", ".join(others)}')
+        return self
+
+    @model_validator(mode="after")
+    def _check_rivals(self) -> PipelineConfig:
+        paired = {part.name for part in self.select if part.record.rivals is not None}
+        for where, models in (("teachers", self.teachers), ("students", self.students)):
+            for part in models:
+                names = [share.name for share in list_corpora(part.corpus)]
+                if part.objective.reads_rivals and not paired.intersection(names):
+                    raise ValueError(
+                        f"{where}: {part.name} ({part.objective.type}) reads rivals, and {', '.join(names) or GOLD} "
+                        'has none; give it the corpus of a [[select]] with rule "pair"'
+                    )
         return self
 
     @model_validator(mode="after")

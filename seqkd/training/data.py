@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from seqkd.corpus.batches import Rows, plan_epoch
 from seqkd.corpus.reader import Corpus
@@ -21,6 +23,7 @@ from seqkd.training.soft import SoftTable
 from seqkd.training.task import TRANSLATION, Collator, Task
 
 WEIGHT = "weight"  # optional
+RIVAL_IDS, RIVAL_MARGIN = "rival_ids", "rival_margin"  # optional, and read by some objectives only
 NAMED_IDS = 20  # ids of each corpus that an error message names
 AHEAD = 4  # groups of batches read while the device works on one
 
@@ -68,6 +71,7 @@ class CorpusData:
         world: Number of processes that share the corpus.
         soft: Stored soft targets of the rows, of which each batch gets its part.
         task: The task, which defines the columns of a row and the collation of rows.
+        rivals: Whether batches get the rivals of targets, if the corpus has them.
 
     Raises:
         CorpusError: `soft` lacks a usable row or one of its positions, or a weight is negative or not a number.
@@ -78,9 +82,10 @@ class CorpusData:
         rows: Number of usable rows.
         positions: `[rows]`, their positions in the corpus.
         source_lengths: `[rows]`, their source subwords, without end of sentence.
-        target_lengths: `[rows]`, their target subwords, without end of sentence.
+        target_lengths: `[rows]`, their target subwords, or those of their rivals if these are more, without end of
+            sentence.
         source_tokens: The sum of the source lengths.
-        target_tokens: The sum of the target lengths.
+        target_tokens: The sum of their target subwords.
         skipped: The ids of the unusable rows, by reason.
     """
 
@@ -97,9 +102,12 @@ class CorpusData:
         world: int = 1,
         soft: SoftTable | None = None,
         task: Task = TRANSLATION,
+        rivals: bool = False,
     ) -> None:
         ids, sources, targets = corpus.lengths()
-        reasons = unusable(PairLengths(sources, targets, corpus.repeats("target_ids")))
+        rivals = rivals and RIVAL_IDS in corpus.schema.names
+        longer = np.maximum(targets, _count_rival_ids(corpus)) if rivals else targets
+        reasons = unusable(PairLengths(sources, longer, corpus.repeats("target_ids")))
         self.skipped: dict[str, list[int]] = {}
         fits = np.ones(len(ids), dtype=np.bool_)
         for reason, marks in reasons.items():
@@ -108,16 +116,17 @@ class CorpusData:
         if soft is not None:
             soft.check(ids[fits], targets[fits])
         self._columns = [*task.columns, *([WEIGHT] if WEIGHT in corpus.schema.names else [])]
+        self._columns += [RIVAL_IDS, RIVAL_MARGIN] if rivals else []
         _check_weights(corpus, self._columns)
         self.corpus, self.special, self._soft = corpus, special, soft
         self._collate: Collator = resolve(task.collate)
         self.positions = np.flatnonzero(fits)
-        self.source_lengths, self.target_lengths = sources[fits], targets[fits]
+        self.source_lengths, self.target_lengths = sources[fits], longer[fits]
         self._batch_tokens, self._window, self._seed = batch_tokens, window, seed
         self._rank, self._world = rank, world
         self.rows = len(self.positions)
         self.source_tokens = int(self.source_lengths.sum(dtype=np.int64))
-        self.target_tokens = int(self.target_lengths.sum(dtype=np.int64))
+        self.target_tokens = int(targets[fits].sum(dtype=np.int64))
 
     def plan(self, epoch: int) -> list[Rows]:
         """Plan this rank's batches of one epoch, as positions in the corpus."""
@@ -145,6 +154,12 @@ class CorpusData:
         """The batch of these positions."""
         batch = self.collate(self.read(rows))
         return batch if self._soft is None else batch._replace(soft=self._soft.of(batch.ids))
+
+
+def _count_rival_ids(corpus: Corpus) -> npt.NDArray[np.int32]:
+    """Return the number of subwords of each rival, by position."""
+    counts = [pc.list_value_length(table.column(RIVAL_IDS)).to_numpy() for table in corpus.tables([RIVAL_IDS])]
+    return np.concatenate([np.empty(0, dtype=np.int32), *counts])
 
 
 def _check_weights(corpus: Corpus, columns: Sequence[str]) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from lightning_fabric import Fabric
 
-from seqkd.objectives.base import Batch, RowWeights, SoftTargets
+from seqkd.objectives.base import Batch, Rivals, RowWeights, SoftTargets
 from seqkd.training.hooks import Hook
 from seqkd.training.state import Validation
 
@@ -107,6 +107,7 @@ def _plain(batch: Batch) -> dict[str, Any]:
     values["ids"] = torch.tensor(batch.ids)
     values["soft"] = None if batch.soft is None else tuple(batch.soft)
     values["weights"] = None if batch.weights is None else tuple(batch.weights)
+    values["rivals"] = None if batch.rivals is None else tuple(batch.rivals)
     values |= {name: None if values[name] is None else values[name].tolist() for name in _NAMES}
     return values
 
@@ -118,4 +119,5 @@ def _batch(values: Mapping[str, Any]) -> Batch:
     return batch._replace(
         soft=None if batch.soft is None else SoftTargets(*batch.soft),
         weights=None if batch.weights is None else RowWeights(*batch.weights),
+        rivals=None if batch.rivals is None else Rivals(*batch.rivals),
     )

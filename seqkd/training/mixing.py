@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from seqkd.corpus.batches import Rows, plan_epoch
 from seqkd.objectives.base import Batch
-from seqkd.training.data import WEIGHT, CorpusData
+from seqkd.training.data import RIVAL_IDS, RIVAL_MARGIN, WEIGHT, CorpusData
 
 
 class MixedData:
@@ -88,7 +88,7 @@ class MixedData:
             for n, (part, _) in enumerate(self._parts)
             if not len(rows) or (which == n).any()
         ]
-        table = pa.concat_tables(_fill_weights(tables)).take(pa.array(np.argsort(order)))
+        table = pa.concat_tables(_fill_rivals(_fill_weights(tables))).take(pa.array(np.argsort(order)))
         batch = self._parts[0][0].collate(table)._replace(origins=self._names[which])
         return batch if self._groups is None else batch._replace(groups=self._groups[which])
 
@@ -103,6 +103,19 @@ def _fill_weights(tables: Sequence[pa.Table]) -> list[pa.Table]:
         else table.append_column(WEIGHT, pa.array(np.ones(table.num_rows, dtype=np.float32)))
         for table in tables
     ]
+
+
+def _fill_rivals(tables: Sequence[pa.Table]) -> list[pa.Table]:
+    """Make the targets of rows without rivals their own rivals if some rows have rivals."""
+    if not any(RIVAL_IDS in table.column_names for table in tables):
+        return list(tables)
+    found = []
+    for table in tables:
+        if RIVAL_IDS not in table.column_names:
+            margins = pa.array(np.zeros(table.num_rows, dtype=np.float32))
+            table = table.append_column(RIVAL_IDS, table.column("target_ids")).append_column(RIVAL_MARGIN, margins)
+        found.append(table.select(sorted(table.column_names)))
+    return found
 
 
 def draw(rows: int, weight: float, random: np.random.Generator) -> npt.NDArray[np.int64]:

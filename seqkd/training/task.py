@@ -20,7 +20,11 @@ class Collator(Protocol):
     """A function that makes a batch of rows."""
 
     def __call__(self, table: pa.Table, special: SpecialIds) -> Batch:
-        """Pad the rows of a table with the columns of the task, and `weight` if the corpus has it. It may be empty."""
+        """Pad the rows of a table, which may be empty.
+
+        It has the columns of the task, `weight` if the corpus has it, and `rival_ids` and `rival_margin` if the
+        objective reads them.
+        """
         ...
 
 

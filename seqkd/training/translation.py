@@ -9,13 +9,13 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from seqkd.metrics.registry import Outputs
 from seqkd.models.checkpoint import LoadedModel
-from seqkd.objectives.base import Batch, RowWeights
+from seqkd.objectives.base import Batch, Rivals, RowWeights
 from seqkd.search.quick import KeptDecoder, quick_decoder
-from seqkd.training.data import WEIGHT, SpecialIds
+from seqkd.training.data import RIVAL_IDS, RIVAL_MARGIN, WEIGHT, SpecialIds
 from seqkd.training.task import HeldOut, Measurement
 
 DECODE_TOKENS = 4000  # source tokens that are decoded together
@@ -25,46 +25,65 @@ def collate(table: pa.Table, special: SpecialIds) -> Batch:
     """Pad the rows of a corpus table.
 
     Args:
-        table: A table with the columns id, source_ids and target_ids, and weight if there is one. An empty table gives
-            one sentence pair whose target is all padding and counts nothing, with which ranks without batches take
-            part.
+        table: A table with the columns id, source_ids and target_ids, weight if there is one, and rival_ids and
+            rival_margin if they are read. An empty table gives one sentence pair whose target is all padding and counts
+            nothing, with which ranks without batches take part.
         special: See `SpecialIds`.
     """
     rows = table.num_rows
-    weighted = WEIGHT in table.column_names
+    weighted, paired = WEIGHT in table.column_names, RIVAL_IDS in table.column_names
     if rows == 0:
+        nothing = (torch.tensor([[special.start]]), torch.tensor([[special.pad]]), torch.empty(0, dtype=torch.long))
         return Batch(
-            ids=np.empty(0, dtype=np.int64),
-            source=torch.tensor([[special.eos]]),
-            target_in=torch.tensor([[special.start]]),
-            target_out=torch.tensor([[special.pad]]),
-            kept=torch.empty(0, dtype=torch.long),
+            np.empty(0, dtype=np.int64),
+            torch.tensor([[special.eos]]),
+            *nothing,
             tokens=0,
             weights=RowWeights(torch.zeros(1), 0.0) if weighted else None,
+            rivals=Rivals(*nothing, torch.zeros(1), torch.zeros(1), False) if paired else None,
         )
     sources, source_lengths = _flat(table.column("source_ids"))
     targets, target_lengths = _flat(table.column("target_ids"))
-    source = _pad(sources, source_lengths, special)
-    target_out = _pad(targets, target_lengths, special)
-    target_in = np.empty_like(target_out)
-    target_in[:, 0] = special.start
-    target_in[:, 1:] = target_out[:, :-1]
-    places = np.arange(target_out.shape[1])
-    target_in[places > target_lengths[:, None]] = special.pad  # where end of sentence moved to
-    kept = np.flatnonzero(places <= target_lengths[:, None])
+    target = _pad_targets(targets, target_lengths, special)
     batch = Batch(
         table.column("id").to_numpy(),
-        torch.from_numpy(source),
-        torch.from_numpy(target_in),
-        torch.from_numpy(target_out),
-        torch.from_numpy(kept),
-        len(kept),
+        torch.from_numpy(_pad(sources, source_lengths, special)),
+        *target,
+        tokens=len(target[2]),
+        rivals=_collate_rivals(table, special) if paired else None,
     )
     if not weighted:
         return batch
     weights = np.array(table.column(WEIGHT).to_numpy(), dtype=np.float32)
     total = float((weights * (target_lengths + 1)).sum(dtype=np.float64))
     return batch._replace(weights=RowWeights(torch.from_numpy(weights), total))
+
+
+def _collate_rivals(table: pa.Table, special: SpecialIds) -> Rivals:
+    ids, lengths = _flat(table.column(RIVAL_IDS))
+    pairs = zip(table.column(RIVAL_IDS).to_pylist(), table.column("target_ids").to_pylist(), strict=True)
+    differ = [rival != target for rival, target in pairs]
+    margins = np.array(table.column(RIVAL_MARGIN).to_numpy(), dtype=np.float32)
+    return Rivals(
+        *_pad_targets(ids, lengths, special),
+        margins=torch.from_numpy(margins),
+        differ=torch.tensor(differ, dtype=torch.float32),
+        any_differ=any(differ),
+    )
+
+
+def _pad_targets(
+    ids: npt.NDArray[np.int32], lengths: npt.NDArray[np.int64], special: SpecialIds
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return `target_in`, `target_out` and `kept` of targets; see `Batch`."""
+    target_out = _pad(ids, lengths, special)
+    target_in = np.empty_like(target_out)
+    target_in[:, 0] = special.start
+    target_in[:, 1:] = target_out[:, :-1]
+    places = np.arange(target_out.shape[1])
+    target_in[places > lengths[:, None]] = special.pad  # where end of sentence moved to
+    kept = np.flatnonzero(places <= lengths[:, None])
+    return torch.from_numpy(target_in), torch.from_numpy(target_out), torch.from_numpy(kept)
 
 
 def _flat(column: pa.ChunkedArray) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:

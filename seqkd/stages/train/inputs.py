@@ -17,7 +17,7 @@ from seqkd.stages.prepare.prepare import read_prepared
 from seqkd.stages.train.rejecting import corpus_key
 from seqkd.stages.train.teaching import Teaching
 from seqkd.text.vocabularies import Vocabularies
-from seqkd.training.data import WEIGHT
+from seqkd.training.data import RIVAL_IDS, WEIGHT
 
 
 class Inputs:
@@ -37,8 +37,8 @@ class Inputs:
         teaching: The inputs that teachers provide.
 
     Raises:
-        ConfigError: The objective cannot count rows by the weights of a corpus, or the groups of the corpora are not
-            those of the prepared folder.
+        ConfigError: The objective cannot count rows by the weights of a corpus, or reads rivals that no corpus has; or
+            the groups of the corpora are not those of the prepared folder.
         CorpusError: A corpus is missing or damaged, was made with another vocabulary, or has no targets; or the soft
             targets belong to another corpus.
         ModelError: The teacher folder does not contain a model, or the teacher was trained with a different vocabulary.
@@ -56,6 +56,13 @@ class Inputs:
                     expected=f"one of: {', '.join(list_weighing_objectives())}; or a corpus without weights",
                     hint='select with another rule than "all", and with keep = 1',
                 )
+        self._rivals = config.objective.reads_rivals
+        if self._rivals and not any(RIVAL_IDS in corpus.schema.names for corpus in self.corpora):
+            raise ConfigError(
+                f"is {config.objective.type!r}, which reads rivals, and {self.corpora[0].path} has none",
+                where="objective.type",
+                expected='a corpus of `seqkd select` with rule "pair"',
+            )
         facts = _find_groups(self.prepared, config)
         self.valid = {group: _open_directed(config.prepared / name_part(VALID, group), config) for group in facts}
         side = "source_language" if config.reverse else "target_language"
@@ -80,6 +87,8 @@ class Inputs:
         for corpus in (*self.corpora, *self.valid.values()):
             for side, vocabulary in self.vocabularies.sides():
                 corpus.check_ids(f"{side}_ids", vocabulary.size)
+            if self._rivals and RIVAL_IDS in corpus.schema.names:
+                corpus.check_ids(RIVAL_IDS, self.vocabularies.target.size)
 
     def digests(self) -> dict[str, str]:
         """Return the digests of all inputs. The digests of the validation corpora cover the vocabularies."""

@@ -222,6 +222,7 @@ class _Work:
                 rank=fabric.global_rank,
                 world=fabric.world_size,
                 soft=soft,
+                rivals=config.objective.reads_rivals,
             )
             if not data.rows:
                 raise CorpusError(

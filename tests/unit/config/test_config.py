@@ -165,11 +165,13 @@ def test_settings_are_written_in_the_order_that_finished_runs_have() -> None:
 
 def test_settings_of_every_kind_are_read_as_they_were_written() -> None:
     for name, record in ARCHITECTURES.own.items():
-        taught = [{"type": each.name} for each in OBJECTIVES.own.values() if each.fits(record)]
-        for objective in taught:
-            more = {"teachers": ["a", "b"]} if OBJECTIVES.own[objective["type"]].needs.teacher else {}
+        for each in (each for each in OBJECTIVES.own.values() if each.fits(record)):
+            more = {"teachers": ["a", "b"]} if each.needs.teacher else {}
+            objective: dict[str, Any] = {"type": each.name, **more}
+            if each.needs.rivals:  # it stands beside another term
+                objective = {"terms": [{"type": "nll"}, objective]}
             arch = f"{name}lstm" if name.endswith(":") else name
-            config = train_config(model={"arch": arch}, objective={**objective, **more})
+            config = train_config(model={"arch": arch}, objective=objective)
             assert validate(TrainConfig, config.model_dump(mode="json", exclude_none=True), "again") == config
 
 

@@ -255,6 +255,15 @@ def test_weights_are_for_objectives_that_count_them(pipeline: Path) -> None:
     assert any("keeps every hypothesis" in line for line in problems(pipeline))
 
 
+def test_objectives_that_read_rivals_have_a_corpus_with_rivals(pipeline: Path) -> None:
+    terms = 'objective = { terms = [{ type = "nll" }, { type = "margin" }] }'
+    edited(pipeline, 'init_from = "kd"', terms)
+    (line,) = problems(pipeline)
+    assert "tuned (nll + margin) reads rivals, and kd has none; give it the corpus of a [[select]] with rule" in line
+    edited(pipeline, 'rule = "seqkd"', 'rule = "pair"')
+    assert read_pipeline(pipeline).students[-1].objective.reads_rivals
+
+
 def test_int8_is_for_models_with_kernels(pipeline: Path) -> None:
     edited(pipeline, "[data]", '[evaluate]\nprecision = "int8"\n\n[data]')
     assert read_pipeline(pipeline).evaluate.precision == "int8"

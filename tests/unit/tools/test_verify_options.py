@@ -94,6 +94,7 @@ BASE: dict[str, tuple[str, dict[str, Any]]] = {
     "nat": ("train", {"model": {**MODEL, "arch": "nat"}, "objective": {"type": "nat"}}),
     "kbest": ("distill", {}),
     "distilled": ("select", {"rule": "seqkd"}),
+    "pairs": ("select", {"rule": "pair", "weight": 2.0}),
     "soft": ("soft_targets", {"corpus": "@distilled"}),
     "mono": ("monolingual", {"ratio": 0.5, "shard_rows": 30}),
     "mono-kbest": ("distill", {"models": ["@reverse"], "corpus": "@mono"}),
@@ -183,6 +184,13 @@ ROWS: list[tuple[str, dict[str, Any]]] = [
             "init_from": {
                 "model": "@teacher", "encoder_layers": [0], "decoder_layers": [0], "freeze": ["embeddings"],
             },
+        },
+    ),
+    (
+        "train",
+        {
+            "corpus": [{"path": "@pairs"}, {"path": "@gold/train"}],
+            "objective": {"terms": [{"type": "nll"}, {"type": "margin", "kind": "hinge", "cost": 2.0}]},
         },
     ),
     ("train", {"corpus": "@distilled", "objective": {"type": "word_kd", "soft_targets": "@soft"}}),

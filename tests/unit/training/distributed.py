@@ -17,6 +17,7 @@ from seqkd.objectives.cmlm import CmlmLoss
 from seqkd.objectives.ctc import CtcLoss
 from seqkd.objectives.dag import DagLoss
 from seqkd.objectives.loss import Loss, WeightedTerm
+from seqkd.objectives.margin import Margin
 from seqkd.objectives.nat import NatLoss
 from seqkd.objectives.nll import LabelSmoothedNll
 from seqkd.objectives.teacher import Teacher
@@ -26,7 +27,7 @@ from seqkd.training.loop import LoopSettings, Measured, fit
 from seqkd.training.optim import OptimSettings
 from seqkd.training.runtime import group_left, make_fabric
 from seqkd.training.validation import held_out_nll
-from tests.unit.training.support import VOCAB, Recorder, TableData, copy_rows, plain_descent
+from tests.unit.training.support import VOCAB, Recorder, TableData, add_rivals, copy_rows, plain_descent
 from tests.unit.training.terms import Projected, Swaps
 
 SIZES = {"dim": 16, "encoder_layers": 1, "decoder_layers": 1, "dropout": 0.1, "max_positions": 16}
@@ -34,10 +35,11 @@ HEADS = {**SIZES, "heads": 2, "ffn_dim": 32}
 GLANCING = (0.5, 0.3)
 torch.manual_seed(5)  # every process has the same teacher
 LIVE = cast(TeacherForced, build("lstm", {**SIZES, "dim": 8}, source_vocab=VOCAB, target_vocab=VOCAB).eval())
-LEARNED = "learned"
+LEARNED, MARGIN = "learned", "margin"
 KINDS: dict[str, tuple[str, dict[str, Any], Term]] = {
     "transformer": ("transformer", HEADS, LabelSmoothedNll(smoothing=0.1)),
     "word_kd": ("transformer", HEADS, WordKd(temperature=2.0, top=5)),
+    MARGIN: ("transformer", HEADS, Margin(cost=2.0)),
     "lstm": ("lstm", SIZES, LabelSmoothedNll(smoothing=0.1)),
     "sru": ("sru", HEADS, LabelSmoothedNll(smoothing=0.1)),
     "nat": ("nat", HEADS, NatLoss(smoothing=0.1, length_weight=0.1)),
@@ -69,6 +71,8 @@ class Run:
 def objective_of(kind: str, rank: int) -> Loss:
     """The objective of a kind; what a term learns begins differently on each process, and must not stay so."""
     term = WeightedTerm(term=KINDS[kind][2])
+    if kind == MARGIN:
+        return Loss([WeightedTerm(term=LabelSmoothedNll(smoothing=0.1), name="nll"), term])
     if kind != LEARNED:
         return Loss([term], teacher=Teacher([LIVE]))
     torch.manual_seed(5 + rank)
@@ -113,7 +117,12 @@ def train(
             fabric=fabric,
             model=model,
             loss=loss,
-            data=TableData(copy_rows(rows), batch_tokens=batch_tokens, rank=rank, world=world),
+            data=TableData(
+                add_rivals(copy_rows(rows)) if kind == MARGIN else copy_rows(rows),
+                batch_tokens=batch_tokens,
+                rank=rank,
+                world=world,
+            ),
             validate=validate,
             settings=LoopSettings(
                 max_updates=6,

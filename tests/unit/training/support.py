@@ -41,6 +41,15 @@ def copy_rows(count: int, seed: int = 0) -> pa.Table:
     return pa.table({"id": pa.array(np.arange(count) + 100), "source_ids": lists, "target_ids": lists})
 
 
+def add_rivals(table: pa.Table) -> pa.Table:
+    """Add the first tokens of each target as its rival; for targets of one token the rival is the target."""
+    rivals = [target[: max(1, len(target) - 1)] for target in table.column("target_ids").to_pylist()]
+    margins = np.linspace(0.0, 1.0, len(rivals), dtype=np.float32)
+    return table.append_column("rival_ids", pa.array(rivals, pa.list_(pa.int32()))).append_column(
+        "rival_margin", pa.array(margins)
+    )
+
+
 class TableData:
     """Training data of a table in memory."""
 

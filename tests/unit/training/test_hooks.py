@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,19 @@ import torch
 
 from seqkd.errors import WorkError
 from seqkd.objectives.base import Batch
-from tests.unit.training.support import Recorder, TableData, copy_rows, same_weights, settings, tiny_model, train
+from seqkd.objectives.loss import Loss, WeightedTerm
+from seqkd.objectives.margin import Margin
+from seqkd.objectives.nll import LabelSmoothedNll
+from tests.unit.training.support import (
+    Recorder,
+    TableData,
+    add_rivals,
+    copy_rows,
+    same_weights,
+    settings,
+    tiny_model,
+    train,
+)
 from tests.unit.training.terms import Swaps
 
 
@@ -62,7 +75,7 @@ def test_a_stopped_run_saves_the_batches_that_are_waiting(tmp_path: Path) -> Non
     assert same_weights(whole, resumed)
 
 
-def test_weights_rows_and_soft_targets_of_waiting_batches_are_kept(tmp_path: Path) -> None:
+def test_weights_rows_and_rivals_of_waiting_batches_are_kept(tmp_path: Path) -> None:
     import pyarrow as pa
 
     class Marks(Swaps):
@@ -74,23 +87,18 @@ def test_weights_rows_and_soft_targets_of_waiting_batches_are_kept(tmp_path: Pat
             raise KilledError
 
     rows = copy_rows(60).append_column("weight", pa.array([0.5 + n % 3 for n in range(60)], pa.float32()))
-    loop = settings(12, validate_every=6)
+    rows = add_rivals(rows)
+    loss = Loss([WeightedTerm(term=LabelSmoothedNll(smoothing=0.1), name="nll"), WeightedTerm(term=Margin())])
+    run = partial(train, loop=settings(12, validate_every=6), data=TableData(rows), objective=loss)
     model, other = tiny_model(), tiny_model()
-    whole, _, _ = train(tmp_path / "whole", loop, model=model, data=TableData(rows), hooks=[Marks(model, 4)])
+    whole, _, _ = run(tmp_path / "whole", model=model, hooks=[Marks(model, 4)])
     first = tiny_model()
     with pytest.raises(KilledError):
-        train(
-            tmp_path / "killed",
-            loop,
-            model=first,
-            data=TableData(rows),
-            observer=Recorder(kill),
-            hooks=[Marks(first, 4)],
-        )
+        run(tmp_path / "killed", model=first, observer=Recorder(kill), hooks=[Marks(first, 4)])
     state = torch.load(tmp_path / "killed" / "last.pt", weights_only=True)
     saved = state["hooks"][0]["made"][0][0][0]
     assert saved["origins"] == saved["groups"] == [str(row) for row in saved["ids"].tolist()]
-    resumed, _, _ = train(tmp_path / "killed", loop, model=other, data=TableData(rows), hooks=[Marks(other, 4)])
+    resumed, _, _ = run(tmp_path / "killed", model=other, hooks=[Marks(other, 4)])
     assert same_weights(whole, resumed)
 
 

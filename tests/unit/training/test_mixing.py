@@ -3,6 +3,7 @@ from __future__ import annotations
 from collections import Counter
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -24,7 +25,9 @@ from tests.unit.training.support import SPECIAL
 LIMIT = 12  # tokens of a side that fit, end of sentence counted
 
 
-def corpus_of(folder: Path, rows: int, first: int, weight: float | None = None) -> Corpus:
+def corpus_of(
+    folder: Path, rows: int, first: int, weight: float | None = None, *, rival: list[int] | None = None
+) -> Corpus:
     """Row `n`: id 100 + n, targets of `first` alone, of 1 to 15 pieces; in two shards."""
     folder.mkdir()
     shards = []
@@ -34,13 +37,18 @@ def corpus_of(folder: Path, rows: int, first: int, weight: float | None = None) 
         table = pa.table({**columns, "source_ids": lists, "target_ids": lists})
         if weight is not None:
             table = table.append_column("weight", pa.array([weight] * len(lists), pa.float32()))
+        if rival is not None:
+            names = ("rival", "rival_ids", "rival_margin")
+            values: tuple[list[Any], ...] = (["z"] * len(lists), [rival] * len(lists), [0.5] * len(lists))
+            for name, column in zip(names, values, strict=True):
+                table = table.append_column(name, pa.array(column))
         shards.append(write_shard(folder, shard, table))
     made_by = build_fingerprint("prepare", {}, {})
     write_manifest(folder, Manifest(kind="corpus", fingerprint=made_by, rows=rows, shards=shards))
     return Corpus.open(folder)
 
 
-def part_of(corpus: Corpus, *, batch_tokens: int = 40) -> CorpusData:
+def part_of(corpus: Corpus, *, batch_tokens: int = 40, rivals: bool = False) -> CorpusData:
     return CorpusData(
         corpus,
         SPECIAL,
@@ -48,6 +56,7 @@ def part_of(corpus: Corpus, *, batch_tokens: int = 40) -> CorpusData:
         batch_tokens=batch_tokens,
         window=1000,
         seed=3,
+        rivals=rivals,
     )
 
 
@@ -97,6 +106,24 @@ def test_each_row_knows_its_group(parts: list[CorpusData]) -> None:
         names = ["de" if Path(origin).name == "a" else "fr" for origin in batch.origins]
         assert batch.groups.tolist() == names
     assert mixed(parts, 1.0, 1.0).load(data.plan(0)[0]).groups is None
+
+
+def test_rows_without_rivals_are_their_own_beside_rows_with_them(tmp_path: Path) -> None:
+    parts = [part_of(corpus_of(tmp_path / "a", 40, 5))]
+    parts.append(part_of(corpus_of(tmp_path / "b", 60, 6, rival=[7, 7]), rivals=True))
+    both = 0
+    for batch in epoch(mixed(parts, 1.0, 1.0), 0):
+        assert batch.origins is not None
+        paired = np.array([Path(origin).name == "b" for origin in batch.origins])
+        if batch.rivals is None:
+            assert not paired.any()
+            continue
+        assert batch.rivals.differ.tolist() == paired.tolist()
+        assert batch.rivals.margins.tolist() == np.where(paired, 0.5, 0.0).tolist()
+        for own, rival, pair in zip(batch.target_out, batch.rivals.target_out, paired, strict=True):
+            assert rival[rival > 3].tolist() == ([7, 7] if pair else own[own > 3].tolist())
+        both += bool(paired.any() and not paired.all())
+    assert both
 
 
 @given(st.integers(1, 50), st.floats(0.01, 5), st.integers(0, 99))

@@ -42,6 +42,12 @@ class SyntheticPath(NamedPath):
     model: Path
 
 
+class ComparedOutputs(NamedPath):
+    """The evaluation of a model with whose outputs those of all models are compared, and its test corpus."""
+
+    corpus: Path
+
+
 class ReportConfig(Strict):
     """Settings of the report on all results of a pipeline."""
 
@@ -64,5 +70,8 @@ class ReportConfig(Strict):
     edges: tuple[tuple[str, str], ...] = Field((), description="the pipeline's graph, for its drawing")
     shared: tuple[NamedPath, ...] = Field(
         (), description="training corpora of other data sets that share the sources of `prepared`, by `source_row`"
+    )
+    agreement: ComparedOutputs | None = Field(
+        None, description="the evaluation with whose outputs the outputs of all models are compared"
     )
     samples: int = Field(8, ge=0)

@@ -36,6 +36,7 @@ from seqkd.config.prepare import MonolingualConfig as MonolingualConfig
 from seqkd.config.prepare import PrepareConfig as PrepareConfig
 from seqkd.config.prepare import VocabularyConfig as VocabularyConfig
 from seqkd.config.prepare import one_or_several as one_or_several
+from seqkd.config.report import NamedPath
 from seqkd.config.report import ReportConfig as ReportConfig
 from seqkd.config.search import Beams, DecodedTogether, Name, SearchPrecision, Strict, check_beams, check_decode
 from seqkd.config.search import ParallelConfig as ParallelConfig
@@ -335,6 +336,9 @@ class SelectConfig(SelectSettings):
         return self
 
 
+TargetRows = Annotated[int, Field(ge=1, description="the first rows of the corpora that are measured")]
+
+
 class EvaluateConfig(Strict):
     """Settings of the evaluation of a model on a test corpus."""
 
@@ -366,6 +370,10 @@ class EvaluateConfig(Strict):
     )
     metrics: EvaluationMetrics = None
     timed: bool = Field(True, description="whether speed is measured")
+    targets: tuple[NamedPath, ...] = Field(
+        (), description="training corpora; the model's log-probability of their targets is measured"
+    )
+    target_rows: TargetRows = 500
 
     @model_validator(mode="after")
     def _check_decodes(self) -> EvaluateConfig:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:  # tables of metrics are read without sacrebleu
     from seqkd.metrics.tokenizers import Tokenizer
 
 Direction = Literal["higher", "lower", "neither"]
-Need = Literal["references", "sources", "accepted", "probabilities"]
+Need = Literal["references", "sources", "accepted", "probabilities", "other outputs"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,8 +55,8 @@ class Metric:
         label: The head of the column in tables.
         unit: The unit below the label.
         direction: Whether higher or lower values are better, or neither.
-        needs: The inputs besides outputs: references, sources, accepted translations of each row, or the model's
-            probabilities.
+        needs: The inputs besides outputs: references, sources, accepted translations of each row, the model's
+            probabilities, or the outputs of another model.
         measure: `module:attribute` of a function that takes `Outputs` and returns a `MetricScore`.
         statistics: In place of `measure`, `module:attribute` of a function that takes `Outputs` and returns the
             `Statistics` of their rows. The score of any selection of rows follows from them, so that differences can
@@ -174,6 +174,14 @@ METRICS = Registry(
             direction="neither",
             needs=frozenset({"probabilities"}),
             percent=True,
+        ),
+        "agreement": Metric(
+            name="agreement",
+            help="BLEU of the outputs with those of the model that `evaluate.agreement` names in place of references",
+            label="Agreement",
+            unit="BLEU",
+            direction="higher",
+            needs=frozenset({"other outputs"}),
         ),
         "nll": Metric(
             name="nll",

@@ -110,6 +110,9 @@ class EvaluationResult:
         pieces: The number of its pieces; 0 in results of earlier versions.
         mode_probability: Mean probability of beam search's best output (Kim & Rush 2016, section 5), over the rows that
             were decoded and whose source has tokens; None for a parallel model.
+        target_logprobs: Mean log-probability of a target token, end of sentence included, in nats, by the name of the
+            training corpus; empty if it was not measured, and for a parallel model.
+        target_rows: The rows of these corpora that were measured.
         too_long: Rows whose source is longer than the model's positions: their outputs are empty.
         baseline: The decode that speed-ups are relative to.
         compared_with: The baseline of `significance` of the decodes; "" if they were not compared.
@@ -134,6 +137,8 @@ class EvaluationResult:
     parallel: bool
     perplexity: float | None
     mode_probability: float | None
+    target_logprobs: dict[str, float] = field(default_factory=dict)  # results of earlier versions do not have them
+    target_rows: int = 0
     too_long: int = 0  # results of earlier versions have neither it nor the next three
     perplexity_per_character: float | None = None
     vocabulary: str = ""

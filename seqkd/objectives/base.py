@@ -125,7 +125,13 @@ class Batch(NamedTuple):
             weights = weights._replace(rows=moved(weights.rows))
         rivals = self.rivals
         if rivals is not None:
-            rivals = Rivals(*map(moved, rivals[:-1]), rivals.any_differ)
+            rivals = rivals._replace(
+                target_in=moved(rivals.target_in),
+                target_out=moved(rivals.target_out),
+                kept=moved(rivals.kept),
+                margins=moved(rivals.margins),
+                differ=moved(rivals.differ),
+            )
         return self._replace(
             source=moved(self.source),
             target_in=moved(self.target_in),

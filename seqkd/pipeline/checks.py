@@ -223,6 +223,10 @@ def find_model_problems(pipeline: PipelineConfig, graph: Graph) -> Iterator[str]
             named = graph[key].first[1]
             if key[0] == "students" and not students[named].model.record.left_to_right:
                 yield f"{node.place}.teacher: {_explain_cannot_teach(pipeline, named)}"
+    for node in graph.of_kind("evaluate"):
+        for model in graph.follow(node, "agreement"):
+            if "source" in model.settings:
+                yield f"{node.place}.agreement: {model.name!r} is a source of k-best lists and is not evaluated"
     yield from _find_round_problems(pipeline, graph)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from seqkd.config.prepare import OWN_TEST
-from seqkd.config.report import NamedEvaluations, NamedPath, SeedRuns, StudentRounds, SyntheticPath
+from seqkd.config.report import ComparedOutputs, NamedEvaluations, NamedPath, SeedRuns, StudentRounds, SyntheticPath
 from seqkd.config.stages import EvaluateConfig, ReportConfig
 from seqkd.pipeline.file import DistillPart, EvaluatePart, StudentPart
 from seqkd.pipeline.folders import Plan, Stage, bare_name, evaluation_name, is_asked
@@ -74,6 +74,7 @@ def _plan_one(node: Node, plan: Plan, name: str, models: list[Node], baseline: s
         corpus = text.folder
     # A baseline has the same data sets.
     rival = None if baseline is None else plan.evaluation_folder(_name_evaluation(plan, baseline, model, data, test))
+    corpora = plan.graph.follow(node, "targets") if test is None else []
     config = EvaluateConfig(
         name=name,
         model=made[0].folder,
@@ -93,8 +94,10 @@ def _plan_one(node: Node, plan: Plan, name: str, models: list[Node], baseline: s
         tokenizer=part.tokenizer,
         metrics=part.metrics,
         timed=measured,
+        targets=tuple(_named_path(plan, other) for other in corpora),
+        target_rows=part.target_rows,
     )
-    beside = [plan.output(other).file for other in (over, judge) if other is not None]
+    beside = [plan.output(other).file for other in (over, judge, *corpora) if other is not None]
     if rival is not None:
         beside.append(rival / "manifest.json")
     needs = (*(other.file for other in made), *beside, text.file)
@@ -168,13 +171,24 @@ def plan_report(node: Node, plan: Plan) -> Iterator[Stage]:
         baselines=tuple(find_baselines(plan.graph, students)),
         edges=tuple(list_edges(plan.graph, parts, data)),
         shared=tuple(_named_path(plan, part) for part in _list_shared(plan, data)),
+        agreement=next((_plan_agreement(plan, each, data) for each in plan.graph.follow(evaluation, "agreement")), None),
     )
     out = plan.root / "report" if plan.only(data) else plan.root / "report" / data.name
     shared = (plan.output(part).file for part in _list_shared(plan, data))
     done = (target for target, stage in plan.done[data.name].items() if stage.kind not in (None, "export"))
     joined = (named.path / "manifest.json" for test in further for named in test.evaluations)
-    needs = tuple(dict.fromkeys((*done, *joined, *shared)))
+    compared = [] if config.agreement is None else [config.agreement.path / "manifest.json"]
+    needs = tuple(dict.fromkeys((*done, *joined, *shared, *compared)))
     yield Stage(name=plan.stage_name(data, "report"), kind="report", goal="report", config=config, out=out, needs=needs)
+
+
+def _plan_agreement(plan: Plan, model: Node, data: Node) -> ComparedOutputs:
+    """Return the evaluation of a model, which may belong to other data sets than `data`, and its test corpus."""
+    of_model = plan.list_data(model)
+    own = data if data in of_model else of_model[0]
+    name = _name_evaluation(plan, model.name, model, own, None)
+    corpus = plan.prepare_output(own).folder / OWN_TEST
+    return ComparedOutputs(name=model.name, path=plan.evaluation_folder(name), corpus=corpus)
 
 
 def _list_evaluations(node: Node, plan: Plan, test: Node | None, *, first_seeds: bool = False) -> tuple[NamedPath, ...]:

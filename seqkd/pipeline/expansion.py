@@ -87,7 +87,7 @@ def _add_rounds(graph: Graph, pipeline: PipelineConfig) -> Graph:
     if successor is None:
         return graph
     teachers = {node.key for node in graph.of_kind("teachers")}
-    again = graph.find_remade(teachers)
+    again = {key for key in graph.find_remade(teachers) if key[0] != "evaluate"}  # one evaluation covers all rounds
     nodes = list(graph)
 
     def find_in_round(key: Key, number: int) -> Key:
@@ -158,6 +158,9 @@ def _add_evaluation(graph: Graph, pipeline: PipelineConfig) -> Graph:
             tests = tuple(test.key for test in graph.of_kind("tests") if find_data(graph, test) is data)
             links = {"data": (data.key,), "models": tuple(key for key, of in models.items() if data.key in of)}
             links |= {"tests": tests}
+            # Training corpora of other data sets are not measured. Outputs may be compared with those of any model.
+            links |= {"targets": tuple(key for key in node.links["targets"] if find_data(graph, graph[key]) is data)}
+            links |= {"agreement": node.links["agreement"]}
             own = dict.fromkeys(find_vocabulary(graph, pipeline, graph[model]) for model in links["models"])
             encoded = [
                 _encode(graph, graph[test], vocabulary, ENCODED_TEST)
@@ -175,6 +178,8 @@ def _add_evaluation(graph: Graph, pipeline: PipelineConfig) -> Graph:
         key = ("report", own_data[1])
         evaluations = tuple(made[other].key for other in made if other in joined)
         links = {"data": (own_data,), "evaluations": evaluations}
+        compared = (find_data(graph, graph[model]).key for model in evaluation.links["agreement"])
+        links |= {"compared": tuple(made[other].key for other in compared)}
         nodes.append(replace(evaluation, key=key, part=REPORT, origin=key, links=links))
     return Graph(nodes)
 

@@ -42,6 +42,7 @@ from seqkd.config.stages import (
     InitFrom,
     Language,
     SoftOptions,
+    TargetRows,
     TrainingConfig,
     VocabularyConfig,
     Weight,
@@ -404,6 +405,13 @@ class EvaluatePart(Strict):
     threads: int = Field(1, ge=0)
     tokenizer: TokenizerChoice = Field("auto", description="tokenizer of BLEU; auto: by data.target_language")
     metrics: EvaluationMetrics = None
+    targets: tuple[Name, ...] = Field(
+        (), description="data sets and [[select]] tables; each model's log-probability of their targets is measured"
+    )
+    target_rows: TargetRows = 500
+    agreement: Name | None = Field(
+        None, description="a teacher or a student with whose outputs the outputs of all models are compared"
+    )
 
     @model_validator(mode="after")
     def _check_beams(self) -> EvaluatePart:

@@ -206,6 +206,10 @@ PARTS: Mapping[str, Part] = {
         title="[evaluate]",
         help="The decodes and metrics by which every model is evaluated",
         stages=plan_evaluation,
+        references=(
+            Reference(field="targets", kinds=("select", "data"), follows=False),
+            Reference(field="agreement", kinds=("teachers", "students"), follows=False),
+        ),
         name="evaluate",
         alone="evaluate",
     ),

@@ -156,6 +156,7 @@ class Contents:
         corpora: The training corpora, gold first.
         distill: The decodes of training corpora.
         models: The evaluated models, in the order of the pipeline.
+        agreement_with: The model with whose outputs the outputs of the others are compared; "" for none.
         rounds: Students that were made again in each round, each with all its rounds; empty for one round.
         synthetic: The corpora of back-translations.
         tests: Evaluations on further test sets, by the name of the set and that of the model.
@@ -177,6 +178,7 @@ class Contents:
     corpora: tuple[CorpusEntry, ...]
     distill: tuple[DistillEntry, ...]
     models: tuple[EvaluationResult, ...]
+    agreement_with: str
     rounds: tuple[RoundEntry, ...]
     synthetic: tuple[SyntheticEntry, ...]
     tests: dict[str, dict[str, EvaluationResult]]
@@ -224,6 +226,7 @@ class Contents:
                 | {"tests": {name: evaluation_json(result) for name, result in self.results(model).items()}}
                 for model in self.models
             ],
+            **({"agreement_with": self.agreement_with} if self.agreement_with else {}),
             **({"backtranslation": synthetic} if synthetic else {}),
             **({"pooled": list(pooled)} if pooled else {}),
             **({"cost": self._cost_json()} if self.costs else {}),
@@ -307,6 +310,9 @@ def evaluation_json(model: EvaluationResult) -> dict[str, Any]:
     }
     if best.valid is not None:
         entry["valid"] = best.valid
+    if model.target_logprobs:
+        entry["target_logprobs"] = model.target_logprobs
+        entry["target_rows"] = model.target_rows
     return entry
 
 

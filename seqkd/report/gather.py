@@ -26,6 +26,7 @@ from seqkd.metrics.alignment import AlignedCounts, Ints, RaggedIds, align, count
 from seqkd.metrics.complexity import complexity, faithfulness
 from seqkd.metrics.lengths import bin_width, length_histogram
 from seqkd.metrics.results import read_result
+from seqkd.report.agreement import add_agreement
 from seqkd.report.contents import (
     Contents,
     CorpusEntry,
@@ -93,13 +94,14 @@ def gather(config: ReportConfig, *, aligned_cells: int = ALIGNED_CELLS) -> Conte
     shared = _find_shared_ids(gold, distilled)
     corpora, aligned_rows = _describe_corpora(gold, distilled, shared, aligned_cells)
     curves = {named.name: read_history(named.path) for named in config.models}
-    models = tuple(read_result(named.path) for named in config.evaluations)
+    models = add_agreement(config, [read_result(named.path) for named in config.evaluations])
     return Contents(
         pipeline=config.pipeline,
         title=config.title,
         corpora=corpora,
         distill=tuple(_describe_decode(named.name, named.path) for named in config.distill),
         models=models,
+        agreement_with="" if config.agreement is None else config.agreement.name,
         rounds=tuple(
             RoundEntry(student=student.name, number=number, model=model, teacher=teacher)
             for student in config.rounds

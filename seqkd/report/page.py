@@ -47,6 +47,8 @@ def render(contents: Contents) -> str:
         corpora=tables.corpora_table(corpora),
         tests=tests_table(pooled) if contents.tests else None,
         tests_rows=", ".join(f"{name} ({rows:,} rows)" for name, rows in _count_test_rows(contents).items()),
+        targets=tables.targets_table(pooled) if any(model.target_logprobs for model in models) else None,
+        target_rows=", ".join(sorted({f"{model.target_rows:,}" for model in models if model.target_logprobs})),
         rounds=_show_rounds(shown),
         synthetic=tables.synthetic_table(contents.synthetic) if contents.synthetic else None,
         distill=tables.distill_table(contents.distill) if contents.distill else None,

@@ -175,6 +175,10 @@ def _combine(runs: Sequence[EvaluationResult], function: Any) -> EvaluationResul
         perplexity=_combine_values([run.perplexity for run in runs], function),
         perplexity_per_character=_combine_values([run.perplexity_per_character for run in runs], function),
         mode_probability=_combine_values([run.mode_probability for run in runs], function),
+        target_logprobs={
+            name: _combine_values([run.target_logprobs.get(name) for run in runs], function)
+            for name in first.target_logprobs
+        },
     )
 
 

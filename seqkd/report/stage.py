@@ -85,6 +85,9 @@ def _digest_inputs(config: ReportConfig) -> Iterator[tuple[str, str]]:
                 yield from _hash_file(f"{kind}.{named.name}.{measured}", named.path / measured)
     for named in config.shared:
         yield f"corpora.{named.name}", read_manifest(named.path).digest()
+    if config.agreement is not None:
+        yield "agreement", read_manifest(config.agreement.path).digest()
+        yield from _hash_file(f"agreement.{RESULT}", config.agreement.path / RESULT)
     for test in config.tests:
         for named in test.evaluations:
             name = f"evaluations.{named.name}@{test.name}"

@@ -9,6 +9,7 @@ from seqkd.corpus.cost import total
 from seqkd.corpus.sensors import GPU, PACKAGES
 from seqkd.metrics.registry import METRICS
 from seqkd.metrics.results import EvaluationResult, differ_in_vocabulary
+from seqkd.report.agreement import AGREEMENT
 from seqkd.report.contents import Contents, CorpusEntry, CostEntry, DistillEntry, RoundEntry, SyntheticEntry
 from seqkd.report.findings import MINUS
 from seqkd.report.plots import pick_colour
@@ -74,8 +75,8 @@ def models_table(pooled: PooledReport) -> Table:
     over = _describe_baseline(models)
     several = differ_in_vocabulary(models)
 
-    def outputs(name: str) -> tuple[Head, Sequence[Cell]]:
-        column = metric_column(name, [result.get_value(name) for result in results])
+    def outputs(name: str, unit: str | None = None) -> tuple[Head, Sequence[Cell]]:
+        column = metric_column(name, [result.get_value(name) for result in results], unit=unit)
         return add_spreads(column, name, [None if one is None else one.get_value(name) for one in decode_spreads])
 
     columns: list[tuple[Head, Sequence[Cell]]] = [
@@ -112,7 +113,10 @@ def models_table(pooled: PooledReport) -> Table:
         outputs("chrf"),
         outputs("ter"),
         outputs("bleu_accepted"),
-        *(outputs(name) for name in dict.fromkeys(name for r in results for name in r.further)),
+        *(
+            outputs(name, _find_unit(pooled, name))
+            for name in dict.fromkeys(name for r in results for name in r.further)
+        ),
         *(
             add_spreads(
                 metric_column(name, [getattr(model, name) for model, _, _ in rows]),
@@ -125,6 +129,36 @@ def models_table(pooled: PooledReport) -> Table:
         (Head(name="Architecture", number=False), [format_text(model.arch) for model, _, _ in rows]),
         (Head(name="Objective", number=False), [format_text(model.objective) for model, _, _ in rows]),
     ]
+    return _make_table(columns)
+
+
+def _find_unit(pooled: PooledReport, metric: str) -> str | None:
+    return f"BLEU to the outputs of {pooled.contents.agreement_with}" if metric == AGREEMENT else None
+
+
+def targets_table(pooled: PooledReport) -> Table:
+    """Make a table with a row for each model, and a column for the targets of each corpus that were measured."""
+    models = [model for model in pooled.contents.models if model.target_logprobs]
+    names = dict.fromkeys(name for model in models for name in model.target_logprobs)
+    colours = {model.name: pick_colour(index) for index, model in enumerate(pooled.contents.models)}
+    columns: list[tuple[Head, Sequence[Cell]]] = [
+        (
+            Head(name="Model", number=False),
+            [
+                Cell(
+                    text=m.name, sort=m.name, series=colours[m.name], note=describe_role(m, pooled.runs.get(m.name, ()))
+                )
+                for m in models
+            ],
+        ),
+        (Head(name="Trained on", number=False), [format_text(model.trained_on) for model in models]),
+    ]
+    for name in names:
+        spreads = [pooled.deviations.get(model.name) for model in models]
+        values = [model.target_logprobs.get(name) for model in models]
+        found = Head(name=name, unit="nats per token"), [format_number(value, 3) for value in values]
+        deviations = [None if spread is None else spread.target_logprobs.get(name) for spread in spreads]
+        columns.append(add_spreads(found, name, deviations))
     return _make_table(columns)
 
 

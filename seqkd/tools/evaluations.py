@@ -19,7 +19,7 @@ from seqkd.metrics.registry import Outputs
 from seqkd.metrics.results import EvaluationResult, read_result
 from seqkd.metrics.tokenizers import Tokenizer, choose_tokenizer
 from seqkd.pipeline.folders import OF
-from seqkd.stages.evaluate.comparing import read_outputs
+from seqkd.stages.evaluate.comparing import name_outputs, read_outputs
 from seqkd.stages.evaluate.references import read_accepted, read_further_references
 from seqkd.stages.prepare.references import accepted_file
 from seqkd.text.languages import has_blanks
@@ -57,7 +57,7 @@ class Evaluation:
         Raises:
             CorpusError: The file is missing or damaged.
         """
-        path = self.folder / f"hypotheses.{'' if self.result.parallel else 'beam'}{decode}.txt"
+        path = self.folder / name_outputs(decode, parallel=self.result.parallel)
         return Outputs(
             hypotheses=read_outputs(path, len(text.references), of="model"),
             references=text.references,

@@ -30,6 +30,9 @@ def shorten(values: dict[str, Any], keep: frozenset[str]) -> dict[str, Any]:
             values[kind] = [part for part in values[kind] if (kind, part["name"]) in needed]
     if "exports" in values:
         values["exports"] = [part for part in values["exports"] if ("students", part["model"]) in needed]
+    if "targets" in values.get("evaluate", {}):
+        kept = [name for name in values["evaluate"]["targets"] if needed & {("select", name), ("data", name)}]
+        values["evaluate"] = values["evaluate"] | {"targets": kept}
     if not any(kind == "backtranslation" for kind, _ in needed):
         values.pop("backtranslation", None)
     return values

@@ -63,6 +63,16 @@ class BaselineOutputs:
         return cls(name, texts, hashlib.sha256(canonical_json({"name": name, "texts": texts})).hexdigest())
 
 
+def name_outputs(decode: str, *, parallel: bool) -> str:
+    """Return the name of the file that holds the outputs of a decode.
+
+    Args:
+        decode: The name of the decode in the results: a beam, or the name of a parallel decode.
+        parallel: Whether the model writes all positions at once.
+    """
+    return f"hypotheses.{'' if parallel else 'beam'}{decode}.txt"
+
+
 def read_outputs(path: Path, rows: int, *, of: str) -> list[str]:
     """Read the outputs of a decode, one on each line.
 

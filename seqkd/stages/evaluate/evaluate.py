@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -33,6 +33,7 @@ from seqkd.stages.evaluate.provenance import OUTPUTS, provenance
 from seqkd.stages.evaluate.recoding import open_recoded
 from seqkd.stages.evaluate.references import format_model, read_accepted, read_further_references
 from seqkd.stages.evaluate.scoring import Quality, check_accepted, measure_quality
+from seqkd.stages.evaluate.targets import Pairs, TargetCorpora, measure_targets
 from seqkd.stages.evaluate.ways import Way, find_baseline_way, find_quick, list_ways
 from seqkd.stages.prepare.encode import find_text
 from seqkd.stages.prepare.references import accepted_file
@@ -59,6 +60,8 @@ def run(config: EvaluateConfig, out: str | Path, *, overwrite: bool = False, dev
     A row whose source, with its end of sentence, is longer than the model's positions is not decoded. Its output is
     empty and counts as such in every score, so that models with different positions are scored on the same rows.
     Perplexity, mode probability and speed leave such rows out. The rows are counted.
+
+    With `config.targets` the log-probability of the targets of these corpora is measured, too.
 
     Args:
         config: The settings of the stage.
@@ -96,7 +99,8 @@ def _run(config: EvaluateConfig, out: Path, overwrite: bool, device: str) -> Non
     precision = team_precision([config.model, *config.ensemble], config.precision, where)
     accepted = accepted_file(config.corpus)
     rival = None if config.baseline is None else BaselineOutputs.open(config.baseline, corpus)
-    made_by = provenance(config, corpus, accepted, rival, where, precision)
+    targets = TargetCorpora.open(config.targets, config.target_rows)
+    made_by = provenance(config, corpus, accepted, rival, targets, where, precision)
     if StageOutput.up_to_date(out, "evaluation", made_by, overwrite=overwrite):
         say(f"evaluate: {out} is up to date{_note_uncompared(out, rival)}")
         return
@@ -107,6 +111,7 @@ def _run(config: EvaluateConfig, out: Path, overwrite: bool, device: str) -> Non
     test = _read(corpus, accepted if "accepted" in made_by.inputs else None, tokenizer)
     recoded = models.recode(test.sources, test.texts)
     timed = models.select_fitting(test.sources, corpus, recoded)
+    pairs = targets.find_pairs(models.team)
     ways = list_ways(config, models.team, models.judge)
     with StageOutput.open(out, "evaluation", made_by, overwrite=overwrite, device=str(where)) as output:
         if output.complete:
@@ -115,7 +120,7 @@ def _run(config: EvaluateConfig, out: Path, overwrite: bool, device: str) -> Non
         if models.over is not None and config.timed:
             over = ways[-1] if models.over is models.team else find_baseline_way(config, models.over)
             over = replace(over, open=open_recoded(over.open, recoded))
-        result, counts = _evaluate(config, test, models, timed, ways, over, rival, out)
+        result, counts = _evaluate(config, test, models, timed, ways, over, rival, pairs, out)
         atomic_write(out / RESULT, result.to_json().encode())
         extra = {"name": config.name, "role": config.role, **made_by.extra}
         extra |= {TEXT: text} if (text := find_text(corpus.manifest)) != corpus.manifest.digest() else {}
@@ -240,6 +245,7 @@ def _evaluate(
     ways: list[Way],
     over: Way | None,
     rival: BaselineOutputs | None,
+    pairs: Mapping[str, Pairs],
     out: Path,
 ) -> tuple[EvaluationResult, dict[str, int]]:
     team, loaded = models.team, models.team.loaded[0]
@@ -288,6 +294,8 @@ def _evaluate(
         vocabulary=loaded.vocabularies.target.digest,
         pieces=loaded.vocabularies.target.size,
         mode_probability=mode,
+        target_logprobs=measure_targets(pairs, team, config.batch_tokens),
+        target_rows=len(next(iter(pairs.values()), [])),
         too_long=too_long,
         baseline=baseline,
         compared_with="" if compared is None else compared.name,

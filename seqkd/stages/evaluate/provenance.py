@@ -17,6 +17,7 @@ from seqkd.models.checkpoint import model_digest
 from seqkd.search.loading import Precision
 from seqkd.search.paths import engine_for
 from seqkd.stages.evaluate.comparing import BaselineOutputs
+from seqkd.stages.evaluate.targets import TargetCorpora
 
 OUTPUTS = "baseline.outputs"  # the role of the outputs of the baseline
 
@@ -24,7 +25,7 @@ OUTPUTS = "baseline.outputs"  # the role of the outputs of the baseline
 def settings(config: EvaluateConfig) -> dict[str, Any]:
     """Return the settings that the output depends on, as in the stage file."""
     names = {"name", "role", "trained_on", "beams", "decode", "batch_tokens", "precision", "threads"}
-    names |= {"tokenizer", "metrics", "timed"}
+    names |= {"tokenizer", "metrics", "timed", "target_rows"}
     search = config.search.model_dump(mode="json", exclude={"beam", "nbest"})
     return {**config.model_dump(mode="json", include=names), "search": search}
 
@@ -34,6 +35,7 @@ def provenance(
     corpus: Corpus,
     accepted: Path,
     rival: BaselineOutputs | None,
+    targets: TargetCorpora,
     where: torch.device,
     precision: Precision,
 ) -> Provenance:
@@ -44,6 +46,7 @@ def provenance(
         corpus: The test corpus.
         accepted: The file of accepted translations, which may not exist.
         rival: The outputs of the baseline, if there is one.
+        targets: The training corpora whose targets are measured.
         where: The device of the models.
         precision: The precision of their weights.
 
@@ -58,6 +61,7 @@ def provenance(
         inputs["accepted"] = hashlib.sha256(accepted.read_bytes()).hexdigest()
     if rival is not None:
         inputs[OUTPUTS] = rival.digest
+    inputs |= targets.digests()
     return Provenance(
         stage="evaluate",
         settings=settings(config),

@@ -13,6 +13,7 @@ from seqkd.search import BeamSearch, BeamSettings
 from seqkd.search.loading import SearchTeam, parallel_search
 from seqkd.search.parallel import ParallelSearch
 from seqkd.search.paths import engine_of
+from seqkd.stages.evaluate.comparing import name_outputs
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +77,7 @@ def _make_beam_way(config: EvaluateConfig, team: SearchTeam, beam: int) -> Way:
     return Way(
         name=str(beam),
         label=f"beam {beam}",
-        file=f"hypotheses.beam{beam}.txt",
+        file=name_outputs(str(beam), parallel=False),
         open=lambda: BeamSearch(team.engines, settings, fallback=team.fallback, prefix=team.prefix),
         engine=engine_of(team),
     )
@@ -98,7 +99,7 @@ def _make_parallel_way(way: ParallelConfig, team: SearchTeam, judge: SearchTeam 
     return Way(
         name=way.name,
         label=f"decode {way.name}",
-        file=f"hypotheses.{way.name}.txt",
+        file=name_outputs(way.name, parallel=True),
         open=open_search,
         engine=engine_of(team),
     )

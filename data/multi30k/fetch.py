@@ -2,8 +2,10 @@
 
 Image captions in English, German, French and Czech (Elliott et al. 2016, 2017; Barrault et al. 2018), for
 non-commercial research and education; see https://github.com/multi30k/dataset. Written are train.LL (29,000 rows),
-val.LL (1,014) and test_2016_flickr.LL (1,000) for both languages. Where the environment names a folder in
-SEQKD_DATA_MIRROR, its multi30k/*.gz are taken and nothing is downloaded. Every file is checked against its SHA-256.
+val.LL (1,014) and test_2016_flickr.LL (1,000) for both languages. With --halves the training text is also written as
+two halves: train-1.LL has the rows 1, 3, 5, ..., and train-2.LL the rows 2, 4, 6, ... Where the environment names a
+folder in SEQKD_DATA_MIRROR, its multi30k/*.gz are taken and nothing is downloaded. Every file is checked against its
+SHA-256.
 """
 
 from __future__ import annotations
@@ -56,6 +58,7 @@ def fetch(
     pair: str,
     *,
     mirror: Path | None,
+    halves: bool = False,
     checksums: Mapping[str, str] = CHECKSUMS,
     download: Callable[[str], bytes] = downloaded,
 ) -> None:
@@ -65,6 +68,7 @@ def fetch(
         out: The folder to write to.
         pair: Two languages, e.g. "en-de".
         mirror: A folder whose `multi30k/*.gz` are taken; None downloads.
+        halves: Whether to write the two halves of the training text, too.
         checksums: SHA-256 (hex) of each file's text.
         download: Gives the contents of a URL.
 
@@ -74,6 +78,9 @@ def fetch(
     names = [f"{part}.{language}" for language in _languages(pair) for part in PARTS]
     missing = [name for name in names if not _is_there(out / name, checksums[name])]
     texts = {name: _text(name, mirror, checksums[name], download) for name in missing}
+    for language in _languages(pair) if halves else ():
+        name = f"train.{language}"
+        texts |= _halved(language, texts[name] if name in texts else (out / name).read_bytes())
     try:
         _write(out, texts)
     except OSError as error:
@@ -111,6 +118,12 @@ def _text(name: str, mirror: Path | None, checksum: str, download: Callable[[str
     return text
 
 
+def _halved(language: str, text: bytes) -> dict[str, bytes]:
+    """Divide a text into its odd and its even rows."""
+    rows = text.removesuffix(b"\n").split(b"\n")
+    return {f"train-{half + 1}.{language}": b"\n".join([*rows[half::2], b""]) for half in (0, 1)}
+
+
 def _write(out: Path, texts: Mapping[str, bytes]) -> None:
     out.mkdir(parents=True, exist_ok=True)
     parts = {name: out / f".{name}.part" for name in texts}
@@ -128,10 +141,12 @@ def main(arguments: list[str] | None = None, *, download: Callable[[str], bytes]
     parser = argparse.ArgumentParser(description="Fetch Multi30k task 1, raw text.")
     parser.add_argument("--out", type=Path, required=True, help="folder for the files")
     parser.add_argument("--pair", required=True, help="two languages of en, de, fr, cs, such as en-de")
+    parser.add_argument("--halves", action="store_true", help="write two halves of the training text, too")
     options = parser.parse_args(arguments)
     named = os.environ.get(MIRROR)
     try:
-        fetch(options.out, options.pair, mirror=Path(named) if named else None, download=download)
+        mirror = Path(named) if named else None
+        fetch(options.out, options.pair, mirror=mirror, halves=options.halves, download=download)
     except FetchError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -138,7 +138,7 @@ SOURCES = Registry(
             help="An external worker: a command or an endpoint that translates",
             settings="seqkd.interop.workers:TeacherSettings",
             open="seqkd.interop.asking.roles:Translator",
-            inputs="seqkd.interop.asking.roles:list_no_inputs",
+            inputs="seqkd.interop.workers:list_inputs",
             identity="seqkd.interop.workers:identify",
         ),
         "ctranslate2": KBestSource(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -29,12 +30,18 @@ FIELDS: dict[str, tuple[str, ...]] = {
 }
 _SCHEMES = ("http://", "https://")
 
+# Words of a command that are replaced: by the Python that runs seqkd, and by the folder of the model that it runs.
+PYTHON, MODEL = "{python}", "{model}"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerSettings:
     """An external worker. Answers depend on its name, its version, `form`, `prompt` and `options` alone."""
 
-    command: Annotated[tuple[str, ...], Field(description="a program and its arguments")] = ()
+    command: Annotated[
+        tuple[str, ...],
+        Field(description="a program and its arguments; the word {python} means the Python that runs seqkd"),
+    ] = ()
     endpoint: Annotated[str, Field(description="the URL of a service, in place of `command`")] = ""
     name: Annotated[str, Field(description="its name; left out: the command or the URL")] = ""
     version: Annotated[str, Field(description="its version; a new one is asked again, and makes results anew")] = ""
@@ -96,10 +103,19 @@ class TeacherSettings(WorkerSettings):
     """An external worker that translates."""
 
     samples: Annotated[int, Field(ge=1, le=128, description="form chat: translations of each row")] = 1
+    model: Annotated[
+        Path | None,
+        Field(
+            description="a model folder in place of the word {model} of `command`; in a pipeline also the name of a "
+            "teacher or a student"
+        ),
+    ] = None
 
     def __post_init__(self) -> None:
         WorkerSettings.__post_init__(self)
         _check_prompt(self, "teacher")
+        if (self.model is not None) != (MODEL in self.command):
+            raise ValueError(f"`model` and a `command` with the word {MODEL} go together")
         if self.samples > 1 and self.form != "chat":
             raise ValueError('samples: is for `form = "chat"`; other workers decide how many translations they give')
 
@@ -149,8 +165,34 @@ def _check_prompt(settings: WorkerSettings, role: Role) -> None:
         raise ValueError(f"prompt: contains none of {expected}, so all rows would get one answer")
 
 
+def fill_in_command(settings: WorkerSettings) -> tuple[str, ...]:
+    """Return the words of the command with which it is started."""
+    words = {PYTHON: sys.executable}
+    if isinstance(settings, TeacherSettings) and settings.model is not None:
+        words[MODEL] = str(settings.model)
+    return tuple(words.get(word, word) for word in settings.command)
+
+
+def list_inputs(settings: WorkerSettings) -> dict[str, str]:
+    """Return the digest of the model that a command runs, for fingerprints; {} if the settings name none.
+
+    Raises:
+        ModelError: There is no model.
+    """
+    if not isinstance(settings, TeacherSettings) or settings.model is None:
+        return {}
+    from seqkd.models.checkpoint import model_digest  # torch is not loaded for other workers
+
+    return {"model": model_digest(settings.model)}
+
+
+def identify_answers(role: Role, settings: WorkerSettings) -> dict[str, Any]:
+    """Return the values that answers depend on, for the keys of cached answers."""
+    return {"role": role, **identify(settings), **list_inputs(settings)}
+
+
 def identify(settings: WorkerSettings) -> dict[str, Any]:
-    """Return the values that answers depend on, for fingerprints and for the keys of cached answers."""
+    """Return the settings that answers depend on, for fingerprints. `list_inputs` returns the model of a command."""
     found: dict[str, Any] = {
         "name": settings.label,
         "version": settings.version,
@@ -172,7 +214,7 @@ def check_worker(settings: WorkerSettings) -> None:
         InputError: The command is not executable, the API key is not set, or a package is missing.
     """
     if settings.command:
-        program = settings.command[0]
+        program = fill_in_command(settings)[0]
         if shutil.which(program) is None:
             raise InputError(
                 "is not executable" if Path(program).exists() else "no such program",

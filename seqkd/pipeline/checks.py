@@ -59,17 +59,17 @@ def _find_asked_teacher_problems(graph: Graph) -> Iterator[str]:
     """Find parts that need a model, but name a teacher that is a source of k-best lists."""
     asked = {node.key for node in graph.of_kind("teachers") if "source" in node.settings}
     for node in graph:
-        for field in ("teacher", "init_from", "model"):
+        for field in ("teacher", "init_from", "model", "source.model", "agreement"):
             named = next((key[1] for key in node.links.get(field, ()) if key in asked), None)
             if named is None:
                 continue
-            if node.kind != "distill":
+            if node.kind != "distill" or field != "teacher":
                 yield (
                     f"{node.place}.{field}: {named!r} is a source of k-best lists, which gives texts and has no "
                     "model; name a teacher that is trained here or brought along"
                 )
             others = sorted(node.settings.keys() & {"search", "batch_tokens", "precision"})
-            if node.kind == "distill" and others:
+            if node.kind == "distill" and field == "teacher" and others:
                 yield (
                     f"{node.place}.{others[0]}: is for a teacher with a model, but {named!r} is a source of k-best "
                     "lists; leave it out"
@@ -223,10 +223,6 @@ def find_model_problems(pipeline: PipelineConfig, graph: Graph) -> Iterator[str]
             named = graph[key].first[1]
             if key[0] == "students" and not students[named].model.record.left_to_right:
                 yield f"{node.place}.teacher: {_explain_cannot_teach(pipeline, named)}"
-    for node in graph.of_kind("evaluate"):
-        for model in graph.follow(node, "agreement"):
-            if "source" in model.settings:
-                yield f"{node.place}.agreement: {model.name!r} is a source of k-best lists and is not evaluated"
     yield from _find_round_problems(pipeline, graph)
 
 

@@ -308,10 +308,15 @@ class DistillPart(Strict):
 
     @model_validator(mode="after")
     def _check_source(self) -> DistillPart:
-        others = self.model_fields_set & {"teacher", "search", "batch_tokens", "precision"}
+        fields = type(self).model_fields
+        others = [
+            name
+            for name in ("batch_tokens", "precision", "search", "teacher")
+            if getattr(self, name) != fields[name].default
+        ]
         if self.source is not None and others:
             raise ValueError(
-                f"{', '.join(sorted(others))}: is for a teacher, which `source` replaces; leave out one or the other"
+                f"{', '.join(others)}: is for a teacher, which `source` replaces; leave out one or the other"
             )
         return self
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from seqkd.interop.sources import WORKER
 from seqkd.models.registry import ARCHITECTURES, DEFAULT
 from seqkd.objectives.registry import OBJECTIVES
 from seqkd.pipeline.evaluation import plan_evaluation, plan_report
@@ -79,7 +80,15 @@ def _count_seeds(table: Table) -> int:
     return min(count, MOST_SEEDS) if isinstance(count, int) else 1  # the schema refuses larger numbers
 
 
+def _find_asked_model(table: Table) -> Any:
+    """Find the model that the command of an external worker runs, by name or folder."""
+    source = table.get("source")
+    worker = isinstance(source, Mapping) and source.get("type", WORKER) == WORKER
+    return source.get("model") if isinstance(source, Mapping) and worker else None
+
+
 _TEXT = ("select", "data", "backtranslation")
+_ASKED_MODEL = Reference(field="source.model", kinds=("teachers", "students"), read=_find_asked_model, folders=True)
 _TEACHER = Reference(field="teacher", kinds=("teachers", "students"), default="teachers", ensembles=True)
 
 PARTS: Mapping[str, Part] = {
@@ -104,6 +113,7 @@ PARTS: Mapping[str, Part] = {
         references=(
             Reference(field="corpus", kinds=_TEXT, default="data"),
             Reference(field="vocabulary", kinds=("vocabularies",)),
+            _ASKED_MODEL,
         ),
         name=TEACHER,
         alone="teacher",
@@ -123,6 +133,7 @@ PARTS: Mapping[str, Part] = {
         references=(
             replace(_TEACHER, wanted=lambda table: "source" not in table),
             Reference(field="corpus", kinds=("data", "select", "backtranslation"), default="data"),
+            _ASKED_MODEL,
         ),
         folder="kbest",
         label="k-best {}",

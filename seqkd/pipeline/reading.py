@@ -178,7 +178,11 @@ def _list_paths(values: Mapping[str, Any]) -> list[tuple[str, str]]:
                 found += [(f"select.{name}.{side}", path) for side, path in models if isinstance(path, str)]
     sides = ("source", "target", "accepted")
     texts = [(split, side) for split in ("train", "valid", "test") for side in sides]
-    for kind, keys in (("data", [*texts, ("fetch", "script")]), ("teachers", [("path",), ("fetch", "script")])):
+    for kind, keys in (
+        ("data", [*texts, ("fetch", "script")]),
+        ("teachers", [("path",), ("fetch", "script"), ("source", "model")]),
+        ("distill", [("source", "model")]),
+    ):
         for index, table in enumerate(_list_tables(values.get(kind))):
             named = (
                 [("tests", name, side) for name in _get_test_sets(table) for side in sides] if kind == "data" else []

@@ -25,6 +25,7 @@ from seqkd.config.stages import (
     VocabularyConfig,
     WeightedPath,
 )
+from seqkd.interop.workers import TeacherSettings
 from seqkd.pipeline.file import (
     BackTranslationPart,
     CorpusNames,
@@ -337,7 +338,7 @@ def _fill_in_teachers(objective: ObjectiveConfig, node: Node, plan: Plan) -> Obj
 def plan_distill(node: Node, plan: Plan) -> Iterator[Stage]:
     """Plan the k-best lists of a [[distill]] or a [backtranslation]."""
     part = node.settings
-    source = _find_source(node, plan)
+    source, asked = _find_source(node, plan)
     # Lists have the pieces of the data set, whatever wrote them.
     foreign = source is not None or any(
         find_vocabulary(plan.graph, plan.pipeline, model) != plan.data(node).key
@@ -354,15 +355,29 @@ def plan_distill(node: Node, plan: Plan) -> Iterator[Stage]:
         prepared=plan.prepare_output(node).folder if foreign else None,
     )
     name, out = f"distill.{node.name}", plan.folder(node)
-    yield Stage(name=name, kind="distill", goal="distill", config=config, out=out, needs=plan.needs(node))
+    needs = tuple(dict.fromkeys((*plan.needs(node), *asked)))
+    yield Stage(name=name, kind="distill", goal="distill", config=config, out=out, needs=needs)
 
 
-def _find_source(node: Node, plan: Plan) -> SourceConfig | None:
-    """Find the source of the lists of a [[distill]]: its own, or the teacher that it names; None for models."""
+def _find_source(node: Node, plan: Plan) -> tuple[SourceConfig | None, tuple[Path, ...]]:
+    """Find the source of the lists of a [[distill]]: its own, or the teacher that it names; None for models.
+
+    Returns:
+        The source, and the file that marks the model that its command runs as complete.
+    """
     part = node.settings
-    if isinstance(part, DistillPart) and part.source is not None:
-        return part.source
-    return next((teacher.settings.source for teacher in plan.graph.follow(node, "teacher") if is_asked(teacher)), None)
+    own = isinstance(part, DistillPart) and part.source is not None
+    owner = node if own else next((each for each in plan.graph.follow(node, "teacher") if is_asked(each)), None)
+    if owner is None:
+        return None, ()
+    source: SourceConfig = owner.settings.source
+    if not isinstance(source.settings, TeacherSettings) or source.settings.model is None:
+        return source, ()
+    made = plan.linked_outputs(owner, "source.model")
+    if not made:
+        return source, _find_weights([source.settings.model])
+    settings = replace(source.settings, model=made[0].folder)
+    return source.model_copy(update={"settings": settings}), (made[0].file,)
 
 
 def plan_select(node: Node, plan: Plan) -> Iterator[Stage]:

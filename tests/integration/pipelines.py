@@ -66,13 +66,15 @@ def shrunk(file: Path, data: dict[str, Any] | None = None) -> dict[str, Any]:
         (values["data"],), (values["teacher"],) = values["data"], values.pop("teachers")  # as the files have them
         if data is not None:
             values["data"] = data
-    elif data is not None:  # the second data set of a pipeline has the other direction
-        back = {part: {"source": text["target"], "target": text["source"]} for part, text in data.items()}
-        values["data"] = [
-            text | {"name": part["name"]} for part, text in zip(values["data"], (data, back), strict=True)
-        ]
+    elif data is not None:
+        first, second = values["data"]
+        turned = first["test"]["source"] != second["test"]["source"]
+        texts = (data, _turn(data)) if turned else _halve(data)
+        values["data"] = [text | {"name": part["name"]} for part, text in zip(values["data"], texts, strict=True)]
     teachers = values["teachers"] if "teachers" in values else [values["teacher"]]
     values.setdefault("prepare", {})["vocabulary"] = {"size": 200, "byte_fallback": False}
+    for part in values.get("vocabularies", []):
+        part |= {"size": 150, "byte_fallback": False}
     reverse = [values["backtranslation"]] if "backtranslation" in values else []
     if data is not None:
         for part in reverse:
@@ -90,6 +92,9 @@ def shrunk(file: Path, data: dict[str, Any] | None = None) -> dict[str, Any]:
         part["seeds"] = 1 if number else 2
     for part in (*reverse, *values["distill"]):
         part["workers"] = 1
+        if "source" in part:  # `seqkd translate`, which gets the same settings as options
+            part["source"]["command"] += ["--no-repeat-ngram-size", "1", "--unk-penalty", "100"]
+            continue
         search = part.get("search", {})
         part["search"] = search | {name: min(search[name], 5) for name in ("beam", "nbest") if name in search}
         # A teacher of few updates repeats itself, and `ctc` has no room for the blanks between equal pieces.
@@ -97,6 +102,23 @@ def shrunk(file: Path, data: dict[str, Any] | None = None) -> dict[str, Any]:
         part["search"]["unk_penalty"] = 100.0  # nor does it know better than unknown pieces, which are no targets
     values["evaluate"] = values.get("evaluate", {}) | {"beams": [1]}  # each beam is timed
     return values
+
+
+def _turn(data: dict[str, Any]) -> dict[str, Any]:
+    """The same text in the other direction."""
+    return {part: {"source": text["target"], "target": text["source"]} for part, text in data.items()}
+
+
+def _halve(data: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Two data sets with half of the training text each, and the same validation and test text."""
+    halves: tuple[dict[str, str], dict[str, str]] = ({}, {})
+    for side, name in data["train"].items():
+        lines = Path(name).read_text().splitlines(keepends=True)
+        for number, half in enumerate(halves):
+            half[side] = f"{name}.{number}"
+            Path(half[side]).write_text("".join(lines[number::2]))
+    first, second = (data | {"train": half} for half in halves)
+    return first, second
 
 
 def write_pipeline(values: dict[str, Any], folder: Path) -> Path:

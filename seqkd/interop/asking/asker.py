@@ -20,7 +20,7 @@ from seqkd.interop.asking.answers import REJECTED, Answer, Question, UnusableErr
 from seqkd.interop.asking.cache import Cache, Spent, Stored
 from seqkd.interop.asking.command import Command
 from seqkd.interop.asking.limits import Limits
-from seqkd.interop.workers import Role, WorkerSettings, identify
+from seqkd.interop.workers import Role, WorkerSettings, identify_answers
 from seqkd.progress import say
 
 SAY_SECONDS = 30.0  # between two lines about a shard that is being asked
@@ -100,7 +100,7 @@ class Asker:
         sleep: Callable[[float], None] | None = None,
     ) -> None:
         self.settings, self.role, self._halted = settings, role, halted
-        identity = {"role": role, **identify(settings)}
+        identity = identify_answers(role, settings)
         self._identity = canonical_json(identity)
         self._cache = Cache(folder / name_folder(settings, self._identity), identity, part)
         self._stopped = threading.Event()

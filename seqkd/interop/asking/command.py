@@ -13,7 +13,7 @@ from typing import Any
 
 from seqkd.errors import InputError
 from seqkd.interop.asking.answers import Answer, Question, UnusableError, match_answers, parse_json
-from seqkd.interop.workers import Role, WorkerSettings
+from seqkd.interop.workers import Role, WorkerSettings, fill_in_command
 
 
 class Command:
@@ -84,7 +84,7 @@ class Command:
         if self._process is None:
             try:
                 self._process = subprocess.Popen(
-                    self._settings.command,
+                    fill_in_command(self._settings),
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     start_new_session=True,  # Ctrl-C stops this process, which then ends the command

@@ -22,7 +22,7 @@ from seqkd.interop.asking.answers import Answer, Question, make_question
 from seqkd.interop.asking.asker import Asker, Notes, name_folder, request_size
 from seqkd.interop.asking.cache import Cache, Spent
 from seqkd.interop.asking.limits import compute_cost
-from seqkd.interop.workers import Role, TeacherSettings, WorkerSettings, identify
+from seqkd.interop.workers import Role, TeacherSettings, WorkerSettings, identify_answers
 from seqkd.progress import say
 
 ANSWERS = ".answers"  # the folder of the caches, beside the output folder
@@ -53,7 +53,7 @@ class Tally:
 
     def __init__(self, settings: WorkerSettings, role: Role, folder: Path, part: Part | None) -> None:
         self.settings, self._role = settings, role
-        identity = {"role": role, **identify(settings)}
+        identity = identify_answers(role, settings)
         self._identity = canonical_json(identity)
         self._cache = Cache(folder / name_folder(settings, self._identity), identity, part)
         self._seen: set[str] = set()

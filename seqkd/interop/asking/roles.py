@@ -38,11 +38,6 @@ class Translator:
         return sources.Answer(lists=lists, counts=refused)
 
 
-def list_no_inputs(settings: TeacherSettings) -> dict[str, str]:  # noqa: ARG001
-    """A worker has no inputs besides the values that `identify` returns."""
-    return {}
-
-
 def build_scorer(settings: ScorerSettings, device: str) -> Callable[[Lists], Floats]:  # noqa: ARG001
     """Return the function that gets the scores of hypotheses `[hypotheses]` from a worker.
 

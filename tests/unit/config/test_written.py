@@ -17,6 +17,7 @@ from seqkd.config.stages import (
     EncodeConfig,
     EvaluateConfig,
     FurtherTestConfig,
+    FurtherVocabularyConfig,
     MonolingualConfig,
     PrepareConfig,
     ReportConfig,
@@ -34,7 +35,7 @@ from seqkd.report import stage as report
 from seqkd.stages.distill import provenance as distill_provenance
 from seqkd.stages.distill import soft_targets
 from seqkd.stages.evaluate import provenance as evaluate_provenance
-from seqkd.stages.prepare import further_test, monolingual, prepare
+from seqkd.stages.prepare import further_test, further_vocabulary, monolingual, prepare
 from seqkd.stages.select import provenance as select_provenance
 from seqkd.stages.train import train
 from tests.unit.earlier_runs import FIXTURES
@@ -48,6 +49,7 @@ STAGES: dict[type, tuple[str, Any]] = {
     PrepareConfig: ("prepare", prepare.settings),
     MonolingualConfig: ("monolingual", monolingual.settings),
     FurtherTestConfig: ("test", further_test.settings),
+    FurtherVocabularyConfig: ("vocabulary", further_vocabulary.settings),
     TrainConfig: ("train", train.settings),
     DistillConfig: ("distill", distill_provenance.settings),
     SoftTargetsConfig: ("soft_targets", soft_targets.settings),

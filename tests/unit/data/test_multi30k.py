@@ -39,6 +39,23 @@ def test_the_files_of_a_pair_from_a_mirror(fetching: ModuleType, mirror: Path, t
     assert {name.split(".")[1] for name in contents(tmp_path / "other")} == {"cs", "fr"}
 
 
+def test_halves_have_every_second_row_and_are_made_again(fetching: ModuleType, mirror: Path, tmp_path: Path) -> None:
+    texts = {"train.en": b"a\nb\nc\n", "train.de": b"A\nB\nC\n"}
+    for name, text in texts.items():
+        (mirror / "multi30k" / f"{name}.gz").write_bytes(gzip.compress(text))
+    known = CHECKSUMS | {name: hashlib.sha256(text).hexdigest() for name, text in texts.items()}
+    for _ in range(2):  # the second time the whole text is there
+        fetching.fetch(tmp_path / "out", "en-de", mirror=mirror, halves=True, checksums=known)
+        found = contents(tmp_path / "out")
+        assert found == EN_DE | texts | {
+            "train-1.en": b"a\nc\n",
+            "train-2.en": b"b\n",
+            "train-1.de": b"A\nC\n",
+            "train-2.de": b"B\n",
+        }
+        (tmp_path / "out" / "train-2.de").unlink()
+
+
 def test_downloads_from_the_public_home(fetching: ModuleType, mirror: Path, tmp_path: Path) -> None:
     asked: list[str] = []
 

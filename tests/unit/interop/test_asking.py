@@ -316,6 +316,8 @@ def test_settings_that_contradict_each_other() -> None:
         ({"endpoint": "https://me:secret@x.com/"}, "contains a password"),
         ({"command": ("a",), "options": {"beam": 1}}, "options: is for an endpoint"),
         ({"endpoint": "http://x", "form": "chat"}, "go together"),
+        ({"command": ("a", "{model}")}, "`model` and a `command` with the word {model} go together"),
+        ({"command": ("a",), "model": Path("m")}, "`model` and a `command` with the word {model} go together"),
         (
             {"endpoint": "http://x", "form": "chat", "prompt": "{target}"},
             r"\{target\} is unknown; a teacher has \{source\}",

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from seqkd.errors import WorkError
 from seqkd.interop.asking.answers import Answer
 from seqkd.interop.asking.asker import Asker
 from seqkd.interop.workers import FilterSettings, Role, ScorerSettings, TeacherSettings
@@ -103,3 +104,25 @@ def test_ctranslate2(stand_ins: Path) -> None:
     found = answers(stand_ins / "cache", settings, "teacher", [{"source": "a b"}, {"source": "c"}, {"source": "d e"}])
     texts = [[(one["text"], one["score"]) for one in answer["hypotheses"]] for answer in found]
     assert texts == [[("a b", -0.5), ("b a", -0.75)], [("c", -0.5), ("c", -0.75)], [("d e", -0.5), ("e d", -0.75)]]
+
+
+def test_a_program_that_translates_lines(tmp_path: Path) -> None:
+    upper = tmp_path / "upper.py"
+    upper.write_text(
+        "import sys\nfor line in sys.stdin:\n    print('' if 'no' in line else line.strip().upper(), flush=True)\n"
+    )
+    settings = TeacherSettings(
+        command=("{python}", str(WORKERS / "line_teacher.py"), "{python}", str(upper)), batch=500
+    )
+    long = "a sentence with a line\nbreak " * 40  # a request is larger than a pipe
+    bodies = [{"source": f"{long}{row}"} for row in range(400)] + [{"source": "no answer"}]
+    found = answers(tmp_path / "cache", settings, "teacher", bodies)
+    texts = [[one["text"] for one in answer["hypotheses"]] for answer in found]
+    assert texts == [*([" ".join(body["source"].split()).upper()] for body in bodies[:-1]), []]
+
+
+def test_a_program_that_ends_early_is_a_failure(tmp_path: Path) -> None:
+    words = ("{python}", "-c", "print('one', flush=True); input()")
+    settings = TeacherSettings(command=("{python}", str(WORKERS / "line_teacher.py"), *words), batch=3)
+    with pytest.raises(WorkError, match=r"row 1: the command ended with exit code 1"):
+        answers(tmp_path / "cache", settings, "teacher", [{"source": "a"}, {"source": "b"}, {"source": "c"}])

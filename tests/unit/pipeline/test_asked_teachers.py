@@ -108,9 +108,54 @@ def test_a_single_teacher_may_be_a_command_and_rules_and_filters_name_workers() 
             "students.live.teacher: 'service' is a source of k-best lists",
         ),
         ("[student.model]", f"{WORD_KD}\n[student.model]", "soft_targets.kd16.teacher: 'service' is a source"),
+        (
+            "[student.model]",
+            '[evaluate]\nagreement = "service"\n\n[student.model]',
+            "evaluate.agreement: 'service' is a source of k-best lists",
+        ),
+        (
+            'name = "beam5"',
+            'name = "beam5"\nsource = { command = ["a", "{model}"], model = "service" }',
+            "distill.beam5.source.model: 'service' is a source of k-best lists",
+        ),
     ],
 )
 def test_mistakes_with_an_asked_teacher_are_named(old: str, new: str, message: str) -> None:
     assert old in ASKED
     with pytest.raises(ConfigError, match=message):
         read_pipeline(written(ASKED.replace(old, new)))
+
+
+SOURCE = '{ command = ["{python}", "w.py", "{model}"], model = "MODEL", name = "system" }'
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_a_command_may_run_a_model_of_the_pipeline(own: bool) -> None:
+    source = SOURCE.replace("MODEL", "gold")
+    text = PIPELINE.replace('name = "beam5"', f'name = "beam5"\nsource = {source}')
+    if not own:
+        text = PIPELINE.replace(
+            "[teacher.training]\nmax_updates = 10", f'[[teachers]]\nname = "service"\nsource = {source}'
+        )
+    stages = {stage.name: stage for stage in plan_stages(read_pipeline(written(text)), Path("runs"))}
+    (distill,) = [stage for stage in stages.values() if isinstance(stage.config, DistillConfig)]
+    assert isinstance(distill.config, DistillConfig)
+    assert distill.config.source is not None
+    assert distill.config.source.settings.model == Path("runs/small/students/gold")
+    assert set(distill.needs) == {Path("runs/small/gold/manifest.json"), Path("runs/small/students/gold/manifest.json")}
+    assert list(stages).index("student.gold") < list(stages).index(distill.name)
+    assert validate(DistillConfig, tomllib.loads(to_toml(distill.config)), "stage file") == distill.config
+
+
+def test_a_command_may_run_a_model_that_is_brought_along() -> None:
+    Path("big").mkdir()
+    (Path("big") / "model.safetensors").touch()
+    text = PIPELINE.replace('name = "beam5"', f'name = "beam5"\nsource = {SOURCE.replace("MODEL", "big")}')
+    (distill,) = [stage for stage in plan_stages(read_pipeline(written(text)), Path("runs")) if stage.kind == "distill"]
+    assert distill.needs == (Path("runs/small/gold/manifest.json"), Path("big/model.safetensors"))
+
+
+def test_a_model_that_learns_from_its_own_answers_is_a_circle() -> None:
+    text = PIPELINE.replace('name = "beam5"', f'name = "beam5"\nsource = {SOURCE.replace("MODEL", "kd")}')
+    with pytest.raises(ConfigError, match=r"source\.model: goes in a circle: distill\.beam5 <- students\.kd"):
+        read_pipeline(written(text))

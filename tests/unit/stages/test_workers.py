@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from seqkd.corpus.manifest import read_manifest
 from seqkd.corpus.reader import Corpus
 from seqkd.errors import ConflictError, CorpusError, InputError, WorkError
 from seqkd.executors.work import Scale
+from seqkd.models.checkpoint import model_digest
 from seqkd.stages.distill import distill
 from seqkd.stages.prepare import prepare
 from seqkd.stages.select import select
@@ -25,7 +27,9 @@ from seqkd.tools.verify import verify
 from tests.unit.interop.worker_server import program
 from tests.unit.stages.select_folders import rows_of, write_gold, write_kbest, write_prepared
 from tests.unit.stages.support import prepare_config
+from tests.unit.stages.teachers import make_teacher
 
+WORKERS = Path(__file__).parents[3] / "docs" / "workers"
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
 
 
@@ -202,3 +206,36 @@ def test_dry_run_on_the_command_line(gold: Path, tmp_path: Path, capsys: pytest.
     assert ", at a cost of 0." in said
     assert not (tmp_path / "kbest").exists()
     assert main([*arguments, "--soft-targets"]) == 2
+
+
+@pytest.mark.slow
+def test_a_command_that_runs_translate_gives_the_corpus_of_the_model_itself(gold: Path, tmp_path: Path) -> None:
+    make_teacher(tmp_path / "model", gold / "vocab.model")
+    search = {"beam": 3, "nbest": 1, "max_length_extra": 6, "max_length_ratio": 1.0}
+    words = ["--beam", "3", "--max-length-extra", "6", "--max-length-ratio", "1.0", "--precision", "float32"]
+    translate = ["{python}", "-m", "seqkd", "translate", "--device", "cpu", "--model", "{model}", *words]
+    command = ["{python}", str(WORKERS / "line_teacher.py"), *translate]
+    asked = distill_config(gold, command=command, model=tmp_path / "model", name="system", batch=500)
+    values = {"models": [tmp_path / "model"], "corpus": gold / "train", "search": search, "precision": "float32"}
+    distill.run(validate(DistillConfig, {**values, "workers": 1}, "file"), tmp_path / "itself", device="cpu")
+    distill.run(asked, tmp_path / "asked")
+    rows = {}
+    for name in ("itself", "asked"):
+        paths = {"kbest": tmp_path / name, "gold": gold / "train", "prepared": gold}
+        filters = {"unknown": False}
+        config = validate(SelectConfig, {**paths, "rule": "seqkd", "filters": filters}, "file")
+        select.run(config, tmp_path / f"{name}-corpus")
+        found = rows_of(tmp_path / f"{name}-corpus")
+        rows[name] = [(row["id"], row["source"], row["target"]) for row in found]
+    assert rows["asked"] == rows["itself"]
+    assert len({target for _, _, target in rows["asked"]}) > 20
+    assert read_manifest(tmp_path / "asked").fingerprint["inputs"]["source.model"] == model_digest(tmp_path / "model")
+    # Another model under the same name makes other lists, and is asked anew.
+    shutil.rmtree(tmp_path / "model")
+    make_teacher(tmp_path / "model", gold / "vocab.model", seed=2)
+    with pytest.raises(ConflictError, match=r"source\.model"):
+        distill.run(asked, tmp_path / "asked")
+    distill.run(asked, tmp_path / "asked", overwrite=True)
+    other = Corpus.open(tmp_path / "asked", "kbest").read_shard(0).column("hypotheses").to_pylist()
+    first = Corpus.open(tmp_path / "itself", "kbest").read_shard(0).column("hypotheses").to_pylist()
+    assert [row[0]["text"] for row in other] != [row[0]["text"] for row in first]

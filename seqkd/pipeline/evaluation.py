@@ -171,7 +171,9 @@ def plan_report(node: Node, plan: Plan) -> Iterator[Stage]:
         baselines=tuple(find_baselines(plan.graph, students)),
         edges=tuple(list_edges(plan.graph, parts, data)),
         shared=tuple(_named_path(plan, part) for part in _list_shared(plan, data)),
-        agreement=next((_plan_agreement(plan, each, data) for each in plan.graph.follow(evaluation, "agreement")), None),
+        agreement=next(
+            (_plan_agreement(plan, each, data) for each in plan.graph.follow(evaluation, "agreement")), None
+        ),
     )
     out = plan.root / "report" if plan.only(data) else plan.root / "report" / data.name
     shared = (plan.output(part).file for part in _list_shared(plan, data))

@@ -175,6 +175,9 @@ class TrainConfig(Strict):
     prepared: Path = Field(..., description="output of `prepare`: vocabulary and validation corpus")
     corpus: CorpusPaths = Field(..., description="training corpus, gold or distilled, or several with weights")
     corpus_temperature: CorpusTemperature = None
+    teachers: dict[Name, tuple[Path, ...]] = Field(
+        {}, description="models that run beside the student by group, in place of objective.teachers"
+    )
     model: ModelConfig = Field(default_factory=default_model)
     objective: ObjectiveConfig = Field(default_factory=default_objective)
     training: TrainingConfig
@@ -195,10 +198,23 @@ class TrainConfig(Strict):
     @model_validator(mode="after")
     def _check_teachers(self) -> TrainConfig:
         for term in self.objective.terms:
-            if term.asking is not None and not term.asking.teachers and term.taught is None:
+            if term.asking is not None and not term.asking.teachers and term.taught is None and not self.teachers:
                 ways = "`teachers` or `soft_targets`" if term.record.needs.soft_targets else "`teachers`"
                 raise ValueError(f"objective: {term.type} needs {ways}")
         check_mix(self.objective, [(str(part.path), part.weight) for part in self.corpora])
+        if self.teachers and (self.objective.teachers or not self.objective.live):
+            what = "names teachers, too" if self.objective.teachers else "asks no teacher that runs beside the student"
+            raise ValueError(f"teachers: the objective {what}; leave out one or the other")
+        states = [term.type for term in self.objective.terms if term.record.needs.teacher_states]
+        if self.teachers and states:
+            raise ValueError(f"teachers: {', '.join(states)} compares states, for which all groups need one teacher")
+        missing = [group for group in self.groups if group not in self.teachers]
+        if self.teachers and (missing or len(self.groups) < 2):
+            raise ValueError(
+                f"teachers: no teacher for the group {', '.join(missing)}; name one for each group"
+                if missing
+                else "teachers: are for several groups; give objective.teachers"
+            )
         return self
 
     @model_validator(mode="after")

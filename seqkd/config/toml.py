@@ -114,7 +114,7 @@ def _drop_tags(loc: tuple[str | int, ...]) -> tuple[str | int, ...]:
         part
         for before, part in zip((None, *loc), loc, strict=False)
         if not (before in ("corpus", "target", "prepared") and part in ("one", "several"))
-        and not (before == "best_by" and part in ("name", "table"))
+        and not (before in ("best_by", "teacher") and part in ("name", "one", "table"))
     )
 
 

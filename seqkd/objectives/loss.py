@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from seqkd.models.registry import NO_TRACES
 from seqkd.models.trace import traced
 from seqkd.objectives.base import Batch
+from seqkd.objectives.groups import GroupedTeacher
 from seqkd.objectives.teacher import Teacher
 from seqkd.objectives.terms import Forward, Reads, Term, TermOutput
 
@@ -50,7 +51,11 @@ class Loss(nn.Module):
     """
 
     def __init__(
-        self, terms: Sequence[WeightedTerm], *, teacher: Teacher | None = None, measure: Term | None = None
+        self,
+        terms: Sequence[WeightedTerm],
+        *,
+        teacher: Teacher | GroupedTeacher | None = None,
+        measure: Term | None = None,
     ) -> None:
         super().__init__()
         self.terms = tuple(terms)

@@ -122,6 +122,11 @@ class Answer:
     ) -> None:
         self.members, self.autocast, self.traces, self.elements = members, autocast, traces, elements
 
+    def take(self, places: Tensor) -> Answer:
+        """Return the answer at some of the rows, `[places]` int64, without traces."""
+        members = [(rows.index_select(0, places), weight) for rows, weight in self.members]
+        return Answer(members, self.autocast, (), self.elements)
+
     @cached_property
     def _projections(self) -> list[Projection]:
         return [Projection(rows, weight, self.autocast or weight.dtype, self.elements) for rows, weight in self.members]

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from seqkd.models.registry import NO_TRACES, Traces
 from seqkd.models.trace import Trace
 from seqkd.objectives.base import Batch, TeacherForced, kept_features, output_layer
+from seqkd.objectives.groups import GroupedAnswer, GroupedTeacher
 from seqkd.objectives.teacher import Answer, Teacher
 
 
@@ -49,7 +50,7 @@ class Forward:
         model: nn.Module,
         batch: Batch,
         *,
-        teacher: Teacher | None = None,
+        teacher: Teacher | GroupedTeacher | None = None,
         reads: Reads = NOTHING,
         trace: Trace | None = None,
         by_row: bool = False,
@@ -106,7 +107,7 @@ class Forward:
         return self._trace
 
     @cached_property
-    def answer(self) -> Answer | None:
+    def answer(self) -> Answer | GroupedAnswer | None:
         """The teacher's distributions, states and attention; None if no teacher runs beside the student."""
         return None if self._teacher is None else self._teacher(self.batch, self._reads.teacher)
 

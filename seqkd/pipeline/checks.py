@@ -134,6 +134,7 @@ def _find_mixing_problems(graph: Graph, node: Node) -> Iterator[str]:
         if "corpus_temperature" in node.settings and len(own) < 2:
             yield f"{node.place}.corpus_temperature: all corpora are of one data set; leave it out, or give `weight`"
         yield from _find_group_problems(node, own)
+        yield from _find_group_teacher_problems(node, own)
         for data in list_data(graph, node) if len(own) > 1 else ():
             tests = data.settings.get("tests")
             for name in own if isinstance(tests, Mapping) else ():
@@ -176,6 +177,23 @@ def _find_group_problems(node: Node, own: Sequence[str]) -> Iterator[str]:
     if isinstance(group, str) and (group not in own or len(own) < 2):
         what = f"is not one of its data sets: {', '.join(own)}" if len(own) > 1 else "the model has one data set"
         yield f"{node.place}.training.best_by.group: {group!r}: {what}; give a metric alone, or another group"
+
+
+def _find_group_teacher_problems(node: Node, own: Sequence[str]) -> Iterator[str]:
+    """Find data sets of a student without a teacher, and teachers of other data sets."""
+    named = node.settings.get("teacher")
+    if not isinstance(named, Mapping):
+        return
+    missing, others = [name for name in own if name not in named], [name for name in named if name not in own]
+    if len(own) < 2:
+        yield f"{node.place}.teacher: the student has one data set; give the name of its teacher alone"
+    elif missing:
+        yield (
+            f"{node.place}.teacher: no teacher for the data set {', '.join(missing)}; name one for each data set: "
+            f"{', '.join(own)}"
+        )
+    if others and len(own) > 1:
+        yield f"{node.place}.teacher: the student does not learn from the data set {', '.join(others)}; leave it out"
 
 
 def _find_language_problems(graph: Graph, node: Node) -> Iterator[str]:

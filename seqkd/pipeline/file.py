@@ -146,6 +146,16 @@ def list_corpora(corpus: CorpusNames | None) -> tuple[WeightedName, ...]:
     return (WeightedName(name=corpus),) if isinstance(corpus, str) else corpus
 
 
+def _one_or_table(value: Any) -> str:
+    return "table" if isinstance(value, dict) else "one"
+
+
+TeacherNames = Annotated[
+    Annotated[Name, Tag("one")] | Annotated[dict[Name, Name], Field(min_length=1), Tag("table")],
+    Discriminator(_one_or_table),
+]
+
+
 def check_mixing(corpora: Sequence[WeightedName], temperature: float | None) -> None:
     """Raise ValueError if corpora have both weights and a temperature."""
     weighted = any(part.weight != 1.0 for part in corpora)
@@ -160,7 +170,11 @@ class StudentPart(ModelPart):
         ..., description="a data set, such as 'gold', a [[select]], or a list of them with weights"
     )
     corpus_temperature: CorpusTemperature = None
-    teacher: Name | None = Field(None, description="the model that its objective asks; if left out, the only teacher")
+    teacher: TeacherNames | None = Field(
+        None,
+        description="the model that its objective asks, or a table with the one of each data set; if left out, the "
+        "only teacher",
+    )
     seeds: Seeds = 1
     init_from: InitFrom = Field(None, description="the name of another student, or of a teacher; or a table")
     vocabulary: Name | None = Field(None, description="one of [[vocabularies]]; if left out, that of its data set")

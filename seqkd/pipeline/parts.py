@@ -61,6 +61,12 @@ def _find_start(table: Table) -> Any:
     return first.get("model") if isinstance(first, Mapping) else first
 
 
+def _list_asked(table: Table) -> Any:
+    """List the names of the teachers that a student asks: one, or one for each data set."""
+    teacher = table.get("teacher")
+    return list(teacher.values()) if isinstance(teacher, Mapping) else teacher
+
+
 def _find_judges(table: Table) -> Any:
     """Find the models of a scorer, by name or folder."""
     judge = table.get("scorer", table.get("rerank"))
@@ -184,6 +190,7 @@ PARTS: Mapping[str, Part] = {
                 field="teacher",
                 kinds=("teachers", "students"),
                 default="teachers",
+                read=_list_asked,
                 wanted=asks_teacher,
                 ensembles=True,
             ),

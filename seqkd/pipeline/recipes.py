@@ -32,6 +32,7 @@ from seqkd.pipeline.file import (
     DataPart,
     DistillPart,
     SelectPart,
+    StudentPart,
     TeacherPart,
     VocabularyPart,
     list_corpora,
@@ -265,13 +266,14 @@ def plan_export(node: Node, plan: Plan) -> Iterator[Stage]:
 
 def plan_student(node: Node, plan: Plan) -> Iterator[Stage]:
     """Plan a student."""
-    part = node.settings
+    part: StudentPart = node.settings
     first = plan.linked_outputs(node, "init_from")
     config = TrainConfig(
         role="student",
         prepared=_prepared_output(node, plan).folder,
         corpus=_corpus_paths(part.corpus, node, plan),
         corpus_temperature=part.corpus_temperature,
+        teachers=_find_group_teachers(part, node, plan),
         model=part.model,
         objective=_fill_in_teachers(part.objective, node, plan),
         training=set_later_seed(set_seed(part.training, plan.pipeline.seed, "student"), node.seed),
@@ -326,10 +328,23 @@ def _fill_in_teachers(objective: ObjectiveConfig, node: Node, plan: Plan) -> Obj
     """Replace the names of teachers and soft targets in an objective by their folders."""
     if not objective.asking:
         return objective
+    grouped = isinstance(node.settings.teacher, dict)
     return objective.with_teachers(
-        teachers=tuple(made.folder for made in plan.linked_outputs(node, "teacher")),
+        teachers=() if grouped else tuple(made.folder for made in plan.linked_outputs(node, "teacher")),
         soft_targets=next((soft.folder for soft in plan.linked_outputs(node, "objective.soft_targets")), None),
     )
+
+
+def _find_group_teachers(part: StudentPart, node: Node, plan: Plan) -> dict[str, tuple[Path, ...]]:
+    """Find the folders of the teachers of each data set; empty if the student names one teacher for all."""
+    if not isinstance(part.teacher, dict):
+        return {}
+    named = {other.name: other for other in plan.graph.follow(node, "teacher")}
+    found = {}
+    for group, name in part.teacher.items():
+        whole = [plan.graph[key] for key in named[name].whole] or [named[name]]
+        found[group] = tuple(plan.output(model).folder for model in whole)
+    return found
 
 
 # --- distillation -------------------------------------------------------------------------------------------------

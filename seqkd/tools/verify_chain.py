@@ -33,7 +33,7 @@ _FOLDERS = re.compile(
     r"|(corpora|distill|soft_targets|evaluations|backtranslation|targets)\..+)$"
 )
 _PART = re.compile(r"^(train|valid|test)$|^valid@")  # corpora of a prepared folder
-_MODELS = re.compile(r"^(model\d*|teacher\d*|forward|reverse|init_from|rescore_with|speed_against)$")
+_MODELS = re.compile(r"^(model\d*|teacher\d*(@.+)?|forward|reverse|init_from|rescore_with|speed_against)$")
 _ROWS = {
     "kbest": ("corpus",),
     "soft": ("corpus",),

@@ -75,10 +75,12 @@ class Hooks:
         for hook in self._hooks:
             hook.stepped(update)
 
-    def validated(self, line: Validation) -> None:
-        """See `Hook.validated`."""
+    def validated(self, line: Validation) -> dict[str, float]:
+        """See `Hook.validated`; the numbers of all hooks together."""
+        found: dict[str, float] = {}
         for hook in self._hooks:
-            hook.validated(line)
+            found |= hook.validated(line) or {}
+        return found
 
     def state(self) -> list[dict[str, Any]]:
         """Return the states of the hooks and the waiting batches for each process. All processes must call it."""

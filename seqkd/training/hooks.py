@@ -7,7 +7,7 @@ loop has not used yet.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -28,10 +28,17 @@ class Training:
     Attributes:
         model: The student, on the device of the run once training begins.
         loss: The objective of the student.
+        groups: The groups of rows that validations measure; empty if there is only one.
+        measured: The metrics that validations measure.
+        score_teachers: Measures the teacher of each group on its validation text, given the name of such a metric. It
+            may only be called between updates, on every process. The group is "" if there is only one.
     """
 
     model: nn.Module
     loss: Loss
+    groups: tuple[str, ...] = ()
+    measured: tuple[str, ...] = ()
+    score_teachers: Callable[[str], Mapping[str, float]] = lambda _: {}
 
 
 class Hook(Protocol):
@@ -56,8 +63,12 @@ class Hook(Protocol):
         """Called after an update of the weights. The first update has number 1."""
         ...
 
-    def validated(self, line: Validation) -> None:
-        """Called after a validation, when its checkpoint has been written."""
+    def validated(self, line: Validation) -> Mapping[str, float] | None:
+        """Called after a validation, when its checkpoint has been written.
+
+        Returns:
+            Numbers by name that are recorded in the `metrics` of the validation, or None.
+        """
         ...
 
     def state_dict(self) -> dict[str, Any]:
@@ -88,7 +99,20 @@ class HookKind:
     changes: tuple[Literal["batches", "weights", "objective"], ...]
 
 
-HOOKS = Registry("hook", HookKind, group="seqkd.hooks", own={})
+HOOKS = Registry(
+    "hook",
+    HookKind,
+    group="seqkd.hooks",
+    own={
+        "selective": HookKind(
+            name="selective",
+            help="A group is distilled only while the student is not ahead of its teacher (Tan et al. 2019)",
+            settings="seqkd.training.selective:SelectiveSettings",
+            build="seqkd.training.selective:build",
+            changes=("objective",),
+        ),
+    },
+)
 
 
 def build_hook(record: HookKind, settings: Any, training: Training) -> Hook:

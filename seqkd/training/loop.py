@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from operator import add, mul
 from pathlib import Path
@@ -347,7 +347,9 @@ class _Run:
         needed = needed_updates(state.history, settings.best_by, settings.average)
         if self.fabric.is_global_zero and state.update in needed:
             save_checkpoint(self.folder, state.update, collect_weights(self.model))
-        self.hooks.validated(line)
+        noted = self.hooks.validated(line)
+        if noted:
+            state.history[-1] = replace(line, metrics={**line.metrics, **noted})
         self._save()
         if self.fabric.is_global_zero:
             # Prune after the state is written: until then a killed run continues from the state before.

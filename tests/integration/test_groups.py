@@ -10,6 +10,7 @@ import pytest
 from seqkd.cli.main import main
 from seqkd.corpus.manifest import read_manifest
 from seqkd.corpus.reader import Corpus
+from seqkd.models.checkpoint import model_digest
 from seqkd.text.vocabularies import Vocabularies
 from tests.integration.pipelines import ROOT, run_stages, shrunk, toy_text, write_pipeline
 
@@ -24,7 +25,9 @@ def test_one_model_learns_two_directions(tmp_path: Path, monkeypatch: pytest.Mon
     exchanged = {part: {"source": text["target"], "target": text["source"]} for part, text in data.items()}
     values["data"] = [data | {"name": "there", "tag": "<2en>"}, exchanged | {"name": "back", "tag": "<2xx>"}]
     values["vocabularies"] = [{"name": "both", "size": 250, "byte_fallback": False, "corpus": ["there", "back"]}]
-    values["teachers"] = [teacher | {"name": f"{name}er", "corpus": name} for name in ("there", "back")]
+    values["teachers"] = [
+        teacher | {"name": f"{name}er", "corpus": name, "vocabulary": "both"} for name in ("there", "back")
+    ]
     values["distill"] = [values["distill"][0] | {"name": "first", "teacher": "many", "corpus": "there"}]
     values["select"] = [{"name": "first", "kbest": "first", "rule": "seqkd"}]
     best = {"best_by": {"metric": "bleu", "group": "back"}}
@@ -34,6 +37,10 @@ def test_one_model_learns_two_directions(tmp_path: Path, monkeypatch: pytest.Mon
         | {"name": "many", "corpus": both, "vocabulary": "both", "corpus_temperature": 5.0}
         | {"training": gold["training"] | best},
         gold | {"name": "small", "corpus": "first"},
+        gold
+        | {"name": "taught", "corpus": both, "vocabulary": "both"}
+        | {"objective": {"type": "word_kd", "alpha": 0.9, "top_k": 4, "renormalise": True}}
+        | {"teacher": {"there": "thereer", "back": "backer"}, "hooks": [{"type": "selective", "metric": "bleu"}]},
     ]
     values["evaluate"] |= {"beams": [1]}
     root = tmp_path / "runs" / "toy"
@@ -64,8 +71,8 @@ def test_one_model_learns_two_directions(tmp_path: Path, monkeypatch: pytest.Mon
     reports = {name: json.loads((root / "report" / name / "report.json").read_text()) for name in ("there", "back")}
     models = {name: {model["name"]: model for model in report["models"]} for name, report in reports.items()}
     assert {name: list(found) for name, found in models.items()} == {
-        "there": ["thereer", "many", "small"],
-        "back": ["backer", "many"],
+        "there": ["thereer", "many", "small", "taught"],
+        "back": ["backer", "many", "taught"],
     }
     many = models["there"]["many"]
     assert many["corpus"] == "there + back"
@@ -73,6 +80,11 @@ def test_one_model_learns_two_directions(tmp_path: Path, monkeypatch: pytest.Mon
     assert many["tests"]["back"]["bleu"] == models["back"]["many"]["bleu"]
     page = (root / "report" / "there" / "report.html").read_text()
     assert "backer" in page
-    for folder in ("students/many", "vocabularies/both", "tests/back@test@both"):
+    taught = read_manifest(root / "students" / "taught").fingerprint["inputs"]
+    digests = {f"teacher1@{name}": model_digest(root / "teachers" / f"{name}er") for name in ("there", "back")}
+    assert digests.items() <= taught.items()
+    (first, *_) = json.loads((root / "students" / "taught" / "history.json").read_text())
+    assert first["metrics"].keys() >= {"distilled@there", "distilled@back", "teacher_bleu@there", "teacher_bleu@back"}
+    for folder in ("students/taught", "vocabularies/both", "tests/back@test@both"):
         assert main(["verify", str(root / folder)]) == 0
         assert main(["inspect", str(root / folder)]) == 0

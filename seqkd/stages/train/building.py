@@ -12,6 +12,7 @@ from seqkd.config.stages import TrainConfig
 from seqkd.errors import ConfigError, ModelError
 from seqkd.models.checkpoint import load_model, read_config
 from seqkd.models.registry import ARCHITECTURES, NO_TRACES, build
+from seqkd.objectives.groups import GroupedTeacher
 from seqkd.objectives.loss import Loss, WeightedTerm
 from seqkd.objectives.registry import build_term
 from seqkd.objectives.teacher import Teacher
@@ -62,7 +63,7 @@ def build_model(config: TrainConfig, inputs: Inputs) -> nn.Module:
     return model
 
 
-def build_loss(config: TrainConfig, model: nn.Module, teacher: Teacher | None) -> Loss:
+def build_loss(config: TrainConfig, model: nn.Module, teacher: Teacher | GroupedTeacher | None) -> Loss:
     """Build the objective of a model with its initial weights.
 
     Args:

@@ -76,7 +76,7 @@ class Inputs:
                 f"that of {config.prepared}",
                 hint="give the `prepared` folder that this corpus comes from",
             )
-        self.teaching = Teaching(config.objective, self.corpora[0], self.vocabularies)
+        self.teaching = Teaching(config.objective, self.corpora[0], self.vocabularies, config.teachers)
 
     def check_ids(self) -> None:
         """Check that the corpora contain valid ids of their vocabularies only. This reads them completely.

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
@@ -16,8 +17,10 @@ from seqkd.errors import ConfigError, CorpusError, ModelError
 from seqkd.models.checkpoint import load_model, model_digest, read_config
 from seqkd.models.protocol import Marks, PairLengths
 from seqkd.models.registry import ARCHITECTURES
+from seqkd.objectives.groups import GroupedTeacher
 from seqkd.objectives.registry import TaughtSettings, TeacherPrecision
 from seqkd.objectives.teacher import Teacher
+from seqkd.stages.prepare.further_vocabulary import name_part
 from seqkd.stages.train.vocabularies import HINT
 from seqkd.text.vocabularies import TextVocabulary, Vocabularies
 from seqkd.training.data import SpecialIds
@@ -114,6 +117,10 @@ class Teaching:
         objective: The objective. Most objectives need no teacher.
         corpus: The training corpus, or the first of several, because soft targets belong to one corpus.
         vocabularies: The vocabularies of the corpus.
+        grouped: The folders of the teachers of each group, in place of those of the objective.
+
+    Attributes:
+        folders: The folders of the teachers of each group. The group is "" if all rows have the same teachers.
 
     Raises:
         ConfigError: The settings of the objective do not fit the soft targets, or `top_k` exceeds the vocabulary.
@@ -121,12 +128,18 @@ class Teaching:
         ModelError: The teacher folder does not contain a model, or the teacher was trained with a different vocabulary.
     """
 
-    def __init__(self, objective: ObjectiveConfig, corpus: Corpus, vocabularies: Vocabularies) -> None:
-        self._teachers = objective.teachers
-        live = [settings.precision for settings in objective.asking if settings.teachers]
+    def __init__(
+        self,
+        objective: ObjectiveConfig,
+        corpus: Corpus,
+        vocabularies: Vocabularies,
+        grouped: Mapping[str, tuple[Path, ...]] = MappingProxyType({}),
+    ) -> None:
+        self.folders = dict(grouped) or ({"": objective.teachers} if objective.teachers else {})
+        live = [settings.precision for settings in objective.asking if settings.teachers or grouped]
         self._precision: TeacherPrecision = live[0] if live else "auto"
         self._soft: Corpus | None = None
-        check_teachers(self._teachers, vocabularies)
+        check_teachers([folder for folders in self.folders.values() for folder in folders], vocabularies)
         size = vocabularies.target.size
         for term in objective.terms:
             kept = 0 if term.asking is None else getattr(term.asking, "top_k", 0)
@@ -143,7 +156,11 @@ class Teaching:
 
     def digests(self) -> dict[str, str]:
         """Return the digest of each input, for the fingerprint."""
-        digests = {f"teacher{n}": model_digest(path) for n, path in enumerate(self._teachers, start=1)}
+        digests = {
+            name_part(f"teacher{n}", group): model_digest(path)
+            for group, folders in self.folders.items()
+            for n, path in enumerate(folders, start=1)
+        }
         if self._soft is not None:
             digests["soft_targets"] = self._soft.manifest.digest()
         return digests
@@ -152,11 +169,47 @@ class Teaching:
         """Open the stored soft targets, if the objective uses them."""
         return None if self._soft is None else SoftTable(self._soft)
 
-    def team(self, device: torch.device) -> Team | None:
+    def teams(self, device: torch.device) -> Teams:
         """Load the teachers that run beside the student, if the objective uses them."""
-        if not self._teachers:
+        return Teams(
+            {
+                group: load_teachers(folders, precision=self._precision, device=device)
+                for group, folders in self.folders.items()
+            }
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Teams:
+    """The loaded teachers of each group.
+
+    Attributes:
+        by_group: The teachers by group; the group is "" if all rows have the same ones. Empty if there are none.
+    """
+
+    by_group: Mapping[str, Team]
+
+    @property
+    def teacher(self) -> Teacher | GroupedTeacher | None:
+        """The teacher that objectives use."""
+        if not self.by_group:
             return None
-        return load_teachers(self._teachers, precision=self._precision, device=device)
+        alone = self.by_group.get("")
+        if alone is not None:
+            return alone.teacher
+        return GroupedTeacher({group: team.teacher for group, team in self.by_group.items()})
+
+    def find(self, group: str) -> Team:
+        """Return the teachers of a group."""
+        return self.by_group.get("") or self.by_group[group]
+
+    def unusable(self, lengths: PairLengths) -> dict[str, Marks]:
+        """See `SequenceModel.unusable`; a row is unusable if any of the teachers cannot use it."""
+        found: dict[str, Marks] = {}
+        for team in self.by_group.values():
+            for reason, marks in team.unusable(lengths).items():
+                found[reason] = found[reason] | marks if reason in found else marks
+        return found
 
 
 def _check_soft(soft: Corpus, objective: TaughtSettings, corpus: Corpus, target: TextVocabulary) -> None:

@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from seqkd.corpus.sensors import sensors
 from seqkd.corpus.vocabularies import write_vocabularies
 from seqkd.errors import CorpusError
 from seqkd.kernels.build import missing_kernels
+from seqkd.metrics.registry import NLL
 from seqkd.models.checkpoint import (
     model_files,
     save_model,
@@ -41,7 +43,14 @@ from seqkd.stages.slower import slow_path_note
 from seqkd.stages.train.building import build_loss, build_model
 from seqkd.stages.train.inputs import Inputs, is_mixed
 from seqkd.stages.train.rejecting import count_rejected, describe_rejected, write_rejected
-from seqkd.stages.train.validating import Language, find_languages, list_metrics, make_validate
+from seqkd.stages.train.validating import (
+    Language,
+    ValidationText,
+    find_languages,
+    list_metrics,
+    make_validate,
+    score_teachers,
+)
 from seqkd.training.data import CorpusData, SpecialIds, TrainingData
 from seqkd.training.groups import find_weights, name_measure
 from seqkd.training.hooks import Hook, Training, build_hook
@@ -110,7 +119,7 @@ def _run(config: TrainConfig, out: Path, overwrite: bool, device: str) -> None:
         return  # by another process, while this one has looked
     meter = None if first else _helping_meter(out, fabric)
     try:
-        result = _train(config, inputs, work, fabric, out)
+        result = _train(config, work, fabric, out)
         if meter is not None:
             meter.close()
         fabric.barrier()  # from here on the first process adds up what the others have spent
@@ -182,8 +191,7 @@ class _Work:
         hooks: The hooks of the training loop.
         parts: The usable rows of each corpus.
         data: The training batches.
-        held_out: The batches of the validation text of each group.
-        languages: The language of each group.
+        text: The validation text of each group.
     """
 
     model: nn.Module
@@ -191,8 +199,7 @@ class _Work:
     hooks: list[Hook]
     parts: list[CorpusData]
     data: TrainingData
-    held_out: dict[str, CorpusData]
-    languages: dict[str, Language]
+    text: ValidationText
 
     @staticmethod
     def of(config: TrainConfig, inputs: Inputs, fabric: Fabric) -> _Work:
@@ -200,16 +207,13 @@ class _Work:
         languages = find_languages(training, inputs.languages)
         torch.manual_seed(training.seed)
         model: Any = build_model(config, inputs)
-        team = inputs.teaching.team(fabric.device)
-        loss = build_loss(config, model, team.teacher if team else None)
-        hooks = [
-            build_hook(each.record, each.settings, Training(model=model, loss=loss)) for each in config.hooks or ()
-        ]
+        teams = inputs.teaching.teams(fabric.device)
+        loss = build_loss(config, model, teams.teacher)
         special = SpecialIds(pad=model.pad_id, eos=model.eos_id, start=model.start_id)
 
         def unusable(lengths: PairLengths) -> dict[str, Marks]:
             reasons: dict[str, Marks] = model.unusable(lengths)
-            return reasons | (team.unusable(lengths) if team else {})
+            return reasons | teams.unusable(lengths)
 
         def data_of(corpus: Corpus, soft: SoftTable | None = None) -> CorpusData:
             data = CorpusData(
@@ -249,14 +253,23 @@ class _Work:
                 rank=fabric.global_rank,
                 world=fabric.world_size,
             )
+        held_out = {group: data_of(corpus) for group, corpus in inputs.valid.items()}
+        text = ValidationText(held_out=held_out, languages=languages, vocabularies=inputs.vocabularies)
+        run = Training(
+            model=model,
+            loss=loss,
+            groups=tuple(held_out) if len(held_out) > 1 else (),
+            measured=(NLL, *(metric.name for metric in list_metrics(training))),
+            score_teachers=partial(score_teachers, fabric, loss, text, teams, inputs.teaching.folders),
+        )
+        hooks = [build_hook(each.record, each.settings, run) for each in config.hooks or ()]
         return _Work(
             model=model,
             loss=loss,
             hooks=hooks,
             parts=parts,
             data=data,
-            held_out={group: data_of(corpus) for group, corpus in inputs.valid.items()},
-            languages=languages,
+            text=text,
         )
 
 
@@ -268,19 +281,12 @@ def _find_shares(config: TrainConfig, parts: Sequence[CorpusData]) -> list[float
     return find_weights([part.rows for part in parts], groups, config.corpus_temperature)
 
 
-def _train(config: TrainConfig, inputs: Inputs, work: _Work, fabric: Fabric, out: Path) -> TrainResult:
+def _train(config: TrainConfig, work: _Work, fabric: Fabric, out: Path) -> TrainResult:
     training = config.training
-    for data in (*work.parts, *work.held_out.values()):
+    for data in (*work.parts, *work.text.held_out.values()):
         if fabric.is_global_zero and data.rows < data.corpus.rows:
             say(f"train: left out of {data.corpus.rows:,} rows of {data.corpus.path}: {describe_rejected(data)}")
-    validate = make_validate(
-        config,
-        fabric,
-        work.loss,
-        held_out=work.held_out,
-        languages=work.languages,
-        vocabularies=inputs.vocabularies,
-    )
+    validate = make_validate(config, fabric, work.loss, work.text)
     state = out / STATE
     try:
         make_folder(state)
@@ -356,7 +362,7 @@ def _write(
 ) -> Manifest:
     vocabularies = inputs.vocabularies
     write_rejected(out / REJECTED, *work.parts)
-    write_rejected(out / REJECTED_VALID, *work.held_out.values())
+    write_rejected(out / REJECTED_VALID, *work.text.held_out.values())
     kept = sorted({update for update in config.training.keep if update <= result.updates})  # patience may have ended it
     for update in kept:
         path = checkpoint_path(out, update)
@@ -384,7 +390,7 @@ def _write(
             "files": model_files(out),
             **({"kept": kept} if kept else {}),
             **noted,
-            **_describe_tokenizers(work.languages),
+            **_describe_tokenizers(work.text.languages),
         },
     )
 

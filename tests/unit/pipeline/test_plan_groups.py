@@ -157,6 +157,65 @@ def test_a_model_is_evaluated_on_each_data_set_and_is_in_each_report(pairs: Path
     assert ("data fr", "student many") in report.config.edges
 
 
+TAUGHT = """
+[[students]]
+name = "taught"
+corpus = [{ name = "de" }, { name = "fr" }]
+vocabulary = "all"
+objective = { type = "word_kd" }
+teacher = { de = "en-de", fr = "en-fr" }
+hooks = [{ type = "selective", margin = 1.0 }]
+"""
+
+
+def test_a_student_asks_the_teacher_of_each_data_set(pairs: Path) -> None:
+    edited(pairs, 'name = "en-fr"\n', 'name = "en-fr"\nensemble = 2\n')
+    pairs.write_text(pairs.read_text() + TAUGHT)
+    stage = planned(pairs)["student.taught"]
+    assert isinstance(stage.config, TrainConfig)
+    teachers = RUN / "teachers"
+    assert stage.config.teachers == {
+        "de": (teachers / "en-de",),
+        "fr": (teachers / "en-fr", teachers / "en-fr-2"),
+    }
+    assert stage.config.objective.teachers == ()
+    assert teachers / "en-fr-2" / "manifest.json" in stage.needs
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "problem"),
+    [
+        (
+            ', fr = "en-fr" }',
+            " }",
+            "students.taught.teacher: no teacher for the data set fr; name one for each data set: de, fr",
+        ),
+        (
+            ', fr = "en-fr" }',
+            ', fr = "en-es" }',
+            "students.taught.teacher: no [[teachers]] is named 'en-es'; there is en-de, en-fr, many, many-seqkd, "
+            "german, taught",
+        ),
+        (
+            'fr = "en-fr" }',
+            'fr = "en-fr", es = "en-fr" }',
+            "students.taught.teacher: the student does not learn from the data set es; leave it out",
+        ),
+        (
+            '[{ name = "de" }, { name = "fr" }]',
+            '"de"',
+            "students.taught.teacher: the student has one data set; give the name of its teacher alone",
+        ),
+    ],
+)
+def test_teachers_that_do_not_fit_the_data_sets(pairs: Path, old: str, new: str, problem: str) -> None:
+    before = pairs.read_text()
+    pairs.write_text(TAUGHT)
+    edited(pairs, old, new)
+    pairs.write_text(before + pairs.read_text())
+    assert problem in problems(pairs)
+
+
 @pytest.mark.parametrize(
     ("old", "new", "problem"),
     [

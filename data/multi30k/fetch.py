@@ -5,7 +5,8 @@ non-commercial research and education; see https://github.com/multi30k/dataset. 
 val.LL (1,014) and test_2016_flickr.LL (1,000) for both languages. With --halves the training text is also written as
 two halves: train-1.LL has the rows 1, 3, 5, ..., and train-2.LL the rows 2, 4, 6, ... Where the environment names a
 folder in SEQKD_DATA_MIRROR, its multi30k/*.gz are taken and nothing is downloaded. Every file is checked against its
-SHA-256.
+SHA-256. `--tiny` writes some hundred made rows
+under the same names, for runs that only have to work.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import gzip
 import hashlib
 import http.client
 import os
+import random
 import sys
 import urllib.request
 import zlib
@@ -26,6 +28,14 @@ MIRROR = "SEQKD_DATA_MIRROR"
 LANGUAGES = ("en", "de", "fr", "cs")
 PARTS = ("train", "val", "test_2016_flickr")
 TIMEOUT_SECONDS = 60
+TINY_ROWS = {"train": 300, "val": 40, "test_2016_flickr": 40}
+
+# Words of made rows.
+COUNTS = ("one", "two", "three", "many", "some")
+COLOURS = ("red", "blue", "old", "small", "tall", "wet")
+BEINGS = ("dogs", "women", "children", "players", "birds", "riders", "cooks")
+DEEDS = ("run", "sit", "jump", "wait", "sing", "look")
+PLACES = ("outside", "inside", "here", "uphill", "together", "alone")
 
 # Digests of the text, because the same text can be compressed in many ways.
 CHECKSUMS = {
@@ -87,6 +97,31 @@ def fetch(
         raise FetchError(f"{out} cannot be written: {error}") from None
 
 
+def make_tiny(out: Path, pair: str) -> None:
+    """Write made rows of a language pair. Sources in one language are the same for all pairs.
+
+    Raises:
+        FetchError: An unknown pair, or nothing can be written.
+    """
+    texts = {f"{part}.{language}": _make_text(part, language) for language in _languages(pair) for part in PARTS}
+    try:
+        _write(out, texts)
+    except OSError as error:
+        raise FetchError(f"{out} cannot be written: {error}") from None
+
+
+def _make_text(part: str, language: str) -> bytes:
+    """Make the rows of a file: captions whose words end with the language, in an order that it determines."""
+    draw = random.Random(part)
+    turned = LANGUAGES.index(language) % 2 == 1
+    lines = []
+    for _ in range(TINY_ROWS[part]):
+        words = [draw.choice(group) for group in (COUNTS, COLOURS, BEINGS, DEEDS, PLACES)]
+        words = [word if language == "en" else f"{word}{language}" for word in words]
+        lines.append(" ".join([*words[:1], *reversed(words[1:3]), *words[3:]] if turned else words))
+    return ("\n".join(lines) + "\n").encode()
+
+
 def _languages(pair: str) -> list[str]:
     languages = pair.split("-")
     if len(languages) != 2 or languages[0] == languages[1] or not set(languages) <= set(LANGUAGES):
@@ -142,15 +177,19 @@ def main(arguments: list[str] | None = None, *, download: Callable[[str], bytes]
     parser.add_argument("--out", type=Path, required=True, help="folder for the files")
     parser.add_argument("--pair", required=True, help="two languages of en, de, fr, cs, such as en-de")
     parser.add_argument("--halves", action="store_true", help="write two halves of the training text, too")
+    parser.add_argument("--tiny", action="store_true", help="write some hundred made rows; nothing is fetched")
     options = parser.parse_args(arguments)
     named = os.environ.get(MIRROR)
     try:
         mirror = Path(named) if named else None
-        fetch(options.out, options.pair, mirror=mirror, halves=options.halves, download=download)
+        if options.tiny:
+            make_tiny(options.out, options.pair)
+        else:
+            fetch(options.out, options.pair, mirror=mirror, halves=options.halves, download=download)
     except FetchError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    print(f"multi30k {options.pair}: {options.out}", file=sys.stderr)
+    print(f"multi30k {options.pair}{', made rows' if options.tiny else ''}: {options.out}", file=sys.stderr)
     return 0
 
 

@@ -10,6 +10,7 @@ from seqkd.config.prepare import OWN_TEST
 from seqkd.corpus.cost import Cost, total
 from seqkd.metrics.lengths import LengthHistogram
 from seqkd.metrics.results import DecodeResult, EvaluationResult
+from seqkd.report.timelines import Timeline
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,6 +163,7 @@ class Contents:
         tests: Evaluations on further test sets, by the name of the set and that of the model.
         baselines: For each student the student that its gain is measured against, by name.
         curves: The validations of each model that was trained here.
+        timelines: The selective distillation of each data set of each model.
         samples: Training rows with their targets.
         shared: Training rows with their targets in all data sets that share their sources.
         edges: The edges of the pipeline's graph.
@@ -186,6 +188,7 @@ class Contents:
     baselines: dict[str, str]
     curves: dict[str, tuple[CurvePoint, ...]]
     samples: tuple[Sample, ...]
+    timelines: tuple[Timeline, ...] = ()
     shared: tuple[Sample, ...] = ()
     edges: tuple[tuple[str, str], ...]
     kinds: dict[str, str]
@@ -229,6 +232,7 @@ class Contents:
             **({"agreement_with": self.agreement_with} if self.agreement_with else {}),
             **({"backtranslation": synthetic} if synthetic else {}),
             **({"pooled": list(pooled)} if pooled else {}),
+            **({"selective": [line.to_json() for line in self.timelines]} if self.timelines else {}),
             **({"cost": self._cost_json()} if self.costs else {}),
         }
 

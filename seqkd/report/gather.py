@@ -39,6 +39,7 @@ from seqkd.report.contents import (
     SyntheticEntry,
 )
 from seqkd.report.shared import choose_shared
+from seqkd.report.timelines import read_timelines
 from seqkd.text.languages import word_spans
 
 ALIGNED_ROWS = 20_000  # the most rows that are aligned for complexity and faithfulness
@@ -111,6 +112,7 @@ def gather(config: ReportConfig, *, aligned_cells: int = ALIGNED_CELLS) -> Conte
         runs={part.name: part.evaluations for part in config.seeds},
         tests={part.name: {named.name: read_result(named.path) for named in part.evaluations} for part in config.tests},
         baselines=dict(config.baselines),
+        timelines=tuple(line for named in config.models for line in read_timelines(named.name, named.path / HISTORY)),
         curves={name: points for name, points in curves.items() if points},
         samples=_choose_samples(gold, distilled, shared, config.samples),
         shared=tuple(choose_shared(gold.corpus, [(each.name, each.corpus) for each in distilled], config.shared)),

@@ -17,6 +17,7 @@ from seqkd.report.explanation import explain
 from seqkd.report.findings import conclude
 from seqkd.report.graph import draw_graph
 from seqkd.report.pooling import PooledReport, pool
+from seqkd.report.switches import switches_table
 from seqkd.report.test_sets import tests_table
 from seqkd.report.twins import choose_measure, find_twins, find_unit, format_decode
 
@@ -52,6 +53,7 @@ def render(contents: Contents) -> str:
         rounds=_show_rounds(shown),
         synthetic=tables.synthetic_table(contents.synthetic) if contents.synthetic else None,
         distill=tables.distill_table(contents.distill) if contents.distill else None,
+        switches=switches_table(contents.timelines) if contents.timelines else None,
         cost=tables.cost_table(contents.costs) if contents.costs else None,
         model_legend=[(name, plots.pick_colour(index)) for index, name in enumerate(order)],
         corpus_legend=[(corpus.name, plots.pick_colour(index)) for index, corpus in enumerate(corpora)],

@@ -67,10 +67,11 @@ def shrunk(file: Path, data: dict[str, Any] | None = None) -> dict[str, Any]:
         if data is not None:
             values["data"] = data
     elif data is not None:
-        first, second = values["data"]
-        turned = first["test"]["source"] != second["test"]["source"]
-        texts = (data, _turn(data)) if turned else _halve(data)
-        values["data"] = [text | {"name": part["name"]} for part, text in zip(values["data"], texts, strict=True)]
+        kept = [
+            {name: value for name, value in part.items() if name not in (*data, "fetch")} for part in values["data"]
+        ]
+        texts = _share_text(values["data"], data)
+        values["data"] = [part | text for part, text in zip(kept, texts, strict=True)]
     teachers = values["teachers"] if "teachers" in values else [values["teacher"]]
     values.setdefault("prepare", {})["vocabulary"] = {"size": 200, "byte_fallback": False}
     for part in values.get("vocabularies", []):
@@ -102,6 +103,14 @@ def shrunk(file: Path, data: dict[str, Any] | None = None) -> dict[str, Any]:
         part["search"]["unk_penalty"] = 100.0  # nor does it know better than unknown pieces, which are no targets
     values["evaluate"] = values.get("evaluate", {}) | {"beams": [1]}  # each beam is timed
     return values
+
+
+def _share_text(sets: list[dict[str, Any]], data: dict[str, Any]) -> list[dict[str, Any]]:
+    """The text of several data sets: the same, if they share their sources; otherwise turned or in halves."""
+    if any("shares_sources" in part for part in sets):
+        return [data] * len(sets)
+    first, second = sets
+    return [data, _turn(data)] if first["test"]["source"] != second["test"]["source"] else [*_halve(data)]
 
 
 def _turn(data: dict[str, Any]) -> dict[str, Any]:

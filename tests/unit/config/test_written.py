@@ -48,8 +48,8 @@ FORMER = FIXTURES / "pipelines-0.1.0"  # of the pipelines whose settings have ch
 STAGES: dict[type, tuple[str, Any]] = {
     PrepareConfig: ("prepare", prepare.settings),
     MonolingualConfig: ("monolingual", monolingual.settings),
-    FurtherTestConfig: ("test", further_test.settings),
     FurtherVocabularyConfig: ("vocabulary", further_vocabulary.settings),
+    FurtherTestConfig: ("test", further_test.settings),
     TrainConfig: ("train", train.settings),
     DistillConfig: ("distill", distill_provenance.settings),
     SoftTargetsConfig: ("soft_targets", soft_targets.settings),

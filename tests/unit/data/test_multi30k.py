@@ -151,3 +151,18 @@ def test_every_file_has_a_checksum(fetching: ModuleType) -> None:
     assert fetching.CHECKSUMS.keys() == TEXTS.keys()
     assert all(re.fullmatch("[0-9a-f]{64}", value) for value in fetching.CHECKSUMS.values())
     assert len(set(fetching.CHECKSUMS.values())) == 12
+
+
+def test_made_rows_share_their_sources(fetching: ModuleType, tmp_path: Path) -> None:
+    def fail(url: str) -> bytes:
+        raise AssertionError(url)
+
+    for pair in ("en-de", "en-cs"):
+        assert fetching.main(["--out", str(tmp_path / pair), "--pair", pair, "--tiny"], download=fail) == 0
+    made = {pair: contents(tmp_path / pair) for pair in ("en-de", "en-cs")}
+    assert made["en-de"]["train.en"] == made["en-cs"]["train.en"]
+    assert made["en-de"]["train.de"] != made["en-cs"]["train.cs"]
+    for found in made.values():
+        assert sorted(len(text.splitlines()) for text in found.values()) == [40, 40, 40, 40, 300, 300]
+    with pytest.raises(fetching.FetchError, match="expected two of"):
+        fetching.make_tiny(tmp_path / "out", "en-xx")

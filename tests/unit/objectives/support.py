@@ -9,6 +9,7 @@ import pyarrow as pa
 from torch import Tensor, nn
 
 from seqkd.objectives.base import Batch
+from seqkd.objectives.groups import GroupedTeacher
 from seqkd.objectives.teacher import Teacher
 from seqkd.objectives.terms import Forward, Term
 from seqkd.training.data import SpecialIds
@@ -37,7 +38,7 @@ class Found(NamedTuple):
 
 
 def loss_of(
-    term: Term, model: nn.Module, batch: Batch, *, teacher: Teacher | None = None, by_row: bool = False
+    term: Term, model: nn.Module, batch: Batch, *, teacher: Teacher | GroupedTeacher | None = None, by_row: bool = False
 ) -> Found:
     """A term by itself, on a pass of its own."""
     output = term(Forward(model, batch, teacher=teacher, by_row=by_row))

@@ -145,4 +145,4 @@ def test_renormalise_needs_the_likeliest_ids() -> None:
 
 def test_states_of_the_teachers_of_groups_cannot_be_read() -> None:
     with pytest.raises(ValueError, match="no states or attention"):
-        GroupedTeacher(TEACHERS)(grouped_batch(), Traces(attention=frozenset({"decoder"})))
+        GroupedTeacher(TEACHERS)(grouped_batch(), Traces(attention=("decoder",)))

@@ -178,6 +178,9 @@ class TrainConfig(Strict):
     teachers: dict[Name, tuple[Path, ...]] = Field(
         {}, description="models that run beside the student by group, in place of objective.teachers"
     )
+    soft_targets: dict[Name, Path] = Field(
+        {}, description="outputs of `distill --soft-targets` by group, in place of objective.soft_targets"
+    )
     model: ModelConfig = Field(default_factory=default_model)
     objective: ObjectiveConfig = Field(default_factory=default_objective)
     training: TrainingConfig
@@ -198,23 +201,36 @@ class TrainConfig(Strict):
     @model_validator(mode="after")
     def _check_teachers(self) -> TrainConfig:
         for term in self.objective.terms:
-            if term.asking is not None and not term.asking.teachers and term.taught is None and not self.teachers:
+            stored = self.soft_targets and term.record.needs.soft_targets
+            given = self.teachers or stored or (term.asking is not None and term.asking.teachers)
+            if term.asking is not None and term.taught is None and not given:
                 ways = "`teachers` or `soft_targets`" if term.record.needs.soft_targets else "`teachers`"
                 raise ValueError(f"objective: {term.type} needs {ways}")
         check_mix(self.objective, [(str(part.path), part.weight) for part in self.corpora])
-        if self.teachers and (self.objective.teachers or not self.objective.live):
-            what = "names teachers, too" if self.objective.teachers else "asks no teacher that runs beside the student"
-            raise ValueError(f"teachers: the objective {what}; leave out one or the other")
+        return self
+
+    @model_validator(mode="after")
+    def _check_group_teachers(self) -> TrainConfig:
+        for name, given in (("teachers", self.teachers), ("soft_targets", self.soft_targets)):
+            missing = [group for group in self.groups if group not in given]
+            if not given:
+                continue
+            if self.objective.teachers or not self.objective.live:
+                what = (
+                    "names teachers, too" if self.objective.teachers else "takes no distributions of teachers by group"
+                )
+                raise ValueError(f"{name}: the objective {what}; leave out one or the other")
+            if len(self.groups) < 2:
+                raise ValueError(f"{name}: are for several groups; give objective.{name}")
+            if missing:
+                raise ValueError(f"{name}: none for the group {', '.join(missing)}; give some for each group")
         states = [term.type for term in self.objective.terms if term.record.needs.teacher_states]
         if self.teachers and states:
             raise ValueError(f"teachers: {', '.join(states)} compares states, for which all groups need one teacher")
-        missing = [group for group in self.groups if group not in self.teachers]
-        if self.teachers and (missing or len(self.groups) < 2):
-            raise ValueError(
-                f"teachers: no teacher for the group {', '.join(missing)}; name one for each group"
-                if missing
-                else "teachers: are for several groups; give objective.teachers"
-            )
+        if self.teachers and self.soft_targets:
+            raise ValueError("teachers, soft_targets: give one or the other")
+        if self.soft_targets and len(self.groups) < len(self.corpora):
+            raise ValueError("soft_targets: belong to one corpus of each group, but a group has several corpora")
         return self
 
     @model_validator(mode="after")

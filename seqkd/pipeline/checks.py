@@ -142,7 +142,7 @@ def _find_mixing_problems(graph: Graph, node: Node) -> Iterator[str]:
                     yield f"{data.place}.tests.{name}: is also the name of a data set; choose another name"
     elif len(own) > 1 and node.kind == "backtranslation":
         yield f"{node.place}.corpus: names the data sets {', '.join(own)}; name corpora of one data set"
-    for field in ("teacher", "init_from", "objective.soft_targets"):
+    for field in ("teacher", "init_from", "objective.soft_targets", "soft_targets"):
         for other in graph.follow(node, field):
             known = [*_name_data(graph, other), *_name_known(graph, other)]
             if not {*own} <= {*known}:
@@ -180,20 +180,28 @@ def _find_group_problems(node: Node, own: Sequence[str]) -> Iterator[str]:
 
 
 def _find_group_teacher_problems(node: Node, own: Sequence[str]) -> Iterator[str]:
-    """Find data sets of a student without a teacher, and teachers of other data sets."""
-    named = node.settings.get("teacher")
-    if not isinstance(named, Mapping):
-        return
-    missing, others = [name for name in own if name not in named], [name for name in named if name not in own]
-    if len(own) < 2:
-        yield f"{node.place}.teacher: the student has one data set; give the name of its teacher alone"
-    elif missing:
-        yield (
-            f"{node.place}.teacher: no teacher for the data set {', '.join(missing)}; name one for each data set: "
-            f"{', '.join(own)}"
-        )
-    if others and len(own) > 1:
-        yield f"{node.place}.teacher: the student does not learn from the data set {', '.join(others)}; leave it out"
+    """Find data sets of a student without a teacher or soft targets, and teachers of other data sets."""
+    for key, what in (("teacher", "teacher"), ("soft_targets", "soft targets")):
+        named = node.settings.get(key)
+        if not isinstance(named, Mapping) or not named:
+            continue
+        missing, others = [name for name in own if name not in named], [name for name in named if name not in own]
+        if len(own) < 2:
+            alone = "give the name of its teacher alone" if key == "teacher" else "give objective.soft_targets"
+            yield f"{node.place}.{key}: the student has one data set; {alone}"
+        elif missing:
+            yield (
+                f"{node.place}.{key}: no {what} for the data set {', '.join(missing)}; name one for each data set: "
+                f"{', '.join(own)}"
+            )
+        if others and len(own) > 1:
+            yield f"{node.place}.{key}: the student does not learn from the data set {', '.join(others)}; leave it out"
+
+
+def _list_listed(named: Any) -> list[str]:
+    """List the names of corpora that a field of a plain table holds."""
+    values = named if isinstance(named, list) else [named]
+    return [str(value.get("name") if isinstance(value, Mapping) else value) for value in values]
 
 
 def _find_language_problems(graph: Graph, node: Node) -> Iterator[str]:
@@ -217,6 +225,13 @@ def _find_soft_target_problems(graph: Graph, student: Node) -> Iterator[str]:
                 yield (
                     f"{student.place}.objective.soft_targets: {soft.name!r} belongs to the corpus {corpus.name!r}, "
                     f"but the student has {named!r}; name the soft targets of its corpus"
+                )
+    for soft in graph.follow(student, "soft_targets"):
+        for corpus in graph.follow(soft, "corpus"):
+            if corpus.name not in _list_listed(named):
+                yield (
+                    f"{student.place}.soft_targets: {soft.name!r} belongs to the corpus {corpus.name!r}, which the "
+                    "student does not have; name the soft targets of its corpora"
                 )
 
 

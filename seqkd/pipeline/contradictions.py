@@ -16,8 +16,9 @@ from seqkd.interop.formats import FORMATS
 from seqkd.metrics.registry import METRICS
 from seqkd.models.registry import ARCHITECTURES
 from seqkd.models.settings import stored_settings
+from seqkd.objectives.registry import TaughtSettings
 from seqkd.pipeline.expansion import build_graph
-from seqkd.pipeline.file import PipelineConfig, StudentPart
+from seqkd.pipeline.file import PipelineConfig, SoftTargetsPart, StudentPart
 from seqkd.pipeline.folders import find_data
 from seqkd.pipeline.graph import Graph, Key
 from seqkd.pipeline.vocabularies import find_vocabulary, is_brought
@@ -181,7 +182,7 @@ def _find_vocabulary_problems(pipeline: PipelineConfig) -> Iterator[str]:
 
     for node in graph.of_kind("students"):
         own = find_vocabulary(graph, pipeline, node)
-        soft = graph.follow(node, "objective.soft_targets")
+        soft = [*graph.follow(node, "objective.soft_targets"), *graph.follow(node, "soft_targets")]
         asked = [("objective", "the distributions of", each) for each in graph.follow(node, "teacher")]
         for part in soft:
             asked += [("objective", "the soft targets of", each) for each in graph.follow(part, "teacher")[:1]]
@@ -258,19 +259,25 @@ def _find_taught_problems(pipeline: PipelineConfig, student: StudentPart) -> Ite
     written = {part.name: part for part in pipeline.soft_targets}
     for place, term in _place_terms(f"students.{student.name}.objective", student.objective):
         taught = term.taught
-        soft = None if taught is None else written.get(str(taught.soft_targets))
-        if soft is None:
-            continue
-        if taught.temperature != soft.temperature:
-            yield (
-                f"{place}.temperature: is {taught.temperature}, but the soft targets {soft.name!r} are written at "
-                f"temperature {soft.temperature}; give both the same temperature"
-            )
-        if soft.samples is not None and taught.direction == "reverse":
-            yield (
-                f'{place}.direction: is "reverse", but the soft targets {soft.name!r} are samples, which give every '
-                'other piece probability zero; give "forward", or top_k in place of samples'
-            )
+        named: tuple[str, ...] = () if taught is None else (str(taught.soft_targets),)
+        if taught is None and term.record.needs.soft_targets:
+            taught, named = term.settings, tuple(student.soft_targets.values())
+        for soft in (written[name] for name in named if name in written):
+            yield from _find_unlike(place, taught, soft)
+
+
+def _find_unlike(place: str, taught: TaughtSettings, soft: SoftTargetsPart) -> Iterator[str]:
+    """Find settings of a term that its soft targets do not have."""
+    if taught.temperature != soft.temperature:
+        yield (
+            f"{place}.temperature: is {taught.temperature}, but the soft targets {soft.name!r} are written at "
+            f"temperature {soft.temperature}; give both the same temperature"
+        )
+    if soft.samples is not None and taught.direction == "reverse":
+        yield (
+            f'{place}.direction: is "reverse", but the soft targets {soft.name!r} are samples, which give every '
+            'other piece probability zero; give "forward", or top_k in place of samples'
+        )
 
 
 def _find_start_problems(place: str, student: StudentPart, first: Model) -> Iterator[str]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic import Field, model_validator
 
 from seqkd.config.formats import ExportFormat, ImportFormat
 from seqkd.config.metrics import EvaluationMetrics
@@ -45,14 +45,19 @@ from seqkd.config.stages import (
     TargetRows,
     TrainingConfig,
     VocabularyConfig,
-    Weight,
     check_mix,
-    check_temperature,
-    one_or_several,
 )
 from seqkd.extensions import display_name
 from seqkd.metrics.tokenizers import TokenizerChoice
 from seqkd.models.registry import ARCHITECTURES
+from seqkd.pipeline.names import (
+    CorpusNames,
+    DataNames,
+    TeacherNames,
+    WeightedName,
+    check_mixing,
+    list_corpora,
+)
 from seqkd.text.vocabulary import find_symbol_problems
 
 GOLD = "gold"  # the name of a data set without a name
@@ -126,42 +131,6 @@ Seeds = Annotated[
 ]
 
 
-class WeightedName(Strict):
-    """A corpus among several."""
-
-    name: Name
-    weight: Weight = Field(1.0, description="how often an epoch repeats each row, on average")
-
-
-CorpusNames = Annotated[
-    Annotated[Name, Tag("one")] | Annotated[tuple[WeightedName, ...], Field(min_length=1), Tag("several")],
-    Discriminator(one_or_several),
-]
-
-
-def list_corpora(corpus: CorpusNames | None) -> tuple[WeightedName, ...]:
-    """List the corpora that a part names; empty if it names none."""
-    if corpus is None:
-        return ()
-    return (WeightedName(name=corpus),) if isinstance(corpus, str) else corpus
-
-
-def _one_or_table(value: Any) -> str:
-    return "table" if isinstance(value, dict) else "one"
-
-
-TeacherNames = Annotated[
-    Annotated[Name, Tag("one")] | Annotated[dict[Name, Name], Field(min_length=1), Tag("table")],
-    Discriminator(_one_or_table),
-]
-
-
-def check_mixing(corpora: Sequence[WeightedName], temperature: float | None) -> None:
-    """Raise ValueError if corpora have both weights and a temperature."""
-    weighted = any(part.weight != 1.0 for part in corpora)
-    check_temperature(temperature, weighted=weighted, several=len(corpora) > 1)
-
-
 class StudentPart(ModelPart):
     """One student: the keys of `[student]`, overridden by its own."""
 
@@ -174,6 +143,9 @@ class StudentPart(ModelPart):
         None,
         description="the model that its objective asks, or a table with the one of each data set; if left out, the "
         "only teacher",
+    )
+    soft_targets: dict[Name, Name] = Field(
+        {}, description="the [[soft_targets]] of each data set, in place of teachers that its objective asks"
     )
     seeds: Seeds = 1
     init_from: InitFrom = Field(None, description="the name of another student, or of a teacher; or a table")
@@ -382,12 +354,6 @@ class BackTranslationPart(ModelPart):
             raise ValueError(f"filters.{name}: monolingual text has no references")
         check_mix(self.objective, [(part.name, part.weight) for part in list_corpora(self.corpus)])
         return self
-
-
-DataNames = Annotated[
-    Annotated[Name, Tag("one")] | Annotated[tuple[Name, ...], Field(min_length=1), Tag("several")],
-    Discriminator(one_or_several),
-]
 
 
 class VocabularyPart(VocabularyConfig):

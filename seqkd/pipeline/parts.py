@@ -9,19 +9,16 @@ from typing import Any
 from seqkd.interop.sources import WORKER
 from seqkd.models.registry import ARCHITECTURES, DEFAULT
 from seqkd.objectives.registry import OBJECTIVES
+from seqkd.pipeline.distillation import plan_distill, plan_pairs, plan_select, plan_soft_targets
 from seqkd.pipeline.evaluation import plan_evaluation, plan_report
 from seqkd.pipeline.file import BACK_TRANSLATION, ENSEMBLE, GOLD, MOST_SEEDS, TEACHER, teacher_names
 from seqkd.pipeline.graph import Part, Reference, Table
 from seqkd.pipeline.recipes import (
-    plan_distill,
     plan_encoded,
     plan_export,
     plan_monolingual,
-    plan_pairs,
     plan_prepare,
     plan_reverse,
-    plan_select,
-    plan_soft_targets,
     plan_student,
     plan_teacher,
     plan_test,
@@ -32,6 +29,8 @@ from seqkd.selection.registry import DEFAULT_SCORER, SCORERS
 
 def asks_teacher(table: Table) -> bool:
     """Whether a term of a model's objective, given the model's table, asks a teacher that runs beside it."""
+    if table.get("soft_targets"):
+        return False  # of each data set
     model = table.get("model")
     architecture = ARCHITECTURES.find(str(model.get("arch", DEFAULT) if isinstance(model, Mapping) else DEFAULT))
     usual = "" if architecture is None else architecture.objective
@@ -65,6 +64,12 @@ def _list_asked(table: Table) -> Any:
     """List the names of the teachers that a student asks: one, or one for each data set."""
     teacher = table.get("teacher")
     return list(teacher.values()) if isinstance(teacher, Mapping) else teacher
+
+
+def _list_stored(table: Table) -> Any:
+    """List the names of the soft targets of each data set of a student."""
+    stored = table.get("soft_targets")
+    return list(stored.values()) if isinstance(stored, Mapping) else []
 
 
 def _find_judges(table: Table) -> Any:
@@ -186,6 +191,7 @@ PARTS: Mapping[str, Part] = {
             Reference(field="corpus", kinds=_TEXT),
             Reference(field="init_from", kinds=("students", "teachers"), read=_find_start, follows=False),
             Reference(field="objective.soft_targets", kinds=("soft_targets",), read=_find_soft_targets),
+            Reference(field="soft_targets", kinds=("soft_targets",), read=_list_stored),
             Reference(
                 field="teacher",
                 kinds=("teachers", "students"),

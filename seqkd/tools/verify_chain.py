@@ -29,7 +29,7 @@ _FILES = re.compile(
     r"|(source_)?vocabulary|vocab(\.source)?\.model|.+\.(speed|history|result)\.json|source\..+)$"
 )
 _FOLDERS = re.compile(
-    r"^(prepared|(train|valid)(@.+)?|corpus\d*|gold|kbest|soft_targets|shared_sources|agreement"
+    r"^(prepared|(train|valid)(@.+)?|corpus\d*|gold|kbest|soft_targets(@.+)?|shared_sources|agreement"
     r"|(corpora|distill|soft_targets|evaluations|backtranslation|targets)\..+)$"
 )
 _PART = re.compile(r"^(train|valid|test)$|^valid@")  # corpora of a prepared folder

@@ -18,7 +18,7 @@ from seqkd.corpus.reader import Corpus
 from seqkd.errors import CorpusError
 from seqkd.extensions import resolve
 from seqkd.models.protocol import Marks, PairLengths
-from seqkd.objectives.base import Batch
+from seqkd.objectives.base import Batch, SoftTargets
 from seqkd.training.soft import SoftTable
 from seqkd.training.task import TRANSLATION, Collator, Task
 
@@ -150,10 +150,14 @@ class CorpusData:
         """Make the batch of these rows."""
         return self._collate(table, self.special)
 
+    def find_soft(self, ids: npt.NDArray[np.int64]) -> SoftTargets | None:
+        """Find the stored soft targets of rows, row after row without padding; None if there are none."""
+        return None if self._soft is None else self._soft.of(ids)
+
     def load(self, rows: Rows) -> Batch:
         """The batch of these positions."""
         batch = self.collate(self.read(rows))
-        return batch if self._soft is None else batch._replace(soft=self._soft.of(batch.ids))
+        return batch._replace(soft=self.find_soft(batch.ids))
 
 
 def _count_rival_ids(corpus: Corpus) -> npt.NDArray[np.int32]:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from torch import Tensor
+from torch.nn import functional
 
 from seqkd.corpus.batches import Rows, plan_epoch
-from seqkd.objectives.base import Batch
+from seqkd.objectives.base import Batch, SoftTargets
 from seqkd.training.data import RIVAL_IDS, RIVAL_MARGIN, WEIGHT, CorpusData
 
 
@@ -24,7 +29,7 @@ class MixedData:
     corpora.
 
     Args:
-        parts: The corpora, with one collation and without soft targets.
+        parts: The corpora, with one collation. Either all have soft targets, with equal numbers of pieces, or none.
         weights: The weight of each corpus, above 0.
         batch_tokens: Largest product of a batch's rows and its longest sentence.
         window: Rows that are shuffled and sorted together.
@@ -83,14 +88,50 @@ class MixedData:
         """Make the batch of these positions, each row with the folder of its corpus, and its group if there are any."""
         which = np.searchsorted(self._starts, rows, side="right") - 1
         order = np.argsort(which, kind="stable")
-        tables = [
-            part.read(rows[which == n] - self._starts[n])
-            for n, (part, _) in enumerate(self._parts)
-            if not len(rows) or (which == n).any()
-        ]
-        table = pa.concat_tables(_fill_rivals(_fill_weights(tables))).take(pa.array(np.argsort(order)))
-        batch = self._parts[0][0].collate(table)._replace(origins=self._names[which])
+        used = [(n, part) for n, (part, _) in enumerate(self._parts) if not len(rows) or (which == n).any()]
+        tables = [part.read(rows[which == n] - self._starts[n]) for n, part in used]
+        places = np.argsort(order)
+        batch = self._parts[0][0].collate(pa.concat_tables(_fill_rivals(_fill_weights(tables))).take(pa.array(places)))
+        soft = [part.find_soft(table.column("id").to_numpy()) for (_, part), table in zip(used, tables, strict=True)]
+        lengths = np.concatenate([_count_positions(table) for table in tables])
+        batch = batch._replace(origins=self._names[which], soft=_join_soft(soft, lengths, places))
         return batch if self._groups is None else batch._replace(groups=self._groups[which])
+
+
+def _count_positions(table: pa.Table) -> npt.NDArray[np.int64]:
+    """Count the target positions of each row, end of sentence included."""
+    lengths: npt.NDArray[np.int64] = pc.list_value_length(table.column("target_ids")).to_numpy().astype(np.int64)
+    return lengths + 1
+
+
+def _join_soft(
+    parts: Sequence[SoftTargets | None], lengths: npt.NDArray[np.int64], places: npt.NDArray[np.int64]
+) -> SoftTargets | None:
+    """Join the soft targets of several corpora in the order of a batch.
+
+    Args:
+        parts: Those of each corpus; None for a corpus without.
+        lengths: `[rows]`, the positions of each row, corpus after corpus.
+        places: `[rows]`, the place of each row of the batch in `lengths`.
+    """
+    found = [part for part in parts if part is not None]
+    if not found:
+        return None
+    width = max(part.ids.size(1) for part in found)
+
+    def widen(values: Tensor, fill: float) -> Tensor:
+        return functional.pad(values, (0, width - values.size(1)), value=fill)
+
+    taken = lengths[places]
+    firsts = (np.cumsum(lengths) - lengths)[places]
+    order = np.arange(int(taken.sum())) + np.repeat(firsts - (np.cumsum(taken) - taken), taken)
+    at = torch.from_numpy(order)
+    tails = [part.tail for part in found if part.tail is not None]
+    return SoftTargets(
+        torch.cat([widen(part.ids, 0) for part in found])[at],
+        torch.cat([widen(part.logprobs, -math.inf) for part in found])[at],
+        torch.cat(tails)[at] if tails else None,
+    )
 
 
 def _fill_weights(tables: Sequence[pa.Table]) -> list[pa.Table]:

@@ -76,7 +76,12 @@ class Inputs:
                 f"that of {config.prepared}",
                 hint="give the `prepared` folder that this corpus comes from",
             )
-        self.teaching = Teaching(config.objective, self.corpora[0], self.vocabularies, config.teachers)
+        stored = {
+            str(part.group): (config.soft_targets[str(part.group)], corpus)
+            for part, corpus in zip(config.corpora, self.corpora, strict=True)
+            if config.soft_targets
+        }
+        self.teaching = Teaching(config.objective, self.corpora[0], self.vocabularies, config.teachers, stored)
 
     def check_ids(self) -> None:
         """Check that the corpora contain valid ids of their vocabularies only. This reads them completely.

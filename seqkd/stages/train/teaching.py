@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -118,6 +118,7 @@ class Teaching:
         corpus: The training corpus, or the first of several, because soft targets belong to one corpus.
         vocabularies: The vocabularies of the corpus.
         grouped: The folders of the teachers of each group, in place of those of the objective.
+        stored: The soft targets and the training corpus of each group, in place of those of the objective.
 
     Attributes:
         folders: The folders of the teachers of each group. The group is "" if all rows have the same teachers.
@@ -134,11 +135,11 @@ class Teaching:
         corpus: Corpus,
         vocabularies: Vocabularies,
         grouped: Mapping[str, tuple[Path, ...]] = MappingProxyType({}),
+        stored: Mapping[str, tuple[Path, Corpus]] = MappingProxyType({}),
     ) -> None:
         self.folders = dict(grouped) or ({"": objective.teachers} if objective.teachers else {})
         live = [settings.precision for settings in objective.asking if settings.teachers or grouped]
         self._precision: TeacherPrecision = live[0] if live else "auto"
-        self._soft: Corpus | None = None
         check_teachers([folder for folders in self.folders.values() for folder in folders], vocabularies)
         size = vocabularies.target.size
         for term in objective.terms:
@@ -150,9 +151,14 @@ class Teaching:
                     expected=f"at most {size:,}, or 0 for the whole vocabulary",
                 )
         if objective.soft_targets is not None:
-            self._soft = Corpus.open(objective.soft_targets, "soft")
-            for settings in objective.taught:
-                _check_soft(self._soft, settings, corpus, vocabularies.target)
+            stored = {"": (objective.soft_targets, corpus)}
+        self._soft: dict[str, Corpus] = {}
+        for group, (path, own) in stored.items():
+            self._soft[group] = Corpus.open(path, "soft")
+            for term in objective.terms:
+                if term.asking is not None and (group or term.taught is not None):
+                    _check_soft(self._soft[group], cast(TaughtSettings, term.asking), own, vocabularies.target)
+        _check_alike(list(self._soft.values()))
 
     def digests(self) -> dict[str, str]:
         """Return the digest of each input, for the fingerprint."""
@@ -161,13 +167,13 @@ class Teaching:
             for group, folders in self.folders.items()
             for n, path in enumerate(folders, start=1)
         }
-        if self._soft is not None:
-            digests["soft_targets"] = self._soft.manifest.digest()
-        return digests
+        return digests | {
+            name_part("soft_targets", group): soft.manifest.digest() for group, soft in self._soft.items()
+        }
 
-    def soft(self) -> SoftTable | None:
-        """Open the stored soft targets, if the objective uses them."""
-        return None if self._soft is None else SoftTable(self._soft)
+    def soft(self) -> dict[str, SoftTable]:
+        """Open the stored soft targets of each group. The group is "" if there is one corpus."""
+        return {group: SoftTable(soft) for group, soft in self._soft.items()}
 
     def teams(self, device: torch.device) -> Teams:
         """Load the teachers that run beside the student, if the objective uses them."""
@@ -210,6 +216,19 @@ class Teams:
             for reason, marks in team.unusable(lengths).items():
                 found[reason] = found[reason] | marks if reason in found else marks
         return found
+
+
+def _check_alike(soft: Sequence[Corpus]) -> None:
+    """Refuse soft targets that hold different numbers of pieces, which one batch cannot hold."""
+    kept = [(each.manifest.extra.get("top_k"), each.manifest.extra.get("samples") is None) for each in soft]
+    for each, found in zip(soft, kept, strict=True):
+        if found != kept[0]:
+            raise CorpusError(
+                f"keeps other pieces of a distribution than {soft[0].path}",
+                where=str(each.path),
+                expected="the same top_k, or samples in both",
+                hint="write the soft targets of all groups with the same settings",
+            )
 
 
 def _check_soft(soft: Corpus, objective: TaughtSettings, corpus: Corpus, target: TextVocabulary) -> None:

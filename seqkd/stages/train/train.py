@@ -240,7 +240,10 @@ class _Work:
             return data
 
         soft = inputs.teaching.soft()
-        parts = [data_of(corpus, soft) for corpus in inputs.corpora]
+        parts = [
+            data_of(corpus, soft.get("") or soft.get(str(part.group)))
+            for corpus, part in zip(inputs.corpora, config.corpora, strict=True)
+        ]
         data: TrainingData = parts[0]
         if inputs.mixed:
             data = MixedData(

@@ -11,6 +11,7 @@ from seqkd.config.stages import (
     FurtherVocabularyConfig,
     PrepareConfig,
     ReportConfig,
+    SoftTargetsConfig,
     TrainConfig,
     WeightedPath,
 )
@@ -180,6 +181,55 @@ def test_a_student_asks_the_teacher_of_each_data_set(pairs: Path) -> None:
     }
     assert stage.config.objective.teachers == ()
     assert teachers / "en-fr-2" / "manifest.json" in stage.needs
+
+
+STORED = """
+[[soft_targets]]
+name = "de8"
+teacher = "en-de"
+corpus = "de"
+top_k = 8
+
+[[soft_targets]]
+name = "fr8"
+teacher = "en-fr"
+corpus = "fr-seqkd"
+top_k = 8
+
+[[students]]
+name = "stored"
+corpus = [{ name = "de" }, { name = "fr-seqkd" }]
+vocabulary = "all"
+objective = { type = "word_kd" }
+soft_targets = { de = "de8", fr = "fr8" }
+"""
+
+
+def test_a_student_reads_the_soft_targets_of_each_data_set(pairs: Path) -> None:
+    pairs.write_text(pairs.read_text() + STORED)
+    stages = planned(pairs)
+    soft, student = stages["soft_targets.fr8"].config, stages["student.stored"]
+    assert isinstance(soft, SoftTargetsConfig)
+    assert soft.corpus == RUN / "corpora/fr-seqkd@all"
+    assert isinstance(student.config, TrainConfig)
+    assert student.config.soft_targets == {"de": RUN / "soft_targets/de8", "fr": RUN / "soft_targets/fr8"}
+    assert (student.config.teachers, student.config.objective.teachers) == ({}, ())
+    assert RUN / "soft_targets/fr8/manifest.json" in student.needs
+    edited(pairs, 'corpus = "fr-seqkd"\ntop_k = 8', 'corpus = "fr"\ntop_k = 8\ntemperature = 2.0')
+    assert problems(pairs) == [
+        "students.stored.soft_targets: 'fr8' belongs to the corpus 'fr', which the student does not have; name the "
+        "soft targets of its corpora"
+    ]
+    edited(pairs, 'corpus = "fr"\ntop_k', 'corpus = "fr-seqkd"\ntop_k')
+    assert problems(pairs) == [
+        "students.stored.objective.temperature: is 1.0, but the soft targets 'fr8' are written at temperature 2.0; "
+        "give both the same temperature"
+    ]
+    edited(pairs, 'soft_targets = { de = "de8", fr = "fr8" }', 'soft_targets = { de = "de8" }')
+    assert (
+        "students.stored.soft_targets: no soft targets for the data set fr; name one for each data set: de, fr"
+        in problems(pairs)
+    )
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -17,13 +18,14 @@ from seqkd.config.stages import (
 from seqkd.config.toml import validate
 from seqkd.corpus.manifest import read_manifest
 from seqkd.corpus.reader import Corpus
-from seqkd.errors import ConfigError, InputError, ModelError
+from seqkd.errors import ConfigError, CorpusError, InputError, ModelError
+from seqkd.stages.distill import soft_targets
 from seqkd.stages.prepare import encode, further_vocabulary, prepare
 from seqkd.stages.train import train
 from seqkd.stages.train.validating import find_languages
 from seqkd.text.vocabularies import Vocabularies
 from tests.unit.stages.support import prepare_config
-from tests.unit.stages.teachers import MODEL, TRAINING
+from tests.unit.stages.teachers import MODEL, TRAINING, make_teacher, soft_config
 
 
 def with_tag(config: PrepareConfig, tag: str) -> PrepareConfig:
@@ -181,3 +183,56 @@ def test_a_group_whose_tokenizer_is_not_installed(monkeypatch: pytest.MonkeyPatc
         find_languages(training, {"th": "th"})
     with pytest.raises(InputError, match=r"^tokenizer: the tokenizer flores101 needs its model"):
         find_languages(training, {"": "th"})
+
+
+def test_stored_and_live_distributions_of_each_group_teach_the_same(both: Path, run: Path, tmp_path: Path) -> None:
+    corpora, teachers, stored = [], {}, {}
+    for number, group in enumerate(("en", "xx")):
+        encode.run(EncodeConfig(corpus=run / group / "train", vocabulary=both), tmp_path / group)
+        corpora.append({"path": tmp_path / group, "group": group})
+        teachers[group] = [make_teacher(tmp_path / f"teacher-{group}", both / "vocab.model", seed=number)]
+        soft_targets.run(
+            soft_config(both, *teachers[group], corpus=tmp_path / group, top_k=50), tmp_path / f"s-{group}"
+        )
+        stored[group] = tmp_path / f"s-{group}"
+    values = {"prepared": both, "corpus": corpora, "model": MODEL, "training": TRAINING}
+    values |= {"objective": {"type": "word_kd", "alpha": 0.9}}
+    losses = {}
+    for name, more in (("live", {"teachers": teachers}), ("stored", {"soft_targets": stored})):
+        train.run(validate(TrainConfig, {**values, **more}, "test"), tmp_path / name, device="cpu")
+        losses[name] = [line["train_loss"] for line in json.loads((tmp_path / name / "history.json").read_text())]
+    assert losses["stored"] == pytest.approx(losses["live"], rel=0.01)
+    inputs = read_manifest(tmp_path / "stored").fingerprint["inputs"]
+    assert inputs["soft_targets@xx"] == read_manifest(stored["xx"]).digest()
+    exchanged = {"en": stored["xx"], "xx": stored["en"]}
+    with pytest.raises(CorpusError, match=r"these soft targets were not made for the corpus .*/en"):
+        train.run(validate(TrainConfig, {**values, "soft_targets": exchanged}, "test"), tmp_path / "out", device="cpu")
+    soft_targets.run(soft_config(both, *teachers["xx"], corpus=tmp_path / "xx", top_k=4), tmp_path / "few")
+    few = {**stored, "xx": tmp_path / "few"}
+    with pytest.raises(CorpusError, match=r"few: keeps other pieces of a distribution than .*/s-en"):
+        train.run(validate(TrainConfig, {**values, "soft_targets": few}, "test"), tmp_path / "out", device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("more", "problem"),
+    [
+        ({"teachers": {"en": ["t"]}}, "teachers: none for the group xx; give some for each group"),
+        ({"teachers": {"en": ["t"], "xx": ["t"]}, "objective": {"type": "nll"}}, "takes no distributions of teachers"),
+        ({"soft_targets": {"xx": "s"}}, "soft_targets: none for the group en; give some for each group"),
+        (
+            {"soft_targets": {"en": "s", "xx": "s"}, "teachers": {"en": ["t"], "xx": ["t"]}},
+            "teachers, soft_targets: give one or the other",
+        ),
+        (
+            {"soft_targets": {"en": "s", "xx": "s"}}
+            | {"corpus": [{"path": name, "group": "en"} for name in "ab"] + [{"path": "c", "group": "xx"}]},
+            "soft_targets: belong to one corpus of each group",
+        ),
+        ({"corpus": "a", "teachers": {"en": ["t"]}}, "teachers: are for several groups; give objective.teachers"),
+    ],
+)
+def test_teachers_that_groups_cannot_have(more: dict[str, object], problem: str) -> None:
+    corpora = [{"path": "a", "group": "en"}, {"path": "b", "group": "xx"}]
+    values = {"prepared": "both", "corpus": corpora, "model": MODEL, "training": TRAINING}
+    with pytest.raises(ConfigError, match=problem):
+        validate(TrainConfig, {**values, "objective": {"type": "word_kd"}, **more}, "test")

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -15,9 +16,10 @@ from seqkd.corpus.manifest import Manifest, build_fingerprint, write_manifest
 from seqkd.corpus.reader import Corpus
 from seqkd.corpus.writer import write_shard
 from seqkd.models.protocol import too_long
-from seqkd.objectives.base import Batch
+from seqkd.objectives.base import Batch, SoftTargets
 from seqkd.training.data import CorpusData, name_rows
 from seqkd.training.mixing import MixedData, draw
+from seqkd.training.soft import SoftTable
 from seqkd.training.translation import collate
 from tests.properties import examples
 from tests.unit.training.support import SPECIAL
@@ -48,7 +50,9 @@ def corpus_of(
     return Corpus.open(folder)
 
 
-def part_of(corpus: Corpus, *, batch_tokens: int = 40, rivals: bool = False) -> CorpusData:
+def part_of(
+    corpus: Corpus, *, batch_tokens: int = 40, rivals: bool = False, soft: SoftTable | None = None
+) -> CorpusData:
     return CorpusData(
         corpus,
         SPECIAL,
@@ -57,6 +61,7 @@ def part_of(corpus: Corpus, *, batch_tokens: int = 40, rivals: bool = False) -> 
         window=1000,
         seed=3,
         rivals=rivals,
+        soft=soft,
     )
 
 
@@ -95,6 +100,46 @@ def test_rows_without_weights_count_one_beside_rows_with_them(tmp_path: Path) ->
         else:
             assert batch.weights.rows.tolist() == np.where(weighted, 0.25, 1.0).tolist()
         both += bool(weighted.any() and not weighted.all())
+    assert both
+
+
+class Stored(SoftTable):
+    """Soft targets of which each position tells its row, its place in the row, and the corpus."""
+
+    def __init__(self, corpus: Corpus, mark: int) -> None:
+        self._targets = {int(row): 1 + int(row - 100) % 15 for row in corpus.lengths()[0]}
+        self._mark = mark
+
+    def check(self, ids: Any, targets: Any) -> None:
+        pass
+
+    def of(self, ids: Any) -> SoftTargets:
+        places = [(row, place) for row in ids.tolist() for place in range(self._targets[row] + 1)]
+        found = torch.tensor([[row, place, self._mark] for row, place in places])
+        return SoftTargets(found, found.float(), found[:, 0].float())
+
+
+def test_soft_targets_of_several_corpora_are_those_of_the_rows(tmp_path: Path) -> None:
+    parts = []
+    for number, (name, rows, first) in enumerate((("a", 40, 5), ("b", 60, 6))):
+        corpus = corpus_of(tmp_path / name, rows, first)
+        parts.append(part_of(corpus, soft=Stored(corpus, number)))
+    both = 0
+    for batch in epoch(mixed(parts, 1.0, 1.0), 0):
+        assert batch.soft is not None
+        assert batch.soft.tail is not None
+        assert batch.origins is not None
+        marks = [int(Path(origin).name == "b") for origin in batch.origins]
+        lengths = [(row != 1).sum().item() for row in batch.target_out]
+        wanted = [
+            [row, place, mark]
+            for row, mark, length in zip(batch.ids.tolist(), marks, lengths, strict=True)
+            for place in range(length)
+        ]
+        assert batch.soft.ids.tolist() == wanted
+        assert batch.soft.tail.tolist() == [row for row, _, _ in wanted]
+        assert len(wanted) == batch.tokens
+        both += len(set(marks)) == 2
     assert both
 
 

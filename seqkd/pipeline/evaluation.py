@@ -132,7 +132,7 @@ def _find_asked_teacher(plan: Plan, model: Node) -> Node | None:
 def plan_report(node: Node, plan: Plan) -> Iterator[Stage]:
     """Plan the report of a data set."""
     pipeline, data = plan.pipeline, plan.data(node)
-    (evaluation,) = (each for each in plan.graph.follow(node, "evaluations") if plan.data(each) is data)
+    evaluation = _find_evaluation(node, plan)
     models = plan.graph.follow(evaluation, "models")
     parts = [part for part in plan.graph if data in plan.list_data(part)]
     students = _list_students(node, plan)
@@ -193,32 +193,40 @@ def _plan_agreement(plan: Plan, model: Node, data: Node) -> ComparedOutputs:
     return ComparedOutputs(name=model.name, path=plan.evaluation_folder(name), corpus=corpus)
 
 
-def _list_evaluations(node: Node, plan: Plan, test: Node | None, *, first_seeds: bool = False) -> tuple[NamedPath, ...]:
-    """List the evaluations on a test set of a data set, or on its own test text if `test` is None."""
-    data = plan.data(node)
+def _list_evaluations(node: Node, plan: Plan, test: Node | None, shown: Node | None = None) -> tuple[NamedPath, ...]:
+    """List the evaluations on a test set of a data set, or on its own test text if `test` is None.
+
+    Models that are not among those of `shown`, another evaluation, are listed with their first seed only.
+    """
+    data, evaluated = plan.data(node), _list_evaluated(node, plan)
+    own = evaluated if shown is None else _list_evaluated(shown, plan)
     return tuple(
         NamedPath(name=name, path=plan.evaluation_folder(_name_evaluation(plan, name, models[0], data, test)))
-        for name, models in _list_evaluated(node, plan).items()
-        if not first_seeds or models[0].seed == 1
+        for name, models in evaluated.items()
+        if name in own or models[0].seed == 1
     )
 
 
 def _list_tests(node: Node, plan: Plan) -> Iterator[NamedEvaluations]:
     """List the further test sets of a data set, and the test texts of the data sets that models join to it."""
-    data = plan.data(node)
+    own = _find_evaluation(node, plan)
+    for test in plan.graph.follow(own, "tests"):
+        found = _list_evaluations(own, plan, test)
+        yield NamedEvaluations(name=bare_name(test), path=plan.output(test).folder, evaluations=found)
     for evaluation in plan.graph.follow(node, "evaluations"):
-        if plan.data(evaluation) is data:
-            for test in plan.graph.follow(evaluation, "tests"):
-                found = _list_evaluations(evaluation, plan, test)
-                yield NamedEvaluations(name=bare_name(test), path=plan.output(test).folder, evaluations=found)
-    for evaluation in plan.graph.follow(node, "evaluations"):
-        other = plan.data(evaluation)
-        if other is not data:
+        if evaluation is not own:
+            other = plan.data(evaluation)
             yield NamedEvaluations(
                 name=other.name,
                 path=plan.prepare_output(other).folder / OWN_TEST,
-                evaluations=_list_evaluations(evaluation, plan, None, first_seeds=True),
+                evaluations=_list_evaluations(evaluation, plan, None, own),
             )
+
+
+def _find_evaluation(node: Node, plan: Plan) -> Node:
+    """Find the evaluation of the data set of a report."""
+    data = plan.data(node)
+    return next(each for each in plan.graph.follow(node, "evaluations") if plan.data(each) is data)
 
 
 def _list_shared(plan: Plan, data: Node) -> list[Node]:

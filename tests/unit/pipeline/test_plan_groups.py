@@ -158,6 +158,17 @@ def test_a_model_is_evaluated_on_each_data_set_and_is_in_each_report(pairs: Path
     assert ("data fr", "student many") in report.config.edges
 
 
+def test_seeds_of_models_in_the_reports_of_joined_data_sets(pairs: Path) -> None:
+    """A report has all seeds of its own models, and the first one of the others."""
+    edited(pairs, 'name = "many"\n', 'name = "many"\nseeds = 2\n')
+    edited(pairs, 'name = "en-fr"\n', 'name = "en-fr"\nseeds = 2\n')
+    report = planned(pairs)["report.de"].config
+    assert isinstance(report, ReportConfig)
+    (joined,) = report.tests
+    assert [part.name for part in joined.evaluations] == ["en-fr", "many", "many.seed2", "many-seqkd"]
+    assert joined.evaluations[2].path == RUN / "evaluations/many.seed2@fr"
+
+
 TAUGHT = """
 [[students]]
 name = "taught"

@@ -40,10 +40,10 @@ class WordKdSettings:
         temperature: Temperature of both distributions.
         alpha: Share of the divergence.
         top_k: Number of a live teacher's likeliest ids to compare, with all others as one event; 0 for all ids.
-        renormalise: Whether the probabilities of the likeliest ids are divided by their sum, and no other id counts.
         direction: See `seqkd.objectives.divergence`.
         label_smoothing: Share of the uniform distribution in the target of the NLL.
         precision: Precision of the products of teachers that run beside the student.
+        renormalise: Whether the probabilities of the likeliest ids are divided by their sum, and no other id counts.
 
     Raises:
         ValueError: There are both soft targets and settings for teachers that run beside the student; or `renormalise`
@@ -71,13 +71,6 @@ class WordKdSettings:
         int,
         Field(ge=0, description="number of the teacher's likeliest ids to compare, others as one event; 0: all ids"),
     ] = 0
-    renormalise: Annotated[
-        bool,
-        Field(
-            description="divide the probabilities of the likeliest ids by their sum and leave out the others, in place "
-            "of counting the others as one event"
-        ),
-    ] = False
     direction: Annotated[
         Direction,
         Field(description="forward: cross-entropy under the teacher; reverse: KL(student || teacher)"),
@@ -86,6 +79,13 @@ class WordKdSettings:
         float, Field(ge=0.0, lt=1.0, description="share of the uniform distribution in the target of the NLL")
     ] = 0.0
     precision: Annotated[TeacherPrecision, Field(description="precision of the teachers' products")] = "auto"
+    renormalise: Annotated[
+        bool,
+        Field(
+            description="divide the probabilities of the likeliest ids by their sum and leave out the others, in place "
+            "of counting the others as one event"
+        ),
+    ] = False
 
     def __post_init__(self) -> None:
         live = {"teachers": self.teachers, "top_k": self.top_k, "precision": self.precision != "auto"}

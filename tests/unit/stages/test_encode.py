@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import shutil
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from seqkd.cli.main import main
 from seqkd.config.stages import DistillConfig, EncodeConfig, EvaluateConfig, FurtherVocabularyConfig
 from seqkd.config.toml import validate
-from seqkd.corpus.manifest import read_manifest
+from seqkd.corpus.manifest import read_manifest, write_manifest
 from seqkd.corpus.reader import Corpus
+from seqkd.corpus.writer import write_shard
 from seqkd.errors import ConflictError, CorpusError, InputError, ModelError
 from seqkd.metrics.results import read_result
 from seqkd.search.loading import recoder
@@ -196,3 +199,21 @@ def test_an_evaluation_beside_models_with_another_vocabulary(root: Path, tmp_pat
         evaluated(root, "other", root / "gold" / "test", tmp_path / "refused")
     with pytest.raises(CorpusError, match="test text other than"):
         evaluated(root, "big", root / "gold" / "valid", tmp_path / "refused", baseline=tmp_path / "other")
+
+
+def test_rivals_are_encoded_like_targets(root: Path, tmp_path: Path) -> None:
+    shards = []
+    for index, table in enumerate(Corpus.open(root / "gold" / "train").tables()):
+        rivals = [f"{text} today" for text in table.column("target").to_pylist()]
+        table = table.append_column("rival", pa.array(rivals))
+        table = table.append_column("rival_ids", pa.array([[9]] * len(rivals), pa.list_(pa.int32())))
+        table = table.append_column("rival_margin", pa.array([0.25] * len(rivals), pa.float32()))
+        (tmp_path / "pairs").mkdir(exist_ok=True)
+        shards.append(write_shard(tmp_path / "pairs", index, table))
+    manifest = read_manifest(root / "gold" / "train")
+    write_manifest(tmp_path / "pairs", dataclasses.replace(manifest, shards=shards))
+    vocabulary = Vocabularies.load(root / "small").target
+    for row in rows_of(encoded(tmp_path / "pairs", root / "small", tmp_path / "out")):
+        assert row["rival"] == f"{row['target']} today"
+        assert [row["rival_ids"]] == encode_texts([row["rival"]], vocabulary)
+        assert row["rival_margin"] == 0.25

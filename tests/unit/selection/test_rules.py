@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 import sacrebleu
 from hypothesis import given
 
-from seqkd.extensions import resolve
+from seqkd.extensions import resolve, settings_class
 from seqkd.selection.choosing import choose
 from seqkd.selection.filters import Filters
 from seqkd.selection.lists import Floats, Lists
@@ -155,12 +156,13 @@ def test_score_takes_the_highest_score() -> None:
 def test_every_rule_weighs_rows_on_their_own(rule: str, rows: Rows, reference: str) -> None:
     rows = [*rows, ([], reference), (kbest("only one"), reference)]
     lists = lists_of(rows)
-    together = values(rule, lists, MEANS)
+    means = replace(MEANS, settings=settings_class(RULES.own[rule].settings)())
+    together = values(rule, lists, means)
     assert together.shape == lists.owners.shape
     piecewise: list[Lists] = list(lists.pieces(1))
-    apart = [values(rule, piece, MEANS) for piece in piecewise]
+    apart = [values(rule, piece, means) for piece in piecewise]
     assert np.concatenate(apart) == pytest.approx(together)
-    assert chosen(rule, rows)[-2:] == [-1, 0]
+    assert chosen(rule, rows, means)[-2:] == [-1, 0]
 
 
 @given(rows=rows())

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.slow
 
 def test_one_model_learns_two_directions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    data = toy_text(tmp_path / "text", rows=200, held_out=10)
+    data = toy_text(tmp_path / "text", rows=100, held_out=4)
     values = shrunk(ROOT / "pipelines" / "toy.toml", data)
     teacher, gold = values.pop("teacher"), values["students"][0]
     exchanged = {part: {"source": text["target"], "target": text["source"]} for part, text in data.items()}

@@ -99,11 +99,11 @@ def parts(model: Transformer, scale: Scale, settings: BeamSettings, device: torc
         }
         for name, do in (("kernel", TRITON), ("torch", PLAIN)):
             timed |= operation_parts(name, do, buffers, x, qkv, layer.ffn_norm, scale.heads, reset)
-            timed[f"output, {name}"] = Part(function=partial(do.output, x, weight, scale.vocab, count, 2))
+            timed[f"output, {name}"] = Part(function=partial(do.output, x, weight, None, scale.vocab, count, 2))
             timed[f"the search's step, {name}"] = Part(
                 function=step_of(do, frontier, buffers, scale.vocab), reset=reset
             )
-        timed["output, fused kernel"] = Part(function=lambda: fused_output(x, weight, scale.vocab, count, 2))
+        timed["output, fused kernel"] = Part(function=lambda: fused_output(x, weight, None, scale.vocab, count, 2))
         return {name: microseconds(part, device) for name, part in timed.items()}
 
 

@@ -34,10 +34,8 @@ ALIGNED_ROWS = 64
 
 
 def runs_here(model: nn.Module) -> bool:
-    """Whether the kernels run where this model is, and compute all that it has."""
-    if not isinstance(model, Transformer) or model.output_bias is not None:
-        return False
-    return kernels_on(model.output_weight.device)
+    """Whether the kernels compute this model, and run on its device."""
+    return isinstance(model, Transformer) and kernels_on(model.output_weight.device)
 
 
 class GraphTransformer:
@@ -53,7 +51,8 @@ class GraphTransformer:
         storage: Allocates a storage with room for a shape.
 
     Attributes:
-        weight: Of the output layer, the model's or a copy with rows of zeros behind them.
+        weight: The weights of the output layer: the model's, or a copy with further rows of zeros.
+        bias: The bias of the output layer, with as many further zeros; None if the model has no such bias.
     """
 
     def __init__(
@@ -79,12 +78,8 @@ class GraphTransformer:
         self.device = model.output_weight.device
         self.dtype = model.output_weight.dtype
         self._storages: list[Storage] = []
-        self.weight = self._aligned(model.output_weight)
-
-    @staticmethod
-    def _aligned(weight: Tensor) -> Tensor:
-        rows, dim = weight.shape
-        return weight if rows % ALIGNED_ROWS == 0 else weight.new_zeros(multiple(rows, ALIGNED_ROWS), dim)
+        self.weight = _aligned(model.output_weight)
+        self.bias = None if model.output_bias is None else _aligned(model.output_bias)
 
     def cache_width(self, width: int) -> int:
         """See `RoundingModel.cache_width`."""
@@ -95,6 +90,8 @@ class GraphTransformer:
         """See `SearchModel.new_state`."""
         if self.weight is not self.model.output_weight:  # which may have been trained in the meantime
             self.weight[: self.target_vocab] = self.model.output_weight
+            if self.bias is not None and self.model.output_bias is not None:
+                self.bias[: self.target_vocab] = self.model.output_bias
         shape = Shape(
             slots=slots,
             beam=beam,
@@ -162,7 +159,7 @@ class GraphTransformer:
         with self._giving_way():
             features = buffers.recorder.run(("step", rows), lambda: self._features(buffers, rows))
             # Outside the graph, which would hold the logits' memory for as long as it lives.
-            logits = project(features, self.weight)
+            logits = project(features, self.weight, self.bias)
         return logits.view(rows, *tokens.shape[1:], -1)[: state.slots, ..., : self.target_vocab]
 
     @torch.inference_mode()
@@ -212,7 +209,7 @@ class GraphTransformer:
 
     def _candidates(self, buffers: Buffers, rows: int, count: int) -> RowCandidates:
         features = self._features(buffers, rows)
-        return self.operations.output(features, self.weight, self.target_vocab, count, self.eos_id)
+        return self.operations.output(features, self.weight, self.bias, self.target_vocab, count, self.eos_id)
 
     def _layers(self) -> Iterator[DecoderLayer]:
         for layer in self.model.decoder:
@@ -282,6 +279,12 @@ class GraphTransformer:
         state.slots = len(slots)
         state.rows = min(self._ladder.rows(state.slots), state.rows)
         buffers.places[state.slots :] = buffers.shape.slots
+
+
+def _aligned(parameter: Tensor) -> Tensor:
+    """Return a parameter of the output layer, or zeros with room for it if its rows must be filled up."""
+    rows, *columns = parameter.shape
+    return parameter if rows % ALIGNED_ROWS == 0 else parameter.new_zeros(multiple(rows, ALIGNED_ROWS), *columns)
 
 
 def _feed_forward(ffn: FeedForward, x: Tensor) -> Tensor:

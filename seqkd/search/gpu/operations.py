@@ -52,9 +52,9 @@ class Operations:
             `[places, max_source, 2 * dim]` exist once a sentence; `lengths [places]` int64 is at least 1.
             `query [groups * beam, dim]` to the same shape.
         add_norm: `(x, y, norm)`: `x + y`, and its layer norm, for `[rows, dim]`.
-        output: `(features, weight, vocab, count, eos_id)`: log-sum-exp and best continuations of `features [rows,
-            dim]`, for weights of `vocab` pieces and any further rows that only fill up, `[vocab or more, dim]`; the
-            fields' leading dimensions are `[rows]`.
+        output: `(features, weight, bias, vocab, count, eos_id)`: log-sum-exp and best continuations of `features [rows,
+            dim]`, for weights of `vocab` pieces and any further rows that only fill up, `[vocab or more, dim]`, and
+            their bias `[vocab or more]` of the same length, or None; the fields' leading dimensions are `[rows]`.
         advance: `(frontier, candidates, parents)`: `Frontier.advance`, with the parents written to `parents [slots,
             beam]` int64. Slots that are done have themselves for parents.
     """
@@ -63,18 +63,19 @@ class Operations:
     self_attention: Callable[[Tensor, SelfCache, Tensor, Tensor, Tensor, int], Tensor]
     cross_attention: Callable[[Tensor, Tensor, Tensor, Tensor, int], Tensor]
     add_norm: Callable[[Tensor, Tensor, nn.LayerNorm], tuple[Tensor, Tensor]]
-    output: Callable[[Tensor, Tensor, int, int, int], RowCandidates]
+    output: Callable[[Tensor, Tensor, Tensor | None, int, int, int], RowCandidates]
     advance: Callable[[Frontier, RowCandidates, Tensor], None]
 
 
-def project(features: Tensor, weight: Tensor) -> Tensor:
-    """`[rows, dim]` and `[vocab, dim]` to logits `[rows, vocab]`, in float32 where the device can.
+def project(features: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """`[rows, dim]`, `[vocab, dim]` and `[vocab]` to logits `[rows, vocab]`, in float32 where the device can.
 
     Rounded to bf16, one logit in dozens would tie with a neighbour, and beams would be chosen by token id.
     """
     if features.device.type == "cuda" and features.dtype != torch.float32:
-        return torch.mm(features, weight.t(), out_dtype=torch.float32)
-    return functional.linear(features, weight)
+        logits = torch.mm(features, weight.t(), out_dtype=torch.float32)
+        return logits if bias is None else logits.add_(bias)
+    return functional.linear(features, weight, bias)
 
 
 def plain_follow(ancestors: Tensor, parents: Tensor, positions: Tensor, places: Tensor) -> None:
@@ -126,9 +127,11 @@ def plain_add_norm(x: Tensor, y: Tensor, norm: nn.LayerNorm) -> tuple[Tensor, Te
     return total, norm(total)
 
 
-def plain_output(features: Tensor, weight: Tensor, vocab: int, count: int, eos_id: int) -> RowCandidates:
+def plain_output(
+    features: Tensor, weight: Tensor, bias: Tensor | None, vocab: int, count: int, eos_id: int
+) -> RowCandidates:
     """See `Operations.output`."""
-    return top_candidates(project(features, weight)[:, :vocab], count, eos_id)
+    return top_candidates(project(features, weight, bias)[:, :vocab], count, eos_id)
 
 
 def plain_advance(frontier: Frontier, candidates: RowCandidates, parents: Tensor) -> None:

@@ -50,6 +50,7 @@ def _key_value(key: tl.tensor) -> tl.tensor:
 @triton.jit
 def _reduce_kernel(
     logits: tl.tensor,
+    bias: tl.tensor,
     maxima: tl.tensor,
     tops: tl.tensor,
     sums: tl.tensor,
@@ -57,6 +58,7 @@ def _reduce_kernel(
     stride: tl.tensor,
     chunks: tl.tensor,
     groups: tl.tensor,
+    biased: tl.constexpr,
     chunk: tl.constexpr,
     per_group: tl.constexpr,
 ) -> None:
@@ -66,6 +68,8 @@ def _reduce_kernel(
     c = group * per_group + tl.arange(0, per_group)
     ids = c[:, None] * chunk + tl.arange(0, chunk)[None, :]
     value = tl.load(logits + row * stride + ids, mask=ids < stride, other=float("-inf")).to(tl.float32)
+    if biased:
+        value += tl.load(bias + ids, mask=ids < stride, other=0.0).to(tl.float32)
     value = tl.where(ids < vocab, value, float("-inf"))
     best = tl.max(tl.where(value == value, value, float("-inf")), axis=1)
     tl.store(maxima + row * chunks + c, best, mask=c < chunks)
@@ -81,6 +85,7 @@ def _reduce_kernel(
 def _project_kernel(
     features: tl.tensor,
     weight: tl.tensor,
+    bias: tl.tensor,
     logits: tl.tensor,
     maxima: tl.tensor,
     tops: tl.tensor,
@@ -91,6 +96,7 @@ def _project_kernel(
     chunks: tl.tensor,
     groups: tl.tensor,
     dim: tl.tensor,
+    biased: tl.constexpr,
     chunk: tl.constexpr,
     block_rows: tl.constexpr,
     block_ids: tl.constexpr,
@@ -111,6 +117,8 @@ def _project_kernel(
             weight + ids[None, :] * dim + d[:, None], mask=(ids < vocab)[None, :] & (d < dim)[:, None], other=0.0
         )
         value = tl.dot(left, right, value, input_precision="ieee")
+    if biased:
+        value += tl.load(bias + ids, mask=ids < stride, other=0.0).to(tl.float32)[None, :]
     inside = (r < rows)[:, None] & (ids < stride)[None, :]
     tl.store(logits + row[:, None] * stride + ids[None, :], value, mask=inside)
     value = tl.where((ids < vocab)[None, :], value, float("-inf"))
@@ -129,6 +137,7 @@ def _project_kernel(
 @triton.jit
 def _select_kernel(
     logits: tl.tensor,
+    bias: tl.tensor,
     maxima: tl.tensor,
     tops: tl.tensor,
     sums: tl.tensor,
@@ -141,6 +150,7 @@ def _select_kernel(
     chunks: tl.tensor,
     groups: tl.tensor,
     eos_id: tl.tensor,
+    biased: tl.constexpr,
     count: tl.constexpr,
     picks: tl.constexpr,
     padded_count: tl.constexpr,
@@ -157,7 +167,10 @@ def _select_kernel(
     highest = tl.max(top, axis=0)
     shift = tl.where(highest == float("-inf"), 0.0, highest)
     tl.store(lse + row, shift + tl.log(tl.sum(total * tl.exp(top - shift), axis=0)))
-    tl.store(ends + row, tl.load(logits + row * stride + eos_id).to(tl.float32))
+    end = tl.load(logits + row * stride + eos_id).to(tl.float32)
+    if biased:
+        end += tl.load(bias + eos_id).to(tl.float32)
+    tl.store(ends + row, end)
 
     c = tl.arange(0, padded_chunks)
     best = tl.load(maxima + row * chunks + c, mask=c < chunks, other=float("-inf"))
@@ -171,8 +184,11 @@ def _select_kernel(
 
     ids = picked[:, None] * chunk + tl.arange(0, chunk)[None, :]
     chosen_chunks = (order < picks)[:, None]
-    value = tl.load(logits + row * stride + ids, mask=chosen_chunks & (ids < stride), other=float("-inf"))
-    keys = tl.where(chosen_chunks & (ids < vocab), _key(value.to(tl.float32), ids), NONE)
+    inside = chosen_chunks & (ids < stride)
+    value = tl.load(logits + row * stride + ids, mask=inside, other=float("-inf")).to(tl.float32)
+    if biased:
+        value += tl.load(bias + ids, mask=inside, other=0.0).to(tl.float32)
+    keys = tl.where(chosen_chunks & (ids < vocab), _key(value, ids), NONE)
     order = tl.arange(0, padded_count)
     chosen = tl.zeros([padded_count], tl.int64)
     for pick in range(count):
@@ -214,11 +230,18 @@ def _warps(padded_chunks: int, picks: int, chunk: int) -> int:
     return 1 if held <= 2048 else 4 if held <= 8192 else 8
 
 
-def candidates(logits: Tensor, count: int, eos_id: int) -> RowCandidates:
+def candidates(logits: Tensor, count: int, eos_id: int, bias: Tensor | None = None) -> RowCandidates:
     """Log-sum-exp and the `count` best of logits `[rows, vocab]` of any float type; ties go to the lower id.
 
     The logits may be the first columns of a wider tensor. A row with NaN or +inf has NaN for its log-sum-exp; its ids
     are valid, its values mean nothing.
+
+    Args:
+        logits: `[rows, vocab]`, without the bias.
+        count: Number of continuations.
+        eos_id: The piece whose logit is returned in any case.
+        bias: One number for each column of the logits, or of the wider tensor. It is added in float32, while the logits
+            are in registers. None adds nothing.
     """
     rows, vocab = logits.shape
     if logits.stride(1) != 1 or logits.stride(0) < vocab:
@@ -229,6 +252,7 @@ def candidates(logits: Tensor, count: int, eos_id: int) -> RowCandidates:
     reduced = _Reduction.empty(rows, chunks, groups, logits.device)
     _reduce_kernel[(rows, groups)](
         logits,
+        logits if bias is None else bias,
         reduced.maxima,
         reduced.tops,
         reduced.sums,
@@ -236,13 +260,16 @@ def candidates(logits: Tensor, count: int, eos_id: int) -> RowCandidates:
         logits.stride(0),
         chunks,
         groups,
+        biased=bias is not None,
         chunk=chunk,
         per_group=GROUP,
     )
-    return _select(logits, reduced, count, eos_id, chunk)
+    return _select(logits, bias, reduced, count, eos_id, chunk)
 
 
-def _select(logits: Tensor, reduced: _Reduction, count: int, eos_id: int, chunk: int) -> RowCandidates:
+def _select(
+    logits: Tensor, bias: Tensor | None, reduced: _Reduction, count: int, eos_id: int, chunk: int
+) -> RowCandidates:
     rows, vocab = logits.shape
     chunks, groups = reduced.maxima.size(1), reduced.tops.size(1)
     count = min(count, vocab)
@@ -253,6 +280,7 @@ def _select(logits: Tensor, reduced: _Reduction, count: int, eos_id: int, chunk:
     numbers = torch.empty(rows, count, dtype=torch.long, device=logits.device)
     _select_kernel[(rows,)](
         logits,
+        logits if bias is None else bias,
         reduced.maxima,
         reduced.tops,
         reduced.sums,
@@ -265,6 +293,7 @@ def _select(logits: Tensor, reduced: _Reduction, count: int, eos_id: int, chunk:
         chunks,
         groups,
         eos_id,
+        biased=bias is not None,
         count=count,
         picks=picks,
         padded_count=triton.next_power_of_2(count),
@@ -277,12 +306,14 @@ def _select(logits: Tensor, reduced: _Reduction, count: int, eos_id: int, chunk:
     return RowCandidates(lse=lse, values=values, ids=numbers, eos=ends)
 
 
-def output(features: Tensor, weight: Tensor, vocab: int, count: int, eos_id: int) -> RowCandidates:
-    """See `Operations.output`: the product by the vendor's library, then `candidates`."""
-    return candidates(project(features, weight)[:, :vocab], count, eos_id)
+def output(features: Tensor, weight: Tensor, bias: Tensor | None, vocab: int, count: int, eos_id: int) -> RowCandidates:
+    """See `Operations.output`: the product by the vendor's library, then `candidates`, which adds the bias."""
+    return candidates(project(features, weight, None)[:, :vocab], count, eos_id, bias)
 
 
-def fused_output(features: Tensor, weight: Tensor, vocab: int, count: int, eos_id: int) -> RowCandidates:
+def fused_output(
+    features: Tensor, weight: Tensor, bias: Tensor | None, vocab: int, count: int, eos_id: int
+) -> RowCandidates:
     """See `Operations.output`: the first pass is done where the product ends, so that logits are not read back."""
     (rows, dim), stride = features.shape, weight.size(0)
     chunk = _chunk(count)
@@ -295,6 +326,7 @@ def fused_output(features: Tensor, weight: Tensor, vocab: int, count: int, eos_i
     _project_kernel[(triton.cdiv(rows, block_rows), groups)](
         features,
         weight,
+        weight if bias is None else bias,
         logits,
         reduced.maxima,
         reduced.tops,
@@ -305,6 +337,7 @@ def fused_output(features: Tensor, weight: Tensor, vocab: int, count: int, eos_i
         chunks,
         groups,
         dim,
+        biased=bias is not None,
         chunk=chunk,
         block_rows=block_rows,
         block_ids=block_ids,
@@ -312,4 +345,4 @@ def fused_output(features: Tensor, weight: Tensor, vocab: int, count: int, eos_i
         num_warps=8,
         num_stages=3,
     )
-    return _select(logits[:, :vocab], reduced, count, eos_id, chunk)
+    return _select(logits[:, :vocab], None, reduced, count, eos_id, chunk)

@@ -107,9 +107,10 @@ def launch_all(*, beam: int, heads: int, size: int, dtype: torch.dtype, vocab: i
     TRITON.self_attention(qkv, cache, ancestors, positions, places, heads)
     TRITON.cross_attention(x, torch.zeros(3, 40, 2 * dim, dtype=dtype), positions, places, heads)
     TRITON.add_norm(x, x, nn.LayerNorm(dim, dtype=dtype))
-    candidates(torch.zeros(2 * beam, vocab), count, 2)
+    candidates(torch.zeros(2 * beam, vocab), count, 2, torch.zeros(vocab, dtype=dtype))
     if dtype != torch.float32:  # for which the product needs more registers than there are
-        fused_output(x, torch.zeros(vocab, dim, dtype=dtype), vocab, count, 2)
+        for bias in (None, torch.zeros(vocab, dtype=dtype)):
+            fused_output(x, torch.zeros(vocab, dim, dtype=dtype), bias, vocab, count, 2)
     draws = ((10, 0.9), (0, 0.9), (1, 1.0), (0, 1.0))
     for most, mass in draws if cases > 1 else draws[:1]:
         draw(torch.zeros(2, beam, vocab), torch.zeros(2, beam, dtype=torch.double), count=most, mass=mass)
@@ -142,7 +143,9 @@ def main() -> None:
     launch_all(beam=1, heads=1, size=24, dtype=torch.float32, vocab=50, cases=1)
     # As the engine does it: rows of logits are padded to a multiple of 64.
     for vocab, count in ((256_206, 12), (128_000, 12), (32_000, 32)):
-        candidates(torch.zeros(1, multiple(vocab, ALIGNED_ROWS))[:, :vocab], count, 2)
+        logits = torch.zeros(1, multiple(vocab, ALIGNED_ROWS))
+        for bias in (None, logits[0].to(torch.bfloat16)):
+            candidates(logits[:, :vocab], count, 2, bias)
 
 
 if __name__ == "__main__":

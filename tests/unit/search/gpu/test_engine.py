@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from seqkd.errors import WorkError
+from seqkd.interop.huggingface_weights import NEVER_WRITTEN
 from seqkd.models.settings import Activation, Norm
 from seqkd.models.transformer import Transformer
 from seqkd.search import BeamSearch, BeamSettings, FusedSearchModel, SteppingModel
@@ -30,7 +31,7 @@ from seqkd.search.plain.transformer import IncrementalTransformer
 from seqkd.search.protocol import RoundingModel
 from tests.unit.search import support
 from tests.unit.search.gpu.support import DEVICE
-from tests.unit.search.support import EOS, MEMORY_ERRORS, engine_model, sentences
+from tests.unit.search.support import BART, EOS, MARIAN, MEMORY_ERRORS, engine_model, sentences
 
 pytest.importorskip("triton")
 
@@ -41,8 +42,8 @@ VOCAB = 77
 SMALL = Ladder(slots=1, width=8)
 
 
-def model(*, norm: Norm = "pre", activation: Activation = "relu") -> Transformer:
-    return engine_model(dim=32, ffn_dim=48, encoder_layers=1, norm=norm, activation=activation, vocab=VOCAB).to(DEVICE)
+def model(**options: Any) -> Transformer:
+    return engine_model(dim=32, ffn_dim=48, encoder_layers=1, vocab=VOCAB, **options).to(DEVICE)
 
 
 def padded(lengths: list[int], seed: int) -> Tensor:
@@ -96,15 +97,17 @@ def test_logits_equal_those_of_torch_with_plain_operations(norm: Norm, activatio
     through_a_decode(model(norm=norm, activation=activation), PLAIN, slots=17, beam=3, keep=[4, 2, 0, 16, 9], steps=12)
 
 
-def test_logits_equal_those_of_torch_with_a_zero_start_and_norms_of_embeddings() -> None:
-    options: dict[str, Any] = {"start": "zero", "embedding_norm": True, "scale_embeddings": False}
-    plain = engine_model(dim=32, ffn_dim=48, encoder_layers=1, activation="swish", vocab=VOCAB, **options).to(DEVICE)
+@pytest.mark.parametrize("options", [MARIAN, BART], ids=["marian", "bart"])
+def test_logits_equal_those_of_torch_with_the_options_of_other_toolkits(options: dict[str, Any]) -> None:
+    plain = model(**options)
+    assert plain.output_bias is not None
+    assert plain.output_bias.abs().max() > 0.1
     through_a_decode(plain, PLAIN, slots=5, beam=2, keep=[4, 2, 0, 3], steps=6)
 
 
-@pytest.mark.parametrize("count", [12, VOCAB])
-def test_candidates_are_those_of_the_logits(count: int) -> None:
-    graph = GraphTransformer(model(), ladder=SMALL)
+@pytest.mark.parametrize(("count", "output_bias"), [(12, False), (VOCAB, False), (12, True)])
+def test_candidates_are_those_of_the_logits(count: int, output_bias: bool) -> None:
+    graph = GraphTransformer(model(output_bias=output_bias), ladder=SMALL)
     states = []
     for _ in range(2):
         state = graph.new_state(2, 3, 9, 5)
@@ -162,6 +165,15 @@ def test_k_best_lists_equal_those_of_torch_with_the_kernel_of_the_searchs_step(o
     chosen = BeamSettings(beam=3, nbest=3, max_length_ratio=0.5, max_length_extra=2, **options)
     operations = dataclasses.replace(PLAIN, advance=TRITON.advance)
     same_lists(model(), operations, chosen, count=9, budget=48)
+
+
+def test_k_best_lists_equal_those_of_torch_with_the_kernel_of_a_biased_output_layer() -> None:
+    plain = model(**MARIAN)
+    assert plain.output_bias is not None
+    with torch.no_grad():
+        plain.output_bias[4 : VOCAB // 2] = NEVER_WRITTEN
+    chosen = BeamSettings(beam=3, nbest=3, max_length_ratio=0.5, max_length_extra=2)
+    same_lists(plain, dataclasses.replace(PLAIN, output=TRITON.output), chosen, count=4, budget=48)
 
 
 @pytest.mark.parametrize("prefix", [[], [9, 8]])

@@ -213,6 +213,20 @@ def test_ties_go_to_the_lower_id(vocab: int, count: int, kinds: int, seed: int) 
     check(candidates(logits, count, 0), logits, min(count, vocab), 0)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("padding", "count"), [(0, 12), (51, 12), (51, 200), (300, 1)])
+def test_a_bias_is_added_to_the_logits_in_float32(padding: int, count: int, dtype: torch.dtype) -> None:
+    torch.manual_seed(padding)
+    logits = torch.randn(3, 200 + padding, device=DEVICE).to(dtype)
+    bias = (3 * torch.randn(200 + padding, device=DEVICE)).to(dtype)
+    bias[7] = -1e4  # an imported model has this bias for a piece that it never writes
+    logits[:, 200:] = bias[200:] = math.nan
+    expected = logits[:, :200].float() + bias[:200].float()
+    check(candidates(logits[:, :200], count, 2, bias), expected, count, 2)
+    bias[70] = math.nan
+    assert not candidates(logits[:, :200], count, 2, bias).lse.isfinite().any()
+
+
 @pytest.mark.parametrize("padding", [1, 51, 300])
 def test_padding_of_logits_is_ignored(padding: int) -> None:
     torch.manual_seed(padding)
@@ -255,15 +269,18 @@ def test_minus_infinity_is_a_logit_like_others() -> None:
 
 @pytest.mark.parametrize("dtype", ROUNDED)
 @pytest.mark.parametrize(
-    ("rows", "vocab", "padding", "count"), [(3, 77, 51, 12), (3, 77, 0, 12), (130, 150, 10, 1), (2, 300, 20, 40)]
+    ("rows", "vocab", "padding", "count", "biased"),
+    [(3, 77, 51, 12, True), (3, 77, 0, 12, False), (130, 150, 10, 1, True), (2, 300, 20, 40, False)],
 )
-def test_fused_projection(rows: int, vocab: int, padding: int, count: int, dtype: torch.dtype) -> None:
+def test_fused_projection(rows: int, vocab: int, padding: int, count: int, dtype: torch.dtype, biased: bool) -> None:
     torch.manual_seed(rows)
     # small whole numbers: products and sums are exact whatever their order
     features = torch.randint(-4, 5, (rows, 48), device=DEVICE).to(dtype)
     weight = torch.randint(-4, 5, (vocab + padding, 48), device=DEVICE).to(dtype)
-    expected = top_candidates(features.float() @ weight[:vocab].float().t(), count, 2)
-    found = fused_output(features, weight, vocab, count, 2)
+    bias = torch.randint(-40, 41, (vocab + padding,), device=DEVICE).to(dtype)
+    logits = features.float() @ weight[:vocab].float().t()
+    expected = top_candidates(logits + bias[:vocab].float() if biased else logits, count, 2)
+    found = fused_output(features, weight, bias if biased else None, vocab, count, 2)
     torch.testing.assert_close(found.lse, expected.lse)
     assert torch.equal(found.values, expected.values)
     assert torch.equal(found.ids, expected.ids)

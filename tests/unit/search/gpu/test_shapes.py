@@ -236,8 +236,11 @@ def test_nothing_is_read_that_another_shape_has_left() -> None:
 
 
 def test_weights_that_change_in_place_are_those_of_the_next_decode() -> None:
-    graph = small()
+    biased = engine_model(dim=32, ffn_dim=48, encoder_layers=1, output_bias=True).to(DEVICE)
+    graph = GraphTransformer(biased, operations=PLAIN, ladder=Ladder(slots=1, width=8))
     assert graph.weight.shape == (128, 32)  # 77 pieces
+    assert graph.bias is not None
+    assert biased.output_bias is not None
     tokens = torch.tensor([[5, 6]], device=DEVICE)
     source = padded([5], 1).to(DEVICE)
 
@@ -250,8 +253,14 @@ def test_weights_that_change_in_place_are_those_of_the_next_decode() -> None:
 
     before = logits()
     with torch.no_grad():
-        graph.model.output_weight.mul_(2)
+        biased.output_weight.mul_(2)
     after = logits()
     assert not torch.allclose(after, before)
+    with torch.no_grad():
+        biased.output_bias[9] += 5
+    before, after = after, logits()
+    raised = torch.zeros(77, device=DEVICE)
+    raised[9] = 5
+    torch.testing.assert_close(after - before, raised.expand_as(after), atol=1e-4, rtol=0)
     graph = GraphTransformer(graph.model, operations=PLAIN)
     torch.testing.assert_close(after, logits())

@@ -222,18 +222,22 @@ def _list_rejected(lists: Lists, choice: Choice, filters: Filters) -> str:
 
 
 def _list_all_rejected(lists: Lists, codes: Codes, lost: Integers, filters: Filters) -> str:
-    """List the rejected hypotheses if a row may have several. Its gold target replaces the best hypothesis."""
-    replaced = np.zeros(len(lists.counts), dtype=np.bool_)
-    replaced[lost] = True
+    """List the rejected hypotheses if a row may have several.
+
+    A gold target replaces the rejected hypothesis of its row with the best rank, under the id of the row.
+    """
+    replaced = set(lost.tolist())
     bare = np.flatnonzero(lists.counts == 0)
     wrong = np.flatnonzero(codes)
     owners, ranks = np.append(lists.owners[wrong], bare), np.append(lists.ranks[wrong], np.zeros(len(bare), np.int64))
     reasons = np.append(codes[wrong], np.full(len(bare), BARE, dtype=np.uint8))
-    ids = ranked_ids(lists.ids[owners], ranks)
     lines = []
-    for n in np.argsort(owners, kind="stable").tolist():
-        became = REPLACED if replaced[owners[n]] and not ranks[n] else DROP
-        lines.append(f"{ids[n]}\t{filters.reasons[reasons[n]]}\t{became}\n")
+    for n in np.lexsort((ranks, owners)).tolist():
+        owner = int(owners[n])
+        became = REPLACED if owner in replaced else DROP
+        replaced.discard(owner)
+        row = lists.ids[owner] if became == REPLACED else ranked_ids(lists.ids[owner], ranks[n])
+        lines.append(f"{row}\t{filters.reasons[reasons[n]]}\t{became}\n")
     return "".join(lines)
 
 

@@ -193,6 +193,26 @@ def test_the_next_best_hypotheses_take_the_places_of_rejected_ones(tmp_path: Pat
     assert len(filled) >= len(selected(tmp_path, "drop", rule="seqkd", keep=3, filters={"min_score": -0.3}))
 
 
+def test_a_gold_target_is_counted_if_the_best_by_score_is_not_among_those_that_the_rule_chose(folders: Path) -> None:
+    lists = [*KBEST]
+    lists[1] = (3, [("zwei", [30], -0.125), ("two and two", [21, 22], -1.0), ("two and too", [21, 31], -1.5)])
+    write_kbest(folders / "three", lists=lists)
+    values: dict[str, Any] = {"rule": "seqinter", "keep": 2, "rejected": "gold", "kbest": folders / "three"}
+    rows = selected(folders, filters={"min_score": -0.8}, **values)
+    assert [(row["id"], row["target"], row["origin"], row["weight"]) for row in rows if row["id"] % RANK_STEP == 3] == [
+        (3, "two and two", "gold", 1.0)
+    ]
+    assert rejected(folders) == [
+        "3\tlow score\tgold target",
+        f"{2 * RANK_STEP + 3}\tlow score\tdropped",
+        "4\tempty hypothesis\tgold target",
+        f"{RANK_STEP + 4}\tlow score\tdropped",
+    ]
+    manifest = read_manifest(folders / "out")
+    assert (manifest.rows, manifest.counts) == (6, {"low score": 2})
+    assert manifest.extra["rejected_to_gold_target"] == {"empty hypothesis": 1, "low score": 1}
+
+
 def rows_by_source_row(rows: list[dict[str, Any]]) -> dict[int, list[dict[str, Any]]]:
     found: dict[int, list[dict[str, Any]]] = defaultdict(list)
     for row in rows:

@@ -80,6 +80,7 @@ class ModelFacts:
         source_rows: Rows of the source's table.
         rows: Rows of the target's table.
         position_rows: Rows at the start of a table of positions that belong to no position.
+        bos: The library's id of the begin of sentence, or None.
         pad: The library's id of padding.
         eos: The library's id of the end of sentence.
         start: The library's id of the first input of the decoder.
@@ -93,6 +94,7 @@ class ModelFacts:
     source_rows: int
     rows: int
     position_rows: int
+    bos: int | None
     pad: int
     eos: int
     start: int
@@ -170,6 +172,7 @@ def read_facts(folder: Path) -> ModelFacts:
         source_rows=rows,
         rows=rows if shared else get.number("decoder_vocab_size", default=rows),
         position_rows=kind.position_rows,
+        bos=bos,
         pad=pad,
         eos=eos,
         start=eos if start is None else start,

@@ -17,6 +17,7 @@ from seqkd.corpus.files import atomic_write
 from seqkd.errors import ModelError
 from seqkd.interop.exports import write_export
 from seqkd.interop.fairseq_weights import corresponding_names
+from seqkd.interop.huggingface_tokenizers import MARIAN_TOKENIZER
 from seqkd.models.checkpoint import LoadedModel, load_model, write_weights
 from seqkd.models.settings import TransformerSettings
 from seqkd.models.transformer import POSITION_OFFSET, Transformer
@@ -209,7 +210,7 @@ def _generation(model: Transformer) -> dict[str, Any]:
 
 def _tokenizer(model: Transformer, separate: bool) -> dict[str, Any]:
     return {
-        "tokenizer_class": "MarianTokenizer",
+        "tokenizer_class": MARIAN_TOKENIZER,
         "model_max_length": model.max_positions,
         "separate_vocabs": separate,
         "source_lang": None,

@@ -21,6 +21,7 @@ from seqkd.text.vocabularies import SOURCE_VOCABULARY, VOCABULARY, Vocabularies
 
 SOURCE_SPM, TARGET_SPM = "source.spm", "target.spm"
 TABLE, TARGET_TABLE = "vocab.json", "target_vocab.json"
+MARIAN_TOKENIZER = "MarianTokenizer"
 
 # All files that tokenizers of the library consist of.
 _FILES = (
@@ -67,8 +68,9 @@ def read_tokenizers(folder: Path, facts: ModelFacts, settings: HuggingfaceFiles,
         ModelError: A file is missing or damaged, does not fit the model, or needs code; or the model translates between
             several languages, and one is not given or does not exist.
     """
-    read_json(folder / TOKENIZER_CONFIG, optional=True)  # refuses a tokenizer with code
-    if facts.kind == "marian":
+    config = read_json(folder / TOKENIZER_CONFIG, optional=True)  # refuses a tokenizer with code
+    # `seqkd export huggingface` writes MarianMT's tokenizer for M2M100, too.
+    if facts.kind == "marian" or config.get("tokenizer_class") == MARIAN_TOKENIZER:
         return _read_marian(folder, facts, settings, scratch)
     return _read_toolkit(folder, facts, settings, scratch)
 
@@ -76,7 +78,7 @@ def read_tokenizers(folder: Path, facts: ModelFacts, settings: HuggingfaceFiles,
 def _read_marian(folder: Path, facts: ModelFacts, settings: HuggingfaceFiles, scratch: Path) -> Tokenization:
     if settings.source_language is not None:
         raise ModelError(
-            "MarianMT models do not read the source language",
+            "a tokenizer of MarianMT does not read the source language",
             where=str(folder),
             hint="leave out --source-language",
         )
@@ -140,8 +142,9 @@ def _marian_table(path: Path, facts: ModelFacts, rows: int) -> _MarianTable:
             where=str(path),
             expected=f"one id for each piece, below the {rows:,} rows of the model's table",
         )
-    order = order_ids(rows, pad=facts.pad, eos=facts.eos, unk=specials["unk"])
-    begin = next(name for name in ("<s>", "<begin>", "<begin of sentence>") if name not in table)
+    bos = facts.bos if table.get("<s>") == facts.bos else None
+    order = order_ids(rows, pad=facts.pad, eos=facts.eos, unk=specials["unk"], bos=bos)
+    begin = next(name for name in ("<s>", "<begin>", "<begin of sentence>") if bos is not None or name not in table)
     pieces = tuple(begin if row is None else names.get(row, f"<row {row}>") for row in order)
     return _MarianTable(pieces, order, tuple(f"<row {row}>" for row in range(rows) if row not in names))
 

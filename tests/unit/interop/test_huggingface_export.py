@@ -9,7 +9,9 @@ import pytest
 import torch
 
 from seqkd.errors import ConflictError, ModelError
+from seqkd.interop.huggingface import import_model
 from seqkd.interop.huggingface_export import export_model
+from seqkd.interop.huggingface_files import HuggingfaceFiles
 from seqkd.models.checkpoint import load_model, save_model
 from seqkd.models.registry import build
 from seqkd.models.transformer import Transformer
@@ -117,6 +119,27 @@ def test_transformers_gives_the_same_logits_and_translations(
     assert tokenizer.batch_decode(written, skip_special_tokens=True) == vocabularies.target.decode(
         [list(best[row].ids) for row in range(len(texts))]
     )
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"norm": "pre"}, {}, {"activation": "swish", "output_bias": True, "embeddings": "separate"}],
+    ids=["m2m100", "marian", "marian, two tables"],
+)
+def test_an_exported_folder_can_be_imported(tmp_path: Path, changes: dict[str, Any]) -> None:
+    folder = model_folder(tmp_path, **changes)
+    export_model(folder, tmp_path / "out")
+    import_model(tmp_path / "out", tmp_path / "again", HuggingfaceFiles())
+    first, again = load_model(folder), load_model(tmp_path / "again")
+    for one, other in zip(first.vocabularies.sides(), again.vocabularies.sides(), strict=True):
+        assert one[1].pieces() == other[1].pieces()
+        assert one[1].encode(TEXTS + OTHERS) == other[1].encode(TEXTS + OTHERS)
+    source, target = torch.tensor([[7, 9, 12, EOS_ID]]), torch.tensor([[EOS_ID, 11, 3, 8]])
+    assert isinstance(first.model, Transformer)
+    assert isinstance(again.model, Transformer)
+    with torch.inference_mode():
+        torch.testing.assert_close(again.model(source, target), first.model(source, target), rtol=0, atol=1e-6)
+    assert (again.model.output_bias is None) == (first.model.output_bias is None)
 
 
 @pytest.mark.parametrize(

@@ -186,7 +186,7 @@ def test_what_is_wrong_is_named_and_nothing_is_made(
 
 
 def test_languages_that_a_model_does_not_have_are_refused(whole: Path, tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="do not read the source language"):
+    with pytest.raises(ModelError, match="does not read the source language"):
         import_model(whole, tmp_path / "out", HuggingfaceFiles(source_language="deu"))
     with pytest.raises(ModelError, match=r"(?s)no target language 'nld'.*has a single one"):
         import_model(whole, tmp_path / "out", HuggingfaceFiles(target_language="nld"))

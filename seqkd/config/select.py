@@ -198,6 +198,12 @@ class SelectSettings(Strict):
         return self.scorer if self.rerank is None else self.rerank
 
     @property
+    def reads_scores(self) -> list[str]:
+        """The keys of the rule and of the filters that read the scores or log-probabilities of the lists."""
+        found = ["rule"] if "scores" in self.record.reads else []
+        return found + [f"filters.{name}" for name in self.filters.reads("scores")]
+
+    @property
     def reads_references(self) -> bool:
         """Whether the choice or a filter depends on the references."""
         read = "references" in self.record.reads or bool(self.filters.reads("references"))

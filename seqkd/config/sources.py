@@ -8,6 +8,7 @@ from pydantic import SerializationInfo, model_serializer, model_validator
 
 from seqkd.config.search import Strict
 from seqkd.config.tables import dump_settings, identify, read_table
+from seqkd.extensions import resolve
 from seqkd.interop.sources import MODELS, SOURCES, WORKER, KBestSource
 
 
@@ -31,6 +32,11 @@ class SourceConfig(Strict):
         if isinstance(values, dict) and values.get("type") == MODELS:
             raise ValueError(f"models of {MODELS} are not a `source`: name them as the teacher, and leave `source` out")
         return values if isinstance(values, cls) else read_table(SOURCES, "type", WORKER, values)
+
+    @property
+    def unscored(self) -> bool:
+        """Whether the lists never have scores and log-probabilities."""
+        return bool(self.record.unscored) and bool(resolve(self.record.unscored)(self.settings))
 
     def identify(self) -> dict[str, Any]:
         """Return the values on which the lists depend, for fingerprints."""

@@ -104,6 +104,8 @@ class KBestSource:
             input of the lists, by name. Fingerprints contain them beside the settings.
         identity: `module:attribute` of a function from the settings to the values on which results depend. Fingerprints
             contain them in place of the settings. "" if results depend on all settings.
+        unscored: `module:attribute` of a function from the settings to whether lists never have scores and
+            log-probabilities. A plan then refuses the rules and filters that read them. "" if lists may have them.
     """
 
     name: str
@@ -112,6 +114,7 @@ class KBestSource:
     open: str
     inputs: str
     identity: str = ""
+    unscored: str = ""
 
 
 SOURCES = Registry(
@@ -140,6 +143,7 @@ SOURCES = Registry(
             open="seqkd.interop.asking.roles:Translator",
             inputs="seqkd.interop.workers:list_inputs",
             identity="seqkd.interop.workers:identify",
+            unscored="seqkd.interop.workers:gives_texts_alone",
         ),
         "ctranslate2": KBestSource(
             name="ctranslate2",

@@ -191,6 +191,11 @@ def identify_answers(role: Role, settings: WorkerSettings) -> dict[str, Any]:
     return {"role": role, **identify(settings), **list_inputs(settings)}
 
 
+def gives_texts_alone(settings: TeacherSettings) -> bool:
+    """Whether the translations of a worker never have scores: the messages of a chat are texts."""
+    return settings.form == "chat"
+
+
 def identify(settings: WorkerSettings) -> dict[str, Any]:
     """Return the settings that answers depend on, for fingerprints. `list_inputs` returns the model of a command."""
     found: dict[str, Any] = {

@@ -50,6 +50,7 @@ def find_setting_problems(pipeline: PipelineConfig, graph: Graph) -> Iterator[st
     yield from _find_vocabulary_problems(pipeline)
     yield from _find_teacher_problems(pipeline, graph)
     yield from _find_soft_size_problems(pipeline, graph, sizes)
+    yield from _find_score_problems(pipeline, graph)
     for part in pipeline.select:
         table = "scorer" if part.rerank is None else "rerank"
         made = {model.name for model in graph.follow(graph["select", part.name], "scorer")}
@@ -121,6 +122,25 @@ def _find_teacher_problems(pipeline: PipelineConfig, graph: Graph) -> Iterator[s
                 f"{node.place}.path: the vocabulary of {part.folder} differs from that of {path}, which the data set "
                 "uses; add [prepare.vocabulary]: the data set then learns a vocabulary, and each teacher keeps its own"
             )
+
+
+def _find_score_problems(pipeline: PipelineConfig, graph: Graph) -> Iterator[str]:
+    """Find rules and filters that read scores of lists whose source gives none."""
+    asked = {("distill", part.name): part.source for part in pipeline.distill}
+    asked |= {("teachers", part.name): part.source for part in pipeline.teachers}
+    for part in pipeline.select:
+        for lists in graph.follow(graph["select", part.name], "kbest"):
+            for node in (lists, *graph.follow(lists, "teacher")):
+                source = asked.get(node.key)
+                if source is None or not source.unscored:
+                    continue
+                for key in part.reads_scores:
+                    what = f"{part.rule!r} reads" if key == "rule" else "reads"
+                    yield (
+                        f"select.{part.name}.{key}: {what} the scores of {lists.name!r}, but {node.place}.source gives "
+                        "texts without scores; choose a rule and filters that do not read scores, or a source that "
+                        "gives them"
+                    )
 
 
 def _find_metric_problems(pipeline: PipelineConfig) -> Iterator[str]:

@@ -211,8 +211,7 @@ def _check(kbest: Corpus, gold: Corpus, config: SelectConfig) -> None:
             expected="k-best lists of this corpus, with the same shards",
             hint="distill this corpus again, or select from the corpus that was decoded",
         )
-    reads = [f"rule {config.rule!r}"] if "scores" in config.record.reads else []
-    reads += [f"filters.{name}" for name in config.filters.reads("scores")]
+    reads = [f"rule {config.rule!r}" if key == "rule" else key for key in config.reads_scores]
     if reads and kbest.manifest.counts.get(UNSCORED):
         raise CorpusError(
             f"{kbest.manifest.counts[UNSCORED]:,} {UNSCORED}, which {' and '.join(reads)} would read",

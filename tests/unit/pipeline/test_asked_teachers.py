@@ -66,6 +66,33 @@ def test_lists_of_an_asked_teacher_need_no_model() -> None:
     assert "service" not in Path("runs/small/plan.mk").read_text()
 
 
+@pytest.mark.parametrize("where", ["teachers.service", "distill.beam5"])
+def test_rules_and_filters_that_read_scores_are_refused_if_the_source_gives_texts_alone(where: str) -> None:
+    text = ASKED
+    if where.startswith("distill"):
+        start, end = text.index('[[teachers]]\nname = "service"'), text.index("[[distill]]")
+        source = text[start:end].replace("[[teachers]]", "").replace('name = "service"', "")
+        text = PIPELINE.replace(
+            'name = "beam5"\n', f'name = "beam5"\n{source.replace("teachers.source", "distill.source")}'
+        )
+    assert plan_stages(read_pipeline(written(text)), Path("runs"))  # the rule "seqkd" reads no scores
+    text = text.replace(
+        'rule = "seqkd"', 'rule = "sample"\nfilters = { min_score = -2.0, copies = true, worst_percent = 5 }'
+    )
+    with pytest.raises(ConfigError) as caught:
+        read_pipeline(written(text))
+    lines = [line.strip() for line in caught.value.what.splitlines()[1:]]
+    assert lines == [
+        f"select.kd.{what} the scores of 'beam5', but {where}.source gives texts without scores; choose a rule and "
+        "filters that do not read scores, or a source that gives them"
+        for what in ("rule: 'sample' reads", "filters.min_score: reads", "filters.worst_percent: reads")
+    ]
+    # A worker whose answers are rows may give scores.
+    for line in ('form = "chat"\n', 'prompt = "Translate into German: {source}"\n', "samples = 4\n"):
+        text = text.replace(line, "")
+    assert read_pipeline(written(text))
+
+
 def test_a_single_teacher_may_be_a_command_and_rules_and_filters_name_workers() -> None:
     text = PIPELINE.replace("[teacher.training]\nmax_updates = 10", 'teacher = { source = { command = ["./t"] } }')
     text = text.replace("\n[data]", "").replace('teacher = { source = { command = ["./t"] } }', "")

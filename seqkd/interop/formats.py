@@ -72,7 +72,7 @@ FORMATS = Registry(
         ),
         "huggingface": Format(
             name="huggingface",
-            help="A MarianMT, M2M100, NLLB, mBART-50 or BART model of transformers; exports are MarianMT or M2M100",
+            help="A MarianMT, M2M100, NLLB, mBART or BART model of transformers; exports are MarianMT or M2M100",
             settings="seqkd.interop.huggingface_files:HuggingfaceFiles",
             sniff="seqkd.interop.huggingface_files:sniff",
             read="seqkd.interop.huggingface_files:read",

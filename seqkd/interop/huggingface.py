@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,10 @@ def import_model(
 
 def _build(facts: ModelFacts, tokens: Tokenization, files: list[Path]) -> tuple[Transformer, dict[str, Any]]:
     """Build the model, and return it with its settings."""
+    if tokens.start is not None:
+        facts = replace(facts, start=tokens.start)
+    if facts.settings["embeddings"] == "shared" and tokens.source_order != tokens.order:
+        facts = replace(facts, settings=facts.settings | {"embeddings": "decoder"})
     try:
         weights, bias = convert(read_weights(files), facts, tokens.source_order, tokens.order)
         if facts.start not in tokens.order:

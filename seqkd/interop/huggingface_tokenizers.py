@@ -18,6 +18,7 @@ from seqkd.interop.huggingface_files import CONFIG, TOKENIZER_CONFIG, Huggingfac
 from seqkd.text.huggingface import SETTINGS, TOKENIZER, TokenizerSettings, ToolkitVocabulary
 from seqkd.text.mapped import MAP, SOURCE_MAP, PieceMap, order_ids
 from seqkd.text.vocabularies import SOURCE_VOCABULARY, VOCABULARY, Vocabularies
+from seqkd.text.vocabulary import EOS_ID
 
 SOURCE_SPM, TARGET_SPM = "source.spm", "target.spm"
 TABLE, TARGET_TABLE = "vocab.json", "target_vocab.json"
@@ -46,12 +47,14 @@ class Tokenization:
         vocabularies: The vocabularies.
         source_order: The row of the model's table for each source id; None for an id without a row.
         order: The row for each target id.
+        start: The row of the decoder's first input, or None if it is that of the model's configuration.
         notes: Notes for the user.
     """
 
     vocabularies: Vocabularies
     source_order: list[int | None]
     order: list[int | None]
+    start: int | None = None
     notes: tuple[str, ...] = ()
 
 
@@ -187,21 +190,30 @@ def _read_toolkit(folder: Path, facts: ModelFacts, settings: HuggingfaceFiles, s
     (own / SETTINGS).write_bytes(TokenizerSettings(rows=facts.rows).to_bytes())
     plain = ToolkitVocabulary(own, "source")
     tokenizer: Any = _tokenizer(plain, folder)
-    source = _source_prefix(tokenizer, settings, facts, folder)
-    target = _target_prefix(tokenizer, settings, facts, folder)
-    found = TokenizerSettings(rows=facts.rows, source_prefix=source, target_prefix=target)
+    source, suffix = _source_tokens(tokenizer, settings, facts, folder)
+    if suffix:
+        source_order, start = _exchange_ends(plain, suffix[0]), _start_language(tokenizer, settings, facts, folder)
+        target = () if facts.forced is None else tuple(tokenizer.convert_ids_to_tokens([facts.forced]))
+    else:
+        source_order, start, target = plain.order, None, _target_prefix(tokenizer, settings, facts, folder)
+    found = TokenizerSettings(rows=facts.rows, source_prefix=source, target_prefix=target, source_suffix=suffix)
     (own / SETTINGS).write_bytes(found.to_bytes())
     if hasattr(tokenizer, "src_lang"):
         # Tokenizers with languages can encode targets only if both languages are set.
-        languages = {"src_lang": settings.source_language, "tgt_lang": target[0].strip("_")}
+        written = target[0] if start is None else tokenizer.convert_ids_to_tokens(start)
+        languages = {"src_lang": settings.source_language, "tgt_lang": written.strip("_")}
         config = read_json(own / TOKENIZER_CONFIG, optional=True) | languages
         (own / TOKENIZER_CONFIG).write_text(json.dumps(config, ensure_ascii=False, indent=2, sort_keys=True) + "\n")
     vocabularies = _load(scratch, folder)
     notes = [f"sources begin with {' '.join(source)}"] if source else []
+    notes += [f"sources end with {tokenizer.eos_token} {' '.join(suffix)}"] if suffix else []
+    notes += [f"outputs continue {tokenizer.convert_ids_to_tokens(start)}"] if start is not None else []
     notes += [f"outputs begin with {' '.join(target)}"] if target else []
     unused = facts.rows - len(tokenizer)
     notes += [f"{unused} rows of the embeddings have no token"] if unused else []
-    return Tokenization(vocabularies=vocabularies, source_order=plain.order, order=plain.order, notes=tuple(notes))
+    return Tokenization(
+        vocabularies=vocabularies, source_order=source_order, order=plain.order, start=start, notes=tuple(notes)
+    )
 
 
 def _tokenizer(vocabulary: ToolkitVocabulary, folder: Path) -> Any:
@@ -211,14 +223,18 @@ def _tokenizer(vocabulary: ToolkitVocabulary, folder: Path) -> Any:
         raise ModelError(error.what, where=str(folder), hint=error.hint) from None
 
 
-def _source_prefix(tokenizer: Any, settings: HuggingfaceFiles, facts: ModelFacts, folder: Path) -> tuple[str, ...]:
-    """Return the tokens that the tokenizer puts before a source."""
+def _source_tokens(
+    tokenizer: Any, settings: HuggingfaceFiles, facts: ModelFacts, folder: Path
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the tokens that the tokenizer puts before a source, and the language that it puts after its end."""
     if hasattr(tokenizer, "src_lang"):
         language = _language(tokenizer, settings.source_language, folder, "--source-language")
         tokenizer.src_lang = language
     elif settings.source_language is not None:
         raise ModelError("the tokenizer has no languages", where=str(folder), hint="leave out --source-language")
     around: list[int] = tokenizer("")["input_ids"]
+    if hasattr(tokenizer, "src_lang") and around == [facts.eos, tokenizer.convert_tokens_to_ids(tokenizer.src_lang)]:
+        return (), (tokenizer.src_lang,)  # mBART's first form
     if not around or around[-1] != facts.eos or facts.eos in around[:-1]:
         shown = " ".join(tokenizer.convert_ids_to_tokens(around))
         raise ModelError(
@@ -227,7 +243,32 @@ def _source_prefix(tokenizer: Any, settings: HuggingfaceFiles, facts: ModelFacts
             expected="the end of sentence as the last token",
             hint=INSTEAD,
         )
-    return tuple(tokenizer.convert_ids_to_tokens(around[:-1]))
+    return tuple(tokenizer.convert_ids_to_tokens(around[:-1])), ()
+
+
+def _exchange_ends(vocabulary: ToolkitVocabulary, language: str) -> list[int | None]:
+    """Return the rows of source ids, with those of the end of sentence and of the language exchanged.
+
+    Sources of mBART's first form are the text, the end of sentence and the language. seqkd puts the end of sentence
+    last. A source of seqkd is therefore the text and the id of the language, and the rows of the source's table are
+    exchanged, so that the encoder reads the embeddings in the right order.
+    """
+    order, found = vocabulary.order, vocabulary.id_of(language)
+    assert found is not None
+    order[EOS_ID], order[found] = order[found], order[EOS_ID]
+    return order
+
+
+def _start_language(tokenizer: Any, settings: HuggingfaceFiles, facts: ModelFacts, folder: Path) -> int:
+    """Return the language with which the decoder starts in mBART's first form."""
+    if settings.target_language is not None:
+        token = _token_of(tokenizer, settings.target_language, folder, "--target-language")
+        return int(tokenizer.convert_tokens_to_ids(token))
+    if facts.start in (facts.bos, facts.pad, facts.eos):
+        raise ModelError(
+            "the model translates into several languages", where=str(folder), hint="give --target-language"
+        )
+    return facts.start
 
 
 def _target_prefix(tokenizer: Any, settings: HuggingfaceFiles, facts: ModelFacts, folder: Path) -> tuple[str, ...]:

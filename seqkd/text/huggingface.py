@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -32,17 +33,21 @@ class TokenizerSettings:
             A table may have further, unused rows.
         source_prefix: The tokens that every source starts with, such as the code of the language.
         target_prefix: The tokens that every target starts with.
+        source_suffix: The tokens that every source ends with, before the end of sentence. The file names them only if
+            there are any.
         exchanged: Whether the model translates in the other direction: its sources are encoded like targets.
     """
 
     rows: int = 0
     source_prefix: tuple[str, ...] = ()
     target_prefix: tuple[str, ...] = ()
+    source_suffix: tuple[str, ...] = ()
     exchanged: bool = False
 
     def to_bytes(self) -> bytes:
         """Return the contents of the file."""
-        return (json.dumps(asdict(self), ensure_ascii=False, indent=2, sort_keys=True) + "\n").encode()
+        values = {name: value for name, value in asdict(self).items() if value or name != "source_suffix"}
+        return (json.dumps(values, ensure_ascii=False, indent=2, sort_keys=True) + "\n").encode()
 
     @classmethod
     def load(cls, path: Path) -> TokenizerSettings:
@@ -57,12 +62,13 @@ class TokenizerSettings:
             return cls()
         except (OSError, ValueError, RecursionError) as error:
             raise ModelError(f"cannot be read: {error}", where=str(path), hint=_AGAIN) from None
-        kinds = {"rows": int, "source_prefix": list, "target_prefix": list, "exchanged": bool}
+        listed = ("source_prefix", "target_prefix", "source_suffix")
+        kinds = {"rows": int, "exchanged": bool, **dict.fromkeys(listed, list)}
+        values = {"source_suffix": [], **values} if isinstance(values, dict) else {}
         if (
-            not isinstance(values, dict)
-            or values.keys() != kinds.keys()
+            values.keys() != kinds.keys()
             or not all(isinstance(values[name], kind) for name, kind in kinds.items())
-            or not all(isinstance(token, str) for name in ("source_prefix", "target_prefix") for token in values[name])
+            or not all(isinstance(token, str) for name in listed for token in values[name])
         ):
             raise ModelError(
                 "does not hold the settings of a tokenizer",
@@ -74,6 +80,7 @@ class TokenizerSettings:
             rows=values["rows"],
             source_prefix=tuple(values["source_prefix"]),
             target_prefix=tuple(values["target_prefix"]),
+            source_suffix=tuple(values["source_suffix"]),
             exchanged=values["exchanged"],
         )
 
@@ -96,7 +103,7 @@ class _Table:
 class ToolkitVocabulary:
     """Converts text to ids by a tokenizer of Hugging Face, and back.
 
-    `encode` returns no special token other than the unknown one and the prefix, whatever the text contains.
+    `encode` returns no special token other than the unknown one, the prefix and the suffix, whatever the text contains.
 
     Args:
         folder: The folder `tokenizer/`.
@@ -115,6 +122,7 @@ class ToolkitVocabulary:
         self._side: Side = _other(side) if self._settings.exchanged else side
         prefixes = {"source": self._settings.source_prefix, "target": self._settings.target_prefix}
         self._prefix = prefixes[self._side]
+        self._suffix = self._settings.source_suffix if self._side == "source" else ()
         try:
             files = _read_files(folder)
         except OSError as error:
@@ -122,7 +130,8 @@ class ToolkitVocabulary:
         if not files:
             raise ModelError("holds no tokenizer", where=str(folder), expected="the files of a tokenizer", hint=_AGAIN)
         # The digest does not depend on the direction, so that models of both directions have the same vocabularies.
-        digest = hashlib.sha256(f"{self._settings.rows} {list(self._prefix)} {self._side}\n".encode())
+        ends = f" {list(self._suffix)}" if self._suffix else ""
+        digest = hashlib.sha256(f"{self._settings.rows} {list(self._prefix)} {self._side}{ends}\n".encode())
         for name in files:
             digest.update(f"{name} {hashlib.sha256(files[name]).hexdigest()}\n".encode())
         self.digest = digest.hexdigest()
@@ -165,10 +174,17 @@ class ToolkitVocabulary:
     @cached_property
     def prefix(self) -> tuple[int, ...]:
         """The ids that every encoded text starts with."""
-        found = [self.id_of(token) for token in self._prefix]
+        return self._ids_of(self._prefix)
+
+    @cached_property
+    def _suffix_ids(self) -> tuple[int, ...]:
+        return self._ids_of(self._suffix)
+
+    def _ids_of(self, tokens: Sequence[str]) -> tuple[int, ...]:
+        found = [self.id_of(token) for token in tokens]
         if None in found:
             raise ModelError(
-                f"has no token {self._prefix[found.index(None)]!r}, which {SETTINGS} names as a prefix",
+                f"has no token {tokens[found.index(None)]!r}, which {SETTINGS} names as a prefix or suffix",
                 where=str(self.path),
                 hint=_AGAIN,
             )
@@ -187,13 +203,13 @@ class ToolkitVocabulary:
         return Normalizer(self.normalization).normalize_all(texts)
 
     def encode(self, texts: list[str]) -> list[list[int]]:
-        """Return the ids of each text, the prefix first."""
+        """Return the ids of each text, the prefix first and the suffix last."""
         if not texts:
             return []
-        table, prefix = self._table, list(self.prefix)
+        table, prefix, suffix = self._table, self.prefix, self._suffix_ids
         named = {"text": texts} if self._side == "source" else {"text_target": texts}
         rows = table.tokenizer(**named, add_special_tokens=False, return_attention_mask=False)["input_ids"]
-        return [[*prefix, *(table.ours.get(index, UNK_ID) for index in row)] for row in rows]
+        return [[*prefix, *(table.ours.get(index, UNK_ID) for index in row), *suffix] for row in rows]
 
     def decode(self, ids: list[list[int]]) -> list[str]:
         """Return the text of each list of ids. Special ids, the unknown one included, give no text."""

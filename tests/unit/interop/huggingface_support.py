@@ -164,6 +164,26 @@ def mbart50(folder: Path) -> Any:
     return model
 
 
+def mbart(folder: Path, *, start: str | None = "de_DE") -> Any:
+    """Make a folder of mBART's first form: sources end with their language, and the decoder starts with its own."""
+    torch.manual_seed(3)
+    folder.mkdir(parents=True, exist_ok=True)
+    train_pieces(folder / "sentencepiece.bpe.model", unk_id=0, bos_id=1, eos_id=2)
+    tokenizer = transformers.MBartTokenizer.from_pretrained(str(folder))
+    tokenizer.save_pretrained(folder)
+    config = transformers.MBartConfig(
+        **SIZES,
+        vocab_size=len(tokenizer),
+        scale_embedding=True,
+        decoder_start_token_id=None if start is None else tokenizer.convert_tokens_to_ids(start),
+        forced_eos_token_id=None,
+    )
+    model = randomise(transformers.MBartForConditionalGeneration(config))
+    model.final_logits_bias.normal_(std=0.5)
+    save(model, folder)
+    return model
+
+
 def bart(folder: Path, **options: Any) -> Any:
     """Make a BART folder, whose tokenizer has bytes for pieces."""
     from tokenizers import ByteLevelBPETokenizer

@@ -42,6 +42,7 @@ CASES = {
     "nllb": Case(make.nllb, {"source_language": "eng_Latn", "target_language": "deu_Latn"}),
     "m2m100": Case(make.m2m100, {"source_language": "en", "target_language": "de"}),
     "mbart50": Case(make.mbart50, {"source_language": "en_XX"}),
+    "mbart": Case(make.mbart, {"source_language": "en_XX"}),
     "bart": Case(make.bart),
 }
 

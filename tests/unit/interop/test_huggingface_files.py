@@ -192,6 +192,21 @@ def test_languages_that_a_model_does_not_have_are_refused(whole: Path, tmp_path:
         import_model(whole, tmp_path / "out", HuggingfaceFiles(target_language="nld"))
 
 
+def test_the_decoder_of_mbarts_first_form_starts_with_the_target_language(tmp_path: Path) -> None:
+    folder, out = tmp_path / "mbart", tmp_path / "out"
+    make.mbart(folder, start=None)
+    with pytest.raises(ModelError, match=r"(?s)several languages.*give --target-language"):
+        import_model(folder, out, HuggingfaceFiles(source_language="en_XX"))
+    report = import_model(folder, out, HuggingfaceFiles(source_language="en_XX", target_language="ro_RO"))
+    assert report.notes[:2] == ("sources end with </s> en_XX", "outputs continue ro_RO")
+    loaded = load_model(out)
+    model: Any = loaded.model
+    assert loaded.vocabularies.target.piece(model.start_id) == "ro_RO"
+    (source,) = loaded.vocabularies.source.encode([make.SENTENCES[0]])
+    assert loaded.vocabularies.source.piece(source[-1]) == "en_XX"
+    assert source[:-1] == loaded.vocabularies.target.encode([make.SENTENCES[0]])[0]
+
+
 def test_a_model_that_is_on_no_disk_and_a_hub_that_cannot_be_reached(tmp_path: Path) -> None:
     from huggingface_hub import snapshot_download
 

@@ -23,15 +23,17 @@ from seqkd.corpus.files import atomic_path, atomic_write, is_temporary, kept_pat
 from seqkd.corpus.fingerprints import Provenance, build_fingerprint
 from seqkd.corpus.locks import FolderLock, Part, is_lock
 from seqkd.corpus.records import (
+    MANIFEST,
     Manifest,
     ShardInfo,
     damage_error,
     format_of,
-    parse_manifest,
+    read_manifest,
     read_record,
     shard_index,
     shard_name,
     sort_shards,
+    write_manifest,
 )
 from seqkd.corpus.sensors import Sensors, sensors
 from seqkd.errors import ConflictError, CorpusError, SeqkdError, UnfinishedError
@@ -53,54 +55,8 @@ __all__ = [
     "write_manifest",
 ]
 
-MANIFEST = "manifest.json"
 PARTIAL = "partial.json"  # lies in a folder under way and holds the fingerprint that it is made with
 _REASONS = 3  # differences in the line that says why a stage starts anew
-
-
-def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Write `manifest.json` into `folder`, whole or not at all; everything else there must be written by now.
-
-    Raises:
-        WorkError: The system refuses: disk full, no permission.
-        ValueError: A shard's name is none, or the shards' rows do not add up to the manifest's.
-    """
-    names = [shard.name for shard in manifest.shards]
-    if any(shard_index(name) is None for name in names) or len(set(names)) < len(names):
-        raise ValueError(f"shard names must be unique and like {shard_name(0)}: {names}")
-    if manifest.shards and sum(shard.rows for shard in manifest.shards) != manifest.rows:
-        raise ValueError(f"the shards' rows do not add up to {manifest.rows}")
-    atomic_write(folder / MANIFEST, manifest.to_json().encode())
-
-
-def read_manifest(folder: str | Path) -> Manifest:
-    """Read `folder`'s manifest.
-
-    Raises:
-        CorpusError: There is no folder or no manifest, or it is damaged, not seqkd's or of a newer format.
-    """
-    folder = Path(folder)
-    path = folder / MANIFEST
-    if not folder.is_dir():
-        raise CorpusError(
-            "not a folder" if folder.exists() else "no such folder",
-            where=str(folder),
-            expected=f"a folder that a seqkd stage wrote, with a {MANIFEST}",
-        )
-    try:
-        text = path.read_bytes()
-    except FileNotFoundError:
-        raise CorpusError(
-            f"not a finished seqkd output: no {MANIFEST}",
-            where=str(folder),
-            expected=f"a folder that a seqkd stage wrote; its {MANIFEST} comes last",
-            hint="run the stage that makes it again (it goes on where it stopped), or check the path",
-        ) from None
-    except OSError as error:
-        raise CorpusError(
-            f"cannot be read: {error.strerror}", where=str(path), hint="check its owner and permissions"
-        ) from None
-    return parse_manifest(read_record(text, path), path)
 
 
 class StageOutput:

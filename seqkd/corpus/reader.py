@@ -7,7 +7,6 @@ table of theirs takes memory of its own.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import itertools
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -21,7 +20,8 @@ import pyarrow.compute as pc
 
 from seqkd.corpus.manifest import Manifest, ShardInfo, read_manifest
 from seqkd.corpus.records import FORGOTTEN, shard_index
-from seqkd.corpus.schema import COMPRESSED, KINDS, LOOKED_UP, NULLABLE, OPTIONAL, exchange_sides, fits
+from seqkd.corpus.schema import COMPRESSED, KINDS, LOOKED_UP, exchange_sides
+from seqkd.corpus.tables import AGAIN, check_size, columns_error, read_table
 from seqkd.errors import CorpusError
 from seqkd.text.vocabularies import Vocabularies
 
@@ -29,8 +29,6 @@ MAPPED_SHARDS = 128  # shards that stay open for random access, well below the u
 # The largest size on disk up to which all shards of soft targets are decompressed once and held. For larger folders,
 # random access decompresses the batches of rows that it needs each time.
 HELD_BYTES = 1 << 29
-
-_AGAIN = "make the folder again with the stage that wrote it, or copy it again"
 
 
 def reverse_manifest(manifest: Manifest, exchanged: bool) -> Manifest:
@@ -105,12 +103,12 @@ class Corpus:
         listed = {shard.name for shard in manifest.shards}
         for entry in sorted(path.iterdir()):
             if shard_index(entry.name) is not None and entry.name not in listed:
-                raise CorpusError("not in the manifest", where=str(entry), hint=_AGAIN)
+                raise CorpusError("not in the manifest", where=str(entry), hint=AGAIN)
         corpus = cls(path, manifest, KINDS[manifest.kind], mapped_shards=mapped_shards, held_bytes=held_bytes)
         if manifest.extra.get(FORGOTTEN):
             return corpus
         for shard in manifest.shards:
-            _check_size(path / shard.name, shard)
+            check_size(path / shard.name, shard)
         if manifest.shards:
             corpus.schema = corpus._map(0).schema
         return corpus
@@ -275,7 +273,7 @@ class Corpus:
                         f"{column} contains ids from {span['min']} to {span['max']}",
                         where=str(self.path / self.shards[i].name),
                         expected=f"ids of its vocabulary, 0 to {size - 1}",
-                        hint=_AGAIN,
+                        hint=AGAIN,
                     )
 
     def repeats(self, column: str) -> npt.NDArray[np.int32]:
@@ -327,7 +325,7 @@ class Corpus:
         path = self.path / self.shards[i].name
         table = read_table(path, self.shards[i], self.manifest.kind, checked=i in self._checked)
         if i and not table.schema.equals(self.schema):
-            raise _columns_error(table, path, self.manifest.kind)
+            raise columns_error(table, path, self.manifest.kind)
         self._checked.add(i)
         return table
 
@@ -336,7 +334,7 @@ class Corpus:
         if i not in self._checked:
             self._read(i)
         path = self.path / self.shards[i].name
-        _check_size(path, self.shards[i])  # it may have changed; reading beyond the end of a mapped file crashes
+        check_size(path, self.shards[i])  # it may have changed; reading beyond the end of a mapped file crashes
         file = pa.ipc.open_file(pa.memory_map(str(path)))
         size = file.get_batch(0).num_rows  # all batches but the last have this size
         parts = []
@@ -350,74 +348,3 @@ class Corpus:
 def _reopen(path: Path, kind: str, reverse: bool) -> Corpus:
     corpus = Corpus.open(path, kind)
     return corpus.reversed() if reverse else corpus
-
-
-def read_table(path: Path, shard: ShardInfo, kind: str, *, checked: bool = False) -> pa.Table:
-    """Read the file of one shard, memory-mapped if it is not compressed.
-
-    Its bytes are compared with the manifest's SHA-256 before Arrow parses them, and Arrow checks all offsets and texts
-    before they are used. A damaged or hostile file therefore raises an error and can neither crash the process nor give
-    another text.
-
-    Args:
-        path: The file.
-        shard: The entry of the shard in the manifest.
-        kind: The kind of the folder.
-        checked: Whether this process has checked the file before. Then only its size and columns are checked.
-
-    Raises:
-        CorpusError: The file is missing or damaged, or does not match the manifest.
-    """
-    _check_size(path, shard)  # it may have changed since `open`; reading beyond the end of a mapped file crashes
-    try:
-        data = pa.memory_map(str(path)).read_buffer()
-        if not checked and (digest := hashlib.sha256(data).hexdigest()) != shard.sha256:
-            what = f"its SHA-256 is {digest[:12]}..., in the manifest {shard.sha256[:12]}..."
-            raise CorpusError(what, where=str(path), hint=_AGAIN)
-        table = pa.ipc.open_file(data).read_all()
-        if not checked:
-            table.validate(full=True)
-    except (pa.ArrowException, OSError, MemoryError, UnicodeDecodeError) as error:
-        raise CorpusError(f"is not a readable Arrow file: {error}", where=str(path), hint=_AGAIN) from None
-    if table.num_rows != shard.rows:
-        raise CorpusError(f"has {table.num_rows} rows, {shard.rows} in the manifest", where=str(path), hint=_AGAIN)
-    if not fits(table.schema, kind):
-        raise _columns_error(table, path, kind)
-    if not checked:
-        required = [name for name in table.column_names if name not in OPTIONAL]
-        nulls = [name for name in required if any(map(_has_nulls, table.column(name).chunks))]
-        if nulls:
-            raise CorpusError(f"contains nulls in {', '.join(nulls)}", where=str(path), hint=_AGAIN)
-    return table
-
-
-def _columns_error(table: pa.Table, path: Path, kind: str) -> CorpusError:
-    return CorpusError(
-        f"has the columns {', '.join(table.schema.names)}, or other types of columns",
-        where=str(path),
-        expected=f"the columns of kind {kind}, the same in each shard: {', '.join(KINDS[kind].names)}",
-    )
-
-
-def _has_nulls(array: pa.Array) -> bool:
-    """Whether the array contains a null, also within lists and structs, other than a number that may be missing."""
-    if array.null_count:
-        return True
-    if pa.types.is_list(array.type):
-        return _has_nulls(array.flatten())
-    if pa.types.is_struct(array.type):
-        parts = zip(array.type, array.flatten(), strict=True)
-        return any(field.name not in NULLABLE and _has_nulls(values) for field, values in parts)
-    return False
-
-
-def _check_size(path: Path, shard: ShardInfo) -> None:
-    try:
-        size = path.stat().st_size
-    except FileNotFoundError:
-        raise CorpusError("is missing, but listed in the manifest", where=str(path), hint=_AGAIN) from None
-    except OSError as error:
-        raise CorpusError(f"cannot be read: {error.strerror}", where=str(path), hint=_AGAIN) from None
-    if size != shard.bytes:
-        state = "is truncated" if size < shard.bytes else "is too long"
-        raise CorpusError(f"{state}: {size:,} bytes, {shard.bytes:,} in the manifest", where=str(path), hint=_AGAIN)

@@ -1,4 +1,4 @@
-"""The contents of a manifest, its JSON text, and the checks when it is read."""
+"""The contents of a manifest, its file, and the checks when it is read."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from seqkd import __version__
+from seqkd.corpus.files import atomic_write
 from seqkd.corpus.fingerprints import canonical_json
 from seqkd.errors import CorpusError
 
@@ -21,6 +22,8 @@ from seqkd.errors import CorpusError
 # 2: fingerprints contain the options that are not neutral, as written; the machine's choices are recorded in `extra`.
 # 3: soft targets are packed. Folders of other kinds are written as 2, so that earlier versions read them.
 FORMAT = 3
+
+MANIFEST = "manifest.json"
 
 _SHARD = re.compile(r"^shard-(\d{5,9})\.arrow$", re.ASCII)
 _MOST = 2**53  # largest number of rows or bytes: JSON readers agree on integers up to this one
@@ -183,3 +186,48 @@ def _parse_shard(value: Any, index: int, path: Path) -> ShardInfo:
 def damage_error(what: str, path: Path) -> CorpusError:
     """Make the error for a file of seqkd that is damaged."""
     return CorpusError(f"damaged: {what}", where=str(path), hint="make the folder again with the stage that wrote it")
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write `manifest.json` into `folder`, whole or not at all; everything else there must be written by now.
+
+    Raises:
+        WorkError: The system refuses: disk full, no permission.
+        ValueError: A shard's name is none, or the shards' rows do not add up to the manifest's.
+    """
+    names = [shard.name for shard in manifest.shards]
+    if any(shard_index(name) is None for name in names) or len(set(names)) < len(names):
+        raise ValueError(f"shard names must be unique and like {shard_name(0)}: {names}")
+    if manifest.shards and sum(shard.rows for shard in manifest.shards) != manifest.rows:
+        raise ValueError(f"the shards' rows do not add up to {manifest.rows}")
+    atomic_write(folder / MANIFEST, manifest.to_json().encode())
+
+
+def read_manifest(folder: str | Path) -> Manifest:
+    """Read `folder`'s manifest.
+
+    Raises:
+        CorpusError: There is no folder or no manifest, or it is damaged, not seqkd's or of a newer format.
+    """
+    folder = Path(folder)
+    path = folder / MANIFEST
+    if not folder.is_dir():
+        raise CorpusError(
+            "not a folder" if folder.exists() else "no such folder",
+            where=str(folder),
+            expected=f"a folder that a seqkd stage wrote, with a {MANIFEST}",
+        )
+    try:
+        text = path.read_bytes()
+    except FileNotFoundError:
+        raise CorpusError(
+            f"not a finished seqkd output: no {MANIFEST}",
+            where=str(folder),
+            expected=f"a folder that a seqkd stage wrote; its {MANIFEST} comes last",
+            hint="run the stage that makes it again (it goes on where it stopped), or check the path",
+        ) from None
+    except OSError as error:
+        raise CorpusError(
+            f"cannot be read: {error.strerror}", where=str(path), hint="check its owner and permissions"
+        ) from None
+    return parse_manifest(read_record(text, path), path)

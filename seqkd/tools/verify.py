@@ -12,10 +12,10 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from seqkd.corpus.manifest import Manifest, ShardInfo
-from seqkd.corpus.reader import read_table
 from seqkd.corpus.records import shard_index
 from seqkd.corpus.row_ids import row_ids
 from seqkd.corpus.schema import KINDS
+from seqkd.corpus.tables import read_table
 from seqkd.errors import CorpusError, SeqkdError
 from seqkd.progress import Progress
 from seqkd.selection.lists import one_array

@@ -12,13 +12,13 @@ from pathlib import Path
 import torch
 
 from seqkd.config.stages import EvaluateConfig
-from seqkd.corpus.manifest import Manifest, StageOutput, atomic_write, read_manifest
+from seqkd.corpus.manifest import Manifest, StageOutput, atomic_write
 from seqkd.corpus.reader import Corpus
 from seqkd.errors import CorpusError
 from seqkd.kernels.processors import model_name
 from seqkd.metrics.registry import METRICS, Outputs, main_metric
 from seqkd.metrics.results import BLEU, FIELDS, RESULT, Baseline, DecodeResult, EvaluationResult
-from seqkd.metrics.speed import TOLERANCE, Speed, measure, read_load
+from seqkd.metrics.speed import Speed, measure, read_load
 from seqkd.metrics.tokenizers import Tokenizer, choose_tokenizer
 from seqkd.models.protocol import SOURCE_TOO_LONG
 from seqkd.progress import Progress, say
@@ -28,10 +28,11 @@ from seqkd.search.loading import SearchTeam, resolve_device, team_precision
 from seqkd.search.paths import slow_path
 from seqkd.stages.evaluate.comparing import TEXT, BaselineOutputs
 from seqkd.stages.evaluate.likelihood import measure_likelihood
+from seqkd.stages.evaluate.messages import describe_uncompared, say_results
 from seqkd.stages.evaluate.models import Models, find_recipe
-from seqkd.stages.evaluate.provenance import OUTPUTS, provenance
+from seqkd.stages.evaluate.provenance import provenance
 from seqkd.stages.evaluate.recoding import open_recoded
-from seqkd.stages.evaluate.references import format_model, read_accepted, read_further_references
+from seqkd.stages.evaluate.references import read_accepted, read_further_references
 from seqkd.stages.evaluate.scoring import Quality, check_accepted, measure_quality
 from seqkd.stages.evaluate.targets import Pairs, TargetCorpora, measure_targets
 from seqkd.stages.evaluate.ways import Way, find_baseline_way, find_quick, list_ways
@@ -102,7 +103,7 @@ def _run(config: EvaluateConfig, out: Path, overwrite: bool, device: str) -> Non
     targets = TargetCorpora.open(config.targets, config.target_rows)
     made_by = provenance(config, corpus, accepted, rival, targets, where, precision)
     if StageOutput.up_to_date(out, "evaluation", made_by, overwrite=overwrite):
-        say(f"evaluate: {out} is up to date{_note_uncompared(out, rival)}")
+        say(f"evaluate: {out} is up to date{describe_uncompared(out, rival)}")
         return
     # Problems are found before the folder is created.
     check_accepted(config.metrics or (), accepted)
@@ -135,53 +136,7 @@ def _run(config: EvaluateConfig, out: Path, overwrite: bool, device: str) -> Non
                 extra=extra,
             )
         )
-    for name, found in result.decodes.items():
-        say(
-            f"evaluate: {format_model(config)}, {'beam ' * (not result.parallel)}{name}: "
-            f"{_summarize(found)} on {result.device}"
-        )
-    _say_unsettled(result)
-    if rival is not None and len(test.ids) < 2:
-        say(
-            f"evaluate: {format_model(config)} is not compared with {rival.name}: the test text "
-            "has one row, and significance "
-            "needs at least two"
-        )
-    if result.too_long:
-        say(
-            f"evaluate: {format_model(config)} left {result.too_long:,} of {result.rows:,} "
-            f"outputs empty: {SOURCE_TOO_LONG}"
-        )
-
-
-def _note_uncompared(out: Path, rival: BaselineOutputs | None) -> str:
-    """Return a note that a finished folder, made before there was a baseline, has no comparison with it."""
-    if rival is None or OUTPUTS in read_manifest(out).fingerprint["inputs"]:
-        return ""
-    return f", without a comparison with {rival.name}; --overwrite makes one"
-
-
-def _say_unsettled(result: EvaluationResult) -> None:
-    """Say which decodes have no reliable speed, and the load of the machine."""
-    speeds = {name: found.speed for name, found in result.decodes.items() if found.speed is not None}
-    if result.baseline is not None:
-        speeds["the baseline"] = result.baseline.speed
-    unsettled = [name for name, speed in speeds.items() if not speed.agreed]
-    if unsettled:
-        named = ", ".join(unsettled)
-        say(
-            f"evaluate: repeated timings of {result.name} differ by more than {TOLERANCE:.0%} ({named}), with "
-            f"{result.load}; evaluate again on an idle machine before you use the speeds"
-        )
-
-
-def _summarize(found: DecodeResult) -> str:
-    values = {name: found.get_value(name) for name in ("bleu", "chrf", "ter", *found.further)}
-    parts = [f"{METRICS.get(name).label} {value:.2f}" for name, value in values.items() if value is not None]
-    parts += [] if found.valid is None else [f"{found.valid:.1%} valid"]
-    faster = "" if found.speedup is None else f" ({found.speedup:.2f} times the baseline)"
-    parts += [] if found.speed is None else [f"{found.speed.sentences_per_second:,.1f} sentences/s{faster}"]
-    return f"{', '.join(parts)} by the {found.engine} engine"
+    say_results(config, result, rival)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,12 +14,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from seqkd.config.stages import SelectConfig
-from seqkd.corpus.manifest import Manifest, Provenance, ShardInfo, StageOutput, atomic_path, read_manifest
+from seqkd.corpus.manifest import Manifest, Provenance, ShardInfo, StageOutput, atomic_path
 from seqkd.corpus.reader import Corpus
-from seqkd.corpus.row_ids import RANK_STEP
 from seqkd.corpus.unknowns import UNKNOWN_ROWS
 from seqkd.corpus.writer import write_shard
-from seqkd.errors import CorpusError, InputError
 from seqkd.executors.local import count_cores
 from seqkd.executors.work import HERE, Completion, Scale, whole_shards
 from seqkd.kernels.bleu import kernels
@@ -37,10 +35,10 @@ from seqkd.stages.asking import (
     estimate_workers,
     find_workers,
 )
-from seqkd.stages.distill.counting import UNSCORED
 from seqkd.stages.prepare.tags import SOURCE_TAG
 from seqkd.stages.rejected import REJECTED
 from seqkd.stages.select.accounting import Totals, account_shard, chosen_ids, note_duplicates
+from seqkd.stages.select.checks import check_ids, check_inputs
 from seqkd.stages.select.choices import compare_choices, weighs_gains
 from seqkd.stages.select.provenance import provenance
 from seqkd.stages.select.shards import (
@@ -48,8 +46,6 @@ from seqkd.stages.select.shards import (
     add_weights,
     candidate_ids,
     rejects_path,
-    sentence_tokenizer,
-    tag_id,
 )
 from seqkd.stages.shards import ShardJob, make_shards, own_device, stage_device
 from seqkd.stages.slower import slow_path_note
@@ -83,7 +79,7 @@ def run(
     """
     out = Path(out)
     kbest, gold = Corpus.open(config.kbest, "kbest"), Corpus.open(config.gold, "corpus")
-    _check(kbest, gold, config)
+    check_inputs(kbest, gold, config)
     workers = _find_workers(config)
     made_by = provenance(config, kbest, gold, device, scale)
     if not StageOutput.up_to_date(out, "corpus", made_by, overwrite=overwrite):
@@ -92,7 +88,7 @@ def run(
         if config.filters.reads("language"):
             LanguageCheck(gold.manifest.extra["target_language"], "filters.language")
         if config.weighs:
-            _check_ids(gold)
+            check_ids(gold)
     measured = own_device(stage_device(device, scale), scale) if config.judge and config.judge.models else "cpu"
     with (
         StageOutput.open(out, "corpus", made_by, overwrite=overwrite, part=scale.part, device=measured) as output,
@@ -146,7 +142,7 @@ def estimate(config: SelectConfig, out: str | Path, *, device: str = "auto", sca
         WorkError: The answers of earlier runs cannot be read.
     """
     kbest, gold = Corpus.open(config.kbest, "kbest"), Corpus.open(config.gold, "corpus")
-    _check(kbest, gold, config)
+    check_inputs(kbest, gold, config)
     workers, total = _find_workers(config), len(gold.shards)
     with estimate_workers("select", Path(out), scale.part):
         if workers:
@@ -173,88 +169,6 @@ def _discard_lists(out: Path, gold: Corpus) -> None:
     for index in range(len(gold.shards)):
         rejects_path(out, index).unlink(missing_ok=True)
     discard_notes(out)
-
-
-def _check(kbest: Corpus, gold: Corpus, config: SelectConfig) -> None:
-    prepared = read_manifest(config.prepared)
-    if gold.manifest.extra.get("monolingual") and "references" in config.record.reads:
-        raise CorpusError(
-            f"is monolingual text without references, which rule {config.rule!r} reads",
-            where=str(gold.path),
-            expected="a corpus with both sides",
-            hint="choose a rule that reads no references, such as seqkd, with reverse = true",
-        )
-    if bool(gold.manifest.extra.get("monolingual")) != config.reverse:
-        raise CorpusError(
-            "is not monolingual text" if config.reverse else "is monolingual text, so hypotheses would be its targets",
-            where=str(gold.path),
-            expected="output of `seqkd prepare --monolingual`" if config.reverse else "a corpus with both sides",
-            hint="set reverse = true to make back-translations, which are pairs of hypotheses and monolingual text",
-        )
-    # Of the language that hypotheses are in.
-    known = prepared.extra.get("source_vocabulary", "") if config.reverse else prepared.vocabulary
-    tag_id(config)
-    for name, corpus in (("gold corpus", gold), ("k-best lists", kbest)):
-        if corpus.manifest.vocabulary != known:
-            raise CorpusError(
-                f"the {name} have another vocabulary than {config.prepared}"
-                if name.endswith("s")
-                else f"the {name} has another vocabulary than {config.prepared}",
-                where=str(corpus.path),
-                expected=f"vocabulary {known[:12]}..., found {corpus.manifest.vocabulary[:12]}...",
-                hint="decode this corpus with a teacher of this vocabulary",
-            )
-    if len(kbest.shards) != len(gold.shards):
-        raise CorpusError(
-            f"{len(kbest.shards)} shards of k-best lists for {len(gold.shards)} shards of {gold.path}",
-            where=str(kbest.path),
-            expected="k-best lists of this corpus, with the same shards",
-            hint="distill this corpus again, or select from the corpus that was decoded",
-        )
-    reads = [f"rule {config.rule!r}" if key == "rule" else key for key in config.reads_scores]
-    if reads and kbest.manifest.counts.get(UNSCORED):
-        raise CorpusError(
-            f"{kbest.manifest.counts[UNSCORED]:,} {UNSCORED}, which {' and '.join(reads)} would read",
-            where=str(kbest.path),
-            expected="k-best lists of a source that gives scores and log-probabilities",
-            hint="choose a rule that does not read scores, or distill with models",
-        )
-    sentence_tokenizer(config, gold)
-    if config.filters.reads("language") and not gold.manifest.extra.get("target_language"):
-        raise CorpusError(
-            "its target language is not known, which filters.language would read",
-            where=str(gold.path),
-            expected="a corpus of a data set with `target_language`",
-            hint="give the data set `target_language`, or leave the filter out",
-        )
-    if config.judge is not None:
-        from seqkd.search.loading import check_left_to_right  # torch is not loaded for rules that need no model
-
-        for judge in config.judge.models.values():
-            check_left_to_right(judge)
-    script = config.filters["script"]
-    if script is not None:
-        try:
-            pc.count_substring_regex(pa.array([""]), rf"\p{{{script}}}")
-        except pa.ArrowInvalid:
-            raise InputError(
-                f"no script is named {script!r}",
-                where="filters.script",
-                expected="a Unicode script, e.g. Latin, Cyrillic, Greek, Arabic, Han",
-            ) from None
-
-
-def _check_ids(gold: Corpus) -> None:
-    """Check that the ids leave room for the ids of further hypotheses."""
-    for table in gold.tables(["id"]):
-        ids = table.column("id").to_numpy()
-        if len(ids) and not 0 <= ids.min() <= ids.max() < RANK_STEP:
-            raise CorpusError(
-                f"has ids from {ids.min()} to {ids.max()}",
-                where=str(gold.path),
-                expected=f"ids from 0 to {RANK_STEP - 1:,}: larger ids are of further hypotheses of a row",
-                hint="select from the corpus that `seqkd prepare` wrote, not from one with several targets of a row",
-            )
 
 
 def _filters(config: SelectConfig, kbest: Corpus) -> Filters:

@@ -17,6 +17,7 @@ from typing import Any
 SEARCH = 1  # beam search, sampling and non-autoregressive decoding
 TRAINING = 1  # batches, losses, the optimiser
 SOFT_TARGETS = 2  # the stored form of soft targets; 2: packed, see `seqkd.corpus.soft`
+ALIGNMENT = 2  # complexity and faithfulness in the report; 2: one aligner is fitted on all corpora together
 ARITHMETIC = {"float32": 1, "bf16x3": 1, "bf16": 1, "int8": 1, "fp16": 1}  # the matrix products of models, by precision
 
 REVISIONS = "revisions"  # the key in a manifest's `extra`

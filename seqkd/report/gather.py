@@ -22,7 +22,7 @@ from seqkd.corpus.reader import Corpus
 from seqkd.corpus.row_ids import row_ids
 from seqkd.corpus.unknowns import UNKNOWN_ROWS
 from seqkd.errors import CorpusError
-from seqkd.metrics.alignment import AlignedCounts, Ints, RaggedIds, align, count_cells
+from seqkd.metrics.alignment import Ints, RaggedIds, align, count_cells
 from seqkd.metrics.complexity import complexity, faithfulness
 from seqkd.metrics.lengths import bin_width, length_histogram
 from seqkd.metrics.results import read_result
@@ -43,7 +43,8 @@ from seqkd.report.timelines import read_timelines
 from seqkd.text.languages import word_spans
 
 ALIGNED_ROWS = 20_000  # the most rows that are aligned for complexity and faithfulness
-ALIGNED_CELLS = 6_000_000  # the most word combinations that are aligned: about 300 MB
+ALIGNED_CELLS = 6_000_000  # the most word combinations of a corpus that are aligned: about 300 MB
+ALIGNED_CORPORA = 4  # the most corpora of this size that are aligned together: about 530 MB
 SEARCHED_ROWS = 2_000  # the rows among which samples are chosen
 SAMPLE_WORDS = 30  # longer samples are hard to compare
 BINS = 40
@@ -85,7 +86,7 @@ def gather(config: ReportConfig, *, aligned_cells: int = ALIGNED_CELLS) -> Conte
 
     Args:
         config: The settings of the stage.
-        aligned_cells: The most word combinations that are held to align a corpus.
+        aligned_cells: The most word combinations of a corpus that are aligned.
 
     Raises:
         CorpusError: A folder is missing, unfinished or damaged.
@@ -185,15 +186,16 @@ def _describe_corpora(
     weights = [
         count_cells(t.source_lengths[at], t.target_lengths[at]) for t, at in zip(everything, places, strict=True)
     ]
-    most = max((int(weight.sum()) for weight in weights), default=0)
+    cells = [int(weight.sum()) for weight in weights]
+    most = max(*cells, sum(cells) // ALIGNED_CORPORA, 0)
     if most > aligned_cells:
         sample = _pick_evenly(sample, max(1, len(sample) * aligned_cells // most))
     longest = max((int(np.quantile(t.target_lengths, 0.99)) for t in everything if len(t.ids)), default=0)
     width = bin_width(longest, bins=BINS)
-    real = _align(gold, sample)
+    # One model for all corpora: otherwise they would differ by their models, and not only by their text.
+    real, *others = align([_read_pieces(texts, sample) for texts in everything])
     entries = []
-    for texts in everything:
-        aligned = real if texts is gold else _align(texts, sample)
+    for texts, aligned in zip(everything, (real, *others), strict=True):
         manifest = texts.corpus.manifest
         histogram = length_histogram(texts.target_lengths.astype(np.int32), width=width, bins=longest // width + 1)
         entries.append(
@@ -214,9 +216,10 @@ def _describe_corpora(
     return tuple(entries), len(sample)
 
 
-def _align(texts: _Texts, ids: Ints) -> AlignedCounts:
+def _read_pieces(texts: _Texts, ids: Ints) -> tuple[RaggedIds, RaggedIds]:
+    """Read the sources and targets of rows."""
     table = texts.corpus.take(texts.find_all_positions(ids), ["source_ids", "target_ids"])
-    return align(_to_ragged(table.column("source_ids")), _to_ragged(table.column("target_ids")))
+    return _to_ragged(table.column("source_ids")), _to_ragged(table.column("target_ids"))
 
 
 def _to_ragged(column: pa.ChunkedArray) -> RaggedIds:

@@ -11,6 +11,7 @@ from typing import Any
 from seqkd.config.stages import ReportConfig
 from seqkd.config.written import find_neutral
 from seqkd.corpus.manifest import Manifest, Provenance, StageOutput, atomic_write, read_manifest
+from seqkd.corpus.revisions import ALIGNMENT
 from seqkd.metrics.results import RESULT
 from seqkd.progress import say
 from seqkd.report.contents import Contents
@@ -44,6 +45,8 @@ def run(config: ReportConfig, out: str | Path, *, overwrite: bool = False, devic
         settings=settings(config),
         inputs=inputs,
         neutral=find_neutral(config),
+        revisions={"alignment": ALIGNMENT},
+        resumes=False,
         optional=tuple(role for role in inputs if role.startswith(SOFT_TARGETS)),  # earlier versions did not read them
     )
     if StageOutput.up_to_date(out, "report", made_by, overwrite=overwrite):
@@ -58,7 +61,8 @@ def run(config: ReportConfig, out: str | Path, *, overwrite: bool = False, devic
             (json.dumps(contents.to_json(write_pooled(contents)), indent=2, ensure_ascii=False) + "\n").encode(),
         )
         atomic_write(out / PAGE, render(contents).encode())
-        output.commit(Manifest(kind="report", fingerprint=made_by.fingerprint, extra={"pipeline": config.pipeline}))
+        extra = {"pipeline": config.pipeline, **made_by.extra}
+        output.commit(Manifest(kind="report", fingerprint=made_by.fingerprint, extra=extra))
     say(f"report: {_summarize(contents)} in {out / PAGE}")
 
 

@@ -30,8 +30,12 @@ def ragged(sentences: list[list[int]]) -> RaggedIds:
 
 
 def run(pairs: list[Pair], iterations: int = 5) -> dict[tuple[int, int], int]:
-    aligned = align(ragged([x for x, _ in pairs]), ragged([y for _, y in pairs]), iterations=iterations)
-    return as_dict(aligned)
+    return run_together([pairs], iterations)[0]
+
+
+def run_together(texts: list[list[Pair]], iterations: int = 5) -> list[dict[tuple[int, int], int]]:
+    sides = [(ragged([x for x, _ in pairs]), ragged([y for _, y in pairs])) for pairs in texts]
+    return [as_dict(aligned) for aligned in align(sides, iterations=iterations)]
 
 
 def as_dict(aligned: AlignedCounts) -> dict[tuple[int, int], int]:
@@ -103,10 +107,33 @@ def test_every_target_word_is_aligned_at_most_once_and_within_its_sentence(pairs
     assert all(count <= targets[y] for y, count in aligned.items())
 
 
+def test_the_counts_of_texts_add_up_to_those_of_one_text() -> None:
+    """One model is fitted on all texts, so it makes no difference where one text ends."""
+    rng = np.random.default_rng(2)
+    pairs: list[Pair] = []
+    for _ in range(60):
+        source = rng.integers(0, 9, size=rng.integers(1, 9)).tolist()
+        pairs.append((source, [10 + x for x in source if rng.random() < 0.9] or [30]))
+    together: Counter[tuple[int, int]] = Counter()
+    for found in run_together([pairs[:10], [], pairs[10:25], pairs[25:]]):
+        together.update(found)
+    assert dict(together) == run(pairs)
+
+
+def test_a_text_is_aligned_by_what_the_other_texts_show() -> None:
+    """Alone, the second text would align its words along the diagonal."""
+    clear: list[Pair] = [([1], [11]), ([2], [12])] * 5
+    crossed: list[Pair] = [([1, 2], [12, 11])]
+    assert run(crossed) == {(1, 12): 1, (2, 11): 1}
+    assert run_together([clear, crossed])[1] == {(1, 11): 1, (2, 12): 1}
+
+
 def test_empty_sides_align_nothing() -> None:
     assert run([]) == {}
     assert run([([1], []), ([], [])]) == {}
     assert run([([], [5, 6])]) == {}
+    assert run_together([]) == []
+    assert run_together([[], [([1], [5])]]) == [{}, {(1, 5): 1}]
 
 
 def test_cells_count_the_combinations() -> None:

@@ -7,10 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seqkd.metrics.alignment import AlignedCounts
+from seqkd.metrics.alignment import AlignedCounts, RaggedIds, align
 from seqkd.metrics.complexity import SMOOTHING, complexity, faithfulness
 
 COUNTS = st.dictionaries(st.tuples(st.integers(0, 5), st.integers(0, 5)), st.integers(1, 50))
+
+
+def translate(sources: list[list[int]], dictionaries: int, rng: np.random.Generator) -> list[list[int]]:
+    """Translate each sentence word by word; each word has one translation in each dictionary, and one is drawn."""
+    return [[100 * int(rng.integers(1, dictionaries + 1)) + word for word in words] for words in sources]
 
 
 def counts(table: dict[tuple[int, int], int]) -> AlignedCounts:
@@ -54,3 +59,24 @@ def test_a_corpus_is_faithful_to_itself(table: dict[tuple[int, int], int]) -> No
 def test_neither_is_ever_negative(one: dict[tuple[int, int], int], other: dict[tuple[int, int], int]) -> None:
     assert complexity(counts(one)) >= 0.0
     assert faithfulness(counts(one), counts(other)) >= -1e-12
+
+
+def test_complexity_and_faithfulness_of_constructed_corpora() -> None:
+    """The aligner is fitted on a corpus by one dictionary, on its copy, and on a corpus that mixes two dictionaries."""
+    rng = np.random.default_rng(3)
+    sources = [rng.permutation(12)[: rng.integers(2, 7)].tolist() for _ in range(400)]
+    one, both = translate(sources, 1, rng), translate(sources, 2, rng)
+    fixed, copy, mixed = align([(ragged(sources), ragged(text)) for text in (one, one, both)])
+    assert complexity(fixed) == 0.0
+    assert complexity(mixed) == pytest.approx(math.log(2), abs=0.02)
+    assert faithfulness(fixed, copy) == pytest.approx(0.0)
+    assert faithfulness(mixed, mixed) == pytest.approx(0.0)
+    assert faithfulness(fixed, mixed) == pytest.approx(math.log(2), abs=0.05)
+    assert faithfulness(mixed, fixed) > 1.0  # the dictionary lacks half of the translations
+
+
+def ragged(sentences: list[list[int]]) -> RaggedIds:
+    return RaggedIds(
+        ids=np.array([token for sentence in sentences for token in sentence], dtype=np.int64),
+        lengths=np.array([len(sentence) for sentence in sentences], dtype=np.int64),
+    )

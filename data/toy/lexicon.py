@@ -124,3 +124,24 @@ PREPOSITION_FORMS = {
 }
 TIME_FORMS = {word: _stem(750 + index) for index, word in enumerate(TIMES)}
 CONJUNCTION_FORMS = {word: (_SIMPLE[index], _STRONG[index]) for index, word in enumerate(CONJUNCTIONS)}
+
+# Further target languages spell every word with other vowels and consonants. Each word has a vowel, so no word of one
+# language is a word of another, except those that all languages share.
+_ACCENTED = ("aeiou", "áéíóú", "äëïöü")
+_CONSONANTS = "pbtdkgmnfvszrlhq"
+_TURN = 5
+MOST_LEXICONS = len(_ACCENTED)
+SHARED = frozenset(TIME_FORMS[word] for word in TIMES[: len(TIMES) // 2])
+
+
+def _spelling(number: int) -> dict[int, str]:
+    turned = _CONSONANTS[_TURN * number :] + _CONSONANTS[: _TURN * number]
+    return str.maketrans(_ACCENTED[0] + _CONSONANTS, _ACCENTED[number] + turned)
+
+
+_SPELLINGS = [_spelling(number) for number in range(MOST_LEXICONS)]
+
+
+def respell(text: str, number: int) -> str:
+    """Write a target text in the words of another language; `number` counts the languages from 0, the first one."""
+    return " ".join(word if word in SHARED else word.translate(_SPELLINGS[number]) for word in text.split(" "))

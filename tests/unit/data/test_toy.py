@@ -7,12 +7,14 @@ import random
 import subprocess
 import sys
 from collections import Counter
+from itertools import combinations
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 
+from seqkd.metrics.languages import count_words, estimate_languages, measure_languages, split_words
 from tests.events import largest_file
 from tests.unit.data.conftest import DATA
 
@@ -230,3 +232,57 @@ def test_targets_without_blanks_are_the_same_ones(tmp_path: Path) -> None:
     assert all(
         line in texts for line, texts in zip(unsegmented["test.tgt"].decode().splitlines(), accepted, strict=True)
     )
+
+
+def test_lexicons_are_languages_of_their_own(tmp_path: Path, toy: Toy) -> None:
+    toy["generate"].generate(tmp_path, 400, 1, lexicons=3)
+    files = {path.name: path.read_text(encoding="utf-8").splitlines() for path in tmp_path.iterdir()}
+    texts = [files[f"train.tgt{number}"] for number in (1, 2, 3)]
+    words = [set(" ".join(lines).split()) for lines in texts]
+    assert [first & second for first, second in combinations(words, 2)] == [toy["lexicon"].SHARED] * 3
+    assert all(len(found) > 400 for found in words)
+    for source, target in zip(files["train.src"][:50], texts[0], strict=False):
+        assert toy["grammar"].is_valid(source, target)
+    for name in ("test.tgt1", "test.tgt2", "test.tgt3"):
+        for target, line in zip(files[name][:50], files["test.accepted.jsonl"], strict=False):
+            assert target in json.loads(line)
+
+
+def test_the_language_of_words_and_sentences_is_measured_as_it_is_known(toy: Toy) -> None:
+    """A word that all languages share counts for about a third in each."""
+    shared, respell, rng = toy["lexicon"].SHARED, toy["lexicon"].respell, random.Random(12)
+    sentences = [toy["grammar"].sample_sentence(rng) for _ in range(2000)]
+    texts = [
+        [respell(toy["grammar"].sample_translation(sentence, rng), number) for sentence in sentences]
+        for number in range(3)
+    ]
+    known = {str(number): [*text, *(respell(line, number) for line in texts[0])] for number, text in enumerate(texts)}
+    languages = estimate_languages({name: count_words(lines) for name, lines in known.items()})
+
+    def label(words: list[str], numbers: list[int]) -> list[float]:
+        own = [number for word, number in zip(words, numbers, strict=True) if word not in shared]
+        return [(own.count(number) + (len(words) - len(own)) / 3) / len(words) for number in range(3)]
+
+    for number, text in enumerate(texts):
+        mix = measure_languages(languages, text, points=200)
+        assert mix is not None
+        assert (mix.purity > 0.95, mix.switches < 0.06, mix.unknown) == (True, True, 0.0)
+        for point, line in zip(mix.points, text[::10], strict=True):
+            words = split_words(line)
+            assert list(point) == pytest.approx(label(words, [number] * len(words)), abs=0.03)
+    rows = [split_words(line) for line in texts[0][:300]]
+    drawn = [[rng.randrange(3) for _ in words] for words in rows]
+    mixed = [" ".join(map(respell, words, numbers)) for words, numbers in zip(rows, drawn, strict=True)]
+    mix = measure_languages(languages, mixed, points=300)
+    assert mix is not None
+    for point, words, numbers in zip(mix.points, rows, drawn, strict=True):
+        assert list(point) == pytest.approx(label(words, numbers), abs=0.03)
+    assert mix.switches == pytest.approx(2 / 3, abs=0.03)
+    assert all(share is not None and share < 0.7 for share in mix.bin_majorities)
+
+
+def test_lexicons_are_for_the_plain_corpus(tmp_path: Path, toy: Toy, capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments, message in ((["4"], "must be 1 to 3"), (["2", "--unsegmented"], "is not for --monolingual")):
+        with pytest.raises(SystemExit):
+            toy["generate"].main(["--out", str(tmp_path / "x"), "--lexicons", *arguments])
+        assert message in capsys.readouterr().err

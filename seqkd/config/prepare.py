@@ -57,9 +57,8 @@ class BitextConfig(Strict):
     source: Path
     target: References | None = Field(
         None,
-        description="if omitted, `source` is a TSV file with two columns; test text may have a "
-        "list of references, each "
-        "line-aligned with `source`",
+        description="if omitted, `source` is a TSV file with two columns; a list of files, each line-aligned with "
+        "`source`, gives several references in test text, and a row for each target in other text",
     )
     accepted: Path | None = Field(
         None, description="JSON lines: for each row the list of all its valid translations (toy corpora)"

@@ -28,6 +28,7 @@ CORPUS_SCHEMA = pa.schema(
 `source_row` joins data sets that share sources: it is the id of the first row of another data set with the same source,
 or null if that data set has no such row.
 Where rows have weights, several may be hypotheses of one row: see `seqkd.corpus.row_ids` for what their ids say.
+In training text with several targets for each source, `source_row` is the id of the first row with the same source.
 A test set with several references has the first one as `target` and the others as `further_references`.
 `rival` is a worse hypothesis that the target is to be preferred to, and `rival_margin` the sentence BLEU of the target,
 0 to 1, minus that of the rival. A row without such a hypothesis has its target as the rival, and the margin 0.

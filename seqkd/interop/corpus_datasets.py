@@ -33,6 +33,7 @@ _COLUMNS = {
     "further_references": "further references of a test set",
     "rival": "a worse hypothesis that the target is to be preferred to; the target itself if there is none",
     "rival_margin": "the sentence BLEU of the target, 0 to 1, minus that of the rival",
+    "source_row": "the id of the first row with the same source, in text with several targets",
 }
 
 

@@ -11,6 +11,7 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from seqkd.text.cleaning import (
     DUPLICATE_PAIR,
@@ -92,10 +93,10 @@ def read_kept(pairs: Iterable[RawPair], verdicts: Path) -> Iterator[tuple[str, s
 
 
 def read_rejected(verdicts: Path) -> Iterator[tuple[int, str]]:
-    """Yield the line number, from 1, and the reason of each rejected row."""
-    for line, code in enumerate(_read_codes(verdicts), 1):
+    """Yield the number, from 1, and the reason of each rejected row."""
+    for number, code in enumerate(_read_codes(verdicts), 1):
         if code != _KEPT:
-            yield line, REASONS[code - 1]
+            yield number, REASONS[code - 1]
 
 
 def count_verdicts(verdicts: Path) -> tuple[int, dict[str, int]]:
@@ -106,6 +107,11 @@ def count_verdicts(verdicts: Path) -> tuple[int, dict[str, int]]:
             totals += np.bincount(np.frombuffer(block, dtype=np.uint8), minlength=len(totals))
     counts = {reason: int(totals[code]) for reason, code in _CODES.items() if totals[code] or reason not in _LATER}
     return int(totals[_KEPT]), counts
+
+
+def find_kept(verdicts: Path) -> npt.NDArray[np.int64]:
+    """Return the places, from 0, of the rows that stay."""
+    return np.flatnonzero(np.fromfile(verdicts, dtype=np.uint8) == _KEPT)
 
 
 def _read_codes(verdicts: Path) -> Iterator[int]:

@@ -10,6 +10,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -134,6 +136,7 @@ def encode_shards(
     vocabularies: Vocabularies,
     *,
     first_id: int = 0,
+    source_rows: npt.NDArray[np.int64] | None = None,
     as_given: bool = False,
     tag: str = "",
     shared: SourceRows | None = None,
@@ -148,6 +151,7 @@ def encode_shards(
         shard_rows: The rows of a shard.
         vocabularies: The vocabularies of sources and of targets.
         first_id: The id of the first row; later ids count up.
+        source_rows: For each row the id of the first row with the same source, for text with several targets.
         as_given: Whether the columns of text hold the text of the files, as for validation and test text, which metrics
             read there. Otherwise they hold the normalised text. Token ids are always those of the normalised text.
         tag: The tag that sources get; "" for none.
@@ -159,7 +163,7 @@ def encode_shards(
     """
     sizes = [min(shard_rows, rows - first) for first in range(0, rows, shard_rows)]
     encode = partial(_encode_rows, vocabularies=vocabularies, as_given=as_given, tag=tag, shared=shared)
-    encoder = _Encoder(texts, output.path, sizes, first_id, encode)
+    encoder = _Encoder(texts, output.path, sizes, first_id, encode, source_rows)
     job = ShardJob(
         label=f"prepare: {output.path.name}",
         unit="pairs",
@@ -181,6 +185,7 @@ class _Encoder:
         sizes: The rows of each shard.
         first_id: The id of the first row.
         encode: Makes the table of texts, given the id of the first one.
+        source_rows: See `encode_shards`.
     """
 
     def __init__(
@@ -190,8 +195,9 @@ class _Encoder:
         sizes: list[int],
         first_id: int,
         encode: Callable[[Iterable[tuple[str, ...]], int], pa.Table],
+        source_rows: npt.NDArray[np.int64] | None,
     ) -> None:
-        self._texts, self._folder, self._sizes = texts, folder, sizes
+        self._texts, self._folder, self._sizes, self._source_rows = texts, folder, sizes, source_rows
         self._first_id, self._encode = first_id, encode
         self._read = 0  # the number of texts read
 
@@ -201,6 +207,8 @@ class _Encoder:
         self._read = first + self._sizes[shard]
         part = islice(self._texts, self._sizes[shard])
         table = self._encode(part, self._first_id + first)
+        if self._source_rows is not None:
+            table = table.append_column(SOURCE_ROW, pa.array(self._source_rows[first : first + table.num_rows]))
         return partial(write_shard, self._folder, shard, table)
 
 
@@ -276,8 +284,10 @@ def corpus_manifest(
     )
 
 
-def list_rejected(path: Path, verdicts: Path) -> None:
-    """Write line and reason of each row that `screen` left out."""
+def list_rejected(path: Path, verdicts: Path, targets: int = 1) -> None:
+    """Write line and reason of each row that `screen` left out, and the number of its target if there are several."""
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as file:
-        file.write("line\treason\n")
-        file.writelines(f"{line}\t{reason}\n" for line, reason in read_rejected(verdicts))
+        file.write("line\treason\ttarget\n" if targets > 1 else "line\treason\n")
+        for number, reason in read_rejected(verdicts):
+            line, target = divmod(number - 1, targets)
+            file.write(f"{line + 1}\t{reason}\t{target + 1}\n" if targets > 1 else f"{number}\t{reason}\n")

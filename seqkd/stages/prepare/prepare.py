@@ -35,12 +35,20 @@ from seqkd.stages.prepare.learning import learn_vocabularies
 from seqkd.stages.prepare.references import check_text, copy_accepted, name_digests, read_text
 from seqkd.stages.prepare.shared_sources import SourceRows, check_shared
 from seqkd.stages.prepare.tags import check_tag, describe_tag
+from seqkd.stages.prepare.targets import (
+    TARGETS,
+    check_pairs,
+    count_targets,
+    find_source_rows,
+    read_pairs,
+    split_targets,
+)
 from seqkd.stages.rejected import REJECTED
 from seqkd.stopping import StopRequest
 from seqkd.text.cleaning import Cleaner
 from seqkd.text.identification import LanguageCheck, identifier_version
 from seqkd.text.normalize import Normalizer
-from seqkd.text.reading import BitextFacts, RawPair, check_bitext, read_bitext
+from seqkd.text.reading import BitextFacts, RawPair
 from seqkd.text.screening import count_verdicts, read_kept
 from seqkd.text.vocabularies import Vocabularies, list_files
 
@@ -188,6 +196,7 @@ def _prepare(
     check_tag(config.tag or "", vocabularies)
     shared = None if config.shares_sources is None else SourceRows(Corpus.open(config.shares_sources / "train"))
     languages = _list_languages(config) | describe_tag(config.tag or "")
+    targets = count_targets(config.train)
     manifests = {}
     for part in ("train", "valid", "test"):
         bitext: BitextConfig = getattr(config, part)
@@ -195,7 +204,9 @@ def _prepare(
         digests |= {"vocabulary": vocabularies.target.digest, "source_vocabulary": vocabularies.source.digest}
         # Valid and test are not cleaned, so they do not depend on the settings of cleaning.
         own = made_by.settings if part == "train" else {"shard_rows": config.shard_rows, **languages}
+        texts: Iterator[tuple[str, ...]]
         texts = read_kept(_training_text(config), verdicts) if part == "train" else read_text(bitext)
+        texts = split_targets(texts) if part == "valid" else texts
         part_made_by = replace(made_by, settings={**own, "part": part}, inputs=digests)
         with StageOutput.open(out / part, "corpus", part_made_by, overwrite=False) as output:
             if not output.complete:
@@ -207,6 +218,7 @@ def _prepare(
                     number,
                     config.shard_rows,
                     vocabularies,
+                    source_rows=find_source_rows(verdicts, targets) if part == "train" and targets > 1 else None,
                     as_given=given,
                     shared=None if given else shared,
                     tag=config.tag or "",
@@ -214,10 +226,12 @@ def _prepare(
                 )
                 manifest = corpus_manifest(output, written, vocabularies, {} if given else counts, as_given=given)
                 manifest.extra.update(languages)
+                if part == "train" and targets > 1:
+                    manifest.extra[TARGETS] = targets
                 output.commit(manifest)
             assert output.manifest is not None
             manifests[part] = output.manifest
-    list_rejected(out / REJECTED, verdicts)
+    list_rejected(out / REJECTED, verdicts, targets)
     if config.test.accepted:
         copy_accepted(config.test.accepted, out / ACCEPTED)
     shutil.rmtree(work)
@@ -272,26 +286,24 @@ def _check_inputs(config: PrepareConfig) -> tuple[dict[str, BitextFacts], str]:
         if bitext.accepted and part != "test":
             what = "accepted translations are for the test text only"
             problems.append(InputError(what, where=f"{part}.accepted"))
-        elif len(bitext.references) > 1 and part != "test":
-            what = "several references are for the test text only"
-            problems.append(InputError(what, where=f"{part}.target", expected="one file"))
         elif part == "train":
             try:
-                facts[part] = check_bitext(bitext.source, *(bitext.references or (None,)))
+                facts[part] = check_pairs(bitext)
             except InputError as error:
                 problems.append(error)
         else:
             found, digest = check_text(bitext, problems)
             accepted_digest = digest or accepted_digest
             if found is not None:
-                facts[part] = found
+                rows = found.rows * count_targets(bitext) if part == "valid" else found.rows
+                facts[part] = replace(found, rows=rows)
     raise_problems(problems)
     return facts, accepted_digest
 
 
 def _training_text(config: PrepareConfig) -> Iterator[RawPair]:
     """Read the rows of the training text."""
-    return read_bitext(config.train.source, *(config.train.references or (None,)))
+    return read_pairs(config.train)
 
 
 def _make_normalizers(config: PrepareConfig) -> tuple[Normalizer, Normalizer]:

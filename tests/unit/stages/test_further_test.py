@@ -10,7 +10,7 @@ import pytest
 import sacrebleu
 
 from seqkd.cli.main import main
-from seqkd.config.stages import EvaluateConfig, FurtherTestConfig, PrepareConfig
+from seqkd.config.stages import EvaluateConfig, FurtherTestConfig
 from seqkd.config.toml import to_toml, validate
 from seqkd.corpus.manifest import read_manifest
 from seqkd.corpus.reader import Corpus
@@ -155,16 +155,6 @@ def test_an_empty_test_set_is_refused(run: Path, tmp_path: Path) -> None:
 def test_texts_that_cannot_be(text: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         validate(FurtherTestConfig, {"text": text, "prepared": "p"}, "test")
-
-
-def test_several_references_are_for_test_text_only(tmp_path: Path) -> None:
-    config = prepare_config(tmp_path)
-    several = {
-        part: getattr(config, part).model_copy(update={"target": (tmp_path / "a", tmp_path / "b")})
-        for part in ("train", "valid")
-    }
-    with pytest.raises(InputError, match=r"train\.target: several references are for the test text only"):
-        prepare.run(PrepareConfig(**(dict(config) | several)), tmp_path / "out")
 
 
 # --- evaluation ---------------------------------------------------------------------------------------------------

@@ -183,6 +183,7 @@ def _prepare(
     encode: Annotated[
         bool, typer.Option("--encode", help="Encode the text of a corpus with another vocabulary.")
     ] = False,
+    sample: Annotated[bool, typer.Option("--sample", help="Draw one target of each source of a corpus.")] = False,
     overwrite: Overwrite = False,
     overwrite_changed: OverwriteChanged = False,
     device: Device = "auto",
@@ -192,8 +193,9 @@ def _prepare(
 
     With --monolingual, prepare sources for back-translation from text of the target language. With --test, prepare a
     further test set. With --vocabulary, learn a further vocabulary. With --encode, encode a corpus with it.
+    With --sample, draw one target of each source of a corpus that has several.
     """
-    given = {"monolingual": monolingual, "test": test, "vocabulary": vocabulary, "encode": encode}
+    given = {"monolingual": monolingual, "test": test, "vocabulary": vocabulary, "encode": encode, "sample": sample}
     chosen = [name for name, asked in given.items() if asked]
     if len(chosen) > 1:
         raise typer.BadParameter(f"give one of {', '.join(f'--{name}' for name in chosen)}, not several")

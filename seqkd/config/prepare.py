@@ -247,6 +247,13 @@ class EncodeConfig(Strict):
     vocabulary: Path = Field(..., description="a folder with the vocabulary: output of `prepare`, or a model")
 
 
+class SampleConfig(Strict):
+    """One target of each source of a corpus, drawn at random."""
+
+    corpus: Path = Field(..., description="training text with several targets for each source")
+    seed: int = 1
+
+
 class MonolingualConfig(Strict):
     """Settings that turn text of the target language into the sources of a corpus in the other direction."""
 

@@ -34,6 +34,7 @@ from seqkd.config.prepare import FurtherVocabularyConfig as FurtherVocabularyCon
 from seqkd.config.prepare import Language as Language
 from seqkd.config.prepare import MonolingualConfig as MonolingualConfig
 from seqkd.config.prepare import PrepareConfig as PrepareConfig
+from seqkd.config.prepare import SampleConfig as SampleConfig
 from seqkd.config.prepare import VocabularyConfig as VocabularyConfig
 from seqkd.config.prepare import one_or_several as one_or_several
 from seqkd.config.report import NamedPath

@@ -51,6 +51,13 @@ def find_setting_problems(pipeline: PipelineConfig, graph: Graph) -> Iterator[st
     yield from _find_teacher_problems(pipeline, graph)
     yield from _find_soft_size_problems(pipeline, graph, sizes)
     yield from _find_score_problems(pipeline, graph)
+    for node in graph.of_kind("samples"):
+        data = next(part for part in pipeline.data if part.name == find_data(graph, node).name)
+        if len(data.train.references) < 2:
+            yield (
+                f"{node.place}.corpus: the data set {data.name!r} has one target for each source, so there is nothing "
+                "to draw; give its train.target a list of files"
+            )
     for part in pipeline.select:
         table = "scorer" if part.rerank is None else "rerank"
         made = {model.name for model in graph.follow(graph["select", part.name], "scorer")}

@@ -148,7 +148,7 @@ def plan_report(node: Node, plan: Plan) -> Iterator[Stage]:
         pipeline=pipeline.name,
         title=pipeline.title,
         prepared=plan.prepare_output(node).folder,
-        corpora=tuple(_named_path(plan, part) for part in parts if part.kind == "select"),
+        corpora=tuple(_named_path(plan, part) for part in parts if part.kind in ("samples", "select")),
         distill=tuple(_named_path(plan, part) for part in parts if isinstance(part.settings, DistillPart)),
         soft_targets=tuple(_named_path(plan, part) for part in parts if part.kind == "soft_targets"),
         models=tuple(_named_path(plan, part) for part in models),

@@ -314,6 +314,15 @@ class SelectPart(SelectSettings):
     kbest: Name = Field(..., description="the name of a [[distill]]")
 
 
+class SamplePart(Strict):
+    """One target of each source, drawn at random."""
+
+    name: Name
+    corpus: Name | None = Field(
+        None, description="a data set with several targets for each source; if left out, the only data set"
+    )
+
+
 class SoftTargetsPart(SoftOptions):
     """The teacher's distributions at a training corpus' target positions."""
 
@@ -424,6 +433,7 @@ class PipelineConfig(Strict):
     prepare: PreparePart = PreparePart()
     teachers: tuple[TeacherPart, ...] = Field(..., description="[teacher], or several [[teachers]]")
     vocabularies: tuple[VocabularyPart, ...] = ()
+    samples: tuple[SamplePart, ...] = ()
     distill: tuple[DistillPart, ...] = ()
     select: tuple[SelectPart, ...] = ()
     soft_targets: tuple[SoftTargetsPart, ...] = ()

@@ -19,6 +19,7 @@ from seqkd.pipeline.recipes import (
     plan_monolingual,
     plan_prepare,
     plan_reverse,
+    plan_sample,
     plan_student,
     plan_teacher,
     plan_test,
@@ -98,7 +99,7 @@ def _find_asked_model(table: Table) -> Any:
     return source.get("model") if isinstance(source, Mapping) and worker else None
 
 
-_TEXT = ("select", "data", "backtranslation")
+_TEXT = ("select", "data", "backtranslation", "samples")
 _ASKED_MODEL = Reference(field="source.model", kinds=("teachers", "students"), read=_find_asked_model, folders=True)
 _TEACHER = Reference(field="teacher", kinds=("teachers", "students"), default="teachers", ensembles=True)
 
@@ -136,6 +137,15 @@ PARTS: Mapping[str, Part] = {
         only="teacher",
         label="teacher {}",
     ),
+    "samples": Part(
+        title="[[samples]]",
+        help="One target of each source of a data set with several targets, drawn at random",
+        stages=plan_sample,
+        makes=("corpus",),
+        references=(Reference(field="corpus", kinds=("data",), default="data"),),
+        folder="corpora",
+        label="corpus {}",
+    ),
     "distill": Part(
         title="[[distill]]",
         help="K-best lists for the sources of a corpus, written by a teacher or another source",
@@ -143,7 +153,7 @@ PARTS: Mapping[str, Part] = {
         makes=("k-best lists",),
         references=(
             replace(_TEACHER, wanted=lambda table: "source" not in table),
-            Reference(field="corpus", kinds=("data", "select", "backtranslation"), default="data"),
+            Reference(field="corpus", kinds=("data", "select", "backtranslation", "samples"), default="data"),
             _ASKED_MODEL,
         ),
         folder="kbest",
@@ -178,7 +188,7 @@ PARTS: Mapping[str, Part] = {
         help="A teacher's distributions at the target positions of a training corpus",
         stages=plan_soft_targets,
         makes=("soft targets",),
-        references=(_TEACHER, Reference(field="corpus", kinds=("select", "data"), default="data")),
+        references=(_TEACHER, Reference(field="corpus", kinds=("select", "data", "samples"), default="data")),
         folder="soft_targets",
         label="soft targets {}",
     ),

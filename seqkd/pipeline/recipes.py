@@ -17,6 +17,7 @@ from seqkd.config.stages import (
     FurtherVocabularyConfig,
     MonolingualConfig,
     PrepareConfig,
+    SampleConfig,
     TrainConfig,
     VocabularyConfig,
     WeightedPath,
@@ -148,6 +149,14 @@ def plan_encoded(node: Node, plan: Plan) -> Iterator[Stage]:
         out=plan.folder(node),
         needs=(corpus.file, vocabulary.file),
     )
+
+
+def plan_sample(node: Node, plan: Plan) -> Iterator[Stage]:
+    """Plan a corpus with one target of each source."""
+    (corpus,) = plan.linked_outputs(node, "corpus")
+    config = SampleConfig(corpus=corpus.folder, seed=derive_seed(plan.pipeline.seed, "sample"))
+    name, out = f"sample.{node.name}", plan.folder(node)
+    yield Stage(name=name, kind="sample", goal="prepare", config=config, out=out, needs=(corpus.file,))
 
 
 def plan_monolingual(node: Node, plan: Plan) -> Iterator[Stage]:

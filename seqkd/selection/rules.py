@@ -69,7 +69,7 @@ def score_by_sample(lists: Lists, means: Means) -> Floats:
 
     By the Gumbel-max trick, the largest of log p + Gumbel noise is a draw from p, the next one a draw from the others.
     """
-    uniform = _uniform(means.seed, lists.ids[lists.owners], lists.ranks)
+    uniform = draw_uniform(means.seed, lists.ids[lists.owners], lists.ranks)
     with np.errstate(divide="ignore"):  # a hypothesis of probability 0 is never drawn
         return np.log(lists.posterior) - np.log(-np.log(uniform))
 
@@ -151,7 +151,7 @@ def _expected_scores(lists: Lists, scores: Floats) -> Floats:
     return expected.astype(np.float64)  # without any hypotheses they are integers
 
 
-def _uniform(seed: int, ids: Integers, ranks: Integers) -> Floats:
+def draw_uniform(seed: int, ids: Integers, ranks: Integers) -> Floats:
     """Return numbers between 0 and 1, both excluded, from a hash of the arguments (three SplitMix64 finalisers)."""
     state = np.full(len(ids), seed, dtype=np.uint64)
     for part in (ids, ranks, np.zeros_like(ids)):

@@ -74,6 +74,14 @@ STAGES = {
             option="--encode",
         ),
         Stage(
+            name="sample",
+            help="Draw one target of each source of a corpus",
+            settings="seqkd.config.stages:SampleConfig",
+            run="seqkd.stages.prepare.sample:run",
+            command="prepare",
+            option="--sample",
+        ),
+        Stage(
             name="train",
             help="Train a model on one or several corpora",
             settings="seqkd.config.stages:TrainConfig",

@@ -21,6 +21,7 @@ from seqkd.config.stages import (
     MonolingualConfig,
     PrepareConfig,
     ReportConfig,
+    SampleConfig,
     SelectConfig,
     SoftTargetsConfig,
     TrainConfig,
@@ -35,7 +36,7 @@ from seqkd.report import stage as report
 from seqkd.stages.distill import provenance as distill_provenance
 from seqkd.stages.distill import soft_targets
 from seqkd.stages.evaluate import provenance as evaluate_provenance
-from seqkd.stages.prepare import further_test, further_vocabulary, monolingual, prepare
+from seqkd.stages.prepare import further_test, further_vocabulary, monolingual, prepare, sample
 from seqkd.stages.select import provenance as select_provenance
 from seqkd.stages.train import train
 from tests.unit.earlier_runs import FIXTURES
@@ -49,6 +50,7 @@ STAGES: dict[type, tuple[str, Any]] = {
     PrepareConfig: ("prepare", prepare.settings),
     MonolingualConfig: ("monolingual", monolingual.settings),
     FurtherVocabularyConfig: ("vocabulary", further_vocabulary.settings),
+    SampleConfig: ("sample", sample.settings),
     FurtherTestConfig: ("test", further_test.settings),
     TrainConfig: ("train", train.settings),
     DistillConfig: ("distill", distill_provenance.settings),

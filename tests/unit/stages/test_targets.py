@@ -1,15 +1,17 @@
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from seqkd.config.stages import PrepareConfig
+from seqkd.config.stages import PrepareConfig, SampleConfig
 from seqkd.corpus.manifest import read_manifest
 from seqkd.corpus.reader import Corpus
-from seqkd.errors import TextError
-from seqkd.stages.prepare import prepare
+from seqkd.errors import CorpusError, TextError
+from seqkd.stages.prepare import prepare, sample
+from seqkd.tools.verify import verify
 
 SOURCES = ["the old cat sees a dog", "a dog", "the dog sees the cat", "a cat and a dog"]
 TARGETS = {
@@ -90,3 +92,41 @@ def test_one_target_in_a_list_is_one_target(config: PrepareConfig, tmp_path: Pat
         prepare.run(config.model_copy(update=changes), tmp_path / name)
     assert read_manifest(tmp_path / "alone").fingerprint == read_manifest(tmp_path / "list").fingerprint
     assert "source_row" not in Corpus.open(tmp_path / "list" / "train").schema.names
+
+
+# --- one target of each source ------------------------------------------------------------------------------------
+
+
+def test_a_sample_has_one_target_of_each_source(config: PrepareConfig, tmp_path: Path) -> None:
+    """The shards hold three rows, so that the targets of the second source lie in two of them."""
+    gold = tmp_path / "gold"
+    prepare.run(config, gold)
+    everything = {row[0]: row for row in rows(gold / "train", "id", "source", "target")}
+    drawn = Counter[int]()
+    for seed in range(60):
+        out = tmp_path / "samples" / str(seed)
+        sample.run(SampleConfig(corpus=gold / "train", seed=seed), out)
+        found = rows(out, "id", "source", "target")
+        assert [row[1] for row in found] == SOURCES
+        assert all(everything[row[0]] == row for row in found)
+        drawn.update(row[0] for row in found)
+    assert drawn[6] == 60  # the only target that is left of its source
+    assert all(15 < drawn[row] < 45 for row in range(6))
+    assert "source_row" not in Corpus.open(tmp_path / "samples" / "0").schema.names
+    assert verify(tmp_path / "samples" / "0", [gold]).problems == []
+
+
+def test_a_sample_is_the_same_however_the_corpus_is_cut(config: PrepareConfig, tmp_path: Path) -> None:
+    for name, size in (("small", 2), ("large", 100)):
+        prepare.run(config.model_copy(update={"shard_rows": size}), tmp_path / name)
+        sample.run(SampleConfig(corpus=tmp_path / name / "train"), tmp_path / f"{name}-sample")
+    small, large = (rows(tmp_path / f"{name}-sample", "id", "target") for name in ("small", "large"))
+    assert small == large
+
+
+def test_a_corpus_with_one_target_has_nothing_to_draw(config: PrepareConfig, tmp_path: Path) -> None:
+    one = config.train.model_copy(update={"target": config.train.references[0]})
+    prepare.run(config.model_copy(update={"train": one}), tmp_path / "gold")
+    with pytest.raises(CorpusError, match="has one target for each source"):
+        sample.run(SampleConfig(corpus=tmp_path / "gold" / "train"), tmp_path / "sample")
+    assert not (tmp_path / "sample").exists()

@@ -202,6 +202,11 @@ class PrepareConfig(Strict):
     def _check_tag(self) -> PrepareConfig:
         if self.tag and self.vocabulary_from is None and self.tag not in self.vocabulary.symbols:
             raise ValueError(f"tag: {self.tag!r} is not a piece; add it to vocabulary.symbols")
+        if self.shares_sources is not None and len(self.train.references) > 1:
+            raise ValueError(
+                "shares_sources: train.target has several targets for each source, which are joined with each other; "
+                "leave out one or the other"
+            )
         return self
 
     @model_validator(mode="after")

@@ -25,6 +25,8 @@ from seqkd.errors import CorpusError
 from seqkd.executors.work import Completion, whole_shards
 from seqkd.progress import say
 from seqkd.selection.rules import draw_uniform
+from seqkd.stages.prepare.shared_sources import SOURCE_ROW
+from seqkd.stages.prepare.targets import TARGETS
 from seqkd.stages.shards import ShardJob, make_shards
 
 STAGE = "sample"
@@ -49,7 +51,7 @@ def run(config: SampleConfig, out: str | Path, *, overwrite: bool = False, devic
     """
     out = Path(out)
     corpus = Corpus.open(config.corpus, "corpus")
-    if "source_row" not in corpus.schema.names:
+    if TARGETS not in corpus.manifest.extra:
         raise CorpusError(
             "has one target for each source, so there is nothing to draw",
             where=str(config.corpus),
@@ -81,10 +83,10 @@ def settings(config: SampleConfig) -> dict[str, Any]:
 
 def _draw_rows(corpus: Corpus, seed: int) -> Ids:
     """Draw the id of one row for each source, in ascending order."""
-    tables = list(corpus.tables(["id", "source_row"]))
+    tables = list(corpus.tables(["id", SOURCE_ROW]))
     ids, sources = (
         np.concatenate([np.zeros(0, dtype=np.int64), *(table.column(name).to_numpy() for table in tables)])
-        for name in ("id", "source_row")
+        for name in ("id", SOURCE_ROW)
     )
     numbers = draw_uniform(seed, sources, ids)
     order = np.lexsort((numbers, sources))  # the last row of each source has the largest number
@@ -96,7 +98,7 @@ def _draw_rows(corpus: Corpus, seed: int) -> Ids:
 def _take_shard(corpus: Corpus, out: Path, drawn: Ids, index: int) -> Completion[ShardInfo]:
     """Take the drawn rows of a shard, and return the function that writes them."""
     table = corpus.read_shard(index)
-    kept = table.filter(pa.array(np.isin(table.column("id").to_numpy(), drawn))).drop_columns(["source_row"])
+    kept = table.filter(pa.array(np.isin(table.column("id").to_numpy(), drawn))).drop_columns([SOURCE_ROW])
     return partial(write_shard, out, index, kept)
 
 
@@ -112,7 +114,8 @@ def _describe(corpus: Corpus, output: StageOutput, shards: list[ShardInfo]) -> M
                 unknown[side] = unknown.get(side, 0) + number
             del table
     known = corpus.manifest
-    extra = {name: value for name, value in known.extra.items() if name != UNKNOWN_ROWS} | {"rule": RULE}
+    extra = {name: value for name, value in known.extra.items() if name not in (UNKNOWN_ROWS, TARGETS)}
+    extra |= {"rule": RULE}
     return Manifest(
         kind="corpus",
         fingerprint=output.fingerprint,

@@ -196,17 +196,17 @@ class PrepareConfig(Strict):
             raise ValueError(
                 "shares_sources: train.source has both sides; give the two sides as files, `source` and `target`"
             )
+        if self.shares_sources is not None and len(self.train.references) > 1:
+            raise ValueError(
+                "shares_sources: train.target has several targets for each source, which are joined with each other; "
+                "leave out one or the other"
+            )
         return self
 
     @model_validator(mode="after")
     def _check_tag(self) -> PrepareConfig:
         if self.tag and self.vocabulary_from is None and self.tag not in self.vocabulary.symbols:
             raise ValueError(f"tag: {self.tag!r} is not a piece; add it to vocabulary.symbols")
-        if self.shares_sources is not None and len(self.train.references) > 1:
-            raise ValueError(
-                "shares_sources: train.target has several targets for each source, which are joined with each other; "
-                "leave out one or the other"
-            )
         return self
 
     @model_validator(mode="after")

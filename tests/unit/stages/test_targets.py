@@ -133,5 +133,5 @@ def test_a_corpus_with_one_target_has_nothing_to_draw(config: PrepareConfig, tmp
 
 
 def test_sources_with_several_targets_are_not_joined_with_another_data_set(config: PrepareConfig) -> None:
-    with pytest.raises(ValueError, match="shares_sources: train.target has several targets"):
+    with pytest.raises(ValueError, match=r"shares_sources: train\.target has several targets"):
         PrepareConfig(**(dict(config) | {"shares_sources": Path("other")}))

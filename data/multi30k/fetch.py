@@ -2,7 +2,7 @@
 
 Image captions in English, German, French and Czech (Elliott et al. 2016, 2017; Barrault et al. 2018), for
 non-commercial research and education; see https://github.com/multi30k/dataset. Written are train.LL (29,000 rows),
-val.LL (1,014) and test_2016_flickr.LL (1,000) for both languages. With --halves the training text is also written as
+val.LL (1,014) and test_2016_flickr.LL (1,000) for each language. With --halves the training text is also written as
 two halves: train-1.LL has the rows 1, 3, 5, ..., and train-2.LL the rows 2, 4, 6, ... Where the environment names a
 folder in SEQKD_DATA_MIRROR, its multi30k/*.gz are taken and nothing is downloaded. Every file is checked against its
 SHA-256. `--tiny` writes some hundred made rows
@@ -72,11 +72,11 @@ def fetch(
     checksums: Mapping[str, str] = CHECKSUMS,
     download: Callable[[str], bytes] = downloaded,
 ) -> None:
-    """Write the six files of a language pair to `out`; all of them, or none.
+    """Write the three files of each language to `out`; all of them, or none.
 
     Args:
         out: The folder to write to.
-        pair: Two languages, e.g. "en-de".
+        pair: Two or more languages, e.g. "en-de" or "en-de-fr".
         mirror: A folder whose `multi30k/*.gz` are taken; None downloads.
         halves: Whether to write the two halves of the training text, too.
         checksums: SHA-256 (hex) of each file's text.
@@ -124,8 +124,8 @@ def _make_text(part: str, language: str) -> bytes:
 
 def _languages(pair: str) -> list[str]:
     languages = pair.split("-")
-    if len(languages) != 2 or languages[0] == languages[1] or not set(languages) <= set(LANGUAGES):
-        raise FetchError(f"--pair {pair!r}: expected two of {', '.join(LANGUAGES)}, such as en-de")
+    if len(languages) < 2 or len(set(languages)) < len(languages) or not set(languages) <= set(LANGUAGES):
+        raise FetchError(f"--pair {pair!r}: expected two or more of {', '.join(LANGUAGES)}, such as en-de")
     return languages
 
 
@@ -175,7 +175,7 @@ def _write(out: Path, texts: Mapping[str, bytes]) -> None:
 def main(arguments: list[str] | None = None, *, download: Callable[[str], bytes] = downloaded) -> int:
     parser = argparse.ArgumentParser(description="Fetch Multi30k task 1, raw text.")
     parser.add_argument("--out", type=Path, required=True, help="folder for the files")
-    parser.add_argument("--pair", required=True, help="two languages of en, de, fr, cs, such as en-de")
+    parser.add_argument("--pair", required=True, help="two or more of en, de, fr, cs, such as en-de")
     parser.add_argument("--halves", action="store_true", help="write two halves of the training text, too")
     parser.add_argument("--tiny", action="store_true", help="write some hundred made rows; nothing is fetched")
     options = parser.parse_args(arguments)

@@ -48,6 +48,14 @@ class ComparedOutputs(NamedPath):
     corpus: Path
 
 
+class LanguageText(Strict):
+    """A language that targets may be in."""
+
+    name: Name
+    text: Path = Field(..., description="text of this language alone, whose words give the probabilities")
+    test: Path | None = Field(None, description="test text of this language alone, with which outputs are compared")
+
+
 class ReportConfig(Strict):
     """Settings of the report on all results of a pipeline."""
 
@@ -73,5 +81,8 @@ class ReportConfig(Strict):
     )
     agreement: ComparedOutputs | None = Field(
         None, description="the evaluation with whose outputs the outputs of all models are compared"
+    )
+    languages: tuple[LanguageText, ...] = Field(
+        (), description="the languages of the targets, if there are several; at least two"
     )
     samples: int = Field(8, ge=0)

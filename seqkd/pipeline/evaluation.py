@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from seqkd.config.prepare import OWN_TEST
-from seqkd.config.report import ComparedOutputs, NamedEvaluations, NamedPath, SeedRuns, StudentRounds, SyntheticPath
+from seqkd.config.report import (
+    ComparedOutputs,
+    LanguageText,
+    NamedEvaluations,
+    NamedPath,
+    SeedRuns,
+    StudentRounds,
+    SyntheticPath,
+)
 from seqkd.config.stages import EvaluateConfig, ReportConfig
 from seqkd.pipeline.file import DistillPart, EvaluatePart, StudentPart
 from seqkd.pipeline.folders import Plan, Stage, bare_name, evaluation_name, is_asked
@@ -174,13 +182,17 @@ def plan_report(node: Node, plan: Plan) -> Iterator[Stage]:
         agreement=next(
             (_plan_agreement(plan, each, data) for each in plan.graph.follow(evaluation, "agreement")), None
         ),
+        languages=tuple(_list_languages(plan, data)),
     )
     out = plan.root / "report" if plan.only(data) else plan.root / "report" / data.name
     shared = (plan.output(part).file for part in _list_shared(plan, data))
     done = (target for target, stage in plan.done[data.name].items() if stage.kind not in (None, "export"))
     joined = (named.path / "manifest.json" for test in further for named in test.evaluations)
     compared = [] if config.agreement is None else [config.agreement.path / "manifest.json"]
-    needs = tuple(dict.fromkeys((*done, *joined, *shared, *compared)))
+    # A fetch step also writes the texts of languages. Missing texts are not named to Make.
+    files = (path for each in config.languages for path in (each.text, each.test) if path is not None)
+    texts = (path for path in files if data.settings.fetch is None and path.exists())
+    needs = tuple(dict.fromkeys((*done, *joined, *shared, *compared, *texts)))
     yield Stage(name=plan.stage_name(data, "report"), kind="report", goal="report", config=config, out=out, needs=needs)
 
 
@@ -227,6 +239,13 @@ def _find_evaluation(node: Node, plan: Plan) -> Node:
     """Find the evaluation of the data set of a report."""
     data = plan.data(node)
     return next(each for each in plan.graph.follow(node, "evaluations") if plan.data(each) is data)
+
+
+def _list_languages(plan: Plan, data: Node) -> Iterator[LanguageText]:
+    """List the languages of targets, with paths as for the texts of a data set."""
+    base = plan.text_folder(data)
+    for name, part in plan.pipeline.report.languages.items():
+        yield LanguageText(name=name, text=base / part.text, test=None if part.test is None else base / part.test)
 
 
 def _list_shared(plan: Plan, data: Node) -> list[Node]:

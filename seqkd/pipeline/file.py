@@ -413,6 +413,25 @@ class EvaluatePart(Strict):
         return self
 
 
+class LanguagePart(Strict):
+    """A language of the targets. Relative paths are those of the text of the data set."""
+
+    text: Path = Field(..., description="text of this language alone, whose words give the probabilities")
+    test: Path | None = Field(None, description="test text of this language alone, with which outputs are compared")
+
+
+class ReportPart(Strict):
+    """The settings of the report."""
+
+    languages: dict[Name, LanguagePart] = Field({}, description="the languages of the targets, if there are several")
+
+    @model_validator(mode="after")
+    def _check_languages(self) -> ReportPart:
+        if len(self.languages) == 1:
+            raise ValueError("languages: there is one; name at least two, or leave the table out")
+        return self
+
+
 def put_in_lists(values: Mapping[str, Any]) -> dict[str, Any]:
     """Replace [data] and [teacher] in the values of a file by lists [[data]] and [[teachers]] with one entry."""
     changed = dict(values)
@@ -443,6 +462,7 @@ class PipelineConfig(Strict):
     next_teacher: Name | None = Field(None, description="the student that teaches the next round, if there are several")
     exports: tuple[ExportPart, ...] = ()
     evaluate: EvaluatePart = EvaluatePart()
+    report: ReportPart = ReportPart()
 
     @model_validator(mode="before")
     @classmethod

@@ -169,6 +169,11 @@ def _list_paths(values: Mapping[str, Any]) -> list[tuple[str, str]]:
             for text in (texts if isinstance(texts, list) else [])
             if isinstance(text, str)
         ]
+    for table in _list_tables([values.get("report")]):
+        languages = table.get("languages")
+        for name, texts in (languages if isinstance(languages, dict) else {}).items():
+            given = texts if isinstance(texts, dict) else {}
+            found += [(f"report.languages.{name}.{key}", path) for key, path in given.items() if isinstance(path, str)]
     for table in _list_tables(values.get("select")):
         for name in ("rerank", "scorer"):
             judges = table.get(name)

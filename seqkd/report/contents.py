@@ -10,6 +10,7 @@ from seqkd.config.prepare import OWN_TEST
 from seqkd.corpus.cost import Cost, total
 from seqkd.metrics.lengths import LengthHistogram
 from seqkd.metrics.results import DecodeResult, EvaluationResult
+from seqkd.report.languages import LanguageEntry
 from seqkd.report.timelines import Timeline
 
 
@@ -165,6 +166,7 @@ class Contents:
         curves: The validations of each model that was trained here.
         timelines: The selective distillation of each data set of each model.
         samples: Training rows with their targets.
+        languages: The languages of the corpora and of the outputs of models; empty if no languages are named.
         shared: Training rows with their targets in all data sets that share their sources.
         edges: The edges of the pipeline's graph.
         kinds: The kind of each node of the graph: corpus, kbest, model or other.
@@ -189,6 +191,7 @@ class Contents:
     curves: dict[str, tuple[CurvePoint, ...]]
     samples: tuple[Sample, ...]
     timelines: tuple[Timeline, ...] = ()
+    languages: tuple[LanguageEntry, ...] = ()
     shared: tuple[Sample, ...] = ()
     edges: tuple[tuple[str, str], ...]
     kinds: dict[str, str]
@@ -231,6 +234,7 @@ class Contents:
             ],
             **({"agreement_with": self.agreement_with} if self.agreement_with else {}),
             **({"backtranslation": synthetic} if synthetic else {}),
+            **({"languages": [entry.to_json() for entry in self.languages]} if self.languages else {}),
             **({"pooled": list(pooled)} if pooled else {}),
             **({"selective": [line.to_json() for line in self.timelines]} if self.timelines else {}),
             **({"cost": self._cost_json()} if self.costs else {}),

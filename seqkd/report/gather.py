@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +38,11 @@ from seqkd.report.contents import (
     SampleText,
     SyntheticEntry,
 )
+from seqkd.report.languages import measure_texts
 from seqkd.report.shared import choose_shared
 from seqkd.report.timelines import read_timelines
+from seqkd.stages.prepare.shared_sources import SOURCE_ROW
+from seqkd.stages.prepare.targets import TARGETS
 from seqkd.text.languages import word_spans
 
 ALIGNED_ROWS = 20_000  # the most rows that are aligned for complexity and faithfulness
@@ -57,7 +60,8 @@ SPEED = "speed.json"
 class _Texts:
     """A training corpus, with the positions of its ids.
 
-    Several rows may be hypotheses of one row. They share its id here, in the order of their ranks.
+    Several rows may be hypotheses of one row. They share its id here, in the order of their ranks. If gold text has
+    several targets for each source, all rows with one source have the id of the first of them.
     """
 
     name: str
@@ -66,6 +70,7 @@ class _Texts:
     order: Ints  # positions by ascending id
     source_lengths: Ints
     target_lengths: Ints
+    first_rows: tuple[Ints, Ints] | None = None  # of gold text with several targets: its ids, and the ids to use here
 
     def find_positions(self, ids: Ints) -> Ints:
         """Find the positions of ids that are all in the corpus; of several rows with an id, the first one."""
@@ -91,8 +96,8 @@ def gather(config: ReportConfig, *, aligned_cells: int = ALIGNED_CELLS) -> Conte
     Raises:
         CorpusError: A folder is missing, unfinished or damaged.
     """
-    gold = _open_texts(GOLD, config.prepared / "train")
-    distilled = [_open_texts(named.name, named.path) for named in config.corpora]
+    gold = _join_targets(_open_texts(GOLD, config.prepared / "train"))
+    distilled = [_join_sources(_open_texts(named.name, named.path), gold) for named in config.corpora]
     shared = _find_shared_ids(gold, distilled)
     corpora, aligned_rows = _describe_corpora(gold, distilled, shared, aligned_cells)
     curves = {named.name: read_history(named.path) for named in config.models}
@@ -115,6 +120,14 @@ def gather(config: ReportConfig, *, aligned_cells: int = ALIGNED_CELLS) -> Conte
         baselines=dict(config.baselines),
         timelines=tuple(line for named in config.models for line in read_timelines(named.name, named.path / HISTORY)),
         curves={name: points for name, points in curves.items() if points},
+        languages=tuple(
+            measure_texts(
+                config.languages,
+                [(texts.name, texts.corpus) for texts in (gold, *distilled)],
+                config.evaluations,
+                models,
+            )
+        ),
         samples=_choose_samples(gold, distilled, shared, config.samples),
         shared=tuple(choose_shared(gold.corpus, [(each.name, each.corpus) for each in distilled], config.shared)),
         edges=config.edges,
@@ -164,9 +177,27 @@ def _open_texts(name: str, path: Path) -> _Texts:
     return _Texts(name, corpus, ids, np.argsort(ids, kind="stable"), sources.astype(np.int64), targets.astype(np.int64))
 
 
+def _join_targets(gold: _Texts) -> _Texts:
+    """Give all targets of one source the same id."""
+    if TARGETS not in gold.corpus.manifest.extra:
+        return gold
+    tables = list(gold.corpus.tables([SOURCE_ROW]))
+    firsts: Ints = np.concatenate([table.column(SOURCE_ROW).to_numpy() for table in tables])
+    return replace(gold, ids=firsts, order=np.argsort(firsts, kind="stable"), first_rows=(gold.ids, firsts))
+
+
+def _join_sources(texts: _Texts, gold: _Texts) -> _Texts:
+    """Give the rows of a distilled corpus the ids that their sources have in gold text."""
+    if gold.first_rows is None:
+        return texts
+    known, firsts = gold.first_rows  # ids of gold text ascend
+    ids: Ints = firsts[np.searchsorted(known, texts.ids)]
+    return replace(texts, ids=ids, order=np.argsort(ids, kind="stable"))
+
+
 def _find_shared_ids(gold: _Texts, distilled: Sequence[_Texts]) -> Ints:
     """Find the ids that all corpora share, in ascending order."""
-    shared: Ints = np.sort(gold.ids)
+    shared: Ints = np.unique(gold.ids)
     for texts in distilled:
         shared = shared[np.isin(shared, texts.ids)]
     return shared

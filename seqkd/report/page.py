@@ -16,6 +16,7 @@ from seqkd.report.contents import Contents
 from seqkd.report.explanation import explain
 from seqkd.report.findings import conclude
 from seqkd.report.graph import draw_graph
+from seqkd.report.language_section import show_languages
 from seqkd.report.pooling import PooledReport, pool
 from seqkd.report.switches import switches_table
 from seqkd.report.test_sets import tests_table
@@ -51,6 +52,7 @@ def render(contents: Contents) -> str:
         targets=tables.targets_table(pooled) if any(model.target_logprobs for model in models) else None,
         target_rows=", ".join(sorted({f"{model.target_rows:,}" for model in models if model.target_logprobs})),
         rounds=_show_rounds(shown),
+        languages=show_languages(contents.languages),
         synthetic=tables.synthetic_table(contents.synthetic) if contents.synthetic else None,
         distill=tables.distill_table(contents.distill) if contents.distill else None,
         switches=switches_table(contents.timelines) if contents.timelines else None,

@@ -36,9 +36,9 @@ LABEL_SIZE = 9.0  # size of the name of a point; letters are about LETTER times 
 LETTER = 0.56
 
 # Matplotlib needs real colours. These stand for the CSS variables of the page, which replace them in the SVG.
-_INK, _MUTED, _LINE, _PAPER = "#0a0a01", "#0a0a02", "#0a0a03", "#0a0a04"
+INK, MUTED, LINE, _PAPER = "#0a0a01", "#0a0a02", "#0a0a03", "#0a0a04"
 _SERIES = [f"#0b0b0{index}" for index in range(COLOURS)]
-_VARIABLES = {_INK: "--ink", _MUTED: "--muted", _LINE: "--line", _PAPER: "--card"} | {
+_VARIABLES = {INK: "--ink", MUTED: "--muted", LINE: "--line", _PAPER: "--card"} | {
     colour: f"--series-{index}" for index, colour in enumerate(_SERIES)
 }
 _SIZE = (4.4, 3.1)  # inches of 72 units, about the width of a phone, so that letters keep their size there
@@ -53,11 +53,12 @@ def _find_colour(index: int) -> int:
     return index if index == 0 else 1 + (index - 1) % (COLOURS - 1)
 
 
-def _find_shade(index: int) -> str:
+def find_shade(index: int) -> str:
+    """Return the colour of a series for Matplotlib."""
     return _SERIES[_find_colour(index)]
 
 
-def _find_turn(index: int) -> int:
+def find_turn(index: int) -> int:
     """Return how often the colours have been used before."""
     return max(index - 1, 0) // (COLOURS - 1)
 
@@ -69,17 +70,17 @@ def plot_quality_by_size(models: Sequence[EvaluationResult], deviations: Deviati
         models: A model's place gives its colour.
         deviations: For models that are the mean of several seeds their standard deviations, drawn as error bars.
     """
-    figure, axes = _make_figure("parameters (millions)", find_unit(models))
+    figure, axes = make_figure("parameters (millions)", find_unit(models))
     for index, model in enumerate(models):
         x = model.parameters / 1e6
         low, high = (model.decodes[name].score for name in (model.quick, model.quality))
-        axes.plot([x, x], [low, high], color=_find_shade(index), linewidth=1.2)
+        axes.plot([x, x], [low, high], color=find_shade(index), linewidth=1.2)
         for name, bleu, full in ((model.quick, low, False), (model.quality, high, True)):
-            _draw_point(axes, x, bleu, _find_shade(index), marker="oDsv"[_find_turn(index) % 4], full=full)
+            _draw_point(axes, x, bleu, find_shade(index), marker="oDsv"[find_turn(index) % 4], full=full)
             if model.name in deviations:
-                _draw_error_bar(axes, x, bleu, deviations[model.name].decodes[name].score, _find_shade(index))
+                _draw_error_bar(axes, x, bleu, deviations[model.name].decodes[name].score, find_shade(index))
     _set_logarithmic(axes, [model.parameters / 1e6 for model in models])
-    return _write_svg(figure, axes, "size")
+    return write_svg(figure, axes, "size")
 
 
 def plot_quality_by_speedup(
@@ -96,7 +97,7 @@ def plot_quality_by_speedup(
         batch1: Speed-ups where sentences are decoded one at a time, not those in batches.
     """
     what = "one sentence at a time" if batch1 else "in batches"
-    figure, axes = _make_figure(f"times the teacher's speed, {what}", find_unit(models))
+    figure, axes = make_figure(f"times the teacher's speed, {what}", find_unit(models))
     labels: dict[str, tuple[float, float]] = {}
     points: list[tuple[float, float]] = []
     twins = {model.name: group.label for group in find_twins(models) for model in group.members}
@@ -108,7 +109,7 @@ def plot_quality_by_speedup(
         ]
         if not way:
             continue
-        shade, marker = _find_shade(index), "D" if model.parallel else "o"
+        shade, marker = find_shade(index), "D" if model.parallel else "o"
         axes.plot(*zip(*way, strict=True), color=shade, linewidth=0.9, zorder=2)
         for x, y in way:
             _draw_point(axes, x, y, shade, marker=marker, full=model.role == "teacher" or model.trained_on != GOLD)
@@ -123,7 +124,7 @@ def plot_quality_by_speedup(
         return Markup("")
     _set_logarithmic(axes, [x for x, _ in points])
     _place_labels(figure, axes, labels, points)
-    return _write_svg(figure, axes, "speedup-batch1" if batch1 else "speedup")
+    return write_svg(figure, axes, "speedup-batch1" if batch1 else "speedup")
 
 
 def plot_gold_and_distilled(
@@ -140,29 +141,29 @@ def plot_gold_and_distilled(
         deviations: As for `quality_by_size`.
     """
     bars = sum(len(group.members) for group in twins)
-    figure, axes = _make_figure(measure.name, "", height=0.62 + 0.21 * bars + 0.16 * len(twins))
+    figure, axes = make_figure(measure.name, "", height=0.62 + 0.21 * bars + 0.16 * len(twins))
     top, ticks = 0.0, []
     # The axis also exists if all bars have length zero.
     longest = max(1.0, *(measure(model) for group in twins for model in group.members))
     for group in twins:
         for place, model in enumerate(group.members):
-            shade = _find_shade(corpora.index(model.trained_on) if model.trained_on in corpora else 0)
+            shade = find_shade(corpora.index(model.trained_on) if model.trained_on in corpora else 0)
             hollow, y, value = model is group.gold, top - place, measure(model)
             axes.barh(y, value, height=0.72, color="none" if hollow else shade, edgecolor=shade, linewidth=1.4)
             text = f"{value:.1f}  {_shorten(model.trained_on, 16)}"
             beside = measure(deviations[model.name]) if model.name in deviations else 0.0
             if model.name in deviations:
-                axes.errorbar([value], [y], xerr=[beside], fmt="none", ecolor=_INK, elinewidth=1.0, capsize=3)
-            axes.text(value + beside + 0.015 * longest, y, text, color=_INK, va="center", fontsize=9)
+                axes.errorbar([value], [y], xerr=[beside], fmt="none", ecolor=INK, elinewidth=1.0, capsize=3)
+            axes.text(value + beside + 0.015 * longest, y, text, color=INK, va="center", fontsize=9)
         ticks.append((top - (len(group.members) - 1) / 2, _shorten(group.label, 24)))
         top -= len(group.members) + 0.75
     axes.set_yticks([y for y, _ in ticks], [label for _, label in ticks])
-    axes.tick_params(axis="y", labelcolor=_INK)
+    axes.tick_params(axis="y", labelcolor=INK)
     axes.grid(visible=False)
     axes.set_xlim(0.0, 1.3 * longest)
     axes.set_ylim(top + 0.75 + 0.4, 0.6)
     axes.xaxis.set_major_locator(MaxNLocator(5, steps=STEPS))
-    return _write_svg(figure, axes, "twins", numbers=False)
+    return write_svg(figure, axes, "twins", numbers=False)
 
 
 def plot_rounds(teacher: EvaluationResult, students: Mapping[str, Sequence[EvaluationResult]]) -> Markup:
@@ -172,17 +173,17 @@ def plot_rounds(teacher: EvaluationResult, students: Mapping[str, Sequence[Evalu
         teacher: The first round's.
         students: Each student's models, the first round's first; the teacher has the first colour, they those after it.
     """
-    figure, axes = _make_figure("round", find_unit([teacher]))
+    figure, axes = make_figure("round", find_unit([teacher]))
     start = teacher.decodes[teacher.quality].score
     for index, members in enumerate(students.values(), start=1):
         found = [start, *(model.decodes[model.quality].score for model in members)]
-        style = DASHES[_find_turn(index) % 3]
-        axes.plot(range(len(found)), found, color=_find_shade(index), linewidth=1.6, linestyle=style)
+        style = DASHES[find_turn(index) % 3]
+        axes.plot(range(len(found)), found, color=find_shade(index), linewidth=1.6, linestyle=style)
         for number, bleu in enumerate(found[1:], start=1):
-            _draw_point(axes, number, bleu, _find_shade(index), marker="o", full=True)
+            _draw_point(axes, number, bleu, find_shade(index), marker="o", full=True)
     _draw_point(axes, 0, start, _SERIES[0], marker="o", full=True)
     axes.xaxis.set_major_locator(MaxNLocator(6, steps=STEPS, integer=True))
-    return _write_svg(figure, axes, "rounds")
+    return write_svg(figure, axes, "rounds")
 
 
 def plot_curves(
@@ -201,7 +202,7 @@ def plot_curves(
         what: "nll" or "bleu".
     """
     labels = {"nll": "validation NLL (nats per token)", "bleu": "validation BLEU, greedy"}
-    figure, axes = _make_figure("updates", labels[what])
+    figure, axes = make_figure("updates", labels[what])
     drawn = False
     for index, name in enumerate(order):
         measured = [
@@ -209,25 +210,25 @@ def plot_curves(
         ]
         if measured:
             x, y = zip(*measured, strict=True)
-            style = DASHES[_find_turn(index) % 3]
+            style = DASHES[find_turn(index) % 3]
             marker = "o" if len(measured) == 1 else ""
-            axes.plot(x, y, color=_find_shade(index), linewidth=1.6, linestyle=style, marker=marker, markersize=4)
+            axes.plot(x, y, color=find_shade(index), linewidth=1.6, linestyle=style, marker=marker, markersize=4)
             if deviations.get(name):
                 beside = {point.update: _get_value(point, what) or 0.0 for point in deviations[name]}
                 errors = [beside.get(update, 0.0) for update in x]
-                axes.errorbar(x, y, yerr=errors, fmt="none", ecolor=_find_shade(index), elinewidth=0.9, capsize=2)
+                axes.errorbar(x, y, yerr=errors, fmt="none", ecolor=find_shade(index), elinewidth=0.9, capsize=2)
             drawn = True
     axes.xaxis.set_major_formatter(FuncFormatter(_format_thousands))
     axes.xaxis.set_major_locator(MaxNLocator(6, steps=STEPS, integer=True))
-    return _write_svg(figure, axes, f"curve-{what}") if drawn else Markup("")
+    return write_svg(figure, axes, f"curve-{what}") if drawn else Markup("")
 
 
 def plot_lengths(histograms: Sequence[LengthHistogram]) -> Markup:
     """Plot target lengths: the outline of the histogram of each corpus, and its mean as a tick on the axis."""
-    figure, axes = _make_figure("target length (subwords)", "share of rows (%)")
+    figure, axes = make_figure("target length (subwords)", "share of rows (%)")
     right = max(histogram.edges[-1] for histogram in histograms)
     for index, histogram in enumerate(histograms):
-        shade, style = _find_shade(index), DASHES[_find_turn(index) % 3]
+        shade, style = find_shade(index), DASHES[find_turn(index) % 3]
         shares = [100.0 * share for share in histogram.shares]
         if index == 0:  # gold is filled, as the background of the others
             axes.stairs(shares, list(histogram.edges), color=shade, fill=True, alpha=0.16)
@@ -236,7 +237,7 @@ def plot_lengths(histograms: Sequence[LengthHistogram]) -> Markup:
         axes.plot([mean], [0.0], marker="^", markersize=7, color=shade, clip_on=False, zorder=5)
     axes.set_ylim(bottom=0.0)
     axes.set_xlim(left=0.0, right=right)
-    return _write_svg(figure, axes, "lengths")
+    return write_svg(figure, axes, "lengths")
 
 
 def _get_value(point: CurvePoint, what: str) -> float | None:
@@ -297,7 +298,7 @@ def _place_labels(
             xycoords="figure points",
             va="center",
             fontsize=LABEL_SIZE,
-            color=_INK,
+            color=INK,
             zorder=4,
         ).set_in_layout(False)
 
@@ -309,21 +310,22 @@ def _compute_overlap(one: Sequence[float], other: Sequence[float]) -> float:
     return max(0.0, wide) * max(0.0, high)
 
 
-def _make_figure(x: str, y: str, *, height: float = _SIZE[1]) -> tuple[Figure, Axes]:
+def make_figure(x: str, y: str, *, height: float = _SIZE[1]) -> tuple[Figure, Axes]:
+    """Make a figure with one pair of axes, as wide as the others, with these labels."""
     figure = Figure(figsize=(_SIZE[0], height), layout="constrained")
     FigureCanvasSVG(figure)
     figure.patch.set_visible(False)
     axes = figure.add_subplot()
     axes.patch.set_visible(False)
-    axes.set_xlabel(x, color=_MUTED, fontsize=10)
-    axes.set_ylabel(y, color=_MUTED, fontsize=10)
-    axes.grid(axis="y", color=_LINE, linewidth=0.8)
+    axes.set_xlabel(x, color=MUTED, fontsize=10)
+    axes.set_ylabel(y, color=MUTED, fontsize=10)
+    axes.grid(axis="y", color=LINE, linewidth=0.8)
     axes.set_axisbelow(True)
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
-    axes.spines["bottom"].set_color(_LINE)
-    axes.tick_params(colors=_MUTED, labelsize=10, length=0, pad=5)
-    axes.tick_params(axis="x", which="both", color=_LINE, length=3)
+    axes.spines["bottom"].set_color(LINE)
+    axes.tick_params(colors=MUTED, labelsize=10, length=0, pad=5)
+    axes.tick_params(axis="x", which="both", color=LINE, length=3)
     axes.margins(0.09, 0.12)
     return figure, axes
 
@@ -345,7 +347,15 @@ def _format_thousands(value: float, _: int) -> str:
     return f"{value:,.10g}"
 
 
-def _write_svg(figure: Figure, axes: Axes, name: str, *, numbers: bool = True) -> Markup:
+def write_svg(figure: Figure, axes: Axes, name: str, *, numbers: bool = True) -> Markup:
+    """Write a figure as SVG for the page.
+
+    Args:
+        figure: The figure.
+        axes: Its axes.
+        name: A name that no other figure of the page has.
+        numbers: Whether the vertical axis has round numbers.
+    """
     if numbers:
         axes.yaxis.set_major_locator(MaxNLocator(6, steps=STEPS))
     sink = io.StringIO()

@@ -18,6 +18,7 @@ from seqkd.report.contents import Contents
 from seqkd.report.gather import HISTORY, SPEED, gather
 from seqkd.report.page import render
 from seqkd.report.pooling import write_pooled
+from seqkd.text.reading import check_bitext
 
 PAGE = "report.html"
 DATA = "report.json"
@@ -35,6 +36,7 @@ def run(config: ReportConfig, out: str | Path, *, overwrite: bool = False, devic
 
     Raises:
         CorpusError: A folder is missing, unfinished or damaged.
+        TextError: The text of a language cannot be read.
         ConflictError: `out` was made from other inputs.
         WorkError: A file cannot be written.
     """
@@ -97,6 +99,10 @@ def _digest_inputs(config: ReportConfig) -> Iterator[tuple[str, str]]:
             name = f"evaluations.{named.name}@{test.name}"
             yield name, read_manifest(named.path).digest()
             yield from _hash_file(f"{name}.{RESULT}", named.path / RESULT)
+    for language in config.languages:
+        yield f"languages.{language.name}", check_bitext(language.text, None).digests[0]
+        if language.test is not None:
+            yield f"languages.{language.name}.test", check_bitext(language.test, None).digests[0]
     for named in config.models:
         yield from _hash_file(f"models.{named.name}.{HISTORY}", named.path / HISTORY)
     for part in config.backtranslation:

@@ -129,7 +129,7 @@ def models_table(pooled: PooledReport) -> Table:
         (Head(name="Architecture", number=False), [format_text(model.arch) for model, _, _ in rows]),
         (Head(name="Objective", number=False), [format_text(model.objective) for model, _, _ in rows]),
     ]
-    return _make_table(columns)
+    return make_table(columns)
 
 
 def _find_unit(pooled: PooledReport, metric: str) -> str | None:
@@ -238,7 +238,7 @@ def rounds_table(contents: Contents) -> Table:
         Cell(text=entry.student, sort=entry.student, series=pick_colour(1 + students.index(entry.student)))
         for entry in contents.rounds
     ]
-    return _make_table(
+    return make_table(
         [
             (
                 Head(name="Student", number=False),
@@ -274,7 +274,7 @@ def rounds_table(contents: Contents) -> Table:
 
 def synthetic_table(entries: Sequence[SyntheticEntry]) -> Table:
     """Make the table of back-translations."""
-    return _make_table(
+    return make_table(
         [
             (Head(name="Corpus", number=False), [format_text(entry.name) for entry in entries]),
             (Head(name="Rows"), [format_number(entry.rows, 0) for entry in entries]),
@@ -290,7 +290,7 @@ def synthetic_table(entries: Sequence[SyntheticEntry]) -> Table:
 
 def corpora_table(corpora: Sequence[CorpusEntry]) -> Table:
     """Make the table of training corpora."""
-    return _make_table(
+    return make_table(
         [
             (
                 Head(name="Corpus", number=False),
@@ -328,7 +328,7 @@ def corpora_table(corpora: Sequence[CorpusEntry]) -> Table:
 
 def distill_table(entries: Sequence[DistillEntry]) -> Table:
     """Make the table of decodes of the training corpus."""
-    return _make_table(
+    return make_table(
         [
             (Head(name="Decode", number=False), [format_text(entry.name) for entry in entries]),
             (Head(name="Rows"), [format_number(entry.rows, 0) for entry in entries]),
@@ -356,7 +356,7 @@ def cost_table(entries: Sequence[CostEntry]) -> Table:
         )
         for source in dict.fromkeys(source for cost in costs for source in cost.joules)
     ]
-    return _make_table(
+    return make_table(
         [
             (Head(name="Stage", number=False), [*names, Cell(text="all", sort="", best=True)]),
             (Head(name="Wall-clock", unit="seconds"), [format_number(cost.seconds, 1) for cost in costs]),
@@ -424,7 +424,7 @@ def _describe_rule(corpus: CorpusEntry) -> str:
     return corpus.rule if corpus.rule != corpus.name else ""
 
 
-def _make_table(columns: Sequence[tuple[Head, Sequence[Cell]]]) -> Table:
+def make_table(columns: Sequence[tuple[Head, Sequence[Cell]]]) -> Table:
     """Make a table of columns, without empty ones."""
     used = [(head, cells) for head, cells in columns if any(cell.text != NOTHING for cell in cells)]
     rows = tuple(zip(*(cells for _, cells in used), strict=True))

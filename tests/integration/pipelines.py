@@ -72,6 +72,13 @@ def shrunk(file: Path, data: dict[str, Any] | None = None) -> dict[str, Any]:
         ]
         texts = _share_text(values["data"], data)
         values["data"] = [part | text for part, text in zip(kept, texts, strict=True)]
+    if "samples" in values and data is not None:
+        values["data"] = with_second_target(data)
+        targets = {part: text["target"] for part, text in values["data"].items()}
+        values["report"]["languages"] = {
+            name: {"text": targets["train"][place], "test": targets["test"][place]}
+            for place, name in enumerate(list(values["report"]["languages"])[:2])
+        }
     teachers = values["teachers"] if "teachers" in values else [values["teacher"]]
     values.setdefault("prepare", {})["vocabulary"] = {"size": 200, "byte_fallback": False}
     for part in values.get("vocabularies", []):
@@ -128,6 +135,16 @@ def _halve(data: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
             Path(half[side]).write_text("".join(lines[number::2]))
     first, second = (data | {"train": half} for half in halves)
     return first, second
+def with_second_target(data: dict[str, Any]) -> dict[str, Any]:
+    """Write a second target of each source beside the first one, with the letters of each word in reverse order."""
+    found: dict[str, Any] = {}
+    for part, text in data.items():
+        first = Path(text["target"])
+        second = first.with_suffix(".tgt2")
+        lines = [" ".join(word[::-1] for word in line.split()) for line in first.read_text().splitlines()]
+        second.write_text("".join(f"{line}\n" for line in lines))
+        found[part] = text | {"target": [str(first), str(second)]}
+    return found
 
 
 def write_pipeline(values: dict[str, Any], folder: Path) -> Path:

@@ -18,6 +18,7 @@ from seqkd.config.stages import (
     MonolingualConfig,
     PrepareConfig,
     ReportConfig,
+    SampleConfig,
     SelectConfig,
     SoftTargetsConfig,
     TrainConfig,
@@ -28,7 +29,7 @@ from seqkd.interop.sources import SOURCES
 from seqkd.report import stage as report
 from seqkd.stages.distill import distill, soft_targets
 from seqkd.stages.evaluate import evaluate
-from seqkd.stages.prepare import further_test, monolingual, prepare
+from seqkd.stages.prepare import further_test, monolingual, prepare, sample
 from seqkd.stages.select import select
 from seqkd.stages.train import train
 from seqkd.tools.verify import verify
@@ -42,6 +43,7 @@ STAGES: dict[str, tuple[type[Any], Callable[..., None]]] = {
     "prepare": (PrepareConfig, prepare.run),
     "monolingual": (MonolingualConfig, monolingual.run),
     "test": (FurtherTestConfig, further_test.run),
+    "sample": (SampleConfig, sample.run),
     "train": (TrainConfig, train.run),
     "distill": (DistillConfig, distill.run),
     "soft_targets": (SoftTargetsConfig, soft_targets.run),
@@ -70,6 +72,7 @@ COMMON: dict[str, dict[str, Any]] = {
     },
     "monolingual": {"text": ["@text/mono.en"], "prepared": "@gold"},
     "test": {"prepared": "@gold", "text": {"source": "@text/test.de", "target": "@text/test.en"}},
+    "sample": {"corpus": "@several/train"},
     "train": {"prepared": "@gold", "corpus": "@gold/train", "model": MODEL, "training": QUICK},
     "distill": {"models": ["@teacher"], "corpus": "@gold/train", "search": SEARCHES[2], "workers": 1},
     "soft_targets": {"models": ["@teacher"], "corpus": "@gold/train", "workers": 1},
@@ -87,6 +90,14 @@ BASE: dict[str, tuple[str, dict[str, Any]]] = {
             "vocabulary": {"size": 40, "byte_fallback": False, "symbols": [TAG]},
             "shard_rows": 80,
             "target_language": "en",
+        },
+    ),
+    "several": (
+        "prepare",
+        {
+            "train": {"source": "@text/train.de", "target": ["@text/train.en", "@text/train.de"]},
+            "vocabulary": {"size": 40, "byte_fallback": False},
+            "cleaning": {"drop_identical": False},
         },
     ),
     "teacher": ("train", {"role": "teacher"}),
@@ -268,6 +279,7 @@ ROWS: list[tuple[str, dict[str, Any]]] = [
             ],
         },
     ),
+    ("sample", {"seed": 2}),
     (
         "report",
         {
@@ -284,6 +296,10 @@ ROWS: list[tuple[str, dict[str, Any]]] = [
             "teachers": ["teacher"],
             "rounds": [{"name": "teacher", "evaluations": ["teacher"]}],
             "seeds": [{"name": "teacher", "evaluations": ["teacher", "teacher"]}],
+            "languages": [
+                {"name": "de", "text": "@text/train.de", "test": "@text/test.de"},
+                {"name": "en", "text": "@text/train.en"},
+            ],
             "baselines": [["teacher", "teacher"]],
             "edges": [["teacher", "kbest"]],
             "samples": 2,

@@ -15,7 +15,7 @@ from seqkd.metrics.languages import BINS
 from seqkd.report.languages import LanguageEntry
 from seqkd.report.plots import DASHES, INK, LINE, MUTED, find_shade, find_turn, make_figure, write_svg
 
-MOST_PANELS = 15
+MOST_PANELS = 18
 COLUMNS = 3
 LABELS = 6  # the most letters of a language at a corner
 _CORNERS = np.array([[0.0, 0.0], [1.0, 0.0], [0.5, sqrt(3.0) / 2.0]])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from seqkd.report.language_plots import plot_profile, plot_sentences
+from seqkd.report.language_plots import MOST_PANELS, plot_profile, plot_sentences
 from seqkd.report.languages import LanguageEntry
 from seqkd.report.plots import pick_colour
 from seqkd.report.tables import Cell, Head, Table, format_number, make_table
@@ -22,29 +22,29 @@ def show_languages(entries: Sequence[LanguageEntry]) -> dict[str, object] | None
     drawn = [entry for entry in entries if entry.kind in ("corpus", "model")]
     if not drawn:
         return None
-    found = [
-        (
-            "Sentences between the languages",
-            plot_sentences(drawn),
-            "p(language | sentence) of some sentences of each text. A sentence in one language lies near its corner or "
-            "end, and a sentence that mixes languages lies between them.",
-        ),
-        (
-            "Own language, by position",
-            plot_profile(drawn, what="majority"),
-            "The mean probability that a word is in the likeliest language of its sentence, by the relative position "
-            "of the word.",
-        ),
-        (
-            "Entropy of words, by position",
-            plot_profile(drawn, what="entropy"),
-            "The mean entropy of p(language | word), by the relative position of the word.",
-        ),
-    ]
+    left_out = f" Texts after the first {MOST_PANELS} are left out." if len(drawn) > MOST_PANELS else ""
     return {
         "table": make_languages_table(entries),
         "legend": [(entry.name, pick_colour(index)) for index, entry in enumerate(drawn)],
-        "plots": [plot for plot in found if plot[1]],
+        "sentences": (
+            "Sentences between the languages",
+            plot_sentences(drawn),
+            "p(language | sentence) of some sentences of each text. A sentence in one language lies near its corner or "
+            f"end, and a sentence that mixes languages lies between them.{left_out}",
+        ),
+        "profiles": [
+            (
+                "Own language, by position",
+                plot_profile(drawn, what="majority"),
+                "The mean probability that a word is in the likeliest language of its sentence, by the relative "
+                "position of the word.",
+            ),
+            (
+                "Entropy of words, by position",
+                plot_profile(drawn, what="entropy"),
+                "The mean entropy of p(language | word), by the relative position of the word.",
+            ),
+        ],
     }
 
 

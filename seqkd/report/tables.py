@@ -159,7 +159,7 @@ def targets_table(pooled: PooledReport) -> Table:
         found = Head(name=name, unit="nats per token"), [format_number(value, 3) for value in values]
         deviations = [None if spread is None else spread.target_logprobs.get(name) for spread in spreads]
         columns.append(add_spreads(found, name, deviations))
-    return _make_table(columns)
+    return make_table(columns)
 
 
 def list_perplexities(models: Sequence[EvaluationResult]) -> tuple[str, ...]:

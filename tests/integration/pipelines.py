@@ -135,6 +135,8 @@ def _halve(data: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
             Path(half[side]).write_text("".join(lines[number::2]))
     first, second = (data | {"train": half} for half in halves)
     return first, second
+
+
 def with_second_target(data: dict[str, Any]) -> dict[str, Any]:
     """Write a second target of each source beside the first one, with the letters of each word in reverse order."""
     found: dict[str, Any] = {}

@@ -7,6 +7,9 @@ two halves: train-1.LL has the rows 1, 3, 5, ..., and train-2.LL the rows 2, 4, 
 folder in SEQKD_DATA_MIRROR, its multi30k/*.gz are taken and nothing is downloaded. Every file is checked against its
 SHA-256. `--tiny` writes some hundred made rows
 under the same names, for runs that only have to work.
+
+`--gold N` also writes N training rows as gold.LL, for both languages, and the sources of all other rows as mono.LL, for
+the first language: text whose targets are hidden, for self-training. The gold rows are spread evenly over the text.
 """
 
 from __future__ import annotations
@@ -110,6 +113,34 @@ def make_tiny(out: Path, pair: str) -> None:
         raise FetchError(f"{out} cannot be written: {error}") from None
 
 
+def hide(out: Path, pair: str, gold: int) -> None:
+    """Write `gold` training rows as gold.LL, and the sources of the others as mono.LL.
+
+    Args:
+        out: The folder with the files of `pair`, to which the new ones are written.
+        pair: Two languages; the first is the source.
+        gold: The number of rows whose targets are not hidden.
+
+    Raises:
+        FetchError: There are not more training rows than `gold`, or the files cannot be written.
+    """
+    source, target = _languages(pair)
+    sides = {name: (out / f"train.{name}").read_bytes().splitlines(keepends=True) for name in (source, target)}
+    rows = len(sides[source])
+    if not 0 < gold < rows:
+        raise FetchError(f"--gold {gold}: expected at least 1 and at most {rows - 1}: there are {rows} training rows")
+    shown = [(row + 1) * gold // rows > row * gold // rows for row in range(rows)]
+    texts = {
+        f"gold.{name}": b"".join(line for line, own in zip(lines, shown, strict=True) if own)
+        for name, lines in sides.items()
+    }
+    texts[f"mono.{source}"] = b"".join(line for line, own in zip(sides[source], shown, strict=True) if not own)
+    try:
+        _write(out, texts)
+    except OSError as error:
+        raise FetchError(f"{out} cannot be written: {error}") from None
+
+
 def _make_text(part: str, language: str) -> bytes:
     """Make the rows of a file: captions whose words end with the language, in an order that it determines."""
     draw = random.Random(part)
@@ -178,6 +209,7 @@ def main(arguments: list[str] | None = None, *, download: Callable[[str], bytes]
     parser.add_argument("--pair", required=True, help="two or more of en, de, fr, cs, such as en-de")
     parser.add_argument("--halves", action="store_true", help="write two halves of the training text, too")
     parser.add_argument("--tiny", action="store_true", help="write some hundred made rows; nothing is fetched")
+    parser.add_argument("--gold", type=int, help="write this many pairs as gold.LL, and the other sources as mono.LL")
     options = parser.parse_args(arguments)
     named = os.environ.get(MIRROR)
     try:
@@ -186,6 +218,8 @@ def main(arguments: list[str] | None = None, *, download: Callable[[str], bytes]
             make_tiny(options.out, options.pair)
         else:
             fetch(options.out, options.pair, mirror=mirror, halves=options.halves, download=download)
+        if options.gold is not None:
+            hide(options.out, options.pair, options.gold)
     except FetchError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -45,6 +45,11 @@ def one_or_several(value: Any) -> str:
     return "several" if isinstance(value, (list, tuple)) else "one"
 
 
+def put_in_list(value: Any) -> Any:
+    """Put a table that stands alone in a list."""
+    return [value] if isinstance(value, dict) else value
+
+
 References = Annotated[
     Annotated[Path, Choice("one")] | Annotated[tuple[Path, ...], Field(min_length=1), Choice("several")],
     Discriminator(one_or_several),
@@ -260,10 +265,14 @@ class SampleConfig(Strict):
 
 
 class MonolingualConfig(Strict):
-    """Settings that turn text of the target language into the sources of a corpus in the other direction."""
+    """Settings that turn text of one language into the sources of a corpus without targets."""
 
     text: tuple[Path, ...] = Field(..., min_length=1, description="text files with one sentence per line")
     prepared: Path = Field(..., description="output of `prepare`: the vocabulary, and the gold text's rows")
+    side: Literal["source", "target"] = Field(
+        "target",
+        description="the language of the text: target, for a corpus in the other direction; source, for self-training",
+    )
     ratio: float = Field(1.0, gt=0.0, le=100.0, description="rows for each row of gold text")
     max_length: int = Field(
         250, ge=1, description="in words, or in characters if the script has no blanks between words"

@@ -36,6 +36,14 @@ class SeedRuns(Strict):
     evaluations: tuple[Name, ...] = Field(..., min_length=2, description="one for each seed, in order")
 
 
+class StartedModel(Strict):
+    """A model that starts from another one."""
+
+    name: Name
+    start: Name = Field(..., description="the evaluation of the model that it starts from")
+    known: tuple[Name, ...] = Field(..., description="test sets of the data sets on which that model was trained")
+
+
 class SyntheticPath(NamedPath):
     """A corpus of back-translations, and the model that wrote its sources."""
 
@@ -56,6 +64,12 @@ class LanguageText(Strict):
     test: Path | None = Field(None, description="test text of this language alone, with which outputs are compared")
 
 
+class PseudoPath(NamedPath):
+    """A corpus of monolingual sources, and the model that wrote its targets."""
+
+    model: Path | None = Field(None, description="left out for an ensemble, or a source of k-best lists")
+
+
 class ReportConfig(Strict):
     """Settings of the report on all results of a pipeline."""
 
@@ -72,6 +86,13 @@ class ReportConfig(Strict):
     rounds: tuple[StudentRounds, ...] = Field((), description="students that are made again in each round")
     seeds: tuple[SeedRuns, ...] = Field((), description="models that were trained with several seeds")
     backtranslation: tuple[SyntheticPath, ...] = ()
+    selftraining: tuple[PseudoPath, ...] = ()
+    starts: tuple[StartedModel, ...] = Field(
+        (), description="models that start from another one, with several test sets"
+    )
+    grids: tuple[tuple[Name, ...], ...] = Field(
+        (), description="models among them that differ in one setting of the objective, in its order"
+    )
     baselines: tuple[tuple[str, str], ...] = Field(
         (), description="a student, and the student that its gain is measured against"
     )

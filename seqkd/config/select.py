@@ -221,7 +221,7 @@ class SelectSettings(Strict):
     def _from_table(cls, values: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
         if not isinstance(values, dict):
             return handler(values)
-        record = RULES.find(str(values.get("rule", "")))
+        record = RULES.find(str(values.get("rule", cls.model_fields["rule"].default)))
         if record is None:
             return handler(values)
         own = {name: value for name, value in values.items() if name not in cls.model_fields or name == "settings"}

@@ -37,6 +37,7 @@ from seqkd.config.prepare import PrepareConfig as PrepareConfig
 from seqkd.config.prepare import SampleConfig as SampleConfig
 from seqkd.config.prepare import VocabularyConfig as VocabularyConfig
 from seqkd.config.prepare import one_or_several as one_or_several
+from seqkd.config.prepare import put_in_list as put_in_list
 from seqkd.config.report import NamedPath
 from seqkd.config.report import ReportConfig as ReportConfig
 from seqkd.config.search import Beams, DecodedTogether, Name, SearchPrecision, Strict, check_beams, check_decode
@@ -47,6 +48,7 @@ from seqkd.config.sources import SourceConfig
 from seqkd.metrics.tokenizers import TokenizerChoice
 from seqkd.models.initialiser import Initialiser
 from seqkd.models.registry import Stack
+from seqkd.text.noise import NoiseSettings
 from seqkd.training.groups import name_measure, split_measure
 
 Precision = Literal["float32", "bf16", "fp16"]
@@ -120,17 +122,26 @@ class TrainingConfig(Strict):
 Weight = Annotated[float, Field(gt=0.0, le=1000.0)]
 
 
+Noise = Annotated[
+    NoiseSettings | None,
+    Field(description="words of the sources that are dropped, blanked and moved, drawn anew in each epoch"),
+]
+Updates = Annotated[int, Field(ge=1, description="updates of each block on this corpus")]
+
+
 class WeightedPath(Strict):
     """A corpus among several."""
 
     path: Path
     weight: Weight = Field(1.0, description="how often an epoch repeats each row, on average")
     group: Name | None = Field(None, description="its data set, if `prepared` holds several")
+    noise: Noise = None
 
 
 CorpusPaths = Annotated[
     Annotated[Path, Tag("one")] | Annotated[tuple[WeightedPath, ...], Field(min_length=1), Tag("several")],
     Discriminator(one_or_several),
+    BeforeValidator(put_in_list),
 ]
 
 
@@ -143,6 +154,19 @@ CorpusTemperature = Annotated[
         "1 / temperature",
     ),
 ]
+
+
+def with_blocks(values: Any) -> Any:
+    """Fill in no corpus in a table that has `alternate` instead."""
+    return {"corpus": None, **values} if isinstance(values, dict) and "alternate" in values else values
+
+
+class BlockPath(Strict):
+    """A corpus on which a student is trained for a block of updates, in turn with others."""
+
+    corpus: Path
+    updates: Updates
+    group: Name | None = Field(None, description="its data set, if `prepared` holds several")
 
 
 def _from_name(value: Any) -> Any:
@@ -174,13 +198,16 @@ class TrainConfig(Strict):
 
     role: Literal["teacher", "student"] = "student"
     prepared: Path = Field(..., description="output of `prepare`: vocabulary and validation corpus")
-    corpus: CorpusPaths = Field(..., description="training corpus, gold or distilled, or several with weights")
+    corpus: CorpusPaths | None = Field(..., description="training corpus, gold or distilled, or several with weights")
     corpus_temperature: CorpusTemperature = None
     teachers: dict[Name, tuple[Path, ...]] = Field(
         {}, description="models that run beside the student by group, in place of objective.teachers"
     )
     soft_targets: dict[Name, Path] = Field(
         {}, description="outputs of `distill --soft-targets` by group, in place of objective.soft_targets"
+    )
+    alternate: tuple[BlockPath, ...] | None = Field(
+        None, description="in place of `corpus`: corpora in turn, each for a block of updates"
     )
     model: ModelConfig = Field(default_factory=default_model)
     objective: ObjectiveConfig = Field(default_factory=default_objective)
@@ -190,6 +217,7 @@ class TrainConfig(Strict):
     reverse: bool = Field(False, description="learn to translate targets into sources")
 
     _fill_in_objective = model_validator(mode="before")(with_objective)
+    _fill_in_corpus = model_validator(mode="before")(with_blocks)
 
     @model_validator(mode="after")
     def _check_model(self) -> TrainConfig:
@@ -207,7 +235,9 @@ class TrainConfig(Strict):
             if term.asking is not None and term.taught is None and not given:
                 ways = "`teachers` or `soft_targets`" if term.record.needs.soft_targets else "`teachers`"
                 raise ValueError(f"objective: {term.type} needs {ways}")
-        check_mix(self.objective, [(str(part.path), part.weight) for part in self.corpora])
+        blocks = None if self.alternate is None else [str(block.corpus) for block in self.alternate]
+        check_blocks(self.corpus, blocks, self.corpus_temperature)
+        check_mix(self.objective, [str(part.path) for part in self.corpora], mixed=self.mixed)
         return self
 
     @model_validator(mode="after")
@@ -249,7 +279,14 @@ class TrainConfig(Strict):
     @property
     def corpora(self) -> tuple[WeightedPath, ...]:
         """All training corpora."""
-        return (WeightedPath(path=self.corpus),) if isinstance(self.corpus, Path) else self.corpus
+        if self.alternate is not None:
+            return tuple(WeightedPath(path=block.corpus, group=block.group) for block in self.alternate)
+        return (WeightedPath(path=self.corpus),) if isinstance(self.corpus, Path) else self.corpus or ()
+
+    @property
+    def mixed(self) -> bool:
+        """Whether there are several corpora, or one with a weight or noise."""
+        return is_mixed(self.corpora)
 
     @property
     def groups(self) -> tuple[str, ...]:
@@ -265,17 +302,33 @@ def check_temperature(temperature: float | None, *, weighted: bool, several: boo
         raise ValueError("corpus_temperature: all corpora are of one data set; leave it out, or give `weight`")
 
 
-def check_mix(objective: ObjectiveConfig, corpora: Sequence[tuple[str, float]]) -> None:
-    """Raise ValueError if corpora, by name and weight, cannot be mixed, or not for this objective."""
-    names = [name for name, _ in corpora]
+def is_mixed(corpora: Sequence[WeightedPath] | Sequence[Any]) -> bool:
+    """Whether there are several corpora, or one with a weight or noise."""
+    return len(corpora) > 1 or any(part.weight != 1.0 or part.noise is not None for part in corpora)
+
+
+def check_blocks(corpus: object, blocks: Sequence[str] | None, temperature: float | None) -> None:
+    """Raise ValueError unless there is either a corpus or several blocks."""
+    if (corpus is None) == (blocks is None):
+        raise ValueError(
+            "give either `corpus` or `alternate`: corpora with weights are mixed in each batch, and blocks of "
+            "`alternate` follow one another"
+        )
+    if blocks is not None and len(blocks) < 2:
+        raise ValueError("alternate: has one block, but blocks alternate; add another block, or give `corpus` instead")
+    if blocks is not None and temperature is not None:
+        raise ValueError("corpus_temperature: corpora in turn have their shares by `updates`; leave it out")
+
+
+def check_mix(objective: ObjectiveConfig, names: Sequence[str], *, mixed: bool) -> None:
+    """Raise ValueError if corpora cannot be mixed or alternate, or not for this objective."""
     twice = [name for name in dict.fromkeys(names) if names.count(name) > 1]
     if twice:
-        raise ValueError(f"corpus: {', '.join(twice)} is listed twice; give it a larger weight")
-    mixed = len(corpora) > 1 or any(weight != 1.0 for _, weight in corpora)
+        raise ValueError(f"corpus: {', '.join(twice)} is listed twice; give it a larger weight, or a longer block")
     if mixed and objective.soft_targets is not None:
         raise ValueError(
-            "objective.soft_targets: hold each row of one corpus once, but the student has several corpora or a "
-            "weight; let teachers run beside the student instead"
+            "objective.soft_targets: hold each row of one corpus once, but the student has several corpora, a "
+            "weight or noise; let teachers run beside the student instead"
         )
 
 

@@ -50,9 +50,9 @@ def find_reference_problems(graph: Graph) -> Iterator[str]:
                     "name another corpus"
                 )
     yield from _find_asked_teacher_problems(graph)
-    for node in graph.of_kind("backtranslation"):
+    for node in graph.of_kind("backtranslation", "selftraining"):
         if not any(node.key in student.inputs for student in graph.of_kind("students")):
-            yield (f'backtranslation: no student has the corpus "{node.name}", alone or among others')
+            yield (f'{node.kind}: no student has the corpus "{node.name}", alone or among others')
 
 
 def _find_asked_teacher_problems(graph: Graph) -> Iterator[str]:

@@ -9,14 +9,14 @@ from pathlib import Path
 from seqkd.config.sources import SourceConfig
 from seqkd.config.stages import DistillConfig, SelectConfig, SoftTargetsConfig
 from seqkd.interop.workers import TeacherSettings
-from seqkd.pipeline.file import BackTranslationPart, DistillPart, SelectPart
+from seqkd.pipeline.file import BackTranslationPart, DistillPart, SelectPart, SelfTrainingPart
 from seqkd.pipeline.folders import Plan, Stage, derive_seed, is_asked
 from seqkd.pipeline.graph import Node
 from seqkd.pipeline.vocabularies import find_vocabulary
 
 
 def plan_distill(node: Node, plan: Plan) -> Iterator[Stage]:
-    """Plan the k-best lists of a [[distill]] or a [backtranslation]."""
+    """Plan the k-best lists of a [[distill]], [backtranslation] or [selftraining]."""
     part = node.settings
     source, asked = _find_source(node, plan)
     # Lists have the pieces of the data set, whatever wrote them.
@@ -62,15 +62,25 @@ def _find_source(node: Node, plan: Plan) -> tuple[SourceConfig | None, tuple[Pat
 
 def plan_select(node: Node, plan: Plan) -> Iterator[Stage]:
     """Plan the stage of a distilled corpus."""
-    part: SelectPart = node.settings
-    settings = part.model_dump(exclude={"name", "kbest"})
+    yield _plan_choice(node, plan, node.settings.model_dump(exclude={"name", "kbest"}))
+
+
+def plan_pseudo_pairs(node: Node, plan: Plan) -> Iterator[Stage]:
+    """Plan the pairs of monolingual source text and the targets that a model wrote."""
+    decoding = {"text", "ratio", "teacher", "corpus", "search", "batch_tokens", "precision"}
+    yield _plan_choice(node, plan, node.settings.model_dump(exclude=decoding))
+
+
+def _plan_choice(node: Node, plan: Plan, settings: dict[str, object]) -> Stage:
+    """Plan the choice of targets from k-best lists, with a scorer or without one."""
+    part: SelectPart | SelfTrainingPart = node.settings
     files: tuple[Path, ...] = ()
     if part.judge is not None:
         made = {model.name: plan.output(model).folder for model in plan.graph.follow(node, "scorer")}
         folders = {side: made[str(name)] for side, name in part.judge.models.items() if str(name) in made}
         settings["scorer" if part.rerank is None else "rerank"] = part.judge.with_models(folders)
         files = _find_weights(folder for side, folder in part.judge.models.items() if side not in folders)
-    yield _plan_selection(node, plan, settings, judges=files)
+    return _plan_selection(node, plan, settings, judges=files)
 
 
 def plan_pairs(node: Node, plan: Plan) -> Iterator[Stage]:

@@ -10,7 +10,9 @@ from seqkd.config.report import (
     LanguageText,
     NamedEvaluations,
     NamedPath,
+    PseudoPath,
     SeedRuns,
+    StartedModel,
     StudentRounds,
     SyntheticPath,
 )
@@ -18,7 +20,7 @@ from seqkd.config.stages import EvaluateConfig, ReportConfig
 from seqkd.pipeline.file import DistillPart, EvaluatePart, StudentPart
 from seqkd.pipeline.folders import Plan, Stage, bare_name, evaluation_name, is_asked
 from seqkd.pipeline.graph import Node
-from seqkd.pipeline.relations import describe_corpora, find_baselines, list_edges
+from seqkd.pipeline.relations import describe_corpora, find_baselines, find_grids, list_edges
 from seqkd.pipeline.vocabularies import ENCODED_TEST, encoded_key, find_vocabulary
 
 
@@ -32,7 +34,8 @@ def plan_evaluation(node: Node, plan: Plan) -> Iterator[Stage]:
     ordered = sorted(evaluations, key=lambda name: name in over)
     for test in (None, *plan.graph.follow(node, "tests")):
         for name in ordered:
-            yield _plan_one(node, plan, name, evaluations[name], over.get(name), test)
+            baseline = evaluations[over[name]][0] if name in over else None
+            yield _plan_one(node, plan, name, evaluations[name], baseline, test)
 
 
 def _list_evaluated(node: Node, plan: Plan) -> dict[str, list[Node]]:
@@ -48,18 +51,18 @@ def _list_evaluated(node: Node, plan: Plan) -> dict[str, list[Node]]:
 
 
 def _list_students(node: Node, plan: Plan) -> list[Node]:
-    """List the students of a data set."""
+    """List the students that are evaluated on a data set."""
     data = plan.data(node)
-    return [part for part in plan.graph.of_kind("students") if data in plan.list_data(part)]
+    return [part for part in plan.graph.of_kind("students") if data in plan.list_tested(part)]
 
 
 def _name_evaluation(plan: Plan, name: str, model: Node, data: Node, test: Node | None) -> str:
     """Name the evaluation of a model on a test set of a data set, or on its own test text if `test` is None."""
-    several = len(plan.list_data(model)) > 1
+    several = len(plan.list_tested(model)) > 1
     return evaluation_name(name, test, data if several else None)
 
 
-def _plan_one(node: Node, plan: Plan, name: str, models: list[Node], baseline: str | None, test: Node | None) -> Stage:
+def _plan_one(node: Node, plan: Plan, name: str, models: list[Node], baseline: Node | None, test: Node | None) -> Stage:
     """Plan the evaluation on a further test set or, if `test` is None, on the data set's own one.
 
     Speed is measured on the latter. That of a model with several data sets is measured on the first one.
@@ -80,8 +83,9 @@ def _plan_one(node: Node, plan: Plan, name: str, models: list[Node], baseline: s
         key = encoded_key(plan.graph, test or data, vocabulary, ENCODED_TEST)
         text = plan.output(plan.graph[key])
         corpus = text.folder
-    # A baseline has the same data sets.
-    rival = None if baseline is None else plan.evaluation_folder(_name_evaluation(plan, baseline, model, data, test))
+    rival = None
+    if baseline is not None:
+        rival = plan.evaluation_folder(_name_evaluation(plan, baseline.name, baseline, data, test))
     corpora = plan.graph.follow(node, "targets") if test is None else []
     config = EvaluateConfig(
         name=name,
@@ -175,7 +179,10 @@ def plan_report(node: Node, plan: Plan) -> Iterator[Stage]:
             for part in parts
             if part.kind == "backtranslation"
         ),
+        selftraining=tuple(_pseudo_path(plan, part) for part in parts if part.kind == "selftraining"),
         seeds=tuple(_list_seed_runs(models)),
+        starts=tuple(_list_starts(node, plan, students)) if further else (),
+        grids=tuple(find_grids(students)) if further else (),
         baselines=tuple(find_baselines(plan.graph, students)),
         edges=tuple(list_edges(plan.graph, parts, data)),
         shared=tuple(_named_path(plan, part) for part in _list_shared(plan, data)),
@@ -248,6 +255,19 @@ def _list_languages(plan: Plan, data: Node) -> Iterator[LanguageText]:
         yield LanguageText(name=name, text=base / part.text, test=None if part.test is None else base / part.test)
 
 
+def _list_starts(node: Node, plan: Plan, students: list[Node]) -> Iterator[StartedModel]:
+    """List the students that start from another model, with the test sets of the data sets that it was trained on."""
+    data = plan.data(node)
+    for student in students:
+        for start in plan.graph.follow(student, "init_from"):
+            known = plan.list_data(start)
+            names = [other.name for other in known if other is not data]
+            if data in known:
+                own = (test for test in plan.graph.of_kind("tests") if plan.data(test) is data)
+                names = [OWN_TEST, *map(bare_name, own), *names]
+            yield StartedModel(name=student.name, start=start.name, known=tuple(names))
+
+
 def _list_shared(plan: Plan, data: Node) -> list[Node]:
     """List the training corpora of the data sets that share the sources of a data set, each one's gold text first."""
     sharing = [other for other in plan.graph.of_kind("data") if data.key in other.links.get("shares_sources", ())]
@@ -261,6 +281,15 @@ def _list_seed_runs(models: list[Node]) -> Iterator[SeedRuns]:
         runs = [model.name for model in models if model.first == first.key]
         if len(runs) > 1:
             yield SeedRuns(name=first.name, evaluations=tuple(runs))
+
+
+def _pseudo_path(plan: Plan, part: Node) -> PseudoPath:
+    """Return the corpus of a [selftraining] with the model that wrote its targets, if it is a single one."""
+    (lists,) = plan.graph.follow(part, "kbest")
+    models = plan.linked_outputs(lists, "teacher")
+    return PseudoPath(
+        name=part.name, path=plan.output(part).folder, model=models[0].folder if len(models) == 1 else None
+    )
 
 
 def _named_path(plan: Plan, part: Node) -> NamedPath:

@@ -13,9 +13,9 @@ from dataclasses import replace
 
 from seqkd.config.toml import merge_problems
 from seqkd.pipeline.file import PipelineConfig
-from seqkd.pipeline.folders import OF, find_data, is_asked, list_data
+from seqkd.pipeline.folders import OF, find_data, is_asked, list_tested
 from seqkd.pipeline.graph import Graph, Key, Node, Part, resolve
-from seqkd.pipeline.parts import CORPUS_ENCODED, MONOLINGUAL, PARTS, REPORT, REVERSE, TESTS, TESTS_ENCODED
+from seqkd.pipeline.parts import CORPUS_ENCODED, MONOLINGUAL, PARTS, REPORT, REVERSE, TESTS, TESTS_ENCODED, UNLABELLED
 from seqkd.pipeline.vocabularies import ENCODED, ENCODED_TEST, encoded_key, find_vocabulary, is_brought
 
 
@@ -37,7 +37,7 @@ def build_graph(pipeline: PipelineConfig) -> Graph:
             {id(table): part for table, part in zip(tables, parts, strict=True)} if several else {id(tables): parts}
         )
     graph = Graph(replace(node, settings=settings[id(node.settings)]) for node in graph)
-    graph = _add_rounds(_add_back_translation(_add_test_sets(graph)), pipeline)
+    graph = _add_rounds(_add_self_training(_add_back_translation(_add_test_sets(graph))), pipeline)
     return _add_evaluation(_add_encodings(graph, pipeline), pipeline)
 
 
@@ -72,6 +72,21 @@ def _add_back_translation(graph: Graph) -> Graph:
         lists = _derive_node(node, ("distill", node.name), PARTS["distill"], links)
         at = nodes.index(node)
         nodes[at : at + 1] = [model, lists, replace(node, links={"kbest": (lists.key,)})]
+        nodes.insert(len(graph.of_kind("data")), text)
+    return Graph(nodes)
+
+
+def _add_self_training(graph: Graph) -> Graph:
+    """Add the monolingual text and its decode by the teacher (He et al. 2020)."""
+    nodes = list(graph)
+    for node in graph.of_kind("selftraining"):
+        text = _derive_node(node, ("monolingual", "monolingual-source"), UNLABELLED, {"data": node.links["corpus"]})
+        links = {"teacher": node.links["teacher"], "corpus": (text.key,)}
+        lists = _derive_node(node, ("distill", node.name), PARTS["distill"], links)
+        # A scorer may belong to another data set than the text.
+        chosen = {"data": node.links["corpus"], "kbest": (lists.key,), "scorer": node.links["scorer"]}
+        at = nodes.index(node)
+        nodes[at : at + 1] = [lists, replace(node, links=chosen)]
         nodes.insert(len(graph.of_kind("data")), text)
     return Graph(nodes)
 
@@ -143,12 +158,12 @@ def _encode(graph: Graph, corpus: Node, vocabulary: Key, kind: str) -> Node:
 def _add_evaluation(graph: Graph, pipeline: PipelineConfig) -> Graph:
     """Evaluate the models of each data set on test sets with their vocabularies, and report on it.
 
-    A model of several data sets is evaluated on the test sets of each one. The report of a data set also has the
-    results on the data sets that such models join to it.
+    A model of several data sets is evaluated on the test sets of each one (see `list_tested`). The report of a data set
+    also has the results on the data sets that such models join to it.
     """
     nodes = [node for node in graph if node.kind != "evaluate"]
     models = {
-        node.key: [data.key for data in list_data(graph, node)]
+        node.key: [data.key for data in list_tested(graph, node)]
         for node in graph.of_kind("teachers", "students")
         if not is_asked(node)
     }

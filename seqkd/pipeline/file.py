@@ -45,12 +45,16 @@ from seqkd.config.stages import (
     TargetRows,
     TrainingConfig,
     VocabularyConfig,
+    check_blocks,
     check_mix,
+    is_mixed,
+    with_blocks,
 )
 from seqkd.extensions import display_name
 from seqkd.metrics.tokenizers import TokenizerChoice
 from seqkd.models.registry import ARCHITECTURES
 from seqkd.pipeline.names import (
+    BlockName,
     CorpusNames,
     DataNames,
     TeacherNames,
@@ -63,6 +67,7 @@ from seqkd.text.vocabulary import find_symbol_problems
 GOLD = "gold"  # the name of a data set without a name
 TEACHER = "teacher"  # the name of a teacher without a name
 BACK_TRANSLATION = "backtranslation"  # the name of the corpus that [backtranslation] makes
+SELF_TRAINING = "selftraining"  # the name of the corpus that [selftraining] makes
 ENSEMBLE = "-ensemble"  # the suffix of a teacher's name that stands for the whole ensemble in the report
 MOST_SEEDS = 16
 
@@ -131,14 +136,23 @@ Seeds = Annotated[
 ]
 
 
+def _check_mixing(objective: ObjectiveConfig, corpora: tuple[WeightedName, ...], temperature: float | None) -> None:
+    """Raise ValueError if corpora cannot be mixed, or have both weights and a temperature."""
+    check_mix(objective, [part.name for part in corpora], mixed=is_mixed(corpora))
+    check_mixing(corpora, temperature)
+
+
 class StudentPart(ModelPart):
     """One student: the keys of `[student]`, overridden by its own."""
 
     name: Name
-    corpus: CorpusNames = Field(
+    corpus: CorpusNames | None = Field(
         ..., description="a data set, such as 'gold', a [[select]], or a list of them with weights"
     )
     corpus_temperature: CorpusTemperature = None
+    alternate: tuple[BlockName, ...] | None = Field(
+        None, description="in place of `corpus`: corpora in turn, each for a block of updates"
+    )
     teacher: TeacherNames | None = Field(
         None,
         description="the model that its objective asks, or a table with the one of each data set; if left out, the "
@@ -155,6 +169,8 @@ class StudentPart(ModelPart):
         (), description="for architectures that write all positions at once; if left out, one with the defaults"
     )
 
+    _fill_in_corpus = model_validator(mode="before")(with_blocks)
+
     @model_validator(mode="after")
     def _check_decode(self) -> StudentPart:
         check_decode(self.decode)
@@ -170,13 +186,19 @@ class StudentPart(ModelPart):
     def _check_teaching(self) -> StudentPart:
         if self.objective.teachers:
             raise ValueError("objective.teachers: the students of a pipeline learn from its own teacher; leave it out")
-        check_mix(self.objective, [(part.name, part.weight) for part in self.corpora])
-        check_mixing(self.corpora, self.corpus_temperature)
+        check_blocks(
+            self.corpus,
+            None if self.alternate is None else [block.corpus for block in self.alternate],
+            self.corpus_temperature,
+        )
+        _check_mixing(self.objective, self.corpora, self.corpus_temperature)
         return self
 
     @property
     def corpora(self) -> tuple[WeightedName, ...]:
         """All training corpora."""
+        if self.alternate is not None:
+            return tuple(WeightedName(name=block.corpus) for block in self.alternate)
         return list_corpora(self.corpus)
 
 
@@ -227,8 +249,7 @@ class TeacherPart(Strict):
     def _check_not_taught(self) -> TeacherPart:
         if self.objective.asking:
             raise ValueError(f"objective.type {self.objective.type!r} is for students: it asks the teacher")
-        check_mix(self.objective, [(part.name, part.weight) for part in list_corpora(self.corpus)])
-        check_mixing(list_corpora(self.corpus), self.corpus_temperature)
+        _check_mixing(self.objective, list_corpora(self.corpus), self.corpus_temperature)
         return self
 
     @model_validator(mode="after")
@@ -253,6 +274,11 @@ class TeacherPart(Strict):
                 "out `path` and `ensemble`"
             )
         return self
+
+    @property
+    def corpora(self) -> tuple[WeightedName, ...]:
+        """All training corpora that it names."""
+        return list_corpora(self.corpus)
 
     @property
     def trained(self) -> bool:
@@ -361,7 +387,31 @@ class BackTranslationPart(ModelPart):
             raise ValueError(f"objective.type {self.objective.type!r} reads rivals, which the reverse model has not")
         for name in self.filters.reads("references"):
             raise ValueError(f"filters.{name}: monolingual text has no references")
-        check_mix(self.objective, [(part.name, part.weight) for part in list_corpora(self.corpus)])
+        _check_mixing(self.objective, list_corpora(self.corpus), None)
+        return self
+
+
+class SelfTrainingPart(SelectSettings):
+    """Training pairs from monolingual source text, whose targets a model writes (He et al. 2020).
+
+    The choice among its hypotheses has the settings of a `[[select]]`; the rule is `seqkd` unless the file gives one.
+    """
+
+    rule: str = "seqkd"
+    text: tuple[Path, ...] = Field(..., min_length=1, description="source-language text, one sentence per line")
+    ratio: float = Field(1.0, gt=0.0, le=100.0, description="pseudo-pairs for each pair of gold text")
+    teacher: Name | None = Field(None, description="a teacher or a student; if left out, the only teacher")
+    corpus: Name | None = Field(None, description="the data set that the text belongs to; if left out, the only one")
+    search: SearchConfig = SearchConfig(beam=5, nbest=5)
+    batch_tokens: DecodedTogether = 4000
+    precision: SearchPrecision = "auto"
+
+    @model_validator(mode="after")
+    def _check_references(self) -> SelfTrainingPart:
+        if self.reads_references:
+            raise ValueError("the rule, a filter or the scorer reads references, and monolingual text has none")
+        if self.rejected == "gold":
+            raise ValueError('rejected: monolingual text has no gold targets; give "drop" or "next"')
         return self
 
 
@@ -457,6 +507,7 @@ class PipelineConfig(Strict):
     select: tuple[SelectPart, ...] = ()
     soft_targets: tuple[SoftTargetsPart, ...] = ()
     backtranslation: BackTranslationPart | None = None
+    selftraining: SelfTrainingPart | None = None
     students: tuple[StudentPart, ...] = ()
     rounds: int = Field(1, ge=1, le=20, description="number of rounds; a student of each round teaches the next")
     next_teacher: Name | None = Field(None, description="the student that teaches the next round, if there are several")
@@ -533,12 +584,13 @@ class PipelineConfig(Strict):
     @model_validator(mode="after")
     def _check_weights(self) -> PipelineConfig:
         weighted = {part.name for part in self.select if part.weighs}
+        if self.selftraining is not None and self.selftraining.weighs:
+            weighted.add(SELF_TRAINING)
         for where, models in (("teachers", self.teachers), ("students", self.students)):
             others = [
                 f"{part.name} ({part.objective.type})"
                 for part in models
-                if not part.objective.weighs_rows
-                and weighted.intersection(share.name for share in list_corpora(part.corpus))
+                if not part.objective.weighs_rows and weighted.intersection(share.name for share in part.corpora)
             ]
             if others:
                 raise ValueError(

@@ -87,6 +87,10 @@ class Plan:
         """List the data sets that a part belongs to."""
         return list_data(self.graph, node)
 
+    def list_tested(self, model: Node) -> list[Node]:
+        """List the data sets on whose test text a model is evaluated, its own ones first."""
+        return list_tested(self.graph, model)
+
     def only(self, node: Node) -> bool:
         """Whether a part is the only one of its kind. Members of an ensemble, and seeds of a model, count as one."""
         first, *others = self.graph.of_kind(node.kind)
@@ -182,6 +186,21 @@ def list_data(graph: Graph, node: Node) -> list[Node]:
 def find_data(graph: Graph, node: Node) -> Node:
     """Return the data set that a part belongs to; of several, the first one."""
     return list_data(graph, node)[0]
+
+
+def list_tested(graph: Graph, model: Node) -> list[Node]:
+    """List the data sets on whose test text a model is evaluated, its own ones first.
+
+    Models that start from one another (`init_from`), directly or through others, are evaluated on the data sets of all
+    of them. The results show what a model has gained on one data set and forgotten on another.
+    """
+    starts = [(node.key, key) for node in graph.of_kind("students") for key in node.links.get("init_from", ())]
+    family = {model.key}
+    while new := {key for pair in starts if family.intersection(pair) for key in pair} - family:
+        family |= new
+    own = list_data(graph, model)
+    related = {data.key for key in family for data in list_data(graph, graph[key])}
+    return [*own, *(data for data in graph.of_kind("data") if data.key in related and data not in own)]
 
 
 def set_seed(training: TrainingConfig, root: int, role: str) -> TrainingConfig:

@@ -35,6 +35,7 @@ class Reference:
         ensembles: Whether the name of an ensemble means all its members. Otherwise it means the first one.
         folders: Whether a value that no part has as its name is the path of a folder.
         follows: Whether the reference moves to the new teacher in a later round.
+        paired: Whether the n-th seed of a part means the n-th seed of the model that it names, if there is one.
     """
 
     field: str
@@ -45,6 +46,7 @@ class Reference:
     ensembles: bool = False
     folders: bool = False
     follows: bool = True
+    paired: bool = False
 
     def names(self, table: Table) -> list[str]:
         """Return the names that the field holds. The schema of the file refuses other values."""
@@ -310,6 +312,9 @@ def _find_links(reference: Reference, node: Node, graph: Graph) -> tuple[tuple[K
             names = []
     for name in names:
         key = next(((kind, name) for kind in reference.kinds if (kind, name) in graph), None)
+        if key is not None and reference.paired and node.seed > 1:
+            again = (key[0], f"{name}{SEED}{node.seed}")
+            key = again if again in graph else key
         if key is None and reference.folders:
             continue
         if key is None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Any
 
-from pydantic import Discriminator, Field, Tag
+from pydantic import BeforeValidator, Discriminator, Field, Tag
 
 from seqkd.config.search import Name, Strict
-from seqkd.config.stages import Weight, check_temperature, one_or_several
+from seqkd.config.stages import Noise, Updates, Weight, check_temperature, one_or_several, put_in_list
 
 
 class WeightedName(Strict):
@@ -16,12 +16,21 @@ class WeightedName(Strict):
 
     name: Name
     weight: Weight = Field(1.0, description="how often an epoch repeats each row, on average")
+    noise: Noise = None
 
 
 CorpusNames = Annotated[
     Annotated[Name, Tag("one")] | Annotated[tuple[WeightedName, ...], Field(min_length=1), Tag("several")],
     Discriminator(one_or_several),
+    BeforeValidator(put_in_list),
 ]
+
+
+class BlockName(Strict):
+    """A corpus on which a student is trained for a block of updates, in turn with others."""
+
+    corpus: Name
+    updates: Updates
 
 
 def list_corpora(corpus: CorpusNames | None) -> tuple[WeightedName, ...]:

@@ -9,9 +9,9 @@ from typing import Any
 from seqkd.interop.sources import WORKER
 from seqkd.models.registry import ARCHITECTURES, DEFAULT
 from seqkd.objectives.registry import OBJECTIVES
-from seqkd.pipeline.distillation import plan_distill, plan_pairs, plan_select, plan_soft_targets
+from seqkd.pipeline.distillation import plan_distill, plan_pairs, plan_pseudo_pairs, plan_select, plan_soft_targets
 from seqkd.pipeline.evaluation import plan_evaluation, plan_report
-from seqkd.pipeline.file import BACK_TRANSLATION, ENSEMBLE, GOLD, MOST_SEEDS, TEACHER, teacher_names
+from seqkd.pipeline.file import BACK_TRANSLATION, ENSEMBLE, GOLD, MOST_SEEDS, SELF_TRAINING, TEACHER, teacher_names
 from seqkd.pipeline.graph import Part, Reference, Table
 from seqkd.pipeline.recipes import (
     plan_encoded,
@@ -53,6 +53,14 @@ def _list_terms(table: Table) -> list[Table]:
 def _find_soft_targets(table: Table) -> Any:
     """Find the soft targets that an objective reads. All its terms read the same ones."""
     return next((term["soft_targets"] for term in _list_terms(table) if "soft_targets" in term), None)
+
+
+def _find_corpora(table: Table) -> Any:
+    """Find the corpora of a model: alone, with weights, or in blocks of updates."""
+    blocks = table.get("alternate")
+    if not isinstance(blocks, (list, tuple)):
+        return table.get("corpus")
+    return [block.get("corpus") for block in blocks if isinstance(block, Mapping)]
 
 
 def _find_start(table: Table) -> Any:
@@ -99,9 +107,10 @@ def _find_asked_model(table: Table) -> Any:
     return source.get("model") if isinstance(source, Mapping) and worker else None
 
 
-_TEXT = ("select", "data", "backtranslation", "samples")
+_TEXT = ("select", "data", "backtranslation", "samples", "selftraining")
 _ASKED_MODEL = Reference(field="source.model", kinds=("teachers", "students"), read=_find_asked_model, folders=True)
 _TEACHER = Reference(field="teacher", kinds=("teachers", "students"), default="teachers", ensembles=True)
+_JUDGES = Reference(field="scorer", kinds=("teachers", "students"), read=_find_judges, folders=True, follows=False)
 
 PARTS: Mapping[str, Part] = {
     "data": Part(
@@ -153,7 +162,9 @@ PARTS: Mapping[str, Part] = {
         makes=("k-best lists",),
         references=(
             replace(_TEACHER, wanted=lambda table: "source" not in table),
-            Reference(field="corpus", kinds=("data", "select", "backtranslation", "samples"), default="data"),
+            Reference(
+                field="corpus", kinds=("data", "select", "backtranslation", "samples", "selftraining"), default="data"
+            ),
             _ASKED_MODEL,
         ),
         folder="kbest",
@@ -166,8 +177,20 @@ PARTS: Mapping[str, Part] = {
         makes=("corpus",),
         references=(
             Reference(field="kbest", kinds=("distill",)),
-            Reference(field="scorer", kinds=("teachers", "students"), read=_find_judges, folders=True, follows=False),
+            _JUDGES,
         ),
+        folder="corpora",
+        label="corpus {}",
+    ),
+    "selftraining": Part(
+        title="[selftraining]",
+        help="Training pairs from monolingual source text, whose targets a model writes",
+        stages=plan_pseudo_pairs,
+        makes=("corpus", "k-best lists"),
+        references=(_TEACHER, Reference(field="corpus", kinds=("data",), default="data"), _JUDGES),
+        name=SELF_TRAINING,
+        alone="selftraining",
+        owner="[selftraining]",
         folder="corpora",
         label="corpus {}",
     ),
@@ -198,8 +221,8 @@ PARTS: Mapping[str, Part] = {
         stages=plan_student,
         makes=("model",),
         references=(
-            Reference(field="corpus", kinds=_TEXT),
-            Reference(field="init_from", kinds=("students", "teachers"), read=_find_start, follows=False),
+            Reference(field="corpus", kinds=_TEXT, read=_find_corpora),
+            Reference(field="init_from", kinds=("students", "teachers"), read=_find_start, follows=False, paired=True),
             Reference(field="objective.soft_targets", kinds=("soft_targets",), read=_find_soft_targets),
             Reference(field="soft_targets", kinds=("soft_targets",), read=_list_stored),
             Reference(
@@ -273,6 +296,12 @@ MONOLINGUAL = Part(
     help="The target text of [backtranslation]",
     stages=plan_monolingual,
     label="monolingual text",
+)
+UNLABELLED = Part(
+    title="monolingual source text",
+    help="The source text of [selftraining]",
+    stages=plan_monolingual,
+    label="monolingual source text",
 )
 REVERSE = Part(
     title="reverse model", help="The model that translates the text of [backtranslation]", stages=plan_reverse

@@ -21,6 +21,8 @@ from seqkd.pipeline.graph import resolve
 from seqkd.pipeline.parts import PARTS
 from seqkd.selection.registry import DEFAULT_SCORER, SCORERS
 
+_MONOLINGUAL = ("backtranslation", "selftraining")  # the tables with monolingual text
+
 
 def read_pipeline(file: str | Path) -> PipelineConfig:
     """Read a pipeline file. Each of `[[students]]` starts from the settings of `[student]`.
@@ -75,6 +77,9 @@ def _merge_student(shared: Mapping[str, Any], own: Mapping[str, Any]) -> dict[st
     objectives = [table.get("objective") for table in (below, own)]
     if all(isinstance(each, dict) for each in objectives) and any("terms" in each for each in objectives if each):
         below.pop("objective")  # a sum shares no settings with another objective
+    for key, other in (("corpus", "alternate"), ("alternate", "corpus")):
+        if key in own:
+            below.pop(other, None)  # each takes the place of the other
     if not isinstance(model, dict) or "arch" not in model:
         return _merge_tables(below, own)
     architecture = ARCHITECTURES.find(str(model["arch"]))
@@ -149,10 +154,9 @@ def _find_file_problems(values: Mapping[str, Any], file: Path) -> Iterator[str]:
             yield f"{path}: no such file in {Path.cwd()}: {value}"
     yield from _find_sacrebleu_problems(values)
     if not any("fetch" in table for table in _list_tables(values.get("data"))):
-        texts = [value for path, value in _list_paths(values) if path == "backtranslation.text"]
-        yield from (
-            f"backtranslation.text: no such file in {Path.cwd()}: {text}" for text in texts if not Path(text).is_file()
-        )
+        places = [f"{kind}.text" for kind in _MONOLINGUAL]
+        texts = [(path, value) for path, value in _list_paths(values) if path in places]
+        yield from (f"{path}: no such file in {Path.cwd()}: {text}" for path, text in texts if not Path(text).is_file())
 
 
 def _list_tables(value: Any) -> list[dict[str, Any]]:
@@ -162,19 +166,18 @@ def _list_tables(value: Any) -> list[dict[str, Any]]:
 def _list_paths(values: Mapping[str, Any]) -> list[tuple[str, str]]:
     """List the paths that become Make targets or prerequisites, with their places in the file."""
     found = []
-    for table in _list_tables([values.get("backtranslation")]):
-        texts = table.get("text")
-        found += [
-            ("backtranslation.text", text)
-            for text in (texts if isinstance(texts, list) else [])
-            if isinstance(text, str)
-        ]
+    for kind in _MONOLINGUAL:
+        for table in _list_tables([values.get(kind)]):
+            texts = table.get("text")
+            found += [
+                (f"{kind}.text", text) for text in (texts if isinstance(texts, list) else []) if isinstance(text, str)
+            ]
     for table in _list_tables([values.get("report")]):
         languages = table.get("languages")
         for name, texts in (languages if isinstance(languages, dict) else {}).items():
             given = texts if isinstance(texts, dict) else {}
             found += [(f"report.languages.{name}.{key}", path) for key, path in given.items() if isinstance(path, str)]
-    for table in _list_tables(values.get("select")):
+    for table in _list_tables([*_list_tables(values.get("select")), values.get("selftraining")]):
         for name in ("rerank", "scorer"):
             judges = table.get(name)
             if isinstance(judges, dict):

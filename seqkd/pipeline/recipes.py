@@ -10,6 +10,7 @@ from seqkd.config.formats import ExportConfig, ImportConfig
 from seqkd.config.models import ObjectiveConfig
 from seqkd.config.prepare import OWN_TEST, PreparedGroup
 from seqkd.config.stages import (
+    BlockPath,
     CorpusPaths,
     EncodeConfig,
     FurtherTestConfig,
@@ -25,6 +26,7 @@ from seqkd.config.stages import (
 from seqkd.pipeline.file import (
     BackTranslationPart,
     DataPart,
+    SelfTrainingPart,
     StudentPart,
     TeacherPart,
     VocabularyPart,
@@ -39,7 +41,12 @@ from seqkd.pipeline.folders import (
     set_seed,
 )
 from seqkd.pipeline.graph import Node
-from seqkd.pipeline.names import CorpusNames, list_corpora
+from seqkd.pipeline.names import (
+    BlockName,
+    CorpusNames,
+    WeightedName,
+    list_corpora,
+)
 from seqkd.pipeline.vocabularies import ENCODED_TEST, find_original, find_vocabulary
 
 # --- text ---------------------------------------------------------------------------------------------------------
@@ -161,11 +168,12 @@ def plan_sample(node: Node, plan: Plan) -> Iterator[Stage]:
 
 def plan_monolingual(node: Node, plan: Plan) -> Iterator[Stage]:
     """Plan the encoding of monolingual text, which all rounds share."""
-    part: BackTranslationPart = node.settings
+    part: BackTranslationPart | SelfTrainingPart = node.settings
     data, prepare, gold = plan.data(node), plan.pipeline.prepare, plan.prepare_output(node)
     config = MonolingualConfig(
         text=tuple(plan.text_folder(data) / path for path in part.text),
         prepared=gold.folder,
+        side="source" if isinstance(part, SelfTrainingPart) else "target",
         ratio=part.ratio,
         max_length=prepare.cleaning.max_length,
         drop_duplicates=prepare.cleaning.drop_duplicates,
@@ -175,7 +183,7 @@ def plan_monolingual(node: Node, plan: Plan) -> Iterator[Stage]:
     # A fetch step also writes this text. Missing texts are not named to Make.
     files = [] if data.settings.fetch is not None else [path for path in config.text if path.exists()]
     yield Stage(
-        name="monolingual",
+        name=node.name,
         kind="monolingual",
         goal="prepare",
         config=config,
@@ -271,13 +279,14 @@ def plan_student(node: Node, plan: Plan) -> Iterator[Stage]:
     config = TrainConfig(
         role="student",
         prepared=_prepared_output(node, plan).folder,
-        corpus=_corpus_paths(part.corpus, node, plan),
+        corpus=None if part.corpus is None else _corpus_paths(part.corpus, node, plan),
         corpus_temperature=part.corpus_temperature,
         teachers=_find_group_teachers(part, node, plan),
         soft_targets={
             group: soft.folder
             for group, soft in zip(part.soft_targets, plan.linked_outputs(node, "soft_targets"), strict=True)
         },
+        alternate=_block_paths(part.alternate, node, plan),
         model=part.model,
         objective=_fill_in_teachers(part.objective, node, plan),
         training=set_later_seed(set_seed(part.training, plan.pipeline.seed, "student"), node.seed),
@@ -315,17 +324,31 @@ def _corpus_paths(named: CorpusNames | None, node: Node, plan: Plan) -> CorpusPa
 
     Each one has its data set as its group if the vocabulary of the model belongs to several data sets.
     """
-    corpora = plan.linked_outputs(node, "corpus")
-    vocabulary = plan.graph[find_vocabulary(plan.graph, plan.pipeline, node)]
-    grouped = len(plan.list_data(vocabulary)) > 1
-    if not isinstance(named, tuple) and not grouped:
+    corpora, groups = plan.linked_outputs(node, "corpus"), _find_groups(node, plan)
+    if not isinstance(named, tuple) and not any(groups):
         return corpora[0].folder
-    weights = [part.weight for part in list_corpora(named)] or [1.0]
-    groups = [plan.data(part).name if grouped else None for part in plan.graph.follow(node, "corpus")]
+    shares = list_corpora(named) or tuple(WeightedName(name=part.name) for part in plan.graph.follow(node, "corpus"))
     return tuple(
-        WeightedPath(path=corpus.folder, weight=weight, group=group)
-        for corpus, weight, group in zip(corpora, weights, groups, strict=True)
+        WeightedPath(path=corpus.folder, weight=share.weight, group=group, noise=share.noise)
+        for corpus, share, group in zip(corpora, shares, groups, strict=True)
     )
+
+
+def _block_paths(blocks: tuple[BlockName, ...] | None, node: Node, plan: Plan) -> tuple[BlockPath, ...] | None:
+    """Return the corpora of a model that are trained on in turn, by path instead of name."""
+    if blocks is None:
+        return None
+    corpora, groups = plan.linked_outputs(node, "corpus"), _find_groups(node, plan)
+    return tuple(
+        BlockPath(corpus=corpus.folder, updates=block.updates, group=group)
+        for block, corpus, group in zip(blocks, corpora, groups, strict=True)
+    )
+
+
+def _find_groups(node: Node, plan: Plan) -> list[str | None]:
+    """Find the group of each corpus of a model: its data set if the vocabulary belongs to several, or None."""
+    grouped = len(plan.list_data(plan.graph[find_vocabulary(plan.graph, plan.pipeline, node)])) > 1
+    return [plan.data(part).name if grouped else None for part in plan.graph.follow(node, "corpus")]
 
 
 def _fill_in_teachers(objective: ObjectiveConfig, node: Node, plan: Plan) -> ObjectiveConfig:

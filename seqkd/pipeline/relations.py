@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 
 from seqkd.pipeline.file import TEACHER
 from seqkd.pipeline.folders import is_asked, list_data
 from seqkd.pipeline.graph import Graph, Node
+from seqkd.pipeline.names import WeightedName
 from seqkd.pipeline.vocabularies import ENCODED, ENCODED_TEST, find_original, is_brought
 
 
 def describe_corpora(graph: Graph, model: Node) -> str:
-    """Describe the training corpora of a model: `gold + 2 seqkd`.
+    """Describe the training corpora of a model: `gold + 2 seqkd`, or in blocks of updates `100 gold / 50 seqkd`.
 
     The text of the data set itself is `gold`. If the model has several data sets, each one has its own name.
     """
-    named = model.settings.corpus
-    weights = [part.weight for part in named] if isinstance(named, tuple) else [1.0]
     parts = [find_original(graph, part) for part in graph.follow(model, "corpus")]
     several = len(list_data(graph, model)) > 1
     corpora = [
         part.name if several and part.kind == "data" else _format_label(part).removeprefix("corpus ") for part in parts
     ]
-    shares = zip(corpora, weights, strict=True)
-    return " + ".join(name if weight == 1 else f"{weight:g} {name}" for name, weight in shares)
+    if blocks := getattr(model.settings, "alternate", None):
+        return " / ".join(f"{block.updates} {name}" for name, block in zip(corpora, blocks, strict=True))
+    shares = model.settings.corpora or (WeightedName(name=name) for name in corpora)
+    return " + ".join(
+        ("" if share.weight == 1 else f"{share.weight:g} ") + ("" if share.noise is None else "noised ") + name
+        for name, share in zip(corpora, shares, strict=True)
+    )
 
 
 def find_baselines(graph: Graph, students: Sequence[Node]) -> Iterator[tuple[str, str]]:
@@ -50,10 +55,26 @@ def find_baselines(graph: Graph, students: Sequence[Node]) -> Iterator[tuple[str
             yield from ((student.name, node.name) for node in pair)
 
 
+def find_grids(students: Sequence[Node]) -> Iterator[tuple[str, ...]]:
+    """Find students that start from the same model and differ in one number of the objective, in its order."""
+    found: dict[str, list[tuple[float, str]]] = {}
+    for student in students:
+        if student.settings.init_from is None or student.seed > 1:
+            continue
+        table = student.settings.model_dump(mode="json", exclude={"name", "seeds"})
+        objective = table.pop("objective")
+        for key, value in objective.items():
+            if isinstance(value, (int, float)) and not isinstance(value, bool):
+                others = {name: each for name, each in objective.items() if name != key}
+                alike = json.dumps([key, others, table, student.round], sort_keys=True)
+                found.setdefault(alike, []).append((float(value), student.name))
+    yield from (tuple(name for _, name in sorted(grid)) for grid in found.values() if len(grid) > 1)
+
+
 def _reads_gold(graph: Graph, model: Node) -> bool:
     """Whether the training text of a model is that of its data sets alone, each with its own weight."""
-    named = model.settings.corpus
-    weighted = isinstance(named, tuple) and any(part.weight != 1.0 for part in named)
+    weighted = any(part.weight != 1.0 or part.noise is not None for part in model.settings.corpora)
+    weighted = weighted or model.settings.alternate is not None
     return not weighted and all(find_original(graph, part).kind == "data" for part in graph.follow(model, "corpus"))
 
 
@@ -72,7 +93,8 @@ def list_edges(graph: Graph, parts: Sequence[Node], data: Node) -> Iterator[tupl
         ):
             continue  # models that differ only in their seed have one box
         first = {reference.field for reference in node.part.references if not reference.follows}
-        for field in sorted(node.links, key=lambda field: field in first):  # the model that it starts from is last
+        fields = (field for field in node.links if field != "data")  # the data set that monolingual text belongs to
+        for field in sorted(fields, key=lambda field: field in first):  # the model that it starts from is last
             others = [find_original(graph, other) for other in graph.follow(node, field)]
             yield from ((label(other), label(node)) for other in others)
         if node.kind == "select" and "references" in node.settings.record.reads:

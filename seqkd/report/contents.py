@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
 
 from seqkd.config.prepare import OWN_TEST
+from seqkd.config.report import StartedModel
 from seqkd.corpus.cost import Cost, total
 from seqkd.metrics.lengths import LengthHistogram
 from seqkd.metrics.results import DecodeResult, EvaluationResult
 from seqkd.report.languages import LanguageEntry
 from seqkd.report.timelines import Timeline
+
+NONE: Mapping[str, dict[str, Any]] = {}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,20 +113,22 @@ class RoundEntry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SyntheticEntry:
-    """A corpus of back-translations.
+    """A corpus of monolingual text and of the other side, which a model wrote: back-translation or self-training.
 
     Attributes:
         name: The name of the corpus.
+        written: The side that the model wrote.
         rows: The number of rows.
         ratio: Rows for each row of gold text.
         tag: The piece that sources start with; "" for none.
         rejected: Rows left out, by reason.
         source_length: Mean source length in subwords, the tag counted.
         target_length: Mean target length in subwords.
-        bleu: Greedy BLEU of the reverse model on the validation text with its sides exchanged.
+        bleu: Greedy BLEU of the model on the validation text, whose sides are exchanged for a reverse model.
     """
 
     name: str
+    written: Literal["source", "target"]
     rows: int
     ratio: float
     tag: str
@@ -160,7 +165,7 @@ class Contents:
         models: The evaluated models, in the order of the pipeline.
         agreement_with: The model with whose outputs the outputs of the others are compared; "" for none.
         rounds: Students that were made again in each round, each with all its rounds; empty for one round.
-        synthetic: The corpora of back-translations.
+        synthetic: The corpora of back-translation and self-training.
         tests: Evaluations on further test sets, by the name of the set and that of the model.
         baselines: For each student the student that its gain is measured against, by name.
         curves: The validations of each model that was trained here.
@@ -168,6 +173,8 @@ class Contents:
         samples: Training rows with their targets.
         languages: The languages of the corpora and of the outputs of models; empty if no languages are named.
         shared: Training rows with their targets in all data sets that share their sources.
+        starts: The models that start from another one, by name, if there are several test sets.
+        grids: Models among them that differ in one setting of the objective, in its order.
         edges: The edges of the pipeline's graph.
         kinds: The kind of each node of the graph: corpus, kbest, model or other.
         aligned_rows: Rows that complexity and faithfulness were computed on.
@@ -193,6 +200,8 @@ class Contents:
     timelines: tuple[Timeline, ...] = ()
     languages: tuple[LanguageEntry, ...] = ()
     shared: tuple[Sample, ...] = ()
+    starts: dict[str, StartedModel] = field(default_factory=dict)
+    grids: tuple[tuple[str, ...], ...] = ()
     edges: tuple[tuple[str, str], ...]
     kinds: dict[str, str]
     aligned_rows: int
@@ -200,16 +209,20 @@ class Contents:
     seeds: tuple[int, ...]
     costs: tuple[CostEntry, ...]
 
-    def to_json(self, pooled: Sequence[dict[str, Any]] = ()) -> dict[str, Any]:
+    def to_json(
+        self, pooled: Sequence[dict[str, Any]] = (), further: Mapping[str, dict[str, Any]] = NONE
+    ) -> dict[str, Any]:
         """Return the contents of report.json. Later versions keep these keys and may add others.
 
         Args:
             pooled: Models that were trained with several seeds.
+            further: Further keys of models, by the name of the model.
         """
-        synthetic = [
-            {"name": entry.name, "rows": entry.rows, "ratio": entry.ratio, "reverse_bleu": entry.bleu}
-            for entry in self.synthetic
-        ]
+        synthetic: dict[str, list[dict[str, Any]]] = {}
+        for entry in self.synthetic:
+            kind, bleu = ("backtranslation", "reverse_bleu") if entry.written == "source" else ("selftraining", "bleu")
+            value = {"name": entry.name, "rows": entry.rows, "ratio": entry.ratio, bleu: entry.bleu}
+            synthetic.setdefault(kind, []).append(value)
         return {
             "pipeline": self.pipeline,
             "corpora": [_corpus_json(corpus) for corpus in self.corpora],
@@ -230,10 +243,11 @@ class Contents:
                 | {"significance": self.significance(model)}
                 | {"round": next((entry.number for entry in self.rounds if entry.model == model.name), None)}
                 | {"tests": {name: evaluation_json(result) for name, result in self.results(model).items()}}
+                | further.get(model.name, {})
                 for model in self.models
             ],
             **({"agreement_with": self.agreement_with} if self.agreement_with else {}),
-            **({"backtranslation": synthetic} if synthetic else {}),
+            **synthetic,
             **({"languages": [entry.to_json() for entry in self.languages]} if self.languages else {}),
             **({"pooled": list(pooled)} if pooled else {}),
             **({"selective": [line.to_json() for line in self.timelines]} if self.timelines else {}),

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from seqkd.config.report import SyntheticPath
+from seqkd.config.report import PseudoPath, SyntheticPath
 from seqkd.config.stages import ReportConfig, TrainingConfig
 from seqkd.config.written import fill_in_neutral
 from seqkd.corpus.cost import read_cost
@@ -114,7 +114,10 @@ def gather(config: ReportConfig, *, aligned_cells: int = ALIGNED_CELLS) -> Conte
             for student in config.rounds
             for number, (model, teacher) in enumerate(zip(student.evaluations, config.teachers, strict=True), start=1)
         ),
-        synthetic=tuple(_describe_synthetic(part, gold.corpus.rows) for part in config.backtranslation),
+        synthetic=(
+            *(_describe_synthetic(part, gold.corpus.rows) for part in config.backtranslation),
+            *(_describe_synthetic(part, gold.corpus.rows) for part in config.selftraining),
+        ),
         runs={part.name: part.evaluations for part in config.seeds},
         tests={part.name: {named.name: read_result(named.path) for named in part.evaluations} for part in config.tests},
         baselines=dict(config.baselines),
@@ -130,6 +133,8 @@ def gather(config: ReportConfig, *, aligned_cells: int = ALIGNED_CELLS) -> Conte
         ),
         samples=_choose_samples(gold, distilled, shared, config.samples),
         shared=tuple(choose_shared(gold.corpus, [(each.name, each.corpus) for each in distilled], config.shared)),
+        starts={entry.name: entry for entry in config.starts},
+        grids=config.grids,
         edges=config.edges,
         kinds=_list_kinds(config),
         aligned_rows=aligned_rows,
@@ -144,6 +149,7 @@ def _list_costs(config: ReportConfig) -> Iterator[CostEntry]:
     folders = [(GOLD, config.prepared)]
     for part in config.backtranslation:
         folders += [(part.name, path) for path in (part.model, part.path)]
+    folders += [(pseudo.name, pseudo.path) for pseudo in config.selftraining]
     for named in (*config.models, *config.distill, *config.soft_targets, *config.corpora, *config.evaluations):
         folders.append((named.name, named.path))
     for test in config.tests:
@@ -162,8 +168,9 @@ def _list_kinds(config: ReportConfig) -> dict[str, str]:
     kinds = {named.name: "model" for named in config.models}  # the graph has teachers by their names alone
     kinds |= {GOLD: "corpus", "teacher": "model"}
     kinds |= {f"corpus {named.name}": "corpus" for named in config.corpora}
-    kinds |= {f"k-best {named.name}": "kbest" for named in (*config.distill, *config.backtranslation)}
-    kinds |= {f"corpus {named.name}": "corpus" for named in config.backtranslation}
+    synthetic = (*config.backtranslation, *config.selftraining)
+    kinds |= {f"k-best {named.name}": "kbest" for named in (*config.distill, *synthetic)}
+    kinds |= {f"corpus {named.name}": "corpus" for named in synthetic}
     kinds |= {part.model.name: "model" for part in config.backtranslation}
     kinds |= {f"teacher {named.name}": "model" for named in config.models}
     return kinds | {f"student {named.name}": "model" for named in (*config.models, *config.evaluations)}
@@ -307,13 +314,14 @@ def mark_differences(reference: str, text: str) -> tuple[tuple[str, bool], ...]:
     return tuple((text[starts[start] : starts[end]], tag != "equal") for tag, _, _, start, end in blocks if end > start)
 
 
-def _describe_synthetic(part: SyntheticPath, gold: int) -> SyntheticEntry:
-    """Describe a corpus of back-translations. Its rows are not gold, so that distilled corpora do not include it."""
-    manifest, points = read_manifest(part.path), read_history(part.model)
-    best = read_manifest(part.model).extra.get("best_update")
+def _describe_synthetic(part: SyntheticPath | PseudoPath, gold: int) -> SyntheticEntry:
+    """Describe a corpus of monolingual text. Its rows are not gold, so that distilled corpora do not include it."""
+    manifest, points = read_manifest(part.path), () if part.model is None else read_history(part.model)
+    best = read_manifest(part.model).extra.get("best_update") if part.model is not None and points else None
     rows = max(manifest.rows, 1)
     return SyntheticEntry(
         name=part.name,
+        written="source" if isinstance(part, SyntheticPath) else "target",
         rows=manifest.rows,
         ratio=manifest.rows / gold,
         tag=str(manifest.extra.get("tag", "")),

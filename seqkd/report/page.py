@@ -12,6 +12,7 @@ from seqkd.config.prepare import OWN_TEST
 from seqkd.metrics.registry import METRICS
 from seqkd.metrics.results import EvaluationResult
 from seqkd.report import plots, tables
+from seqkd.report.adaptation import adaptation_table, describe_tests, list_adapted, plot_adaptation
 from seqkd.report.contents import Contents
 from seqkd.report.explanation import explain
 from seqkd.report.findings import conclude
@@ -48,6 +49,7 @@ def render(contents: Contents) -> str:
         models=tables.models_table(pooled) if models else None,
         corpora=tables.corpora_table(corpora),
         tests=tests_table(pooled) if contents.tests else None,
+        adaptation=_show_adaptation(shown),
         tests_rows=", ".join(f"{name} ({rows:,} rows)" for name, rows in _count_test_rows(contents).items()),
         targets=tables.targets_table(pooled) if any(model.target_logprobs for model in models) else None,
         target_rows=", ".join(sorted({f"{model.target_rows:,}" for model in models if model.target_logprobs})),
@@ -93,6 +95,18 @@ def render(contents: Contents) -> str:
             if result.unjudged
         ],
     )
+
+
+def _show_adaptation(contents: Contents) -> dict[str, object] | None:
+    """Return the table and the plot of models that start from another one; None without such models."""
+    adapted = list_adapted(contents)
+    if not adapted:
+        return None
+    return {
+        "table": adaptation_table(contents, adapted),
+        "plot": plot_adaptation(contents, adapted),
+        "tests": describe_tests(contents),
+    }
 
 
 def _count_test_rows(contents: Contents) -> dict[str, int]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TypeAlias
 
 import matplotlib as mpl
@@ -125,6 +125,38 @@ def plot_quality_by_speedup(
     _set_logarithmic(axes, [x for x, _ in points])
     _place_labels(figure, axes, labels, points)
     return write_svg(figure, axes, "speedup-batch1" if batch1 else "speedup")
+
+
+def plot_scores(
+    points: Mapping[str, tuple[float, float]],
+    places: Mapping[str, int],
+    *,
+    hollow: Collection[str],
+    lines: Sequence[Sequence[str]],
+    x: str,
+    y: str,
+) -> Markup:
+    """Plot a labelled point for each model; empty without points.
+
+    Args:
+        points: Both scores of each model, by name.
+        places: The place of each model among all of them, which gives its colour.
+        hollow: The names of models with a hollow mark.
+        lines: Models that a line joins, in order.
+        x: The label of the first score.
+        y: The label of the second score.
+    """
+    if not points:
+        return Markup("")
+    figure, axes = make_figure(x, y)
+    for line in lines:
+        if len(line) > 1:
+            axes.plot(*zip(*(points[name] for name in line), strict=True), color=MUTED, linewidth=0.9, zorder=2)
+    for name, point in points.items():
+        _draw_point(axes, *point, find_shade(places[name]), marker="o", full=name not in hollow)
+    axes.xaxis.set_major_locator(MaxNLocator(6, steps=STEPS))
+    _place_labels(figure, axes, points, list(points.values()))
+    return write_svg(figure, axes, "adaptation")
 
 
 def plot_gold_and_distilled(

@@ -14,6 +14,7 @@ from seqkd.corpus.manifest import Manifest, Provenance, StageOutput, atomic_writ
 from seqkd.corpus.revisions import ALIGNMENT
 from seqkd.metrics.results import RESULT
 from seqkd.progress import say
+from seqkd.report.adaptation import describe_adapted
 from seqkd.report.contents import Contents
 from seqkd.report.gather import HISTORY, SPEED, gather
 from seqkd.report.page import render
@@ -58,10 +59,8 @@ def run(config: ReportConfig, out: str | Path, *, overwrite: bool = False, devic
     with StageOutput.open(out, "report", made_by, overwrite=overwrite) as output:
         if output.complete:
             return  # another process has finished it meanwhile
-        atomic_write(
-            out / DATA,
-            (json.dumps(contents.to_json(write_pooled(contents)), indent=2, ensure_ascii=False) + "\n").encode(),
-        )
+        values = contents.to_json(write_pooled(contents), describe_adapted(contents))
+        atomic_write(out / DATA, (json.dumps(values, indent=2, ensure_ascii=False) + "\n").encode())
         atomic_write(out / PAGE, render(contents).encode())
         extra = {"pipeline": config.pipeline, **made_by.extra}
         output.commit(Manifest(kind="report", fingerprint=made_by.fingerprint, extra=extra))
@@ -70,7 +69,7 @@ def run(config: ReportConfig, out: str | Path, *, overwrite: bool = False, devic
 
 def settings(config: ReportConfig) -> dict[str, Any]:
     """Return the settings that the output depends on, as in the stage file."""
-    names = {"pipeline", "title", "baselines", "edges", "samples", "teachers", "rounds", "seeds"}
+    names = {"pipeline", "title", "baselines", "edges", "samples", "teachers", "rounds", "seeds"} | {"starts", "grids"}
     return config.model_dump(mode="json", include=names)
 
 
@@ -81,6 +80,7 @@ def _digest_inputs(config: ReportConfig) -> Iterator[tuple[str, str]]:
     for kind, folders, measured in (
         ("corpora", config.corpora, None),
         ("backtranslation", config.backtranslation, None),
+        ("selftraining", config.selftraining, None),
         ("distill", config.distill, SPEED),
         (SOFT_TARGETS, config.soft_targets, None),
         ("evaluations", config.evaluations, RESULT),
@@ -107,6 +107,9 @@ def _digest_inputs(config: ReportConfig) -> Iterator[tuple[str, str]]:
         yield from _hash_file(f"models.{named.name}.{HISTORY}", named.path / HISTORY)
     for part in config.backtranslation:
         yield from _hash_file(f"backtranslation.{part.name}.{HISTORY}", part.model / HISTORY)
+    for pseudo in config.selftraining:
+        if pseudo.model is not None:
+            yield from _hash_file(f"selftraining.{pseudo.name}.{HISTORY}", pseudo.model / HISTORY)
 
 
 def _hash_file(name: str, path: Path) -> Iterator[tuple[str, str]]:

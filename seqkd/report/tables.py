@@ -273,17 +273,18 @@ def rounds_table(contents: Contents) -> Table:
 
 
 def synthetic_table(entries: Sequence[SyntheticEntry]) -> Table:
-    """Make the table of back-translations."""
+    """Make the table of corpora of back-translation and self-training."""
     return make_table(
         [
             (Head(name="Corpus", number=False), [format_text(entry.name) for entry in entries]),
             (Head(name="Rows"), [format_number(entry.rows, 0) for entry in entries]),
             (Head(name="Ratio", unit="rows for each gold row"), [format_number(entry.ratio, 2) for entry in entries]),
             (Head(name="Left out", unit="rows"), [format_number(sum(entry.rejected.values()), 0) for entry in entries]),
+            (Head(name="Written", unit="by a model", number=False), [format_text(f"{e.written}s") for e in entries]),
             (Head(name="Tag", number=False), [format_text(entry.tag) for entry in entries]),
             (Head(name="Source length", unit="subwords"), [format_number(entry.source_length, 2) for entry in entries]),
             (Head(name="Target length", unit="subwords"), [format_number(entry.target_length, 2) for entry in entries]),
-            (Head(name="Reverse model", unit="validation BLEU"), [format_number(entry.bleu, 2) for entry in entries]),
+            (Head(name="Model", unit="validation BLEU"), [format_number(entry.bleu, 2) for entry in entries]),
         ]
     )
 

@@ -30,7 +30,7 @@ _FILES = re.compile(
 )
 _FOLDERS = re.compile(
     r"^(prepared|(train|valid)(@.+)?|corpus\d*|gold|kbest|soft_targets(@.+)?|shared_sources|agreement"
-    r"|(corpora|distill|soft_targets|evaluations|backtranslation|targets)\..+)$"
+    r"|(corpora|distill|soft_targets|evaluations|backtranslation|selftraining|targets)\..+)$"
 )
 _PART = re.compile(r"^(train|valid|test)$|^valid@")  # corpora of a prepared folder
 _MODELS = re.compile(r"^(model\d*|teacher\d*(@.+)?|forward|reverse|init_from|rescore_with|speed_against)$")

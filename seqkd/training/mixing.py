@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.compute as pc
-import torch
-from torch import Tensor
-from torch.nn import functional
 
 from seqkd.corpus.batches import Rows, plan_epoch
-from seqkd.objectives.base import Batch, SoftTargets
-from seqkd.training.data import RIVAL_IDS, RIVAL_MARGIN, WEIGHT, CorpusData
+from seqkd.objectives.base import Batch
+from seqkd.training.data import CorpusData
+from seqkd.training.joined import JoinedRows
+from seqkd.training.noise import Noise
 
 
 class MixedData:
@@ -37,6 +33,7 @@ class MixedData:
         groups: The data set of each corpus, or None if there is only one.
         rank: The number of this process among `world` processes.
         world: Number of processes that share the corpora.
+        noises: The noise of the sources of each corpus, or None; empty if no corpus has one.
 
     Raises:
         ValueError: The numbers of weights and corpora differ.
@@ -53,25 +50,24 @@ class MixedData:
         groups: Sequence[str] | None = None,
         rank: int = 0,
         world: int = 1,
+        noises: Sequence[Noise | None] = (),
     ) -> None:
         self._parts = [(part, weight) for part, weight in zip(parts, weights, strict=True)]
-        # Rows are identified by position, because distilled corpora share the ids of the gold corpus. Corpus n has the
-        # positions starts[n] to starts[n + 1] - 1.
-        self._starts = np.cumsum([0, *(part.corpus.rows for part in parts)], dtype=np.int64)
-        self._names = np.array([str(part.corpus.path) for part in parts])
-        self._groups = None if groups is None else np.array(groups)
+        self._rows = JoinedRows(parts, noises=noises, groups=groups)
         self._batch_tokens, self._window, self._seed = batch_tokens, window, seed
         self._rank, self._world = rank, world
 
     def plan(self, epoch: int) -> list[Rows]:
-        """Plan this rank's batches of one epoch, as positions in the concatenated corpora."""
+        """Plan this rank's batches of one epoch, as numbers of rows; see `JoinedRows`."""
         rows, sources, targets = [], [], []
         for n, (part, weight) in enumerate(self._parts):
             drawn = draw(part.rows, weight, np.random.default_rng([self._seed, epoch, n + 1]))
-            rows.append(self._starts[n] + part.positions[drawn])
+            noisy = self._rows.noises[n] is not None
+            draws = epoch * (int(weight) + 1) + _count_earlier(drawn) if noisy else None
+            rows.append(self._rows.number(n, part.positions[drawn], draws))
             sources.append(part.source_lengths[drawn])
             targets.append(part.target_lengths[drawn])
-        positions = np.concatenate(rows)
+        numbers = np.concatenate(rows)
         batches = plan_epoch(
             np.concatenate(sources),
             np.concatenate(targets),
@@ -82,81 +78,11 @@ class MixedData:
             rank=self._rank,
             world=self._world,
         )
-        return [positions[batch] for batch in batches]
+        return [numbers[batch] for batch in batches]
 
     def load(self, rows: Rows) -> Batch:
-        """Make the batch of these positions, each row with the folder of its corpus, and its group if there are any."""
-        which = np.searchsorted(self._starts, rows, side="right") - 1
-        order = np.argsort(which, kind="stable")
-        used = [(n, part) for n, (part, _) in enumerate(self._parts) if not len(rows) or (which == n).any()]
-        tables = [part.read(rows[which == n] - self._starts[n]) for n, part in used]
-        places = np.argsort(order)
-        batch = self._parts[0][0].collate(pa.concat_tables(_fill_rivals(_fill_weights(tables))).take(pa.array(places)))
-        soft = [part.find_soft(table.column("id").to_numpy()) for (_, part), table in zip(used, tables, strict=True)]
-        lengths = np.concatenate([_count_positions(table) for table in tables])
-        batch = batch._replace(origins=self._names[which], soft=_join_soft(soft, lengths, places))
-        return batch if self._groups is None else batch._replace(groups=self._groups[which])
-
-
-def _count_positions(table: pa.Table) -> npt.NDArray[np.int64]:
-    """Count the target positions of each row, end of sentence included."""
-    lengths: npt.NDArray[np.int64] = pc.list_value_length(table.column("target_ids")).to_numpy().astype(np.int64)
-    return lengths + 1
-
-
-def _join_soft(
-    parts: Sequence[SoftTargets | None], lengths: npt.NDArray[np.int64], places: npt.NDArray[np.int64]
-) -> SoftTargets | None:
-    """Join the soft targets of several corpora in the order of a batch.
-
-    Args:
-        parts: Those of each corpus; None for a corpus without.
-        lengths: `[rows]`, the positions of each row, corpus after corpus.
-        places: `[rows]`, the place of each row of the batch in `lengths`.
-    """
-    found = [part for part in parts if part is not None]
-    if not found:
-        return None
-    width = max(part.ids.size(1) for part in found)
-
-    def widen(values: Tensor, fill: float) -> Tensor:
-        return functional.pad(values, (0, width - values.size(1)), value=fill)
-
-    taken = lengths[places]
-    firsts = (np.cumsum(lengths) - lengths)[places]
-    order = np.arange(int(taken.sum())) + np.repeat(firsts - (np.cumsum(taken) - taken), taken)
-    at = torch.from_numpy(order)
-    tails = [part.tail for part in found if part.tail is not None]
-    return SoftTargets(
-        torch.cat([widen(part.ids, 0) for part in found])[at],
-        torch.cat([widen(part.logprobs, -math.inf) for part in found])[at],
-        torch.cat(tails)[at] if tails else None,
-    )
-
-
-def _fill_weights(tables: Sequence[pa.Table]) -> list[pa.Table]:
-    """Give weight 1 to all rows without a weight if some rows have one."""
-    if not any(WEIGHT in table.column_names for table in tables):
-        return list(tables)
-    return [
-        table
-        if WEIGHT in table.column_names
-        else table.append_column(WEIGHT, pa.array(np.ones(table.num_rows, dtype=np.float32)))
-        for table in tables
-    ]
-
-
-def _fill_rivals(tables: Sequence[pa.Table]) -> list[pa.Table]:
-    """Make the targets of rows without rivals their own rivals if some rows have rivals."""
-    if not any(RIVAL_IDS in table.column_names for table in tables):
-        return list(tables)
-    found = []
-    for table in tables:
-        if RIVAL_IDS not in table.column_names:
-            margins = pa.array(np.zeros(table.num_rows, dtype=np.float32))
-            table = table.append_column(RIVAL_IDS, table.column("target_ids")).append_column(RIVAL_MARGIN, margins)
-        found.append(table.select(sorted(table.column_names)))
-    return found
+        """Make the batch of the rows with these numbers, each with the folder of its corpus, and its group if any."""
+        return self._rows.load(rows)
 
 
 def draw(rows: int, weight: float, random: np.random.Generator) -> npt.NDArray[np.int64]:
@@ -164,3 +90,12 @@ def draw(rows: int, weight: float, random: np.random.Generator) -> npt.NDArray[n
     whole, rest = divmod(max(1, round(weight * rows)), rows)
     some = random.permutation(rows)[:rest].astype(np.int64)
     return np.concatenate([np.tile(np.arange(rows, dtype=np.int64), whole), np.sort(some)])
+
+
+def _count_earlier(drawn: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Count for each drawn row how often it is drawn before, `[drawn]`."""
+    order = np.argsort(drawn, kind="stable")
+    ranks = np.arange(len(drawn)) - np.searchsorted(drawn[order], drawn[order], side="left")
+    found = np.empty(len(drawn), dtype=np.int64)
+    found[order] = ranks
+    return found

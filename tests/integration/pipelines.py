@@ -84,9 +84,12 @@ def shrunk(file: Path, data: dict[str, Any] | None = None) -> dict[str, Any]:
     for part in values.get("vocabularies", []):
         part |= {"size": 150, "byte_fallback": False}
     reverse = [values["backtranslation"]] if "backtranslation" in values else []
+    labelled = [values["selftraining"]] if "selftraining" in values else []
     if data is not None:
         for part in reverse:
             part["text"] = [str(Path(data["train"]["target"]).with_name("mono.tgt"))]
+        for part in labelled:
+            part |= {"text": [data["train"]["source"]], "ratio": 0.5}
     trained = [part for part in teachers if "path" not in part]
     for part in (*trained, *reverse, *values["students"]):
         record = ARCHITECTURES.find(part.get("model", {}).get("arch", DEFAULT))
@@ -98,7 +101,7 @@ def shrunk(file: Path, data: dict[str, Any] | None = None) -> dict[str, Any]:
     seeded = [part for part in values["students"] if part.get("seeds", 1) > 1]
     for number, part in enumerate(seeded):
         part["seeds"] = 1 if number else 2
-    for part in (*reverse, *values["distill"]):
+    for part in (*reverse, *labelled, *values.get("distill", [])):
         part["workers"] = 1
         if "source" in part:  # `seqkd translate`, which gets the same settings as options
             part["source"]["command"] += ["--no-repeat-ngram-size", "1", "--unk-penalty", "100"]

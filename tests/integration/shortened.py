@@ -33,8 +33,9 @@ def shorten(values: dict[str, Any], keep: frozenset[str]) -> dict[str, Any]:
     if "targets" in values.get("evaluate", {}):
         kept = [name for name in values["evaluate"]["targets"] if needed & {("select", name), ("data", name)}]
         values["evaluate"] = values["evaluate"] | {"targets": kept}
-    if not any(kind == "backtranslation" for kind, _ in needed):
-        values.pop("backtranslation", None)
+    for name in ("backtranslation", "selftraining"):
+        if not any(kind == name for kind, _ in needed):
+            values.pop(name, None)
     return values
 
 

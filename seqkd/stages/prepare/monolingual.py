@@ -1,6 +1,8 @@
-"""`seqkd prepare --monolingual`: text of the target language, encoded for a reverse model.
+"""`seqkd prepare --monolingual`: text of one language, encoded for the model that translates it.
 
-The output is a corpus in the reverse direction. The text is its source, and it has no targets yet.
+The text is the source of the output, a corpus that has no targets yet. Text of the target language gives a corpus in
+the reverse direction (back-translation), and text of the source language one in the direction of the gold text
+(self-training).
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ from seqkd.stages.prepare.encoding import (
     screen_rows,
 )
 from seqkd.stages.prepare.prepare import read_prepared
+from seqkd.stages.prepare.tags import describe_tag, read_tag
 from seqkd.stages.rejected import REJECTED
 from seqkd.text.cleaning import Cleaner
 from seqkd.text.normalize import Normalizer
@@ -34,6 +37,7 @@ from seqkd.text.screening import count_verdicts, read_kept
 from seqkd.text.vocabularies import Vocabularies
 
 MONOLINGUAL = "monolingual"  # in a manifest: the corpus has no targets
+SIDE = "side"  # in a manifest of monolingual text, the language of its sources if it is "source"
 
 _WORK = "work"  # the folder of temporary files of the run
 
@@ -103,9 +107,11 @@ def _check(paths: tuple[Path, ...]) -> tuple[int, list[str]]:
 def _prepare(config: MonolingualConfig, output: StageOutput, rows: int, prepared: Manifest) -> Manifest:
     work = output.path / _WORK
     work.mkdir(exist_ok=True)
-    vocabularies = Vocabularies.load(config.prepared).reversed()  # the text is in the target language
+    vocabularies = Vocabularies.load(config.prepared)
+    if config.side == "target":
+        vocabularies = vocabularies.reversed()
     normalizer = Normalizer(vocabularies.source.normalization)
-    language = prepared.extra.get("target_language")
+    language = prepared.extra.get(f"{config.side}_language")
     units = find_units(read_lines(config.text), (normalizer, normalizer), language, language)
     verdicts = screen_rows(
         read_lines(config.text),
@@ -130,14 +136,18 @@ def _prepare(config: MonolingualConfig, output: StageOutput, rows: int, prepared
         )
     texts = ((text, "") for text, _ in read_kept(read_lines(config.text), verdicts))
     chosen = draw_texts(texts, usable, wanted, config.seed)
-    shards = encode_shards(chosen, output, wanted, config.shard_rows, vocabularies, first_id=gold)
+    tag = read_tag(prepared) if config.side == "source" else ""
+    shards = encode_shards(chosen, output, wanted, config.shard_rows, vocabularies, first_id=gold, tag=tag)
     list_rejected(output.path / REJECTED, verdicts)
     shutil.rmtree(work)
     manifest = corpus_manifest(output, shards, vocabularies, counts)
     manifest.extra.update({MONOLINGUAL: True, "ratio": config.ratio, "gold": prepared.extra["train"]})
     manifest.extra.update(describe_units(units))
-    for name, other in (("source_language", "target_language"), ("target_language", "source_language")):
-        if other in prepared.extra:  # its sources are in the target language of the gold text
+    if config.side == "source":
+        manifest.extra.update({SIDE: config.side, **describe_tag(tag)})
+    names = ("source_language", "target_language")
+    for name, other in zip(names, names if config.side == "source" else reversed(names), strict=True):
+        if other in prepared.extra:
             manifest.extra[name] = prepared.extra[other]
     return manifest
 

@@ -23,19 +23,28 @@ def check_inputs(kbest: Corpus, gold: Corpus, config: SelectConfig) -> None:
         ModelError: A model of the scorer does not fit.
     """
     prepared = read_manifest(config.prepared)
-    if gold.manifest.extra.get("monolingual") and "references" in config.record.reads:
+    pseudo = is_source_text(gold)
+    if gold.manifest.extra.get("monolingual") and not pseudo and "references" in config.record.reads:
         raise CorpusError(
             f"is monolingual text without references, which rule {config.rule!r} reads",
             where=str(gold.path),
             expected="a corpus with both sides",
             hint="choose a rule that reads no references, such as seqkd, with reverse = true",
         )
-    if bool(gold.manifest.extra.get("monolingual")) != config.reverse:
+    if (bool(gold.manifest.extra.get("monolingual")) and not pseudo) != config.reverse:
         raise CorpusError(
-            "is not monolingual text" if config.reverse else "is monolingual text, so hypotheses would be its targets",
+            "is not monolingual text of the target language"
+            if config.reverse
+            else "is monolingual text, so hypotheses would be its targets",
             where=str(gold.path),
             expected="output of `seqkd prepare --monolingual`" if config.reverse else "a corpus with both sides",
             hint="set reverse = true to make back-translations, which are pairs of hypotheses and monolingual text",
+        )
+    if pseudo and (config.reads_references or config.rejected == "gold"):
+        raise CorpusError(
+            "is monolingual text, which has no references",
+            where=str(gold.path),
+            expected='a rule and filters that read no references, and rejected = "drop" or "next"',
         )
     # Of the language that hypotheses are in.
     known = prepared.extra.get("source_vocabulary", "") if config.reverse else prepared.vocabulary
@@ -88,6 +97,12 @@ def check_inputs(kbest: Corpus, gold: Corpus, config: SelectConfig) -> None:
                 where="filters.script",
                 expected="a Unicode script, e.g. Latin, Cyrillic, Greek, Arabic, Han",
             ) from None
+
+
+def is_source_text(gold: Corpus) -> bool:
+    """Whether a corpus is monolingual text of the source language, whose targets hypotheses become."""
+    known = gold.manifest.extra
+    return bool(known.get("monolingual")) and known.get("side") == "source"
 
 
 def check_ids(gold: Corpus) -> None:

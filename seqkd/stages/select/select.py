@@ -38,7 +38,7 @@ from seqkd.stages.asking import (
 from seqkd.stages.prepare.tags import SOURCE_TAG
 from seqkd.stages.rejected import REJECTED
 from seqkd.stages.select.accounting import Totals, account_shard, chosen_ids, note_duplicates
-from seqkd.stages.select.checks import check_ids, check_inputs
+from seqkd.stages.select.checks import check_ids, check_inputs, is_source_text
 from seqkd.stages.select.choices import compare_choices, weighs_gains
 from seqkd.stages.select.provenance import provenance
 from seqkd.stages.select.shards import (
@@ -285,10 +285,12 @@ def _manifest(
     vocabulary, source_vocabulary = gold.manifest.vocabulary, known.get("source_vocabulary")
     names = ["source_language", "target_language"]
     languages = {name: known[name] for name in (*names, SOURCE_TAG) if name in known}
-    if config.reverse:
+    if is_source_text(gold):
+        facts: dict[str, Any] = {"monolingual_rows": gold.rows, "gold": known["gold"]}
+    elif config.reverse:
         languages = {name: known[other] for name, other in zip(names, reversed(names), strict=True) if other in known}
         vocabulary, source_vocabulary = known["source_vocabulary"], vocabulary
-        facts: dict[str, Any] = {"tag": config.tag, "monolingual_rows": gold.rows, "gold": known["gold"]}
+        facts = {"tag": config.tag, "monolingual_rows": gold.rows, "gold": known["gold"]}
     else:
         facts = {
             **({"chosen": dict(totals.chosen)} if totals.chosen else {}),

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from seqkd.config.models import list_weighing_objectives
 from seqkd.config.stages import TrainConfig
 from seqkd.corpus.manifest import Manifest
@@ -14,10 +16,17 @@ from seqkd.errors import ConfigError, CorpusError
 from seqkd.models.checkpoint import model_digest
 from seqkd.stages.prepare.further_vocabulary import GROUPS, VALID, name_part
 from seqkd.stages.prepare.prepare import read_prepared
+from seqkd.stages.prepare.tags import SOURCE_TAG
 from seqkd.stages.train.rejecting import corpus_key
 from seqkd.stages.train.teaching import Teaching
+from seqkd.text.languages import has_blanks, looks_blankless
+from seqkd.text.noise import NoiseSettings, WordNoise
 from seqkd.text.vocabularies import Vocabularies
 from seqkd.training.data import RIVAL_IDS, WEIGHT
+from seqkd.training.noise import word_noise
+
+_TAGS = ("tag", SOURCE_TAG)  # in a manifest: the piece that sources open with, of back-translation or a data set
+_SOME = 100  # rows whose text shows whether it has blanks
 
 
 class Inputs:
@@ -29,16 +38,18 @@ class Inputs:
     Attributes:
         prepared: The manifest of the prepared folder.
         corpora: The training corpora in the direction of the model.
-        mixed: Whether there are several corpora, or one with a weight.
+        mixed: Whether there are several corpora, or one with a weight or noise. A group changes nothing.
         valid: The validation corpora by group. The group of a single data set is "".
         languages: The target language of each group, or None if it is not known.
         vocabularies: The vocabularies of source and target.
+        noises: The noise of the sources of each corpus, or None.
         init_from: Folder of the model from which training starts.
         teaching: The inputs that teachers provide.
 
     Raises:
         ConfigError: The objective cannot count rows by the weights of a corpus, or reads rivals that no corpus has; or
-            the groups of the corpora are not those of the prepared folder.
+            the groups of the corpora are not those of the prepared folder; or sources that should get noise have no
+            borders of words.
         CorpusError: A corpus is missing or damaged, was made with another vocabulary, or has no targets; or the soft
             targets belong to another corpus.
         ModelError: The teacher folder does not contain a model, or the teacher was trained with a different vocabulary.
@@ -47,7 +58,7 @@ class Inputs:
     def __init__(self, config: TrainConfig) -> None:
         self.prepared = read_prepared(config.prepared)
         self.corpora = [_open_directed(part.path, config) for part in config.corpora]
-        self.mixed = is_mixed(config)
+        self.mixed = config.mixed
         for corpus in self.corpora:
             if WEIGHT in corpus.schema.names and not config.objective.weighs_rows:
                 raise ConfigError(
@@ -76,12 +87,34 @@ class Inputs:
                 f"that of {config.prepared}",
                 hint="give the `prepared` folder that this corpus comes from",
             )
+        self.noises = [
+            self._make_noise(part.noise, corpus, facts[part.group or ""], config.reverse)
+            for part, corpus in zip(config.corpora, self.corpora, strict=True)
+        ]
         stored = {
             str(part.group): (config.soft_targets[str(part.group)], corpus)
             for part, corpus in zip(config.corpora, self.corpora, strict=True)
             if config.soft_targets
         }
         self.teaching = Teaching(config.objective, self.corpora[0], self.vocabularies, config.teachers, stored)
+
+    def _make_noise(
+        self, settings: NoiseSettings | None, corpus: Corpus, facts: Mapping[str, Any], reverse: bool
+    ) -> WordNoise | None:
+        """Make the noise of the sources of a corpus, if it has any, given the facts about the text of its data set."""
+        if settings is None:
+            return None
+        language = facts.get("target_language" if reverse else "source_language")
+        some = corpus.take(np.arange(min(corpus.rows, _SOME)), ["source"]).column("source").to_pylist()
+        if not has_blanks(language) if language is not None else looks_blankless(some):
+            raise ConfigError(
+                f"changes words, but the sources of {corpus.path} have no blanks between words",
+                where="corpus.noise",
+                expected="a source language that puts blanks between words",
+                hint="leave the noise out",
+            )
+        tags = [str(corpus.manifest.extra.get(name, "")) for name in _TAGS]
+        return word_noise(settings, self.vocabularies.source, tags=tags, where=str(corpus.path))
 
     def check_ids(self) -> None:
         """Check that the corpora contain valid ids of their vocabularies only. This reads them completely.
@@ -103,11 +136,6 @@ class Inputs:
         if self.init_from is not None:
             digests["init_from"] = model_digest(self.init_from)
         return digests | self.teaching.digests()
-
-
-def is_mixed(config: TrainConfig) -> bool:
-    """Whether there are several corpora, or one with a weight. One with a group is read like one without."""
-    return len(config.corpora) > 1 or config.corpora[0].weight != 1.0
 
 
 def _find_groups(prepared: Manifest, config: TrainConfig) -> dict[str, Mapping[str, Any]]:

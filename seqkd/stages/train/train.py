@@ -41,7 +41,7 @@ from seqkd.search.loading import resolve_device
 from seqkd.stages.rejected import REJECTED
 from seqkd.stages.slower import slow_path_note
 from seqkd.stages.train.building import build_loss, build_model
-from seqkd.stages.train.inputs import Inputs, is_mixed
+from seqkd.stages.train.inputs import Inputs
 from seqkd.stages.train.rejecting import count_rejected, describe_rejected, write_rejected
 from seqkd.stages.train.validating import (
     Language,
@@ -51,11 +51,13 @@ from seqkd.stages.train.validating import (
     make_validate,
     score_teachers,
 )
+from seqkd.training.alternating import AlternatingData
 from seqkd.training.data import CorpusData, SpecialIds, TrainingData
 from seqkd.training.groups import find_weights, name_measure
 from seqkd.training.hooks import Hook, Training, build_hook
 from seqkd.training.loop import LoopSettings, TrainResult, fit
 from seqkd.training.mixing import MixedData
+from seqkd.training.noise import Noise
 from seqkd.training.optim import OptimSettings
 from seqkd.training.precision import Precision, choose_precision, slow_precision
 from seqkd.training.runtime import group_left, keep_freed_memory, lost_processes_told, make_fabric
@@ -156,12 +158,16 @@ def settings(config: TrainConfig) -> dict[str, Any]:
     values["objective"] = config.objective.model_dump(mode="json", exclude={"teachers", "soft_targets"})
     if config.reverse:
         values["reverse"] = True
-    if is_mixed(config):
+    if config.alternate is not None:
+        values["alternate"] = [block.updates for block in config.alternate]
+    elif config.mixed:
         values["weights"] = [part.weight for part in config.corpora]
     if config.groups:
         values["groups"] = [part.group for part in config.corpora]
     if config.corpus_temperature is not None:
         values["corpus_temperature"] = config.corpus_temperature
+    if any(part.noise is not None for part in config.corpora):
+        values["noise"] = [None if part.noise is None else part.noise.choices for part in config.corpora]
     if config.hooks:
         values["hooks"] = [hook.model_dump(mode="json") for hook in config.hooks]
     if config.init_from is not None and config.init_from.choices:
@@ -245,16 +251,24 @@ class _Work:
             for corpus, part in zip(inputs.corpora, config.corpora, strict=True)
         ]
         data: TrainingData = parts[0]
-        if inputs.mixed:
+        groups = [str(part.group) for part in config.corpora] if len(config.groups) > 1 else None
+        if config.alternate is not None:
+            updates = [block.updates for block in config.alternate]
+            data = AlternatingData(parts, updates, accumulate=training.accumulate, groups=groups)
+        elif inputs.mixed:
             data = MixedData(
                 parts,
                 _find_shares(config, parts),
                 batch_tokens=training.batch_tokens,
                 window=training.window,
                 seed=training.seed,
-                groups=[str(part.group) for part in config.corpora] if len(config.groups) > 1 else None,
+                groups=groups,
                 rank=fabric.global_rank,
                 world=fabric.world_size,
+                noises=[
+                    None if words is None else Noise(words, seed=training.seed, number=number, unusable=unusable)
+                    for number, words in enumerate(inputs.noises)
+                ],
             )
         held_out = {group: data_of(corpus) for group, corpus in inputs.valid.items()}
         text = ValidationText(held_out=held_out, languages=languages, vocabularies=inputs.vocabularies)

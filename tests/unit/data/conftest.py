@@ -48,6 +48,17 @@ def benchmarks() -> Iterator[ModuleType]:
 
 
 @pytest.fixture(scope="session")
+def koran() -> ModuleType:
+    """`data/koran/fetch.py` as a module."""
+    spec = importlib.util.spec_from_file_location("fetch_koran", DATA / "koran" / "fetch.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
 def teaching() -> Iterator[ModuleType]:
     """`data/opus-mt/teacher.py` as a module."""
     with pytest.MonkeyPatch.context() as patch:

@@ -168,3 +168,22 @@ def test_made_rows_share_their_sources(fetching: ModuleType, tmp_path: Path) -> 
         assert sorted(len(text.splitlines()) for text in found.values()) == [40, 40, 40, 40, 300, 300]
     with pytest.raises(fetching.FetchError, match="expected two of"):
         fetching.make_tiny(tmp_path / "out", "en-xx")
+
+
+def test_the_targets_of_most_rows_can_be_hidden(fetching: ModuleType, mirror: Path, tmp_path: Path) -> None:
+    for language in ("en", "de"):
+        text = "".join(f"row {row} in {language}\n" for row in range(10)).encode()
+        (mirror / "multi30k" / f"train.{language}.gz").write_bytes(gzip.compress(text, mtime=0))
+    names = [f"train.{language}" for language in ("en", "de")]
+    texts = {name: gzip.decompress((mirror / "multi30k" / f"{name}.gz").read_bytes()) for name in names}
+    checksums = CHECKSUMS | {name: hashlib.sha256(text).hexdigest() for name, text in texts.items()}
+    fetching.fetch(tmp_path / "out", "en-de", mirror=mirror, checksums=checksums)
+    fetching.hide(tmp_path / "out", "en-de", 3)
+    found = {path.name: path.read_text().splitlines() for path in (tmp_path / "out").iterdir()}
+    assert found["gold.en"] == [f"row {row} in en" for row in (3, 6, 9)]
+    assert found["gold.de"] == [f"row {row} in de" for row in (3, 6, 9)]
+    assert found["mono.en"] == [f"row {row} in en" for row in (0, 1, 2, 4, 5, 7, 8)]
+    assert "mono.de" not in found
+    for wrong in (0, 10):
+        with pytest.raises(fetching.FetchError, match="expected at least 1 and at most 9"):
+            fetching.hide(tmp_path / "out", "en-de", wrong)

@@ -192,6 +192,15 @@ def test_word_level_distillation_that_does_not_fit(pipeline: Path, old: str, new
         ("[]", "students.tuned.corpus: Tuple should have at least 1 item"),
         ("3", "students.tuned.corpus: Input should be a valid string, got 3"),
         (
+            '{ name = "gold", noise = { drop = 1.0 } }',
+            "students.tuned.corpus.0.noise.drop: Input should be less than 1",
+        ),
+        ('{ name = "gold", noise = { swap = 1 } }', "students.tuned.corpus.0.noise.swap: unknown key"),
+        (
+            '"gold"\nalternate = [{ corpus = "kd", updates = 3 }, { corpus = "gold", updates = 3 }]',
+            "students.tuned: give either `corpus` or `alternate`",
+        ),
+        (
             '[{ name = "gold" }, { name = "kd" }]\nobjective = { type = "word_kd", soft_targets = "soft" }',
             "students.tuned: objective.soft_targets: hold each row of one corpus once",
         ),

@@ -330,3 +330,61 @@ def test_teachers_that_do_not_fit_the_data_sets(pairs: Path, old: str, new: str,
 def test_what_cannot_be_mixed(pairs: Path, old: str, new: str, problem: str) -> None:
     edited(pairs, old, new)
     assert problem in problems(pairs)
+
+
+# --- models that start from one another ---------------------------------------------------------------------------
+
+FAMILY = """
+[[students]]
+name = "tuned-0.2"
+corpus = "fr"
+vocabulary = "all"
+init_from = "en-de"
+teacher = "en-de"
+objective = { type = "word_kd", alpha = 0.2 }
+
+[[students]]
+name = "tuned-0.8"
+corpus = "fr"
+vocabulary = "all"
+init_from = "en-de"
+teacher = "en-de"
+objective = { type = "word_kd", alpha = 0.8 }
+
+[[students]]
+name = "in-turn"
+alternate = [{ corpus = "fr", updates = 10 }, { corpus = "de-seqkd", updates = 20 }]
+vocabulary = "all"
+init_from = "en-de"
+"""
+
+
+def test_models_of_one_family_are_evaluated_on_all_its_data_sets(pairs: Path) -> None:
+    pairs.write_text(pairs.read_text() + FAMILY)
+    stages = planned(pairs)
+    for name in ("en-de", "tuned-0.2", "in-turn"):
+        for data in ("de", "fr"):
+            config = stages[f"evaluate.{name}@{data}"].config
+            assert isinstance(config, EvaluateConfig)
+            assert config.corpus == RUN / f"tests/{data}@test@all"
+    assert "evaluate.en-fr" in stages  # not of the family
+    train = stages["student.in-turn"].config
+    assert isinstance(train, TrainConfig)
+    assert [(block.corpus, block.group, block.updates) for block in train.alternate or ()] == [
+        (RUN / "corpora/fr@all", "fr", 10),
+        (RUN / "corpora/de-seqkd@all", "de", 20),
+    ]
+    report, other = stages["report.fr"].config, stages["report.de"].config
+    assert isinstance(report, ReportConfig)
+    assert isinstance(other, ReportConfig)
+    for config, known in ((report, ("de",)), (other, ("test",))):
+        assert [(each.name, each.start, each.known) for each in config.starts] == [
+            (name, "en-de", known) for name in ("tuned-0.2", "tuned-0.8", "in-turn")
+        ]
+        assert config.grids == (("tuned-0.2", "tuned-0.8"),)
+    assert {"en-de", "in-turn", "tuned-0.8"} <= {named.name for named in report.evaluations}
+    assert {"en-de", "in-turn", "tuned-0.8"} <= {named.name for named in other.evaluations}
+    assert {path.parent for path in stages["report.fr"].needs} >= {
+        RUN / "evaluations/en-de@fr",
+        RUN / "evaluations/in-turn@de",
+    }

@@ -193,6 +193,86 @@ def test_back_translation_is_made_once_of_gold_text(rounds: Path) -> None:
         assert load_stage(type(stage.config), file) == stage.config
 
 
+# --- self-training -----------------------------------------------------------------------------------------------
+
+SELF_TRAINING = """
+[selftraining]
+text = ["mono.tgt"]
+ratio = 0.5
+search = { beam = 3, nbest = 3 }
+rule = "mbr-bleu"
+filters = { copies = true }
+
+[[students]]
+name = "pseudo"
+corpus = { name = "selftraining", noise = { drop = 0.2 } }
+
+[[students]]
+name = "again"
+corpus = "gold"
+init_from = "pseudo"
+"""
+
+
+def test_the_student_of_a_round_labels_the_text_of_the_next(rounds: Path) -> None:
+    edited(rounds, 'next_teacher = "kd"', 'next_teacher = "again"')
+    rounds.write_text(rounds.read_text() + SELF_TRAINING)
+    stages = stages_of(rounds)
+    text = stages["monolingual-source"].config
+    assert isinstance(text, MonolingualConfig)
+    assert (text.text, text.side, text.ratio) == ((Path("mono.tgt"),), "source", 0.5)
+    labellers = {"": "teacher", ".round2": "students/again", ".round3": "students/again.round2"}
+    for end, model in labellers.items():
+        decode, pairs = stages[f"distill.selftraining{end}"].config, stages[f"select.selftraining{end}"].config
+        assert isinstance(decode, DistillConfig)
+        assert (decode.models, decode.corpus) == ((RUN / model,), RUN / "monolingual-source")
+        assert (decode.search.beam, decode.prepared) == (3, None)
+        assert isinstance(pairs, SelectConfig)
+        assert (pairs.rule, pairs.reverse, pairs.gold) == ("mbr-bleu", False, RUN / "monolingual-source")
+        assert pairs.filters["copies"]
+        first, second = stages[f"student.pseudo{end}"].config, stages[f"student.again{end}"].config
+        assert isinstance(first, TrainConfig)
+        assert first.corpora[0].path == RUN / f"corpora/selftraining{end}"
+        assert first.corpora[0].noise is not None
+        assert isinstance(second, TrainConfig)
+        assert second.init_from is not None
+        assert (second.corpus, second.init_from.model) == (RUN / "gold/train", str(RUN / f"students/pseudo{end}"))
+    report = stages["report"].config
+    assert isinstance(report, ReportConfig)
+    assert [(part.name, part.model) for part in report.selftraining] == [
+        (f"selftraining{end}", RUN / model) for end, model in labellers.items()
+    ]
+    assert {
+        ("monolingual source text", "k-best selftraining"),
+        ("student again", "k-best selftraining.round2"),
+        ("corpus selftraining", "student pseudo"),
+    } <= set(report.edges)
+    assert not [edge for edge in report.edges if edge[1] == "corpus selftraining" and edge[0] == "gold"]
+    for stage in stages.values():
+        file = Path(f"{stage.name}.toml")
+        file.write_text(to_toml(stage.config))
+        assert load_stage(type(stage.config), file) == stage.config
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "problem"),
+    [
+        ('rule = "mbr-bleu"', 'rule = "oracle"', "selftraining: the rule, a filter or the scorer reads references"),
+        ('rule = "mbr-bleu"', 'rejected = "gold"', "selftraining: rejected: monolingual text has no gold targets"),
+        ('text = ["mono.tgt"]', 'text = ["none"]', "selftraining.text: no such file in"),
+        ('name = "selftraining", noise', 'name = "gold", noise', "selftraining: no student has the corpus"),
+        ("ratio = 0.5", 'teacher = "nobody"', "selftraining.teacher: no [[teachers]] is named 'nobody'"),
+        ("ratio = 0.5", "tag = '<x>'", "selftraining.tag: unknown key"),
+        ('name = "again"', 'name = "tuned"', "students.tuned: the name is taken by another of [[students]]"),
+    ],
+)
+def test_self_training_that_cannot_be(pipeline: Path, old: str, new: str, problem: str) -> None:
+    Path("mono.tgt").write_text("x\n")
+    pipeline.write_text(pipeline.read_text() + SELF_TRAINING)
+    edited(pipeline, old, new)
+    assert [line for line in problems(pipeline) if line.startswith(problem)], problems(pipeline)
+
+
 def test_a_reverse_model_of_distilled_text_is_made_in_each_round(rounds: Path) -> None:
     mix = '[{ name = "gold" }, { name = "kd" }]'
     rounds.write_text(rounds.read_text() + BACKTRANSLATION.replace("ratio = 0.5", f"corpus = {mix}"))

@@ -67,6 +67,25 @@ def test_a_reference_means_the_first(pipeline: Path) -> None:
     assert student.speed_against == RUN / "teacher"
 
 
+def test_each_seed_of_a_chain_starts_from_its_own(pipeline: Path) -> None:
+    edited(pipeline, 'corpus = "kd"\ntraining', 'corpus = "kd"\nseeds = 2\ntraining')
+    edited(pipeline, 'init_from = "kd"', 'init_from = "kd"\nseeds = 3')
+    starts = {}
+    for name in ("tuned", "tuned.seed2", "tuned.seed3"):
+        stage = planned(pipeline)[f"student.{name}"]
+        assert isinstance(stage.config, TrainConfig)
+        assert stage.config.init_from is not None
+        starts[name] = stage.config.init_from.model
+        assert Path(starts[name]) / "manifest.json" in stage.needs
+    kd = str(RUN / "students/kd")
+    assert starts == {"tuned": kd, "tuned.seed2": f"{kd}.seed2", "tuned.seed3": kd}
+    edited(pipeline, 'init_from = "kd"', 'init_from = "kd.seed2"')
+    stage = planned(pipeline)["student.tuned.seed3"]
+    assert isinstance(stage.config, TrainConfig)
+    assert stage.config.init_from is not None
+    assert stage.config.init_from.model == f"{kd}.seed2"
+
+
 def test_a_teacher_of_several_seeds_keeps_its_folder(pipeline: Path) -> None:
     before = planned(pipeline)
     edited(pipeline, "[teacher.training]", "[teacher]\nseeds = 3\n\n[teacher.training]")

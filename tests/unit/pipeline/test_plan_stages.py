@@ -25,6 +25,7 @@ from seqkd.models.initialiser import Initialiser
 from seqkd.pipeline.make import write_plan
 from seqkd.pipeline.reading import read_pipeline
 from seqkd.pipeline.stages import plan_stages
+from seqkd.text.noise import NoiseSettings
 from tests.unit.pipeline.pipeline_files import WORD_KD, edited
 from tests.unit.stages.test_distill_source import ECHO
 
@@ -209,6 +210,49 @@ def test_an_ensemble_of_teachers_differs_in_seeds_and_teaches_together(pipeline:
     assert (together.config.role, together.config.speed_against) == ("teacher", run / "teacher")
     assert {folder / "manifest.json" for folder in folders} <= set(together.needs)
     assert {("teacher-3", "k-best beam5"), ("gold", "teacher-2"), ("teacher-2", "student live")} <= set(report.edges)
+
+
+def test_a_student_of_corpora_in_turn_needs_all_of_them(pipeline: Path) -> None:
+    edited(
+        pipeline,
+        'corpus = "kd"\ninit_from = "kd"',
+        'alternate = [{ corpus = "gold", updates = 70 }, { corpus = "kd", updates = 30 }]',
+    )
+    edited(pipeline, "[student.model]", '[student]\ncorpus = "gold"\n[student.model]')  # shared by the others
+    stages = {stage.name: stage for stage in plan_stages(read_pipeline(pipeline), Path("runs"))}
+    run, stage = Path("runs/small"), stages["student.tuned"]
+    assert isinstance(stage.config, TrainConfig)
+    assert [(block.corpus, block.updates) for block in stage.config.alternate or ()] == [
+        (run / "gold/train", 70),
+        (run / "corpora/kd", 30),
+    ]
+    assert {run / "gold/manifest.json", run / "corpora/kd/manifest.json"} <= set(stage.needs)
+    evaluate, report = stages["evaluate.tuned"].config, stages["report"].config
+    assert isinstance(evaluate, EvaluateConfig)
+    assert evaluate.trained_on == "70 gold / 30 kd"
+    assert isinstance(report, ReportConfig)
+    assert {("gold", "student tuned"), ("corpus kd", "student tuned")} <= set(report.edges)
+    file = Path("train.toml")
+    file.write_text(to_toml(stage.config))
+    assert load_stage(TrainConfig, file) == stage.config
+
+
+def test_a_student_of_noised_sources_is_no_baseline(pipeline: Path) -> None:
+    noise = "{ drop = 0.2, shuffle = 3 }"
+    edited(pipeline, 'name = "gold"\ncorpus = "gold"', f'name = "gold"\ncorpus = {{ name = "gold", noise = {noise} }}')
+    stages = {stage.name: stage for stage in plan_stages(read_pipeline(pipeline), Path("runs"))}
+    stage, evaluate, report = (stages[name].config for name in ("student.gold", "evaluate.gold", "report"))
+    assert isinstance(stage, TrainConfig)
+    assert [(part.path, part.noise) for part in stage.corpora] == [
+        (Path("runs/small/gold/train"), NoiseSettings(drop=0.2, shuffle=3))
+    ]
+    assert isinstance(evaluate, EvaluateConfig)
+    assert evaluate.trained_on == "noised gold"
+    assert isinstance(report, ReportConfig)
+    assert report.baselines == ()
+    file = Path("train.toml")
+    file.write_text(to_toml(stage))
+    assert load_stage(TrainConfig, file) == stage
 
 
 def test_a_student_of_several_corpora_needs_all_of_them(pipeline: Path) -> None:

@@ -69,6 +69,10 @@ def config(root: Path) -> ReportConfig:
             "backtranslation": [
                 {"name": "backtranslation", "path": root / "backtranslation", "model": root / "reverse"}
             ],
+            "selftraining": [
+                {"name": "labelled", "path": root / "backtranslation", "model": root / "reverse"},
+                {"name": "asked", "path": root / "backtranslation"},
+            ],
             "edges": [("reverse", "k-best backtranslation"), ("k-best backtranslation", "corpus backtranslation")],
         }
     )
@@ -85,6 +89,10 @@ def test_models_say_their_round_and_back_translations_what_they_are(root: Path) 
     }
     assert values["backtranslation"] == [
         {"name": "backtranslation", "rows": ROWS // 2, "ratio": 0.5, "reverse_bleu": 20.0}
+    ]
+    assert values["selftraining"] == [
+        {"name": "labelled", "rows": ROWS // 2, "ratio": 0.5, "bleu": 20.0},
+        {"name": "asked", "rows": ROWS // 2, "ratio": 0.5, "bleu": None},
     ]
     assert [corpus["name"] for corpus in values["corpora"]] == ["gold", "seqkd"]  # it shares no rows with these
 
@@ -103,7 +111,7 @@ def test_the_page_has_quality_by_round(root: Path) -> None:
 
 def test_back_translation_without_rounds_has_its_table(root: Path) -> None:
     html, _ = make(config(root).model_copy(update={"rounds": (), "teachers": ()}), root / "out")
-    assert "<h2>Back-translation</h2>" in html
+    assert "<h2>Monolingual text</h2>" in html
     assert "Quality by round" not in html
 
 

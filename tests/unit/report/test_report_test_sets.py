@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from seqkd.config.report import NamedEvaluations
+from seqkd.config.report import NamedEvaluations, StartedModel
 from seqkd.config.stages import ReportConfig
 from seqkd.metrics.results import EvaluationResult
 from tests.unit.report.report_folders import MODELS, decode, full, make, named, write_evaluation, write_root
@@ -74,3 +74,39 @@ def test_the_page_has_a_table_of_models_and_test_sets(root: Path) -> None:
 def test_without_further_test_sets_there_is_no_such_table(root: Path) -> None:
     html, _ = make(full(root), root / "out")
     assert "Test sets" not in html
+
+
+# --- adaptation ---------------------------------------------------------------------------------------------------
+
+
+def test_models_that_start_from_another_one_have_gained_and_forgotten(root: Path) -> None:
+    first, *others = (model.name for model in MODELS)
+    starts = tuple(StartedModel(name=name, start=first, known=("test",)) for name in others)
+    config = with_test_set(root).model_copy(update={"starts": starts, "grids": (tuple(others),)})
+    html, values = make(config, root / "out")
+    models = {model["name"]: model for model in values["models"]}
+    assert "adapted" not in models[first]
+    for index, name in enumerate(others, start=1):
+        best = {test: max(models[name]["tests"][test]["bleu"], key=int) for test in ("test", "news")}
+        own, start = models[name]["tests"], models[first]["tests"]
+        assert models[name]["adapted"]["start"] == first
+        assert models[name]["adapted"]["adaptation"] == pytest.approx(index)  # news: 35 + index
+        assert models[name]["adapted"]["forgetting"] == pytest.approx(
+            start["test"]["bleu"][best["test"]] - own["test"]["bleu"][best["test"]]
+        )
+    section = html[html.index("<h2>Adaptation and forgetting</h2>") :]
+    section = section[: section.index("</section>")]
+    assert section.count("<tr>") == 1 + len(others)
+    assert "New: news. Known: test." in section
+    assert section.count("<svg") == 1
+    assert all(name in section for name in others)
+
+
+def test_without_a_start_there_is_no_adaptation(root: Path) -> None:
+    config = with_test_set(root)
+    html, _ = make(config, root / "out")
+    assert "Adaptation and forgetting" not in html
+    start = StartedModel(name=MODELS[1].name, start="nobody", known=())
+    html, values = make(config.model_copy(update={"starts": (start,)}), root / "other")
+    assert "Adaptation and forgetting" not in html
+    assert not any("adapted" in model for model in values["models"])

@@ -165,6 +165,74 @@ def test_a_student_learns_from_them_beside_gold_text(prepared: Path, made: Path,
     assert read_manifest(tmp_path / "student").rows == sum(rows)
 
 
+# --- text of the source language ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def pseudo(made: Path) -> Path:
+    """Text of the source language, and k-best lists of a model of the direction of the gold text."""
+    folder = made / "pseudo"
+    folder.mkdir()
+    (folder / "mono.txt").write_text("".join(f"{a} {b}\n" for a in WORDS for b in WORDS if a != b))
+    monolingual.run(
+        mono_config(made / "prepared", text=[folder / "mono.txt"], side="source", ratio=0.4), folder / "mono"
+    )
+    train.run(train_config(made / "prepared", reverse=False), folder / "teacher", device="cpu")
+    search = {"beam": 2, "nbest": 2, "min_length": 2, "max_length_extra": 3}
+    lists = {"models": [folder / "teacher"], "corpus": folder / "mono", "search": search, "workers": 1}
+    distill.run(validate(DistillConfig, lists, "test"), folder / "kbest", device="cpu")
+    return folder
+
+
+def pseudo_config(pseudo: Path, **more: Any) -> SelectConfig:
+    values = {"kbest": pseudo / "kbest", "gold": pseudo / "mono", "prepared": pseudo.parent / "prepared"}
+    return validate(SelectConfig, {**values, "rule": "seqkd", **more}, "test")
+
+
+def test_hypotheses_for_source_text_become_its_targets(pseudo: Path, tmp_path: Path) -> None:
+    ours, gold = read_manifest(pseudo.parent / "prepared"), read_manifest(pseudo.parent / "prepared" / "train")
+    text, manifest = rows_of(pseudo / "mono"), read_manifest(pseudo / "mono")
+    assert (manifest.vocabulary, manifest.extra["source_vocabulary"]) == (
+        ours.vocabulary,
+        ours.extra["source_vocabulary"],
+    )
+    assert [row["id"] for row in text] == list(range(gold.rows, gold.rows + round(0.4 * gold.rows)))
+    select.run(pseudo_config(pseudo), tmp_path / "pairs")
+    lists = Corpus.open(pseudo / "kbest", "kbest")
+    best = {row["id"]: row["hypotheses"][0] for table in lists.tables() for row in table.to_pylist()}
+    pairs, sources = rows_of(tmp_path / "pairs"), {row["id"]: row for row in text}
+    assert pairs
+    for row in pairs:
+        assert (row["source"], row["source_ids"]) == (sources[row["id"]]["source"], sources[row["id"]]["source_ids"])
+        assert (row["target"], row["target_ids"]) == (best[row["id"]]["text"], best[row["id"]]["ids"])
+        assert row["origin"] == "teacher"
+    made = read_manifest(tmp_path / "pairs")
+    assert (made.extra["monolingual_rows"], made.extra["gold"]) == (len(text), manifest.extra["gold"])
+    assert "monolingual" not in made.extra
+    corpora = [{"path": pseudo.parent / "prepared" / "train"}, {"path": tmp_path / "pairs", "noise": {"drop": 0.2}}]
+    config = train_config(pseudo.parent / "prepared", corpus=corpora, reverse=False)
+    train.run(config, tmp_path / "student", device="cpu")
+    assert read_manifest(tmp_path / "student").rows == gold.rows + len(pairs)
+
+
+@pytest.mark.parametrize(
+    ("more", "problem"),
+    [
+        ({"reverse": True}, "is not monolingual text of the target language"),
+        ({"rule": "seqinter"}, "is monolingual text, which has no references"),
+        ({"rejected": "gold"}, "is monolingual text, which has no references"),
+    ],
+)
+def test_source_text_without_targets_has_no_references(
+    pseudo: Path, tmp_path: Path, more: dict[str, Any], problem: str
+) -> None:
+    with pytest.raises(CorpusError, match=problem):
+        select.run(pseudo_config(pseudo, **more), tmp_path / "pairs")
+    config = train_config(pseudo.parent / "prepared", corpus=pseudo / "mono", reverse=False)
+    with pytest.raises(CorpusError, match="has no targets to train on"):
+        train.run(config, tmp_path / "model", device="cpu")
+
+
 # --- what cannot be ----------------------------------------------------------------------------------------------
 
 

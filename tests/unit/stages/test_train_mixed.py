@@ -63,6 +63,67 @@ def test_an_interrupted_run_ends_with_the_same_model(
     assert model_digest(tmp_path / "whole") == model_digest(tmp_path / "stopped")
 
 
+NOISE = {"drop": 0.2, "blank": 0.2, "shuffle": 3}
+
+
+def in_turn(prepared: Path, other: Path, *updates: int, **more: Any) -> TrainConfig:
+    blocks = [
+        {"corpus": path, "updates": size} for path, size in zip((prepared / "train", other), updates, strict=True)
+    ]
+    values = {"prepared": prepared, "alternate": blocks, "model": MODEL, "training": TRAINING}
+    return validate(TrainConfig, {**values, **more}, "test")
+
+
+@pytest.mark.parametrize("way", ["blocks", "noise"])
+def test_blocks_and_noise_go_on_where_they_stopped(
+    way: str, prepared: Path, other: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training = {**TRAINING, "max_updates": 40, "validate_every": 20, "accumulate": 2}
+    config = in_turn(prepared, other, 7, 4, training=training)
+    if way == "noise":
+        config = mix(prepared, other, training=training, corpus={"path": prepared / "train", "noise": NOISE})
+    train.run(config, tmp_path / "whole", device="cpu")
+    with monkeypatch.context() as patch:
+        stop_at(patch, 30)  # in the middle of a block
+        with pytest.raises(WorkError, match="stopped at update 30 of 40"):
+            train.run(config, tmp_path / "stopped", device="cpu")
+    train.run(config, tmp_path / "stopped", device="cpu")
+    assert model_digest(tmp_path / "whole") == model_digest(tmp_path / "stopped")
+
+
+def test_blocks_and_noise_are_in_the_fingerprint(prepared: Path, other: Path) -> None:
+    made_by = train.settings(in_turn(prepared, other, 7, 4))
+    assert made_by["alternate"] == [7, 4]
+    assert made_by.keys().isdisjoint({"weights", "noise"})
+    noisy = mix(prepared, other, corpus=[{"path": prepared / "train"}, {"path": other, "noise": {"drop": 0.2}}])
+    assert train.settings(noisy)["noise"] == [None, {"drop": 0.2}]
+    alone = mix(prepared, other, corpus={"path": other, "noise": NOISE})
+    assert (train.settings(alone)["weights"], train.settings(alone)["noise"]) == ([1.0], [NOISE])
+    assert "noise" not in train.settings(mix(prepared, other))
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"alternate": [{"corpus": "a", "updates": 0}, {"corpus": "b", "updates": 5}]}, "alternate.0.updates: Input"),
+        ({"alternate": [{"corpus": "a", "updates": 5}]}, "alternate: has one block, but blocks alternate"),
+        ({"alternate": [{"corpus": "a", "updates": 5}] * 2}, "a is listed twice; give it a larger weight, or a longer"),
+        ({"alternate": [{"corpus": "a", "updates": 5}] * 2, "corpus": "a"}, "give either `corpus` or `alternate`"),
+        ({}, "corpus: missing"),
+        ({"corpus": {"path": "a", "noise": {"drop": 0.0}}}, "noise: changes nothing"),
+        (
+            {"corpus": {"path": "a", "noise": NOISE}, "objective": {"type": "word_kd", "soft_targets": "s"}},
+            "a weight or noise; let teachers run beside the student",
+        ),
+    ],
+)
+def test_blocks_and_noise_that_cannot_be(values: dict[str, Any], message: str) -> None:
+    table = {"prepared": "p", "model": MODEL, "training": TRAINING, **values}
+    with pytest.raises(ConfigError) as caught:
+        validate(TrainConfig, table, "test")
+    assert message in str(caught.value)
+
+
 def test_the_fingerprint_has_every_corpus_and_weight(prepared: Path, other: Path, tmp_path: Path) -> None:
     out = tmp_path / "model"
     train.run(mix(prepared, other), out, device="cpu")
@@ -125,7 +186,7 @@ def test_live_teachers_teach_on_all_corpora(prepared: Path, other: Path, tmp_pat
 @pytest.mark.parametrize(
     ("corpus", "more", "message"),
     [
-        (["a", "a"], {}, "corpus: a is listed twice; give it a larger weight"),
+        (["a", "a"], {}, "corpus: a is listed twice; give it a larger weight, or a longer block"),
         (
             ["a", "b"],
             {"objective": {"type": "word_kd", "soft_targets": "s"}},

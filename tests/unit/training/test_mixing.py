@@ -17,7 +17,7 @@ from seqkd.corpus.reader import Corpus
 from seqkd.corpus.writer import write_shard
 from seqkd.models.protocol import too_long
 from seqkd.objectives.base import Batch, SoftTargets
-from seqkd.training.data import CorpusData, name_rows
+from seqkd.training.data import CorpusData, TrainingData, name_rows
 from seqkd.training.mixing import MixedData, draw
 from seqkd.training.soft import SoftTable
 from seqkd.training.translation import collate
@@ -51,7 +51,13 @@ def corpus_of(
 
 
 def part_of(
-    corpus: Corpus, *, batch_tokens: int = 40, rivals: bool = False, soft: SoftTable | None = None
+    corpus: Corpus,
+    *,
+    batch_tokens: int = 40,
+    rivals: bool = False,
+    soft: SoftTable | None = None,
+    rank: int = 0,
+    world: int = 1,
 ) -> CorpusData:
     return CorpusData(
         corpus,
@@ -62,6 +68,8 @@ def part_of(
         seed=3,
         rivals=rivals,
         soft=soft,
+        rank=rank,
+        world=world,
     )
 
 
@@ -84,7 +92,7 @@ def rows_of(batches: list[Batch]) -> Counter[tuple[str, int]]:
     return found
 
 
-def epoch(data: MixedData, number: int) -> list[Batch]:
+def epoch(data: TrainingData, number: int) -> list[Batch]:
     return [data.load(rows) for rows in data.plan(number)]
 
 

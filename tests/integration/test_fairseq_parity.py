@@ -67,13 +67,13 @@ class Trained:
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     folder = tmp_path_factory.mktemp("fairseq")
-    corpus = fairseq_support.toy_corpus(folder / "text", rows=3000)
+    corpus = fairseq_support.toy_corpus(folder / "text", rows=6000)
     vocabulary = fairseq_support.toy_vocabulary(corpus, folder / "vocab.model", size=300)
     sizes = [f"--{stack}-{name}" for stack in ("encoder", "decoder") for name in ("embed-dim", "ffn-embed-dim")]
     options = [word for name, value in zip(sizes, ("64", "128") * 2, strict=True) for word in (name, value)]
     options += ["--encoder-layers", "2", "--decoder-layers", "2", "--share-all-embeddings"]
-    options += ["--encoder-attention-heads", "4", "--decoder-attention-heads", "4", "--max-tokens", "1000"]
-    checkpoint = fairseq_support.train(corpus, vocabulary, folder / "model", *options, updates=200)
+    options += ["--encoder-attention-heads", "4", "--decoder-attention-heads", "4"]
+    checkpoint = fairseq_support.train(corpus, vocabulary, folder / "model", *options, updates=250)
     report = import_checkpoint(
         checkpoint, folder / "imported", dictionary=folder / "model" / "dict.tgt.txt", sentencepiece=vocabulary.path
     )

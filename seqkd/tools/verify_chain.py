@@ -26,7 +26,7 @@ DEPTH = 3  # folders below a run folder: RUN/gold/train is two
 # identify.
 _FILES = re.compile(
     r"^((train|valid|test)\.(source|target\d*|accepted)|source|target\d*|text\d+|accepted|checkpoint|baseline\.outputs"
-    r"|(source_)?vocabulary|vocab(\.source)?\.model|.+\.(speed|history|result)\.json|source\..+)$"
+    r"|(source_)?vocabulary|vocab(\.source)?\.model|.+\.(speed|history|result)\.json|source\..+|languages\..+)$"
 )
 _FOLDERS = re.compile(
     r"^(prepared|(train|valid)(@.+)?|corpus\d*|gold|kbest|soft_targets(@.+)?|shared_sources|agreement"

@@ -151,7 +151,7 @@ def test_a_killed_training_is_finished_by_the_next_run(toy: Toy, tmp_path: Path)
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
     assert not (out / MANIFEST).exists()
-    toy.make("report")
+    toy.make("students")
     history = json.loads((out / "history.json").read_text())
     assert [entry["update"] for entry in history] == list(range(6, 61, 6))
     # It is the model that a training without a break gives.

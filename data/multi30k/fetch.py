@@ -5,8 +5,7 @@ non-commercial research and education; see https://github.com/multi30k/dataset. 
 val.LL (1,014) and test_2016_flickr.LL (1,000) for each language. With --halves the training text is also written as
 two halves: train-1.LL has the rows 1, 3, 5, ..., and train-2.LL the rows 2, 4, 6, ... Where the environment names a
 folder in SEQKD_DATA_MIRROR, its multi30k/*.gz are taken and nothing is downloaded. Every file is checked against its
-SHA-256. `--tiny` writes some hundred made rows
-under the same names, for runs that only have to work.
+SHA-256. `--tiny` writes some hundred made rows under the same names, for runs that only have to work.
 
 `--gold N` also writes N training rows as gold.LL, for both languages, and the sources of all other rows as mono.LL, for
 the first language: text whose targets are hidden, for self-training. The gold rows are spread evenly over the text.

@@ -193,7 +193,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 
     Raises:
         WorkError: The system refuses: disk full, no permission.
-        ValueError: A shard's name is none, or the shards' rows do not add up to the manifest's.
+        ValueError: A shard has an invalid name, or the rows of the shards do not add up to the rows of the manifest.
     """
     names = [shard.name for shard in manifest.shards]
     if any(shard_index(name) is None for name in names) or len(set(names)) < len(names):

@@ -31,7 +31,7 @@ _COLUMNS = {
     "origin": "the origin of the target: `teacher`, `gold` or `backtranslation`",
     "weight": "the weight of the row in training",
     "further_references": "further references of a test set",
-    "rival": "a worse hypothesis that the target is to be preferred to; the target itself if there is none",
+    "rival": "a worse hypothesis; the target itself if the row has no worse hypothesis",
     "rival_margin": "the sentence BLEU of the target, 0 to 1, minus that of the rival",
     "source_row": "the id of the first row with the same source, in text with several targets",
 }
@@ -91,7 +91,7 @@ def make_card(splits: Mapping[str, Corpus]) -> str:
         "The targets were chosen from the translations of a teacher (sequence-level knowledge distillation, "
         "Kim and Rush 2016)."
         if distilled
-        else "The rows are those that `seqkd prepare` kept.",
+        else "The corpus has the rows that `seqkd prepare` kept.",
         f"This folder was written by seqkd {__version__}.",
         "",
         "| split | rows | source pieces | target pieces |",

@@ -143,7 +143,7 @@ def check_exported(record: Format, path: Path) -> None:
         CorpusError: The format exports corpora, and the folder is not a finished corpus.
     """
     if record.exports == "model" and not (path / MANIFEST).exists():
-        return  # without a manifest, the reader of models says what is missing
+        return  # without a manifest, the reader of models names the missing files
     kind = read_manifest(path).kind
     if kind == record.exports:
         return

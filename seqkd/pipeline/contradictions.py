@@ -90,7 +90,7 @@ def _describe(model: ModelConfig) -> Model:
 
 
 def _read_config(folder: Path | None) -> dict[str, Any] | None:
-    """Read the description of a model from its folder; None if there is none or it cannot be read."""
+    """Read the description of a model from its folder. Return None if the description is missing or unreadable."""
     from seqkd.models.checkpoint import read_config  # imports torch
 
     if folder is None or not (folder / "config.json").is_file():

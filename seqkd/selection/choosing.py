@@ -92,12 +92,12 @@ def _sort_and_judge(lists: Lists, values: Floats, filters: Filters) -> tuple[Int
     """Sort the hypotheses by value, and judge them by the filters that are not slow.
 
     Returns:
-        The places of the hypotheses, row by row, best value first; ties go to the better score, then to the better
-        rank. And `[hypotheses]`, the code of the first reason to reject a hypothesis, or 0.
+        The places of the hypotheses, see `Lists.sort_by`; and `[hypotheses]`, the code of the first reason to reject a
+        hypothesis, or 0.
     """
     codes = filters.judge(lists)
     codes[(codes == 0) & np.isneginf(values)] = UNJUDGED
-    return np.lexsort((lists.ranks, -lists.scores, -values, lists.owners)), codes
+    return lists.sort_by(values), codes
 
 
 def _take_first(lists: Lists, order: Integers, count: int) -> Booleans:

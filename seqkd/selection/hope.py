@@ -41,7 +41,7 @@ def score_by_hope(lists: Lists, means: Means) -> Floats:
     if not settings.safe:
         return values
     filled = np.flatnonzero(lists.counts)
-    first = np.lexsort((lists.ranks, -lists.scores, -values, lists.owners))[lists.firsts[filled]]
+    first = lists.sort_by(values)[lists.firsts[filled]]
     factors = np.ones(len(lists.counts))
     against, most = np.abs(scores[first]), SAFE_RATIO * np.abs(gains[first])
     drowned = most < against

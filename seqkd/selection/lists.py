@@ -102,6 +102,18 @@ class Lists:
         """Arrow lists of int32 `[hypotheses]`."""
         return self.hypotheses.field("ids")
 
+    def sort_by(self, values: Floats) -> Integers:
+        """Sort the hypotheses of each row by value, the best first.
+
+        Args:
+            values: `[hypotheses]`; ties go to the better score, then to the better rank.
+
+        Returns:
+            `[hypotheses]`, the places of the hypotheses, row by row.
+        """
+        order: Integers = np.lexsort((self.ranks, -self.scores, -values, self.owners))
+        return order
+
     @cached_property
     def lengths(self) -> Integers:
         """Subwords of each hypothesis `[hypotheses]`."""

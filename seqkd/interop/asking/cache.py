@@ -97,7 +97,7 @@ class Cache:
         return Stored(values["answer"], values["time"])
 
     def add(self, answers: Mapping[str, Answer], spent: Spent) -> dict[str, Stored]:
-        """Write the answers of a request, by key, and what was spent on it. It returns when they are on the disk.
+        """Write the answers of a request, by key, and the cost of the request. Return when both are on the disk.
 
         Raises:
             WorkError: They cannot be written, for example because the disk is full.

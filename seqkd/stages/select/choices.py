@@ -44,7 +44,7 @@ def compare_choices(
     )
     values = score_by_seqinter(lists, means)
     best = np.flatnonzero(lists.counts)
-    oracle = np.lexsort((lists.ranks, -lists.scores, -values, lists.owners))[lists.firsts[best]]
+    oracle = lists.sort_by(values)[lists.firsts[best]]
     targets = one_array(distilled.column("target_ids"))
     counts = {
         BEST: _count_equal(targets.take(pa.array(best)), lists.token_ids.take(pa.array(lists.firsts[best]))),

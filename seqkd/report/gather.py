@@ -44,6 +44,7 @@ from seqkd.report.timelines import read_timelines
 from seqkd.stages.prepare.shared_sources import SOURCE_ROW
 from seqkd.stages.prepare.targets import TARGETS
 from seqkd.text.languages import word_spans
+from seqkd.text.ranges import list_ranges
 
 ALIGNED_ROWS = 20_000  # the most rows that are aligned for complexity and faithfulness
 ALIGNED_CELLS = 6_000_000  # the most word combinations of a corpus that are aligned: about 300 MB
@@ -80,9 +81,7 @@ class _Texts:
     def find_all_positions(self, ids: Ints) -> Ints:
         """Find the positions of all rows with these ids."""
         first, last = (np.searchsorted(self.ids, ids, side, sorter=self.order) for side in ("left", "right"))
-        counts = last - first
-        inside = np.arange(int(counts.sum())) - np.repeat(np.cumsum(counts) - counts, counts)
-        found: Ints = self.order[np.repeat(first, counts) + inside]
+        found: Ints = self.order[list_ranges(first, last - first)]
         return found
 
 

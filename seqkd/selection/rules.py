@@ -18,6 +18,7 @@ from seqkd.corpus.row_ids import ranked_ids
 from seqkd.selection.lists import Floats, Integers, Lists
 from seqkd.selection.measures import chrf_to_list, chrf_to_reference, ter
 from seqkd.selection.sentence_bleu import SentenceBleu, Tokens
+from seqkd.text.ranges import list_ranges
 
 PIECES = "pieces"  # a tokenizer beside those of sacrebleu
 
@@ -134,9 +135,7 @@ def _pair_places(lists: Lists) -> Integers:
     Returns:
         `[sum of squared counts]`, places of hypotheses, by list, then by reference, then by hypothesis.
     """
-    counts = lists.counts[lists.owners]
-    begins = np.repeat(lists.firsts[lists.owners], counts)
-    return begins + np.arange(len(begins)) - np.repeat(np.cumsum(counts) - counts, counts)
+    return list_ranges(lists.firsts[lists.owners], lists.counts[lists.owners])
 
 
 def _expected_scores(lists: Lists, scores: Floats) -> Floats:

@@ -19,6 +19,7 @@ import pyarrow as pa
 from sacrebleu.metrics.bleu import BLEU
 
 from seqkd.kernels.bleu import kernels
+from seqkd.text.ranges import list_ranges
 
 Smoothing = Literal["none", "exp", "floor", "add-k"]
 Integers = npt.NDArray[np.int64]
@@ -162,7 +163,7 @@ class SentenceBleu:
     def _plain(self, tokens: Tokens, references: Integers, firsts: Integers, counts: Integers) -> Floats:
         """Compute `scores` without kernels."""
         groups = np.repeat(np.arange(len(counts)), counts)
-        texts = _ranges(firsts, counts)
+        texts = list_ranges(firsts, counts)
         sizes = tokens.starts[1:] - tokens.starts[:-1]
         length, closest = sizes[texts], sizes[references[groups]]
         correct = np.stack([_matches(tokens, references, texts, groups, n) for n in range(1, ORDER + 1)], axis=1)
@@ -191,7 +192,7 @@ def _matches(tokens: Tokens, references: Integers, texts: Integers, groups: Inte
 
     def counted(which: Integers, owners: Integers) -> tuple[Integers, Integers]:
         numbers = np.maximum(sizes[which] - order + 1, 0)
-        places = _ranges(tokens.starts[which], numbers)
+        places = list_ranges(tokens.starts[which], numbers)
         return np.unique(np.repeat(owners, numbers) * (len(words) + 1) + grams[places], return_counts=True)
 
     theirs, clips = counted(references, np.arange(len(references)))
@@ -203,13 +204,6 @@ def _matches(tokens: Tokens, references: Integers, texts: Integers, groups: Inte
         return np.zeros(len(texts), dtype=np.int64)
     found = np.where(theirs[place] == wanted, np.minimum(times, clips[place]), 0)
     return np.bincount(owners, weights=found, minlength=len(texts)).astype(np.int64)
-
-
-def _ranges(firsts: Integers, counts: Integers) -> Integers:
-    """Return all numbers of the ranges that begin at `firsts`, one range after the other."""
-    before = np.cumsum(counts) - counts
-    places: Integers = np.arange(int(counts.sum()), dtype=np.int64) + np.repeat(firsts - before, counts)
-    return places
 
 
 def _at(array: npt.NDArray[Any]) -> ctypes.c_void_p:

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import ConfigDict, Field
 
+from seqkd.text.ranges import list_ranges
 from seqkd.text.words import WordMarks
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
@@ -128,11 +129,6 @@ class WordNoise:
         closed = np.append(True, marks.closes[ids[:-1]])[: len(ids)]
         begins = in_word & (marks.opens[ids] | closed | ~follows)
         return begins | ~same, in_word
-
-
-def list_ranges(starts: Lengths, sizes: Lengths) -> npt.NDArray[np.int64]:
-    """List the numbers of ranges, given the first number and the size of each, one range after the other."""
-    return np.repeat(starts - (np.cumsum(sizes) - sizes), sizes) + np.arange(int(sizes.sum()))
 
 
 def make_keys(*numbers: npt.NDArray[np.int64]) -> Keys:

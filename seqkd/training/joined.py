@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from seqkd.corpus.batches import Rows
 from seqkd.objectives.base import Batch, SoftTargets
+from seqkd.text.ranges import list_ranges
 from seqkd.training.data import RIVAL_IDS, RIVAL_MARGIN, WEIGHT, CorpusData
 from seqkd.training.noise import Noise
 
@@ -101,8 +102,7 @@ def _join_soft(
 
     taken = lengths[places]
     firsts = (np.cumsum(lengths) - lengths)[places]
-    order = np.arange(int(taken.sum())) + np.repeat(firsts - (np.cumsum(taken) - taken), taken)
-    at = torch.from_numpy(order)
+    at = torch.from_numpy(list_ranges(firsts, taken))
     tails = [part.tail for part in found if part.tail is not None]
     return SoftTargets(
         torch.cat([widen(part.ids, 0) for part in found])[at],

@@ -16,7 +16,8 @@ import pyarrow as pa
 
 from seqkd.errors import ConfigError
 from seqkd.models.protocol import Marks, PairLengths
-from seqkd.text.noise import Ids, Lengths, NoiseSettings, WordNoise, list_ranges, make_keys
+from seqkd.text.noise import Ids, Lengths, NoiseSettings, WordNoise, make_keys
+from seqkd.text.ranges import list_ranges
 from seqkd.text.vocabularies import TextVocabulary
 from seqkd.text.words import find_word_marks
 

@@ -36,6 +36,7 @@ from seqkd.selection.sentence_bleu import SentenceBleu
 from seqkd.stages.asking import Notes, note_answers, take_notes
 from seqkd.stages.prepare.shared_sources import SOURCE_ROW
 from seqkd.text.languages import has_blanks
+from seqkd.text.ranges import list_ranges
 from seqkd.text.vocabularies import Vocabularies
 
 # Rows are judged in fixed pieces. Memory then does not grow with the shard, and neither the shard nor the number of
@@ -153,8 +154,7 @@ def candidate_ids(gold: pa.Table, kbest: pa.Table) -> Integers:
     order = np.argsort(listed)
     counts = np.maximum(sizes(one_array(kbest.column("hypotheses"))), 1)
     counts = counts[order[np.searchsorted(listed, ids, sorter=order)]]
-    ranks = np.arange(int(counts.sum())) - np.repeat(np.cumsum(counts) - counts, counts)
-    return ranked_ids(np.repeat(ids, counts), ranks)
+    return ranked_ids(np.repeat(ids, counts), list_ranges(np.zeros_like(counts), counts))
 
 
 def sentence_tokenizer(config: SelectConfig, gold: Corpus) -> str:

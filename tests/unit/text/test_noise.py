@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seqkd.text.noise import NoiseSettings, WordNoise, list_ranges, make_keys, mix_bits, uniform
+from seqkd.text.noise import NoiseSettings, WordNoise, make_keys, mix_bits, uniform
+from seqkd.text.ranges import list_ranges
 from seqkd.text.words import find_word_marks
 from tests.properties import examples
 
